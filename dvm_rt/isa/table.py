@@ -1,0 +1,184 @@
+"""THE instruction table: one row an instruction.
+
+Opcode, operand forms, C++ enumeration, dispatch order, assembler line, manual, verifier row and oracle test of an
+instruction derive from its row. What it does is written twice: here in NumPy (the definition), and in
+`native/vector.cpp` for speed; a test holds one against the other for every row.
+
+The machine. A vector section runs a short list of 8-byte words over each row of its domain, strip by strip (a strip is
+128 elements on AVX-512, 64 on AVX2: words never depend on it). One accumulator `acc` holds the current strip. Word:
+
+    u16 op      opcode = the row's first code + index of the operand form
+    u16 a       operand index (forms input, per_row; loads, stores), reduction index, mask of reductions (loop)
+    u32 k       constant bits (form const), slot, row scalar, words to jump back (loop), prefetch distance
+
+Operand forms of a binary instruction `acc <- f(acc, x)`:
+
+    s  slot      x = slot[k]: a strip parked earlier in the same pass
+    i  input     x = the strip of operand a at the current place (contiguous, stored in the compute dtype)
+    k  constant  x = the 32-bit constant in the word (compute dtypes of 4 bytes), or constant pool entry k (8 bytes)
+    r  row       x = row scalar k, made earlier in the same row
+    b  per row   x = one element of operand a per row (its inner stride is 0)
+
+Booleans inside a float section are 1.0 and 0.0."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+
+import numpy as np
+
+
+class Group(Enum):
+    """What an instruction reads and writes; the verifier has one rule for each group."""
+
+    BINARY = "acc <- f(acc, operand); five operand forms"
+    UNARY = "acc <- f(acc)"
+    LOAD = "acc <- operand a, any storage dtype, any inner stride (0 and negative included), converted"
+    STORE = "a place <- acc"
+    REDUCE = "reduction lanes <- acc, in a pass"
+    FOLD = "acc <- total of the lanes in every element, in a row section; the lanes go back to their identity"
+    CONTROL = "loop control and hints"
+
+
+FORMS = ("s", "i", "k", "r", "b")
+Array = np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
+class Instruction:
+    """One row. `meaning` maps NumPy arrays of the compute dtype to one (None where the group says it all);
+    `ulp` is the promised distance from the correctly rounded result; `cycles` the modelled cost of a strip of 128
+    float32 on AVX-512."""
+
+    name: str
+    group: Group
+    doc: str
+    meaning: Callable[..., Array] | None = None
+    ulp: float = 0
+    cycles: float = 8
+    commuted: str = ""  # binary: the instruction with its operands exchanged
+
+
+def _bits(x: Array) -> Array:
+    return x.view(np.dtype(f"u{x.dtype.itemsize}"))
+
+
+def _merge(a: Array, x: Array) -> Array:
+    return (_bits(a) | _bits(np.broadcast_to(x, a.shape).astype(a.dtype))).view(a.dtype)
+
+
+def _truth(f: Callable[[Array, Array], Array]) -> Callable[[Array, Array], Array]:
+    return lambda a, x: f(a, x).astype(a.dtype)
+
+
+def _erf(a: Array) -> Array:
+    from math import erf
+
+    return np.vectorize(erf, otypes=[np.float64])(a).astype(a.dtype)
+
+
+def _exp(a: Array) -> Array:
+    """e^a, and 0 where the result is below the smallest normal float32 (the one written exception to subnormals)."""
+    y = np.exp(a)
+    return np.where(y < np.float32(2.0**-126), np.zeros_like(y), y) if a.dtype == np.float32 else y
+
+
+def _sigmoid(a: Array) -> Array:
+    t = np.exp(-np.abs(a))
+    return np.where(a < 0, t, np.ones_like(t)) / (t + 1)
+
+
+B, U, S = Group.BINARY, Group.UNARY, Group.STORE
+
+INSTRUCTIONS: tuple[Instruction, ...] = (
+    # ---- binary -------------------------------------------------------------------------------------------------
+    Instruction("mov", B, "acc <- x", lambda a, x: np.broadcast_to(x, a.shape).copy(), 0, 4, ""),
+    Instruction("add", B, "acc <- acc + x", np.add, 0, 8, "add"),
+    Instruction("sub", B, "acc <- acc - x", np.subtract, 0, 8, "rsub"),
+    Instruction("rsub", B, "acc <- x - acc", lambda a, x: np.subtract(x, a), 0, 8, "sub"),
+    Instruction("mul", B, "acc <- acc * x", np.multiply, 0, 8, "mul"),
+    Instruction("div", B, "acc <- acc / x, IEEE division", np.divide, 0, 80, "rdiv"),
+    Instruction("rdiv", B, "acc <- x / acc", lambda a, x: np.divide(x, a), 0, 80, "div"),
+    Instruction("max", B, "larger of acc and x; NaN if either is NaN", np.maximum, 0, 16, "max"),
+    Instruction("min", B, "smaller of acc and x; NaN if either is NaN", np.minimum, 0, 16, "min"),
+    Instruction("eq", B, "1 where acc == x, else 0", _truth(np.equal), 0, 12, "eq"),
+    Instruction("ne", B, "1 where acc != x (NaN included), else 0", _truth(np.not_equal), 0, 12, "ne"),
+    Instruction("lt", B, "1 where acc < x, else 0", _truth(np.less), 0, 12, "gt"),
+    Instruction("le", B, "1 where acc <= x, else 0", _truth(np.less_equal), 0, 12, "ge"),
+    Instruction("gt", B, "1 where acc > x, else 0", _truth(np.greater), 0, 12, "lt"),
+    Instruction("ge", B, "1 where acc >= x, else 0", _truth(np.greater_equal), 0, 12, "le"),
+    Instruction("keep", B, "acc where x is not zero (NaN counts as not zero), else +0",
+                lambda a, x: np.where(x != 0, a, np.zeros_like(a)), 0, 12, ""),
+    Instruction("drop", B, "acc where x is zero, else +0", lambda a, x: np.where(x == 0, a, np.zeros_like(a)), 0, 12),
+    Instruction("merge", B, "bitwise or of acc and x: where(c, p, q) = merge(keep(p, c), drop(q, c))",
+                _merge, 0, 8, "merge"),
+    # ---- unary --------------------------------------------------------------------------------------------------
+    Instruction("neg", U, "-acc", np.negative),
+    Instruction("abs", U, "|acc|", np.abs),
+    Instruction("square", U, "acc * acc", np.square),
+    Instruction("relu", U, "larger of acc and 0; NaN stays NaN", lambda a: np.maximum(a, a.dtype.type(0))),
+    Instruction("exp", U, "e^acc; 0 below 2^-126", _exp, 2, 60),
+    Instruction("log", U, "natural logarithm; NaN below 0, -inf at 0", np.log, 2, 90),
+    Instruction("tanh", U, "hyperbolic tangent", np.tanh, 4, 110),
+    Instruction("erf", U, "error function", _erf, 2, 110),
+    Instruction("sigmoid", U, "1 / (1 + e^-acc)", _sigmoid, 4, 120),
+    Instruction("sqrt", U, "square root, correctly rounded", np.sqrt, 0, 90),
+    Instruction("rsqrt", U, "1 / sqrt(acc), two roundings", lambda a: 1 / np.sqrt(a), 0, 170),
+    Instruction("recip", U, "1 / acc", lambda a: 1 / a, 0, 80),
+    Instruction("floor", U, "largest integer <= acc", np.floor),
+    Instruction("ceil", U, "smallest integer >= acc", np.ceil),
+    Instruction("trunc", U, "nearest integer towards zero", np.trunc),
+    Instruction("round", U, "nearest integer, halves to even", np.rint),
+    Instruction("isnan", U, "1 where acc is NaN, else 0", lambda a: np.isnan(a).astype(a.dtype)),
+    # ---- loads and stores ---------------------------------------------------------------------------------------
+    Instruction("load", Group.LOAD, "acc <- operand a, converted to the compute dtype; any inner stride", None, 0, 40),
+    Instruction("store_slot", S, "slot[k] <- acc", None, 0, 8),
+    Instruction("store", S, "operand a <- acc: contiguous, compute dtype, NaN made canonical", None, 0, 12),
+    Instruction("store_nt", S, "as store, past the caches (outputs beyond L2 that are not read soon)", None, 0, 12),
+    Instruction("store_any", S, "operand a <- acc, converted to the operand's dtype; any inner stride but 0", None, 0, 40),
+    Instruction("store_row", S, "row scalar k <- element 0 of acc (row section)", None, 0, 2),
+    Instruction("store_per_row", S, "operand a <- element 0 of acc, once a row (row section); NaN made canonical", None, 0, 2),
+    # ---- reductions: element j of a row goes to lane j mod 128; lanes are folded 64, 32, .. 1 apart ----------------
+    Instruction("acc_sum", Group.REDUCE, "lanes[a] += acc", None, 0, 16),
+    Instruction("acc_max", Group.REDUCE, "lanes[a] = larger of lanes[a] and acc; NaN wins", None, 0, 20),
+    Instruction("fold_sum", Group.FOLD, "acc <- sum of lanes[a]", None, 0, 40),
+    Instruction("fold_max", Group.FOLD, "acc <- largest of lanes[a]; NaN wins", None, 0, 40),
+    # ---- control ------------------------------------------------------------------------------------------------
+    Instruction("gather", Group.CONTROL, "start of a row: operand a points at base + index * limit stride; traps outside",
+                None, 0, 4),
+    Instruction("fetch", Group.CONTROL, "prefetch operand a: k bytes ahead in this row, or (k = 0) the next row", None, 0, 4),
+    Instruction("pass", Group.CONTROL, "start of a pass: what follows runs for each strip of the row", None, 0, 2),
+    Instruction("loop", Group.CONTROL, "next strip: k words back to the word after `pass`, or on to the row section; "
+                "a = mask of the reductions that this pass accumulates", None, 0, 3),
+    Instruction("end_row", Group.CONTROL, "step to the next row, back to the first word; last word of a vector section",
+                None, 0, 6),
+    Instruction("end", Group.CONTROL, "last word of a matmul epilogue", None, 0, 1),
+)  # fmt: skip
+
+BY_NAME: dict[str, Instruction] = {i.name: i for i in INSTRUCTIONS}
+
+
+def forms(instruction: Instruction) -> tuple[str, ...]:
+    """Operand forms, one opcode each; a single empty form for everything that is not binary."""
+    return FORMS if instruction.group is Group.BINARY else ("",)
+
+
+CODES: dict[tuple[str, str], int] = {}
+OPCODES: list[tuple[Instruction, str]] = []
+for _instruction in INSTRUCTIONS:
+    for _form in forms(_instruction):
+        CODES[_instruction.name, _form] = len(OPCODES)
+        OPCODES.append((_instruction, _form))
+
+
+def opcode(name: str, form: str = "") -> int:
+    """The opcode of an instruction in one operand form: opcode("add", "i")."""
+    return CODES[name, form]
+
+
+def mnemonic(code: int) -> str:
+    """How the assembler writes an opcode: `add.i`, `exp`."""
+    instruction, form = OPCODES[code]
+    return f"{instruction.name}.{form}" if form else instruction.name

@@ -1,0 +1,58 @@
+// A shape-polymorphic plan, and its encoding for concrete dimensions.
+//
+// A plan is parsed once and then read only. encode() is a pure function of (plan, symbols): every process gives the
+// same bytes. It neither allocates nor hashes nor looks at the machine it runs on.
+#pragma once
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+#include "layout.h"
+
+namespace dvm {
+
+class Plan {
+ public:
+  // Checks every index of every record, so that encode() need not. nullptr and `error` if something is wrong.
+  static std::unique_ptr<Plan> load(const uint8_t* bytes, size_t n, std::string& error);
+
+  std::span<const PlanSymbol> symbols() const { return symbols_; }
+  std::span<const PlanExpr> exprs() const { return exprs_; }
+  std::span<const PlanParameter> parameters() const { return parameters_; }
+  std::span<const PlanOutput> outputs() const { return outputs_; }
+  std::span<const PlanBuffer> buffers() const { return buffers_; }  // program arguments: those not TEMPORARY, in order
+  std::span<const PlanPack> packs() const { return packs_; }
+  std::span<const PlanKernel> kernels() const { return kernels_; }
+  std::span<const PlanArg> args() const { return args_; }
+  std::span<const PlanNode> nodes() const { return nodes_; }
+  int slots() const { return slots_; }
+
+  // values[i] = expression i for these symbols; values has room for exprs().size(). False on 64-bit overflow.
+  bool evaluate(const int64_t* symbols, int64_t* values) const;
+  size_t program_bytes_max() const { return program_bytes_max_; }  // room that encode() can need
+
+ private:
+  Plan() = default;
+  std::vector<uint8_t> bytes_;
+  std::span<const PlanSymbol> symbols_;
+  std::span<const PlanExpr> exprs_;
+  std::span<const PlanParameter> parameters_;
+  std::span<const PlanOutput> outputs_;
+  std::span<const PlanBuffer> buffers_;
+  std::span<const PlanPack> packs_;
+  std::span<const PlanKernel> kernels_;
+  std::span<const PlanArg> args_;
+  std::span<const PlanNode> nodes_;
+  int slots_ = 0;
+  size_t program_bytes_max_ = 0;
+};
+
+struct EncodeResult {
+  int64_t bytes = 0;            // 0: nothing to run (every output is empty), or `error` is set
+  const char* error = nullptr;  // what is wrong; static text
+  uint16_t kernel = 0;          // where
+};
+// `values` are the plan's expressions for these dimensions (Plan::evaluate). `out` has `capacity` bytes, 8-aligned.
+EncodeResult encode(const Plan& plan, const int64_t* values, uint8_t* out, size_t capacity);
+
+}  // namespace dvm

@@ -1,0 +1,49 @@
+// Views of program bytes, and the only thing that can run: a VerifiedProgram.
+#pragma once
+#include <memory>
+#include <span>
+#include <vector>
+#include "layout.h"
+
+namespace dvm {
+
+inline bool is_write(uint8_t mode) { return mode & WRITE; }
+
+// One section inside program bytes. Says nothing about validity: verify() does.
+struct SectionView {
+  const Section* head;
+  const Operand* operands;  // head->operand_count
+  const Word* words;        // head->word_count
+};
+inline SectionView section_at(const uint8_t* bytes) {
+  auto* head = reinterpret_cast<const Section*>(bytes);
+  auto* operands = reinterpret_cast<const Operand*>(head + 1);
+  return {head, operands, reinterpret_cast<const Word*>(operands + head->operand_count)};
+}
+
+// 64 bits over everything after ProgramHead.checksum / PlanHead.checksum; catches flipped bits, not forgery.
+uint64_t checksum(const uint8_t* bytes, size_t n);
+
+struct VerifyError {
+  VerifyCode code = VerifyCode::OK;
+  uint16_t section = 0;
+  uint32_t word = 0;
+};
+
+// A private, immutable copy of program bytes that passed verify(). No other way to make one, no switch to skip it.
+class VerifiedProgram {
+ public:
+  static std::unique_ptr<VerifiedProgram> load(const uint8_t* bytes, size_t n, VerifyError& error);
+  const ProgramHead& head() const { return *reinterpret_cast<const ProgramHead*>(bytes_.data()); }
+  const ProgramArg* args() const { return reinterpret_cast<const ProgramArg*>(bytes_.data() + sizeof(ProgramHead)); }
+  std::span<const SectionView> sections() const { return sections_; }
+  bool zero_workspace() const { return zero_workspace_; }  // some section may read what no section wrote
+
+ private:
+  VerifiedProgram() = default;
+  std::vector<uint8_t> bytes_;
+  std::vector<SectionView> sections_;  // into bytes_
+  bool zero_workspace_ = false;
+};
+
+}  // namespace dvm

@@ -1,0 +1,53 @@
+// What one build of the kernels (one instruction set) offers to the machine.
+#pragma once
+#include "program.h"
+
+namespace dvm {
+
+struct Trap {
+  TrapCode code = TrapCode::NONE;
+  uint16_t section = 0;
+  uint32_t word = 0;
+  int64_t got = 0, allowed = 0;
+};
+
+// All state of the vector machine beyond the accumulator; one per thread. Words name slots, row scalars and lanes by
+// index, so programs do not depend on this layout. Lanes hold the identity of their reduction whenever no pass runs.
+struct alignas(64) Context {
+  uint8_t* ptr[MAX_OPERANDS];                     // operand address at the start of the current row
+  alignas(64) uint8_t* base[MAX_OPERANDS];        // operand address at the start of the section
+  alignas(64) int64_t step[MAX_RANK][MAX_OPERANDS];  // what ptr gains when an outer dimension steps (odometer)
+  int64_t count[MAX_RANK], left[MAX_RANK];        // outer dimensions
+  int64_t outer;                                  // how many of them are in use
+  int64_t row_bytes;                              // row length in bytes of the compute dtype
+  const Operand* operands;
+  const Word* start;
+  const void *full, *tail, *row;                  // dispatch tables: whole strip, last strip, one-vector row section
+  Trap trap;
+  alignas(64) float row_scalar[MAX_ROW_SCALARS];
+  alignas(64) float lanes[MAX_REDUCTIONS][LANES];   // of the current block of the row
+  alignas(64) float blocks[MAX_REDUCTIONS][LANES];  // of block results, for rows beyond BLOCK
+  alignas(64) float slot[MAX_SLOTS][LANES];
+  Context();
+};
+
+// A section with every address resolved. `address[i]` is where operand i starts; `scratch` is the thread's own.
+struct SectionRun {
+  SectionView section;
+  uint8_t* const* address;
+  uint8_t* scratch;
+};
+
+struct Target {
+  const char* name;                                     // "avx512", "avx2", "baseline"
+  int strip;                                            // float32 elements of a strip
+  void (*vector)(Context&, const SectionRun&);          // sets Context.trap on a trap
+  void (*matmul)(Context&, const SectionRun&);
+  void (*pack)(Context&, const SectionRun&);
+};
+
+std::span<const Target* const> targets();  // those this CPU can run, best first
+const Target& best_target();               // DVM_RT_TARGET names another one
+const Target* find_target(const char* name);
+
+}  // namespace dvm
