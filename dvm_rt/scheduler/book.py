@@ -248,31 +248,31 @@ class Book:
         hold(all(i.lease is None and not i.suspect for i in self.waiting), "waiting, but leased or suspect")
         hold(all(i.lease is None and i.suspect for i in self.suspects), "suspect, but leased or trusted")
         for number, lease in self.leases.items():
-            hold(lease.number == number and any(lease.held()), f"lease {number} holds nothing")
-            hold(0 <= lease.answered <= len(lease.instances), f"lease {number} answered {lease.answered}")
-            hold(lease.seq >= max(i.seq for i in lease.held()), f"lease {number} ends before its launches")
+            hold(lease.number == number and any(lease.held()), "lease {} holds nothing", number)
+            hold(0 <= lease.answered <= len(lease.instances), "lease {} answered {}", number, lease.answered)
+            hold(lease.seq >= max(i.seq for i in lease.held()), "lease {} ends before its launches", number)
             if lease.answered < len(lease.instances):
                 holder = self.workers.get(lease.worker)
-                hold(lease.worker != HERE and holder is not None and lease in holder.leases, f"lease {number} has no holder")
+                hold(lease.worker != HERE and holder is not None and lease in holder.leases, "lease {} has no holder", number)
         for worker in self.workers.values():
             self._validate_worker(worker)
 
     def _validate_worker(self, worker: Worker) -> None:
         at = worker.encoded
         for lease in worker.leases:
-            hold(lease.worker == worker.number, f"worker {worker.number} holds another's lease {lease.number}")
-            hold(lease.first + lease.answered == at, f"worker {worker.number}: lease {lease.number} starts at {lease.first}")
+            hold(lease.worker == worker.number, "worker {} holds another's lease {}", worker.number, lease.number)
+            hold(lease.first + lease.answered == at, "worker {}: lease {} starts at {}", worker.number, lease.number, lease.first)
             at = lease.first + len(lease.instances)
-            hold({i.plan for i in lease.held()} <= worker.plans, f"worker {worker.number} lacks a plan it needs")
-            hold(not lease.solo or len(worker.leases) == 1, f"worker {worker.number}: a suspect has company")
-        hold(at == worker.sent, f"worker {worker.number}: sent {worker.sent}, leases end at {at}")
-        hold(worker.up or (not worker.leases and worker.graph is None), f"worker {worker.number} is down and holds something")
+            hold({i.plan for i in lease.held()} <= worker.plans, "worker {} lacks a plan it needs", worker.number)
+            hold(not lease.solo or len(worker.leases) == 1, "worker {}: a suspect has company", worker.number)
+        hold(at == worker.sent, "worker {}: sent {}, leases end at {}", worker.number, worker.sent, at)
+        hold(worker.up or (not worker.leases and worker.graph is None), "worker {} is down and holds something", worker.number)
 
 
 class InvariantError(AssertionError):
     """The scheduler contradicts itself: a bug in it, never the user's."""
 
 
-def hold(true: bool, otherwise: str) -> None:
+def hold(true: bool, otherwise: str, *values: object) -> None:
     if not true:
-        raise InvariantError(f"scheduler: validate: {otherwise}")
+        raise InvariantError("scheduler: validate: " + otherwise.format(*values))

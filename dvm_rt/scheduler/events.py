@@ -149,13 +149,18 @@ class GraphAnswered:
 
 
 @dataclass(frozen=True, slots=True)
+class Opening:
+    """The first event: start the processes."""
+
+
+@dataclass(frozen=True, slots=True)
 class Closing:
     """Nothing is started or sent any more."""
 
 
 Event = (
     PlanKnown | InstancesArrived | Counters | Waited | Tick | WorkerReady | RemoteJoined | RemoteLeft | ProgramsReceived
-    | ProgramRefused | ProcessDied | ZygoteReady | Inspected | GraphWanted | GraphAnswered | Closing
+    | ProgramRefused | ProcessDied | ZygoteReady | Inspected | GraphWanted | GraphAnswered | Opening | Closing
 )  # fmt: skip
 
 
@@ -259,7 +264,7 @@ class InspectProcess:
 
 @dataclass(frozen=True, slots=True)
 class ReplayDevice:
-    """The device is gone: push again what it had not committed, and ask again for programs that it alone had."""
+    """The device is gone: push again what it had not committed."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,8 @@
 A seat whose occupant died is filled at once, unless the zygote is down (then when it answers again). A death counts
 against the seat only if the occupant made no progress in its life; `deaths_max` such deaths in a row, or `restarts_max`
 restarts of all seats within `restart_window_s`, and the pool is unhealthy: nothing is started any more, because a process
-that dies at once would otherwise be started hundreds of times a second."""
+that dies at once would otherwise be started hundreds of times a second. Children die with their zygote: that is the zygote's
+account, not theirs."""
 
 from __future__ import annotations
 
@@ -50,9 +51,12 @@ class Seats:
         seat = self.seats[process]
         seat.up = seat.condemned = False
         seat.deaths_total += 1
-        seat.deaths = 0 if progress else seat.deaths + 1
+        if process == ZYGOTE or self.zygote_answers:
+            seat.deaths = 0 if progress else seat.deaths + 1
         if process == ZYGOTE:
             self.zygote_answers = False
+            for child in self.seats.values():
+                child.deaths = child.deaths if child is seat else 0  # whatever they die of now is its doing
         self.restarts.append(now)
         while self.restarts[0] < now - self.window_s:
             self.restarts.popleft()
@@ -68,7 +72,7 @@ class Seats:
 
     def validate(self) -> None:
         for seat in self.seats.values():
-            hold(seat.up or not seat.condemned, f"{seat.process} is condemned and down")
-            hold(seat.deaths < self.deaths_max, f"{seat.process} died {seat.deaths} times and nobody gave up")
+            hold(seat.up or not seat.condemned, "{} is condemned and down", seat.process)
+            hold(seat.deaths < self.deaths_max, "{} died {} times and nobody gave up", seat.process, seat.deaths)
             waits = seat.process != ZYGOTE and not self.zygote_answers
-            hold(seat.up or waits, f"{seat.process} is down and nobody starts it")
+            hold(seat.up or waits, "{} is down and nobody starts it", seat.process)

@@ -9,7 +9,8 @@ Owns which worker gets which batch, who is late and to blame, what is sent again
   owes that program; and after a worker was replaced in vain, the device goes next.
 - A worker that dies over an instance that it had begun makes the instance a suspect: it is sent alone from then on.
   `solo_deaths_max` deaths over it make it poison, and its launches fail. A suspect is never encoded in the caller, who
-  would die of it too; everything else can be, since the caller knows all plans: refused programs are.
+  would die of it too; everything else can be, since the caller knows all plans: refused programs are, and those that
+  were lost with a device.
 - After every death all bells ring.
 Instances: waiting -> encoding -> ready -> running -> done, or failed (`book.py`). `validate()` checks every invariant,
 `story()` tells what happened to one instance. Does not know bytes: commands name what the shell holds."""
@@ -100,7 +101,7 @@ class SchedulerState:
         self.blamed: e.Process | None = None  # since the last commit
         self.watches: dict[e.Process, Watch] = {}
         self.unhealthy = ""
-        self.closing = False
+        self.opened = self.closing = False
         self.deaths, self.recoveries, self.ignored = 0, 0, 0
         self._log: deque[tuple[float, str, tuple[int, ...]]] = deque(maxlen=limits.story_length)
 
@@ -299,22 +300,25 @@ class SchedulerState:
         if not self.seats.is_current(process, event.incarnation):
             return self._ignore()
         self.deaths += 1
+        self.progress_at = now
         self._note(now, f"{process} died in life {event.incarnation}", ())
-        unhealthy = self.seats.died(process, now, self._had_progress(process))
+        progress = self._had_progress(process)
+        out = self._bury(self.book.workers[process.index], now) if process.role == "encoder" else []
+        progress = progress or any(isinstance(c, e.FailProgram) for c in out)  # poison was found: an answer too
+        self.unhealthy = self.seats.died(process, now, progress)
+        if self.unhealthy:
+            return [*out, e.FailRuntime(self.unhealthy), e.RingBells()]
         if process in self.marks:
             self.marks[process] = self.counters.done
-        if unhealthy:
-            self.unhealthy = unhealthy
-            return [e.FailRuntime(unhealthy), e.RingBells()]
-        out: list[e.Command] = []
-        if process.role == "encoder":
-            out += self._bury(self.book.workers[process.index], now)
-        elif process == e.DEVICE:
-            self._note(now, "lost with the device", tuple(i.program for i in self.book.lose_answers()))
-            out.append(e.ReplayDevice())
-        out += self._start(process, now)
-        self.progress_at = now
-        return [*out, e.RingBells()]
+        if process == e.DEVICE:
+            out += [e.ReplayDevice(), *self._refill(now)]
+        return [*out, *self._start(process, now), e.RingBells()]
+
+    def _refill(self, now: float) -> list[e.Command]:
+        """The device may have had programs alone that were answered but not run: the caller is quickest to replace them."""
+        lost = self.book.lose_answers()
+        self._note(now, "lost with the device", tuple(i.program for i in lost))
+        return [self._encode_here(self.book.take(len(lost)), now)] if lost else []
 
     def _had_progress(self, process: e.Process) -> bool:
         """Whether this life was good for anything. One that had nothing to do need only have got past its start."""
@@ -491,7 +495,11 @@ class SchedulerState:
         text = f"scheduler: graph {graph}: seconds to plan it, got {spent:.1f}, allowed {self.limits.graph_lease_s}"
         return [e.FailGraph(graph, "WorkerLostError", text)]
 
-    # ---- the end -------------------------------------------------------------------------------------------------
+    # ---- beginning and end -------------------------------------------------------------------------------------------------
+    def _open(self, _: e.Opening, now: float) -> list[e.Command]:
+        self.opened, self.progress_at = True, now
+        return self._start(e.ZYGOTE, now)
+
     def _close(self, _: e.Closing, now: float) -> list[e.Command]:
         self.closing = True
         return []
@@ -522,19 +530,19 @@ class SchedulerState:
     def validate(self) -> None:
         """Every invariant; tests call it after every event. Raises InvariantError."""
         self.book.validate()
-        if self.closing or self.unhealthy:
+        if not self.opened or self.closing or self.unhealthy:
             return
         self.seats.validate()
-        hold(1 <= self.batch_limit <= self.limits.batch_max, f"batch limit {self.batch_limit}")
+        hold(1 <= self.batch_limit <= self.limits.batch_max, "batch limit {}", self.batch_limit)
         hold(not self.stuck(), "an instance waits although a worker has credit")
         for worker in self.book.workers.values():
-            hold(worker.backlog <= self.limits.worker_credits, f"worker {worker.number} has {worker.backlog} instances")
+            hold(worker.backlog <= self.limits.worker_credits, "worker {} has {} instances", worker.number, worker.backlog)
             hold(worker.remote or worker.up == self.seats.seats[e.Process("encoder", worker.number)].up, "worker and seat differ")
         hold(sorted(self.graph_line) == sorted(g for g, r in self.graphs.items() if r.worker is None), "graphs in line")
         for graph, request in self.graphs.items():
             if request.worker is not None:
                 holder = self.book.workers.get(request.worker)
-                hold(holder is not None and holder.graph == graph, f"graph {graph} is held by nobody")
+                hold(holder is not None and holder.graph == graph, "graph {} is held by nobody", graph)
 
 
 _HANDLERS: dict[type, Callable[..., list[e.Command]]] = {
@@ -553,5 +561,6 @@ _HANDLERS: dict[type, Callable[..., list[e.Command]]] = {
     e.Inspected: SchedulerState._inspected,
     e.GraphWanted: SchedulerState._graph_wanted,
     e.GraphAnswered: SchedulerState._graph_answered,
+    e.Opening: SchedulerState._open,
     e.Closing: SchedulerState._close,
 }
