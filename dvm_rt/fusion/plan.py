@@ -23,6 +23,7 @@ import numpy as np
 from dvm_rt.dtypes import DTYPES, DType, float32
 from dvm_rt.errors import GraphError
 from dvm_rt.isa import table
+from dvm_rt.isa.checksum import checksum
 from dvm_rt.isa.layout import ENUMS, FLAGS, LIMITS, PLAN_MAGIC, RECORD, TABLE_HASH, VERSION, enum_value
 
 NONE = LIMITS["NONE"]
@@ -445,12 +446,6 @@ def _rows(plan: Plan) -> dict[str, list[tuple]]:
     }
 
 
-def _checksum(data: bytes) -> int:
-    from dvm_rt.isa.program import checksum
-
-    return checksum(data)
-
-
 def _write(plan: Plan) -> bytes:
     rows = _rows(plan)
     limit = {"symbols": LIMITS["MAX_SYMBOLS"], "exprs": LIMITS["MAX_EXPRS"], "kernels": LIMITS["MAX_SECTIONS"]}
@@ -465,7 +460,7 @@ def _write(plan: Plan) -> bytes:
     head["magic"], head["version"], head["slots"], head["table_hash"] = PLAN_MAGIC, VERSION, plan.slots, TABLE_HASH
     for name, found in rows.items():
         head[name] = len(found)
-    head["checksum"] = _checksum(body)
+    head["checksum"] = checksum(body)
     return head.tobytes() + body
 
 
@@ -491,7 +486,7 @@ def _tables(data: bytes) -> tuple[np.void, dict[str, list[tuple]]]:
         at = end + -end % 8
     if at != len(data):
         raise _refuse("length", len(data), at)
-    if _checksum(data[size:]) != int(head["checksum"]):
+    if checksum(data[size:]) != int(head["checksum"]):
         raise _refuse("checksum", "another one", f"{int(head['checksum']):#x}")
     return head, rows
 
