@@ -116,7 +116,8 @@ class Arg:
 @dataclass(frozen=True, slots=True)
 class Node:
     """`op` is the name of a binary or unary row of the instruction table, or of NodeOp: NODE_INPUT (a = argument),
-    NODE_CONST (k), NODE_SUM and NODE_MAX over dims[0] (a = node), NODE_OUTPUT (a = node, b = argument)."""
+    NODE_CONST (k), NODE_SIZE (a = expression), NODE_SUM and NODE_MAX over dims[0] (a = node), NODE_OUTPUT (a = node,
+    b = argument)."""
 
     op: str
     a: int = NONE
@@ -333,6 +334,10 @@ class KernelBuilder:
 
     def const(self, value: float) -> int:
         return self._node(Node("NODE_CONST", k=float(value)))
+
+    def size(self, expression: int) -> int:
+        """The value of an expression as a constant of the kernel."""
+        return self._node(Node("NODE_SIZE", expression))
 
     def unary(self, op: str, a: int) -> int:
         if op not in _UNARY:
@@ -599,6 +604,8 @@ def _node_text(number: int, n: Node) -> str:
             return f"n{number} = a{n.a}"
         case "NODE_CONST":
             return f"n{number} = {n.k!r}"
+        case "NODE_SIZE":
+            return f"n{number} = e{n.a}"
         case "NODE_OUTPUT":
             return f"a{n.b} <- n{n.a}"
     name = n.op.removeprefix("NODE_").lower() + ("_row" if n.op.startswith("NODE_") else "")
