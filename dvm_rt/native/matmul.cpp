@@ -191,7 +191,7 @@ Product product(const SectionRun& run) {
   p.fetch = p.form == MatmulB::PACKED && panels(p.n) * PANEL * p.slice > STREAM_FLOATS;
   p.fetch_in_place = p.form == MatmulB::IN_PLACE && p.shape == 0;
   p.words = head.word_count ? run.section.words : nullptr;
-  p.strip = p.fetch_in_place && !p.words ? PANEL : STRIP;
+  p.strip = p.shape == 0 && !p.words ? PANEL : STRIP;
   p.scratch = reinterpret_cast<float*>(run.scratch), p.operands = a, p.operand_count = head.operand_count;
   return p;
 }
@@ -256,9 +256,9 @@ void strip(Context& context, const Product& p, const Columns& from, Tile t, int6
   float* const c = reinterpret_cast<float*>(context.base[2]);
   const bool finished = p.words && k0 + t.k == p.k;
   const int64_t blocks = ceil_div(m, ROWS_MAX[p.shape]), height = m / blocks, taller = m % blocks;
-  const float* const pull_end = from.b + (end - from.begin + STRIP) * t.k;
-  t.next = pull_end - STRIP * t.k;
-  if (p.fetch && blocks > 1) t.pull = int(ceil_div(STRIP / 4, blocks * ceil_div(end - column, UNIT)));
+  const float* const pull_end = from.b + (end - from.begin + p.strip) * t.k;
+  t.next = pull_end - p.strip * t.k;
+  if (p.fetch && blocks > 1) t.pull = int(ceil_div(p.strip / 4, blocks * ceil_div(end - column, UNIT)));
   for (int64_t block = 0; block < blocks; block++) {  // heights differ by at most one
     const int64_t rows = height + (block < taller);
     t.a = a + row * p.a_row;
