@@ -77,11 +77,11 @@ def test_fma_rounds_once() -> None:
 
 def test_fma_where_rounding_twice_goes_wrong() -> None:
     """1 + 2^-24 lies in the middle of two float32; what decides is 2^-80 more or less, which float64 cannot hold."""
-    one_and_middle = np.array([2.0**12 + 2.0**-12], np.float32), np.array([2.0**-12], np.float32)  # 1 + 2^-24, exactly
+    a, b = np.array([24929.0], np.float32), np.array([673 * 2.0**-24], np.float32)  # a * b is 1 + 2^-24, exactly
     for tiny, want in ((2.0**-80, 1 + 2.0**-23), (-(2.0**-80), 1.0), (0.0, 1.0)):
         c = np.array([tiny], np.float32)
-        assert matmul.fma(*one_and_middle, c)[0] == np.float32(want)
-        assert matmul.fma(-one_and_middle[0], one_and_middle[1], -c)[0] == np.float32(-want)
+        assert matmul.fma(a, b, c)[0] == np.float32(want)
+        assert matmul.fma(-a, b, -c)[0] == np.float32(-want)
 
 
 def test_fma_keeps_infinities_nan_and_the_signs_of_zeros() -> None:
