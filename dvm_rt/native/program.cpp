@@ -11,7 +11,10 @@ uint64_t checksum(const uint8_t* bytes, size_t n) {
   static_assert(std::endian::native == std::endian::little);
   constexpr uint64_t MULTIPLIER = 0x9E3779B97F4A7C15;
   uint64_t lane[4] = {0x243F6A8885A308D3, 0x13198A2E03707344, 0xA4093822299F31D0, 0x082EFA98EC4E6C89};
-  auto mix = [&](int i, uint64_t word) { lane[i] = std::rotl((lane[i] ^ word) * MULTIPLIER, 29); };
+  auto mix = [&](int i, uint64_t word) {
+    const uint64_t x = lane[i] ^ word;
+    lane[i] = (x ^ x >> 29) * MULTIPLIER;
+  };
   size_t at = 0;
   for (; at + 32 <= n; at += 32) {
     uint64_t words[4];
