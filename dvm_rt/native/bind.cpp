@@ -241,8 +241,11 @@ class StreamLock {
 
 struct InsideClient {  // for the device's account of its idle time: the client is in our code
   Stream& stream;
-  explicit InsideClient(Stream& stream) : stream(stream) { stream.began(); }
-  ~InsideClient() { stream.ended(); }
+  const bool outermost;
+  explicit InsideClient(Stream& stream) : stream(stream), outermost(stream.began()) {}
+  ~InsideClient() {
+    if (outermost) stream.ended();
+  }
 };
 
 // Waits without the GIL, in slices short enough for Ctrl-C. False: the time is over.
@@ -311,9 +314,9 @@ void collect(nb::handle sequence, Arguments& out) {
 }
 
 nb::object call(Stream& stream, uint32_t plan, const Arguments& args) {
+  stream.enter();
   InsideClient inside(stream);
   const uint64_t begin = now_ns();
-  stream.enter();
   take_credit(stream);
   const size_t count = stream.output_count(plan);
   nb::object out = adopt(PyTuple_New(Py_ssize_t(count)));  // before the lock: it may start a collection
@@ -364,8 +367,8 @@ struct ArrayView {  // a Python object's C-contiguous memory
 };
 
 nb::object as_tensor(Stream& stream, nb::handle array, std::optional<int> dtype) {
-  InsideClient inside(stream);
   stream.enter();
+  InsideClient inside(stream);
   ArrayView array_view(array);
   const Py_buffer& view = array_view.view;
   int code = dtype_code(view.format ? view.format : "B", view.itemsize);
@@ -906,6 +909,7 @@ static void bind_encode(nb::module_& m) {
 }
 
 NB_MODULE(_native, m) {
+  nb::set_leak_warnings(false);  // arrays that live until the interpreter ends are no leak
   m.attr("TABLE_HASH") = TABLE_HASH;
   bind_machine(m);
   bind_stream(m);
