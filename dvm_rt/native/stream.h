@@ -111,7 +111,7 @@ class Stream {
   bool settled(const Tensor& tensor) const { return tensor.seq() <= retired_.load(std::memory_order_acquire); }
   void check_value(const Tensor& tensor) const;  // settled; throws what poisoned it
   bool arm(uint64_t seq) const { return inline_mode_ || control_.arm(CONTROL_WANT_EVENTFD, seq); }
-  void began() const { if (!inline_mode_) control_.set(CONTROL_CLIENT_CALL_BEGAN, now_ns()); }
+  bool began() const;  // our code is entered; true: from outside, so ended() must follow
   void ended() const;
   std::mutex& lock() { return lock_; }
 
@@ -175,6 +175,7 @@ class Stream {
   };
 
   PlanState& plan_state(uint32_t number);
+  void prepare_parts(PlanState& state, std::span<const Tensor* const> args);
   Instance& instance_for(PlanState& plan, std::span<const Tensor* const> parameters);
   Instance* find(PlanState& plan, std::span<const int64_t> symbols, uint64_t hash);
   Instance& make_instance(PlanState& plan, std::span<const int64_t> symbols, uint64_t hash);
@@ -183,6 +184,7 @@ class Stream {
   void touch(Instance& instance);
   void evict();
   void forget(Instance* instance);
+  void release_plan(PlanState& plan);
 
   void check_encoded(Instance& instance);
   std::span<const uint8_t> encode(Instance& instance, Failure& failure);
@@ -214,10 +216,10 @@ class Stream {
   std::vector<Trace> traces_;
 
   std::atomic<uint64_t> launched_{0}, done_{0}, retired_{0};
-  uint64_t pushed_ = 0;
+  std::atomic<uint64_t> pushed_{0};
   std::vector<Launched> log_;
-  std::atomic<bool> stopped_{false};
-  Failure stop_;
+  std::atomic<bool> stopped_{false}, closed_{false};
+  Failure stop_;  // set once, before stopped_
 
   std::vector<std::unique_ptr<PlanState>> plans_;
   std::unordered_map<uint64_t, std::unique_ptr<Instance>> instances_;
