@@ -54,6 +54,7 @@ SETTINGS: tuple[Setting, ...] = (
     # ---- restarts ----
     Setting("solo_deaths_max", 2, "deaths", "of workers that held a request alone: it is poison", (1, 100)),
     Setting("graph_deaths_max", 5, "deaths", "of workers that were planning a graph: it is given up", (1, 100)),
+    Setting("refusals_max", 3, "programs", "of one local worker that the verifier refuses: it is replaced", (1, 1 << 16)),
     Setting("deaths_max", 5, "deaths", "of one process in a row without progress: the pool is unhealthy", (1, 1000)),
     Setting("restarts_max", 300, "restarts", "of all processes within restart_window_s", (1, 1 << 16)),
     Setting("restart_window_s", 10.0, "s", "over which restarts are counted", (0.1, 3600.0)),
