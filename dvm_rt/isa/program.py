@@ -16,7 +16,7 @@ import numpy as np
 
 from dvm_rt import dtypes
 from dvm_rt.errors import InvalidBytecodeError
-from dvm_rt.isa import layout, table
+from dvm_rt.isa import layout, matmul, table
 from dvm_rt.isa.checksum import checksum
 
 HEAD, ARG, SECTION, OPERAND, WORD = (
@@ -210,9 +210,12 @@ class SectionBuilder:
         self.words.append(Word(MNEMONICS["fetch"], operand, ahead_bytes))
 
     def section(self) -> Section:
-        dims = self.dims + (1,) * (MAX_RANK - len(self.dims))
+        dims, scratch_bytes = self.dims + (1,) * (MAX_RANK - len(self.dims)), self.scratch_bytes
+        if self.kind == MATMUL:
+            b = self.operands[1]
+            scratch_bytes = matmul.scratch_bytes(*dims[:2], self.depth, bool(b.mode & PACKED), b.stride[0], b.depth)
         return Section(
-            self.kind, dtypes.float32.code, len(self.dims), 0, self.depth, self.scratch_bytes, dims,
+            self.kind, dtypes.float32.code, len(self.dims), 0, self.depth, scratch_bytes, dims,
             tuple(self.operands), tuple(self.words),
         )  # fmt: skip
 
@@ -235,7 +238,8 @@ class ProgramBuilder:
         return self._add(SectionBuilder(VECTOR, dims))
 
     def matmul(self, n: int, m: int, k: int, *batch: int) -> SectionBuilder:
-        """Adds a matmul section; operands 0, 1, 2 are A, B, C. Epilogue words, if any, end with `end`."""
+        """Adds a matmul section; operands 0, 1, 2 are A, B, C. Epilogue words, if any, end with `end`. Its scratch
+        follows from B."""
         return self._add(SectionBuilder(MATMUL, (n, m, *batch), k))
 
     def pack(self, n: int, k: int) -> SectionBuilder:

@@ -36,7 +36,7 @@ inline MatmulB matmul_b(const Section& section, const Operand& b) {
   if (b.stride[0] != 4) return MatmulB::COPIED;
   const int64_t step = std::clamp<int64_t>(b.depth, -4096, 4096);  // a row of B touches a page of its own beyond that
   const bool scattered = slice_k(section.depth) * (step < 0 ? -step : step) > 640 * 4096;
-  return scattered && section.dims[1] > 16 ? MatmulB::COPIED : MatmulB::IN_PLACE;
+  return section.dims[1] >= (scattered ? 17 : 96) ? MatmulB::COPIED : MatmulB::IN_PLACE;
 }
 
 // Section.scratch_bytes of a MATMUL section with this head (dims, depth) and B = operand 1. The same for every
