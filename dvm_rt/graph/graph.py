@@ -223,7 +223,7 @@ def rewrite(graph: Graph, change: Callable[[Make, Node], Node | None]) -> Graph:
     unique: dict[int, Node] = {}
     for node in reachable((*parameters, *(new[id(n)] for n in graph.outputs))):
         inputs = tuple([unique[id(i)] for i in node.inputs])
-        key = (node.operator.name, tuple([id(i) for i in inputs]), plain(node.attributes))
+        key = (node.operator.name, tuple([id(i) for i in inputs]), repr(plain(node.attributes)))  # repr: -0.0 is not 0.0
         if key not in made:
             made[key] = node if inputs == node.inputs else Node(node.operator, inputs, node.attributes, node.shape, node.dtype)
         unique[id(node)] = made[key]
