@@ -18,12 +18,12 @@
 #include "matmul.h"
 #include "plan.h"
 #include "program.h"
+#include "verify.h"
 
 namespace dvm {
 namespace {
 
 constexpr int LEVELS_MAX = 12;                      // reductions that depend on one another
-constexpr int64_t DIMENSION_MAX = int64_t{1} << 40;
 constexpr double FAR_BYTES = 2 << 20;               // working sets beyond this are taken to be outside L2
 constexpr int64_t ROW_BUFFER_BYTES_MAX = 1 << 19;   // longer rows are computed again rather than kept
 constexpr int64_t NEXT_ROW_BYTES_MAX = 16 << 10;    // rows up to this (all inputs) are prefetched one row ahead
@@ -100,6 +100,7 @@ struct Generator {
   int acc = -1, level = 0, last_level = 0;
   int unsaved = -1;           // a total that only the accumulator holds; parked when the accumulator is needed first
   bool in_pass = false;
+  std::vector<PreparedKernel::Size>* sizes = nullptr;  // prepare() wants to know them
   uint16_t strips = 0, pass_at[2] = {NO_PASS, NO_PASS};  // as in PreparedKernel
   uint32_t free_slots = (1u << MAX_SLOTS) - 1, free_rows = ~0u;
   static_assert(MAX_ROW_SCALARS == 32);
@@ -375,14 +376,16 @@ struct Generator {
     if (kind[v] <= CONSTANT) return true;
     return is_full(v) ? slot[v] >= 0 || stored >> v & 1 : row[v] >= 0;
   }
+  float size(uint16_t expr) const { return program.values ? float(program.values[expr]) : 0.0f; }  // 0: prepare() runs
   float constant(int v) const {  // also what reductions over nothing and products over nothing are
     if (nodes[v].op == NODE_CONST) return float(nodes[v].k);
-    if (nodes[v].op == NODE_SIZE) return float(program.values[nodes[v].a]);
+    if (nodes[v].op == NODE_SIZE) return size(nodes[v].a);
     return nodes[v].op == NODE_MAX ? -__builtin_inff() : 0.0f;
   }
   void emit_form(int instruction, int v) {
     const int op = FIRST_OP[instruction];
     if (kind[v] == CONSTANT) {
+      if (sizes && nodes[v].op == NODE_SIZE) sizes->push_back({uint16_t(word_count), nodes[v].a});
       emit(op + FORM_K, 0, std::bit_cast<uint32_t>(constant(v)));
     } else if (kind[v] <= PER_ROW) emit(op + (kind[v] == STRIP ? FORM_I : FORM_B), a[v]);
     else if (!is_full(v)) emit(op + FORM_R, 0, uint32_t(row[v]));
@@ -563,7 +566,7 @@ struct Generator {
       steps = steps / 1024 + (steps % 1024 != 0);
     }
     overflow |= __builtin_add_overflow(work, steps + 1, &work) || __builtin_add_overflow(program.fuel, work, &program.fuel);
-    if (overflow) fail("more work than 64 bits can count");
+    if (overflow || program.fuel > FUEL_MAX) fail("more work than 2^40 steps");
   }
 
   // ---- kernels ----------------------------------------------------------------------------------------------------
@@ -597,6 +600,7 @@ struct Generator {
     if (word_count > word_limit) return fail("more than 512 words in one section");
     words = reinterpret_cast<Word*>(operands + operand_count);
     memcpy(static_cast<void*>(words), prepared.words.data(), size_t(word_count) * sizeof(Word));
+    for (const auto& [word, expr] : prepared.sizes) words[word].k = std::bit_cast<uint32_t>(size(expr));
     strips = prepared.strips, pass_at[0] = prepared.pass_at[0], pass_at[1] = prepared.pass_at[1];
   }
   // What a working set beyond L2 needs: stores past the caches, prefetches. Short rows fetch the next row in their second
@@ -798,6 +802,7 @@ PreparedKernel prepare(const Plan& plan, const PlanKernel& kernel) {
     Operand operands[MAX_OPERANDS];
     Word words[MAX_WORDS];
   } section;
+  generator.sizes = &prepared.sizes;
   generator.head = &section.head, generator.operands = section.operands, generator.word_limit = MAX_WORDS;
   section.head.scratch_bytes = 0;
   generator.rank = 2, generator.dims[0] = generator.dims[1] = LANES;

@@ -123,6 +123,12 @@ struct Checker {
           std::all_of(a.strides, a.strides + k.rank, [&](uint16_t s) { return expr_or_none("stride", s); }))) {
       return false;
     }
+    if (!(check.is(a.mode & (READ | WRITE), "mode", a.mode, "READ, WRITE") &&
+          check.is(a.dtype == plan.buffers()[a.buffer].dtype, "dtype of an arg", a.dtype, "that of its buffer") &&
+          check.is(a.dtype <= uint8_t(DType::UINT64) || a.dtype == uint8_t(DType::FLOAT32), "dtype of an arg", a.dtype,
+                   "bool, integers, float32"))) {
+      return false;
+    }
     const BufferRole role = BufferRole(plan.buffers()[a.buffer].role);
     if (!check.is(!(a.mode & WRITE) || role == BufferRole::OUTPUT || role == BufferRole::TEMPORARY, "mode", a.mode,
                   "WRITE only for outputs and temporaries")) {
