@@ -58,6 +58,7 @@ def _records() -> list[str]:
 
     out.append("enum class DType : uint8_t { " + ", ".join(f"{d.name.upper().rstrip('_')} = {d.code}" for d in dtypes.DTYPES) + " };")
     out.append("constexpr uint8_t DTYPE_BYTES[] = {" + ", ".join(str(d.bytes) for d in dtypes.DTYPES) + "};")
+    out.append("constexpr const char* DTYPE_NAMES[] = {" + ", ".join(f'"{d.name}"' for d in dtypes.DTYPES) + "};")
     out.append("enum ControlWord : uint16_t {")
     out += [f"  CONTROL_{name.upper()} = {index}," for name, index in layout.CONTROL_WORD.items()]
     out += [f"  CONTROL_WORKER = {layout.WORKER_WORD},", "};", "enum WorkerWord : uint16_t {"]

@@ -74,6 +74,7 @@ FLAGS: dict[str, dict[str, int]] = {
         "NODE_SUM": 0x202,  # a = node; over the inner dimension
         "NODE_MAX": 0x203,
         "NODE_OUTPUT": 0x204,  # a = node, b = argument of the kernel
+        "NODE_SIZE": 0x205,  # a = expression: its value, as a constant of the compute dtype (the n of a mean)
     },
     "KernelFlag": {
         "STREAM": 1,  # non-temporal stores allowed when the working set is beyond L2 (the encoder decides by size)

@@ -43,14 +43,27 @@ class Group(Enum):
 
 
 FORMS = ("s", "i", "k", "r", "b")
+WORD_FIELDS: dict[str, str] = {
+    "operand": "operand of the section",
+    "slot": "slot",
+    "constant": "32 bits of the compute dtype",
+    "row": "row scalar",
+    "reduction": "reduction: 0..3 sums, 4..7 maxima",
+    "mask": "bit i is set if reduction i is accumulated in this pass",
+    "distance": "words back to `pass`",
+    "ahead": "bytes ahead in this row, 0 = the next row",
+}
+FORM_FIELDS: dict[str, tuple[str, str]] = {  # what `a` and `k` hold in each operand form of a binary instruction
+    "s": ("", "slot"), "i": ("operand", ""), "k": ("", "constant"), "r": ("", "row"), "b": ("operand", ""),
+}  # fmt: skip
 Array = np.ndarray
 
 
 @dataclass(frozen=True, slots=True)
 class Instruction:
-    """One row. `meaning` maps NumPy arrays of the compute dtype to one (None where the group says it all);
-    `ulp` is the promised distance from the correctly rounded result; `cycles` the modelled cost of a strip of 128
-    float32 on AVX-512."""
+    """One row. `meaning` maps NumPy arrays of the compute dtype to one (None where the group says it all); a row with
+    `ulp` > 0 means its formula in float64, rounded once, and `ulp` is the promised distance from that. `cycles` is the
+    modelled cost of a strip of 128 float32 on AVX-512."""
 
     name: str
     group: Group
@@ -59,6 +72,8 @@ class Instruction:
     ulp: float = 0
     cycles: float = 8
     commuted: str = ""  # binary: the instruction with its operands exchanged
+    a: str = ""  # what the word's field `a` holds (a key of WORD_FIELDS), "" = nothing; binary: the form says it
+    k: str = ""  # the same for its field `k`
 
 
 def _bits(x: Array) -> Array:
@@ -73,6 +88,18 @@ def _truth(f: Callable[[Array, Array], Array]) -> Callable[[Array, Array], Array
     return lambda a, x: f(a, x).astype(a.dtype)
 
 
+def _max(a: Array, x: Array) -> Array:
+    """IEEE 754-2019 maximum: NaN if either is NaN, +0 above -0; so the operands can be exchanged."""
+    larger = np.where((a > x) | ((a == x) & ~np.signbit(a)), a, x)
+    return np.where(np.isnan(a), a, larger)
+
+
+def _min(a: Array, x: Array) -> Array:
+    """IEEE 754-2019 minimum: NaN if either is NaN, -0 below +0."""
+    smaller = np.where((a < x) | ((a == x) & np.signbit(a)), a, x)
+    return np.where(np.isnan(a), a, smaller)
+
+
 def _erf(a: Array) -> Array:
     from math import erf
 
@@ -82,7 +109,7 @@ def _erf(a: Array) -> Array:
 def _exp(a: Array) -> Array:
     """e^a, and 0 where the result is below the smallest normal float32 (the one written exception to subnormals)."""
     y = np.exp(a)
-    return np.where(y < np.float32(2.0**-126), np.zeros_like(y), y) if a.dtype == np.float32 else y
+    return np.where(y < 2.0**-126, np.zeros_like(y), y)
 
 
 def _sigmoid(a: Array) -> Array:
@@ -101,8 +128,8 @@ INSTRUCTIONS: tuple[Instruction, ...] = (
     Instruction("mul", B, "acc <- acc * x", np.multiply, 0, 8, "mul"),
     Instruction("div", B, "acc <- acc / x, IEEE division", np.divide, 0, 80, "rdiv"),
     Instruction("rdiv", B, "acc <- x / acc", lambda a, x: np.divide(x, a), 0, 80, "div"),
-    Instruction("max", B, "larger of acc and x; NaN if either is NaN", np.maximum, 0, 16, "max"),
-    Instruction("min", B, "smaller of acc and x; NaN if either is NaN", np.minimum, 0, 16, "min"),
+    Instruction("max", B, "larger of acc and x; NaN if either is NaN; +0 is above -0", _max, 0, 16, "max"),
+    Instruction("min", B, "smaller of acc and x; NaN if either is NaN; -0 is below +0", _min, 0, 16, "min"),
     Instruction("eq", B, "1 where acc == x, else 0", _truth(np.equal), 0, 12, "eq"),
     Instruction("ne", B, "1 where acc != x (NaN included), else 0", _truth(np.not_equal), 0, 12, "ne"),
     Instruction("lt", B, "1 where acc < x, else 0", _truth(np.less), 0, 12, "gt"),
@@ -118,7 +145,8 @@ INSTRUCTIONS: tuple[Instruction, ...] = (
     Instruction("neg", U, "-acc", np.negative),
     Instruction("abs", U, "|acc|", np.abs),
     Instruction("square", U, "acc * acc", np.square),
-    Instruction("relu", U, "larger of acc and 0; NaN stays NaN", lambda a: np.maximum(a, a.dtype.type(0))),
+    Instruction("relu", U, "0 where acc < 0, else acc: -0 and NaN stay",
+                lambda a: np.where(a < 0, np.zeros_like(a), a)),
     Instruction("exp", U, "e^acc; 0 below 2^-126", _exp, 2, 60),
     Instruction("log", U, "natural logarithm; NaN below 0, -inf at 0", np.log, 2, 90),
     Instruction("tanh", U, "hyperbolic tangent", np.tanh, 4, 110),
@@ -133,28 +161,31 @@ INSTRUCTIONS: tuple[Instruction, ...] = (
     Instruction("round", U, "nearest integer, halves to even", np.rint),
     Instruction("isnan", U, "1 where acc is NaN, else 0", lambda a: np.isnan(a).astype(a.dtype)),
     # ---- loads and stores ---------------------------------------------------------------------------------------
-    Instruction("load", Group.LOAD, "acc <- operand a, converted to the compute dtype; any inner stride", None, 0, 40),
-    Instruction("store_slot", S, "slot[k] <- acc", None, 0, 8),
-    Instruction("store", S, "operand a <- acc: contiguous, compute dtype, NaN made canonical", None, 0, 12),
-    Instruction("store_nt", S, "as store, past the caches (outputs beyond L2 that are not read soon)", None, 0, 12),
-    Instruction("store_any", S, "operand a <- acc, converted to the operand's dtype; any inner stride but 0", None, 0, 40),
-    Instruction("store_row", S, "row scalar k <- element 0 of acc (row section)", None, 0, 2),
-    Instruction("store_per_row", S, "operand a <- element 0 of acc, once a row (row section); NaN made canonical", None, 0, 2),
+    Instruction("load", Group.LOAD, "acc <- operand a, converted to the compute dtype (integers rounded to nearest even, "
+                "bool: 1 where the byte is not 0); any inner stride", cycles=40, a="operand"),
+    Instruction("store_slot", S, "slot[k] <- acc", cycles=8, k="slot"),
+    Instruction("store", S, "operand a <- acc: contiguous, compute dtype, NaN made canonical", cycles=12, a="operand"),
+    Instruction("store_nt", S, "as store, past the caches (outputs beyond L2 that are not read soon)", cycles=12, a="operand"),
+    Instruction("store_any", S, "operand a <- acc, converted to the operand's dtype (integers: truncated, saturated, NaN "
+                "is 0; bool: acc != 0; float32: NaN made canonical); any inner stride but 0", cycles=40, a="operand"),
+    Instruction("store_row", S, "row scalar k <- element 0 of acc (row section)", cycles=2, k="row"),
+    Instruction("store_per_row", S, "operand a <- element 0 of acc, once a row (row section); NaN made canonical",
+                cycles=2, a="operand"),
     # ---- reductions: element j of a row goes to lane j mod 128; lanes are folded 64, 32, .. 1 apart ----------------
-    Instruction("acc_sum", Group.REDUCE, "lanes[a] += acc", None, 0, 16),
-    Instruction("acc_max", Group.REDUCE, "lanes[a] = larger of lanes[a] and acc; NaN wins", None, 0, 20),
-    Instruction("fold_sum", Group.FOLD, "acc <- sum of lanes[a]", None, 0, 40),
-    Instruction("fold_max", Group.FOLD, "acc <- largest of lanes[a]; NaN wins", None, 0, 40),
+    Instruction("acc_sum", Group.REDUCE, "lanes[a] += acc", cycles=16, a="reduction"),
+    Instruction("acc_max", Group.REDUCE, "lanes[a] = larger of lanes[a] and acc; NaN wins", cycles=20, a="reduction"),
+    Instruction("fold_sum", Group.FOLD, "acc <- sum of lanes[a]", cycles=40, a="reduction"),
+    Instruction("fold_max", Group.FOLD, "acc <- largest of lanes[a]; NaN wins", cycles=40, a="reduction"),
     # ---- control ------------------------------------------------------------------------------------------------
-    Instruction("gather", Group.CONTROL, "start of a row: operand a points at base + index * limit stride; traps outside",
-                None, 0, 4),
-    Instruction("fetch", Group.CONTROL, "prefetch operand a: k bytes ahead in this row, or (k = 0) the next row", None, 0, 4),
-    Instruction("pass", Group.CONTROL, "start of a pass: what follows runs for each strip of the row", None, 0, 2),
+    Instruction("gather", Group.CONTROL, "start of a row: operand a points at its base + i * depth, i = the operand `index` "
+                "in this row; negative i counts from the end; traps if i is not in -limit..limit-1", cycles=4, a="operand"),
+    Instruction("fetch", Group.CONTROL, "prefetch operand a: k bytes ahead in this row, or (k = 0) the next row",
+                cycles=4, a="operand", k="ahead"),
+    Instruction("pass", Group.CONTROL, "start of a pass: what follows runs for each strip of the row", cycles=2),
     Instruction("loop", Group.CONTROL, "next strip: k words back to the word after `pass`, or on to the row section; "
-                "a = mask of the reductions that this pass accumulates", None, 0, 3),
-    Instruction("end_row", Group.CONTROL, "step to the next row, back to the first word; last word of a vector section",
-                None, 0, 6),
-    Instruction("end", Group.CONTROL, "last word of a matmul epilogue", None, 0, 1),
+                "a = mask of the reductions that this pass accumulates", cycles=3, a="mask", k="distance"),
+    Instruction("end_row", Group.CONTROL, "step to the next row, back to the first word; last word of a vector section", cycles=6),
+    Instruction("end", Group.CONTROL, "last word of a matmul epilogue", cycles=1),
 )  # fmt: skip
 
 BY_NAME: dict[str, Instruction] = {i.name: i for i in INSTRUCTIONS}
@@ -171,6 +202,12 @@ for _instruction in INSTRUCTIONS:
     for _form in forms(_instruction):
         CODES[_instruction.name, _form] = len(OPCODES)
         OPCODES.append((_instruction, _form))
+
+
+def word_fields(code: int) -> tuple[str, str]:
+    """What the fields `a` and `k` of a word with this opcode hold: keys of WORD_FIELDS, or "" for nothing."""
+    instruction, form = OPCODES[code]
+    return FORM_FIELDS[form] if form else (instruction.a, instruction.k)
 
 
 def opcode(name: str, form: str = "") -> int:

@@ -1,0 +1,123 @@
+"""Every limit and every DVM_RT_* environment variable: one row each.
+
+Owns the defaults, their units, their allowed ranges and how the environment overrides them. Rules: a row is read with
+`integer`, `number` or `text`, which check the type that the row was declared with; an override that does not parse or lies
+outside the range is an error when it is first read, never silently the default. Limits that belong to a binary format
+are not here: they lie in `isa/layout.py`. Does not know who uses a row."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TypeVar
+
+from dvm_rt.errors import DvmError
+
+Value = int | float | str
+Number = TypeVar("Number", int, float)
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One row. `allowed` is (least, most) for numbers and the list of words for text (empty: any)."""
+
+    name: str
+    default: Value
+    unit: str
+    meaning: str
+    allowed: tuple[Value, ...] = ()
+
+    @property
+    def variable(self) -> str:
+        return "DVM_RT_" + self.name.upper()
+
+
+SETTINGS: tuple[Setting, ...] = (
+    # ---- who encodes ----
+    Setting("encode", "auto", "", "who encodes instances of known plans", ("auto", "workers", "caller")),
+    Setting("hop_us", 150.0, "us", "modelled cost of waking a worker and the device for one instance", (0.0, 1e6)),
+    Setting("ship_us", 0.8, "us", "modelled cost of one instance in a batch on its way to a worker", (0.0, 1e6)),
+    Setting("run_ahead_min", 128, "launches", "depth from which on nobody waits for the next program", (1, 1 << 20)),
+    Setting("batch_max", 64, "instances", "in one message to a worker; batches double up to it", (1, 4096)),
+    Setting("worker_credits", 1024, "instances", "shipped to one worker and not yet encoded", (1, 1 << 16)),
+    Setting("graph_credits", 64, "graphs", "waiting or being planned; the next request is refused", (1, 1 << 16)),
+    # ---- patience ----
+    Setting("lease_s", 0.25, "s", "without a commit until whoever owes one is replaced", (0.05, 3600.0)),
+    Setting("device_lease_s", 60.0, "s", "the same for a device that the kernel says is computing", (0.05, 86400.0)),
+    Setting("graph_lease_s", 30.0, "s", "for a worker to plan one graph", (0.05, 86400.0)),
+    Setting("starved_leases", 8, "leases", "granted to a process that the kernel does not let run", (1, 1000)),
+    Setting("wait_s", 60.0, "s", "default limit of every public call that waits", (0.001, 86400.0)),
+    Setting("tick_s", 0.01, "s", "between two looks of the supervisor; late batches leave then", (0.001, 1.0)),
+    Setting("close_s", 0.9, "s", "close() gives up on a process after this", (0.1, 60.0)),
+    Setting("start_s", 5.0, "s", "for the zygote to answer", (0.1, 60.0)),
+    # ---- restarts ----
+    Setting("solo_deaths_max", 2, "deaths", "of workers that held a request alone: it is poison", (1, 100)),
+    Setting("deaths_max", 5, "deaths", "of one process in a row without progress: the pool is unhealthy", (1, 1000)),
+    Setting("restarts_max", 200, "restarts", "of all processes within restart_window_s", (1, 1 << 16)),
+    Setting("restart_window_s", 5.0, "s", "over which restarts are counted", (0.1, 3600.0)),
+    # ---- memory ----
+    Setting("arena_bytes_max", 8 << 30, "bytes", "of tensors, packed weights included", (1 << 16, 1 << 46)),
+    Setting("ring_bytes", 4 << 20, "bytes", "of the caller's ring to the device, and of each worker's", (1 << 16, 1 << 30)),
+    Setting("worker_budget_us", 50, "us", "that a worker encodes before the programs so far leave", (1, 1_000_000)),
+    Setting("worker_nice", 10, "", "added to the niceness of encoder workers", (0, 19)),
+    # ---- spinning ----
+    Setting("spin_us", 200, "us", "that a caller spins before it sleeps; 0 on one CPU", (0, 1_000_000)),
+    Setting("spin_owed_us", 20, "us", "the same while a worker owes a program and there are few CPUs", (0, 1_000_000)),
+    Setting("device_spin_us", 50, "us", "that the device spins before it sleeps; 0 on one CPU", (0, 1_000_000)),
+    # ---- messages ----
+    Setting("message_bytes_max", 16 << 20, "bytes", "in one message", (1 << 12, 1 << 30)),
+    Setting("control_bytes_max", 64 << 10, "bytes", "of the fields of one message", (256, 1 << 20)),
+    Setting("text_bytes_max", 4096, "bytes", "of one text field", (64, 1 << 16)),
+    Setting("remote_workers_max", 64, "workers", "connected to one listening runtime", (1, 4096)),
+    Setting("recheck_every", 64, "programs", "of a remote worker: one of so many is encoded again and compared", (1, 1 << 20)),
+    Setting("connect_s", 30.0, "s", "that a pool waits for its scheduler", (0.1, 86400.0)),
+    # ---- seeing inside ----
+    Setting("story_length", 4096, "entries", "that the scheduler remembers for story()", (16, 1 << 20)),
+    Setting("session_root", "", "", "folder of the session folders (default: XDG_RUNTIME_DIR, else a private one in /tmp)"),
+)  # fmt: skip
+_BY_NAME: dict[str, Setting] = {s.name: s for s in SETTINGS}
+
+
+def integer(name: str) -> int:
+    return _read(name, int)
+
+
+def number(name: str) -> float:
+    return _read(name, float)
+
+
+def text(name: str) -> str:
+    return str(check(name, os.environ.get(_BY_NAME[name].variable, _BY_NAME[name].default)))
+
+
+def _read(name: str, kind: type[Number]) -> Number:
+    row = _BY_NAME[name]
+    if type(row.default) is not kind:
+        raise TypeError(f"config: {name}: read as {kind.__name__}, declared as {type(row.default).__name__}")
+    written = os.environ.get(row.variable)
+    if written is None:
+        return row.default  # type: ignore[return-value]
+    try:
+        return check(name, kind(written))  # type: ignore[return-value]
+    except ValueError:
+        raise DvmError(f"config: {row.variable}: not a number, got {written!r}, allowed {_range(row)}") from None
+
+
+def check(name: str, value: Value, who: str = "config") -> Value:
+    """`value` if it lies in the row's range, else DvmError. Also for values that come as arguments."""
+    row = _BY_NAME[name]
+    if isinstance(row.default, str):
+        good = isinstance(value, str) and (not row.allowed or value in row.allowed)
+    else:
+        good = type(value) in (int, float) and row.allowed[0] <= value <= row.allowed[1]  # type: ignore[operator]
+        good = good and (isinstance(row.default, float) or type(value) is int)
+    if not good:
+        where = row.variable if who == "config" else name
+        raise DvmError(f"{who}: {where}: out of range, got {value!r}, allowed {_range(row)}")
+    return value
+
+
+def _range(row: Setting) -> str:
+    if isinstance(row.default, str):
+        return ", ".join(map(str, row.allowed)) or "any text"
+    return f"{row.allowed[0]} to {row.allowed[1]} {row.unit}".rstrip()

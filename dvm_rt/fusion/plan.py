@@ -1,0 +1,612 @@
+"""The Plan: what the fuser makes once for all shapes, and the encoder turns into a program for one.
+
+Owns the Python form of the PLAN records of `isa/layout.py` (frozen dataclasses), their bytes, their evaluation and the
+text that people read. Knows nothing of graphs, operators or encoding: `native/encode.cpp` reads the same bytes.
+
+Rules.
+- Every size is an expression: a number into `Plan.expressions`, or NONE (which reads as 0). An expression names only
+  earlier ones. Symbols are dimensions of parameters; their values are what an encode is given.
+- Shapes of parameters and outputs, and `Symbol.dim`, count from the outermost dimension; dims and strides of kernels
+  from the innermost. Strides, offset and depth of an Arg are in elements of its dtype; Buffer.bytes is in bytes.
+- Program arguments are the buffers that are not TEMPORARY, in buffer order. A kernel names its arguments and nodes
+  by their place inside the kernel.
+- Bytes: PlanHead, then symbols, expressions, parameters, outputs, buffers, packs, kernels, args, nodes; each table
+  starts at a multiple of 8 bytes, what lies between is zero. Unused dims, strides and numbers are NONE."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from dvm_rt.dtypes import DTYPES, DType, float32
+from dvm_rt.errors import GraphError
+from dvm_rt.isa import table
+from dvm_rt.isa.checksum import checksum
+from dvm_rt.isa.layout import ENUMS, FLAGS, LIMITS, PLAN_MAGIC, RECORD, TABLE_HASH, VERSION, enum_value
+
+NONE = LIMITS["NONE"]
+MAX_RANK = LIMITS["MAX_RANK"]
+KERNEL_ARGS_MAX = 12  # the encoder adds row buffers up to MAX_OPERANDS
+READ, WRITE, GATHER, PACKED = (FLAGS["Mode"][name] for name in ("READ", "WRITE", "GATHER", "PACKED"))
+STREAM = FLAGS["KernelFlag"]["STREAM"]
+
+_ROWS = {instruction.name: row for row, instruction in enumerate(table.INSTRUCTIONS)}
+_NODE_NAMES = {number: name for name, number in FLAGS["NodeOp"].items()}
+_BINARY = frozenset(i.name for i in table.INSTRUCTIONS if i.group is table.Group.BINARY)
+_UNARY = frozenset(i.name for i in table.INSTRUCTIONS if i.group is table.Group.UNARY)
+
+
+@dataclass(frozen=True, slots=True)
+class Symbol:
+    """A symbolic dimension: its value is dimension `dim` of parameter `parameter`."""
+
+    parameter: int
+    dim: int
+
+
+@dataclass(frozen=True, slots=True)
+class Expression:
+    """`op` is a name of ExprOp. SYMBOL: k = symbol number; CONST: k = value; else a and b are earlier expressions.
+    FLOORDIV and MOD round to minus infinity, as in Python."""
+
+    op: str
+    a: int = NONE
+    b: int = NONE
+    k: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """An argument of the traced function; dims are the expressions that its shape must equal on every call."""
+
+    dtype: DType
+    dims: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """A result of the traced function and the buffer that holds it."""
+
+    dtype: DType
+    dims: tuple[int, ...]
+    buffer: int
+
+
+@dataclass(frozen=True, slots=True)
+class Buffer:
+    """Memory that kernels name. role PARAMETER, PACKED: index = parameter; OUTPUT: output; TEMPORARY: workspace slot
+    (temporaries of one slot share its memory). role PACKED: pack = number of the Pack."""
+
+    role: str
+    dtype: DType
+    index: int
+    bytes: int
+    pack: int = NONE
+
+
+@dataclass(frozen=True, slots=True)
+class Pack:
+    """Matmul panels of a float32 parameter, made once per array: K x N elements at `offset`, strides in elements."""
+
+    parameter: int
+    k: int
+    n: int
+    stride_k: int
+    stride_n: int
+    offset: int = NONE
+
+
+@dataclass(frozen=True, slots=True)
+class Arg:
+    """One operand of a kernel. GATHER: address = buffer + offset + idx * depth + strides, where idx is the element of
+    argument `index` for this row, in [-limit, limit). Matmul and pack: depth = elements per step of K."""
+
+    buffer: int
+    mode: int
+    dtype: DType
+    strides: tuple[int, ...]
+    offset: int = NONE
+    index: int = NONE
+    limit: int = NONE
+    depth: int = NONE
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """`op` is the name of a binary or unary row of the instruction table, or of NodeOp: NODE_INPUT (a = argument),
+    NODE_CONST (k), NODE_SIZE (a = expression), NODE_SUM and NODE_MAX over dims[0] (a = node), NODE_OUTPUT (a = node,
+    b = argument)."""
+
+    op: str
+    a: int = NONE
+    b: int = NONE
+    k: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """A section of the program: VECTOR over dims[0] (the row) and outer dims; MATMUL over N, M, batch... with K =
+    depth, args A, B, C and an epilogue in nodes; PACK over N with K = depth, args source and destination."""
+
+    kind: str
+    dtype: DType
+    dims: tuple[int, ...]
+    args: tuple[Arg, ...]
+    nodes: tuple[Node, ...] = ()
+    depth: int = NONE
+    flags: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Immutable and hashable; `to_bytes()` is what travels and what the native encoder loads."""
+
+    symbols: tuple[Symbol, ...]
+    expressions: tuple[Expression, ...]
+    parameters: tuple[Parameter, ...]
+    outputs: tuple[Output, ...]
+    buffers: tuple[Buffer, ...]
+    packs: tuple[Pack, ...]
+    kernels: tuple[Kernel, ...]
+    slots: int = 0
+
+    def to_bytes(self) -> bytes:
+        """The plan's bytes, the same on every machine."""
+        return _write(self)
+
+    @staticmethod
+    def from_bytes(data: bytes) -> Plan:
+        """The plan that these bytes describe. Raises GraphError where they are truncated, damaged or of another
+        version. What the native encoder checks beyond that, it checks itself."""
+        return _read(data)
+
+    def evaluate(self, symbols: Sequence[int]) -> list[int]:
+        """The value of every expression for these symbol values. Raises GraphError on a wrong number of symbols, a
+        negative symbol, division by zero or a value beyond 64 bits."""
+        return _evaluate(self, symbols)
+
+    def dump(self) -> str:
+        """The plan as text for people: one line a parameter, buffer, argument and node."""
+        return _dump(self)
+
+
+# ---- building ---------------------------------------------------------------------------------------------------
+
+
+class PlanBuilder:
+    """Collects a plan. Expressions are interned and folded: asking twice for one gives one number."""
+
+    def __init__(self) -> None:
+        self._expressions: dict[Expression, int] = {}
+        self._symbols: dict[Symbol, int] = {}
+        self._parameters: list[Parameter] = []
+        self._outputs: list[Output] = []
+        self._buffers: list[Buffer] = []
+        self._packs: dict[Pack, int] = {}
+        self._kernels: list[KernelBuilder] = []
+        self._list: list[Expression] = []
+        self._inputs: dict[int, int] = {}
+        self._packed: dict[int, int] = {}
+        self._slots = 0
+
+    # -- expressions: each returns an expression number --
+    def symbol(self, parameter: int, dim: int) -> int:
+        """Dimension `dim` (from the outermost) of parameter `parameter`, as a new or known symbol."""
+        number = self._symbols.setdefault(Symbol(parameter, dim), len(self._symbols))
+        return self._intern(Expression("SYMBOL", k=number))
+
+    def const(self, value: int) -> int:
+        return self._intern(Expression("CONST", k=int(value)))
+
+    def add(self, a: int, b: int) -> int:
+        return self._binary("ADD", a, b)
+
+    def mul(self, *factors: int) -> int:
+        """Product of any number of expressions; of none: 1."""
+        product = self.const(1)
+        for factor in factors:
+            product = self._binary("MUL", product, factor)
+        return product
+
+    def floordiv(self, a: int, b: int) -> int:
+        return self._binary("FLOORDIV", a, b)
+
+    def mod(self, a: int, b: int) -> int:
+        return self._binary("MOD", a, b)
+
+    def minimum(self, a: int, b: int) -> int:
+        return self._binary("MIN", a, b)
+
+    def maximum(self, a: int, b: int) -> int:
+        return self._binary("MAX", a, b)
+
+    def contiguous(self, dims: Sequence[int]) -> tuple[int, ...]:
+        """Strides in elements (innermost first) of a C-contiguous array of these dims (innermost first); 0 where the
+        dimension is the constant 1, so that such dimensions broadcast."""
+        strides, step = [], self.const(1)
+        for dim in dims:
+            strides.append(self.const(0) if self._value(dim) == 1 else step)
+            step = self.mul(step, dim)
+        return tuple(strides)
+
+    # -- memory: each returns a buffer number, but parameter() --
+    def parameter(self, dtype: DType, dims: Sequence[int]) -> int:
+        """A new parameter (dims: expressions from the outermost); returns its number. dims may name its own symbols."""
+        self._parameters.append(Parameter(dtype, tuple(dims)))
+        return len(self._parameters) - 1
+
+    def input(self, parameter: int) -> int:
+        """The buffer of a parameter."""
+        if parameter not in self._inputs:
+            of = self._parameters[parameter]
+            size = self._bytes(of.dtype, of.dims)
+            self._inputs[parameter] = self._buffer(Buffer("PARAMETER", of.dtype, parameter, size))
+        return self._inputs[parameter]
+
+    def output(self, dtype: DType, dims: Sequence[int]) -> int:
+        """A new output (dims: expressions from the outermost) and its buffer."""
+        number = self._buffer(Buffer("OUTPUT", dtype, len(self._outputs), self._bytes(dtype, dims)))
+        self._outputs.append(Output(dtype, tuple(dims), number))
+        return number
+
+    def temporary(self, dtype: DType, dims: Sequence[int], slot: int) -> int:
+        """A buffer in workspace slot `slot`; buffers that are never live together may share one."""
+        self._slots = max(self._slots, slot + 1)
+        return self._buffer(Buffer("TEMPORARY", dtype, slot, self._bytes(dtype, dims)))
+
+    def pack(self, parameter: int, k: int, n: int, stride_k: int, stride_n: int, offset: int = NONE) -> int:
+        """The buffer of a parameter's packed matmul panels."""
+        row = Pack(parameter, k, n, stride_k, stride_n, offset)
+        number = self._packs.setdefault(row, len(self._packs))
+        if number not in self._packed:
+            panel = LIMITS["PANEL"]
+            panels = self.floordiv(self.add(n, self.const(panel - 1)), self.const(panel))
+            size = self.mul(k, panels, self.const(4 * panel))
+            self._packed[number] = self._buffer(Buffer("PACKED", float32, parameter, size, number))
+        return self._packed[number]
+
+    def kernel(
+        self, kind: str, dims: Sequence[int], depth: int = NONE, flags: int = 0, dtype: DType = float32
+    ) -> KernelBuilder:
+        """A new kernel that runs after those before it (dims: expressions from the innermost)."""
+        built = KernelBuilder(kind, dtype, tuple(dims), depth, flags)
+        self._kernels.append(built)
+        return built
+
+    def build(self) -> Plan:
+        return Plan(
+            tuple(self._symbols), tuple(self._list), tuple(self._parameters), tuple(self._outputs),
+            tuple(self._buffers), tuple(self._packs), tuple(k.build() for k in self._kernels), self._slots,
+        )  # fmt: skip
+
+    def _intern(self, expression: Expression) -> int:
+        number = self._expressions.setdefault(expression, len(self._list))
+        if number == len(self._list):
+            self._list.append(expression)
+        return number
+
+    def _value(self, number: int) -> int | None:
+        return self._list[number].k if self._list[number].op == "CONST" else None
+
+    def _binary(self, op: str, a: int, b: int) -> int:
+        x, y = self._value(a), self._value(b)
+        if x is not None and y is not None:
+            return self.const(_apply(op, x, y))
+        if (op, x) in (("ADD", 0), ("MUL", 1)):
+            return b
+        if (op, y) in (("ADD", 0), ("MUL", 1), ("FLOORDIV", 1)):
+            return a
+        if op in ("ADD", "MUL", "MIN", "MAX") and a > b:
+            a, b = b, a
+        return self._intern(Expression(op, a, b))
+
+    def _bytes(self, dtype: DType, dims: Sequence[int]) -> int:
+        return self.mul(*dims, self.const(dtype.bytes))
+
+    def _buffer(self, buffer: Buffer) -> int:
+        self._buffers.append(buffer)
+        return len(self._buffers) - 1
+
+
+@dataclass(slots=True)
+class KernelBuilder:
+    """Collects one kernel: arguments first (`arg`), then nodes; both return their number inside the kernel."""
+
+    kind: str
+    dtype: DType
+    dims: tuple[int, ...]
+    depth: int
+    flags: int
+    args: list[Arg] = field(default_factory=list)
+    nodes: list[Node] = field(default_factory=list)
+
+    def arg(
+        self, buffer: int, mode: int, dtype: DType, strides: Sequence[int], offset: int = NONE, index: int = NONE,
+        limit: int = NONE, depth: int = NONE,
+    ) -> int:  # fmt: skip
+        self.args.append(Arg(buffer, mode, dtype, tuple(strides), offset, index, limit, depth))
+        return len(self.args) - 1
+
+    def input(self, arg: int) -> int:
+        return self._node(Node("NODE_INPUT", arg))
+
+    def const(self, value: float) -> int:
+        return self._node(Node("NODE_CONST", k=float(value)))
+
+    def size(self, expression: int) -> int:
+        """The value of an expression as a constant of the kernel."""
+        return self._node(Node("NODE_SIZE", expression))
+
+    def unary(self, op: str, a: int) -> int:
+        if op not in _UNARY:
+            raise GraphError(f"plan: kernel: not a unary instruction, got {op}, allowed {', '.join(sorted(_UNARY))}")
+        return self._node(Node(op, a))
+
+    def binary(self, op: str, a: int, b: int) -> int:
+        if op not in _BINARY or op == "mov":
+            raise GraphError(f"plan: kernel: not a binary instruction, got {op}, allowed {', '.join(sorted(_BINARY))}")
+        return self._node(Node(op, a, b))
+
+    def sum(self, a: int) -> int:
+        return self._node(Node("NODE_SUM", a))
+
+    def max(self, a: int) -> int:
+        return self._node(Node("NODE_MAX", a))
+
+    def where(self, condition: int, a: int, b: int) -> int:
+        """a where condition is not zero, else b."""
+        return self.binary("merge", self.binary("keep", a, condition), self.binary("drop", b, condition))
+
+    def output(self, a: int, arg: int) -> int:
+        return self._node(Node("NODE_OUTPUT", a, arg))
+
+    def build(self) -> Kernel:
+        return Kernel(
+            self.kind, self.dtype, self.dims, tuple(self.args), tuple(self.nodes), self.depth, self.flags
+        )
+
+    def _node(self, node: Node) -> int:
+        self.nodes.append(node)
+        return len(self.nodes) - 1
+
+
+# ---- evaluation -------------------------------------------------------------------------------------------------
+
+
+def _apply(op: str, x: int, y: int) -> int:
+    if op in ("FLOORDIV", "MOD") and y == 0:
+        raise GraphError(f"plan: evaluate: division by zero, got {x} {op} 0, allowed another divisor")
+    match op:
+        case "ADD":
+            value = x + y
+        case "MUL":
+            value = x * y
+        case "FLOORDIV":
+            value = x // y
+        case "MOD":
+            value = x % y
+        case "MIN":
+            value = min(x, y)
+        case _:
+            value = max(x, y)
+    if not -(2**63) <= value < 2**63:
+        raise GraphError(f"plan: evaluate: overflow, got {x} {op} {y}, allowed results of 64 bits")
+    return value
+
+
+def _evaluate(plan: Plan, symbols: Sequence[int]) -> list[int]:
+    if len(symbols) != len(plan.symbols):
+        raise GraphError(f"plan: evaluate: symbols, got {len(symbols)}, allowed {len(plan.symbols)}")
+    for i, value in enumerate(symbols):
+        if not 0 <= value < 2**63:
+            raise GraphError(f"plan: evaluate: symbol {i}, got {value}, allowed 0 to 2^63 - 1")
+    values: list[int] = []
+    for e in plan.expressions:
+        if e.op == "SYMBOL":
+            values.append(int(symbols[e.k]))
+        else:
+            values.append(e.k if e.op == "CONST" else _apply(e.op, values[e.a], values[e.b]))
+    return values
+
+
+# ---- bytes ------------------------------------------------------------------------------------------------------
+
+# The tables in the order of the bytes: count field of the head, record.
+_TABLES = (
+    ("symbols", "PlanSymbol"), ("exprs", "PlanExpr"), ("parameters", "PlanParameter"), ("outputs", "PlanOutput"),
+    ("buffers", "PlanBuffer"), ("packs", "PlanPack"), ("kernels", "PlanKernel"), ("args", "PlanArg"),
+    ("nodes", "PlanNode"),
+)  # fmt: skip
+
+
+def _padded(numbers: Sequence[int]) -> tuple[int, ...]:
+    if len(numbers) > MAX_RANK:
+        raise GraphError(f"plan: dims: too many, got {len(numbers)}, allowed {MAX_RANK}")
+    return tuple(numbers) + (NONE,) * (MAX_RANK - len(numbers))
+
+
+def _rows(plan: Plan) -> dict[str, list[tuple]]:
+    kernels, args, nodes = [], [], []
+    for k in plan.kernels:
+        kernels.append((
+            enum_value("SectionKind", k.kind), k.dtype.code, len(k.dims), k.flags, len(args), len(k.args), len(nodes),
+            len(k.nodes), k.depth, 0, _padded(k.dims),
+        ))  # fmt: skip
+        args += [(a.buffer, a.mode, a.dtype.code, a.index, a.limit, a.offset, a.depth, _padded(a.strides)) for a in k.args]
+        nodes += [(_ROWS[n.op] if n.op in _ROWS else FLAGS["NodeOp"][n.op], n.a, n.b, 0, n.k) for n in k.nodes]
+    return {
+        "symbols": [(s.parameter, s.dim) for s in plan.symbols],
+        "exprs": [(enum_value("ExprOp", e.op), e.a, e.b, 0, e.k) for e in plan.expressions],
+        "parameters": [(p.dtype.code, len(p.dims), 0, _padded(p.dims)) for p in plan.parameters],
+        "outputs": [(o.dtype.code, len(o.dims), o.buffer, _padded(o.dims)) for o in plan.outputs],
+        "buffers": [
+            (enum_value("BufferRole", b.role), b.dtype.code, b.index, b.bytes, b.pack) for b in plan.buffers
+        ],
+        "packs": [(p.parameter, p.k, p.n, p.stride_k, p.stride_n, p.offset, 0) for p in plan.packs],
+        "kernels": kernels,
+        "args": args,
+        "nodes": nodes,
+    }
+
+
+def _write(plan: Plan) -> bytes:
+    rows = _rows(plan)
+    limit = {"symbols": LIMITS["MAX_SYMBOLS"], "exprs": LIMITS["MAX_EXPRS"], "kernels": LIMITS["MAX_SECTIONS"]}
+    for name, found in rows.items():
+        if len(found) > limit.get(name, NONE - 1):
+            raise GraphError(f"plan: {name}: too many, got {len(found)}, allowed {limit.get(name, NONE - 1)}")
+    body = b""
+    for name, record in _TABLES:
+        data = np.array(rows[name], RECORD[record].numpy).tobytes()
+        body += data + bytes(-len(data) % 8)
+    head = np.zeros(1, RECORD["PlanHead"].numpy)
+    head["magic"], head["version"], head["slots"], head["table_hash"] = PLAN_MAGIC, VERSION, plan.slots, TABLE_HASH
+    for name, found in rows.items():
+        head[name] = len(found)
+    head["checksum"] = checksum(body)
+    return head.tobytes() + body
+
+
+def _refuse(what: str, got: object, allowed: object) -> GraphError:
+    return GraphError(f"plan: bytes: {what}, got {got}, allowed {allowed}")
+
+
+def _tables(data: bytes) -> tuple[np.void, dict[str, list[tuple]]]:
+    size = RECORD["PlanHead"].numpy.itemsize
+    if len(data) < size:
+        raise _refuse("truncated", f"{len(data)} bytes", f"{size} or more")
+    head = np.frombuffer(data, RECORD["PlanHead"].numpy, 1)[0]
+    for name, wanted in (("magic", PLAN_MAGIC), ("version", VERSION), ("table_hash", TABLE_HASH)):
+        if int(head[name]) != wanted:
+            raise _refuse(name, f"{int(head[name]):#x}", f"{wanted:#x}")
+    rows, at = {}, size
+    for name, record in _TABLES:
+        dtype, count = RECORD[record].numpy, int(head[name])
+        end = at + count * dtype.itemsize
+        if end > len(data):
+            raise _refuse("truncated", f"{len(data)} bytes", f"{end} or more")
+        rows[name] = np.frombuffer(data, dtype, count, at).tolist()
+        at = end + -end % 8
+    if at != len(data):
+        raise _refuse("length", len(data), at)
+    if checksum(data[size:]) != int(head["checksum"]):
+        raise _refuse("checksum", "another one", f"{int(head['checksum']):#x}")
+    return head, rows
+
+
+def _read(data: bytes) -> Plan:
+    head, rows = _tables(data)
+    try:
+        return _from_rows(rows, int(head["slots"]))
+    except (IndexError, KeyError) as error:
+        raise _refuse("number outside its table", error, "numbers of existing records") from None
+
+
+def _from_rows(rows: dict[str, list[tuple]], slots: int) -> Plan:
+    expressions = tuple(Expression(ENUMS["ExprOp"][op], a, b, k) for op, a, b, _, k in rows["exprs"])
+    for i, e in enumerate(expressions):
+        if (e.op == "SYMBOL" and not 0 <= e.k < len(rows["symbols"])) or (
+            e.op not in ("SYMBOL", "CONST") and (e.a >= i or e.b >= i)
+        ):
+            raise IndexError(f"expression {i}")
+    args = [
+        Arg(buffer, mode, DTYPES[dtype], tuple(strides), offset, index, limit, depth)
+        for buffer, mode, dtype, index, limit, offset, depth, strides in rows["args"]
+    ]
+    nodes = [Node(_node_name(op), a, b, k) for op, a, b, _, k in rows["nodes"]]
+    kernels = []
+    for kind, dtype, rank, flags, first_arg, arg_count, first_node, node_count, depth, _, dims in rows["kernels"]:
+        if first_arg + arg_count > len(args) or first_node + node_count > len(nodes) or rank > MAX_RANK:
+            raise IndexError(f"kernel {len(kernels)}")
+        own = tuple(args[first_arg : first_arg + arg_count])
+        kernels.append(Kernel(
+            ENUMS["SectionKind"][kind], DTYPES[dtype], tuple(dims[:rank]),
+            tuple(Arg(a.buffer, a.mode, a.dtype, a.strides[:rank], a.offset, a.index, a.limit, a.depth) for a in own),
+            tuple(nodes[first_node : first_node + node_count]), depth, flags,
+        ))  # fmt: skip
+    return Plan(
+        tuple(Symbol(*s) for s in rows["symbols"]),
+        expressions,
+        tuple(Parameter(DTYPES[d], tuple(dims[:rank])) for d, rank, _, dims in rows["parameters"]),
+        tuple(Output(DTYPES[d], tuple(dims[:rank]), buffer) for d, rank, buffer, dims in rows["outputs"]),
+        tuple(Buffer(ENUMS["BufferRole"][role], DTYPES[d], i, size, pack) for role, d, i, size, pack in rows["buffers"]),
+        tuple(Pack(*p[:6]) for p in rows["packs"]),
+        tuple(kernels),
+        slots,
+    )
+
+
+def _node_name(op: int) -> str:
+    return _NODE_NAMES[op] if op in _NODE_NAMES else table.INSTRUCTIONS[op].name
+
+
+# ---- text -------------------------------------------------------------------------------------------------------
+
+_SIGN = {"ADD": "+", "MUL": "*", "FLOORDIV": "//", "MOD": "%"}
+
+
+def _texts(plan: Plan) -> list[str]:
+    """Every expression in full, as a user would write it; s0, s1, ... are the symbols."""
+    texts: list[str] = []
+    for e in plan.expressions:
+        if e.op in ("SYMBOL", "CONST"):
+            texts.append(f"s{e.k}" if e.op == "SYMBOL" else str(e.k))
+        elif e.op in _SIGN:
+            texts.append(f"({texts[e.a]} {_SIGN[e.op]} {texts[e.b]})")
+        else:
+            texts.append(f"{e.op.lower()}({texts[e.a]}, {texts[e.b]})")
+        if len(texts[-1]) > 80:
+            texts[-1] = f"e{len(texts) - 1}"
+    return [t[1:-1] if t.startswith("(") else t for t in texts]
+
+
+def _dump(plan: Plan) -> str:
+    texts = _texts(plan)
+
+    def text(number: int) -> str:
+        return "0" if number == NONE else texts[number]
+
+    def shape(dims: Sequence[int]) -> str:
+        return f"[{', '.join(text(d) for d in dims)}]"
+
+    out = [f"plan: {len(plan.kernels)} kernels, {len(plan.buffers)} buffers, {plan.slots} workspace slots"]
+    out += [f"  s{i} = dim {s.dim} of parameter {s.parameter}" for i, s in enumerate(plan.symbols)]
+    out += [f"  parameter {i}: {p.dtype}{shape(p.dims)}" for i, p in enumerate(plan.parameters)]
+    out += [f"  output {i}: {o.dtype}{shape(o.dims)} in b{o.buffer}" for i, o in enumerate(plan.outputs)]
+    for i, b in enumerate(plan.buffers):
+        packed = f", pack {b.pack}" if b.pack != NONE else ""
+        out.append(f"  b{i}: {b.role} {b.index}{packed}, {b.dtype}, {text(b.bytes)} bytes")
+    for i, p in enumerate(plan.packs):
+        out.append(
+            f"  pack {i}: parameter {p.parameter}, K {text(p.k)} by {text(p.stride_k)}, N {text(p.n)} by {text(p.stride_n)}"
+        )
+    for i, kernel in enumerate(plan.kernels):
+        depth = f" depth {text(kernel.depth)}" if kernel.depth != NONE else ""
+        out.append(f"  kernel {i}: {kernel.kind} {kernel.dtype} rows of {shape(kernel.dims)}{depth}")
+        out += [f"    a{j} = {_arg_text(a, text, shape)}" for j, a in enumerate(kernel.args)]
+        out += [f"    {_node_text(j, n)}" for j, n in enumerate(kernel.nodes)]
+    return "\n".join(out) + "\n"
+
+
+def _arg_text(a: Arg, text, shape) -> str:
+    modes = "|".join(name for name, bit in FLAGS["Mode"].items() if a.mode & bit)
+    line = f"b{a.buffer} {modes} {a.dtype} strides {shape(a.strides)}"
+    line += f" offset {text(a.offset)}" if a.offset != NONE else ""
+    line += f" depth {text(a.depth)}" if a.depth != NONE else ""
+    return line + (f" row a{a.index} of {text(a.limit)}" if a.index != NONE else "")
+
+
+def _node_text(number: int, n: Node) -> str:
+    match n.op:
+        case "NODE_INPUT":
+            return f"n{number} = a{n.a}"
+        case "NODE_CONST":
+            return f"n{number} = {n.k!r}"
+        case "NODE_SIZE":
+            return f"n{number} = e{n.a}"
+        case "NODE_OUTPUT":
+            return f"a{n.b} <- n{n.a}"
+    name = n.op.removeprefix("NODE_").lower() + ("_row" if n.op.startswith("NODE_") else "")
+    return f"n{number} = {name}({', '.join(f'n{v}' for v in (n.a, n.b) if v != NONE)})"

@@ -1,0 +1,9 @@
+"""Graphs: what is to be computed, for all shapes at once.
+
+    symbols     symbolic dimensions and the facts that are known about them
+    shapes      shape rules: broadcasting, reshaping, indexing, reductions, products
+    operators   THE operator table, one row an operator
+    composites  operators that are written with other operators
+    graph       nodes, graphs, their wire form and their meaning in NumPy
+
+Knows nothing of kernels, tensors, processes."""

@@ -1,0 +1,151 @@
+"""Operators that are written with other operators.
+
+A composite is taken apart in the graph before any plan is made, always in the same way: so its bits do not depend on
+what is fused with what. Each function gets `op`, which makes nodes (`op.add(x, 1.0)`; numbers become constants of the
+graph, sizes become dimension nodes), then the inputs and attributes of the operator, and gives the node that stands for it.
+
+Sources: gelu, Hendrycks and Gimpel 2016 (arXiv 1606.08415); layer norm, Ba et al. 2016 (arXiv 1607.06450); RMS norm,
+Zhang and Sennrich 2019 (arXiv 1910.07467)."""
+
+from __future__ import annotations
+
+from math import pi, sqrt
+from typing import TYPE_CHECKING, Protocol
+
+from dvm_rt.errors import UnsupportedOperatorError
+from dvm_rt.graph.symbols import Shape, Size, product
+
+if TYPE_CHECKING:
+    from dvm_rt.graph.graph import Node
+
+
+class Make(Protocol):
+    """Makes a node of any operator: op.exp(x), op.sum(x, axes=(1,), keepdims=True)."""
+
+    def __getattr__(self, name: str): ...
+
+
+def silu(op: Make, x: Node) -> Node:
+    return op.multiply(x, op.sigmoid(x))
+
+
+def gelu(op: Make, x: Node, approximate: str) -> Node:
+    half = op.multiply(x, 0.5)
+    if approximate == "none":
+        return op.multiply(half, op.add(op.erf(op.multiply(x, sqrt(0.5))), 1.0))
+    cubic = op.multiply(op.multiply(op.square(x), x), 0.044715)
+    return op.multiply(half, op.add(op.tanh(op.multiply(op.add(x, cubic), sqrt(2 / pi))), 1.0))
+
+
+def clip(op: Make, x: Node, low: float | None, high: float | None) -> Node:
+    x = x if low is None else op.maximum(x, low)
+    return x if high is None else op.minimum(x, high)
+
+
+def power(op: Make, x: Node, exponent: float) -> Node:
+    if exponent == 0.5:
+        return op.sqrt(x)
+    if exponent == -0.5:
+        return op.rsqrt(x)
+    if exponent != int(exponent) or abs(exponent) > 64:
+        raise UnsupportedOperatorError(f"graph: pow: exponent, got {exponent}, allowed whole numbers to 64, 0.5 and -0.5")
+    if exponent == 0:
+        return op.broadcast_to(op.constant(value=1.0, dtype="float32"), shape=x.shape)
+    result, factor, left = None, x, abs(int(exponent))
+    while left:
+        if left & 1:
+            result = factor if result is None else op.multiply(result, factor)
+        left >>= 1
+        factor = op.square(factor) if left else factor
+    return result if exponent > 0 else op.reciprocal(result)
+
+
+def smallest(op: Make, x: Node, axes: tuple[int, ...], keepdims: bool) -> Node:
+    return op.negative(op.max(op.negative(x), axes=axes, keepdims=keepdims))
+
+
+def mean(op: Make, x: Node, axes: tuple[int, ...], keepdims: bool) -> Node:
+    return op.divide(op.sum(x, axes=axes, keepdims=keepdims), count(op, x, axes))
+
+
+def variance(op: Make, x: Node, axes: tuple[int, ...], correction: float, keepdims: bool) -> Node:
+    squares = op.sum(op.square(op.subtract(x, mean(op, x, axes, True))), axes=axes, keepdims=keepdims)
+    left = count(op, x, axes)
+    return op.divide(squares, left if correction == 0 else op.subtract(left, correction))
+
+
+def any_of(op: Make, x: Node, axes: tuple[int, ...], keepdims: bool) -> Node:
+    most = op.max(op.astype(x, dtype="float32"), axes=axes, keepdims=keepdims)
+    return op.greater(most, 0.0)
+
+
+def all_of(op: Make, x: Node, axes: tuple[int, ...], keepdims: bool) -> Node:
+    return op.logical_not(any_of(op, op.logical_not(x), axes, keepdims))
+
+
+def softmax(op: Make, x: Node, axis: int) -> Node:
+    e = op.exp(op.subtract(x, op.max(x, axes=(axis,), keepdims=True)))
+    return op.multiply(e, op.reciprocal(op.sum(e, axes=(axis,), keepdims=True)))
+
+
+def log_softmax(op: Make, x: Node, axis: int) -> Node:
+    shifted = op.subtract(x, op.max(x, axes=(axis,), keepdims=True))
+    return op.subtract(shifted, op.log(op.sum(op.exp(shifted), axes=(axis,), keepdims=True)))
+
+
+def layer_norm(op: Make, x: Node, *rest: Node | float | int) -> Node:
+    """rest = [weight, [bias,]] eps."""
+    *parameters, eps = rest
+    last = (len(x.shape) - 1,)
+    centred = op.subtract(x, mean(op, x, last, True))
+    spread = op.divide(op.sum(op.square(centred), axes=last, keepdims=True), count(op, x, last))
+    result = op.multiply(centred, op.rsqrt(op.add(spread, eps)))
+    for name, parameter in zip(("multiply", "add"), parameters, strict=False):
+        result = getattr(op, name)(result, parameter)
+    return result
+
+
+def rms_norm(op: Make, x: Node, *rest: Node | float) -> Node:
+    """rest = [weight,] eps."""
+    *parameters, eps = rest
+    last = (len(x.shape) - 1,)
+    spread = op.divide(op.sum(op.square(x), axes=last, keepdims=True), count(op, x, last))
+    result = op.multiply(x, op.rsqrt(op.add(spread, eps)))
+    return op.multiply(result, parameters[0]) if parameters else result
+
+
+def linear(op: Make, x: Node, weight: Node, *bias: Node) -> Node:
+    product_node = matmul(op, x, op.permute_dims(weight, axes=(1, 0)))
+    return op.add(product_node, bias[0]) if bias else product_node
+
+
+def matmul(op: Make, a: Node, b: Node) -> Node:
+    """The product over at least two dimensions on both sides; a sum over nothing is 0."""
+    if same_zero(a.shape[-1]):
+        from dvm_rt.graph.shapes import matmul as shape_of
+
+        return full(op, shape_of(op.facts, "matmul", (a.shape, b.shape)), 0.0, "float32")
+    left = a if len(a.shape) > 1 else op.expand_dims(a, axes=(0,))
+    right = b if len(b.shape) > 1 else op.expand_dims(b, axes=(1,))
+    result = op.matrix_product(left, right)
+    gone = ((-2,) if len(a.shape) == 1 else ()) + ((-1,) if len(b.shape) == 1 else ())
+    rank = len(result.shape)
+    return op.squeeze(result, axes=tuple(axis + rank for axis in gone)) if gone else result
+
+
+def same_zero(size: Size) -> bool:
+    return size.__class__ is int and size == 0
+
+
+def stack(op: Make, *rest: Node | int) -> Node:
+    *parts, axis = rest
+    return op.concat(*(op.expand_dims(part, axes=(axis,)) for part in parts), axis=axis)
+
+
+def full(op: Make, shape: Shape, value: float, dtype: str) -> Node:
+    return op.broadcast_to(op.constant(value=value, dtype=dtype), shape=shape)
+
+
+def count(op: Make, x: Node, axes: tuple[int, ...]) -> Node:
+    """How many elements a reduction takes together, as a number in the graph."""
+    return op.dimension(size=product(x.shape[axis] for axis in axes))

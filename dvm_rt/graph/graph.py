@@ -1,0 +1,329 @@
+"""Graphs of operators in single assignment form.
+
+A `Node` is one operator applied to earlier nodes; it makes exactly one value, so a node is also its value. Nodes are made
+by `apply` (or `Make`, which reads better) and never change. A `Graph` is the nodes that some outputs need, in an order in
+which each comes after its inputs, together with the facts about its symbols. Rules:
+
+- shapes hold ints and symbolic dimensions; `Graph.of` puts every shape and attribute into the form that the facts demand;
+- a graph's parameters are nodes of the operator `parameter`, numbered from 0; the symbols are sizes of theirs;
+- the wire form is plain nested tuples (msgpack-able) and what comes from the wire is checked by `validate`.
+
+Knows nothing of kernels and tensors."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from dvm_rt import dtypes
+from dvm_rt.dtypes import DType
+from dvm_rt.errors import DvmError, GraphError, ShapeError
+from dvm_rt.graph import symbols
+from dvm_rt.graph.operators import Lowering, Operator, operator
+from dvm_rt.graph.symbols import Dim, Facts, Shape, Size
+
+NO_FACTS = Facts()  # for shapes that are all numbers
+
+
+class Node:
+    """One operator applied to its inputs, and the value that this gives. `data` belongs to the layer that made it."""
+
+    __slots__ = ("operator", "inputs", "attributes", "shape", "dtype", "data")
+
+    def __init__(self, row: Operator, inputs: tuple[Node, ...], attributes: tuple, shape: Shape, dtype: DType) -> None:
+        self.operator, self.inputs, self.attributes = row, inputs, attributes
+        self.shape, self.dtype = shape, dtype
+        self.data = None
+
+    def attribute(self, name: str) -> object:
+        """The attribute of this name."""
+        return self.attributes[self.operator.attributes.index(name)]
+
+    def __repr__(self) -> str:
+        return f"<{self.operator.name} {self.dtype}{list(self.shape)}>"
+
+
+def apply(row: Operator, inputs: tuple[Node, ...], attributes: tuple, facts: Facts) -> Node:
+    """A node of this operator. Raises ShapeError, DTypeError or UnsupportedOperatorError where it cannot be."""
+    name = row.name
+    if not row.takes(len(inputs)):
+        raise GraphError(f"graph: {name}: number of inputs, got {len(inputs)}, allowed {row.inputs}")
+    dtype = row.dtype(name, tuple([n.dtype for n in inputs]), *attributes)
+    shape = row.shape(facts, f"graph: {name}", tuple([n.shape for n in inputs]), *attributes)
+    return Node(row, inputs, attributes, shape, dtype)
+
+
+class Make:
+    """Makes nodes by the names of their operators: op.sum(x, axes=(1,), keepdims=True). Numbers become constants."""
+
+    def __init__(self, facts: Facts = NO_FACTS) -> None:
+        self.facts = facts
+
+    def __getattr__(self, name: str) -> Callable[..., Node]:
+        row = operator(name)
+
+        def make(*inputs: Node | float, **attributes: object) -> Node:
+            if len(inputs) == 1 and row.name in ("astype", "broadcast_to") and _does_nothing(row.name, inputs[0], attributes):
+                return inputs[0]
+            nodes = tuple(n if isinstance(n, Node) else self.constant(value=float(n), dtype="float32") for n in inputs)
+            return apply(row, nodes, tuple(attributes[a] for a in row.attributes), self.facts)
+
+        setattr(self, name, make)
+        return make
+
+
+def _does_nothing(name: str, node: Node, attributes: dict[str, object]) -> bool:
+    if name == "astype":
+        return node.dtype.name == attributes["dtype"]
+    return symbols.same_shape(node.shape, attributes["shape"])
+
+
+def parameter(index: int, shape: Shape, dtype: DType) -> Node:
+    """Input number `index` of a graph."""
+    return apply(operator("parameter"), (), (index, shape, dtype.name), NO_FACTS)
+
+
+@dataclass(slots=True, eq=False)
+class Graph:
+    """What `outputs` need, in order: parameters first."""
+
+    parameters: tuple[Node, ...]
+    nodes: tuple[Node, ...]
+    outputs: tuple[Node, ...]
+    facts: Facts = field(default_factory=Facts)
+
+    @staticmethod
+    def of(parameters: Sequence[Node], outputs: Sequence[Node], facts: Facts = NO_FACTS) -> Graph:
+        """The graph of these outputs: only what they need, every shape resolved, equal nodes made one."""
+        return rewrite(Graph(tuple(parameters), (), tuple(outputs), facts), _keep)
+
+    def symbol_places(self) -> dict[int, tuple[int, int]]:
+        """symbol number -> (parameter, dimension) that it can be read from."""
+        places: dict[int, tuple[int, int]] = {}
+        for node in self.parameters:
+            for i, size in enumerate(node.shape):
+                for number in symbols.symbols_of(size):
+                    if symbols.same(size, symbols.symbol(number)):
+                        places.setdefault(number, (node.attribute("index"), i))
+        return places
+
+    def symbol_values(self, shapes: Sequence[tuple[int, ...]]) -> dict[int, int]:
+        """The symbols of a call with these parameter shapes. Raises ShapeError where they do not fit the graph."""
+        values = {number: shapes[p][i] for number, (p, i) in self.symbol_places().items()}
+        for node in self.parameters:
+            got = tuple(shapes[node.attribute("index")])
+            if len(got) != len(node.shape) or any(symbols.evaluate(n, values) != g for n, g in zip(node.shape, got)):
+                raise ShapeError(f"graph: parameter {node.attribute('index')}: shape, got {got}, allowed {node.shape}")
+        for check in self.facts.resolved_checks():
+            if not check.holds(values):
+                raise ShapeError(f"{check.where}: sizes, got {values}, allowed {check.left} {check.relation} {check.right}")
+        return values
+
+    def validate(self) -> None:
+        """Raises GraphError unless every node is what its operator says it is, after its inputs."""
+        seen: set[int] = set()
+        for number, node in enumerate(self.nodes):
+            where = f"graph: node {number} ({node.operator.name})"
+            if any(id(i) not in seen for i in node.inputs):
+                raise GraphError(f"{where}: an input comes later or is missing, allowed earlier nodes")
+            try:
+                again = apply(node.operator, node.inputs, node.attributes, Facts())
+            except (DvmError, TypeError, ValueError, AttributeError, IndexError) as error:
+                raise GraphError(f"{where}: not a valid application: {error}") from error
+            if again.dtype is not node.dtype or len(again.shape) != len(node.shape):
+                raise GraphError(f"{where}: result, got {node!r}, allowed {again!r}")
+            for a, b in zip(again.shape, node.shape, strict=True):
+                if symbols.equal(self.facts.resolve(a), b) is False:
+                    raise GraphError(f"{where}: shape, got {node.shape}, allowed {again.shape}")
+            seen.add(id(node))
+        if [n.attribute("index") for n in self.parameters] != list(range(len(self.parameters))):
+            raise GraphError("graph: parameters: numbers, allowed 0, 1, 2.. in order")
+        if any(id(n) not in seen for n in self.outputs + self.parameters):
+            raise GraphError("graph: outputs: not a node of the graph")
+        open_symbols = set().union(*(symbols.symbols_of(n) for node in self.nodes for n in node.shape), set())
+        if missing := open_symbols - self.symbol_places().keys():
+            raise GraphError(f"graph: symbols: not the size of any parameter, got {sorted(missing)}")
+
+    def structure(self) -> tuple:
+        """Plain nested tuples that are equal for graphs that compute the same in the same way."""
+        number = {id(node): i for i, node in enumerate(self.nodes)}
+        rows = tuple(
+            (n.operator.name, tuple(number[id(i)] for i in n.inputs), plain(n.attributes), plain(n.shape)) for n in self.nodes
+        )
+        checks = tuple((plain(c.left), c.relation, plain(c.right), c.where) for c in self.facts.resolved_checks())
+        return rows, tuple(number[id(n)] for n in self.outputs), len(self.parameters), checks
+
+    def structure_hash(self) -> str:
+        """16 bytes, in hexadecimal, of `structure`."""
+        return hashlib.blake2b(repr(self.structure()).encode(), digest_size=16).hexdigest()
+
+    def to_wire(self) -> tuple:
+        """Plain nested tuples of ints, floats, strings, None and bools."""
+        return self.structure()
+
+    @staticmethod
+    def from_wire(wire: object) -> Graph:
+        """The inverse of to_wire (lists count as tuples), validated. Raises GraphError, UnsupportedOperatorError."""
+        try:
+            rows, outputs, parameter_count, checks = wire
+            nodes: list[Node] = []
+            for name, inputs, attributes, shape in rows:
+                row = operator(name)
+                before = tuple(nodes[i] for i in inputs if 0 <= i < len(nodes))
+                values = tuple(_from_plain(a) for a in attributes)
+                dtype = row.dtype(name, tuple(n.dtype for n in before), *values)
+                nodes.append(Node(row, before, values, _from_plain(shape), dtype))
+            facts = Facts(checks=[symbols.Check(_from_plain(a), str(r), _from_plain(b), str(w)) for a, r, b, w in checks])
+            parameters = tuple(n for n in nodes if n.operator.name == "parameter")
+            graph = Graph(parameters, tuple(nodes), tuple(nodes[i] for i in outputs), facts)
+        except (TypeError, ValueError, IndexError, KeyError) as error:
+            raise GraphError(f"graph: wire: not a graph: {error}, allowed what to_wire gives") from error
+        if parameter_count != len(parameters):
+            raise GraphError(f"graph: wire: parameters, got {len(parameters)}, allowed {parameter_count}")
+        graph.validate()
+        return graph
+
+    def dump(self) -> str:
+        """The graph as text, one node a line."""
+        name = {id(node): f"%{i}" for i, node in enumerate(self.nodes)}
+        lines = []
+        for node in self.nodes:
+            pairs = zip(node.operator.attributes, node.attributes, strict=True)
+            attributes = [f"{a}={v}" for a, v in pairs if node.operator.name != "parameter" or a == "index"]
+            arguments = ", ".join([name[id(i)] for i in node.inputs] + attributes)
+            sizes = ", ".join(map(str, node.shape))
+            lines.append(f"{name[id(node)]} = {node.operator.name}({arguments}) : {node.dtype}[{sizes}]")
+        lines.append(f"return {', '.join(name[id(n)] for n in self.outputs)}")
+        lines += [f"needs {c.left} {c.relation} {c.right}  # {c.where}" for c in self.facts.resolved_checks()]
+        return "\n".join(lines)
+
+
+def rewrite(graph: Graph, change: Callable[[Make, Node], Node | None]) -> Graph:
+    """The graph with `change(op, node)` in the place of each node (None: as it is), without what nothing needs then.
+
+    `node` already has its new inputs, resolved shape and attributes. Equal nodes become one; `op` makes new ones."""
+    facts = graph.facts
+    op, new, made = Make(facts), {}, {}
+
+    def replaced(node: Node) -> Node:
+        inputs = tuple([new[id(i)] for i in node.inputs])
+        attributes = tuple([resolved(facts, a) for a in node.attributes]) if facts.substitutions else node.attributes
+        shape = facts.resolve_shape(node.shape)
+        again = node
+        if inputs != node.inputs or attributes is not node.attributes or shape is not node.shape:
+            again = Node(node.operator, inputs, attributes, shape, node.dtype)
+        return change(op, again) or again
+
+    for node in reachable((*graph.parameters, *graph.outputs)):
+        new[id(node)] = replaced(node)
+    parameters = tuple(new[id(n)] for n in graph.parameters)
+    unique: dict[int, Node] = {}
+    for node in reachable((*parameters, *(new[id(n)] for n in graph.outputs))):
+        inputs = tuple([unique[id(i)] for i in node.inputs])
+        key = (node.operator.name, tuple([id(i) for i in inputs]), plain(node.attributes))
+        if key not in made:
+            made[key] = node if inputs == node.inputs else Node(node.operator, inputs, node.attributes, node.shape, node.dtype)
+        unique[id(node)] = made[key]
+    parameters = tuple(unique[id(n)] for n in parameters)
+    outputs = tuple(unique[id(new[id(n)])] for n in graph.outputs)
+    return Graph(parameters, tuple(reachable((*parameters, *outputs))), outputs, facts)
+
+
+def _keep(op: Make, node: Node) -> None:
+    """Changes nothing: `rewrite` then only resolves shapes and drops what is dead or double."""
+
+
+def decomposed(graph: Graph) -> Graph:
+    """The graph without composites."""
+
+    def change(op: Make, node: Node) -> Node | None:
+        if node.operator.lowering is not Lowering.COMPOSITE:
+            return None
+        return take_apart(op, node.operator.compose(op, *node.inputs, *node.attributes), set(map(id, node.inputs)))
+
+    def take_apart(op: Make, node: Node, known: set[int]) -> Node:
+        done: dict[int, Node] = {}
+        for part in reachable((node,), known):
+            if id(part) in known:
+                done[id(part)] = part
+                continue
+            inputs = tuple(done[id(i)] for i in part.inputs)
+            again = part if inputs == part.inputs else Node(part.operator, inputs, part.attributes, part.shape, part.dtype)
+            if part.operator.lowering is Lowering.COMPOSITE:
+                again = take_apart(op, part.operator.compose(op, *inputs, *part.attributes), set(map(id, inputs)))
+            done[id(part)] = again
+        return done[id(node)]
+
+    return rewrite(graph, change)
+
+
+def reachable(roots: Sequence[Node], stop: set[int] = frozenset()) -> list[Node]:
+    """All nodes that the roots need, each after its inputs; nothing beyond nodes whose id is in `stop`."""
+    order: list[Node] = []
+    seen: set[int] = set()
+    stack = [(node, False) for node in reversed(roots)]
+    while stack:
+        node, entered = stack.pop()
+        if entered:
+            order.append(node)
+        elif id(node) not in seen:
+            seen.add(id(node))
+            stack.append((node, True))
+            if id(node) not in stop:
+                stack.extend((i, False) for i in reversed(node.inputs) if id(i) not in seen)
+    return order
+
+
+def evaluate(graph: Graph, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """The outputs for these inputs in NumPy, float64 where the graph has float32: the oracle."""
+    values = graph.symbol_values([a.shape for a in arrays])
+    results: dict[int, np.ndarray] = {}
+    with np.errstate(all="ignore"):
+        for node in graph.nodes:
+            if node.operator.name == "parameter":
+                array = np.asarray(arrays[node.attribute("index")])
+                results[id(node)] = array.astype(np.float64) if node.dtype is dtypes.float32 else array
+            else:
+                attributes = [concrete(a, values) for a in node.attributes]
+                results[id(node)] = np.asarray(node.operator.meaning(*(results[id(i)] for i in node.inputs), *attributes))
+    return [results[id(n)] for n in graph.outputs]
+
+
+def concrete(attribute: object, values: dict[int, int]) -> object:
+    """The attribute with numbers for sizes."""
+    if isinstance(attribute, Dim):
+        return symbols.evaluate(attribute, values)
+    return tuple(concrete(a, values) for a in attribute) if isinstance(attribute, tuple) else attribute
+
+
+def resolved(facts: Facts, attribute: object) -> object:
+    """The attribute with every size in the form that the facts demand."""
+    if isinstance(attribute, Dim):
+        return facts.resolve(attribute)
+    return tuple([resolved(facts, a) for a in attribute]) if isinstance(attribute, tuple) else attribute
+
+
+def plain(value: object) -> object:
+    """An attribute or shape as nested tuples of plain values; a symbolic size becomes ("size", its key)."""
+    if isinstance(value, Dim):
+        return ("size", symbols.to_wire(value))
+    return tuple([plain(v) for v in value]) if isinstance(value, tuple) else value
+
+
+def _from_plain(value: object) -> object:
+    if not isinstance(value, (tuple, list)):
+        return value
+    if len(value) == 2 and value[0] == "size":
+        return symbols.from_wire(value[1])
+    return tuple(_from_plain(v) for v in value)
+
+
+def text_of(shape: Shape) -> str:
+    """A shape as users write it."""
+    return f"({', '.join(map(str, shape))}{',' if len(shape) == 1 else ''})"
+
+
+__all__ = ["Graph", "Make", "Node", "NO_FACTS", "Size", "apply", "decomposed", "evaluate", "parameter", "reachable", "rewrite"]

@@ -1,0 +1,541 @@
+"""Symbolic dimensions: integers that are known only when a function is called.
+
+A dimension is a plain int where it is known, else a `Dim`: a polynomial with integer coefficients over atoms, in one
+canonical form, so that equal dimensions are equal structures. An atom is a symbol (its number) or an opaque operation
+(floordiv, mod, min, max) on two dimensions. Rules:
+
+- every symbol is the size of one dimension of one parameter: it is >= 0, and never 1 (a size of 1 is the constant 1,
+  part of a function's signature);
+- everything structural works on `key`, plain nested tuples; the comparison operators are for the user's Python, and
+  raise GraphError where the answer differs from call to call;
+- `Facts` hold what operators have demanded of the symbols: solved equations (substituted everywhere), and checks, the
+  conditions that could not be solved.
+
+Knows nothing of operators or graphs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from itertools import chain
+from math import inf, prod
+
+from dvm_rt.errors import GraphError, ShapeError
+
+Atom = object  # int (a symbol) or (operation, key, key)
+Key = object  # int, or ((monomial, coefficient), ...) with monomial = (atom, ...), sorted
+OPERATIONS = ("floordiv", "mod", "min", "max")
+
+
+class Dim:
+    """A size that is not known yet. Immutable; arithmetic with ints and Dims gives an int wherever it can."""
+
+    __slots__ = ("key",)
+
+    def __init__(self, key: Key) -> None:
+        self.key = key
+
+    def __add__(self, other: Size) -> Size:
+        return _made(_add(self.key, _key(other))) if _is_size(other) else NotImplemented
+
+    def __sub__(self, other: Size) -> Size:
+        return _made(_add(self.key, _scale(_key(other), -1))) if _is_size(other) else NotImplemented
+
+    def __rsub__(self, other: Size) -> Size:
+        return _made(_add(_key(other), _scale(self.key, -1))) if _is_size(other) else NotImplemented
+
+    def __mul__(self, other: Size) -> Size:
+        return _made(_multiply(self.key, _key(other))) if _is_size(other) else NotImplemented
+
+    def __floordiv__(self, other: Size) -> Size:
+        return floordiv(self, other) if _is_size(other) else NotImplemented
+
+    def __rfloordiv__(self, other: Size) -> Size:
+        return floordiv(other, self) if _is_size(other) else NotImplemented
+
+    def __mod__(self, other: Size) -> Size:
+        return mod(self, other) if _is_size(other) else NotImplemented
+
+    def __rmod__(self, other: Size) -> Size:
+        return mod(other, self) if _is_size(other) else NotImplemented
+
+    def __neg__(self) -> Size:
+        return self * -1
+
+    __radd__, __rmul__ = __add__, __mul__
+
+    def __eq__(self, other: object) -> bool:
+        if not _is_size(other):
+            return NotImplemented
+        return self is other or _decide(self, other, "==", equal)
+
+    def __ne__(self, other: object) -> bool:
+        return NotImplemented if not _is_size(other) else not self == other
+
+    def __lt__(self, other: Size) -> bool:
+        return _decide(self, other, "<", lambda a, b: at_least(b, a + 1)) if _is_size(other) else NotImplemented
+
+    def __le__(self, other: Size) -> bool:
+        return _decide(self, other, "<=", lambda a, b: at_least(b, a)) if _is_size(other) else NotImplemented
+
+    def __gt__(self, other: Size) -> bool:
+        return _decide(self, other, ">", lambda a, b: at_least(a, b + 1)) if _is_size(other) else NotImplemented
+
+    def __ge__(self, other: Size) -> bool:
+        return _decide(self, other, ">=", lambda a, b: at_least(a, b)) if _is_size(other) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self.key)
+
+    def __bool__(self) -> bool:
+        return self != 0
+
+    def __index__(self) -> int:
+        raise GraphError(
+            f"symbols: {self}: its value differs from call to call, got a use as a number, allowed arithmetic and shapes; "
+            "give the size as a Python argument of the function (then it is static), or loop outside of the function"
+        )
+
+    __int__ = __float__ = __index__
+
+    def __repr__(self) -> str:
+        return _text(self.key)
+
+
+Size = int | Dim
+Shape = tuple[Size, ...]
+
+
+def symbol(number: int) -> Dim:
+    """The size with this number: one for each parameter dimension."""
+    return Dim((((number,), 1),))
+
+
+# ---- operations ---------------------------------------------------------------------------------------------------
+
+
+def floordiv(a: Size, b: Size) -> Size:
+    """a // b. Terms that b divides come out of the division, so (4*n + 3) // 4 is n and (n*m) // m is n."""
+    quotient, rest = _split(_key(a), _key(b), "//")
+    if isinstance(rest, int) and isinstance(b, int):
+        return _made(_add(quotient, rest // b))
+    if rest == 0:
+        return _made(quotient)
+    return _made(_add(quotient, _atom("floordiv", rest, _key(b))))
+
+
+def mod(a: Size, b: Size) -> Size:
+    """a % b, without the terms that b divides."""
+    _, rest = _split(_key(a), _key(b), "%")
+    if isinstance(rest, int) and isinstance(b, int):
+        return rest % b
+    return 0 if rest == 0 else _made(_atom("mod", rest, _key(b)))
+
+
+def minimum(a: Size, b: Size) -> Size:
+    """The smaller one; decided here where the bounds of the symbols allow it."""
+    return _extreme("min", a, b, b, a)
+
+
+def maximum(a: Size, b: Size) -> Size:
+    """The larger one."""
+    return _extreme("max", a, b, a, b)
+
+
+def _extreme(operation: str, a: Size, b: Size, if_a_larger: Size, if_b_larger: Size) -> Size:
+    if at_least(a, b):
+        return if_a_larger
+    if at_least(b, a):
+        return if_b_larger
+    first, second = sorted((_key(a), _key(b)), key=_order)
+    return _made(_atom(operation, first, second))
+
+
+def product(sizes: Iterable[Size]) -> Size:
+    """The number of elements of a shape."""
+    return prod(sizes, start=1)
+
+
+def exact_quotient(a: Size, b: Size) -> Size | None:
+    """a / b if b divides a for every value of the symbols, else None."""
+    if isinstance(b, int) and b == 0:
+        return None
+    quotient, rest = _split(_key(a), _key(b), "//")
+    return _made(quotient) if isinstance(rest, int) and rest == 0 else None
+
+
+# ---- what is known ------------------------------------------------------------------------------------------------
+
+
+def same(a: Size, b: Size) -> bool:
+    """Equal for every value of the symbols. Never raises: what is not known to be equal is not the same."""
+    return _key(a) == _key(b)
+
+
+def same_shape(a: Shape, b: Shape) -> bool:
+    """`same` for each dimension."""
+    return len(a) == len(b) and all(map(same, a, b))
+
+
+def equal(a: Size, b: Size) -> bool | None:
+    """True or False where it holds for every value of the symbols, else None."""
+    if same(a, b):
+        return True
+    low, high = bounds(a - b)
+    if low > 0 or high < 0:
+        return False
+    one_apart = _add(_key(a), _scale(_key(b), -1))  # a bare symbol is never 1
+    if not isinstance(one_apart, int) and len(one_apart) == 2 and abs(one_apart[0][1]) == 1 and one_apart[0][0] == ():
+        monomial, coefficient = one_apart[1]
+        if len(monomial) == 1 and isinstance(monomial[0], int) and coefficient == -one_apart[0][1]:
+            return False
+    return None
+
+
+def at_least(a: Size, b: Size) -> bool | None:
+    """Whether a >= b: True or False where it holds for every value of the symbols, else None."""
+    low, high = bounds(a - b)
+    return True if low >= 0 else False if high < 0 else None
+
+
+def bounds(size: Size) -> tuple[float, float]:
+    """(smallest, largest) value that the size can have; infinities included."""
+    return _bounds(_key(size))
+
+
+@lru_cache(4096)
+def _bounds(key: Key) -> tuple[float, float]:
+    if isinstance(key, int):
+        return key, key
+    low = high = 0.0
+    for monomial, coefficient in key:
+        a, b = 1.0, 1.0
+        for atom in monomial:
+            corners = [_times(x, y) for x in (a, b) for y in _atom_bounds(atom)]
+            a, b = min(corners), max(corners)
+        a, b = sorted((_times(a, coefficient), _times(b, coefficient)))
+        low, high = low + a, high + b
+    return low, high
+
+
+def _times(a: float, b: float) -> float:
+    return 0.0 if a == 0 or b == 0 else a * b
+
+
+def _atom_bounds(atom: Atom) -> tuple[float, float]:
+    if isinstance(atom, int):
+        return 0.0, inf
+    operation, a, b = atom
+    (a_low, a_high), (b_low, b_high) = _bounds(a), _bounds(b)
+    if operation == "min":
+        return min(a_low, b_low), min(a_high, b_high)
+    if operation == "max":
+        return max(a_low, b_low), max(a_high, b_high)
+    if b_low < 0:
+        return -inf, inf
+    if operation == "mod":
+        return 0.0, b_high - 1
+    return (0.0 if a_low >= 0 else -inf), (a_high if a_high >= 0 else 0.0)
+
+
+def _decide(a: Size, b: Size, sign: str, question: Callable[[Size, Size], bool | None]) -> bool:
+    answer = question(a, b)
+    if answer is None:
+        raise GraphError(
+            f"symbols: {a} {sign} {b}: the answer differs from call to call, got a branch on it while tracing, allowed "
+            "comparisons that hold for every shape; give the size as a Python argument (then it is static), or branch outside "
+            "of the function"
+        )
+    return answer
+
+
+# ---- facts --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Check:
+    """A condition on the symbols that no substitution expresses: `left relation right`.
+
+    "==" must be looked at before each call (nothing else would notice); ">=" is a bound that the verifier of programs
+    enforces anyway: it only makes the error clearer."""
+
+    left: Size
+    relation: str
+    right: Size
+    where: str
+
+    def holds(self, values: Sequence[int]) -> bool:
+        """Whether it holds for these values of the symbols."""
+        left, right = evaluate(self.left, values), evaluate(self.right, values)
+        return left == right if self.relation == "==" else left >= right
+
+
+@dataclass(slots=True)
+class Facts:
+    """What is known about the symbols of one graph. `substitutions[symbol]` never names a substituted symbol."""
+
+    substitutions: dict[int, Size] = field(default_factory=dict)
+    checks: list[Check] = field(default_factory=list)
+
+    def equate(self, a: Size, b: Size, where: str) -> Size:
+        """Demands a == b and gives it in its canonical form. Raises ShapeError where that can never hold."""
+        if a.__class__ is int and b.__class__ is int:
+            if a != b:
+                raise ShapeError(f"{where}: sizes differ, got {a} and {b}, allowed equal sizes")
+            return a
+        a, b = self.resolve(a), self.resolve(b)
+        if same(a, b):
+            return a
+        if equal(a, b) is False:
+            raise ShapeError(f"{where}: sizes differ for every input, got {a} and {b}, allowed equal sizes")
+        if not self._solve(a - b):
+            self._demand(Check(a, "==", b, where))
+        return self.resolve(a)
+
+    def demand_at_least(self, a: Size, b: Size, where: str) -> None:
+        """Demands a >= b. Raises ShapeError where that can never hold."""
+        a, b = self.resolve(a), self.resolve(b)
+        known = at_least(a, b)
+        if known is False:
+            raise ShapeError(f"{where}: out of range, got {a}, allowed at least {b}")
+        if known is None:
+            self._demand(Check(a, ">=", b, where))
+
+    def resolve(self, size: Size) -> Size:
+        """The size with everything substituted that is known."""
+        if size.__class__ is int or not self.substitutions:
+            return size
+        return substitute(size, self.substitutions)
+
+    def resolve_shape(self, shape: Shape) -> Shape:
+        """`resolve` for each dimension."""
+        return tuple([self.resolve(size) for size in shape]) if self.substitutions else shape
+
+    def resolved_checks(self) -> list[Check]:
+        """The checks in terms of the symbols that are left, without those that became true."""
+        resolved = (Check(self.resolve(c.left), c.relation, self.resolve(c.right), c.where) for c in self.checks)
+        return [c for c in resolved if (equal if c.relation == "==" else at_least)(c.left, c.right) is not True]
+
+    def _solve(self, zero: Dim) -> bool:
+        """Finds a symbol that `zero == 0` determines, the youngest first, and substitutes it."""
+        linear = [(m[0], c) for m, c in zero.key if len(m) == 1 and isinstance(m[0], int)]
+        for number, coefficient in sorted(linear, reverse=True, key=lambda row: row[0]):
+            rest = zero - coefficient * symbol(number)
+            value = exact_quotient(-1 * rest, coefficient)
+            if value is not None and number not in symbols_of(value):
+                known = {number: value}
+                self.substitutions = {k: substitute(v, known) for k, v in self.substitutions.items()} | known
+                return True
+        return False
+
+    def _demand(self, check: Check) -> None:
+        key = (_key(check.left), check.relation, _key(check.right))
+        if all((_key(c.left), c.relation, _key(c.right)) != key for c in self.checks):
+            self.checks.append(check)
+
+
+def symbols_of(size: Size) -> set[int]:
+    """The numbers of all symbols in a size."""
+    key = _key(size)
+    if isinstance(key, int):
+        return set()
+    atoms = chain.from_iterable(monomial for monomial, _ in key)
+    return set().union(*({a} if isinstance(a, int) else symbols_of(_made(a[1])) | symbols_of(_made(a[2])) for a in atoms))
+
+
+def substitute(size: Size, values: dict[int, Size]) -> Size:
+    """The size with symbols replaced; an int where nothing is left open."""
+    key = _key(size)
+    if isinstance(key, int):
+        return key
+    total: Size = 0
+    for monomial, coefficient in key:
+        term: Size = coefficient
+        for atom in monomial:
+            term = term * _substitute_atom(atom, values)
+        total = total + term
+    return total
+
+
+def _substitute_atom(atom: Atom, values: dict[int, Size]) -> Size:
+    if isinstance(atom, int):
+        return values.get(atom, symbol(atom))
+    operation, a, b = atom
+    a, b = substitute(_made(a), values), substitute(_made(b), values)
+    return {"floordiv": floordiv, "mod": mod, "min": minimum, "max": maximum}[operation](a, b)
+
+
+def evaluate(size: Size, values: Sequence[int]) -> int:
+    """The number that a size is for these values of the symbols."""
+    if size.__class__ is int:
+        return size
+    result = substitute(size, {number: values[number] for number in symbols_of(size)})
+    if not isinstance(result, int):
+        raise GraphError(f"symbols: {size}: not determined, got {result}, allowed a number")
+    return result
+
+
+# ---- wire form ----------------------------------------------------------------------------------------------------
+
+
+def to_wire(size: Size) -> Key:
+    """An int or nested tuples of ints and strings."""
+    return _key(size)
+
+
+def from_wire(wire: object) -> Size:
+    """The inverse of to_wire; lists (msgpack) count as tuples. Raises GraphError."""
+
+    def key(w: object) -> Key:
+        if isinstance(w, int) and not isinstance(w, bool):
+            return w
+        total: Key = 0
+        for monomial, coefficient in w:
+            term: Key = int(coefficient)
+            for atom in monomial:
+                term = _multiply(term, _key(symbol(atom)) if isinstance(atom, int) else opaque(*atom))
+            total = _add(total, term)
+        return total
+
+    def opaque(operation: str, a: object, b: object) -> Key:
+        if operation not in OPERATIONS:
+            raise GraphError(f"symbols: wire: unknown operation, got {operation!r}, allowed {', '.join(OPERATIONS)}")
+        return _atom(operation, key(a), key(b))
+
+    try:
+        return _made(key(wire))
+    except (TypeError, ValueError) as error:
+        raise GraphError(f"symbols: wire: not a dimension, got {wire!r}, allowed what to_wire gives") from error
+
+
+# ---- canonical polynomials ----------------------------------------------------------------------------------------
+
+
+def _is_size(value: object) -> bool:
+    return isinstance(value, (int, Dim))
+
+
+def _key(size: Size) -> Key:
+    return size.key if size.__class__ is Dim else int(size)
+
+
+def _made(key: Key) -> Size:
+    return key if isinstance(key, int) else Dim(key)
+
+
+def _atom(operation: str, a: Key, b: Key) -> Key:
+    return ((((operation, a, b),), 1),)
+
+
+def _terms(key: Key) -> dict[tuple[Atom, ...], int]:
+    return ({(): key} if key else {}) if isinstance(key, int) else dict(key)
+
+
+def _canonical(terms: dict[tuple[Atom, ...], int]) -> Key:
+    kept = [(monomial, coefficient) for monomial, coefficient in terms.items() if coefficient]
+    if not kept:
+        return 0
+    if len(kept) == 1 and kept[0][0] == ():
+        return kept[0][1]
+    return tuple(sorted(kept, key=_term_order)) if len(kept) > 1 else tuple(kept)
+
+
+def _term_order(term: tuple[tuple[Atom, ...], int]) -> tuple[int, str]:
+    return len(term[0]), repr(term[0])
+
+
+def _order(key: Key) -> tuple[bool, str]:
+    return not isinstance(key, int), repr(key)
+
+
+def _add(a: Key, b: Key) -> Key:
+    if isinstance(a, int) and isinstance(b, int):
+        return a + b
+    terms = _terms(a)
+    for monomial, coefficient in _terms(b).items():
+        terms[monomial] = terms.get(monomial, 0) + coefficient
+    return _canonical(terms)
+
+
+def _scale(key: Key, factor: int) -> Key:
+    return key * factor if isinstance(key, int) else _canonical({m: c * factor for m, c in key})
+
+
+def _multiply(a: Key, b: Key) -> Key:
+    if isinstance(b, int):
+        return _scale(a, b)
+    if isinstance(a, int):
+        return _scale(b, a)
+    terms: dict[tuple[Atom, ...], int] = {}
+    for left, x in a:
+        for right, y in b:
+            monomial = tuple(sorted(left + right, key=repr))
+            terms[monomial] = terms.get(monomial, 0) + x * y
+    return _canonical(terms)
+
+
+def _split(a: Key, b: Key, sign: str) -> tuple[Key, Key]:
+    """a = quotient * b + rest, where the rest holds the terms that b does not divide one by one (or all at once)."""
+    if isinstance(b, int) and b == 0:
+        raise ZeroDivisionError(f"symbols: {_text(a)} {sign} 0")
+    if a == b:
+        return 1, 0
+    divisor = [((), b)] if isinstance(b, int) else list(b)
+    if len(divisor) != 1:
+        return _divide_sum(a, b)
+    (atoms, factor), quotient, rest = divisor[0], {}, {}
+    for monomial, coefficient in _terms(a).items():
+        left = _without(monomial, atoms)
+        if left is None or coefficient % factor:
+            rest[monomial] = coefficient
+        else:
+            quotient[left] = coefficient // factor
+    return _canonical(quotient), _canonical(rest)
+
+
+def _divide_sum(a: Key, b: Key) -> tuple[Key, Key]:
+    """Polynomial long division by a sum; the rest is all of a unless it comes out even."""
+    quotient, rest, lead = 0, a, b[-1]
+    for _ in range(8):
+        if isinstance(rest, int):
+            break
+        monomial, coefficient = rest[-1]
+        left = _without(monomial, lead[0])
+        if left is None or coefficient % lead[1]:
+            break
+        step = _canonical({left: coefficient // lead[1]})
+        quotient, rest = _add(quotient, step), _add(rest, _scale(_multiply(step, b), -1))
+    return (quotient, 0) if rest == 0 else (0, a)
+
+
+def _without(monomial: tuple[Atom, ...], atoms: tuple[Atom, ...]) -> tuple[Atom, ...] | None:
+    left = list(monomial)
+    for atom in atoms:
+        if atom not in left:
+            return None
+        left.remove(atom)
+    return tuple(left)
+
+
+_SIGNS = {"floordiv": "//", "mod": "%"}
+
+
+def _text(key: Key) -> str:
+    if isinstance(key, int):
+        return str(key)
+    return " + ".join(_term_text(m, c) for m, c in reversed(key)).replace("+ -", "- ")
+
+
+def _term_text(monomial: tuple[Atom, ...], coefficient: int) -> str:
+    factors = [_atom_text(atom) for atom in monomial]
+    return "*".join(([str(coefficient)] if coefficient != 1 or not factors else []) + factors)
+
+
+def _atom_text(atom: Atom) -> str:
+    if isinstance(atom, int):
+        return f"s{atom}"
+    operation, a, b = atom
+    if operation in _SIGNS:
+        return f"(({_text(a)}) {_SIGNS[operation]} ({_text(b)}))"
+    return f"{operation}({_text(a)}, {_text(b)})"

@@ -1,0 +1,317 @@
+"""Program bytes and their parsed view, and a builder for programs written by hand.
+
+`parse` reads bytes, `Program.to_bytes` writes them; each is the exact inverse of the other. `parse` checks only that
+the bytes are a program of this build (magic, version, instruction table) and that all lengths agree: a parsed program
+may be nonsense, the verifier decides. The dataclasses mirror the records of `layout.py` field by field, less what
+follows from the rest (counts, lengths). Knows nothing of what words do, except their fuel."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from math import prod
+from typing import TypeVar
+
+import numpy as np
+
+from dvm_rt import dtypes
+from dvm_rt.errors import InvalidBytecodeError
+from dvm_rt.isa import layout, matmul, table
+from dvm_rt.isa.checksum import checksum
+
+HEAD, ARG, SECTION, OPERAND, WORD = (
+    layout.RECORD[name].numpy for name in ("ProgramHead", "ProgramArg", "Section", "Operand", "Word")
+)
+MAX_RANK, LANES, NONE = (layout.LIMITS[name] for name in ("MAX_RANK", "LANES", "NONE"))
+WORKSPACE, SCRATCH = layout.LIMITS["WORKSPACE"], layout.LIMITS["SCRATCH"]
+READ, WRITE, GATHER, PACKED = (layout.FLAGS["Mode"][name] for name in ("READ", "WRITE", "GATHER", "PACKED"))
+VECTOR, MATMUL, PACK = (layout.enum_value("SectionKind", name) for name in ("VECTOR", "MATMUL", "PACK"))
+CHECKED_FROM = HEAD.fields["checksum"][1] + 8  # the checksum covers everything from this byte on
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Word:
+    """One instruction word."""
+
+    op: int
+    a: int = 0
+    k: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Operand:
+    """Where a section reads or writes. `stride` in bytes, one per dimension, innermost first (8 of them)."""
+
+    arg: int
+    dtype: int
+    mode: int
+    index: int = NONE
+    reserved: int = 0
+    base: int = 0
+    limit: int = 0
+    depth: int = 0
+    stride: tuple[int, ...] = (0,) * MAX_RANK
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """One kernel: a domain, operands, words. `dims` innermost first (8 of them, unused ones 1)."""
+
+    kind: int
+    dtype: int
+    rank: int
+    reserved: int
+    depth: int
+    scratch_bytes: int
+    dims: tuple[int, ...]
+    operands: tuple[Operand, ...]
+    words: tuple[Word, ...]
+
+    @property
+    def bytes(self) -> int:
+        return SECTION.itemsize + len(self.operands) * OPERAND.itemsize + len(self.words) * WORD.itemsize
+
+
+@dataclass(frozen=True, slots=True)
+class Argument:
+    """One argument of a program: what a launch must bind."""
+
+    bytes: int
+    mode: int
+    dtype: int
+    reserved: int = 0
+    align: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """A whole program. `checksum` is what the bytes say; a program made here leaves it None: to_bytes() computes it."""
+
+    args: tuple[Argument, ...]
+    sections: tuple[Section, ...]
+    workspace_bytes: int
+    scratch_bytes: int
+    fuel: int
+    reserved0: int = 0
+    reserved1: int = 0
+    checksum: int | None = None
+
+    @property
+    def bytes(self) -> int:
+        return HEAD.itemsize + len(self.args) * ARG.itemsize + sum(s.bytes for s in self.sections)
+
+    def to_bytes(self) -> bytes:
+        """The bytes of this program. Raises InvalidBytecodeError if a value does not fit its field."""
+        out = bytearray(_head(self))
+        for arg in self.args:
+            out += _record(ARG, arg)
+        for section in self.sections:
+            counts = {"operand_count": len(section.operands), "word_count": len(section.words), "bytes": section.bytes}
+            out += _record(SECTION, section, counts)
+            for operand in section.operands:
+                out += _record(OPERAND, operand)
+            for word in section.words:
+                out += _record(WORD, word)
+        sum_ = checksum(memoryview(out)[CHECKED_FROM:]) if self.checksum is None else self.checksum
+        out[CHECKED_FROM - 8 : CHECKED_FROM] = sum_.to_bytes(8, "little")
+        return bytes(out)
+
+
+def parse(data: bytes) -> Program:
+    """The program in some bytes. Raises InvalidBytecodeError if they are cut short, of another version or instruction
+    table, or if their lengths contradict each other; everything else is the verifier's business."""
+    data = bytes(data)
+    head = _read(data, 0, HEAD, 0)
+    for name, allowed in (("magic", layout.PROGRAM_MAGIC), ("version", layout.VERSION), ("table_hash", layout.TABLE_HASH)):
+        if int(head[name]) != allowed:
+            raise _invalid("head", f"wrong {name}", hex(int(head[name])), hex(allowed), name.upper())
+    if int(head["bytes"]) != len(data):
+        raise _invalid("head", "length is not what the head says", len(data), int(head["bytes"]), "TRUNCATED")
+    at, args, sections = HEAD.itemsize, [], []
+    for _ in range(int(head["arg_count"])):
+        args.append(_fields(Argument, _read(data, at, ARG, 0)))
+        at += ARG.itemsize
+    for number in range(int(head["section_count"])):
+        sections.append(_parse_section(data, at, number))
+        at += sections[-1].bytes
+    if at != len(data):
+        raise _invalid("end", "bytes that belong to nothing", len(data), at, "TRUNCATED")
+    return _fields(Program, head, args=tuple(args), sections=tuple(sections))
+
+
+def fuel(sections: Sequence[Section]) -> int:
+    """Upper bound of the work of a program: the sum over its sections, where `rows` is the product of the outer dims,
+
+        vector   word_count * ceil(dims[0] / LANES) * rows + 1
+        matmul   ceil(M * N * K * batch / 1024) + word_count * M * batch * ceil(N / LANES) + 1     (N, M = dims[0], dims[1])
+        pack     ceil(N * K / 1024) + 1
+
+    in 64 bits: the verifier computes the same with overflow checks and refuses a program that claims less."""
+    total = 0
+    for section in sections:
+        strips, rows = -(-section.dims[0] // LANES), prod(section.dims[1 : section.rank])
+        words = len(section.words) * strips * rows
+        steps = 0 if section.kind == VECTOR else -(-section.dims[0] * rows * section.depth // 1024)
+        total += words + steps + 1
+    return total
+
+
+# ---- building by hand ---------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class SectionBuilder:
+    """Operands and words of one section, in order. `word("add.i", 0)`, `word("mul.k", 0.5)`, `word("store_row", 3)`."""
+
+    kind: int
+    dims: tuple[int, ...]
+    depth: int = 0
+    operands: list[Operand] = field(default_factory=list)
+    words: list[Word] = field(default_factory=list)
+    scratch_bytes: int = 0
+    _pass: int = 0
+
+    def operand(
+        self, arg: int, strides: Sequence[int] = (), *, dtype: dtypes.DType = dtypes.float32, mode: int = READ, base: int = 0,
+        depth: int = 0, index: int = NONE, limit: int = 0,
+    ) -> int:  # fmt: skip
+        """Adds an operand and returns its number. `strides` in bytes, innermost first, missing ones 0."""
+        padded = tuple(strides) + (0,) * (MAX_RANK - len(strides))
+        self.operands.append(Operand(arg, dtype.code, mode, index, 0, base, limit, depth, padded))
+        return len(self.operands) - 1
+
+    def row_buffer(self) -> int:
+        """Adds an operand for one row of float32 in the thread's scratch, and returns its number."""
+        base, self.scratch_bytes = self.scratch_bytes, self.scratch_bytes + -(-self.dims[0] * 4 // 64) * 64
+        return self.operand(SCRATCH, (4,), mode=READ | WRITE, base=base)
+
+    def word(self, mnemonic: str, value: float | None = None) -> None:
+        """Adds a word whose one field is `value`: an operand, slot, row scalar, reduction or distance, or a constant."""
+        code = MNEMONICS[mnemonic]
+        a, k = table.word_fields(code)
+        if k == "constant":
+            self.words.append(Word(code, 0, int(np.float32(value).view(np.uint32))))
+        elif a:
+            self.words.append(Word(code, int(value), 0))
+        else:
+            self.words.append(Word(code, 0, int(value) if k else 0))
+
+    def begin_pass(self) -> None:
+        self._pass = len(self.words)
+        self.word("pass")
+
+    def end_pass(self, *reductions: int) -> None:
+        """The `loop` word of the pass that began last; `reductions` are those that it accumulated."""
+        mask = sum(1 << r for r in reductions)
+        self.words.append(Word(MNEMONICS["loop"], mask, len(self.words) - self._pass))
+
+    def fetch(self, operand: int, ahead_bytes: int = 0) -> None:
+        self.words.append(Word(MNEMONICS["fetch"], operand, ahead_bytes))
+
+    def section(self) -> Section:
+        dims, scratch_bytes = self.dims + (1,) * (MAX_RANK - len(self.dims)), self.scratch_bytes
+        if self.kind == MATMUL:
+            b = self.operands[1]
+            scratch_bytes = matmul.scratch_bytes(*dims[:2], self.depth, bool(b.mode & PACKED), b.stride[0], b.depth)
+        return Section(
+            self.kind, dtypes.float32.code, len(self.dims), 0, self.depth, scratch_bytes, dims,
+            tuple(self.operands), tuple(self.words),
+        )  # fmt: skip
+
+
+class ProgramBuilder:
+    """Builds a program by hand, for tests and for people; encoders have their own path to the same bytes."""
+
+    def __init__(self) -> None:
+        self.args: list[Argument] = []
+        self.sections: list[SectionBuilder] = []
+        self.workspace_bytes = 0
+
+    def add_arg(self, nbytes: int, mode: int = READ, dtype: dtypes.DType = dtypes.float32, align: int | None = None) -> int:
+        """Adds an argument of `nbytes` bytes and returns its number. `align` defaults to the size of an element."""
+        self.args.append(Argument(nbytes, mode, dtype.code, 0, align or dtype.bytes))
+        return len(self.args) - 1
+
+    def vector(self, *dims: int) -> SectionBuilder:
+        """Adds a vector section; dims[0] is the row. Its words end with `end_row`, which the caller adds."""
+        return self._add(SectionBuilder(VECTOR, dims))
+
+    def matmul(self, n: int, m: int, k: int, *batch: int) -> SectionBuilder:
+        """Adds a matmul section; operands 0, 1, 2 are A, B, C. Epilogue words, if any, end with `end`. Its scratch
+        follows from B."""
+        return self._add(SectionBuilder(MATMUL, (n, m, *batch), k))
+
+    def pack(self, n: int, k: int) -> SectionBuilder:
+        """Adds a pack section; operand 0 is the source, operand 1 the packed form."""
+        return self._add(SectionBuilder(PACK, (n,), k))
+
+    def build(self) -> bytes:
+        sections = tuple(s.section() for s in self.sections)
+        scratch = max((s.scratch_bytes for s in sections), default=0)
+        return Program(tuple(self.args), sections, self.workspace_bytes, scratch, fuel(sections)).to_bytes()
+
+    def _add(self, section: SectionBuilder) -> SectionBuilder:
+        self.sections.append(section)
+        return section
+
+
+MNEMONICS: dict[str, int] = {table.mnemonic(code): code for code in range(len(table.OPCODES))}
+
+
+# ---- records ------------------------------------------------------------------------------------------------------
+
+
+def _head(program: Program) -> bytes:
+    derived = {
+        "magic": layout.PROGRAM_MAGIC, "version": layout.VERSION, "table_hash": layout.TABLE_HASH, "checksum": 0,
+        "bytes": program.bytes, "section_count": len(program.sections), "arg_count": len(program.args),
+    }  # fmt: skip
+    return _record(HEAD, program, derived)
+
+
+def _record(kind: np.dtype, source: object, derived: dict[str, int] | None = None) -> bytes:
+    values = {name: derived[name] if derived and name in derived else getattr(source, name) for name in kind.names}
+    record = np.zeros((), kind)
+    for name, value in values.items():
+        try:
+            record[name] = value
+        except (OverflowError, ValueError) as error:
+            where = type(source).__name__.lower()
+            raise _invalid(f"{where}.{name}", "does not fit its field", value, str(kind[name]), "LIMIT") from error
+    return record.tobytes()
+
+
+def _read(data: bytes, at: int, kind: np.dtype, section: int) -> np.void:
+    if at + kind.itemsize > len(data):
+        raise _invalid(f"byte {at}", "ends inside a record", len(data), f"at least {at + kind.itemsize}", "TRUNCATED", section)
+    return np.frombuffer(data, kind, 1, at)[0]
+
+
+def _fields(cls: type[T], record: np.void, **rest: object) -> T:
+    values = {
+        name: tuple(int(v) for v in record[name]) if record.dtype[name].shape else int(record[name])
+        for name in record.dtype.names
+        if name in cls.__dataclass_fields__ and name not in rest
+    }
+    return cls(**values, **rest)
+
+
+def _parse_section(data: bytes, at: int, number: int) -> Section:
+    head = _read(data, at, SECTION, number)
+    operands, words = [], []
+    end = at + int(head["bytes"])
+    at += SECTION.itemsize
+    for _ in range(int(head["operand_count"])):
+        operands.append(_fields(Operand, _read(data, at, OPERAND, number)))
+        at += OPERAND.itemsize
+    for _ in range(int(head["word_count"])):
+        words.append(_fields(Word, _read(data, at, WORD, number)))
+        at += WORD.itemsize
+    if at != end:
+        raise _invalid(f"section {number}", "length is not what its head says", at, end, "TRUNCATED", number)
+    return _fields(Section, head, operands=tuple(operands), words=tuple(words))
+
+
+def _invalid(where: str, what: str, got: object, allowed: object, code: str, section: int = 0) -> InvalidBytecodeError:
+    return InvalidBytecodeError(f"program: {where}: {what}, got {got}, allowed {allowed}", code, section)

@@ -1,0 +1,408 @@
+"""The reference interpreter: the living definition of what a program does. Slow and obvious.
+
+`run` executes any valid program on NumPy arrays. Arithmetic comes from the instruction table; the rules on the order of
+reductions and matmuls are written here, and native code must give the same bits (rows with `ulp` > 0 apart). It walks
+rows in odometer order and computes a whole row at once inside a pass: slots live within one strip of one pass, so no
+word can tell.
+
+It trusts nothing: a program that reads or writes outside its arguments, breaks a permission, or uses what was never set,
+raises InvalidBytecodeError. Such a program must not pass the verifier. Knows nothing of fuel, checksums or alignment."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+
+from dvm_rt import dtypes
+from dvm_rt.errors import DeviceTrap, InvalidBytecodeError
+from dvm_rt.isa import layout, table
+from dvm_rt.isa.matmul import canonical, matmul, pack, packed_bytes, unpack
+from dvm_rt.isa.program import (
+    GATHER, MATMUL, PACK, PACKED, READ, SCRATCH, VECTOR, WORKSPACE, WRITE, Operand, Program, Section, Word, parse,
+)  # fmt: skip
+
+LANES, BLOCK = layout.LIMITS["LANES"], layout.LIMITS["BLOCK"]
+SUMS = 4  # reductions 0..3 are sums, the others maxima
+CONVERTED = {d.code: d for d in dtypes.DTYPES if d.kind in "biu" or d is dtypes.float32}  # what load and store_any take
+POISON = 0xFF  # scratch at the start of a row: every float is a NaN that no instruction makes
+
+Array = np.ndarray
+
+
+def run(program: bytes, args: Sequence[Array]) -> None:
+    """Runs a program; outputs are written into `args`: contiguous arrays of any dtype, one per program argument, in
+    order. Raises DeviceTrap where a device would trap, InvalidBytecodeError if the program breaks a rule."""
+    parsed = parse(program)
+    memory = _Memory(parsed, args)
+    with np.errstate(all="ignore"):
+        for number, section in enumerate(parsed.sections):
+            memory.section = number
+            if section.kind not in _RUN:
+                raise memory.invalid("SECTION_KIND", "unknown kind", section.kind, sorted(_RUN))
+            _RUN[section.kind](section, memory)
+
+
+def compute(instruction: table.Instruction, *values: Array) -> Array:
+    """The result of one arithmetic row in float32: in float64 and rounded once where the row promises an `ulp`."""
+    if not instruction.ulp:
+        return instruction.meaning(*values)
+    return instruction.meaning(*(v.astype(np.float64) for v in values)).astype(np.float32)
+
+
+def convert_load(values: Array, dtype: dtypes.DType) -> Array:
+    """What `load` makes of stored elements (bool as uint8)."""
+    return (values != 0 if dtype.kind == "b" else values).astype(np.float32)
+
+
+def convert_store(acc: Array, dtype: dtypes.DType) -> Array:
+    """What `store_any` makes of the accumulator: float32 with canonical NaN, bool, or truncated and saturated integers."""
+    if dtype is dtypes.float32:
+        return canonical(acc)
+    if dtype.kind == "b":
+        return (acc != 0).astype(np.uint8)
+    limits = np.iinfo(dtype.numpy)
+    wide = acc.astype(np.float64)
+    high, low = wide >= float(limits.max), wide <= float(limits.min)  # float(2^63 - 1) is 2^63: not below it
+    inside = np.where(high | low | np.isnan(wide), 0, np.trunc(wide)).astype(dtype.numpy)
+    return np.where(high, limits.max, np.where(low, limits.min, inside)).astype(dtype.numpy)
+
+
+# ---- memory -------------------------------------------------------------------------------------------------------
+
+
+class _Memory:
+    """The bytes that a program may touch, as flat uint8 arrays, and the one place that checks bounds and permissions."""
+
+    def __init__(self, program: Program, args: Sequence[Array]) -> None:
+        self.section, self.word = 0, 0
+        self.modes = {number: arg.mode for number, arg in enumerate(program.args)}
+        self.modes |= {WORKSPACE: READ | WRITE, SCRATCH: READ | WRITE}
+        self.bytes = {number: _bind(number, arg, args) for number, arg in enumerate(program.args)}
+        if len(args) != len(program.args):
+            raise DeviceTrap(f"reference: bind: number of arguments, got {len(args)}, allowed {len(program.args)}")
+        self.bytes[WORKSPACE] = np.zeros(program.workspace_bytes, np.uint8)
+        self.bytes[SCRATCH] = np.zeros(0, np.uint8)
+
+    def view(
+        self, operand: Operand, offset: int, shape: Sequence[int], strides: Sequence[int], mode: int,
+        dtype: np.dtype | None = None,
+    ) -> Array:  # fmt: skip
+        """Elements of an operand from a byte offset in its argument; `mode` is READ, WRITE or both."""
+        if operand.arg not in self.bytes:
+            raise self.invalid("ARGUMENT", "unknown argument", operand.arg, len(self.bytes))
+        if operand.mode & mode != mode or self.modes[operand.arg] & mode != mode:
+            raise self.invalid("PERMISSION", f"operand or argument {operand.arg} lacks a mode", operand.mode, mode)
+        dtype = dtype or _storage(operand)
+        steps = [(n - 1) * s for n, s in zip(shape, strides, strict=True)]
+        low, high = offset + sum(min(0, s) for s in steps), offset + sum(max(0, s) for s in steps) + dtype.itemsize
+        target = self.bytes[operand.arg]
+        if low < 0 or high > target.size:
+            raise self.invalid("OUT_OF_BOUNDS", f"bytes of argument {operand.arg}", (low, high), (0, target.size))
+        return np.ndarray(tuple(shape), dtype, target, offset, tuple(strides))
+
+    def invalid(self, code: str, what: str, got: object, allowed: object) -> InvalidBytecodeError:
+        where = f"section {self.section} word {self.word}"
+        return InvalidBytecodeError(
+            f"reference: {where}: {what}, got {got}, allowed {allowed}", code, self.section, self.word
+        )
+
+
+def _bind(number: int, arg: object, args: Sequence[Array]) -> Array:
+    array = args[number] if number < len(args) else np.zeros(0, np.uint8)
+    if array.nbytes < arg.bytes or not array.flags.c_contiguous or (arg.mode & WRITE and not array.flags.writeable):
+        raise DeviceTrap(
+            f"reference: bind argument {number}: too small, not contiguous or not writable, got {array.nbytes} bytes, "
+            f"allowed {arg.bytes}"
+        )
+    return array.reshape(-1).view(np.uint8)[: arg.bytes]
+
+
+def _storage(operand: Operand) -> np.dtype:
+    dtype = dtypes.DTYPES[operand.dtype]
+    return np.dtype(np.uint8) if dtype.kind == "b" else dtype.numpy
+
+
+def _odometer(dims: Sequence[int]) -> Iterator[tuple[int, ...]]:
+    """All steps of the outer dimensions, the first one fastest."""
+    return (step[::-1] for step in np.ndindex(*dims[::-1]))
+
+
+def _offset(operand: Operand, step: tuple[int, ...], first: int) -> int:
+    return operand.base + sum(i * s for i, s in zip(step, operand.stride[first:], strict=False))
+
+
+# ---- vector sections ----------------------------------------------------------------------------------------------
+
+
+class _Strip:
+    """The vector machine on one row: accumulator, slots, row scalars, lanes. `width` elements in a pass, one in the row
+    section between passes."""
+
+    def __init__(self, section: Section, memory: _Memory) -> None:
+        self.section, self.memory = section, memory
+        self.length = section.dims[0]
+        self.lanes = np.array([[_identity(r)] * LANES for r in range(layout.LIMITS["MAX_REDUCTIONS"])], np.float32)
+        self.blocks = self.lanes.copy()
+
+    def start_row(self, offsets: dict[int, int], in_pass: bool) -> None:
+        """`offsets`: first byte of every operand in this row, less what `gather` adds."""
+        self.offsets, self.rows, self.in_pass = offsets, {}, in_pass
+        self.gathered: set[int] = set()
+        self.acc: Array | None = None
+        self.slots: dict[int, Array] = {}
+        self.pending: dict[int, list[Array]] = {}
+
+    def execute(self, words: Sequence[Word]) -> None:
+        for self.memory.word, word in enumerate(words):
+            if word.op >= len(table.OPCODES):
+                raise self.memory.invalid("OPCODE", "unknown opcode", word.op, len(table.OPCODES) - 1)
+            instruction, form = table.OPCODES[word.op]
+            if instruction.group is table.Group.BINARY:
+                x = getattr(self, f"operand_{form}")(word)
+                acc = np.zeros(self.width, np.float32) if instruction.name == "mov" else self.value()
+                self.acc = compute(instruction, acc, x)
+            elif instruction.group is table.Group.UNARY:
+                self.acc = compute(instruction, self.value())
+            else:
+                getattr(self, f"do_{instruction.name}")(word)
+
+    @property
+    def width(self) -> int:
+        return self.length if self.in_pass else 1
+
+    def value(self) -> Array:
+        if self.acc is None:
+            raise self.memory.invalid("UNINITIALISED", "the accumulator was never set", None, "a value")
+        return self.acc
+
+    # operand forms
+
+    def operand_s(self, word: Word) -> Array:
+        self.require_pass()
+        return self.known(self.slots, word.k, "slot")
+
+    def operand_i(self, word: Word) -> Array:
+        return self.contiguous(word.a, READ).copy()
+
+    def operand_k(self, word: Word) -> Array:
+        return np.array([word.k], np.uint32).view(np.float32)
+
+    def operand_r(self, word: Word) -> Array:
+        return self.known(self.rows, word.k, "row scalar")
+
+    def operand_b(self, word: Word) -> Array:
+        operand = self.operand(word.a)
+        if operand.stride[0] or operand.dtype != self.section.dtype:
+            raise self.memory.invalid("OPERAND_FORM", "not one element a row", operand.stride[0], 0)
+        return self.memory.view(operand, self.place(word.a), (1,), (0,), READ).copy()
+
+    # loads and stores
+
+    def do_load(self, word: Word) -> None:
+        self.require_pass()
+        operand = self.operand(word.a)
+        self.acc = convert_load(self.strided(word.a, READ), self.converted(operand))
+
+    def do_store(self, word: Word) -> None:
+        self.contiguous(word.a, WRITE)[:] = canonical(self.value())
+
+    do_store_nt = do_store
+
+    def do_store_any(self, word: Word) -> None:
+        self.require_pass()
+        operand = self.operand(word.a)
+        if operand.stride[0] == 0 and self.length > 1:
+            raise self.memory.invalid("OPERAND_FORM", "inner stride of store_any", 0, "not 0")
+        self.strided(word.a, WRITE)[:] = convert_store(self.value(), self.converted(operand))
+
+    def do_store_slot(self, word: Word) -> None:
+        self.require_pass()
+        self.slots[word.k] = self.value()
+
+    def do_store_row(self, word: Word) -> None:
+        self.require_row_section()
+        self.rows[word.k] = self.value()[:1]
+
+    def do_store_per_row(self, word: Word) -> None:
+        self.require_row_section()
+        operand = self.operand(word.a)
+        if operand.dtype != self.section.dtype:
+            raise self.memory.invalid("DTYPE", "dtype of store_per_row", operand.dtype, self.section.dtype)
+        self.memory.view(operand, self.place(word.a), (1,), (0,), WRITE)[:] = canonical(self.value()[:1])
+
+    # reductions
+
+    def do_acc_sum(self, word: Word) -> None:
+        self.require_pass()
+        self.require_reduction(word, "acc_sum")
+        self.pending.setdefault(word.a, []).append(self.value())
+
+    do_acc_max = do_acc_sum
+
+    def do_fold_sum(self, word: Word) -> None:
+        self.require_row_section()
+        self.require_reduction(word, "fold_sum")
+        lanes = self.lanes if self.length <= BLOCK else self.blocks
+        self.acc = _fold(lanes[word.a], word.a)
+        lanes[word.a] = _identity(word.a)
+
+    do_fold_max = do_fold_sum
+
+    def accumulate(self, mask: int) -> None:
+        """What a pass does to the lanes: element j of the row goes to lane j mod LANES; in rows beyond BLOCK, the lanes
+        of each block are folded into lane (block mod LANES) of the blocks."""
+        for reduction, values in self.pending.items():
+            operation, lanes, blocks = _operation(reduction), self.lanes[reduction], self.blocks[reduction]
+            for block, begin in enumerate(range(0, self.length, BLOCK)):
+                end = min(begin + BLOCK, self.length)
+                for strip in range(begin, end, LANES):
+                    for value in values:
+                        part = value[strip : min(strip + LANES, end)]
+                        lanes[: len(part)] = operation(lanes[: len(part)], part)
+                if self.length > BLOCK and mask >> reduction & 1:
+                    lane = slice(block % LANES, block % LANES + 1)
+                    blocks[lane] = operation(blocks[lane], _fold(lanes, reduction))
+                    lanes[:] = _identity(reduction)
+        self.pending = {}
+
+    # control
+
+    def do_gather(self, word: Word) -> None:
+        self.require_row_section()
+        operand = self.operand(word.a)
+        index_operand = self.operand(operand.index)
+        if not operand.mode & GATHER or _storage(index_operand) not in (np.int32, np.int64):
+            raise self.memory.invalid("OPERAND_FORM", "gather needs mode gather and an int32 or int64 index", operand.mode, GATHER)
+        index = int(self.memory.view(index_operand, self.place(operand.index), (1,), (0,), READ)[0])
+        if not -operand.limit <= index < operand.limit:
+            raise DeviceTrap(
+                f"reference: section {self.memory.section} word {self.memory.word}: gather index, got {index}, "
+                f"allowed {-operand.limit}..{operand.limit - 1}"
+            )
+        self.offsets[word.a] += (index % operand.limit) * operand.depth
+        self.gathered.add(word.a)
+
+    def do_fetch(self, word: Word) -> None:
+        self.operand(word.a)
+
+    def do_pass(self, word: Word) -> None:
+        self.require_row_section()
+        self.in_pass, self.acc, self.slots = True, None, {}
+
+    def do_loop(self, word: Word) -> None:
+        self.require_pass()
+        self.accumulate(word.a)
+        self.in_pass, self.acc, self.slots = False, None, {}
+
+    def do_end_row(self, word: Word) -> None:
+        self.require_row_section()
+
+    def do_end(self, word: Word) -> None:
+        self.require_pass()
+
+    # places
+
+    def operand(self, index: int) -> Operand:
+        if index >= len(self.section.operands):
+            raise self.memory.invalid("OPERAND", "unknown operand", index, len(self.section.operands) - 1)
+        return self.section.operands[index]
+
+    def place(self, index: int) -> int:
+        if self.operand(index).mode & GATHER and index not in self.gathered:
+            raise self.memory.invalid("UNINITIALISED", "operand used before its gather", index, sorted(self.gathered))
+        return self.offsets[index]
+
+    def strided(self, index: int, mode: int) -> Array:
+        operand = self.operand(index)
+        return self.memory.view(operand, self.place(index), (self.width,), operand.stride[:1], mode)
+
+    def contiguous(self, index: int, mode: int) -> Array:
+        self.require_pass()
+        operand = self.operand(index)
+        if operand.stride[0] != 4 or operand.dtype != self.section.dtype:
+            raise self.memory.invalid("OPERAND_FORM", "not contiguous in the compute dtype", operand.stride[0], 4)
+        return self.strided(index, mode)
+
+    # rules
+
+    def converted(self, operand: Operand) -> dtypes.DType:
+        if operand.dtype not in CONVERTED:
+            raise self.memory.invalid("DTYPE", "storage dtype", operand.dtype, sorted(CONVERTED))
+        return CONVERTED[operand.dtype]
+
+    def known(self, values: dict[int, Array], index: int, what: str) -> Array:
+        if index not in values:
+            raise self.memory.invalid("UNINITIALISED", f"{what} was never stored", index, sorted(values))
+        return values[index]
+
+    def require_pass(self) -> None:
+        if not self.in_pass:
+            raise self.memory.invalid("NESTING", "word in the row section", "row section", "a pass")
+
+    def require_row_section(self) -> None:
+        if self.in_pass:
+            raise self.memory.invalid("NESTING", "word in a pass", "a pass", "the row section")
+
+    def require_reduction(self, word: Word, sums: str) -> None:
+        if (word.a < SUMS) != (table.OPCODES[word.op][0].name == sums) or word.a >= len(self.lanes):
+            raise self.memory.invalid("REDUCTION", "reduction", word.a, "0..3 for sums, 4..7 for maxima")
+
+
+def _identity(reduction: int) -> np.float32:
+    return np.float32(0 if reduction < SUMS else -np.inf)
+
+
+def _operation(reduction: int) -> Callable[[Array, Array], Array]:
+    return table.BY_NAME["add" if reduction < SUMS else "max"].meaning
+
+
+def _fold(lanes: Array, reduction: int) -> Array:
+    """The lanes folded 64, 32, .. 1 apart: an array of one element."""
+    lanes, half = lanes.copy(), LANES
+    while half > 1:
+        half //= 2
+        lanes = _operation(reduction)(lanes[:half], lanes[half : 2 * half])
+    return lanes
+
+
+# ---- sections -----------------------------------------------------------------------------------------------------
+
+
+def _run_vector(section: Section, memory: _Memory) -> None:
+    memory.bytes[SCRATCH] = np.zeros(section.scratch_bytes, np.uint8)
+    machine = _Strip(section, memory)
+    for step in _odometer(section.dims[1 : section.rank]):
+        memory.bytes[SCRATCH][:] = POISON
+        machine.start_row({i: _offset(x, step, 1) for i, x in enumerate(section.operands)}, in_pass=False)
+        machine.execute(section.words)
+
+
+def _run_matmul(section: Section, memory: _Memory) -> None:
+    n, m, k = section.dims[0], section.dims[1], section.depth
+    left, right, product = section.operands[:3]
+    epilogue = _Strip(section, memory)
+    for step in _odometer(section.dims[2 : section.rank]):
+        a = memory.view(left, _offset(left, step, 2), (m, k), (left.stride[1], left.depth), READ)
+        c = memory.view(product, _offset(product, step, 2), (m, n), (product.stride[1], product.stride[0]), WRITE)
+        c[...] = matmul(a, _right(right, _offset(right, step, 2), n, k, memory))
+        for row in range(m) if section.words else ():
+            offsets = {i: _offset(x, (row, *step), 1) for i, x in enumerate(section.operands)}
+            epilogue.start_row(offsets, in_pass=True)
+            epilogue.execute(section.words)
+
+
+def _run_pack(section: Section, memory: _Memory) -> None:
+    n, k = section.dims[0], section.depth
+    source, packed = section.operands
+    b = memory.view(source, source.base, (k, n), (source.depth, source.stride[0]), READ)
+    memory.view(packed, packed.base, (packed_bytes(n, k) // 4,), (4,), WRITE)[:] = pack(b)
+
+
+def _right(operand: Operand, offset: int, n: int, k: int, memory: _Memory) -> Array:
+    if operand.mode & PACKED:
+        return unpack(memory.view(operand, offset, (packed_bytes(n, k) // 4,), (4,), READ), n, k)
+    return memory.view(operand, offset, (k, n), (operand.depth, operand.stride[0]), READ)
+
+
+_RUN: dict[int, Callable[[Section, _Memory], None]] = {VECTOR: _run_vector, MATMUL: _run_matmul, PACK: _run_pack}
