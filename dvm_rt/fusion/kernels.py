@@ -40,7 +40,7 @@ class PlanWriter:
     legal: Legal
     builder: PlanBuilder = field(default_factory=PlanBuilder)
     buffers: dict[Node, int] = field(default_factory=dict)
-    places: dict[int, tuple[int, int]] = field(default_factory=dict)
+    places: dict[int, tuple[int, int, int]] = field(default_factory=dict)
 
     def expression(self, size: Size) -> int:
         """The number of a size in the plan."""
@@ -54,7 +54,8 @@ class PlanWriter:
 
     def _atom(self, atom: object) -> int:
         if isinstance(atom, int):
-            return self.builder.symbol(*self.places[atom])
+            parameter, dim, divisor = self.places[atom]
+            return self.builder.floordiv(self.builder.symbol(parameter, dim), self.builder.const(divisor))
         operation, a, b = atom
         make = {"floordiv": self.builder.floordiv, "mod": self.builder.mod}
         make |= {"min": self.builder.minimum, "max": self.builder.maximum}
