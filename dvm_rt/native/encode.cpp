@@ -124,7 +124,7 @@ struct Generator {
         const PlanArg& out = program.plan.args()[kernel.first_arg + n.b];
         if (empty_row && program.value(out.strides[0]) != 0) continue;  // an output of no elements
         live |= bit(v) | bit(n.a), used |= bit(n.b);
-      } else if (!(live >> v & 1) || n.op == NODE_CONST) {
+      } else if (!(live >> v & 1) || n.op == NODE_CONST || n.op == NODE_SIZE) {
         continue;
       } else if (n.op == NODE_INPUT) {
         if (zero_product && n.a == 2) continue;
@@ -246,7 +246,8 @@ struct Generator {
       level_of[v] = need[v] = 0, cycles[v] = 0;
       switch (nodes[v].op) {
         case NODE_INPUT: input(v); break;
-        case NODE_CONST: kind[v] = CONSTANT; break;
+        case NODE_CONST:
+        case NODE_SIZE: kind[v] = CONSTANT; break;
         case NODE_OUTPUT: output(v); break;
         case NODE_SUM:
         case NODE_MAX: total(v); break;
@@ -367,11 +368,15 @@ struct Generator {
     if (kind[v] <= CONSTANT) return true;
     return is_full(v) ? slot[v] >= 0 || stored >> v & 1 : row[v] >= 0;
   }
+  float constant(int v) const {  // also what reductions over nothing and products over nothing are
+    if (nodes[v].op == NODE_CONST) return float(nodes[v].k);
+    if (nodes[v].op == NODE_SIZE) return float(program.values[nodes[v].a]);
+    return nodes[v].op == NODE_MAX ? -__builtin_inff() : 0.0f;
+  }
   void emit_form(int instruction, int v) {
     const int op = FIRST_OP[instruction];
     if (kind[v] == CONSTANT) {
-      const float value = nodes[v].op == NODE_CONST ? float(nodes[v].k) : nodes[v].op == NODE_MAX ? -__builtin_inff() : 0.0f;
-      emit(op + FORM_K, 0, std::bit_cast<uint32_t>(value));
+      emit(op + FORM_K, 0, std::bit_cast<uint32_t>(constant(v)));
     } else if (kind[v] <= PER_ROW) emit(op + (kind[v] == STRIP ? FORM_I : FORM_B), a[v]);
     else if (!is_full(v)) emit(op + FORM_R, 0, uint32_t(row[v]));
     else if (slot[v] >= 0) emit(op + FORM_S, 0, uint32_t(slot[v]));

@@ -180,6 +180,8 @@ struct Checker {
         continue;  // an output has no value
       } else if (n.op == NODE_SUM || n.op == NODE_MAX) {
         if (!(check.is(!matmul, "op", n.op, "no reductions in an epilogue") && value(n.a))) return false;
+      } else if (n.op == NODE_SIZE) {
+        if (!expr("size", n.a)) return false;
       } else if (n.op != NODE_CONST) {
         const bool known = n.op < ROW_COUNT, binary = known && ROW_GROUP[n.op] == Group::BINARY && n.op != ROW_mov;
         if (!check.is(binary || (known && ROW_GROUP[n.op] == Group::UNARY), "op", n.op, "binary and unary rows")) return false;
