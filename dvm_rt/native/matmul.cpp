@@ -8,7 +8,6 @@
 // Order: batch, K slice, group of panels, rows that keep A in L2, strip of 128 columns, block of rows, tile. After the
 // last slice of a row block's strip the epilogue words run over it, row by row, while it is in L1.
 #include "matmul.h"
-#include <array>
 #include <utility>
 #include "strip.h"
 #include "vec.h"
@@ -53,6 +52,7 @@ FN const float* opaque(const float* p) {  // not to be rederived from another po
   return p;
 }
 FN V canonical(V x) { return x == x ? x : all(NaN); }
+FN int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
 template <int ROWS, int UNITS>
 void tile_kernel(const Tile& t) {
@@ -111,13 +111,13 @@ void tile_kernel(const Tile& t) {
 }
 
 using Kernel = void (*)(const Tile&);
-template <int UNITS>
-constexpr auto kernels() {  // [rows]
-  return []<int... I>(std::integer_sequence<int, I...>) {
-    return std::array<Kernel, ROWS_MAX[0] + 1>{nullptr, tile_kernel<I + 1 <= ROWS_MAX[UNITS / 2] ? I + 1 : 1, UNITS>...};
-  }(std::make_integer_sequence<int, ROWS_MAX[0]>());
+struct Kernels { Kernel of_rows[ROWS_MAX[0] + 1]; };
+template <int UNITS, int... ROWS>
+constexpr Kernels kernels(std::integer_sequence<int, 0, ROWS...>) {
+  return {nullptr, (ROWS <= ROWS_MAX[UNITS / 2] ? tile_kernel<ROWS <= ROWS_MAX[UNITS / 2] ? ROWS : 1, UNITS> : nullptr)...};
 }
-constexpr std::array<Kernel, ROWS_MAX[0] + 1> KERNELS[3] = {kernels<1>(), kernels<2>(), kernels<4>()};
+using Rows = std::make_integer_sequence<int, ROWS_MAX[0] + 1>;
+constexpr Kernels KERNELS[3] = {kernels<1>(Rows()), kernels<2>(Rows()), kernels<4>(Rows())};
 
 // ---- packing --------------------------------------------------------------------------------------------------------
 FN void transpose(V (&r)[W]) {  // log2(W) rounds of two-source permutes
@@ -174,6 +174,7 @@ struct Product {  // what all steps of the batch share; distances in floats
   bool fetch;             // B comes from beyond L2, packed
   bool fetch_in_place;    // B in place: only the first row block waits for it
   float* scratch;
+  uint8_t* base[MAX_OPERANDS];  // of this step of the batch
   const Operand* operands;
   int operand_count;
   const Word* words;      // epilogue, or nullptr
@@ -182,7 +183,8 @@ struct Product {  // what all steps of the batch share; distances in floats
 Product product(const SectionRun& run) {
   const Section& head = *run.section.head;
   const Operand *a = run.section.operands, *b = a + 1, *c = a + 2;
-  Product p{.n = head.dims[0], .m = head.dims[1], .k = head.depth, .slice = slice_k(head.depth)};
+  Product p{};
+  p.n = head.dims[0], p.m = head.dims[1], p.k = head.depth, p.slice = slice_k(p.k);
   p.a_row = a->stride[1] / 4, p.a_step = a->depth / 4, p.c_row = c->stride[1] / 4;
   p.b_column = b->stride[0] / 4, p.b_step = b->depth / 4;
   p.rows_max = p.m * p.slice <= L2_FLOATS ? p.m : ceil_div(p.m, ceil_div(p.m * p.slice, L2_FLOATS));
@@ -193,6 +195,7 @@ Product product(const SectionRun& run) {
   p.words = head.word_count ? run.section.words : nullptr;
   p.strip = p.shape == 0 && !p.words ? PANEL : STRIP;
   p.scratch = reinterpret_cast<float*>(run.scratch), p.operands = a, p.operand_count = head.operand_count;
+  for (int i = 0; i < p.operand_count; i++) p.base[i] = run.address[i];
   return p;
 }
 
@@ -206,7 +209,7 @@ struct Columns {
 };
 
 Columns columns_of(const Product& p, const float* b, int64_t k0, int64_t k, int64_t begin) {
-  const int64_t end = std::min(p.n, begin + GROUP_PANELS * PANEL);
+  const int64_t end = smaller(p.n, begin + GROUP_PANELS * PANEL);
   if (p.form == MatmulB::PACKED)
     return {b + k0 * panels(p.n) * PANEL + begin * k, begin, end, PANEL, k * PANEL, nullptr, end};
   if (p.form == MatmulB::COPIED) return {p.scratch, begin, end, PANEL, k * PANEL, nullptr, end};
@@ -224,12 +227,12 @@ void copy(const Product& p, const float* b, int64_t k, int64_t group, int64_t co
 
 // The epilogue over a finished block of C.
 void finish(Context& context, const Product& p, int64_t row, int64_t rows, int64_t column, int64_t columns) {
-  for (int i = 2; i < p.operand_count; i++)
-    context.ptr[i] = context.base[i] + row * p.operands[i].stride[1] + column * p.operands[i].stride[0];
+  for (int i = 0; i < p.operand_count; i++)
+    context.ptr[i] = p.base[i] + row * p.operands[i].stride[1] + column * p.operands[i].stride[0];
   for (;;) {
     run_strip(context, p.words, columns);
     if (--rows == 0) return;
-    for (int i = 2; i < p.operand_count; i++) context.ptr[i] += p.operands[i].stride[1];
+    for (int i = 0; i < p.operand_count; i++) context.ptr[i] += p.operands[i].stride[1];
   }
 }
 
@@ -237,14 +240,14 @@ void finish(Context& context, const Product& p, int64_t row, int64_t rows, int64
 void block_of_strip(const Product& p, const Columns& from, Tile& t, float* c, int64_t rows, int64_t column, int64_t end) {
   for (int shape = p.shape; column < end; column += UNIT << shape) {
     const bool edge = column >= from.edge_begin;
-    const int64_t limit = edge ? end : std::min(end, from.edge_begin);
+    const int64_t limit = edge ? end : smaller(end, from.edge_begin);
     while (column + (UNIT << shape) - UNIT >= limit) shape--;  // its last unit would hold no column
     const int64_t at = column - (edge ? from.edge_begin : from.begin);
     t.b = edge ? from.edge + at : from.b + at / PANEL * from.panel + at % PANEL;
     t.b_step = edge ? PANEL : from.step;
     t.c = c + column;
-    t.columns = std::min<int64_t>(limit - column, UNIT << shape);
-    KERNELS[shape][rows](t);
+    t.columns = smaller(limit - column, UNIT << shape);
+    KERNELS[shape].of_rows[rows](t);
     t.next += ceil_div(t.k, 4) * t.pull * 16;
   }
 }
@@ -252,8 +255,8 @@ void block_of_strip(const Product& p, const Columns& from, Tile& t, float* c, in
 // Rows [row, row + m) by the columns [column, end), for the slice that `t` describes.
 void strip(Context& context, const Product& p, const Columns& from, Tile t, int64_t k0, int64_t row, int64_t m, int64_t column,
            int64_t end) {
-  const float* const a = reinterpret_cast<const float*>(context.base[0]) + k0 * p.a_step;
-  float* const c = reinterpret_cast<float*>(context.base[2]);
+  const float* const a = reinterpret_cast<const float*>(p.base[0]) + k0 * p.a_step;
+  float* const c = reinterpret_cast<float*>(p.base[2]);
   const bool finished = p.words && k0 + t.k == p.k;
   const int64_t blocks = ceil_div(m, ROWS_MAX[p.shape]), height = m / blocks, taller = m % blocks;
   const float* const pull_end = from.b + (end - from.begin + p.strip) * t.k;
@@ -271,19 +274,19 @@ void strip(Context& context, const Product& p, const Columns& from, Tile t, int6
 }
 
 void multiply(Context& context, const Product& p) {
-  const float* const b = reinterpret_cast<const float*>(context.base[1]);
+  const float* const b = reinterpret_cast<const float*>(p.base[1]);
   Tile t{};
   t.a_row = p.a_row, t.a_step = p.a_step, t.c_row = p.c_row;
   for (int64_t k0 = 0; k0 < p.k; k0 += p.slice) {
-    t.k = std::min(p.slice, p.k - k0), t.first = k0 == 0;
+    t.k = smaller(p.slice, p.k - k0), t.first = k0 == 0;
     for (int64_t group = 0; group < p.n; group += GROUP_PANELS * PANEL) {
       const Columns from = columns_of(p, b, k0, t.k, group);
       t.panel = from.panel;
       for (int64_t row = 0; row < p.m; row += p.rows_max)
         for (int64_t column = group; column < from.end; column += p.strip) {
-          const int64_t end = std::min(column + p.strip, from.end);
+          const int64_t end = smaller(column + p.strip, from.end);
           if (p.form == MatmulB::COPIED && row == 0) copy(p, b + k0 * p.b_step, t.k, group, column, end);
-          strip(context, p, from, t, k0, row, std::min(p.rows_max, p.m - row), column, end);
+          strip(context, p, from, t, k0, row, smaller(p.rows_max, p.m - row), column, end);
         }
     }
   }
@@ -293,9 +296,8 @@ void multiply(Context& context, const Product& p) {
 
 void run_matmul(Context& context, const SectionRun& run) {
   const Section& head = *run.section.head;
-  const Product p = product(run);
+  Product p = product(run);
   context.operands = run.section.operands;
-  for (int i = 0; i < p.operand_count; i++) context.base[i] = run.address[i];
   int64_t index[MAX_RANK] = {};
   for (;;) {
     multiply(context, p);
@@ -303,7 +305,7 @@ void run_matmul(Context& context, const SectionRun& run) {
     for (; d < head.rank; d++) {
       const bool more = ++index[d] < head.dims[d];
       for (int i = 0; i < p.operand_count; i++)
-        context.base[i] += p.operands[i].stride[d] * (more ? 1 : 1 - head.dims[d]);
+        p.base[i] += p.operands[i].stride[d] * (more ? 1 : 1 - head.dims[d]);
       if (more) break;
       index[d] = 0;
     }
@@ -317,7 +319,7 @@ void run_pack(Context&, const SectionRun& run) {
   const float* b = reinterpret_cast<const float*>(run.address[0]);
   float* out = reinterpret_cast<float*>(run.address[1]);
   for (int64_t k0 = 0; k0 < k; k0 += slice) {
-    const int64_t rows = std::min(slice, k - k0);
+    const int64_t rows = smaller(slice, k - k0);
     for (int64_t j = 0; j < n; j += PANEL, out += rows * PANEL) pack_panel(b + k0 * step + j * column, column, step, n - j, rows, out);
   }
 }
