@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from minilm.chaos import Killer
 from minilm.job import ERROR_MAX, MARGIN_MIN, STEPS, THRESHOLD, Check, Encoded
@@ -63,7 +63,7 @@ def runtime(console: Console, encoded: Encoded, took_s: float, killer: Killer | 
     """Where the time went in each of the three ways. Idle time of the device while there was work: exposed (a program
     was missing) and starved (a launch was missing while dvm_rt worked on the client's side); apart from them, the
     time in which the user's own Python had nothing to launch."""
-    table = Table("per sentence", *encoded.stats, title=f"Runtime ({took_s:.1f} s for all of it)", title_justify="left")
+    table = Table(Column("per sentence", no_wrap=True), *encoded.stats, title=f"Runtime ({took_s:.1f} s for all of it)", title_justify="left")
     sentences = dict.fromkeys(STEPS, len(encoded.plain)) | {STEPS[1]: max(1, len(encoded.repeated_ns))}
     for name, value in ROWS:
         parts = [(value(after) - value(before)) / sentences[step] for step, (before, after) in encoded.stats.items()]
