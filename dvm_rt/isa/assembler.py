@@ -5,7 +5,7 @@ One line a record, every line `what values... name=value...`; `;` starts a comme
 their layout from the instruction table. Whatever `program.parse` accepts can be written and read back, broken programs
 included: unknown kinds, dtypes and opcodes stand as numbers.
 
-    program workspace=0 scratch=0 fuel=9
+    program workspace=0 scratch=0 fuel=7
     arg0 400 float32 read align=4
     arg1 400 float32 write align=4
     section0 vector float32 [100]

@@ -3,14 +3,14 @@
 `native/program.cpp` computes the same value. The definition, all arithmetic modulo 2^64:
 
     bytes are padded with zeros to a multiple of 8 and read as little-endian words w[0], w[1], ...
-    lane[i] = SEEDS[i]                                     for i in 0..3
-    lane[j % 4] = rotl((lane[j % 4] ^ w[j]) * MULTIPLIER, 29)   for each word w[j]
+    lane[i] = SEEDS[i]                                                       for i in 0..3
+    x = lane[j % 4] ^ w[j];  lane[j % 4] = (x ^ x >> 29) * MULTIPLIER        for each word w[j]
     h = byte count (before padding) * MULTIPLIER
-    h = (h ^ lane[i]) * MULTIPLIER;  h ^= h >> 32          for i in 0, 1, 2, 3
+    h = (h ^ lane[i]) * MULTIPLIER;  h ^= h >> 32                            for i in 0, 1, 2, 3
 
 Each step is a bijection of the word for a fixed lane, and of the lane for a fixed word: a change inside one word always
-changes the result. The rotation carries high bits down, so that two changes of top bits do not cancel. The four lanes do
-not depend on each other, so that a processor multiplies them at once."""
+changes the result. The shift carries high bits down, so that one flipped bit changes half of the lane and no second
+flipped bit can undo it. The four lanes do not depend on each other, so that a processor multiplies them at once."""
 
 from __future__ import annotations
 
@@ -33,6 +33,6 @@ def checksum(data: bytes | bytearray | memoryview) -> int:
 
 def _lane(lane: int, words: tuple[int, ...]) -> int:
     for word in words:
-        product = (lane ^ word) * MULTIPLIER & _MASK
-        lane = (product << 29 | product >> 35) & _MASK
+        x = lane ^ word
+        lane = (x ^ x >> 29) * MULTIPLIER & _MASK
     return lane

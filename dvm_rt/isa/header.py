@@ -25,11 +25,12 @@ def _instructions() -> list[str]:
     out += [f"  OP_{i.name}{'_' + f if f else ''} = {n}," for n, (i, f) in enumerate(table.OPCODES)]
     out += ["};", f"constexpr int OP_COUNT = {len(table.OPCODES)}, ROW_COUNT = {len(table.INSTRUCTIONS)};"]
     out.append("enum Form : uint8_t { " + ", ".join(f"FORM_{f.upper()}" for f in table.FORMS) + ", FORM_NONE };")
-    out.append("struct OpInfo { Row row; Group group; Form form; float cycles; };")
-    rows = [
-        f"  {{ROW_{i.name}, Group::{i.group.name}, FORM_{f.upper() or 'NONE'}, {float(i.cycles)}f}},"
-        for i, f in table.OPCODES
-    ]
+    out.append("enum class Field : uint8_t { EMPTY, " + ", ".join(name.upper() for name in table.WORD_FIELDS) + " };")
+    out.append("struct OpInfo { Row row; Group group; Form form; float cycles; Field a, k; };  // a, k: what the word's fields hold")
+    rows = []
+    for code, (i, f) in enumerate(table.OPCODES):
+        a, k = (f"Field::{field.upper() or 'EMPTY'}" for field in table.word_fields(code))
+        rows.append(f"  {{ROW_{i.name}, Group::{i.group.name}, FORM_{f.upper() or 'NONE'}, {float(i.cycles)}f, {a}, {k}}},")
     out += ["constexpr OpInfo OPS[OP_COUNT] = {", *rows, "};"]
     first = ", ".join(str(table.CODES[i.name, table.forms(i)[0]]) for i in table.INSTRUCTIONS)
     out.append(f"constexpr uint16_t FIRST_OP[ROW_COUNT] = {{{first}}};  // a row's first opcode")

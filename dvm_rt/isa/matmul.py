@@ -11,7 +11,7 @@ from dvm_rt.isa import layout
 
 SLICE_K, PANEL = layout.LIMITS["SLICE_K"], layout.LIMITS["PANEL"]
 GROUP_PANELS = 32  # panels of one slice that scratch holds when B is copied
-MANY_ROWS = 16  # with more, copying a scattered B pays
+ROWS_TO_COPY, ROWS_TO_COPY_SCATTERED = 96, 17  # rows of A that pay for a copy of B
 CANONICAL_NAN = np.uint32(0x7FC00000).view(np.float32)  # the only NaN in outputs
 SCATTERED_BYTES = 640 * 4096  # a panel of B spread over more than this touches too many pages
 
@@ -35,10 +35,10 @@ def packed_bytes(n: int, k: int) -> int:
 def scratch_bytes(n: int, m: int, k: int, packed: bool, stride_n: int, stride_k: int) -> int:
     """Section.scratch_bytes of a matmul section; strides of B in bytes."""
     panel_bytes = slice_k(k) * PANEL * 4
-    scattered = slice_k(k) * min(abs(stride_k), 4096) > SCATTERED_BYTES and m > MANY_ROWS
+    scattered = slice_k(k) * min(abs(stride_k), 4096) > SCATTERED_BYTES
     if packed:
         return 0
-    if stride_n != 4 or scattered:
+    if stride_n != 4 or m >= (ROWS_TO_COPY_SCATTERED if scattered else ROWS_TO_COPY):
         return min(panels(n), GROUP_PANELS) * panel_bytes
     return panel_bytes if n % PANEL else 0
 

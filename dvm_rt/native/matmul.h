@@ -5,43 +5,46 @@
 // each slice, starting from 0; slices are added in order. So the bits of an element depend on its row of A, its column
 // of B and K, and on nothing else: not on M, N, batch, tiles, packing or instruction set.
 //
-// Dimensions are >= 1 and below 2^48 wherever these functions are called; the verifier sees to it.
+// Dimensions are >= 1 and below 2^48 wherever these functions are called; the verifier sees to it. All of them are
+// inlined by force: a copy that the linker shared could be that of an instruction set which the CPU lacks.
 #pragma once
 #include <algorithm>
 #include "layout.h"
 
 namespace dvm {
+#define MATMUL_FACT [[gnu::always_inline]] inline
 
-inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+MATMUL_FACT int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // Length of every slice of K but the last, which takes the rest: one slice up to SLICE_K, else slices of equal length
 // (a multiple of 8, at most SLICE_K).
-inline int64_t slice_k(int64_t k) { return k <= SLICE_K ? k : ceil_div(ceil_div(k, ceil_div(k, SLICE_K)), 8) * 8; }
+MATMUL_FACT int64_t slice_k(int64_t k) { return k <= SLICE_K ? k : ceil_div(ceil_div(k, ceil_div(k, SLICE_K)), 8) * 8; }
 
 // Packed B: floats [K slice][panel][k][PANEL], columns beyond N zero. Slice s starts at float k0 * PANEL * panels(n).
-inline int64_t panels(int64_t n) { return ceil_div(n, PANEL); }
-inline int64_t packed_bytes(int64_t n, int64_t k) { return k * panels(n) * PANEL * 4; }
+MATMUL_FACT int64_t panels(int64_t n) { return ceil_div(n, PANEL); }
+MATMUL_FACT int64_t packed_bytes(int64_t n, int64_t k) { return k * panels(n) * PANEL * 4; }
 
 // How a matmul section reads B.
 enum class MatmulB : uint8_t {
   PACKED,    // packed by a pack section
   IN_PLACE,  // columns contiguous; a last panel that is not full is copied to scratch
-  COPIED,    // packed into scratch, GROUP panels at a time: k contiguous, or a panel that touches too many pages
+  COPIED,    // packed into scratch, GROUP_PANELS at a time: k contiguous; or enough rows of A to pay for the copy
 };
 
 constexpr int64_t GROUP_PANELS = 32;  // panels of one slice that scratch holds when B is copied: at most 4 MiB
 
-inline MatmulB matmul_b(const Section& section, const Operand& b) {
+// The rows that pay for a copy were measured: about 96; 17 where every row of a long panel touches a page of its own.
+MATMUL_FACT MatmulB matmul_b(const Section& section, const Operand& b) {
   if (b.mode & PACKED) return MatmulB::PACKED;
   if (b.stride[0] != 4) return MatmulB::COPIED;
-  const int64_t step = std::clamp<int64_t>(b.depth, -4096, 4096);  // a row of B touches a page of its own beyond that
+  const int64_t step = std::clamp<int64_t>(b.depth, -4096, 4096);
   const bool scattered = slice_k(section.depth) * (step < 0 ? -step : step) > 640 * 4096;
-  return scattered && section.dims[1] > 16 ? MatmulB::COPIED : MatmulB::IN_PLACE;
+  return section.dims[1] >= (scattered ? 17 : 96) ? MatmulB::COPIED : MatmulB::IN_PLACE;
 }
 
 // Section.scratch_bytes of a MATMUL section with this head (dims, depth) and B = operand 1. The same for every
 // instruction set; ARENA_ALIGN aligned at run time.
-inline int64_t matmul_scratch_bytes(const Section& section, const Operand& b) {
+MATMUL_FACT int64_t matmul_scratch_bytes(const Section& section, const Operand& b) {
   const int64_t n = section.dims[0], panel_bytes = slice_k(section.depth) * PANEL * 4;
   switch (matmul_b(section, b)) {
     case MatmulB::PACKED: return 0;
@@ -51,4 +54,5 @@ inline int64_t matmul_scratch_bytes(const Section& section, const Operand& b) {
   return 0;
 }
 
+#undef MATMUL_FACT
 }  // namespace dvm

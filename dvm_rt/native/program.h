@@ -9,25 +9,37 @@ namespace dvm {
 
 inline bool is_write(uint8_t mode) { return mode & WRITE; }
 
+// How an outer dimension of a vector section is stepped; worked out when a program is loaded.
+struct alignas(64) Outer {
+  int64_t gain[MAX_OPERANDS];  // what operand addresses gain, the way back of the dimensions below included
+  int64_t count;
+};
+
 // One section inside program bytes. Says nothing about validity: verify() does.
 struct SectionView {
   const Section* head;
   const Operand* operands;  // head->operand_count
   const Word* words;        // head->word_count
+  const Outer* outer = nullptr;  // vector sections of a VerifiedProgram: those dimensions beyond the row that are longer
+  int64_t outers = 0;            // than 1, innermost first; outer[0] can always be read
 };
 inline SectionView section_at(const uint8_t* bytes) {
   auto* head = reinterpret_cast<const Section*>(bytes);
   auto* operands = reinterpret_cast<const Operand*>(head + 1);
-  return {head, operands, reinterpret_cast<const Word*>(operands + head->operand_count)};
+  return {head, operands, reinterpret_cast<const Word*>(operands + head->operand_count), nullptr, 0};
 }
 
 // 64 bits over everything after ProgramHead.checksum / PlanHead.checksum; catches flipped bits, not forgery.
 uint64_t checksum(const uint8_t* bytes, size_t n);
 
+// Why a program was refused, and where: number `word` of what `place` names, in section `section`.
+enum class Place : uint8_t { HEAD, ARGUMENT, SECTION, OPERAND, WORD };
 struct VerifyError {
   VerifyCode code = VerifyCode::OK;
+  Place place = Place::HEAD;
   uint16_t section = 0;
   uint32_t word = 0;
+  int64_t got = 0, allowed = 0;  // where the rule is about a number
 };
 
 // A private, immutable copy of program bytes that passed verify(). No other way to make one, no switch to skip it.
@@ -38,12 +50,14 @@ class VerifiedProgram {
   const ProgramArg* args() const { return reinterpret_cast<const ProgramArg*>(bytes_.data() + sizeof(ProgramHead)); }
   std::span<const SectionView> sections() const { return sections_; }
   bool zero_workspace() const { return zero_workspace_; }  // some section may read what no section wrote
+  bool streams() const { return streams_; }                // some section has non-temporal stores
 
  private:
   VerifiedProgram() = default;
   std::vector<uint8_t> bytes_;
-  std::vector<SectionView> sections_;  // into bytes_
-  bool zero_workspace_ = false;
+  std::vector<SectionView> sections_;  // into bytes_ and outers_
+  std::vector<Outer> outers_;
+  bool zero_workspace_ = false, streams_ = false;
 };
 
 }  // namespace dvm

@@ -14,20 +14,20 @@ struct Trap {
 // All state of the vector machine beyond the accumulator; one per thread. Words name slots, row scalars and lanes by
 // index, so programs do not depend on this layout. Lanes hold the identity of their reduction whenever no pass runs.
 struct alignas(64) Context {
-  uint8_t* ptr[MAX_OPERANDS];                     // operand address at the start of the current row
-  alignas(64) uint8_t* base[MAX_OPERANDS];        // operand address at the start of the section
-  alignas(64) int64_t step[MAX_RANK][MAX_OPERANDS];  // what ptr gains when an outer dimension steps (odometer)
-  int64_t count[MAX_RANK], left[MAX_RANK];        // outer dimensions
-  int64_t outer;                                  // how many of them are in use
-  int64_t row_bytes;                              // row length in bytes of the compute dtype
+  uint8_t* ptr[MAX_OPERANDS];                // operand address at the start of the current row
+  alignas(64) int64_t shift[MAX_OPERANDS];   // what the last `gather` of an operand added to its ptr
+  const Outer* outer;                        // outer dimensions (odometer), `outers` of them
+  int64_t outers, left[MAX_RANK];
+  int64_t row_bytes;                         // row length in bytes of the compute dtype
   const Operand* operands;
   const Word* start;
-  const void *full, *tail, *row;                  // dispatch tables: whole strip, last strip, one-vector row section
+  const void *full, *tail, *row;             // dispatch tables: whole strip, last strip, one-vector row section
   Trap trap;
   alignas(64) float row_scalar[MAX_ROW_SCALARS];
   alignas(64) float lanes[MAX_REDUCTIONS][LANES];   // of the current block of the row
   alignas(64) float blocks[MAX_REDUCTIONS][LANES];  // of block results, for rows beyond BLOCK
   alignas(64) float slot[MAX_SLOTS][LANES];
+  alignas(64) float convert[LANES];          // a strip on its way from or to another dtype
   Context();
 };
 

@@ -1,0 +1,327 @@
+// Matrix products with their epilogue, and the packing of B; built once per instruction set.
+//
+// A tile of C is a few rows by 1, 2 or 4 units of columns, held in registers while k runs. A is read in place, one
+// broadcast an element; B as panels of PANEL columns, in place or packed (matmul.h says when). Tiles are tall if M
+// allows it and wide if not; neither they nor the order in which they run enters the bits of the result: an element
+// is one fma chain for each slice of K, slices added in order. NaN is made canonical in every store.
+//
+// Order: batch, K slice, group of panels, rows that keep A in L2, strip of 128 columns, block of rows, tile. After the
+// last slice of a row block's strip the epilogue words run over it, row by row, while it is in L1.
+#include "matmul.h"
+#include <utility>
+#include "strip.h"
+#include "vec.h"
+
+namespace dvm::DVM_TARGET {
+namespace {
+
+constexpr int UNIT = 2 * W;       // columns of the narrowest tile
+constexpr int64_t STRIP = LANES;  // columns that a row block finishes before the next one starts
+static_assert(PANEL % UNIT == 0 && STRIP % PANEL == 0 && 4 * UNIT <= STRIP);
+constexpr int ROWS_MAX[3] = {W == 16 ? 14 : 6, W == 16 ? 6 : 2, W == 16 ? 3 : 1};  // rows of tiles of 1, 2, 4 units
+constexpr int64_t L2_FLOATS = 1 << 18;      // of A that should stay in L2
+constexpr int64_t STREAM_FLOATS = 1 << 16;  // packed B larger than this is fetched ahead: between two runs it leaves L2
+
+// ---- tile -----------------------------------------------------------------------------------------------------------
+constexpr int64_t AHEAD_K = 16;
+
+struct Tile {
+  int64_t k;
+  const float *a, *b;
+  float* c;
+  int64_t a_row, a_step;  // floats from row to row of A, from k to k
+  int64_t b_step, panel;  // floats from k to k of B, from panel to panel
+  int64_t c_row;
+  int64_t columns;        // valid ones
+  bool first;             // the first slice of K overwrites C, later ones add to it
+  bool ahead;             // fetch B to L1, AHEAD_K steps in front of its use
+  int pull;               // fetch so many cache lines from `next` to L2 every 4 k: B of the next strip
+  const float* next;
+};
+
+// c += x * b in place. Left to itself gcc lets the sum move between registers, which costs a copy for every few products.
+FN void accumulate(V& c, V x, V b) {
+#if defined(__FMA__)
+  asm("vfmadd231ps %2, %1, %0" : "+v"(c) : "v"(x), "v"(b));
+#else
+  c = fma(x, b, c);
+#endif
+}
+FN const float* opaque(const float* p) {  // not to be rederived from another pointer
+  asm("" : "+r"(p));
+  return p;
+}
+FN V canonical(V x) { return x == x ? x : all(NaN); }
+FN int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+
+template <int ROWS, int UNITS>
+void tile_kernel(const Tile& t) {
+  constexpr int VECTORS = 2 * UNITS;
+  V c[ROWS][VECTORS];
+#pragma GCC unroll 16
+  for (int i = 0; i < ROWS; i++)
+#pragma GCC unroll 8
+    for (int v = 0; v < VECTORS; v++) {
+      c[i][v] = V{};
+      if (v * W % 16 == 0) __builtin_prefetch(t.c + i * t.c_row + v * W, 0, 2);  // L2: rows 4 KiB apart share an L1 set
+    }
+  // One pointer for three rows: few enough registers to stay in registers, and no address arithmetic beyond one addition.
+  constexpr int BASES = (ROWS + 2) / 3;
+  const int64_t a_row = t.a_row, a_step = t.a_step, b_step = t.b_step, panel = t.panel;
+  const float *b = t.b, *next = t.next, *a[BASES];
+#pragma GCC unroll 5
+  for (int i = 0; i < BASES; i++) a[i] = opaque(t.a + 3 * i * a_row);
+  auto step = [&]() __attribute__((always_inline)) {
+    V row[VECTORS];
+#pragma GCC unroll 8
+    for (int v = 0; v < VECTORS; v++) row[v] = load(b + v * W / PANEL * panel + v * W % PANEL);
+#pragma GCC unroll 16
+    for (int i = 0; i < ROWS; i++) {
+      const V x = all(a[i / 3][i % 3 * a_row]);
+#pragma GCC unroll 8
+      for (int v = 0; v < VECTORS; v++) accumulate(c[i][v], x, row[v]);
+    }
+#pragma GCC unroll 5
+    for (int i = 0; i < BASES; i++) a[i] += a_step;
+    b += b_step;
+  };
+  int64_t k = t.k;
+  for (; k >= 4; k -= 4) {
+    if (t.ahead) {
+#pragma GCC unroll 4
+      for (int u = 0; u < 4; u++)
+#pragma GCC unroll 8
+        for (int v = 0; v < VECTORS; v += 16 / W)
+          __builtin_prefetch(b + (AHEAD_K + u) * b_step + v * W / PANEL * panel + v * W % PANEL);
+    }
+    for (int line = 0; line < t.pull; line++, next += 16) __builtin_prefetch(next, 0, 2);
+#pragma GCC unroll 4
+    for (int u = 0; u < 4; u++) step();
+  }
+  for (; k > 0; k--) step();
+#pragma GCC unroll 16
+  for (int i = 0; i < ROWS; i++)
+#pragma GCC unroll 8
+    for (int v = 0; v < VECTORS; v++) {
+      float* p = t.c + i * t.c_row + v * W;
+      const int64_t rest = t.columns - v * W;
+      if (t.columns >= VECTORS * W) store(p, canonical(t.first ? c[i][v] : load(p) + c[i][v]));
+      else storePart(p, canonical(t.first ? c[i][v] : loadPart(p, rest) + c[i][v]), rest);
+    }
+}
+
+using Kernel = void (*)(const Tile&);
+struct Kernels { Kernel of_rows[ROWS_MAX[0] + 1]; };
+template <int UNITS, int... ROWS>
+constexpr Kernels kernels(std::integer_sequence<int, 0, ROWS...>) {
+  return {nullptr, (ROWS <= ROWS_MAX[UNITS / 2] ? tile_kernel<ROWS <= ROWS_MAX[UNITS / 2] ? ROWS : 1, UNITS> : nullptr)...};
+}
+using Rows = std::make_integer_sequence<int, ROWS_MAX[0] + 1>;
+constexpr Kernels KERNELS[3] = {kernels<1>(Rows()), kernels<2>(Rows()), kernels<4>(Rows())};
+
+// ---- packing --------------------------------------------------------------------------------------------------------
+FN void transpose(V (&r)[W]) {  // log2(W) rounds of two-source permutes
+  auto round = [&]<int S>() __attribute__((always_inline)) {
+    Vi even, odd;
+    for (int j = 0; j < W; j++) even[j] = j & S ? W + j - S : j, odd[j] = j & S ? W + j : j + S;
+#pragma GCC unroll 16
+    for (int i = 0; i < W; i++)
+      if (!(i & S)) {
+        const V a = r[i], b = r[i + S];
+        r[i] = __builtin_shuffle(a, b, even), r[i + S] = __builtin_shuffle(a, b, odd);
+      }
+  };
+  if constexpr (W == 16) round.template operator()<8>();
+  if constexpr (W >= 8) round.template operator()<4>();
+  round.template operator()<2>(), round.template operator()<1>();
+}
+
+// W columns of B, each contiguous in k and `column` floats apart, to out[k][PANEL]; those beyond `columns` are 0.
+void pack_contiguous_k(const float* b, int64_t column, int64_t columns, int64_t k, float* out) {
+  for (int64_t k0 = 0; k0 < k; k0 += W) {
+    const int64_t rest = k - k0;
+    V r[W];
+#pragma GCC unroll 16
+    for (int i = 0; i < W; i++) {
+      const float* p = b + i * column + k0;
+      r[i] = i >= columns ? V{} : rest >= W ? load(p) : loadPart(p, rest);
+    }
+    transpose(r);
+    for (int i = 0; i < W && i < rest; i++) store(out + (k0 + i) * PANEL, r[i]);
+  }
+}
+
+// One panel of B: columns [0, columns) of k rows, to out[k][PANEL], zero padded.
+void pack_panel(const float* b, int64_t b_column, int64_t b_step, int64_t columns, int64_t k, float* out) {
+  if (b_column != 1) {
+    for (int64_t j = 0; j < PANEL; j += W) pack_contiguous_k(b + j * b_column, b_column, columns - j, k, out + j);
+    return;
+  }
+  for (int64_t i = 0; i < k; i++, b += b_step, out += PANEL) {
+    __builtin_prefetch(b + 16 * b_step), __builtin_prefetch(b + 16 * b_step + 16);
+    for (int64_t j = 0; j < PANEL; j += W) store(out + j, columns - j >= W ? load(b + j) : loadPart(b + j, columns - j));
+  }
+}
+
+// ---- one product ----------------------------------------------------------------------------------------------------
+struct Product {  // what all steps of the batch share; distances in floats
+  int64_t n, m, k, slice;
+  int64_t a_row, a_step, b_column, b_step, c_row;
+  int64_t rows_max;       // rows of A, one slice long, that L2 holds
+  int64_t strip;          // columns that a row block finishes before the next one starts
+  int shape;              // tiles of up to 1 << shape units
+  MatmulB form;
+  bool fetch;             // B comes from beyond L2, packed
+  bool fetch_in_place;    // B in place: only the first row block waits for it
+  float* scratch;
+  uint8_t* base[MAX_OPERANDS];  // of this step of the batch
+  const Operand* operands;
+  int operand_count;
+  const Word* words;      // epilogue, or nullptr
+};
+
+Product product(const SectionRun& run) {
+  const Section& head = *run.section.head;
+  const Operand *a = run.section.operands, *b = a + 1, *c = a + 2;
+  Product p{};
+  p.n = head.dims[0], p.m = head.dims[1], p.k = head.depth, p.slice = slice_k(p.k);
+  p.a_row = a->stride[1] / 4, p.a_step = a->depth / 4, p.c_row = c->stride[1] / 4;
+  p.b_column = b->stride[0] / 4, p.b_step = b->depth / 4;
+  p.rows_max = p.m * p.slice <= L2_FLOATS ? p.m : ceil_div(p.m, ceil_div(p.m * p.slice, L2_FLOATS));
+  p.shape = p.m <= ROWS_MAX[2] ? 2 : p.m <= ROWS_MAX[1] ? 1 : 0;
+  p.form = matmul_b(head, *b);
+  p.fetch = p.form == MatmulB::PACKED && panels(p.n) * PANEL * p.slice > STREAM_FLOATS;
+  p.fetch_in_place = p.form == MatmulB::IN_PLACE && p.shape == 0;
+  p.words = head.word_count ? run.section.words : nullptr;
+  p.strip = p.shape == 0 && !p.words ? PANEL : STRIP;
+  p.scratch = reinterpret_cast<float*>(run.scratch), p.operands = a, p.operand_count = head.operand_count;
+  for (int i = 0; i < p.operand_count; i++) p.base[i] = run.address[i];
+  return p;
+}
+
+// The columns of B that one slice of K and one group of panels can read, as the tiles see them.
+struct Columns {
+  const float* b;            // column `begin`, first k of the slice
+  int64_t begin, end;
+  int64_t step, panel;
+  const float* edge;         // in place: the last panel, copied because it is not full; else nullptr
+  int64_t edge_begin;        // its first column; `end` if there is none
+};
+
+Columns columns_of(const Product& p, const float* b, int64_t k0, int64_t k, int64_t begin) {
+  const int64_t end = smaller(p.n, begin + GROUP_PANELS * PANEL);
+  if (p.form == MatmulB::PACKED)
+    return {b + k0 * panels(p.n) * PANEL + begin * k, begin, end, PANEL, k * PANEL, nullptr, end};
+  if (p.form == MatmulB::COPIED) return {p.scratch, begin, end, PANEL, k * PANEL, nullptr, end};
+  const int64_t full = end == p.n ? p.n - p.n % PANEL : end;
+  if (full == end) return {b + k0 * p.b_step + begin, begin, end, p.b_step, PANEL, nullptr, end};
+  pack_panel(b + k0 * p.b_step + full, 1, p.b_step, end - full, k, p.scratch);
+  return {b + k0 * p.b_step + begin, begin, end, p.b_step, PANEL, p.scratch, full};
+}
+
+// Panels of B from `column` on, to where columns_of() says that the tiles find them.
+void copy(const Product& p, const float* b, int64_t k, int64_t group, int64_t column, int64_t end) {
+  for (; column < end; column += PANEL)
+    pack_panel(b + column * p.b_column, p.b_column, p.b_step, end - column, k, p.scratch + (column - group) * k);
+}
+
+// The epilogue over a finished block of C.
+void finish(Context& context, const Product& p, int64_t row, int64_t rows, int64_t column, int64_t columns) {
+  for (int i = 0; i < p.operand_count; i++)
+    context.ptr[i] = p.base[i] + row * p.operands[i].stride[1] + column * p.operands[i].stride[0];
+  for (;;) {
+    run_strip(context, p.words, columns);
+    if (--rows == 0) return;
+    for (int i = 0; i < p.operand_count; i++) context.ptr[i] += p.operands[i].stride[1];
+  }
+}
+
+// A block of rows (t.a, `rows`; C from `c`) by the columns [column, end).
+void block_of_strip(const Product& p, const Columns& from, Tile& t, float* c, int64_t rows, int64_t column, int64_t end) {
+  for (int shape = p.shape; column < end; column += UNIT << shape) {
+    const bool edge = column >= from.edge_begin;
+    const int64_t limit = edge ? end : smaller(end, from.edge_begin);
+    while (column + (UNIT << shape) - UNIT >= limit) shape--;  // its last unit would hold no column
+    const int64_t at = column - (edge ? from.edge_begin : from.begin);
+    t.b = edge ? from.edge + at : from.b + at / PANEL * from.panel + at % PANEL;
+    t.b_step = edge ? PANEL : from.step;
+    t.c = c + column;
+    t.columns = smaller(limit - column, UNIT << shape);
+    KERNELS[shape].of_rows[rows](t);
+    t.next += ceil_div(t.k, 4) * t.pull * 16;
+  }
+}
+
+// Rows [row, row + m) by the columns [column, end), for the slice that `t` describes.
+void strip(Context& context, const Product& p, const Columns& from, Tile t, int64_t k0, int64_t row, int64_t m, int64_t column,
+           int64_t end) {
+  const float* const a = reinterpret_cast<const float*>(p.base[0]) + k0 * p.a_step;
+  float* const c = reinterpret_cast<float*>(p.base[2]);
+  const bool finished = p.words && k0 + t.k == p.k;
+  const int64_t blocks = ceil_div(m, ROWS_MAX[p.shape]), height = m / blocks, taller = m % blocks;
+  const float* const pull_end = from.b + (end - from.begin + p.strip) * t.k;
+  t.next = pull_end - p.strip * t.k;
+  if (p.fetch && blocks > 1) t.pull = int(ceil_div(p.strip / 4, blocks * ceil_div(end - column, UNIT)));
+  for (int64_t block = 0; block < blocks; block++) {  // heights differ by at most one
+    const int64_t rows = height + (block < taller);
+    t.a = a + row * p.a_row;
+    t.ahead = p.fetch ? blocks == 1 : block == 0 && p.fetch_in_place;
+    if (t.next >= pull_end) t.pull = 0;
+    block_of_strip(p, from, t, c + row * p.c_row, rows, column, end);
+    if (finished) finish(context, p, row, rows, column, end - column);
+    row += rows;
+  }
+}
+
+void multiply(Context& context, const Product& p) {
+  const float* const b = reinterpret_cast<const float*>(p.base[1]);
+  Tile t{};
+  t.a_row = p.a_row, t.a_step = p.a_step, t.c_row = p.c_row;
+  for (int64_t k0 = 0; k0 < p.k; k0 += p.slice) {
+    t.k = smaller(p.slice, p.k - k0), t.first = k0 == 0;
+    for (int64_t group = 0; group < p.n; group += GROUP_PANELS * PANEL) {
+      const Columns from = columns_of(p, b, k0, t.k, group);
+      t.panel = from.panel;
+      for (int64_t row = 0; row < p.m; row += p.rows_max)
+        for (int64_t column = group; column < from.end; column += p.strip) {
+          const int64_t end = smaller(column + p.strip, from.end);
+          if (p.form == MatmulB::COPIED && row == 0) copy(p, b + k0 * p.b_step, t.k, group, column, end);
+          strip(context, p, from, t, k0, row, smaller(p.rows_max, p.m - row), column, end);
+        }
+    }
+  }
+}
+
+}  // namespace
+
+void run_matmul(Context& context, const SectionRun& run) {
+  const Section& head = *run.section.head;
+  Product p = product(run);
+  context.operands = run.section.operands;
+  int64_t index[MAX_RANK] = {};
+  for (;;) {
+    multiply(context, p);
+    int d = 2;  // the batch dimensions count like an odometer
+    for (; d < head.rank; d++) {
+      const bool more = ++index[d] < head.dims[d];
+      for (int i = 0; i < p.operand_count; i++)
+        p.base[i] += p.operands[i].stride[d] * (more ? 1 : 1 - head.dims[d]);
+      if (more) break;
+      index[d] = 0;
+    }
+    if (d >= head.rank) return;
+  }
+}
+
+void run_pack(Context&, const SectionRun& run) {
+  const int64_t n = run.section.head->dims[0], k = run.section.head->depth, slice = slice_k(k);
+  const int64_t column = run.section.operands[0].stride[0] / 4, step = run.section.operands[0].depth / 4;
+  const float* b = reinterpret_cast<const float*>(run.address[0]);
+  float* out = reinterpret_cast<float*>(run.address[1]);
+  for (int64_t k0 = 0; k0 < k; k0 += slice) {
+    const int64_t rows = smaller(slice, k - k0);
+    for (int64_t j = 0; j < n; j += PANEL, out += rows * PANEL) pack_panel(b + k0 * step + j * column, column, step, n - j, rows, out);
+  }
+}
+
+}  // namespace dvm::DVM_TARGET

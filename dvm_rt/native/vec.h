@@ -1,0 +1,169 @@
+// Vectors of W floats and the mathematics on them, for the instruction set that this file is compiled for.
+//
+// GCC vector extensions and about a dozen primitives per instruction set. Every result has the same bits on all of
+// them: division and square root are IEEE, each fma is explicit (compile with -ffp-contract=off), polynomials and
+// the order of their terms are shared. Accuracy against float64 is tested in tests/native/test_machine.py.
+#pragma once
+#include <cstdint>
+#include <cstring>
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+namespace dvm::DVM_TARGET {
+namespace {
+#if defined(__AVX512F__)
+constexpr int W = 16;
+#elif defined(__AVX2__)
+constexpr int W = 8;
+#else
+constexpr int W = 4;
+#endif
+typedef float V __attribute__((vector_size(4 * W)));
+typedef int32_t Vi __attribute__((vector_size(4 * W)));
+#define FN [[gnu::always_inline]] inline
+
+constexpr float Inf = __builtin_inff();
+constexpr float NaN = __builtin_nanf("");  // 0x7fc00000, the canonical one
+constexpr int32_t SIGN = INT32_MIN;
+
+FN V all(float k) { return k - V{}; }
+FN V load(const void* p) { V v; memcpy(&v, p, sizeof v); return v; }
+FN void store(void* p, V v) { memcpy(p, &v, sizeof v); }
+FN V bits(Vi i) { return (V)i; }
+FN Vi bits(V v) { return (Vi)v; }
+FN Vi iota() { Vi v; for (int i = 0; i < W; i++) v[i] = i; return v; }
+FN V negAbs(V x) { return bits(bits(x) | SIGN); }
+FN V absv(V x) { return bits(bits(x) & 0x7fffffff); }
+FN V signOf(V x, V magnitude) { return bits((bits(x) & SIGN) | bits(magnitude)); }
+
+// After vector code: without this every SSE instruction of the caller is slow.
+FN void leave() {
+#if defined(__AVX2__)
+  _mm256_zeroupper();
+#endif
+}
+
+// ---- primitives -----------------------------------------------------------------------------------------------------
+// min2 and max2 return the second argument when either is NaN or both are zero (the x86 rule).
+// loadPart, storePart and keep touch elements 0 .. rest - 1 only; rest may be anything below 128, negative included.
+#if defined(__AVX512F__)
+FN V fma(V a, V b, V c) { return _mm512_fmadd_ps(a, b, c); }
+FN V nfma(V a, V b, V c) { return _mm512_fnmadd_ps(a, b, c); }
+FN V min2(V a, V b) { return _mm512_min_ps(a, b); }
+FN V max2(V a, V b) { return _mm512_max_ps(a, b); }
+FN V sqrtv(V a) { return _mm512_sqrt_ps(a); }
+template <int MODE> FN V roundv(V a) { return _mm512_roundscale_ps(a, MODE | _MM_FROUND_NO_EXC); }
+FN __mmask16 lanes(long rest) { return _bzhi_u32(0xffff, rest < 0 ? 0 : rest); }
+FN V loadPart(const float* p, long rest) { return _mm512_maskz_loadu_ps(lanes(rest), p); }
+FN void storePart(float* p, V v, long rest) { _mm512_mask_storeu_ps(p, lanes(rest), v); }
+FN V keepPart(V v, V other, long rest) { return _mm512_mask_mov_ps(other, lanes(rest), v); }
+FN void stream(float* p, V v) { _mm512_stream_ps(p, v); }
+// a * 2^n, n an integer, right in overflow and in subnormal results.
+FN V scale(V a, V n) { return _mm512_scalef_ps(a, n); }
+// The same, and +0 where x < low; makes no subnormal on the way there.
+FN V scaleOrZero(V a, V n, V x, float low) {
+  return _mm512_maskz_scalef_ps(_mm512_cmp_ps_mask(x, all(low), _CMP_NLT_UQ), a, n);
+}
+// IEEE 754-2019 maximum and minimum: NaN if either is NaN, +0 above -0.
+FN V orNaN(V r, V a, V b) { return _mm512_mask_add_ps(r, _mm512_cmp_ps_mask(a, b, _CMP_UNORD_Q), a, b); }
+FN V maxv(V a, V b) { return orNaN(_mm512_range_ps(a, b, 5), a, b); }
+FN V minv(V a, V b) { return orNaN(_mm512_range_ps(a, b, 4), a, b); }
+#else
+#if defined(__AVX2__)
+FN V fma(V a, V b, V c) { return _mm256_fmadd_ps(a, b, c); }
+FN V nfma(V a, V b, V c) { return _mm256_fnmadd_ps(a, b, c); }
+FN V min2(V a, V b) { return _mm256_min_ps(a, b); }
+FN V max2(V a, V b) { return _mm256_max_ps(a, b); }
+FN V sqrtv(V a) { return _mm256_sqrt_ps(a); }
+template <int MODE> FN V roundv(V a) { return _mm256_round_ps(a, MODE | _MM_FROUND_NO_EXC); }
+FN Vi lanes(long rest) { return iota() < int32_t(rest); }
+FN V loadPart(const float* p, long rest) { return _mm256_maskload_ps(p, (__m256i)lanes(rest)); }
+FN void storePart(float* p, V v, long rest) { _mm256_maskstore_ps(p, (__m256i)lanes(rest), v); }
+FN V keepPart(V v, V other, long rest) { return lanes(rest) ? v : other; }
+FN void stream(float* p, V v) { _mm256_stream_ps(p, v); }
+#else
+FN V fma(V a, V b, V c) { for (int i = 0; i < W; i++) c[i] = __builtin_fmaf(a[i], b[i], c[i]); return c; }
+FN V nfma(V a, V b, V c) { return fma(-a, b, c); }
+FN V min2(V a, V b) { return a < b ? a : b; }
+FN V max2(V a, V b) { return a > b ? a : b; }
+FN V sqrtv(V a) { for (int i = 0; i < W; i++) a[i] = __builtin_sqrtf(a[i]); return a; }
+template <int MODE> FN V roundv(V a) {
+  for (int i = 0; i < W; i++)
+    a[i] = MODE == 0 ? __builtin_rintf(a[i]) : MODE == 1 ? __builtin_floorf(a[i]) : MODE == 2 ? __builtin_ceilf(a[i]) : __builtin_truncf(a[i]);
+  return a;
+}
+FN V loadPart(const float* p, long rest) { V v{}; for (int i = 0; i < W; i++) if (i < rest) v[i] = p[i]; return v; }
+FN void storePart(float* p, V v, long rest) { for (int i = 0; i < W; i++) if (i < rest) p[i] = v[i]; }
+FN V keepPart(V v, V other, long rest) { return iota() < int32_t(rest) ? v : other; }
+FN void stream(float* p, V v) { store(p, v); }
+#endif
+FN V scale(V a, V n) {  // in two steps, the second of which may overflow or round to a subnormal; |n| <= 252
+  Vi i = __builtin_convertvector(n, Vi), h = i >> 1;
+  return a * bits((h + 127) << 23) * bits((i - h + 127) << 23);
+}
+FN V scaleOrZero(V a, V n, V x, float low) { return bits(bits(scale(a, max2(all(-126.f), n))) & ~(x < low)); }
+FN V maxv(V a, V b) {
+  V r = bits(bits(max2(a, b)) & bits(max2(b, a)));  // they differ only in zeros and NaN
+  return a == a ? (b == b ? r : b) : a;
+}
+FN V minv(V a, V b) { return bits(bits(min2(a, b)) | bits(min2(b, a))); }  // the or of a NaN and anything is a NaN
+#endif
+enum : int { ROUND_EVEN = 0, ROUND_DOWN = 1, ROUND_UP = 2, ROUND_ZERO = 3 };  // for roundv, as the hardware counts
+
+// 1 where the comparison (all bits of an element, or none) holds, else 0.
+FN V truth(Vi holds) { return bits(holds & bits(all(1))); }
+
+// ---- mathematics ------------------------------------------------------------------------------------------------------
+// Horner's rule, highest coefficient first.
+template <class... C> FN V poly(V x, V q, C... c) { ((q = fma(q, x, all(c))), ...); return q; }
+
+// e^x = 2^n (1 + r + q r^2), |r| <= ln2 / 2, for low <= x <= 89 (x beyond is clamped; NaN stays, being the second argument).
+struct Exp { V n, r, q; };
+template <bool UPPER> FN Exp expParts(V x, V low) {
+  x = max2(low, UPPER ? min2(all(89.f), x) : x);
+  V magic = all(0x1.8p23f), n = fma(x, all(1.44269504f), magic) - magic;  // rounds to an integer
+  V r = nfma(n, all(-2.12194440e-4f), nfma(n, all(0.693359375f), x));
+  return {n, r, poly(r, all(1.38145289e-3f), 8.3687501e-3f, 4.16683927e-2f, 1.66665196e-1f, 4.9999994e-1f)};
+}
+constexpr float EXP_LOW = -0x1.5d589ep+6f;  // the smallest float32 with e^x >= 2^-126
+FN V expv(V x) {  // +0 below EXP_LOW
+  auto [n, r, q] = expParts<true>(x, all(-88.f));
+  return scaleOrZero(fma(fma(q, r, all(1)), r, all(1)), n, x, EXP_LOW);
+}
+FN V expNegative(V x, V low) {  // x <= 0; subnormal results included
+  auto [n, r, q] = expParts<false>(x, low);
+  return scale(fma(fma(q, r, all(1)), r, all(1)), n);
+}
+FN V sigmoidv(V x) {  // t = e^-|x| <= 1 never overflows; small results keep full precision
+  V t = expNegative(negAbs(x), x < 0.f ? all(-104.f) : all(-80.f));
+  return (x < 0.f ? t : all(1)) / (t + 1.f);
+}
+FN V tanhv(V x) {  // e = expm1(-2|x|) in (-1, 0]; tanh|x| = -e / (e + 2)
+  auto [n, r, q] = expParts<false>(negAbs(x) * 2.f, all(-80.f));
+  V s = scale(all(1), n), e = fma(fma(q * r, r, r), s, s - 1.f);
+  return signOf(x, e / (-2.f - e));
+}
+FN V erfv(V x) {
+  V t = min2(all(4.f), absv(x)), s = t * t;
+  V r = fma(all(-1.72853470e-5f), t, all(3.83197126e-4f)), u = fma(all(-3.88396438e-3f), t, all(2.42546219e-2f));
+  r = poly(t, fma(r, s, u), -1.06777877e-1f, -6.34846687e-1f, -1.28717512e-1f);
+  V big = 1.f - expNegative(fma(r, t, -t), all(-80.f));
+  V q = poly(s, all(-5.96761703e-4f), 4.99119423e-3f, -2.67681349e-2f, 1.12819925e-1f, -3.76125336e-1f, 1.28379166e-1f);
+  return signOf(x, t > 0.927734375f ? big : fma(q, t, t));
+}
+FN V logv(V x) {
+  Vi tiny = x < 0x1p-126f;
+  V y = tiny ? x * 0x1p23f : x;
+  Vi i = bits(y) - 0x3f3504f3;
+  V e = __builtin_convertvector((i >> 23) + (tiny & -23), V), f = bits((i & 0x7fffff) + 0x3f3504f3) - 1.f, z = f * f;
+  V q = poly(f, all(7.0376836292e-2f), -1.1514610310e-1f, 1.1676998740e-1f, -1.2420140846e-1f, 1.4249322787e-1f,
+             -1.6668057665e-1f, 2.0000714765e-1f, -2.4999993993e-1f, 3.3333331174e-1f);
+  q = fma(e, all(-2.12194440e-4f), q * f * z);
+  V r = fma(e, all(0.693359375f), f + nfma(all(0.5f), z, q));
+  r = x < Inf ? r : x;  // +inf and NaN give themselves
+  r = x == 0.f ? all(-Inf) : r;
+  return x < 0.f ? all(NaN) : r;
+}
+}  // namespace
+}  // namespace dvm::DVM_TARGET

@@ -1,0 +1,366 @@
+"""Small programs that put one instruction to work, made from its row of the instruction table; and hard inputs.
+
+A case is a program, its arguments, and which of them are outputs. `cases(instruction, form, length, rng)` knows nothing
+of single arithmetic instructions: it reads group and operand form. Stores and control words differ too much for that:
+each has its own small program, found by name, so a new one without a program fails the test that walks the table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from dvm_rt import dtypes
+from dvm_rt.isa import table
+from dvm_rt.isa.program import GATHER, READ, WRITE, ProgramBuilder, SectionBuilder
+from dvm_rt.isa.table import Group, Instruction
+
+LENGTHS = (1, 2, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 128, 129, 192, 193, 255, 256, 257, 300)
+ROWS = 3
+LOADED = [d for d in dtypes.DTYPES if d.kind in "biu" or d is dtypes.float32]
+SPECIALS = np.array(
+    [0x00000000, 0x80000000, 0x3F800000, 0xBF800000, 0x7F800000, 0xFF800000, 0x7FC00000, 0xFFC12345, 0x7F800001,
+     0x00000001, 0x80000001, 0x007FFFFF, 0x00800000, 0x7F7FFFFF, 0xFF7FFFFF, 0x4B000000, 0x4F000000, 0xCF000000,
+     0x5F000000, 0xDF000000, 0x3F000000, 0xBF000000, 0x3FC00000, 0x40200000, 0xC2AEAC50, 0x42B17218, 0x437F0000],
+    np.uint32,
+).view(np.float32)  # fmt: skip
+
+
+@dataclass(slots=True)
+class Case:
+    """A program, its arguments (outputs hold garbage), and the numbers of the outputs."""
+
+    name: str
+    program: bytes
+    args: list[np.ndarray]
+    outputs: list[int]
+
+
+def hard_floats(rng: np.random.Generator, *shape: int) -> np.ndarray:
+    """float32 of all exponents and signs, with specials: NaN of several kinds, infinities, zeros, subnormals, halves."""
+    size = int(np.prod(shape))
+    any_bits = rng.integers(0, 1 << 32, size, dtype=np.uint32).view(np.float32)
+    moderate = (rng.standard_normal(size) * 10.0 ** rng.integers(-2, 3, size)).astype(np.float32)
+    choice = rng.integers(0, 10, size)
+    values = np.where(choice < 2, rng.choice(SPECIALS, size), np.where(choice < 4, any_bits, moderate))
+    return values.astype(np.float32, copy=False).reshape(shape)
+
+
+def stored(rng: np.random.Generator, dtype: dtypes.DType, *shape: int) -> np.ndarray:
+    """Elements of a storage dtype, limits included (bool: any byte)."""
+    if dtype is dtypes.float32:
+        return hard_floats(rng, *shape)
+    kind = np.dtype(np.uint8) if dtype.kind == "b" else dtype.numpy
+    limits = np.iinfo(kind)
+    values = rng.integers(limits.min, limits.max, shape, dtype=kind, endpoint=True)
+    return np.where(rng.integers(0, 4, shape) == 0, rng.choice(np.array([limits.min, limits.max, 0, 1], kind), shape), values)
+
+
+def cases(instruction: Instruction, form: str, length: int, rng: np.random.Generator) -> Iterator[Case]:
+    """Programs for one row of the table in one operand form, with rows of `length` elements."""
+    make = {
+        Group.BINARY: _binary, Group.UNARY: _unary, Group.LOAD: _load, Group.REDUCE: _reduction, Group.FOLD: _reduction,
+    }.get(instruction.group)  # fmt: skip
+    if make is None:
+        make = OWN[instruction.name]
+    return make(instruction, form, length, rng)
+
+
+class Bench:
+    """One vector section over ROWS rows of `length`, arguments added as they are named."""
+
+    def __init__(self, length: int, rows: int = ROWS) -> None:
+        self.builder, self.args, self.outputs = ProgramBuilder(), [], []
+        self.shape = (rows, length)
+        self.section: SectionBuilder = self.builder.vector(length, rows)
+
+    def input(self, values: np.ndarray, strides: tuple[int, ...], **more: object) -> int:
+        arg = self.builder.add_arg(values.nbytes, READ, more.get("dtype", dtypes.float32))
+        self.args.append(values)
+        return self.section.operand(arg, strides, **more)
+
+    def full(self, values: np.ndarray) -> int:
+        return self.input(values, (4, 4 * self.shape[1]))
+
+    def per_row(self, values: np.ndarray) -> int:
+        return self.input(values, (0, 4))
+
+    def output(self, shape: tuple[int, ...], strides: tuple[int, ...], dtype: dtypes.DType = dtypes.float32, base: int = 0) -> int:
+        array = np.full(shape, 7, np.uint8 if dtype.kind == "b" else dtype.numpy)
+        arg = self.builder.add_arg(array.nbytes, WRITE, dtype)
+        self.outputs.append(len(self.args))
+        self.args.append(array)
+        return self.section.operand(arg, strides, dtype=dtype, mode=WRITE, base=base)
+
+    def full_output(self) -> int:
+        return self.output(self.shape, (4, 4 * self.shape[1]))
+
+    def per_row_output(self) -> int:
+        return self.output(self.shape[:1], (0, 4))
+
+    def case(self, name: str) -> Case:
+        self.section.word("end_row")
+        return Case(name, self.builder.build(), self.args, self.outputs)
+
+
+# ---- arithmetic ---------------------------------------------------------------------------------------------------
+
+
+def _binary(instruction: Instruction, form: str, length: int, rng: np.random.Generator) -> Iterator[Case]:
+    yield _binary_in_pass(instruction.name, form, length, rng)
+    if form in "krb":
+        yield _binary_in_row_section(instruction.name, form, length, rng)
+
+
+def _binary_in_pass(name: str, form: str, length: int, rng: np.random.Generator) -> Case:
+    bench = Bench(length)
+    section, x = bench.section, bench.full(hard_floats(rng, *bench.shape))
+    where: int | float = 5
+    if form == "k":
+        where = float(hard_floats(rng, 1)[0])
+    elif form == "r":
+        section.word("mov.b", bench.per_row(hard_floats(rng, ROWS)))
+        section.word("store_row", where)
+    elif form == "b":
+        where = bench.per_row(hard_floats(rng, ROWS))
+    else:
+        y = bench.full(hard_floats(rng, *bench.shape))
+        where = y if form == "i" else where
+    section.begin_pass()
+    if form == "s":
+        section.word("mov.i", y)
+        section.word("store_slot", where)
+    section.word("mov.i", x)
+    section.word(f"{name}.{form}", where)
+    section.word("store", bench.full_output())
+    section.end_pass()
+    return bench.case("pass")
+
+
+def _binary_in_row_section(name: str, form: str, length: int, rng: np.random.Generator) -> Case:
+    bench = Bench(length, 9)
+    section, x, y = bench.section, bench.per_row(hard_floats(rng, 9)), bench.per_row(hard_floats(rng, 9))
+    where = {"k": float(hard_floats(rng, 1)[0]), "r": 31, "b": y}[form]
+    if form == "r":
+        section.word("mov.b", y)
+        section.word("store_row", where)
+    section.word("mov.b", x)
+    section.word(f"{name}.{form}", where)
+    section.word("store_per_row", bench.per_row_output())
+    return bench.case("row section")
+
+
+def _unary(instruction: Instruction, form: str, length: int, rng: np.random.Generator) -> Iterator[Case]:
+    bench = Bench(length)
+    section, x = bench.section, bench.full(hard_floats(rng, *bench.shape))
+    section.begin_pass()
+    section.word("mov.i", x)
+    section.word(instruction.name)
+    section.word("store", bench.full_output())
+    section.end_pass()
+    yield bench.case("pass")
+    bench = Bench(length, 9)
+    bench.section.word("mov.b", bench.per_row(hard_floats(rng, 9)))
+    bench.section.word(instruction.name)
+    bench.section.word("store_per_row", bench.per_row_output())
+    yield bench.case("row section")
+
+
+# ---- loads, stores ------------------------------------------------------------------------------------------------
+
+
+def _load(instruction: Instruction, form: str, length: int, rng: np.random.Generator) -> Iterator[Case]:
+    for dtype in LOADED:
+        for step in (1, 2, -1, 0):
+            bench, size = Bench(length), dtype.bytes
+            span = max(1, (length - 1) * abs(step) + 1)
+            values = stored(rng, dtype, ROWS, span)
+            base = (span - 1) * size if step < 0 else 0
+            x = bench.input(values, (step * size, span * size), dtype=dtype, base=base)
+            bench.section.begin_pass()
+            bench.section.word(instruction.name, x)
+            bench.section.word("store", bench.full_output())
+            bench.section.end_pass()
+            yield bench.case(f"{dtype} step {step}")
+
+
+def _store(instruction: Instruction, form: str, length: int, rng: np.random.Generator) -> Iterator[Case]:
+    bench = Bench(length)
+    x = bench.full(hard_floats(rng, *bench.shape))
+    bench.section.begin_pass()
+    bench.section.word("mov.i", x)
+    bench.section.word(instruction.name, bench.full_output())
+    bench.section.end_pass()
+    yield bench.case("contiguous")
+
+
+def _store_any(instruction: Instruction, form: str, length: int, rng: np.random.Generator) -> Iterator[Case]:
+    for dtype in LOADED:
+        for step in (1, 3, -1):
+            bench, size = Bench(length), dtype.bytes
+            span = (length - 1) * abs(step) + 1
+            x = bench.full(hard_floats(rng, *bench.shape))
+            base = (span - 1) * size if step < 0 else 0
+            y = bench.output((ROWS, span), (step * size, span * size), dtype, base)
+            bench.section.begin_pass()
+            bench.section.word("mov.i", x)
+            bench.section.word(instruction.name, y)
+            bench.section.end_pass()
+            yield bench.case(f"{dtype} step {step}")
+
+
+def _store_slot(instruction: Instruction, form: str, length: int, rng: np.random.Generator) -> Iterator[Case]:
+    for slot in (0, 23):
+        bench = Bench(length)
+        x, y = (bench.full(hard_floats(rng, *bench.shape)) for _ in range(2))
+        bench.section.begin_pass()
+        bench.section.word("mov.i", x)
+        bench.section.word(instruction.name, slot)
+        bench.section.word("mov.i", y)
+        bench.section.word("mov.s", slot)
+        bench.section.word("store", bench.full_output())
+        bench.section.end_pass()
+        yield bench.case(f"slot {slot}")
+
+
+def _store_row(instruction: Instruction, form: str, length: int, rng: np.random.Generator) -> Iterator[Case]:
+    for row in (0, 31):
+        bench = Bench(length)
+        bench.section.word("mov.b", bench.per_row(hard_floats(rng, ROWS)))
+        bench.section.word(instruction.name, row)
+        bench.section.begin_pass()
+        bench.section.word("mov.r", row)
+        bench.section.word("store", bench.full_output())
+        bench.section.end_pass()
+        yield bench.case(f"row scalar {row}")
+
+
+def _store_per_row(instruction: Instruction, form: str, length: int, rng: np.random.Generator) -> Iterator[Case]:
+    bench = Bench(length, 9)
+    bench.section.word("mov.b", bench.per_row(hard_floats(rng, 9)))
+    bench.section.word(instruction.name, bench.per_row_output())
+    yield bench.case("one element a row")
+
+
+# ---- reductions ---------------------------------------------------------------------------------------------------
+
+
+def _reduction(instruction: Instruction, form: str, length: int, rng: np.random.Generator) -> Iterator[Case]:
+    """acc_x and fold_x come in pairs: each is tested by a program that has both."""
+    kind = instruction.name.partition("_")[2]
+    indices = (0, 3) if kind == "sum" else (4, 7)
+    for name, values in (("hard", hard_floats(rng, ROWS, length)), ("normal", _normal(rng, ROWS, length))):
+        bench = Bench(length)
+        section, x = bench.section, bench.full(values)
+        section.begin_pass()
+        section.word("mov.i", x)
+        section.word(f"acc_{kind}", indices[0])
+        section.word("neg")
+        section.word(f"acc_{kind}", indices[1])
+        section.end_pass(*indices)
+        for index in indices:
+            section.word(f"fold_{kind}", index)
+            section.word("store_per_row", bench.per_row_output())
+        yield bench.case(name)
+
+
+def _normal(rng: np.random.Generator, *shape: int) -> np.ndarray:
+    return rng.standard_normal(shape).astype(np.float32)
+
+
+# ---- control ------------------------------------------------------------------------------------------------------
+
+
+def _gather(instruction: Instruction, form: str, length: int, rng: np.random.Generator) -> Iterator[Case]:
+    for dtype in (dtypes.int32, dtypes.int64):
+        bench, limit, rows = Bench(length, 6), 5, 6
+        source = hard_floats(rng, limit, length)
+        index = rng.integers(-limit, limit, rows).astype(dtype.numpy)
+        index[0], index[1] = -limit, limit - 1
+        i = bench.input(index, (0, dtype.bytes), dtype=dtype)
+        x = bench.input(source, (4,), mode=READ | GATHER, index=i, limit=limit, depth=4 * length)
+        bench.section.word(instruction.name, x)
+        bench.section.begin_pass()
+        bench.section.word("mov.i", x)
+        bench.section.word("store", bench.full_output())
+        bench.section.end_pass()
+        yield bench.case(f"{dtype} index")
+
+
+def _fetch(instruction: Instruction, form: str, length: int, rng: np.random.Generator) -> Iterator[Case]:
+    bench = Bench(length)
+    x = bench.full(hard_floats(rng, *bench.shape))
+    bench.section.begin_pass()
+    bench.section.fetch(x, 0)
+    bench.section.word("mov.i", x)
+    bench.section.fetch(x, 2048)
+    bench.section.word("store", bench.full_output())
+    bench.section.end_pass()
+    yield bench.case("this row and the next")
+
+
+def _passes(instruction: Instruction, form: str, length: int, rng: np.random.Generator) -> Iterator[Case]:
+    """Three passes over a row, values carried by a row buffer and a row scalar; rows in four dimensions."""
+    builder, shape = ProgramBuilder(), (2, 3, 2, length)
+    x, y = hard_floats(rng, *shape), np.full(shape, 7, np.float32)
+    section = builder.vector(*shape[::-1])
+    strides = tuple(s for s in x.strides[::-1])
+    source = section.operand(builder.add_arg(x.nbytes), strides)
+    target = section.operand(builder.add_arg(y.nbytes, WRITE), strides, mode=WRITE)
+    buffer = section.row_buffer()
+    section.begin_pass()
+    section.word("mov.i", source)
+    section.word("abs")
+    section.word("store", buffer)
+    section.word("acc_max", 4)
+    section.end_pass(4)
+    section.word("fold_max", 4)
+    section.word("store_row", 0)
+    section.begin_pass()
+    section.word("mov.i", buffer)
+    section.word("acc_sum", 0)
+    section.end_pass(0)
+    section.word("fold_sum", 0)
+    section.word("store_row", 1)
+    section.begin_pass()
+    section.word("mov.i", buffer)
+    section.word("sub.r", 0)
+    section.word("mul.r", 1)
+    section.word("store", target)
+    section.end_pass()
+    section.word("end_row")
+    yield Case("three passes", builder.build(), [x, y], [1])
+
+
+def epilogue(name: str, form: str, length: int, rng: np.random.Generator) -> Case:
+    """A matmul [ROWS, 5] @ [5, length] whose epilogue runs one binary or unary instruction."""
+    builder, k = ProgramBuilder(), 5
+    a, b, c = _normal(rng, ROWS, k), _normal(rng, k, length), np.full((ROWS, length), 7, np.float32)
+    y, column = hard_floats(rng, ROWS, length), hard_floats(rng, ROWS)
+    section = builder.matmul(length, ROWS, k)
+    section.operand(builder.add_arg(a.nbytes), (0, 4 * k), depth=4)
+    section.operand(builder.add_arg(b.nbytes), (4, 0), depth=4 * length)
+    section.operand(builder.add_arg(c.nbytes, READ | WRITE), (4, 4 * length), mode=READ | WRITE)
+    full = section.operand(builder.add_arg(y.nbytes), (4, 4 * length))
+    per_row = section.operand(builder.add_arg(column.nbytes), (0, 4))
+    where = {"i": full, "s": 2, "b": per_row, "k": float(hard_floats(rng, 1)[0]), "": None}[form]
+    if form == "s":
+        section.word("mov.i", full)
+        section.word("store_slot", where)
+    section.word("mov.i", 2)
+    section.word(f"{name}.{form}" if form else name, where)
+    section.word("store", 2)
+    section.word("end")
+    return Case("epilogue", builder.build(), [a, b, c, y, column], [2])
+
+
+def _end(instruction: Instruction, form: str, length: int, rng: np.random.Generator) -> Iterator[Case]:
+    yield epilogue("add", "i", length, rng)
+
+
+OWN = {
+    "store_slot": _store_slot, "store": _store, "store_nt": _store, "store_any": _store_any, "store_row": _store_row,
+    "store_per_row": _store_per_row, "gather": _gather, "fetch": _fetch, "pass": _passes, "loop": _passes,
+    "end_row": _passes, "end": _end,
+}  # fmt: skip

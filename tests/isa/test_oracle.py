@@ -1,0 +1,106 @@
+"""The instruction table against itself: every row and operand form on the reference and on every native target."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from dvm_rt.isa import reference, table
+from dvm_rt.isa.program import parse
+from dvm_rt.isa.table import Group, Instruction
+
+from .cases import LENGTHS, Case, cases, epilogue
+
+try:
+    from dvm_rt import _native
+except ImportError:
+    _native = None
+TARGETS = _native.targets() if hasattr(_native, "Program") else []
+needs_native = pytest.mark.skipif(not TARGETS, reason="native machine not built")
+ROWS = [pytest.param(i, f, id=f"{i.name}{'.' + f if f else ''}") for i, f in table.OPCODES]
+IN_EPILOGUE = [p for p in ROWS if p.values[0].meaning and p.values[1] in ("", "i", "s", "k", "b")]
+FLUSH = 2.0**-126  # exp gives 0 below: within its promise of this, either side is right
+
+
+@pytest.mark.parametrize(("instruction", "form"), ROWS)
+def test_every_row_has_programs_that_use_it(instruction: Instruction, form: str) -> None:
+    code = table.opcode(instruction.name, form)
+    for case in cases(instruction, form, 65, np.random.default_rng(1)):
+        assert any(word.op == code for section in parse(case.program).sections for word in section.words)
+        before = [case.args[o].tobytes() for o in case.outputs]
+        reference.run(case.program, case.args)
+        assert [case.args[o].tobytes() for o in case.outputs] != before
+
+
+@needs_native
+@pytest.mark.parametrize(("instruction", "form"), ROWS)
+def test_native_equals_reference(instruction: Instruction, form: str) -> None:
+    rng = np.random.default_rng(table.opcode(instruction.name, form))
+    for length in LENGTHS:
+        for case in cases(instruction, form, length, rng):
+            check(case, instruction, length)
+
+
+@needs_native
+@pytest.mark.parametrize(("instruction", "form"), IN_EPILOGUE)
+def test_native_epilogue_equals_reference(instruction: Instruction, form: str) -> None:
+    rng = np.random.default_rng(table.opcode(instruction.name, form))
+    for length in (1, 31, 32, 33, 127, 128, 129, 300):
+        check(epilogue(instruction.name, form, length, rng), instruction, length)
+
+
+@needs_native
+@pytest.mark.parametrize("name", [i.name for i in table.INSTRUCTIONS if i.group in (Group.REDUCE, Group.FOLD)])
+@pytest.mark.parametrize("length", [16383, 16384, 16385, 16384 + 127, 2 * 16384, 40001, 129 * 16384 + 5])
+def test_reductions_of_rows_longer_than_a_block(name: str, length: int) -> None:
+    instruction = table.BY_NAME[name]
+    for case in cases(instruction, "", length, np.random.default_rng(length)):
+        check(case, instruction, length)
+
+
+def check(case: Case, instruction: Instruction, length: int) -> None:
+    """Runs a case everywhere. Bits equal the reference, or lie within the promised ulp of it; all targets agree."""
+    expected = run(case, lambda args: reference.run(case.program, args))
+    program = _native.Program(case.program)
+    got = {target: run(case, lambda args, t=target: program.run(args, t)) for target in TARGETS}
+    for target, outputs in got.items():
+        where = f"{instruction.name}, {case.name}, length {length}, {target}"
+        for output, want in zip(outputs, expected, strict=True):
+            if instruction.ulp:
+                assert_within(output, want, instruction, where)
+            else:
+                assert_same_bits(output, want, where)
+        for output, first in zip(outputs, got[TARGETS[0]], strict=True):
+            assert_same_bits(output, first, f"{where} against {TARGETS[0]}")
+
+
+def run(case: Case, engine: object) -> list[np.ndarray]:
+    args = [array.copy() for array in case.args]
+    engine(args)
+    for number, array in enumerate(args):
+        assert number in case.outputs or array.tobytes() == case.args[number].tobytes(), f"input {number} was written"
+    return [args[number] for number in case.outputs]
+
+
+def assert_same_bits(got: np.ndarray, want: np.ndarray, where: str) -> None:
+    different = got.reshape(-1).view(f"u{got.itemsize}") != want.reshape(-1).view(f"u{got.itemsize}")
+    if different.any():
+        at = int(np.argmax(different))
+        pytest.fail(f"{where}: {different.sum()} elements differ, first {at}: got {got.flat[at]!r}, reference {want.flat[at]!r}")
+
+
+def assert_within(got: np.ndarray, want: np.ndarray, instruction: Instruction, where: str) -> None:
+    """`want` is the correctly rounded result; NaN where it is NaN, canonical; else at most `ulp` float32 steps away."""
+    assert_same_bits(np.isnan(got), np.isnan(want), f"{where}: NaN")
+    distance = np.abs(ordered(got) - ordered(want))
+    near_flush = (np.abs(np.maximum(got, want) - FLUSH) <= 4 * 2.0**-149) & (instruction.name == "exp")
+    wrong = (distance > instruction.ulp) & ~np.isnan(want) & ~near_flush
+    if wrong.any():
+        at = int(np.argmax(np.where(wrong, distance, -1)))
+        pytest.fail(f"{where}: {distance.flat[at]} ulp, got {got.flat[at]!r}, reference {want.flat[at]!r}")
+
+
+def ordered(values: np.ndarray) -> np.ndarray:
+    """float32 as integers in which neighbours differ by 1."""
+    bits = values.astype(np.float32).view(np.int32).astype(np.int64)
+    return np.where(bits < 0, -(bits & 0x7FFFFFFF), bits)
