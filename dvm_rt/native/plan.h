@@ -27,9 +27,13 @@ class Plan {
   std::span<const PlanNode> nodes() const { return nodes_; }
   int slots() const { return slots_; }
 
-  // values[i] = expression i for these symbols; values has room for exprs().size(). False on 64-bit overflow.
+  // values[i] = expression i for these symbols; values has room for exprs().size(). False on a negative symbol, on
+  // division by zero and on 64-bit overflow.
   bool evaluate(const int64_t* symbols, int64_t* values) const;
   size_t program_bytes_max() const { return program_bytes_max_; }  // room that encode() can need
+  // Program arguments without their sizes, and the argument number of every buffer (WORKSPACE if TEMPORARY).
+  std::span<const ProgramArg> program_args() const { return program_args_; }
+  std::span<const uint16_t> argument_of_buffer() const { return argument_of_buffer_; }
 
  private:
   Plan() = default;
@@ -43,6 +47,8 @@ class Plan {
   std::span<const PlanKernel> kernels_;
   std::span<const PlanArg> args_;
   std::span<const PlanNode> nodes_;
+  std::vector<ProgramArg> program_args_;
+  std::vector<uint16_t> argument_of_buffer_;
   int slots_ = 0;
   size_t program_bytes_max_ = 0;
 };

@@ -1,62 +1,555 @@
+// One pass over the bytes, no heap. All arithmetic on values of the program is overflow-checked or within limits that
+// were checked before. Order: head, arguments, then for each section its head, its operands, how they overlap, its
+// words, and what of the workspace and the outputs is known to be written.
 #include "verify.h"
+#include <cstring>
+#include "matmul.h"
 
 namespace dvm {
 namespace {
 
-struct Verifier {
-  uint8_t* bytes;
-  size_t n;
-  VerifyFacts& facts;
-  VerifyError error;
+constexpr int64_t ARG_BYTES_MAX = 1ll << 48;
+constexpr uint32_t LOADABLE = 1u << uint32_t(DType::BOOL) | 1u << uint32_t(DType::INT8) | 1u << uint32_t(DType::INT16) |
+                              1u << uint32_t(DType::INT32) | 1u << uint32_t(DType::INT64) | 1u << uint32_t(DType::UINT8) |
+                              1u << uint32_t(DType::UINT16) | 1u << uint32_t(DType::UINT32) | 1u << uint32_t(DType::UINT64) |
+                              1u << uint32_t(DType::FLOAT32);
+constexpr uint8_t FLOAT32 = uint8_t(DType::FLOAT32);
+static_assert(MAX_OPERANDS <= 32 && MAX_SLOTS <= 32 && MAX_ROW_SCALARS <= 32 && MAX_REDUCTIONS <= 8);
 
-  bool fail(VerifyCode code, uint32_t word = 0) { return error.code = code, error.word = word, false; }
+bool power_of_two(uint64_t x) { return x && !(x & (x - 1)); }
+uint64_t magnitude(int64_t x) { return x < 0 ? 0 - uint64_t(x) : uint64_t(x); }
 
-  const ProgramHead& head() const { return *reinterpret_cast<const ProgramHead*>(bytes); }
-
-  bool head_is_good() {
-    const ProgramHead& h = head();
-    if (n < sizeof h) return fail(VerifyCode::TRUNCATED);
-    if (h.magic != PROGRAM_MAGIC) return fail(VerifyCode::MAGIC);
-    if (h.version != VERSION) return fail(VerifyCode::VERSION);
-    if (h.table_hash != TABLE_HASH) return fail(VerifyCode::TABLE_HASH);
-    if (n > MAX_PROGRAM_BYTES) return fail(VerifyCode::LIMIT);
-    if (h.bytes != n) return fail(VerifyCode::TRUNCATED);
-    constexpr size_t CHECKED_FROM = offsetof(ProgramHead, checksum) + 8;
-    if (h.checksum != checksum(bytes + CHECKED_FROM, n - CHECKED_FROM)) return fail(VerifyCode::CHECKSUM);
-    return true;
+// Bytes of arguments and of the workspace that are known to be written, as disjoint ranges in order. Has room for a few;
+// a range that finds none is forgotten, which only costs a zero fill.
+class Written {
+ public:
+  bool covers(uint16_t arg, int64_t low, int64_t high) const {
+    const int i = after(arg, low);
+    return i > 0 && ranges_[i - 1].arg == arg && ranges_[i - 1].high >= high;
+  }
+  void add(uint16_t arg, int64_t low, int64_t high) {
+    int begin = after(arg, low), end;
+    if (begin > 0 && ranges_[begin - 1].arg == arg && ranges_[begin - 1].high >= low) low = ranges_[--begin].low;
+    for (end = begin; end < count_ && ranges_[end].arg == arg && ranges_[end].low <= high; end++)
+      if (ranges_[end].high > high) high = ranges_[end].high;
+    if (end == begin && count_ == CAPACITY) return;
+    memmove(ranges_ + begin + 1, ranges_ + end, size_t(count_ - end) * sizeof(Range));
+    ranges_[begin] = {arg, low, high};
+    count_ += 1 - (end - begin);
   }
 
-  bool section_is_good(const SectionView& s) {
-    if (s.head->kind == uint16_t(SectionKind::VECTOR)) {
-      size_t outers = 0;
-      for (int d = 1; d < s.head->rank; d++) outers += s.head->dims[d] != 1;
-      facts.outer_rows += outers ? outers : 1;
+ private:
+  static constexpr int CAPACITY = 128;
+  struct Range {
+    uint16_t arg;
+    int64_t low, high;
+  };
+  int after(uint16_t arg, int64_t low) const {  // number of ranges that start at or before this byte
+    int from = 0, to = count_;
+    while (from < to) {
+      const int middle = (from + to) / 2;
+      const Range& r = ranges_[middle];
+      if (r.arg < arg || (r.arg == arg && r.low <= low)) from = middle + 1;
+      else to = middle;
     }
-    for (int i = 0; i < s.head->word_count; i++) facts.streams |= s.words[i].op == OP_store_nt;
-    return true;
+    return from;
+  }
+  Range ranges_[CAPACITY];
+  int count_ = 0;
+};
+
+// The places that an operand touches: base + any sum of index * stride, `element` bytes each.
+struct Walk {
+  int64_t element;
+  int n = 0;
+  int64_t count[MAX_RANK + 2], stride[MAX_RANK + 2];
+  void step(int64_t times, int64_t bytes) {
+    if (times > 1) count[n] = times, stride[n++] = bytes;
+  }
+};
+struct Span {
+  int64_t low = 0, high = 0;  // first byte, and one past the last
+  bool dense = false;         // every byte between is touched
+};
+
+class Verifier {
+ public:
+  Verifier(uint8_t* bytes, size_t n, VerifyFacts& facts) : bytes_(bytes), n_(n), facts_(facts) {}
+
+  VerifyError run() {
+    program();
+    return error_;
   }
 
-  bool run() {
-    if (!head_is_good()) return false;
+ private:
+  // ---- errors: each check returns false after it has written down why ----
+  bool refuse(VerifyCode code, Place place, int64_t number, int64_t got = 0, int64_t allowed = 0) {
+    error_ = {code, place, uint16_t(section_number_), uint32_t(number), got, allowed};
+    return false;
+  }
+  bool refuse_operand(VerifyCode code, int i, int64_t got = 0, int64_t allowed = 0) {
+    return refuse(code, Place::OPERAND, i, got, allowed);
+  }
+  bool refuse_word(VerifyCode code, int64_t got = 0, int64_t allowed = 0) {
+    return refuse(code, Place::WORD, at_, got, allowed);
+  }
+
+  // ---- program ----
+  const ProgramHead& head() const { return *reinterpret_cast<const ProgramHead*>(bytes_); }
+  ProgramArg* args() const { return reinterpret_cast<ProgramArg*>(bytes_ + sizeof(ProgramHead)); }
+
+  bool program() {
+    if (!program_head()) return false;
+    for (int i = 0; i < head().arg_count; i++)
+      if (!argument(i)) return false;
     size_t at = sizeof(ProgramHead) + head().arg_count * sizeof(ProgramArg);
-    for (int i = 0; i < head().section_count; i++) {
-      error.section = i;
-      if (n - at < sizeof(Section)) return fail(VerifyCode::TRUNCATED);
-      SectionView s = section_at(bytes + at);
-      if (s.head->bytes > n - at) return fail(VerifyCode::TRUNCATED);
-      at += s.head->bytes;
-      if (!section_is_good(s)) return false;
+    for (section_number_ = 0; section_number_ < head().section_count; section_number_++) {
+      if (n_ - at < sizeof(Section)) return refuse(VerifyCode::TRUNCATED, Place::SECTION, 0, n_ - at, sizeof(Section));
+      section_ = section_at(bytes_ + at);
+      if (!section_head(n_ - at) || !section()) return false;
+      at += section_.head->bytes;
+    }
+    section_number_ = 0;
+    if (at != n_) return refuse(VerifyCode::TRUNCATED, Place::HEAD, 0, n_, at);
+    if (fuel_ > head().fuel || head().fuel > FUEL_MAX) return refuse(VerifyCode::FUEL, Place::HEAD, 0, fuel_, head().fuel);
+    outputs();
+    return true;
+  }
+
+  bool program_head() {
+    constexpr size_t CHECKED_FROM = offsetof(ProgramHead, checksum) + sizeof(uint64_t);
+    auto wrong = [&](VerifyCode code, int64_t got, int64_t allowed) { return refuse(code, Place::HEAD, 0, got, allowed); };
+    if (n_ < sizeof(ProgramHead)) return wrong(VerifyCode::TRUNCATED, n_, sizeof(ProgramHead));
+    const ProgramHead& h = head();
+    if (h.magic != PROGRAM_MAGIC) return wrong(VerifyCode::MAGIC, h.magic, PROGRAM_MAGIC);
+    if (h.version != VERSION) return wrong(VerifyCode::VERSION, h.version, VERSION);
+    if (h.table_hash != TABLE_HASH) return wrong(VerifyCode::TABLE_HASH, h.table_hash, TABLE_HASH);
+    if (n_ > size_t(MAX_PROGRAM_BYTES)) return wrong(VerifyCode::LIMIT, n_, MAX_PROGRAM_BYTES);
+    if (h.bytes != n_) return wrong(VerifyCode::TRUNCATED, n_, h.bytes);
+    const uint64_t sum = checksum(bytes_ + CHECKED_FROM, n_ - CHECKED_FROM);
+    if (h.checksum != sum) return wrong(VerifyCode::CHECKSUM, h.checksum, sum);
+    if (h.reserved0 || h.reserved1) return wrong(VerifyCode::RESERVED, 1, 0);
+    if (h.arg_count > MAX_ARGS) return wrong(VerifyCode::LIMIT, h.arg_count, MAX_ARGS);
+    if (!h.section_count || h.section_count > MAX_SECTIONS) return wrong(VerifyCode::LIMIT, h.section_count, MAX_SECTIONS);
+    if (h.workspace_bytes > WORKSPACE_BYTES_MAX) return wrong(VerifyCode::LIMIT, h.workspace_bytes, WORKSPACE_BYTES_MAX);
+    if (h.scratch_bytes > SCRATCH_BYTES_MAX) return wrong(VerifyCode::LIMIT, h.scratch_bytes, SCRATCH_BYTES_MAX);
+    const size_t least = sizeof h + h.arg_count * sizeof(ProgramArg);
+    return n_ >= least || wrong(VerifyCode::TRUNCATED, n_, least);
+  }
+
+  bool argument(int i) {
+    const ProgramArg& a = args()[i];
+    auto wrong = [&](VerifyCode code, int64_t got, int64_t allowed) { return refuse(code, Place::ARGUMENT, i, got, allowed); };
+    if (a.reserved) return wrong(VerifyCode::RESERVED, a.reserved, 0);
+    if (a.mode & ~(READ | WRITE)) return wrong(VerifyCode::ARGUMENT, a.mode, READ | WRITE);
+    if (a.dtype >= sizeof DTYPE_BYTES) return wrong(VerifyCode::DTYPE, a.dtype, sizeof DTYPE_BYTES - 1);
+    if (!power_of_two(a.align) || a.align > ARENA_ALIGN) return wrong(VerifyCode::ALIGNMENT, a.align, ARENA_ALIGN);
+    return a.bytes <= uint64_t(ARG_BYTES_MAX) || wrong(VerifyCode::LIMIT, a.bytes, ARG_BYTES_MAX);
+  }
+
+  void outputs() {
+    for (int i = 0; i < head().arg_count; i++) {
+      ProgramArg& a = args()[i];
+      if (a.mode & WRITE && a.bytes && !written_.covers(i, 0, a.bytes)) a.mode |= ZERO_FILL;
+    }
+  }
+
+  // ---- section ----
+  bool section_head(size_t rest) {
+    const Section& s = *section_.head;
+    auto wrong = [&](VerifyCode code, int64_t got, int64_t allowed) { return refuse(code, Place::SECTION, 0, got, allowed); };
+    if (s.kind > uint16_t(SectionKind::PACK)) return wrong(VerifyCode::SECTION_KIND, s.kind, uint16_t(SectionKind::PACK));
+    kind_ = SectionKind(s.kind);
+    if (s.operand_count > MAX_OPERANDS) return wrong(VerifyCode::LIMIT, s.operand_count, MAX_OPERANDS);
+    if (s.word_count > MAX_WORDS) return wrong(VerifyCode::LIMIT, s.word_count, MAX_WORDS);
+    const size_t bytes = sizeof s + s.operand_count * sizeof(Operand) + s.word_count * sizeof(Word);
+    if (s.bytes != bytes || bytes > rest) return wrong(VerifyCode::TRUNCATED, s.bytes, bytes);
+    if (s.dtype != FLOAT32) return wrong(VerifyCode::DTYPE, s.dtype, FLOAT32);
+    if (s.reserved) return wrong(VerifyCode::RESERVED, s.reserved, 0);
+    if (s.rank < 1 || s.rank > MAX_RANK) return wrong(VerifyCode::DIMENSION, s.rank, MAX_RANK);
+    if (s.scratch_bytes > head().scratch_bytes) return wrong(VerifyCode::LIMIT, s.scratch_bytes, head().scratch_bytes);
+    rows_ = 1, elements_ = 1;
+    size_t outers = 0;
+    for (int d = 0; d < MAX_RANK; d++) {
+      const int64_t dim = s.dims[d], most = d < s.rank ? DIMENSION_MAX : 1;
+      if (dim < 1 || dim > most) return wrong(VerifyCode::DIMENSION, dim, most);
+      if (__builtin_mul_overflow(elements_, dim, &elements_) || elements_ > DIMENSION_MAX)
+        return wrong(VerifyCode::OVERFLOW, dim, DIMENSION_MAX);
+      if (d) rows_ *= dim, outers += dim > 1;
+    }
+    if (kind_ == SectionKind::VECTOR) facts_.outer_rows += outers ? outers : 1;
+    const bool has_depth = kind_ != SectionKind::VECTOR;
+    if (has_depth ? s.depth < 1 || s.depth > DIMENSION_MAX : s.depth != 0)
+      return wrong(has_depth ? VerifyCode::DIMENSION : VerifyCode::RESERVED, s.depth, has_depth ? DIMENSION_MAX : 0);
+    return burn();
+  }
+
+  // The formula of dvm_rt/isa/program.py.
+  bool burn() {
+    const Section& s = *section_.head;
+    int64_t steps = 0;
+    if (kind_ != SectionKind::VECTOR) {
+      if (__builtin_mul_overflow(elements_, s.depth, &steps) || steps > int64_t(FUEL_MAX) * 1024)
+        return refuse(VerifyCode::OVERFLOW, Place::SECTION, 0, steps, FUEL_MAX * 1024);
+      steps = ceil_div(steps, 1024);
+    }
+    const int64_t strips = ceil_div(s.dims[0], LANES);  // strips * rows_ <= elements_ <= 2^40, times 2^9 words
+    const int64_t work = int64_t(s.word_count) * strips * rows_;
+    if (__builtin_add_overflow(fuel_, work + 1, &fuel_) || __builtin_add_overflow(fuel_, steps, &fuel_))
+      return refuse(VerifyCode::OVERFLOW, Place::SECTION, 0, work, FUEL_MAX);
+    return true;
+  }
+
+  bool section() {
+    const Section& s = *section_.head;
+    const bool matmul = kind_ == SectionKind::MATMUL, pack = kind_ == SectionKind::PACK;
+    auto wrong = [&](VerifyCode code, int64_t got, int64_t allowed) { return refuse(code, Place::SECTION, 0, got, allowed); };
+    if (matmul && (s.rank < 2 || s.operand_count < 3))
+      return wrong(s.rank < 2 ? VerifyCode::DIMENSION : VerifyCode::OPERAND, s.rank < 2 ? s.rank : s.operand_count, s.rank < 2 ? 2 : 3);
+    if (pack && (s.rank != 1 || s.operand_count != 2))
+      return wrong(s.rank != 1 ? VerifyCode::DIMENSION : VerifyCode::OPERAND, s.rank != 1 ? s.rank : s.operand_count, s.rank != 1 ? 1 : 2);
+    for (int i = 0; i < s.operand_count; i++)
+      if (!operand(i)) return false;
+    if (matmul) {
+      const int64_t need = matmul_scratch_bytes(s, section_.operands[1]);
+      if (s.scratch_bytes < uint64_t(need)) return wrong(VerifyCode::LIMIT, s.scratch_bytes, need);
+    }
+    if (!overlaps()) return false;
+    stored_ = read_ = 0;
+    if (pack) {
+      if (s.word_count) return wrong(VerifyCode::NESTING, s.word_count, 0);
+      read_ = 1, stored_ = 2;
+    }
+    if (matmul) read_ = 3, stored_ = 4;
+    if (!pack && !words()) return false;
+    record();
+    return true;
+  }
+
+  // ---- operands ----
+  bool operand(int i) {
+    const Operand& x = section_.operands[i];
+    const bool scratch = x.arg == SCRATCH, workspace = x.arg == WORKSPACE;
+    if (x.reserved) return refuse_operand(VerifyCode::RESERVED, i, x.reserved, 0);
+    if (!scratch && !workspace && x.arg >= head().arg_count)
+      return refuse_operand(VerifyCode::ARGUMENT, i, x.arg, int64_t(head().arg_count) - 1);
+    if (scratch && kind_ != SectionKind::VECTOR) return refuse_operand(VerifyCode::ARGUMENT, i, x.arg, WORKSPACE);
+    const uint8_t arg_mode = scratch || workspace ? READ | WRITE : args()[x.arg].mode & (READ | WRITE);
+    const uint8_t access = x.mode & (READ | WRITE);
+    if (x.mode & ~(READ | WRITE | GATHER | PACKED) || !access || access & ~arg_mode)
+      return refuse_operand(VerifyCode::PERMISSION, i, x.mode, arg_mode);
+    if (x.dtype >= sizeof DTYPE_BYTES || !(LOADABLE >> x.dtype & 1)) return refuse_operand(VerifyCode::DTYPE, i, x.dtype, FLOAT32);
+    const uint8_t dtype = scratch ? FLOAT32 : workspace ? x.dtype : args()[x.arg].dtype;
+    if (x.dtype != dtype) return refuse_operand(VerifyCode::DTYPE, i, x.dtype, dtype);
+    for (int d = section_.head->rank; d < MAX_RANK; d++)
+      if (x.stride[d]) return refuse_operand(VerifyCode::RESERVED, i, x.stride[d], 0);
+    Walk walk{DTYPE_BYTES[x.dtype]};
+    if (!shape(i, walk)) return false;
+    const uint64_t align = scratch || workspace ? ARENA_ALIGN : args()[x.arg].align;
+    const int64_t bytes = scratch ? section_.head->scratch_bytes : workspace ? head().workspace_bytes : args()[x.arg].bytes;
+    return inside(i, walk, align, bytes) && (!(x.mode & WRITE) || scratch || separate(i, walk));
+  }
+
+  // What the section's kind asks of operand i, and where it goes.
+  bool shape(int i, Walk& walk) {
+    const Operand& x = section_.operands[i];
+    const Section& s = *section_.head;
+    const bool has_depth = (kind_ == SectionKind::MATMUL && i < 2) || (kind_ == SectionKind::PACK && i == 0);
+    const bool gathers = x.mode & GATHER, packed = x.mode & PACKED;
+    if (gathers && !gathered_shape(i)) return false;
+    if (!gathers && (x.index != NONE || x.limit)) return refuse_operand(VerifyCode::RESERVED, i, x.index, NONE);
+    if (x.depth && !gathers && (!has_depth || packed)) return refuse_operand(VerifyCode::RESERVED, i, x.depth, 0);
+    if (packed) {
+      const bool may = (kind_ == SectionKind::MATMUL && i == 1 && !(x.mode & WRITE)) || (kind_ == SectionKind::PACK && i == 1);
+      if (!may || x.dtype != FLOAT32 || x.stride[0] || x.stride[1]) return refuse_operand(VerifyCode::OPERAND, i, x.mode, READ);
+      walk.element = packed_bytes(s.dims[0], s.depth);
+      for (int d = 2; d < s.rank; d++) walk.step(s.dims[d], x.stride[d]);
+      return true;
+    }
+    if (x.stride[0]) walk.step(s.dims[0], x.stride[0]);  // 0: one element a row, which may be written once a row
+    for (int d = 1; d < s.rank; d++) walk.step(s.dims[d], x.stride[d]);
+    if (has_depth) walk.step(s.depth, x.depth);
+    if (gathers) walk.step(x.limit, x.depth);
+    if (x.arg == SCRATCH) {
+      for (int d = 0; d < s.rank; d++)
+        if (x.stride[d] != (d ? 0 : 4)) return refuse_operand(VerifyCode::OPERAND, i, x.stride[d], d ? 0 : 4);
+    }
+    if (kind_ == SectionKind::VECTOR || i > 2) return true;
+    return product_shape(i);
+  }
+
+  bool gathered_shape(int i) {
+    const Operand& x = section_.operands[i];
+    if (kind_ != SectionKind::VECTOR || x.mode & (WRITE | PACKED)) return refuse_operand(VerifyCode::OPERAND, i, x.mode, READ | GATHER);
+    if (x.index >= section_.head->operand_count) return refuse_operand(VerifyCode::OPERAND, i, x.index, section_.head->operand_count - 1);
+    const Operand& index = section_.operands[x.index];
+    const bool good = (index.dtype == uint8_t(DType::INT32) || index.dtype == uint8_t(DType::INT64)) && index.stride[0] == 0 &&
+                      index.mode & READ && !(index.mode & GATHER);
+    if (!good) return refuse_operand(VerifyCode::OPERAND, i, x.index, NONE);
+    if (x.limit < 1 || x.limit > DIMENSION_MAX) return refuse_operand(VerifyCode::DIMENSION, i, x.limit, DIMENSION_MAX);
+    return true;
+  }
+
+  // A, B, C of a matmul; source and packed form of a pack.
+  bool product_shape(int i) {
+    const Operand& x = section_.operands[i];
+    const bool matmul = kind_ == SectionKind::MATMUL;
+    const int c = matmul ? 2 : 1;
+    if (x.dtype != FLOAT32) return refuse_operand(VerifyCode::DTYPE, i, x.dtype, FLOAT32);
+    if (i == c) {
+      if (!matmul) return refuse_operand(VerifyCode::OPERAND, i, x.mode, PACKED | WRITE);
+      if (x.mode != (READ | WRITE)) return refuse_operand(VerifyCode::PERMISSION, i, x.mode, READ | WRITE);
+      return x.stride[0] == 4 || refuse_operand(VerifyCode::OPERAND, i, x.stride[0], 4);
+    }
+    if (x.mode != READ) return refuse_operand(VerifyCode::PERMISSION, i, x.mode, READ);
+    const bool is_a = matmul && i == 0;
+    const int64_t along = is_a ? x.stride[1] : x.stride[0], across = is_a ? x.stride[0] : x.stride[1];
+    if (matmul && across) return refuse_operand(VerifyCode::OPERAND, i, across, 0);
+    return along == 4 || x.depth == 4 || refuse_operand(VerifyCode::OPERAND, i, along, 4);
+  }
+
+  bool inside(int i, const Walk& walk, uint64_t align, int64_t bytes) {
+    const Operand& x = section_.operands[i];
+    Span& span = span_[i];
+    span.low = span.high = x.base;
+    uint64_t offsets = uint64_t(x.base);
+    bool overflow = false;
+    for (int d = 0; d < walk.n; d++) {
+      int64_t reach;
+      overflow |= __builtin_mul_overflow(walk.stride[d], walk.count[d] - 1, &reach);
+      int64_t& end = reach < 0 ? span.low : span.high;
+      overflow |= __builtin_add_overflow(end, reach, &end);
+      offsets |= uint64_t(walk.stride[d]);
+    }
+    overflow |= __builtin_add_overflow(span.high, walk.element, &span.high);
+    if (overflow) return refuse_operand(VerifyCode::OVERFLOW, i, x.base, bytes);
+    if (span.low < 0 || span.high > bytes)
+      return refuse_operand(VerifyCode::OUT_OF_BOUNDS, i, span.low < 0 ? span.low : span.high, span.low < 0 ? 0 : bytes);
+    const uint64_t element = DTYPE_BYTES[x.dtype];
+    if (offsets & (element - 1) || align < element) return refuse_operand(VerifyCode::ALIGNMENT, i, align, element);
+    return true;
+  }
+
+  // No two places of a written operand share a byte. Strides in rising order must each reach beyond all that lies below;
+  // equal to it everywhere: dense.
+  bool separate(int i, Walk& walk) {
+    uint64_t below = uint64_t(walk.element);
+    bool dense = true;
+    for (int from = 0; from < walk.n; from++) {
+      int least = from;
+      for (int d = from + 1; d < walk.n; d++)
+        if (magnitude(walk.stride[d]) < magnitude(walk.stride[least])) least = d;
+      const uint64_t stride = magnitude(walk.stride[least]), count = uint64_t(walk.count[least]);
+      walk.stride[least] = walk.stride[from], walk.count[least] = walk.count[from];
+      if (stride < below) return refuse_operand(VerifyCode::OVERLAP, i, stride, below);
+      dense &= stride == below;
+      below += stride * (count - 1);  // within the argument: inside() has seen that
+    }
+    span_[i].dense = dense;
+    return true;
+  }
+
+  // What one operand writes, another may touch only at the very same places, element by element.
+  bool overlaps() {
+    const int n = section_.head->operand_count;
+    for (int i = 0; i < n; i++) same_[i] = 1u << i;
+    for (int w = 0; w < n; w++) {
+      if (!(section_.operands[w].mode & WRITE)) continue;
+      for (int i = 0; i < n; i++) {
+        if (i == w || section_.operands[i].arg != section_.operands[w].arg) continue;
+        if (span_[i].high <= span_[w].low || span_[w].high <= span_[i].low) continue;
+        if (!same_places(section_.operands[i], section_.operands[w]) || (kind_ != SectionKind::VECTOR && i < 2))
+          return refuse_operand(VerifyCode::OVERLAP, i, span_[i].low, span_[w].high);
+        same_[i] |= 1u << w;
+      }
     }
     return true;
   }
+  bool same_places(const Operand& x, const Operand& y) const {
+    bool same = x.base == y.base && x.dtype == y.dtype && !((x.mode | y.mode) & (GATHER | PACKED));
+    for (int d = 0; d < section_.head->rank; d++) same &= x.stride[d] == y.stride[d] || section_.head->dims[d] == 1;
+    return same;
+  }
+
+  // ---- words ----
+  bool words() {
+    const Section& s = *section_.head;
+    const bool epilogue = kind_ == SectionKind::MATMUL;
+    if (!s.word_count) return epilogue || refuse(VerifyCode::NESTING, Place::SECTION, 0, 0, 1);
+    in_pass_ = epilogue, has_acc_ = false, row_began_ = false;
+    slots_ = rows_set_ = gathered_ = 0;
+    accumulated_ = pending_ = 0;
+    for (at_ = 0; at_ < s.word_count; at_++)
+      if (!word(section_.words[at_])) return false;
+    const uint16_t last = section_.words[s.word_count - 1].op;
+    at_ = s.word_count - 1;
+    return last == (epilogue ? OP_end : OP_end_row) || refuse_word(VerifyCode::NESTING, last, epilogue ? OP_end : OP_end_row);
+  }
+
+  bool word(const Word& w) {
+    if (w.op >= OP_COUNT) return refuse_word(VerifyCode::OPCODE, w.op, OP_COUNT - 1);
+    const OpInfo& op = OPS[w.op];
+    if (op.a == Field::EMPTY && w.a) return refuse_word(VerifyCode::RESERVED, w.a, 0);
+    if (op.k == Field::EMPTY && w.k) return refuse_word(VerifyCode::RESERVED, w.k, 0);
+    if (op.a == Field::OPERAND && !operand_number(w.a)) return false;
+    if (op.k == Field::SLOT && w.k >= MAX_SLOTS) return refuse_word(VerifyCode::SLOT, w.k, MAX_SLOTS - 1);
+    if (op.k == Field::ROW && w.k >= MAX_ROW_SCALARS) return refuse_word(VerifyCode::ROW_SCALAR, w.k, MAX_ROW_SCALARS - 1);
+    if (op.row != ROW_gather) row_began_ = true;
+    switch (op.group) {
+      case Group::BINARY: return (op.row == ROW_mov || needs_acc()) && source(op.form, w) && sets_acc();
+      case Group::UNARY: return needs_acc();
+      case Group::LOAD: return needs_pass() && reads(w.a) && sets_acc();
+      case Group::STORE: return needs_acc() && destination(op.row, w);
+      case Group::REDUCE: return needs_acc() && accumulate(op.row, w.a);
+      case Group::FOLD: return fold(op.row, w.a) && sets_acc();
+      case Group::CONTROL: return control(op.row, w);
+    }
+    return false;
+  }
+
+  bool operand_number(uint16_t a) {
+    if (a >= section_.head->operand_count) return refuse_word(VerifyCode::OPERAND, a, int64_t(section_.head->operand_count) - 1);
+    return kind_ == SectionKind::VECTOR || a >= 2 || refuse_word(VerifyCode::OPERAND, a, 2);  // A and B are not the epilogue's
+  }
+  bool needs_acc() { return has_acc_ || refuse_word(VerifyCode::UNINITIALISED); }
+  bool sets_acc() { return has_acc_ = true; }
+  bool needs_pass() { return in_pass_ || refuse_word(VerifyCode::NESTING); }
+  bool needs_row_section() { return !in_pass_ || refuse_word(VerifyCode::NESTING); }
+
+  bool source(Form form, const Word& w) {
+    switch (form) {
+      case FORM_S: return needs_pass() && (slots_ >> w.k & 1 || refuse_word(VerifyCode::UNINITIALISED, w.k));
+      case FORM_I: return needs_pass() && inner_stride(w.a, 4) && reads(w.a);
+      case FORM_K: return true;
+      case FORM_R:
+        if (kind_ != SectionKind::VECTOR) return refuse_word(VerifyCode::NESTING);
+        return rows_set_ >> w.k & 1 || refuse_word(VerifyCode::UNINITIALISED, w.k);
+      case FORM_B: return inner_stride(w.a, 0) && reads(w.a);
+      case FORM_NONE: break;
+    }
+    return false;
+  }
+  bool inner_stride(int i, int64_t stride) {  // operand forms that take elements as they lie: compute dtype, one stride
+    const Operand& x = section_.operands[i];
+    if (x.dtype != section_.head->dtype) return refuse_word(VerifyCode::OPERAND_FORM, x.dtype, section_.head->dtype);
+    return x.stride[0] == stride || refuse_word(VerifyCode::OPERAND_FORM, x.stride[0], stride);
+  }
+  bool reads(int i) {
+    const Operand& x = section_.operands[i];
+    if (!(x.mode & READ)) return refuse_word(VerifyCode::PERMISSION, x.mode, READ);
+    if (x.mode & GATHER && !(gathered_ >> i & 1)) return refuse_word(VerifyCode::UNINITIALISED, i);
+    if (!(stored_ & same_[i])) {
+      if (x.arg == SCRATCH) return refuse_word(VerifyCode::UNINITIALISED, i);
+      read_ |= 1u << i;
+    }
+    return true;
+  }
+
+  bool destination(Row row, const Word& w) {
+    switch (row) {
+      case ROW_store_slot: return slots_ |= 1u << w.k, needs_pass();
+      case ROW_store_row: return rows_set_ |= 1u << w.k, needs_row_section();
+      case ROW_store_per_row: return needs_row_section() && inner_stride(w.a, 0) && writes(w.a);
+      case ROW_store_any: {
+        const bool still = section_.operands[w.a].stride[0] == 0 && section_.head->dims[0] > 1;
+        return needs_pass() && (!still || refuse_word(VerifyCode::OPERAND_FORM, 0, 4)) && writes(w.a);
+      }
+      default:  // store, store_nt
+        facts_.streams |= row == ROW_store_nt;
+        return needs_pass() && inner_stride(w.a, 4) && writes(w.a);
+    }
+  }
+  bool writes(int i) {
+    const Operand& x = section_.operands[i];
+    if (!(x.mode & WRITE)) return refuse_word(VerifyCode::PERMISSION, x.mode, WRITE);
+    stored_ |= 1u << i;
+    return true;
+  }
+
+  bool reduction(bool sum, uint16_t r) {
+    constexpr int SUMS = MAX_REDUCTIONS / 2;
+    const bool good = r < MAX_REDUCTIONS && (r < SUMS) == sum;
+    return good || refuse_word(VerifyCode::REDUCTION, r, sum ? SUMS - 1 : MAX_REDUCTIONS - 1);
+  }
+  bool accumulate(Row row, uint16_t r) {
+    if (kind_ != SectionKind::VECTOR) return refuse_word(VerifyCode::NESTING);
+    if (!needs_pass() || !reduction(row == ROW_acc_sum, r)) return false;
+    accumulated_ |= 1u << r;
+    return true;
+  }
+  bool fold(Row row, uint16_t r) {
+    if (!needs_row_section() || !reduction(row == ROW_fold_sum, r)) return false;
+    if (!(pending_ >> r & 1)) return refuse_word(VerifyCode::REDUCTION, r, pending_);
+    pending_ &= ~(1u << r);
+    return true;
+  }
+  bool all_folded() { return !pending_ || refuse_word(VerifyCode::REDUCTION, pending_, 0); }
+
+  bool control(Row row, const Word& w) {
+    if (kind_ != SectionKind::VECTOR) return row == ROW_end && at_ + 1 == section_.head->word_count ? true : refuse_word(VerifyCode::NESTING);
+    switch (row) {
+      case ROW_gather: {
+        const Operand& x = section_.operands[w.a];
+        if (row_began_) return refuse_word(VerifyCode::NESTING);
+        if (!(x.mode & GATHER)) return refuse_word(VerifyCode::OPERAND_FORM, x.mode, GATHER);
+        gathered_ |= 1u << w.a;
+        return reads(x.index);
+      }
+      case ROW_fetch: return true;
+      case ROW_pass:
+        pass_at_ = at_, slots_ = 0, accumulated_ = 0, has_acc_ = false;
+        if (!needs_row_section() || !all_folded()) return false;
+        return in_pass_ = true;
+      case ROW_loop:
+        if (!needs_pass()) return false;
+        if (w.k != uint32_t(at_ - pass_at_)) return refuse_word(VerifyCode::JUMP, w.k, at_ - pass_at_);
+        if (w.a != accumulated_) return refuse_word(VerifyCode::REDUCTION, w.a, accumulated_);
+        pending_ = accumulated_, in_pass_ = has_acc_ = false;
+        return true;
+      case ROW_end_row:
+        if (at_ + 1 != section_.head->word_count) return refuse_word(VerifyCode::NESTING, at_, section_.head->word_count - 1);
+        return needs_row_section() && all_folded();
+      default: return refuse_word(VerifyCode::NESTING, w.op, OP_end_row);
+    }
+  }
+
+  // ---- what is written, in section order ----
+  void record() {
+    const int n = section_.head->operand_count;
+    for (int i = 0; i < n; i++) {
+      const Operand& x = section_.operands[i];
+      if (!(read_ >> i & 1) || written_.covers(x.arg, span_[i].low, span_[i].high)) continue;
+      if (x.arg == WORKSPACE) facts_.zero_workspace = true;
+      else if (args()[x.arg].mode & WRITE) args()[x.arg].mode |= ZERO_FILL;  // nobody's old bytes
+    }
+    for (int i = 0; i < n; i++) {
+      const Operand& x = section_.operands[i];
+      if (stored_ >> i & 1 && span_[i].dense && x.arg != SCRATCH) written_.add(x.arg, span_[i].low, span_[i].high);
+    }
+  }
+
+  uint8_t* const bytes_;
+  const size_t n_;
+  VerifyFacts& facts_;
+  VerifyError error_;
+  Written written_;
+  int64_t fuel_ = 0;
+  // of the section at hand
+  int section_number_ = 0;
+  SectionView section_{};
+  SectionKind kind_{};
+  int64_t elements_ = 0, rows_ = 0;  // product of all dimensions; of those beyond the first
+  Span span_[MAX_OPERANDS];
+  uint32_t same_[MAX_OPERANDS];      // operands that write the same places, itself included
+  uint32_t read_ = 0, stored_ = 0;   // operands read before this section wrote them; operands stored so far
+  // of the words so far
+  int at_ = 0, pass_at_ = 0;
+  bool in_pass_ = false, has_acc_ = false, row_began_ = false;
+  uint32_t slots_ = 0, rows_set_ = 0, gathered_ = 0, accumulated_ = 0, pending_ = 0;
 };
 
 }  // namespace
 
-VerifyError verify(uint8_t* bytes, size_t n, VerifyFacts& facts) {
-  Verifier verifier{bytes, n, facts, {}};
-  verifier.run();
-  return verifier.error;
-}
+VerifyError verify(uint8_t* bytes, size_t n, VerifyFacts& facts) { return Verifier(bytes, n, facts).run(); }
 
 }  // namespace dvm
