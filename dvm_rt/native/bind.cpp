@@ -10,6 +10,7 @@
 #include <memory>
 #include "layout.h"
 #include "device.h"
+#include "layout.h"
 #include "machine.h"
 #include "plan.h"
 #include "stream.h"
