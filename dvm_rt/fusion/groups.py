@@ -34,7 +34,7 @@ from dvm_rt.fusion.views import (
 from dvm_rt.dtypes import float32
 from dvm_rt.graph.graph import Node
 from dvm_rt.graph.operators import Lowering
-from dvm_rt.graph.symbols import Size, same, to_wire
+from dvm_rt.graph.symbols import Size, exact_quotient, same, to_wire
 from dvm_rt.isa.layout import LIMITS
 
 ARGS_MAX = 12
@@ -74,8 +74,6 @@ class Group:
 
     def refine(self, axis: int, inner_size: Size) -> tuple[int, int]:
         """Replaces an axis by two. Raises Refused for the row axis, along which reductions run."""
-        from dvm_rt.graph.symbols import exact_quotient
-
         if axis == self.inner:
             raise Refused("a reshape cuts the rows")
         outer_size = exact_quotient(self.sizes[axis], inner_size)
@@ -249,6 +247,8 @@ def _check_no_repetition(trial: Group, node: Node, placement: Placement) -> None
         raise Refused("only elementwise operators run in the tile of a matmul")
     if len(missing) > 1 or (missing and trial.inner not in (None, missing[0])):
         raise Refused("its result is stretched over the domain: it would be computed again and again")
+    if missing and node.dtype is not float32:
+        raise Refused("one value a row is stored as float32 only")
     if not _fills(trial, node, placement):
         raise Refused("only a part of it is needed")
 

@@ -1,19 +1,18 @@
 """Writes groups into a plan: dimensions, arguments, nodes.
 
 Each group becomes one kernel of the plan. Its domain's axes are the kernel's dims, innermost first: the row axis, then
-the others from the inside out. Reads with the same strides are one argument; a matmul operand that is a parameter of rank 2
-becomes a packed buffer. Axes that lie behind each other in every argument become one, so that there are fewer, longer rows."""
+the others from the inside out (the encoder joins those that lie behind each other). Reads with the same strides are one
+argument; a matmul operand that is a parameter of rank 2 becomes a packed buffer."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from dvm_rt.dtypes import float32
 from dvm_rt.fusion.groups import Group, Grouping, argument_key, argument_strides
 from dvm_rt.fusion.legalise import Legal
 from dvm_rt.fusion.memory import Lifetime, slots
 from dvm_rt.fusion.plan import GATHER, NONE, PACKED, READ, STREAM, WRITE, KernelBuilder, PlanBuilder
-from dvm_rt.fusion.views import Access, Placement, axes_of, is_one, is_view, same_placement, source
+from dvm_rt.fusion.views import ZERO, Access, Placement, axes_of, is_one, source
 from dvm_rt.graph.graph import Node
 from dvm_rt.graph.operators import Lowering
 from dvm_rt.graph.symbols import Dim, Size, product, same, to_wire
@@ -41,7 +40,7 @@ class PlanWriter:
     legal: Legal
     builder: PlanBuilder = field(default_factory=PlanBuilder)
     buffers: dict[Node, int] = field(default_factory=dict)
-    places: dict[int, tuple[int, int]] = field(default_factory=dict)
+    places: dict[int, tuple[int, int, int]] = field(default_factory=dict)
 
     def expression(self, size: Size) -> int:
         """The number of a size in the plan."""
@@ -55,7 +54,8 @@ class PlanWriter:
 
     def _atom(self, atom: object) -> int:
         if isinstance(atom, int):
-            return self.builder.symbol(*self.places[atom])
+            parameter, dim, divisor = self.places[atom]
+            return self.builder.floordiv(self.builder.symbol(parameter, dim), self.builder.const(divisor))
         operation, a, b = atom
         make = {"floordiv": self.builder.floordiv, "mod": self.builder.mod}
         make |= {"min": self.builder.minimum, "max": self.builder.maximum}
@@ -167,22 +167,19 @@ class KernelWriter:
         for member in members:
             for number in range(len(member.inputs)):
                 self._read(member, number)
-        outputs = {n: self._argument_of(self.plan.legal.home[n], group.placed[n], READ * 0 + WRITE, n) for n in stored} if product_node is None else {}
+        homes = {stored[0]: 2} if product_node is not None else {n: self._home(n) for n in stored}
         self._open(product_node)
-        if product_node is not None and len(members) == 1:
+        if members == [product_node]:
             return
         for member in members:
             self.nodes[member] = self._node(member)
-        for node, argument in outputs.items():
+        for node, argument in homes.items():
             self.kernel.output(self.nodes[node], argument)
-        if product_node is not None:
-            self.kernel.output(self.nodes[stored[0]], 2)
 
     def _open(self, product_node: Node | None) -> None:
         plan, axes, sizes = self.plan, list(reversed(self.group.axes())), dict(self.group.sizes)
         if product_node is not None:
             axes = self._matmul_axes(product_node, sizes)
-        axes = self._merged_axes(axes, sizes, keep=2 if product_node is not None else 1 if self.group.inner is not None else 0)
         depth = NONE if product_node is None else plan.expression(product_node.inputs[0].shape[-1])
         final = self.group.product is None and all(a.node in plan.legal.graph.outputs for a in self.arguments if a.mode & WRITE)
         dims = [plan.expression(sizes[a]) for a in axes] or [plan.builder.const(1)]
@@ -212,9 +209,12 @@ class KernelWriter:
         if self._inside(member, number) is None:
             self._argument_of(access, self.group.needed(member, number), READ, access.root)
 
+    def _home(self, member: Node) -> int:
+        return self._argument_of(self.plan.legal.home[member], self.group.placed[member], WRITE, member)
+
     def _inside(self, member: Node, number: int) -> Node | None:
         """The member that computes this input in this kernel."""
-        root, path = source(member.inputs[number])
+        root, _ = source(member.inputs[number])
         return root if root in self.group.placed else None
 
     def _argument_of(self, access: Access, placement: Placement, mode: int, node: Node) -> int:
@@ -246,7 +246,7 @@ class KernelWriter:
             operand = node.inputs[number]
             access = legal.access[operand]
             own = tuple(at[len(at) - len(operand.shape) : -2])
-            batch = tuple(i if not is_one(n) else type(i)(0) for i, n in zip(own, operand.shape[:-2], strict=True))
+            batch = tuple(ZERO if is_one(n) else i for i, n in zip(own, operand.shape[:-2], strict=True))
             free, summed = (-2, -1) if number == 0 else (-1, -2)
             outside = Access(access.root, access.offset, access.strides[:-2] + (access.strides[free],), ())
             offset, strides = argument_strides(outside, (*batch, outer))
@@ -280,23 +280,7 @@ class KernelWriter:
     def _one(self, sizes: dict[int, Size]) -> int:
         axis = -1 - len(sizes)
         sizes[axis] = 1
-        for argument in self.arguments[2:3]:
-            argument.strides[axis] = 1
         return axis
-
-    def _merged_axes(self, axes: list[int], sizes: dict[int, Size], keep: int) -> list[int]:
-        """Joins neighbours (innermost first) that lie behind each other in every argument; the first keep - 1 stay alone."""
-        done: list[int] = axes[: max(keep - 1, 0)]
-        for axis in axes[len(done) :]:
-            inner = done[-1] if len(done) >= max(keep, 1) and not (keep == 1 and len(done) == 1) else None
-            if inner is not None and self._behind(inner, axis, sizes):
-                sizes[inner] = sizes[inner] * sizes[axis]
-            else:
-                done.append(axis)
-        return done
-
-    def _behind(self, inner: int, outer: int, sizes: dict[int, Size]) -> bool:
-        return all(same(a.strides.get(outer, 0), a.strides.get(inner, 0) * sizes[inner]) for a in self.arguments)
 
     # -- nodes --
 

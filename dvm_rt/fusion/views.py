@@ -87,6 +87,8 @@ def through(view: Node, access: Access) -> Access | None:
         return Access(access.root, access.offset, (0,) * (len(shape) - len(kept)) + kept, shape)
     if name == "index":
         return _indexed(view, access)
+    if all(map(same, strides, contiguous_strides(access.shape))):  # whatever the sizes are
+        return Access(access.root, access.offset, contiguous_strides(shape), shape)
     found = reshaped_strides(access.shape, strides, shape)
     return None if found is None else Access(access.root, access.offset, found, shape)
 
