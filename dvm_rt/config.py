@@ -78,6 +78,8 @@ SETTINGS: tuple[Setting, ...] = (
     # ---- seeing inside ----
     Setting("story_length", 4096, "entries", "that the scheduler remembers for story()", (16, 1 << 20)),
     Setting("session_root", "", "", "folder of the session folders (default: XDG_RUNTIME_DIR, else a private one in /tmp)"),
+    # ---- examples ----
+    Setting("cache", "", "", "folder for what the examples download (default: XDG_CACHE_HOME/dvm_rt, else ~/.cache/dvm_rt)"),
 )  # fmt: skip
 _BY_NAME: dict[str, Setting] = {s.name: s for s in SETTINGS}
 
