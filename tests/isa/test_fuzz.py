@@ -13,7 +13,7 @@ import pytest
 from dvm_rt.errors import DeviceTrap, InvalidBytecodeError
 from dvm_rt.isa import matmul, reference, table
 from dvm_rt.isa.assembler import assemble, disassemble
-from dvm_rt.isa.program import NONE, READ, SCRATCH, WORKSPACE, WRITE, Operand, Program, ProgramBuilder, Section, Word, fuel, parse
+from dvm_rt.isa.program import NONE, PACKED, READ, SCRATCH, WORKSPACE, WRITE, Operand, Program, ProgramBuilder, Section, Word, fuel, parse
 
 from .cases import Case, hard_floats
 from .random_programs import RandomProgram
@@ -70,6 +70,40 @@ def test_what_the_verifier_accepts_breaks_no_rule() -> None:
     assert 0.1 < accepted / tried < 0.9
 
 
+@needs_native
+@pytest.mark.parametrize("seed", range(20))
+def test_verifier_counts_the_same_fuel(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    case = random_matmul(rng) if seed % 2 else RandomProgram(rng, exact=False).case()
+    program = parse(case.program)
+    assert program.fuel == fuel(program.sections)
+    _native.Program(replace(program, fuel=program.fuel + 1, checksum=None).to_bytes())
+    with pytest.raises(InvalidBytecodeError) as error:
+        _native.Program(replace(program, fuel=program.fuel - 1, checksum=None).to_bytes())
+    assert error.value.code == "FUEL"
+
+
+@needs_native
+@pytest.mark.parametrize(("modes", "accepted"), [((WRITE, READ), True), ((READ, READ), False), ((WRITE, 0), False)])
+def test_packed_form_needs_its_permissions(modes: tuple[int, int], accepted: bool) -> None:
+    """Found by the test above: a packed destination was written without WRITE."""
+    builder = ProgramBuilder()
+    builder.workspace_bytes = matmul.packed_bytes(3, 2)
+    b, a, c = builder.add_arg(24), builder.add_arg(8), builder.add_arg(12, READ | WRITE)
+    pack = builder.pack(3, 2)
+    pack.operand(b, (4,), depth=12)
+    pack.operand(WORKSPACE, mode=modes[0] | PACKED)
+    section = builder.matmul(3, 1, 2)
+    section.operand(a, (0, 8), depth=4)
+    section.operand(WORKSPACE, mode=modes[1] | PACKED)
+    section.operand(c, (4, 12), mode=READ | WRITE)
+    if accepted:
+        _native.Program(builder.build())
+    else:
+        with pytest.raises(InvalidBytecodeError):
+            _native.Program(builder.build())
+
+
 def outcome(engine: object, args: list[np.ndarray], data: bytes) -> tuple[str, list[bytes]]:
     """What a run gives: "ran" and all bytes of all arguments, or "trap". Guard bytes around the arguments stay."""
     guarded = []
@@ -122,12 +156,16 @@ def _change_operand(section: Section, rng: np.random.Generator) -> Section:
     x: Operand = operands[at]
     stride, which = list(x.stride), int(rng.integers(section.rank))
     stride[which] = _pick(rng, 0, stride[which] + 4, stride[which] - 4, -stride[which], 4, 8)
-    operands[at] = _pick(
-        rng, replace(x, stride=tuple(stride)), replace(x, base=x.base + _pick(rng, -4, 4, 1, 64)),
-        replace(x, arg=_pick(rng, 0, 1, 2, SCRATCH, WORKSPACE)), replace(x, mode=_pick(rng, READ, WRITE, READ | WRITE, 5, 9)),
-        replace(x, dtype=int(rng.integers(13))), replace(x, limit=x.limit + _pick(rng, -1, 1)), replace(x, depth=x.depth + _pick(rng, -4, 4)),
-        replace(x, index=_pick(rng, NONE, 0, 1, 2)),
-    )  # fmt: skip
+    changes = [
+        {"stride": tuple(stride)}, {"stride": tuple(stride)}, {"base": x.base + _pick(rng, -4, 4, 1, 64)},
+        {"arg": _pick(rng, 0, 1, 2, 3, SCRATCH, WORKSPACE)}, {"mode": _pick(rng, READ, WRITE, READ | WRITE, x.mode ^ 1, x.mode | 4, x.mode | 8)},
+        {"dtype": int(rng.integers(13))},
+    ]  # fmt: skip
+    if x.limit:
+        changes += [{"limit": x.limit + _pick(rng, -1, 1)}, {"index": _pick(rng, NONE, 0, 1, 2)}]
+    if x.depth:
+        changes += [{"depth": x.depth + _pick(rng, -4, 4, -x.depth)}]
+    operands[at] = replace(x, **_pick(rng, *changes))
     return replace(section, operands=tuple(operands))
 
 
@@ -191,11 +229,11 @@ def random_matmul(rng: np.random.Generator) -> Case:
         builder.workspace_bytes = matmul.packed_bytes(n, k)
         pack = builder.pack(n, k)
         operand(pack, b, b_strides[:1], depth=b_strides[1])
-        pack.operand(WORKSPACE, mode=WRITE | 8)
+        pack.operand(WORKSPACE, mode=WRITE | PACKED)
     section = builder.matmul(n, m, k, *([batch] if batch > 1 else []))
     operand(section, a, (0, a_strides[0], *outer(4 * m * k)), depth=a_strides[1])
     if packed:
-        section.operand(WORKSPACE, mode=READ | 8)
+        section.operand(WORKSPACE, mode=READ | PACKED)
     else:
         operand(section, b, (b_strides[0], 0, *outer(4 * n * k)), depth=b_strides[1])
     c = operand(section, np.full((batch, m, n), 7, np.float32), (4, 4 * n, *outer(4 * m * n)), READ | WRITE)
