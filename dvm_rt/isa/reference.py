@@ -32,7 +32,7 @@ Array = np.ndarray
 
 def run(program: bytes, args: Sequence[Array]) -> None:
     """Runs a program; outputs are written into `args`: contiguous arrays of any dtype, one per program argument, in
-    order. Raises DeviceTrap where a device would trap, InvalidBytecodeError if the program breaks a rule."""
+    order. Arguments with mode WRITE are cleared first: no program sees or leaves old bytes in them. Raises DeviceTrap where a device would trap, InvalidBytecodeError if the program breaks a rule."""
     parsed = parse(program)
     memory = _Memory(parsed, args)
     with np.errstate(all="ignore"):

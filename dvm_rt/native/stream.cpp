@@ -808,6 +808,16 @@ bool Stream::deliver(uint64_t id, std::span<const uint8_t> program) {
   return true;
 }
 
+void Stream::fail_program(uint64_t id, Error error) {
+  auto found = instances_.find(id);
+  if (found == instances_.end() || found->second->state == ProgramState::FAILED) return;
+  Instance& instance = *found->second;
+  instance.failure = std::make_shared<Error>(std::move(error));
+  instance.state = ProgramState::FAILED;
+  provide(instance, true);
+  control_.wake_device();
+}
+
 std::optional<ProgramState> Stream::program_state(uint64_t id) const {
   auto found = instances_.find(id);
   return found == instances_.end() ? std::nullopt : std::optional(found->second->state);

@@ -16,6 +16,7 @@
 //   the origin. Failure is settled when a launch retires, in stream order.
 #pragma once
 #include <deque>
+#include <functional>
 #include <mutex>
 #include <optional>
 #include <string>
@@ -145,6 +146,11 @@ class Stream {
   uint64_t prefetch(uint32_t plan, std::span<const int64_t> symbols);  // its program, before any launch wants it
   void device_lost();
   void wake_all();
+  void fail_program(uint64_t id, Error error);  // its launches, committed or not yet, give this
+  // Somebody should take the outbox: it has grown to `outbox_limit`, or (true) a thread is about to wait. Called without the
+  // lock, on the thread that called or waits.
+  std::function<void(bool)> on_outbox;
+  size_t outbox_limit = 1;
   std::vector<Event> take_events() { return std::exchange(events_, {}); }
 
   // ---- under the lock: for those who look ----
