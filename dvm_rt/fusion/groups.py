@@ -106,7 +106,7 @@ class Group:
     def pulled(self, path: tuple[Node, ...], placement: Placement) -> Placement:
         """The placement at the start of a path of views. Raises Refused."""
         for view in reversed(path):
-            found = pull(view, placement, self.sizes.__getitem__, self.refine)
+            found = pull(view, placement, lambda axis: self.sizes[axis], self.refine)
             if found is None:
                 raise Refused(f"the {view.operator.name} between them is not affine over the kernel's domain")
             placement = found
@@ -327,6 +327,9 @@ def check_limits(grouping: Grouping, trial: Group, nodes_max: int, members: set[
         if node.dtype is not float32 and trial.inner is not None and trial.inner not in axes_of(trial.placed[node]):
             if _read_outside(grouping, node, members):
                 raise Refused("one value a row is stored as float32 only")
+    homes = [id(grouping.legal.home[n].root) for n in members if _read_outside(grouping, n, members)]
+    if len(set(homes)) < len(homes):
+        raise Refused("both are written into parts of one join")
     arguments, nodes = kernel_size(grouping, trial, members)
     if arguments > ARGS_MAX:
         raise Refused(f"more than {ARGS_MAX} arguments")
