@@ -43,6 +43,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("graph_credits", 64, "graphs", "waiting or being planned; the next request is refused", (1, 1 << 16)),
     # ---- patience ----
     Setting("lease_s", 0.25, "s", "without a commit until whoever owes one is replaced", (0.05, 3600.0)),
+    Setting("remote_lease_s", 1.0, "s", "the same for a remote worker, whose kernel cannot be asked", (0.05, 3600.0)),
     Setting("device_lease_s", 60.0, "s", "the same for a device that the kernel says is computing", (0.05, 86400.0)),
     Setting("graph_lease_s", 30.0, "s", "for a worker to plan one graph", (0.05, 86400.0)),
     Setting("starved_leases", 8, "leases", "granted to a process that the kernel does not let run", (1, 1000)),
@@ -52,9 +53,11 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("start_s", 5.0, "s", "for the zygote to answer", (0.1, 60.0)),
     # ---- restarts ----
     Setting("solo_deaths_max", 2, "deaths", "of workers that held a request alone: it is poison", (1, 100)),
+    Setting("graph_deaths_max", 5, "deaths", "of workers that were planning a graph: it is given up", (1, 100)),
+    Setting("refusals_max", 3, "programs", "of one local worker that the verifier refuses: it is replaced", (1, 1 << 16)),
     Setting("deaths_max", 5, "deaths", "of one process in a row without progress: the pool is unhealthy", (1, 1000)),
-    Setting("restarts_max", 200, "restarts", "of all processes within restart_window_s", (1, 1 << 16)),
-    Setting("restart_window_s", 5.0, "s", "over which restarts are counted", (0.1, 3600.0)),
+    Setting("restarts_max", 300, "restarts", "of all processes within restart_window_s", (1, 1 << 16)),
+    Setting("restart_window_s", 10.0, "s", "over which restarts are counted", (0.1, 3600.0)),
     # ---- memory ----
     Setting("arena_bytes_max", 8 << 30, "bytes", "of tensors, packed weights included", (1 << 16, 1 << 46)),
     Setting("ring_bytes", 4 << 20, "bytes", "of the caller's ring to the device, and of each worker's", (1 << 16, 1 << 30)),
@@ -67,6 +70,7 @@ SETTINGS: tuple[Setting, ...] = (
     # ---- messages ----
     Setting("message_bytes_max", 16 << 20, "bytes", "in one message", (1 << 12, 1 << 30)),
     Setting("control_bytes_max", 64 << 10, "bytes", "of the fields of one message", (256, 1 << 20)),
+    Setting("tree_bytes_max", 1 << 20, "bytes", "of one graph on its way to a worker", (256, 1 << 26)),
     Setting("text_bytes_max", 4096, "bytes", "of one text field", (64, 1 << 16)),
     Setting("remote_workers_max", 64, "workers", "connected to one listening runtime", (1, 4096)),
     Setting("recheck_every", 64, "programs", "of a remote worker: one of so many is encoded again and compared", (1, 1 << 20)),
@@ -77,6 +81,8 @@ SETTINGS: tuple[Setting, ...] = (
     # ---- seeing inside ----
     Setting("story_length", 4096, "entries", "that the scheduler remembers for story()", (16, 1 << 20)),
     Setting("session_root", "", "", "folder of the session folders (default: XDG_RUNTIME_DIR, else a private one in /tmp)"),
+    # ---- examples ----
+    Setting("cache", "", "", "folder for what the examples download (default: XDG_CACHE_HOME/dvm_rt, else ~/.cache/dvm_rt)"),
 )  # fmt: skip
 _BY_NAME: dict[str, Setting] = {s.name: s for s in SETTINGS}
 

@@ -8,6 +8,7 @@
 #include <nanobind/stl/vector.h>
 #include <chrono>
 #include <memory>
+#include "layout.h"
 #include "device.h"
 #include "layout.h"
 #include "machine.h"
@@ -197,6 +198,101 @@ static void bind_machine(nb::module_& m) {
            "Nanoseconds per run, the mean of `reps`.");
 }
 
+// ---- encode ----
+namespace {
+// The symbol values of a call, from any sequence of Python ints.
+struct Symbols {
+  int64_t value[MAX_SYMBOLS];
+  Symbols(const Plan& plan, nb::handle sequence) {
+    PyObject* fast = PySequence_Fast(sequence.ptr(), "encode: symbols: not a sequence");
+    if (!fast) throw nb::python_error();
+    const nb::object owner = nb::steal(fast);
+    const size_t n = size_t(PySequence_Fast_GET_SIZE(fast));
+    if (n != plan.symbols().size()) {
+      raise_error("EncodeError", "encode: symbols: number of them, got " + std::to_string(n) + ", allowed " +
+            std::to_string(plan.symbols().size()));
+    }
+    for (size_t i = 0; i < n; i++) {
+      value[i] = PyLong_AsLongLong(PySequence_Fast_GET_ITEM(fast, i));
+      if (value[i] == -1 && PyErr_Occurred()) throw nb::python_error();
+    }
+  }
+};
+
+class PyPlan {  // Plan in Python: loaded, with room to encode into
+ public:
+  explicit PyPlan(nb::bytes bytes) {
+    std::string error;
+    plan_ = Plan::load(static_cast<const uint8_t*>(bytes.data()), bytes.size(), error);
+    if (!plan_) raise_error("GraphError", error);
+    values_.resize(plan_->exprs().size() + 1);
+    program_.resize(plan_->program_bytes_max() / sizeof(uint64_t) + 1);
+  }
+  nb::bytes encode(nb::handle symbols) {
+    const Symbols given(*plan_, symbols);
+    const EncodeResult result = encode_once(given.value);
+    if (result.error) {
+      raise_error("EncodeError", "encode: kernel " + std::to_string(result.kernel) + ": " + result.error);
+    }
+    return nb::bytes(program_.data(), size_t(result.bytes));
+  }
+  nb::list evaluate(nb::handle symbols) {
+    const Symbols given(*plan_, symbols);
+    if (!plan_->evaluate(given.value, values_.data())) raise_error("EncodeError", std::string("encode: ") + EVALUATION);
+    nb::list list;
+    for (size_t i = 0; i < plan_->exprs().size(); i++) list.append(values_[i]);
+    return list;
+  }
+  // Nanoseconds per encode; symbol `vary` grows by 0 to 63 from one encode to the next, if it is not negative.
+  double time_encode(nb::handle symbols, int64_t reps, int vary) {
+    Symbols given(*plan_, symbols);
+    if (vary >= int(plan_->symbols().size())) raise_error("EncodeError", "encode: vary: no such symbol, got " + std::to_string(vary) +
+                                                    ", allowed below " + std::to_string(plan_->symbols().size()));
+    const int64_t base = vary < 0 ? 0 : given.value[vary];
+    const char* error = nullptr;
+    const auto begin = std::chrono::steady_clock::now();
+    for (int64_t i = 0; i < reps; i++) {
+      if (vary >= 0) given.value[vary] = base + (i & 63);
+      const EncodeResult result = encode_once(given.value);
+      if (result.error) error = result.error;
+    }
+    const std::chrono::duration<double, std::nano> spent = std::chrono::steady_clock::now() - begin;
+    if (error) raise_error("EncodeError", std::string("encode: ") + error);
+    return spent.count() / double(reps);
+  }
+  nb::dict info() const {
+    nb::dict info;
+    info["symbols"] = plan_->symbols().size(), info["expressions"] = plan_->exprs().size();
+    info["parameters"] = plan_->parameters().size(), info["outputs"] = plan_->outputs().size();
+    info["buffers"] = plan_->buffers().size(), info["packs"] = plan_->packs().size(), info["slots"] = plan_->slots();
+    info["kernels"] = plan_->kernels().size(), info["program_bytes_max"] = plan_->program_bytes_max();
+    return info;
+  }
+
+ private:
+  static constexpr const char* EVALUATION = "symbols: a negative dimension, a division by zero or a size beyond 64 bits";
+
+  EncodeResult encode_once(const int64_t* symbols) {
+    if (!plan_->evaluate(symbols, values_.data())) return {0, EVALUATION, 0};
+    return dvm::encode(*plan_, values_.data(), reinterpret_cast<uint8_t*>(program_.data()), program_.size() * sizeof(uint64_t));
+  }
+  std::unique_ptr<Plan> plan_;
+  std::vector<int64_t> values_;
+  std::vector<uint64_t> program_;
+};
+}  // namespace
+
+static void bind_encode(nb::module_& m) {
+  nb::class_<PyPlan>(m, "Plan", "A loaded plan. Raises GraphError if the bytes are damaged or name what does not exist.")
+      .def(nb::init<nb::bytes>(), nb::arg("plan"))
+      .def("encode", &PyPlan::encode, nb::arg("symbols"),
+           "Program bytes for these symbol values; empty if there is nothing to run. Raises EncodeError.")
+      .def("evaluate", &PyPlan::evaluate, nb::arg("symbols"), "The value of every expression. Raises EncodeError.")
+      .def("time_encode", &PyPlan::time_encode, nb::arg("symbols"), nb::arg("reps"), nb::arg("vary") = -1,
+           "Nanoseconds per encode (evaluation included), the mean of `reps`; symbol `vary` changes each time.")
+      .def_prop_ro("info", &PyPlan::info, "Number of records of each kind.");
+}
+
 // ---- stream ----
 // An Error of the core becomes the class of dvm_rt.errors that it names, its numbers attributes.
 static void translate_error(const std::exception_ptr& thrown, void*) {
@@ -241,8 +337,11 @@ class StreamLock {
 
 struct InsideClient {  // for the device's account of its idle time: the client is in our code
   Stream& stream;
-  explicit InsideClient(Stream& stream) : stream(stream) { stream.began(); }
-  ~InsideClient() { stream.ended(); }
+  const bool outermost;
+  explicit InsideClient(Stream& stream) : stream(stream), outermost(stream.began()) {}
+  ~InsideClient() {
+    if (outermost) stream.ended();
+  }
 };
 
 // Waits without the GIL, in slices short enough for Ctrl-C. False: the time is over.
@@ -260,9 +359,16 @@ template <class Wait> bool wait_in_slices(double timeout_s, Wait wait) {
   }
 }
 
+// Instances that wait for company leave when there are enough, or when somebody is about to wait for what they make.
+void pump(Stream& stream, bool waits) {
+  const size_t count = stream.outbox_count();
+  if (count && stream.on_outbox && (waits || count >= stream.outbox_limit)) stream.on_outbox(waits);
+}
+
 bool wait_for(Stream& stream, uint64_t seq, double timeout_s) {
   stream.enter();
   if (stream.done() >= seq) return true;
+  pump(stream, true);
   InsideClient inside(stream);
   const uint64_t begin = now_ns();
   const bool there = wait_in_slices(timeout_s, [&](uint64_t ns) { return stream.wait(seq, ns); });
@@ -272,6 +378,7 @@ bool wait_for(Stream& stream, uint64_t seq, double timeout_s) {
 
 void take_credit(Stream& stream) {
   if (stream.has_credit()) return;
+  pump(stream, true);
   const double timeout_s = stream.options().credit_timeout_s;
   if (!wait_in_slices(timeout_s, [&](uint64_t ns) { return stream.wait_credit(ns); }))
     throw Error("BackpressureTimeout", "stream: launch: seconds without a commit, got " + std::to_string(timeout_s) + " with " +
@@ -311,9 +418,9 @@ void collect(nb::handle sequence, Arguments& out) {
 }
 
 nb::object call(Stream& stream, uint32_t plan, const Arguments& args) {
+  stream.enter();
   InsideClient inside(stream);
   const uint64_t begin = now_ns();
-  stream.enter();
   take_credit(stream);
   const size_t count = stream.output_count(plan);
   nb::object out = adopt(PyTuple_New(Py_ssize_t(count)));  // before the lock: it may start a collection
@@ -331,6 +438,7 @@ nb::object call(Stream& stream, uint32_t plan, const Arguments& args) {
       stream.add_trace(TraceKind::CALL, begin, now_ns(), stream.launched(), plan);
     }
   }
+  pump(stream, false);
   return out;
 }
 
@@ -364,8 +472,8 @@ struct ArrayView {  // a Python object's C-contiguous memory
 };
 
 nb::object as_tensor(Stream& stream, nb::handle array, std::optional<int> dtype) {
-  InsideClient inside(stream);
   stream.enter();
+  InsideClient inside(stream);
   ArrayView array_view(array);
   const Py_buffer& view = array_view.view;
   int code = dtype_code(view.format ? view.format : "B", view.itemsize);
@@ -629,6 +737,12 @@ static void bind_tensor(nb::module_& m) {
       .def("reshape", &reshaped, nb::arg("shape"), "The same memory in another shape of as many elements.");
 }
 
+static const char* failure_class(const std::string& name) {
+  for (const char* known : {"PoolUnhealthyError", "DeviceLostError", "WorkerLostError", "PoisonRequestError"})
+    if (name == known) return known;
+  throw Error("GraphError", "stream: fail: class of error, got " + name + ", allowed PoolUnhealthyError, DeviceLostError, ...");
+}
+
 static void bind_stream_policy(nb::class_<Stream>& c) {
   using Ids = std::vector<uint64_t>;
   c.def_prop_ro("fds", [](Stream& s) {
@@ -671,15 +785,23 @@ static void bind_stream_policy(nb::class_<Stream>& c) {
          l.unlock();
          return bytes_of(bytes);
        }, nb::arg("plan"))
+      .def("set_outbox_pump", [](Stream& s, nb::object pump) {
+         s.on_outbox = pump.is_none() ? nullptr : std::function<void(bool)>([pump](bool waits) { pump(waits); });
+       }, nb::arg("pump").none(), "pump(waits: bool) is called when the outbox has outbox_limit instances, or somebody is about to wait.")
+      .def_prop_rw("outbox_limit", [](Stream& s) { return s.outbox_limit; }, [](Stream& s, size_t limit) { s.outbox_limit = limit; })
+      .def("fail_program", [](Stream& s, uint64_t id, const std::string& type, const std::string& message) {
+         const char* known = failure_class(type);
+         StreamLock l(s);
+         s.fail_program(id, Error(known, message));
+       }, nb::arg("program_id"), nb::arg("type"), nb::arg("message"), "Its launches, and all that is computed from them, give this error.")
       .def("retire", &events_of, "Takes commits and events into account; returns the events since the last call.")
       .def("device_lost", [](Stream& s) { StreamLock l(s); s.device_lost(); },
            "The device is dead and no other is started yet: everything that is not committed is pushed again for the next.")
       .def("wake_all", [](Stream& s) { StreamLock l(s); s.wake_all(); }, "Wakes everybody who waits, to look again.")
       .def("fail", [](Stream& s, const std::string& type, const std::string& message) {
-         static const char* const types[] = {"PoolUnhealthyError", "DeviceLostError", "WorkerLostError", "PoisonRequestError"};
-         for (const char* known : types)
-           if (type == known) { StreamLock l(s); return s.fail(Error(known, message)); }
-         throw Error("GraphError", "stream: fail: class of error, got " + type + ", allowed PoolUnhealthyError, DeviceLostError, ...");
+         const char* known = failure_class(type);
+         StreamLock l(s);
+         s.fail(Error(known, message));
        }, nb::arg("type"), nb::arg("message"), "Whoever waits or calls from now on gets this error.")
       .def("arm", &Stream::arm, nb::arg("seq"), "Has the eventfd written when `seq` is done. True: it is done already.")
       .def("control", [](Stream& s, int word) {
@@ -805,110 +927,11 @@ static void bind_processes(nb::module_& m) {
       .def_prop_ro("encoded", &Encoder::encoded);
 }
 
-// ---- encode ----
-namespace {
-[[noreturn]] void raise(const char* name, const std::string& message) {
-  PyErr_SetString(nb::module_::import_("dvm_rt.errors").attr(name).ptr(), message.c_str());
-  throw nb::python_error();
-}
-
-// The symbol values of a call, from any sequence of Python ints.
-struct Symbols {
-  int64_t value[MAX_SYMBOLS];
-  Symbols(const Plan& plan, nb::handle sequence) {
-    PyObject* fast = PySequence_Fast(sequence.ptr(), "encode: symbols: not a sequence");
-    if (!fast) throw nb::python_error();
-    const nb::object owner = nb::steal(fast);
-    const size_t n = size_t(PySequence_Fast_GET_SIZE(fast));
-    if (n != plan.symbols().size()) {
-      raise("EncodeError", "encode: symbols: number of them, got " + std::to_string(n) + ", allowed " +
-            std::to_string(plan.symbols().size()));
-    }
-    for (size_t i = 0; i < n; i++) {
-      value[i] = PyLong_AsLongLong(PySequence_Fast_GET_ITEM(fast, i));
-      if (value[i] == -1 && PyErr_Occurred()) throw nb::python_error();
-    }
-  }
-};
-
-class PyPlan {  // Plan in Python: loaded, with room to encode into
- public:
-  explicit PyPlan(nb::bytes bytes) {
-    std::string error;
-    plan_ = Plan::load(static_cast<const uint8_t*>(bytes.data()), bytes.size(), error);
-    if (!plan_) raise("GraphError", error);
-    values_.resize(plan_->exprs().size() + 1);
-    program_.resize(plan_->program_bytes_max() / sizeof(uint64_t) + 1);
-  }
-  nb::bytes encode(nb::handle symbols) {
-    const Symbols given(*plan_, symbols);
-    const EncodeResult result = encode_once(given.value);
-    if (result.error) {
-      raise("EncodeError", "encode: kernel " + std::to_string(result.kernel) + ": " + result.error);
-    }
-    return nb::bytes(program_.data(), size_t(result.bytes));
-  }
-  nb::list evaluate(nb::handle symbols) {
-    const Symbols given(*plan_, symbols);
-    if (!plan_->evaluate(given.value, values_.data())) raise("EncodeError", std::string("encode: ") + EVALUATION);
-    nb::list list;
-    for (size_t i = 0; i < plan_->exprs().size(); i++) list.append(values_[i]);
-    return list;
-  }
-  // Nanoseconds per encode; symbol `vary` grows by 0 to 63 from one encode to the next, if it is not negative.
-  double time_encode(nb::handle symbols, int64_t reps, int vary) {
-    Symbols given(*plan_, symbols);
-    if (vary >= int(plan_->symbols().size())) raise("EncodeError", "encode: vary: no such symbol, got " + std::to_string(vary) +
-                                                    ", allowed below " + std::to_string(plan_->symbols().size()));
-    const int64_t base = vary < 0 ? 0 : given.value[vary];
-    const char* error = nullptr;
-    const auto begin = std::chrono::steady_clock::now();
-    for (int64_t i = 0; i < reps; i++) {
-      if (vary >= 0) given.value[vary] = base + (i & 63);
-      const EncodeResult result = encode_once(given.value);
-      if (result.error) error = result.error;
-    }
-    const std::chrono::duration<double, std::nano> spent = std::chrono::steady_clock::now() - begin;
-    if (error) raise("EncodeError", std::string("encode: ") + error);
-    return spent.count() / double(reps);
-  }
-  nb::dict info() const {
-    nb::dict info;
-    info["symbols"] = plan_->symbols().size(), info["expressions"] = plan_->exprs().size();
-    info["parameters"] = plan_->parameters().size(), info["outputs"] = plan_->outputs().size();
-    info["buffers"] = plan_->buffers().size(), info["packs"] = plan_->packs().size(), info["slots"] = plan_->slots();
-    info["kernels"] = plan_->kernels().size(), info["program_bytes_max"] = plan_->program_bytes_max();
-    return info;
-  }
-
- private:
-  static constexpr const char* EVALUATION = "symbols: a negative dimension, a division by zero or a size beyond 64 bits";
-
-  EncodeResult encode_once(const int64_t* symbols) {
-    if (!plan_->evaluate(symbols, values_.data())) return {0, EVALUATION, 0};
-    return dvm::encode(*plan_, values_.data(), reinterpret_cast<uint8_t*>(program_.data()), program_.size() * sizeof(uint64_t));
-  }
-  std::unique_ptr<Plan> plan_;
-  std::vector<int64_t> values_;
-  std::vector<uint64_t> program_;
-};
-}  // namespace
-
-static void bind_encode(nb::module_& m) {
-  nb::class_<PyPlan>(m, "Plan", "A loaded plan. Raises GraphError if the bytes are damaged or name what does not exist.")
-      .def(nb::init<nb::bytes>(), nb::arg("plan"))
-      .def("encode", &PyPlan::encode, nb::arg("symbols"),
-           "Program bytes for these symbol values; empty if there is nothing to run. Raises EncodeError.")
-      .def("evaluate", &PyPlan::evaluate, nb::arg("symbols"), "The value of every expression. Raises EncodeError.")
-      .def("time_encode", &PyPlan::time_encode, nb::arg("symbols"), nb::arg("reps"), nb::arg("vary") = -1,
-           "Nanoseconds per encode (evaluation included), the mean of `reps`; symbol `vary` changes each time.")
-      .def_prop_ro("info", &PyPlan::info, "Number of records of each kind.");
-}
-
 NB_MODULE(_native, m) {
+  nb::set_leak_warnings(false);  // arrays that live until the interpreter ends are no leak
   m.attr("TABLE_HASH") = TABLE_HASH;
   bind_machine(m);
+  bind_encode(m);
   bind_stream(m);
   bind_processes(m);
-  bind_encode(m);
 }

@@ -120,34 +120,43 @@ using Rows = std::make_integer_sequence<int, ROWS_MAX[0] + 1>;
 constexpr Kernels KERNELS[3] = {kernels<1>(Rows()), kernels<2>(Rows()), kernels<4>(Rows())};
 
 // ---- packing --------------------------------------------------------------------------------------------------------
-FN void transpose(V (&r)[W]) {  // log2(W) rounds of two-source permutes
-  auto round = [&]<int S>() __attribute__((always_inline)) {
-    Vi even, odd;
-    for (int j = 0; j < W; j++) even[j] = j & S ? W + j - S : j, odd[j] = j & S ? W + j : j + S;
+// One round of a transpose: blocks of S x S change places across the diagonal of blocks of 2S x 2S.
+template <int S, int... J>
+FN void exchange(V (&r)[W], std::integer_sequence<int, J...>) {
+  constexpr Vi UPPER{(J & S ? W + J - S : J)...}, LOWER{(J & S ? W + J : J + S)...};
 #pragma GCC unroll 16
-    for (int i = 0; i < W; i++)
-      if (!(i & S)) {
-        const V a = r[i], b = r[i + S];
-        r[i] = __builtin_shuffle(a, b, even), r[i + S] = __builtin_shuffle(a, b, odd);
-      }
-  };
-  if constexpr (W == 16) round.template operator()<8>();
-  if constexpr (W >= 8) round.template operator()<4>();
-  round.template operator()<2>(), round.template operator()<1>();
+  for (int i = 0; i < W; i++)
+    if (!(i & S)) {
+      const V a = r[i], b = r[i + S];
+      r[i] = __builtin_shuffle(a, b, UPPER), r[i + S] = __builtin_shuffle(a, b, LOWER);
+    }
+}
+FN void transpose(V (&r)[W]) {
+  using Columns = std::make_integer_sequence<int, W>;
+  if constexpr (W >= 16) exchange<8>(r, Columns());
+  if constexpr (W >= 8) exchange<4>(r, Columns());
+  exchange<2>(r, Columns()), exchange<1>(r, Columns());
 }
 
 // W columns of B, each contiguous in k and `column` floats apart, to out[k][PANEL]; those beyond `columns` are 0.
 void pack_contiguous_k(const float* b, int64_t column, int64_t columns, int64_t k, float* out) {
-  for (int64_t k0 = 0; k0 < k; k0 += W) {
-    const int64_t rest = k - k0;
+  if (columns <= 0) {
+    for (; k > 0; k--, out += PANEL) store(out, V{});
+    return;
+  }
+  for (; k > 0; k -= W, b += W) {
     V r[W];
+    if (columns >= W && k >= W) {
 #pragma GCC unroll 16
-    for (int i = 0; i < W; i++) {
-      const float* p = b + i * column + k0;
-      r[i] = i >= columns ? V{} : rest >= W ? load(p) : loadPart(p, rest);
+      for (int i = 0; i < W; i++) r[i] = load(b + i * column);
+    } else {
+#pragma GCC unroll 16
+      for (int i = 0; i < W; i++) r[i] = i < columns ? loadPart(b + i * column, smaller(k, W)) : V{};
     }
     transpose(r);
-    for (int i = 0; i < W && i < rest; i++) store(out + (k0 + i) * PANEL, r[i]);
+#pragma GCC unroll 16
+    for (int i = 0; i < W; i++, out += PANEL)
+      if (i < k) store(out, r[i]);
   }
 }
 

