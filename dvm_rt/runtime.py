@@ -152,10 +152,10 @@ class Runtime:
                 result = await result
         finally:
             _active.reset(token)
-        await self.settle()
+        await self.reached()
         return result  # type: ignore[return-value]
 
-    async def settle(self, seq: int | None = None, timeout_s: float | None = None) -> None:
+    async def reached(self, seq: int | None = None, timeout_s: float | None = None) -> None:
         """Waits in the running event loop until launch `seq` (default: the last one so far) is done. Values are read
         without waiting then. Raises DeviceTimeoutError, PoolUnhealthyError, ClosedError."""
         self._check_open()
@@ -170,7 +170,7 @@ class Runtime:
             return
         limit_s = config.number("wait_s") if timeout_s is None else timeout_s
         if not await self._get_waiters().wait(seq, limit_s):
-            raise DeviceTimeoutError(f"runtime: settle: seconds for launch {seq}, got {limit_s} ({self.stream.done} are done), allowed more")
+            raise DeviceTimeoutError(f"runtime: reached: seconds for launch {seq}, got {limit_s} ({self.stream.done} are done), allowed more")
 
     def _spin(self, seq: int) -> bool:
         end_ns = time.perf_counter_ns() + int(SPIN_ASYNC_US * 1e3)
