@@ -90,6 +90,10 @@ class Array:
         """The one element as a Python number; waits."""
         return self._session.stream.item(computed(self, "item"), number("wait_s"))
 
+    def __dvm_launch__(self) -> None:
+        """What Runtime.run does with arrays that a function returns: they are on their way when it waits."""
+        computed(self, "run")
+
     def tolist(self) -> list | Number:
         """The value as nested lists; waits."""
         return self.__array__().tolist()
