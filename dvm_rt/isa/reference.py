@@ -94,9 +94,8 @@ class _Memory:
         self.bytes[SCRATCH] = np.zeros(0, np.uint8)
 
     def view(
-        self, operand: Operand, offset: int, shape: Sequence[int], strides: Sequence[int], mode: int,
-        dtype: np.dtype | None = None,
-    ) -> Array:  # fmt: skip
+        self, operand: Operand, offset: int, shape: Sequence[int], strides: Sequence[int], mode: int
+    ) -> Array:
         """Elements of an operand from a byte offset in its argument; `mode` is READ, WRITE or both."""
         if operand.arg not in self.bytes:
             raise self.invalid("ARGUMENT", "unknown argument", operand.arg, len(self.bytes))
@@ -104,7 +103,7 @@ class _Memory:
             raise self.invalid(
                 "PERMISSION", f"operand or argument {operand.arg} lacks a mode", operand.mode, mode
             )
-        dtype = dtype or _storage(operand)
+        dtype = _storage(operand)
         steps = [(n - 1) * s for n, s in zip(shape, strides, strict=True)]
         low, high = (
             offset + sum(min(0, s) for s in steps),
