@@ -10,7 +10,7 @@ from dvm_rt.isa import reference, table
 from dvm_rt.isa.program import parse
 from dvm_rt.isa.table import Instruction
 
-from .cases import BLOCK, LENGTHS, SPECIALS, Bench, Case, cases, epilogue, pairs_of_specials
+from tests.isa.cases import BLOCK, LENGTHS, SPECIALS, Bench, Case, cases, epilogue, pairs_of_specials
 
 try:
     from dvm_rt import _native

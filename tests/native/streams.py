@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-from plans import Case
+from tests.native.plans import Case
 
 from dvm_rt import _native
 from dvm_rt.dtypes import float32

@@ -12,7 +12,7 @@ from random import Random
 
 import numpy as np
 import pytest
-from streams import Stepped, axpy, linear, pick_rows, random, two_steps
+from tests.native.streams import Stepped, axpy, linear, pick_rows, random, two_steps
 
 from dvm_rt import _native
 from dvm_rt.errors import (

@@ -8,7 +8,7 @@ import threading
 
 import numpy as np
 import pytest
-from streams import axpy, linear, pick_rows, random, two_steps
+from tests.native.streams import axpy, linear, pick_rows, random, two_steps
 
 from dvm_rt import _native, dtypes
 from dvm_rt.errors import (
