@@ -151,12 +151,14 @@ struct Generator {
   }
 
   bool read_dims() {
+    double elements = 1;
     rank = kernel.rank;
     for (int d = 0; d < rank; d++) {
       dims[d] = program.values[kernel.dims[d]];
-      if (dims[d] < 0 || dims[d] > DIMENSION_MAX) return fail("a dimension is negative or beyond 2^40"), false;
+      if (dims[d] < 0) return fail("a dimension is negative"), false;
+      elements *= double(dims[d]);
     }
-    return true;
+    return elements <= double(DIMENSION_MAX) || (fail("more than 2^40 elements"), false);
   }
   bool any_empty(int from) const {
     return std::any_of(dims + from, dims + rank, [](int64_t n) { return n == 0; });
