@@ -250,6 +250,7 @@ struct Generator {
   // ---- analysis ---------------------------------------------------------------------------------------------------
 
   void analyse() {
+    if (!epilogue) reduces |= has_row_output();
     for (int v : Mask{live}) {
       slot[v] = row[v] = buffer[v] = -1;
       level_of[v] = need[v] = 0, cycles[v] = 0;
@@ -267,6 +268,12 @@ struct Generator {
     if (!epilogue && (reduces || row_values[0])) cross_passes();
   }
 
+  bool has_row_output() const {
+    for (int v : Mask{live}) {
+      if (nodes[v].op == NODE_OUTPUT && operands[operand_of[nodes[v].b]].stride[0] == 0) return true;
+    }
+    return false;
+  }
   void input(int v) {
     if (zero_product && nodes[v].a == 2) {
       kind[v] = CONSTANT;
