@@ -151,12 +151,14 @@ struct Generator {
   }
 
   bool read_dims() {
+    double elements = 1;
     rank = kernel.rank;
     for (int d = 0; d < rank; d++) {
       dims[d] = program.values[kernel.dims[d]];
-      if (dims[d] < 0 || dims[d] > DIMENSION_MAX) return fail("a dimension is negative or beyond 2^40"), false;
+      if (dims[d] < 0) return fail("a dimension is negative"), false;
+      elements *= double(dims[d]);
     }
-    return true;
+    return elements <= double(DIMENSION_MAX) || (fail("more than 2^40 elements"), false);
   }
   bool any_empty(int from) const {
     return std::any_of(dims + from, dims + rank, [](int64_t n) { return n == 0; });
@@ -248,6 +250,7 @@ struct Generator {
   // ---- analysis ---------------------------------------------------------------------------------------------------
 
   void analyse() {
+    if (!epilogue) reduces |= has_row_output();
     for (int v : Mask{live}) {
       slot[v] = row[v] = buffer[v] = -1;
       level_of[v] = need[v] = 0, cycles[v] = 0;
@@ -265,6 +268,12 @@ struct Generator {
     if (!epilogue && (reduces || row_values[0])) cross_passes();
   }
 
+  bool has_row_output() const {
+    for (int v : Mask{live}) {
+      if (nodes[v].op == NODE_OUTPUT && operands[operand_of[nodes[v].b]].stride[0] == 0) return true;
+    }
+    return false;
+  }
   void input(int v) {
     if (zero_product && nodes[v].a == 2) {
       kind[v] = CONSTANT;
