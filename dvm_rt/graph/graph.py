@@ -100,19 +100,20 @@ class Graph:
         """The graph of these outputs: only what they need, every shape resolved, equal nodes made one."""
         return rewrite(Graph(tuple(parameters), (), tuple(outputs), facts), _keep)
 
-    def symbol_places(self) -> dict[int, tuple[int, int]]:
-        """symbol number -> (parameter, dimension) that it can be read from."""
-        places: dict[int, tuple[int, int]] = {}
+    def symbol_places(self) -> dict[int, tuple[int, int, int]]:
+        """symbol number -> (parameter, dimension, divisor): it is this dimension of this parameter over the divisor."""
+        places: dict[int, tuple[int, int, int]] = {}
         for node in self.parameters:
             for i, size in enumerate(node.shape):
                 for number in symbols.symbols_of(size):
-                    if symbols.same(size, symbols.symbol(number)):
-                        places.setdefault(number, (node.attribute("index"), i))
+                    divisor = symbols.exact_quotient(size, symbols.symbol(number))
+                    if isinstance(divisor, int):
+                        places.setdefault(number, (node.attribute("index"), i, divisor))
         return places
 
     def symbol_values(self, shapes: Sequence[tuple[int, ...]]) -> dict[int, int]:
         """The symbols of a call with these parameter shapes. Raises ShapeError where they do not fit the graph."""
-        values = {number: shapes[p][i] for number, (p, i) in self.symbol_places().items()}
+        values = {number: shapes[p][i] // divisor for number, (p, i, divisor) in self.symbol_places().items()}
         for node in self.parameters:
             got = tuple(shapes[node.attribute("index")])
             if len(got) != len(node.shape) or any(symbols.evaluate(n, values) != g for n, g in zip(node.shape, got)):
@@ -223,7 +224,7 @@ def rewrite(graph: Graph, change: Callable[[Make, Node], Node | None]) -> Graph:
     unique: dict[int, Node] = {}
     for node in reachable((*parameters, *(new[id(n)] for n in graph.outputs))):
         inputs = tuple([unique[id(i)] for i in node.inputs])
-        key = (node.operator.name, tuple([id(i) for i in inputs]), plain(node.attributes))
+        key = (node.operator.name, tuple([id(i) for i in inputs]), repr(plain(node.attributes)))  # repr: -0.0 is not 0.0
         if key not in made:
             made[key] = node if inputs == node.inputs else Node(node.operator, inputs, node.attributes, node.shape, node.dtype)
         unique[id(node)] = made[key]

@@ -75,7 +75,8 @@ class Section:
 
 @dataclass(frozen=True, slots=True)
 class Argument:
-    """One argument of a program: what a launch must bind."""
+    """One argument of a program: what a launch must bind, at least `bytes` bytes, `align`ed. An argument with mode WRITE
+    starts as zeros, also if it may be read: a program neither sees nor leaves old bytes in it."""
 
     bytes: int
     mode: int
@@ -271,15 +272,13 @@ def _head(program: Program) -> bytes:
 
 
 def _record(kind: np.dtype, source: object, derived: dict[str, int] | None = None) -> bytes:
-    values = {name: derived[name] if derived and name in derived else getattr(source, name) for name in kind.names}
-    record = np.zeros((), kind)
-    for name, value in values.items():
-        try:
-            record[name] = value
-        except (OverflowError, ValueError) as error:
-            where = type(source).__name__.lower()
-            raise _invalid(f"{where}.{name}", "does not fit its field", value, str(kind[name]), "LIMIT") from error
-    return record.tobytes()
+    derived = derived or {}
+    values = tuple(derived[name] if name in derived else getattr(source, name) for name in kind.names)
+    try:
+        return np.array(values, kind).tobytes()
+    except (OverflowError, ValueError, TypeError) as error:
+        where = type(source).__name__.lower()
+        raise _invalid(where, f"a value does not fit its field ({error})", values, kind.names, "LIMIT") from error
 
 
 def _read(data: bytes, at: int, kind: np.dtype, section: int) -> np.void:

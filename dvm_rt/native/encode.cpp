@@ -6,6 +6,10 @@
 // in a slot until its last use. A value that a later pass needs is kept in a row buffer if it costs more than two simple
 // instructions, else computed again: both give the same bits.
 //
+// The words depend on dimensions only through the inner strides of the operands, on row buffers and prefetching: those for
+// the expected inner strides are made when a plan is loaded (prepare), and copied where they fit. The generator that made
+// them runs again where they do not.
+//
 // Rules. Pure: no clock, no look at the machine, every number that tunes is a constant here. No heap, no strings. Every
 // program must pass the verifier, which trusts nothing of this. Plan::load has checked all indices.
 #include <algorithm>
@@ -14,12 +18,12 @@
 #include "matmul.h"
 #include "plan.h"
 #include "program.h"
+#include "verify.h"
 
 namespace dvm {
 namespace {
 
 constexpr int LEVELS_MAX = 12;                      // reductions that depend on one another
-constexpr int64_t DIMENSION_MAX = int64_t{1} << 40;
 constexpr double FAR_BYTES = 2 << 20;               // working sets beyond this are taken to be outside L2
 constexpr int64_t ROW_BUFFER_BYTES_MAX = 1 << 19;   // longer rows are computed again rather than kept
 constexpr int64_t NEXT_ROW_BYTES_MAX = 16 << 10;    // rows up to this (all inputs) are prefetched one row ahead
@@ -40,6 +44,8 @@ enum Kind : uint8_t {
   OUT,         // output, an element each
   OUT_ROW,     // output, one float a row
 };
+
+constexpr uint16_t NO_PASS = 0xffff;
 
 constexpr uint64_t bit(int i) { return uint64_t{1} << i; }
 inline int lowest(uint64_t mask) { return std::countr_zero(mask); }
@@ -83,6 +89,7 @@ struct Generator {
   Section* head = nullptr;
   Operand* operands = nullptr;
   int operand_count = 0;
+  uint64_t used = 0;          // arguments of the kernel that become operands
   uint8_t operand_of[16];     // argument of the kernel -> operand
   int64_t dims[MAX_RANK];
   int rank = 0;
@@ -91,7 +98,10 @@ struct Generator {
   Word* words = nullptr;
   int word_count = 0, word_limit = 0;
   int acc = -1, level = 0, last_level = 0;
-  bool in_pass = false, stream = false, far = false;
+  int unsaved = -1;           // a total that only the accumulator holds; parked when the accumulator is needed first
+  bool in_pass = false;
+  std::vector<PreparedKernel::Size>* sizes = nullptr;  // prepare() wants to know them
+  uint16_t strips = 0, pass_at[2] = {NO_PASS, NO_PASS};  // as in PreparedKernel
   uint32_t free_slots = (1u << MAX_SLOTS) - 1, free_rows = ~0u;
   static_assert(MAX_ROW_SCALARS == 32);
   uint64_t live = 0;                       // nodes that an output needs
@@ -115,16 +125,15 @@ struct Generator {
 
   // ---- operands and dimensions ------------------------------------------------------------------------------------
 
-  // Nodes that matter, from the outputs back; returns the arguments that they name.
-  uint64_t find_live() {
-    uint64_t used = 0;
+  // Nodes that matter, from the outputs back, and the arguments that they name.
+  void find_live() {
     for (int v = node_count - 1; v >= 0; v--) {
       const PlanNode& n = nodes[v];
       if (n.op == NODE_OUTPUT) {
         const PlanArg& out = program.plan.args()[kernel.first_arg + n.b];
         if (empty_row && program.value(out.strides[0]) != 0) continue;  // an output of no elements
         live |= bit(v) | bit(n.a), used |= bit(n.b);
-      } else if (!(live >> v & 1) || n.op == NODE_CONST) {
+      } else if (!(live >> v & 1) || n.op == NODE_CONST || n.op == NODE_SIZE) {
         continue;
       } else if (n.op == NODE_INPUT) {
         if (zero_product && n.a == 2) continue;
@@ -139,7 +148,6 @@ struct Generator {
         if (ROW_GROUP[n.op] == Group::BINARY) live |= bit(n.b);
       }
     }
-    return used;
   }
 
   bool read_dims() {
@@ -163,7 +171,7 @@ struct Generator {
     return true;
   }
 
-  void add_operands(uint64_t used) {
+  void add_operands() {
     for (int arg : Mask{used}) operand_of[arg] = uint8_t(operand_count++);
     for (int arg : Mask{used}) add_operand(program.plan.args()[kernel.first_arg + arg], operands[operand_of[arg]]);
   }
@@ -227,15 +235,14 @@ struct Generator {
   }
 
   // Does the kernel touch more than L2 holds?
-  void measure() {
+  bool is_far() const {
     double bytes = 0;
     for (int i = 0; i < operand_count; i++) {
       double size = DTYPE_BYTES[operands[i].dtype];
       for (int d = 0; d < rank; d++) size *= operands[i].stride[d] ? double(dims[d]) : 1.0;
       bytes += size;
     }
-    far = bytes > FAR_BYTES;
-    stream = far && kernel.flags & STREAM;
+    return bytes > FAR_BYTES;
   }
 
   // ---- analysis ---------------------------------------------------------------------------------------------------
@@ -246,7 +253,8 @@ struct Generator {
       level_of[v] = need[v] = 0, cycles[v] = 0;
       switch (nodes[v].op) {
         case NODE_INPUT: input(v); break;
-        case NODE_CONST: kind[v] = CONSTANT; break;
+        case NODE_CONST:
+        case NODE_SIZE: kind[v] = CONSTANT; break;
         case NODE_OUTPUT: output(v); break;
         case NODE_SUM:
         case NODE_MAX: total(v); break;
@@ -275,6 +283,7 @@ struct Generator {
       return;
     }
     full |= bit(v);
+    if (kind[v] == STRIP) strips |= uint16_t(1u << a[v]);
     if (kind[v] == LOAD) cycles[v] = uint16_t(ROW_CYCLES[ROW_load]);
   }
   int level_after(int v) const { return level_of[v] + is_total(v); }  // users of a reduction run one pass later
@@ -344,16 +353,16 @@ struct Generator {
     if (!is_full(value)) {
       if (is_full(user) || kind[user] == TOTAL || level_of[user] != level_after(value)) keep |= bit(value);
     } else if (level_of[value] < level_of[user] && cycles[value] > CHEAP_CYCLES && buffer[value] < 0 && made >> value & 1) {
-      add_row_buffer(value);
+      if (operand_count == MAX_OPERANDS || row_buffer_bytes() > ROW_BUFFER_BYTES_MAX) return;  // computed again instead
+      buffer[value] = int8_t(operand_count);
+      add_row_buffer();
     }
   }
-  void add_row_buffer(int v) {
-    const int64_t bytes = (dims[0] * 4 + ARENA_ALIGN - 1) / ARENA_ALIGN * ARENA_ALIGN;
-    if (operand_count == MAX_OPERANDS || bytes > ROW_BUFFER_BYTES_MAX) return;  // computed again instead
-    Operand& o = operands[operand_count];
+  int64_t row_buffer_bytes() const { return (dims[0] * 4 + ARENA_ALIGN - 1) / ARENA_ALIGN * ARENA_ALIGN; }
+  void add_row_buffer() {
+    Operand& o = operands[operand_count++];
     o = {uint16_t(SCRATCH), uint8_t(DType::FLOAT32), READ | WRITE, uint16_t(NONE), 0, int64_t(head->scratch_bytes), 0, 0, {4}};
-    head->scratch_bytes += uint64_t(bytes);
-    buffer[v] = int8_t(operand_count++);
+    head->scratch_bytes += uint64_t(row_buffer_bytes());
   }
 
   // ---- words ------------------------------------------------------------------------------------------------------
@@ -367,11 +376,17 @@ struct Generator {
     if (kind[v] <= CONSTANT) return true;
     return is_full(v) ? slot[v] >= 0 || stored >> v & 1 : row[v] >= 0;
   }
+  float size(uint16_t expr) const { return program.values ? float(program.values[expr]) : 0.0f; }  // 0: prepare() runs
+  float constant(int v) const {  // also what reductions over nothing and products over nothing are
+    if (nodes[v].op == NODE_CONST) return float(nodes[v].k);
+    if (nodes[v].op == NODE_SIZE) return size(nodes[v].a);
+    return nodes[v].op == NODE_MAX ? -__builtin_inff() : 0.0f;
+  }
   void emit_form(int instruction, int v) {
     const int op = FIRST_OP[instruction];
     if (kind[v] == CONSTANT) {
-      const float value = nodes[v].op == NODE_CONST ? float(nodes[v].k) : nodes[v].op == NODE_MAX ? -__builtin_inff() : 0.0f;
-      emit(op + FORM_K, 0, std::bit_cast<uint32_t>(value));
+      if (sizes && nodes[v].op == NODE_SIZE) sizes->push_back({uint16_t(word_count), nodes[v].a});
+      emit(op + FORM_K, 0, std::bit_cast<uint32_t>(constant(v)));
     } else if (kind[v] <= PER_ROW) emit(op + (kind[v] == STRIP ? FORM_I : FORM_B), a[v]);
     else if (!is_full(v)) emit(op + FORM_R, 0, uint32_t(row[v]));
     else if (slot[v] >= 0) emit(op + FORM_S, 0, uint32_t(slot[v]));
@@ -388,6 +403,10 @@ struct Generator {
       emit(OP_store_row, 0, uint32_t(row[v]));
     }
   }
+  void save() {  // the accumulator is about to be overwritten
+    if (unsaved >= 0 && acc == unsaved) park(unsaved);
+    unsaved = -1;
+  }
   void release(int v) {  // one use of v is over
     if (--uses[v]) return;
     if (slot[v] >= 0) free_slots |= 1u << slot[v], slot[v] = -1;
@@ -397,6 +416,7 @@ struct Generator {
   // acc <- v. The caller owns one use of v and releases it.
   void generate(int v) {
     if (acc == v || failed()) return;
+    if (kind[v] <= LOAD || named(v)) save();
     if (named(v)) {
       emit_form(ROW_mov, v);
       acc = v;
@@ -451,31 +471,16 @@ struct Generator {
     const Operand& o = operands[b[v]];
     generate(a[v]), release(a[v]);
     const bool plain = o.dtype == uint8_t(DType::FLOAT32) && o.stride[0] == 4;
-    emit(plain ? stream ? OP_store_nt : OP_store : OP_store_any, b[v]);
+    emit(plain ? OP_store : OP_store_any, b[v]);
   }
 
-  // The inputs that this pass should fetch ahead. Short rows: the next row, in the second pass, since the first has just
-  // read this one. Long rows and single passes: a little ahead where they are first read.
-  void fetch() {
-    int64_t row_bytes = 0;
-    uint64_t inputs = 0;
-    for (int v : Mask{live}) {
-      if (kind[v] == STRIP && !(inputs >> a[v] & 1)) inputs |= bit(a[v]), row_bytes += dims[0] * 4;
-    }
-    const bool next_row = row_bytes <= NEXT_ROW_BYTES_MAX && last_level > 0 && targets[1];
-    if (level != next_row) return;
-    for (int i : Mask{inputs}) {
-      const bool steps = rank > 1 && operands[i].stride[1] && !(operands[i].mode & GATHER);
-      if (next_row ? steps : steps || rank == 1) emit(OP_fetch, i, next_row ? 0 : AHEAD_BYTES);
-    }
-  }
-
-  void pass(uint64_t now, bool first) {
+  // `due`: what the row section behind this pass makes, if that comes next.
+  void pass(uint64_t now, bool first, uint64_t due) {
     count_all(now);
     const int begin = word_count;
     emit(OP_pass);
     in_pass = true, acc = -1;
-    if (far && first) fetch();
+    if (first && level < 2) pass_at[level] = uint16_t(begin);
     int sums = 0, maxima = SUMS;
     uint32_t mask = 0;
     for (int v : Mask{now}) {
@@ -494,12 +499,21 @@ struct Generator {
     stored |= storing, storing = 0;
     for (int v : Mask{now}) {
       if (kind[v] == OUT) continue;
+      save();
       emit(nodes[v].op == NODE_SUM ? OP_fold_sum : OP_fold_max, reduction[v]);
-      park(v), acc = v;
+      acc = v;
+      if (!(keep >> v & 1) && used_once(v, due)) unsaved = v;
+      else park(v);
     }
+    if (!due) save();
+  }
+  bool used_once(int v, uint64_t due) const {
+    int found = 0;
+    for (int user : Mask{due}) found += (a[user] == v) + (kind[user] == BINARY && b[user] == v);
+    return found == 1;
   }
   // The passes of one level: as few as the reductions allow, four sums and four maxima each.
-  void passes(uint64_t wanted) {
+  void passes(uint64_t wanted, uint64_t due) {
     for (bool first = true; wanted && !failed(); first = false) {
       int sums = 0, maxima = 0;
       uint64_t now = 0;
@@ -508,8 +522,8 @@ struct Generator {
         if (kind[v] != OUT && (sum ? sums++ : maxima++) >= SUMS) continue;
         now |= bit(v);
       }
-      pass(now, first);
       wanted &= ~now;
+      pass(now, first, wanted ? 0 : due);
     }
   }
   void row_section(uint64_t due) {
@@ -552,21 +566,77 @@ struct Generator {
       steps = steps / 1024 + (steps % 1024 != 0);
     }
     overflow |= __builtin_add_overflow(work, steps + 1, &work) || __builtin_add_overflow(program.fuel, work, &program.fuel);
-    if (overflow) fail("more work than 64 bits can count");
+    if (overflow || program.fuel > FUEL_MAX) fail("more work than 2^40 steps");
   }
 
   // ---- kernels ----------------------------------------------------------------------------------------------------
 
-  void vector() {
+  void vector(const PreparedKernel& prepared) {
     if (!read_dims() || any_empty(1)) return;
     empty_row = dims[0] == 0;
-    const uint64_t used = find_live();
+    if (empty_row || zero_product) find_live();
+    else take(prepared);
     if (!live || !begin_section()) return;
     if (empty_row) dims[0] = 1;
     head->scratch_bytes = 0;
-    add_operands(used);
+    add_operands();
     collapse();
-    measure();
+    if (failed()) return;
+    const bool far = is_far(), ready = !empty_row && !zero_product && forms(0) == prepared.forms;
+    if (ready && (!prepared.row_buffers || row_buffer_bytes() <= ROW_BUFFER_BYTES_MAX)) {
+      for (int i = 0; i < prepared.row_buffers; i++) add_row_buffer();
+      copy_words(prepared);
+    } else {
+      write_vector();
+    }
+    if (far && !failed()) add_hints();
+    finish(SectionKind::VECTOR, 0);
+  }
+  void take(const PreparedKernel& prepared) {
+    live = prepared.live, used = prepared.used, reduces = prepared.reduces, gathers = prepared.gathers;
+  }
+  void copy_words(const PreparedKernel& prepared) {
+    word_count = int(prepared.words.size());
+    if (word_count > word_limit) return fail("more than 512 words in one section");
+    words = reinterpret_cast<Word*>(operands + operand_count);
+    memcpy(static_cast<void*>(words), prepared.words.data(), size_t(word_count) * sizeof(Word));
+    for (const auto& [word, expr] : prepared.sizes) words[word].k = std::bit_cast<uint32_t>(size(expr));
+    strips = prepared.strips, pass_at[0] = prepared.pass_at[0], pass_at[1] = prepared.pass_at[1];
+  }
+  // What a working set beyond L2 needs: stores past the caches, prefetches. Short rows fetch the next row in their second
+  // pass, since the first has just read this one; long rows and single passes a little ahead where they first read.
+  void add_hints() {
+    if (kernel.flags & STREAM) {
+      for (int i = 0; i < word_count; i++) {
+        if (words[i].op == OP_store && operands[words[i].a].arg != SCRATCH) words[i].op = OP_store_nt;
+      }
+    }
+    const bool next_row = rank > 1 && pass_at[1] != NO_PASS && std::popcount(strips) * dims[0] * 4 <= NEXT_ROW_BYTES_MAX;
+    const uint16_t at = pass_at[next_row];
+    Word fetches[MAX_OPERANDS];
+    int count = 0;
+    for (int i : Mask{strips}) {
+      if (operands[i].mode & GATHER || (rank > 1 && !operands[i].stride[1])) continue;  // not at the next place, or near
+      fetches[count++] = {OP_fetch, uint16_t(i), next_row ? 0 : AHEAD_BYTES};
+    }
+    if (at == NO_PASS || count == 0 || word_count + count > word_limit) return;
+    int loop = at;
+    while (words[loop].op != OP_loop) loop++;
+    words[loop].k += uint32_t(count);
+    memmove(static_cast<void*>(words + at + 1 + count), words + at + 1, size_t(word_count - at - 1) * sizeof(Word));
+    std::copy(fetches, fetches + count, words + at + 1);
+    word_count += count;
+  }
+  // The inner stride of every operand from `first` on: 0, 4 bytes or another.
+  uint32_t forms(int first) const {
+    uint32_t all = 0;
+    for (int i = first; i < operand_count; i++) {
+      const int64_t stride = operands[i].stride[0];
+      all |= uint32_t(stride == 0 ? 0 : stride == 4 ? 1 : 2) << 2 * i;
+    }
+    return all;
+  }
+  void write_vector() {
     analyse();
     if (failed()) return;
     words = reinterpret_cast<Word*>(operands + operand_count);
@@ -575,36 +645,33 @@ struct Generator {
     }
     row_section(row_values[0]);
     for (level = 0; level <= last_level && !failed(); level++) {
-      passes(targets[level]);
+      passes(targets[level], row_values[level + 1]);
       row_section(row_values[level + 1]);
     }
     emit(OP_end_row);
-    finish(SectionKind::VECTOR, 0);
   }
 
-  void matmul() {
+  void matmul(const PreparedKernel& prepared) {
     const int64_t depth = program.values[kernel.depth];
     if (!read_dims() || any_empty(0)) return;
     if (depth < 0 || depth > DIMENSION_MAX) return fail("the depth of a matmul is negative or beyond 2^40");
     if (depth == 0) {
       zero_product = true;
-      return vector();
+      return vector(prepared);
     }
     epilogue = true;
-    const uint64_t used = find_live();
+    take(prepared);
     if (!begin_section()) return;
-    add_operands(used | 7);
+    add_operands();
     operands[2].mode |= READ;  // slices of K are added there
     merge_matrix_dims();
     unit_matrices(depth);
     if (failed()) return;
-    measure();
-    stream = false;  // the tile is hot
     head->depth = depth;
     for (int d = 0; d < MAX_RANK; d++) head->dims[d] = d < rank ? dims[d] : 1;
     head->scratch_bytes = uint64_t(matmul_scratch_bytes(*head, operands[1]));
-    words = reinterpret_cast<Word*>(operands + operand_count);
-    if (node_count) write_epilogue();
+    if (node_count && forms(2) == prepared.forms) copy_words(prepared);
+    else if (node_count) write_epilogue();
     finish(SectionKind::MATMUL, depth);
   }
   // Batches join the rows where B is the same for all of them. dims[1] is one that B does not step along.
@@ -652,6 +719,7 @@ struct Generator {
   void write_epilogue() {
     analyse();
     if (failed()) return;
+    words = reinterpret_cast<Word*>(operands + operand_count);
     count_all(targets[0]);
     in_pass = true;
     uint64_t last = 0;  // what overwrites the product comes after everything that reads it
@@ -668,13 +736,14 @@ struct Generator {
     if (!read_dims() || depth == 0 || dims[0] == 0) return;
     if (depth < 0 || depth > DIMENSION_MAX) return fail("the depth of a pack is negative or beyond 2^40");
     if (!begin_section()) return;
-    add_operands(3);
+    used = 3;
+    add_operands();
     if (dims[0] == 1 && operands[0].depth != 4) operands[0].stride[0] = 4;
     if (depth == 1 && operands[0].stride[0] != 4) operands[0].depth = 4;
     if (operands[0].stride[0] != 4 && operands[0].depth != 4) {
       return fail("the matrix to pack is contiguous in neither of its dimensions");
     }
-    operands[1].stride[0] = operands[1].depth = 0;
+    operands[1].mode |= PACKED, operands[1].stride[0] = operands[1].depth = 0;
     head->scratch_bytes = 0;
     finish(SectionKind::PACK, depth);
   }
@@ -683,15 +752,15 @@ struct Generator {
 // A matmul over nothing without an epilogue: fill its product.
 constexpr PlanNode FILL[2] = {{NODE_CONST, uint16_t(NONE), uint16_t(NONE), 0, 0.0}, {NODE_OUTPUT, 0, 2, 0, 0.0}};
 
-void encode_kernel(Program& program, const PlanKernel& kernel) {
+void encode_kernel(Program& program, const PlanKernel& kernel, const PreparedKernel& prepared) {
   const PlanNode* nodes = program.plan.nodes().data() + kernel.first_node;
   int count = kernel.nodes;
   const bool matmul = kernel.kind == uint8_t(SectionKind::MATMUL);
   if (matmul && count == 0 && program.values[kernel.depth] == 0) nodes = FILL, count = 2;
   Generator generator(program, kernel, nodes, count);
-  if (matmul) generator.matmul();
+  if (matmul) generator.matmul(prepared);
   else if (kernel.kind == uint8_t(SectionKind::PACK)) generator.pack();
-  else generator.vector();
+  else generator.vector(prepared);
 }
 
 // Where each workspace slot starts; returns the bytes of all, -1 if that overflows.
@@ -714,6 +783,52 @@ int64_t lay_out_workspace(const Plan& plan, const int64_t* values, int64_t* offs
 
 }  // namespace
 
+// Runs the generator on a kernel of made-up dimensions whose inner strides are what the plan says where it says it.
+PreparedKernel prepare(const Plan& plan, const PlanKernel& kernel) {
+  PreparedKernel prepared;
+  const SectionKind kind = SectionKind(kernel.kind);
+  if (kind == SectionKind::PACK) return prepared;
+  Program program{plan, nullptr, nullptr, 0, 0, nullptr};
+  Generator generator(program, kernel, plan.nodes().data() + kernel.first_node, kernel.nodes);
+  generator.epilogue = kind == SectionKind::MATMUL;
+  generator.find_live();
+  if (generator.epilogue) generator.used |= 7;
+  prepared.live = generator.live, prepared.used = uint16_t(generator.used);
+  prepared.reduces = generator.reduces, prepared.gathers = generator.gathers;
+  if (!kernel.nodes) return prepared;
+
+  struct {
+    Section head;
+    Operand operands[MAX_OPERANDS];
+    Word words[MAX_WORDS];
+  } section;
+  generator.sizes = &prepared.sizes;
+  generator.head = &section.head, generator.operands = section.operands, generator.word_limit = MAX_WORDS;
+  section.head.scratch_bytes = 0;
+  generator.rank = 2, generator.dims[0] = generator.dims[1] = LANES;
+  for (int arg : Mask{generator.used}) {
+    const PlanArg& a = plan.args()[kernel.first_arg + arg];
+    Operand& o = section.operands[generator.operand_count];
+    o = {};
+    const PlanExpr* inner = a.strides[0] == NONE ? nullptr : &plan.exprs()[a.strides[0]];
+    const bool known = !inner || inner->op == uint16_t(ExprOp::CONST);
+    o.dtype = a.dtype, o.mode = a.mode;
+    o.stride[0] = known ? (inner ? int64_t(uint64_t(inner->k) * DTYPE_BYTES[a.dtype]) : 0) : 1;  // 1: some other stride
+    generator.operand_of[arg] = uint8_t(generator.operand_count++);
+  }
+  const int operand_count = generator.operand_count;
+  const uint32_t forms = generator.forms(generator.epilogue ? 2 : 0);
+  if (generator.epilogue) generator.write_epilogue();
+  else generator.write_vector();
+  if (program.error) return prepared;  // encode() will say so
+  prepared.forms = forms;
+  prepared.row_buffers = uint8_t(generator.operand_count - operand_count);
+  prepared.strips = generator.strips;
+  std::copy(generator.pass_at, generator.pass_at + 2, prepared.pass_at);
+  prepared.words.assign(generator.words, generator.words + generator.word_count);
+  return prepared;
+}
+
 EncodeResult encode(const Plan& plan, const int64_t* values, uint8_t* out, size_t capacity) {
   const auto args = plan.program_args();
   const size_t sections_at = sizeof(ProgramHead) + args.size() * sizeof(ProgramArg);
@@ -732,7 +847,7 @@ EncodeResult encode(const Plan& plan, const int64_t* values, uint8_t* out, size_
 
   Program program{plan, values, out, std::min<size_t>(capacity, MAX_PROGRAM_BYTES), sections_at, slot_offset};
   for (size_t i = 0; i < plan.kernels().size(); i++) {
-    encode_kernel(program, plan.kernels()[i]);
+    encode_kernel(program, plan.kernels()[i], plan.prepared()[i]);
     if (program.error) return {0, program.error, uint16_t(i)};
   }
   if (program.sections == 0) return {0, nullptr, 0};

@@ -103,16 +103,16 @@ def test_the_job_finds_nothing_wrong_and_repeats_its_digest(tensors, ids):
     def advance(step: str, sentences: int) -> None:
         counted[step] = counted.get(step, 0) + sentences
 
-    encoded = job.encode(Encoder(TINY, tensors), ids, advance)
+    encoded = job.encode(Encoder(TINY, tensors), ids, advance, dict)
     found = job.check(encoded, reference.Reference(TINY, tensors), ids, advance)
     assert found.problems() == []
     assert counted == dict(zip(job.STEPS, (12, 8, 12, 12, 12), strict=True))
     assert len(encoded.first_seen_ns) == len(encoded.repeated_ns) == 8
-    assert job.encode(Encoder(TINY, tensors), ids, advance).digest() == encoded.digest()
+    assert job.encode(Encoder(TINY, tensors), ids, advance, dict).digest() == encoded.digest()
 
 
 def test_the_check_names_what_is_wrong(tensors, ids):
-    encoded = job.encode(Encoder(TINY, tensors), ids, lambda step, sentences: None)
+    encoded = job.encode(Encoder(TINY, tensors), ids, lambda step, sentences: None, dict)
     oracle = reference.Reference(TINY, tensors)
     encoded.plain[3, 7] += 1e-3
     encoded.ragged[5] = np.nan
@@ -226,7 +226,7 @@ def test_the_real_model_gives_the_published_similarities(real):
     sentences = ["The weather is lovely today.", "It's so sunny outside!", "He drove to the stadium."]
     ids = tokenize(load_tokenizer(real), sentences)
     config, tensors = weights.load(real)
-    encoded = job.encode(Encoder(config, tensors), ids, lambda step, number: None)
+    encoded = job.encode(Encoder(config, tensors), ids, lambda step, number: None, dict)
     found = job.check(encoded, reference.Reference(config, tensors), ids, lambda step, number: None)
     assert found.problems() == []
     similarity = encoded.plain @ encoded.plain.T

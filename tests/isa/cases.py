@@ -12,12 +12,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from dvm_rt import dtypes
-from dvm_rt.isa import table
+from dvm_rt.isa import layout, table
 from dvm_rt.isa.program import GATHER, READ, WRITE, ProgramBuilder, SectionBuilder
 from dvm_rt.isa.table import Group, Instruction
 
 LENGTHS = (1, 2, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 128, 129, 192, 193, 255, 256, 257, 300)
 ROWS = 3
+BLOCK = layout.LIMITS["BLOCK"]
 LOADED = [d for d in dtypes.DTYPES if d.kind in "biu" or d is dtypes.float32]
 SPECIALS = np.array(
     [0x00000000, 0x80000000, 0x3F800000, 0xBF800000, 0x7F800000, 0xFF800000, 0x7FC00000, 0xFFC12345, 0x7F800001,
@@ -27,7 +28,7 @@ SPECIALS = np.array(
 ).view(np.float32)  # fmt: skip
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Case:
     """A program, its arguments (outputs hold garbage), and the numbers of the outputs."""
 
@@ -250,8 +251,9 @@ def _reduction(instruction: Instruction, form: str, length: int, rng: np.random.
     """acc_x and fold_x come in pairs: each is tested by a program that has both."""
     kind = instruction.name.partition("_")[2]
     indices = (0, 3) if kind == "sum" else (4, 7)
-    for name, values in (("hard", hard_floats(rng, ROWS, length)), ("normal", _normal(rng, ROWS, length))):
-        bench = Bench(length)
+    rows = ROWS if length <= BLOCK else 1
+    for name, values in (("hard", hard_floats(rng, rows, length)), ("normal", _normal(rng, rows, length))):
+        bench = Bench(length, rows)
         section, x = bench.section, bench.full(values)
         section.begin_pass()
         section.word("mov.i", x)

@@ -19,7 +19,7 @@ from .test_program import small_program
 
 
 @given(programs)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_any_program_survives_text(program: object) -> None:
     data = program.to_bytes()
     assert assemble(disassemble(data)) == data

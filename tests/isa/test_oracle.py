@@ -7,9 +7,9 @@ import pytest
 
 from dvm_rt.isa import reference, table
 from dvm_rt.isa.program import parse
-from dvm_rt.isa.table import Group, Instruction
+from dvm_rt.isa.table import Instruction
 
-from .cases import LENGTHS, Case, cases, epilogue
+from .cases import BLOCK, LENGTHS, SPECIALS, Bench, Case, cases, epilogue
 
 try:
     from dvm_rt import _native
@@ -50,12 +50,33 @@ def test_native_epilogue_equals_reference(instruction: Instruction, form: str) -
 
 
 @needs_native
-@pytest.mark.parametrize("name", [i.name for i in table.INSTRUCTIONS if i.group in (Group.REDUCE, Group.FOLD)])
-@pytest.mark.parametrize("length", [16383, 16384, 16385, 16384 + 127, 2 * 16384, 40001, 129 * 16384 + 5])
+@pytest.mark.parametrize("name", ["acc_sum", "acc_max"])
+@pytest.mark.parametrize("length", [BLOCK - 1, BLOCK, BLOCK + 1, BLOCK + 127, 2 * BLOCK, 2 * BLOCK + 7233, 129 * BLOCK + 5])
 def test_reductions_of_rows_longer_than_a_block(name: str, length: int) -> None:
     instruction = table.BY_NAME[name]
     for case in cases(instruction, "", length, np.random.default_rng(length)):
         check(case, instruction, length)
+
+
+@needs_native
+@pytest.mark.parametrize("name", [i.name for i in table.INSTRUCTIONS if i.ulp])
+def test_promised_ulp_over_all_exponents(name: str) -> None:
+    instruction, rng = table.BY_NAME[name], np.random.default_rng(11)
+    near_one = rng.standard_normal(50_000).astype(np.float32) * 4
+    any_exponent = rng.integers(0, 1 << 32, 50_000, dtype=np.uint32).view(np.float32)
+    steps = np.arange(-104, 104, 0.01, dtype=np.float32)
+    check_unary(instruction, np.concatenate([near_one, any_exponent, steps, SPECIALS]))
+
+
+def check_unary(instruction: Instruction, values: np.ndarray) -> None:
+    bench = Bench(len(values), 1)
+    x = bench.full(values[None])
+    bench.section.begin_pass()
+    bench.section.word("mov.i", x)
+    bench.section.word(instruction.name)
+    bench.section.word("store", bench.full_output())
+    bench.section.end_pass()
+    check(bench.case("sweep"), instruction, len(values))
 
 
 def check(case: Case, instruction: Instruction, length: int) -> None:

@@ -33,7 +33,7 @@ def small_program() -> bytes:
 
 
 @given(programs)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_any_program_survives_bytes(program: object) -> None:
     data = program.to_bytes()
     assert len(data) == program.bytes
