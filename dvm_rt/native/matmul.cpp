@@ -208,7 +208,7 @@ Product product(const SectionRun& run) {
   p.fetch = p.form == MatmulB::PACKED && panels(p.n) * PANEL * p.slice > STREAM_FLOATS;
   p.fetch_in_place = p.form == MatmulB::IN_PLACE && p.shape == 0;
   p.words = head.word_count ? run.section.words : nullptr;
-  p.strip = p.shape == 0 && !p.words ? PANEL : STRIP;
+  p.strip = p.shape == 0 ? PANEL : STRIP;
   p.scratch = reinterpret_cast<float*>(run.scratch), p.operands = a, p.operand_count = head.operand_count;
   for (int i = 0; i < p.operand_count; i++) p.base[i] = run.address[i];
   return p;
@@ -268,11 +268,10 @@ void block_of_strip(const Product& p, const Columns& from, Tile& t, float* c, in
 }
 
 // Rows [row, row + m) by the columns [column, end), for the slice that `t` describes.
-void strip(Context& context, const Product& p, const Columns& from, Tile t, int64_t k0, int64_t row, int64_t m,
+void strip(const Product& p, const Columns& from, Tile t, int64_t k0, int64_t row, int64_t m,
            int64_t column, int64_t end) {
   const float* const a = reinterpret_cast<const float*>(p.base[0]) + k0 * p.a_step;
   float* const c = reinterpret_cast<float*>(p.base[2]);
-  const bool finished = p.words && k0 + t.k == p.k;
   const int64_t blocks = ceil_div(m, ROWS_MAX[p.shape]), height = m / blocks, taller = m % blocks;
   const float* const pull_end = from.b + (end - from.begin + p.strip) * t.k;
   t.next = pull_end - p.strip * t.k;
@@ -283,7 +282,6 @@ void strip(Context& context, const Product& p, const Columns& from, Tile t, int6
     t.ahead = p.fetch ? blocks == 1 : block == 0 && p.fetch_in_place;
     if (t.next >= pull_end) t.pull = 0;
     block_of_strip(p, from, t, c + row * p.c_row, rows, column, end);
-    if (finished) finish(context, p, row, rows, column, end - column);
     row += rows;
   }
 }
@@ -301,7 +299,12 @@ void multiply(Context& context, const Product& p) {
         for (int64_t column = group; column < from.end; column += p.strip) {
           const int64_t end = smaller(column + p.strip, from.end);
           if (p.form == MatmulB::COPIED && row == 0) copy(p, b + k0 * p.b_step, t.k, group, column, end);
-          strip(context, p, from, t, k0, row, smaller(p.rows_max, p.m - row), column, end);
+          const int64_t rows = smaller(p.rows_max, p.m - row);
+          strip(p, from, t, k0, row, rows, column, end);
+          if (p.words && k0 + t.k == p.k && (end % STRIP == 0 || end == from.end)) {
+            const int64_t begin = (end - 1) / STRIP * STRIP;
+            finish(context, p, row, rows, begin, end - begin);
+          }
         }
     }
   }
