@@ -5,9 +5,9 @@
 // allows it and wide if not; neither they nor the order in which they run enters the bits of the result: an element
 // is one fma chain for each slice of K, slices added in order. NaN is made canonical in every store.
 //
-// Order: batch, K slice, group of panels, rows that keep A in L2, strip of columns, block of rows, tile. A strip is one
-// panel, or 128 columns where tiles are wide or an epilogue follows: after the last slice of a block of rows its words
-// run over the block's part of the strip, row by row, while it is in L1.
+// Order: batch, K slice, group of panels, rows that keep A in L2, 128 columns, strip (one panel, or all of them where
+// tiles are wide), block of rows, tile. In the last slice the epilogue's words run over 128 columns of a few blocks of
+// rows at a time, row by row, while they are in L1.
 #include "matmul.h"
 #include <utility>
 #include "strip.h"
@@ -17,9 +17,10 @@ namespace dvm::DVM_TARGET {
 namespace {
 
 constexpr int UNIT = 2 * W;       // columns of the narrowest tile
-constexpr int64_t STRIP = LANES;  // columns of the widest tiles, and of an epilogue's rows
+constexpr int64_t STRIP = LANES;  // columns of an epilogue's rows, and of the widest tiles or more
 static_assert(PANEL % UNIT == 0 && STRIP % PANEL == 0 && 4 * UNIT <= STRIP);
 constexpr int ROWS_MAX[3] = {W == 16 ? 14 : 6, W == 16 ? 6 : 2, W == 16 ? 3 : 1};  // rows of tiles of 1, 2, 4 units
+constexpr int64_t EPILOGUE_ROWS = 4 * ROWS_MAX[0];  // by STRIP columns: 28 KiB
 constexpr int64_t L2_FLOATS = 1 << 18;      // of A that should stay in L2
 constexpr int64_t STREAM_FLOATS = 1 << 16;  // packed B larger than this is fetched ahead: between two runs it leaves L2
 
@@ -181,7 +182,7 @@ struct Product {  // what all steps of the batch share; distances in floats
   int64_t n, m, k, slice;
   int64_t a_row, a_step, b_column, b_step, c_row;
   int64_t rows_max;       // rows of A, one slice long, that L2 holds
-  int64_t strip;          // columns that a row block finishes before the next one starts
+  int64_t strip;          // columns that all rows finish before the next ones are begun
   int shape;              // tiles of up to 1 << shape units
   const Kernels* kernels; // [shape]
   MatmulB form;
@@ -223,7 +224,8 @@ struct Columns {
   int64_t edge_begin;        // its first column; `end` if there is none
 };
 
-Columns columns_of(const Product& p, const float* b, int64_t k0, int64_t k, int64_t begin) {
+Columns columns_of(const Product& p, int64_t k0, int64_t k, int64_t begin) {
+  const float* const b = reinterpret_cast<const float*>(p.base[1]);
   const int64_t end = smaller(p.n, begin + GROUP_PANELS * PANEL);
   if (p.form == MatmulB::PACKED)
     return {b + k0 * panels(p.n) * PANEL + begin * k, begin, end, PANEL, k * PANEL, nullptr, end};
@@ -267,15 +269,15 @@ void block_of_strip(const Product& p, const Columns& from, Tile& t, float* c, in
   }
 }
 
-// Rows [row, row + m) by the columns [column, end), for the slice that `t` describes.
-void strip(const Product& p, const Columns& from, Tile t, int64_t k0, int64_t row, int64_t m,
-           int64_t column, int64_t end) {
+// Rows [row, row + m) by the columns [column, end), for the slice that `t` describes. `pull`: B of the next strip too.
+void strip(const Product& p, const Columns& from, Tile t, int64_t k0, int64_t row, int64_t m, int64_t column,
+           int64_t end, bool pull) {
   const float* const a = reinterpret_cast<const float*>(p.base[0]) + k0 * p.a_step;
   float* const c = reinterpret_cast<float*>(p.base[2]);
   const int64_t blocks = ceil_div(m, ROWS_MAX[p.shape]), height = m / blocks, taller = m % blocks;
   const float* const pull_end = from.b + (end - from.begin + p.strip) * t.k;
   t.next = pull_end - p.strip * t.k;
-  if (p.fetch && blocks > 1) t.pull = int(ceil_div(p.strip / 4, blocks * ceil_div(end - column, UNIT)));
+  if (pull && p.fetch && blocks > 1) t.pull = int(ceil_div(p.strip / 4, blocks * ceil_div(end - column, UNIT)));
   for (int64_t block = 0; block < blocks; block++) {  // heights differ by at most one
     const int64_t rows = height + (block < taller);
     t.a = a + row * p.a_row;
@@ -286,26 +288,33 @@ void strip(const Product& p, const Columns& from, Tile t, int64_t k0, int64_t ro
   }
 }
 
+// Rows [row, row + m) by the columns of one group of panels, for the slice that `t` describes.
+void group_of_panels(Context& context, const Product& p, const Columns& from, const Tile& t, int64_t k0, int64_t row, int64_t m) {
+  const bool finished = p.words && k0 + t.k == p.k;
+  const int64_t step = finished ? smaller(m, EPILOGUE_ROWS) : m;
+  const float* const b = reinterpret_cast<const float*>(p.base[1]) + k0 * p.b_step;
+  for (int64_t begin = from.begin; begin < from.end; begin += STRIP) {
+    const int64_t end = smaller(begin + STRIP, from.end);
+    if (p.form == MatmulB::COPIED && row == 0) copy(p, b, t.k, from.begin, begin, end);
+    for (int64_t i = 0; i < m; i += step) {
+      const int64_t rows = smaller(step, m - i);
+      for (int64_t column = begin; column < end; column += p.strip)
+        strip(p, from, t, k0, row + i, rows, column, smaller(column + p.strip, end), i == 0);
+      if (finished) finish(context, p, row + i, rows, begin, end - begin);
+    }
+  }
+}
+
 void multiply(Context& context, const Product& p) {
-  const float* const b = reinterpret_cast<const float*>(p.base[1]);
   Tile t{};
   t.a_row = p.a_row, t.a_step = p.a_step, t.c_row = p.c_row;
   for (int64_t k0 = 0; k0 < p.k; k0 += p.slice) {
     t.k = smaller(p.slice, p.k - k0), t.first = k0 == 0;
-    for (int64_t group = 0; group < p.n; group += GROUP_PANELS * PANEL) {
-      const Columns from = columns_of(p, b, k0, t.k, group);
+    for (int64_t column = 0; column < p.n; column += GROUP_PANELS * PANEL) {
+      const Columns from = columns_of(p, k0, t.k, column);
       t.panel = from.panel;
       for (int64_t row = 0; row < p.m; row += p.rows_max)
-        for (int64_t column = group; column < from.end; column += p.strip) {
-          const int64_t end = smaller(column + p.strip, from.end);
-          if (p.form == MatmulB::COPIED && row == 0) copy(p, b + k0 * p.b_step, t.k, group, column, end);
-          const int64_t rows = smaller(p.rows_max, p.m - row);
-          strip(p, from, t, k0, row, rows, column, end);
-          if (p.words && k0 + t.k == p.k && (end % STRIP == 0 || end == from.end)) {
-            const int64_t begin = (end - 1) / STRIP * STRIP;
-            finish(context, p, row, rows, begin, end - begin);
-          }
-        }
+        group_of_panels(context, p, from, t, k0, row, smaller(p.rows_max, p.m - row));
     }
   }
 }
