@@ -75,6 +75,9 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("remote_workers_max", 64, "workers", "connected to one listening runtime", (1, 4096)),
     Setting("recheck_every", 64, "programs", "of a remote worker: one of so many is encoded again and compared", (1, 1 << 20)),
     Setting("connect_s", 30.0, "s", "that a pool waits for its scheduler", (0.1, 86400.0)),
+    # ---- arrays ----
+    Setting("pending_max", 512, "operators", "that lazy arrays wait for before they are computed unasked", (1, 1 << 16)),
+    Setting("plans_max", 1024, "plans", "of lazy graphs that a runtime remembers", (1, 1 << 20)),
     # ---- seeing inside ----
     Setting("story_length", 4096, "entries", "that the scheduler remembers for story()", (16, 1 << 20)),
     Setting("session_root", "", "", "folder of the session folders (default: XDG_RUNTIME_DIR, else a private one in /tmp)"),

@@ -106,7 +106,7 @@ class Group:
     def pulled(self, path: tuple[Node, ...], placement: Placement) -> Placement:
         """The placement at the start of a path of views. Raises Refused."""
         for view in reversed(path):
-            found = pull(view, placement, self.sizes.__getitem__, self.refine)
+            found = pull(view, placement, lambda axis: self.sizes[axis], self.refine)
             if found is None:
                 raise Refused(f"the {view.operator.name} between them is not affine over the kernel's domain")
             placement = found
@@ -235,7 +235,7 @@ def _joined(grouping: Grouping, target: Group, node: Node, nodes_max: int) -> Gr
     _define_row(trial, node, placement)
     trial.placed[node] = placement
     _check_order(grouping, target, node)
-    check_limits(grouping, trial, nodes_max, {node, *trial.placed})
+    check_limits(grouping, trial, nodes_max, set(trial.placed))
     return trial
 
 
@@ -247,8 +247,6 @@ def _check_no_repetition(trial: Group, node: Node, placement: Placement) -> None
         raise Refused("only elementwise operators run in the tile of a matmul")
     if len(missing) > 1 or (missing and trial.inner not in (None, missing[0])):
         raise Refused("its result is stretched over the domain: it would be computed again and again")
-    if missing and node.dtype is not float32:
-        raise Refused("one value a row is stored as float32 only")
     if not _fills(trial, node, placement):
         raise Refused("only a part of it is needed")
 
@@ -325,6 +323,13 @@ def check_limits(grouping: Grouping, trial: Group, nodes_max: int, members: set[
             raise Refused(f"more than {SAME_REDUCTIONS_MAX} {name} reductions")
     if len(trial.sizes) > LIMITS["MAX_RANK"]:
         raise Refused("more dimensions than a kernel has")
+    for node in members:
+        if node.dtype is not float32 and trial.inner is not None and trial.inner not in axes_of(trial.placed[node]):
+            if _read_outside(grouping, node, members):
+                raise Refused("one value a row is stored as float32 only")
+    homes = [id(grouping.legal.home[n].root) for n in members if _read_outside(grouping, n, members)]
+    if len(set(homes)) < len(homes):
+        raise Refused("both are written into parts of one join")
     arguments, nodes = kernel_size(grouping, trial, members)
     if arguments > ARGS_MAX:
         raise Refused(f"more than {ARGS_MAX} arguments")
@@ -350,9 +355,12 @@ def kernel_size(grouping: Grouping, trial: Group, members: set[Node]) -> tuple[i
                 reads.add((id(node), number))
             elif root not in members:
                 reads.add(argument_key(grouping.legal.access[operand], trial.needed(node, number)))
-        others = [use for use in grouping.uses[node] if use.reader not in members]
-        outputs += bool(others) or node in grouping.legal.graph.outputs
+        outputs += _read_outside(grouping, node, members)
     return len(reads) + outputs, nodes + len(leaves) + len(reads) + outputs
+
+
+def _read_outside(grouping: Grouping, node: Node, members: set[Node]) -> bool:
+    return node in grouping.legal.graph.outputs or any(use.reader not in members for use in grouping.uses[node])
 
 
 def argument_key(access: Access, placement: Placement) -> tuple:
@@ -493,10 +501,7 @@ def _followers(grouping: Grouping, product: Node) -> list[Node]:
 
 def _exit(grouping: Grouping, members: set[Node]) -> Node | None:
     """The only member that something outside reads."""
-    exits = [
-        m for m in members
-        if m in grouping.legal.graph.outputs or any(use.reader not in members for use in grouping.uses[m])
-    ]  # fmt: skip
+    exits = [m for m in members if _read_outside(grouping, m, members)]
     return exits[0] if len(exits) == 1 else None
 
 
