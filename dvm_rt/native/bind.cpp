@@ -8,7 +8,6 @@
 #include <nanobind/stl/vector.h>
 #include <chrono>
 #include <memory>
-#include "layout.h"
 #include "device.h"
 #include "layout.h"
 #include "machine.h"
@@ -465,7 +464,7 @@ struct ArrayView {  // a Python object's C-contiguous memory
     nb::object copy = nb::module_::import_("numpy").attr("array")(object, nb::arg("order") = "C", nb::arg("copy") = true);
     if (PyObject_GetBuffer(copy.ptr(), &view, PyBUF_FORMAT | PyBUF_C_CONTIGUOUS) == 0) return;
     PyErr_Clear();
-    throw Error("DTypeError", "stream: asarray: dtype, got " + nb::cast<std::string>(nb::str(copy.attr("dtype"))) + ", allowed those of dvm_rt.dtypes");
+    throw Error("DTypeError", "stream: asarray: dtype, got " + nb::cast<std::string>(copy.attr("dtype").attr("__str__")()) + ", allowed those of dvm_rt.dtypes");
   }
   ~ArrayView() { PyBuffer_Release(&view); }
   ArrayView(const ArrayView&) = delete;

@@ -531,11 +531,15 @@ Instance& Stream::instance_for(PlanState& state, std::span<const Tensor* const> 
   return make_instance(state, {symbols, count}, hash);
 }
 
-// Memory for something that a launch writes: any block, at once; else what the stream's end may free.
+// Memory for something that a launch writes: any free block will do.
 Buffer* Stream::output_buffer(uint64_t bytes, Use use) {
   if (Buffer* buffer = arena_->allocate(bytes, Arena::ANY, use)) return buffer;
+  throw out_of_memory(bytes);
+}
+
+Error Stream::out_of_memory(uint64_t bytes) {
   MemoryReport report = arena_->report();
-  throw Error("DeviceOutOfMemoryError", "arena: allocate: bytes, got " + std::to_string(bytes) + ", allowed " + std::to_string(report.free) +
+  return Error("DeviceOutOfMemoryError", "arena: allocate: bytes, got " + std::to_string(bytes) + ", allowed " + std::to_string(report.free) +
                                             " (arena_bytes_max " + std::to_string(arena_->bytes_max()) + ")",
               {{"requested", int64_t(bytes)}, {"free", int64_t(report.free)}});
 }
@@ -545,7 +549,8 @@ std::optional<Tensor> Stream::host_tensor(uint8_t dtype, std::span<const int64_t
   tensor.bytes = shape_bytes(dtype, shape);
   Buffer* buffer = arena_->allocate(tensor.bytes, done());
   if (!buffer && done() < launched()) return {};
-  tensor.buffer = BufferRef(buffer ? buffer : output_buffer(tensor.bytes, Use::TENSOR));
+  if (!buffer) throw out_of_memory(tensor.bytes);
+  tensor.buffer = BufferRef(buffer);
   tensor.dtype = dtype;
   tensor.rank = uint8_t(shape.size());
   std::copy(shape.begin(), shape.end(), tensor.dims.begin());

@@ -203,6 +203,7 @@ class Stream {
 
   Buffer* packed(const Tensor& source, const PackKey& key);
   Buffer* output_buffer(uint64_t bytes, Use use);
+  Error out_of_memory(uint64_t bytes);
   void reserve_workspace(uint64_t bytes);
   void submit(Instance& instance, std::span<const Argument> arguments);
   void run(Instance& instance, std::span<const Argument> arguments, uint64_t seq);

@@ -15,9 +15,9 @@ from dvm_rt.isa import matmul, reference, table
 from dvm_rt.isa.assembler import assemble, disassemble
 from dvm_rt.isa.program import NONE, PACKED, READ, SCRATCH, WORKSPACE, WRITE, Operand, Program, ProgramBuilder, Section, Word, fuel, parse
 
-from .cases import Case, hard_floats
-from .random_programs import RandomProgram
-from .test_oracle import TARGETS, _native, assert_same_bits, check, needs_native, run
+from tests.isa.cases import Case, hard_floats
+from tests.isa.random_programs import RandomProgram
+from tests.isa.test_oracle import TARGETS, _native, assert_same_bits, check, needs_native, run
 
 FUEL_MAX = 20_000  # beyond, the reference is too slow
 GUARD = 64

@@ -13,7 +13,7 @@ from random import Random
 
 import numpy as np
 import pytest
-from plans import FUSED, Case, Value, arrays_of, expected, random_case
+from tests.native.plans import FUSED, Case, Value, arrays_of, expected, random_case
 
 from dvm_rt import _native
 from dvm_rt.dtypes import float32, int32, int64
@@ -564,7 +564,7 @@ def test_hostile_plans_do_no_harm(number: int) -> None:
 
 ANOTHER_PROCESS = """
 import hashlib, sys
-from plans import random_case
+from tests.native.plans import random_case
 from dvm_rt import _native
 digest = hashlib.blake2b()
 for seed in range(12):

@@ -10,7 +10,7 @@ from dvm_rt.scheduler import events as e
 from dvm_rt.scheduler.state import SchedulerState
 
 sys.path.insert(0, str(Path(__file__).parent))
-from simulator import Broken, simulate  # noqa: E402
+from tests.scheduler.simulator import Broken, simulate  # noqa: E402
 
 SEEDS = 250
 
