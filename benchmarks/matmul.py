@@ -38,7 +38,7 @@ def section_of(builder: ProgramBuilder, a: np.ndarray, b: np.ndarray, packed: bo
     else:
         section.operand(builder.add_arg(b.nbytes), [b.strides[-1], 0, *b.strides[:-2]], depth=b.strides[-2])
     place = builder.add_arg(4 * m * n * prod(batch), READ | WRITE)
-    section.operand(place, [4, 4 * n, 4 * m * n], mode=READ | WRITE)
+    section.operand(place, [4, 4 * n, *(4 * m * n for _ in batch)], mode=READ | WRITE)
     return section
 
 

@@ -54,6 +54,7 @@ SETTINGS: tuple[Setting, ...] = (
     # ---- restarts ----
     Setting("solo_deaths_max", 2, "deaths", "of workers that held a request alone: it is poison", (1, 100)),
     Setting("graph_deaths_max", 5, "deaths", "of workers that were planning a graph: it is given up", (1, 100)),
+    Setting("refusals_max", 3, "programs", "of one local worker that the verifier refuses: it is replaced", (1, 1 << 16)),
     Setting("deaths_max", 5, "deaths", "of one process in a row without progress: the pool is unhealthy", (1, 1000)),
     Setting("restarts_max", 300, "restarts", "of all processes within restart_window_s", (1, 1 << 16)),
     Setting("restart_window_s", 10.0, "s", "over which restarts are counted", (0.1, 3600.0)),
@@ -69,6 +70,7 @@ SETTINGS: tuple[Setting, ...] = (
     # ---- messages ----
     Setting("message_bytes_max", 16 << 20, "bytes", "in one message", (1 << 12, 1 << 30)),
     Setting("control_bytes_max", 64 << 10, "bytes", "of the fields of one message", (256, 1 << 20)),
+    Setting("tree_bytes_max", 1 << 20, "bytes", "of one graph on its way to a worker", (256, 1 << 26)),
     Setting("text_bytes_max", 4096, "bytes", "of one text field", (64, 1 << 16)),
     Setting("remote_workers_max", 64, "workers", "connected to one listening runtime", (1, 4096)),
     Setting("recheck_every", 64, "programs", "of a remote worker: one of so many is encoded again and compared", (1, 1 << 20)),

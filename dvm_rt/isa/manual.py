@@ -24,6 +24,11 @@ PLACES = (
     ("lanes", "of reductions 0..3 (sums, from 0) and 4..7 (maxima, from -inf); `fold_*` returns them to that"),
     ("row buffers", "operands in SCRATCH: a row written by `store` in one pass and read in later passes of that row"),
 )
+PROGRAMS = (
+    "Sections run in order. An operand lies in an argument, in the launch's workspace (arg {WORKSPACE:#x}) or in the "
+    "thread's scratch (arg {SCRATCH:#x}), at a base and a stride for each dimension, in bytes. Arguments that may be written, "
+    "and the workspace, start as zeros: no program sees or leaves old bytes there."
+)
 REDUCTION_RULE = (
     "Element j of a row goes to lane j mod {LANES}; lanes fold 64, 32, .. 1 apart: v[l] = v[l] op v[l + h]. A row longer than "
     "{BLOCK} elements is cut into blocks of {BLOCK}: each is folded to one value (by `loop`), which goes to lane (block "
@@ -36,6 +41,7 @@ def manual() -> str:
     parts = [
         f"# The machine: instructions, version {layout.VERSION}, table {layout.TABLE_HASH:016x}",
         inspect.cleandoc(table.__doc__).split("\n\n", 2)[2],
+        "## Programs\n" + PROGRAMS.format(**layout.LIMITS),
         "## State\n" + _table(("place", "what it is"), PLACES),
         "## Sections\n" + _table(("kind", "what it does"), tuple(SECTION_KINDS.items())),
         "## Reductions\n" + REDUCTION_RULE.format(**layout.LIMITS),

@@ -75,7 +75,8 @@ class Section:
 
 @dataclass(frozen=True, slots=True)
 class Argument:
-    """One argument of a program: what a launch must bind."""
+    """One argument of a program: what a launch must bind, at least `bytes` bytes, `align`ed. An argument with mode WRITE
+    starts as zeros, also if it may be read: a program neither sees nor leaves old bytes in it."""
 
     bytes: int
     mode: int

@@ -32,7 +32,7 @@ Array = np.ndarray
 
 def run(program: bytes, args: Sequence[Array]) -> None:
     """Runs a program; outputs are written into `args`: contiguous arrays of any dtype, one per program argument, in
-    order. Raises DeviceTrap where a device would trap, InvalidBytecodeError if the program breaks a rule."""
+    order. Arguments with mode WRITE are cleared first: no program sees or leaves old bytes in them. Raises DeviceTrap where a device would trap, InvalidBytecodeError if the program breaks a rule."""
     parsed = parse(program)
     memory = _Memory(parsed, args)
     with np.errstate(all="ignore"):
@@ -115,7 +115,10 @@ def _bind(number: int, arg: object, args: Sequence[Array]) -> Array:
             f"reference: bind argument {number}: too small, not contiguous or not writable, got {array.nbytes} bytes, "
             f"allowed {arg.bytes}"
         )
-    return array.reshape(-1).view(np.uint8)[: arg.bytes]
+    view = array.reshape(-1).view(np.uint8)[: arg.bytes]
+    if arg.mode & WRITE:
+        view[:] = 0  # what a program leaves out of an output is 0; a device clears only outputs that it has to (ZERO_FILL)
+    return view
 
 
 def _storage(operand: Operand) -> np.dtype:

@@ -8,7 +8,6 @@
 #include <nanobind/stl/vector.h>
 #include <chrono>
 #include <memory>
-#include "layout.h"
 #include "device.h"
 #include "layout.h"
 #include "machine.h"
@@ -337,8 +336,11 @@ class StreamLock {
 
 struct InsideClient {  // for the device's account of its idle time: the client is in our code
   Stream& stream;
-  explicit InsideClient(Stream& stream) : stream(stream) { stream.began(); }
-  ~InsideClient() { stream.ended(); }
+  const bool outermost;
+  explicit InsideClient(Stream& stream) : stream(stream), outermost(stream.began()) {}
+  ~InsideClient() {
+    if (outermost) stream.ended();
+  }
 };
 
 // Waits without the GIL, in slices short enough for Ctrl-C. False: the time is over.
@@ -356,9 +358,16 @@ template <class Wait> bool wait_in_slices(double timeout_s, Wait wait) {
   }
 }
 
+// Instances that wait for company leave when there are enough, or when somebody is about to wait for what they make.
+void pump(Stream& stream, bool waits) {
+  const size_t count = stream.outbox_count();
+  if (count && stream.on_outbox && (waits || count >= stream.outbox_limit)) stream.on_outbox(waits);
+}
+
 bool wait_for(Stream& stream, uint64_t seq, double timeout_s) {
   stream.enter();
   if (stream.done() >= seq) return true;
+  pump(stream, true);
   InsideClient inside(stream);
   const uint64_t begin = now_ns();
   const bool there = wait_in_slices(timeout_s, [&](uint64_t ns) { return stream.wait(seq, ns); });
@@ -368,6 +377,7 @@ bool wait_for(Stream& stream, uint64_t seq, double timeout_s) {
 
 void take_credit(Stream& stream) {
   if (stream.has_credit()) return;
+  pump(stream, true);
   const double timeout_s = stream.options().credit_timeout_s;
   if (!wait_in_slices(timeout_s, [&](uint64_t ns) { return stream.wait_credit(ns); }))
     throw Error("BackpressureTimeout", "stream: launch: seconds without a commit, got " + std::to_string(timeout_s) + " with " +
@@ -407,9 +417,9 @@ void collect(nb::handle sequence, Arguments& out) {
 }
 
 nb::object call(Stream& stream, uint32_t plan, const Arguments& args) {
+  stream.enter();
   InsideClient inside(stream);
   const uint64_t begin = now_ns();
-  stream.enter();
   take_credit(stream);
   const size_t count = stream.output_count(plan);
   nb::object out = adopt(PyTuple_New(Py_ssize_t(count)));  // before the lock: it may start a collection
@@ -427,6 +437,7 @@ nb::object call(Stream& stream, uint32_t plan, const Arguments& args) {
       stream.add_trace(TraceKind::CALL, begin, now_ns(), stream.launched(), plan);
     }
   }
+  pump(stream, false);
   return out;
 }
 
@@ -453,15 +464,15 @@ struct ArrayView {  // a Python object's C-contiguous memory
     nb::object copy = nb::module_::import_("numpy").attr("array")(object, nb::arg("order") = "C", nb::arg("copy") = true);
     if (PyObject_GetBuffer(copy.ptr(), &view, PyBUF_FORMAT | PyBUF_C_CONTIGUOUS) == 0) return;
     PyErr_Clear();
-    throw Error("DTypeError", "stream: asarray: dtype, got " + nb::cast<std::string>(nb::str(copy.attr("dtype"))) + ", allowed those of dvm_rt.dtypes");
+    throw Error("DTypeError", "stream: asarray: dtype, got " + nb::cast<std::string>(copy.attr("dtype").attr("__str__")()) + ", allowed those of dvm_rt.dtypes");
   }
   ~ArrayView() { PyBuffer_Release(&view); }
   ArrayView(const ArrayView&) = delete;
 };
 
 nb::object as_tensor(Stream& stream, nb::handle array, std::optional<int> dtype) {
-  InsideClient inside(stream);
   stream.enter();
+  InsideClient inside(stream);
   ArrayView array_view(array);
   const Py_buffer& view = array_view.view;
   int code = dtype_code(view.format ? view.format : "B", view.itemsize);
@@ -725,6 +736,12 @@ static void bind_tensor(nb::module_& m) {
       .def("reshape", &reshaped, nb::arg("shape"), "The same memory in another shape of as many elements.");
 }
 
+static const char* failure_class(const std::string& name) {
+  for (const char* known : {"PoolUnhealthyError", "DeviceLostError", "WorkerLostError", "PoisonRequestError"})
+    if (name == known) return known;
+  throw Error("GraphError", "stream: fail: class of error, got " + name + ", allowed PoolUnhealthyError, DeviceLostError, ...");
+}
+
 static void bind_stream_policy(nb::class_<Stream>& c) {
   using Ids = std::vector<uint64_t>;
   c.def_prop_ro("fds", [](Stream& s) {
@@ -767,15 +784,23 @@ static void bind_stream_policy(nb::class_<Stream>& c) {
          l.unlock();
          return bytes_of(bytes);
        }, nb::arg("plan"))
+      .def("set_outbox_pump", [](Stream& s, nb::object pump) {
+         s.on_outbox = pump.is_none() ? nullptr : std::function<void(bool)>([pump](bool waits) { pump(waits); });
+       }, nb::arg("pump").none(), "pump(waits: bool) is called when the outbox has outbox_limit instances, or somebody is about to wait.")
+      .def_prop_rw("outbox_limit", [](Stream& s) { return s.outbox_limit; }, [](Stream& s, size_t limit) { s.outbox_limit = limit; })
+      .def("fail_program", [](Stream& s, uint64_t id, const std::string& type, const std::string& message) {
+         const char* known = failure_class(type);
+         StreamLock l(s);
+         s.fail_program(id, Error(known, message));
+       }, nb::arg("program_id"), nb::arg("type"), nb::arg("message"), "Its launches, and all that is computed from them, give this error.")
       .def("retire", &events_of, "Takes commits and events into account; returns the events since the last call.")
       .def("device_lost", [](Stream& s) { StreamLock l(s); s.device_lost(); },
            "The device is dead and no other is started yet: everything that is not committed is pushed again for the next.")
       .def("wake_all", [](Stream& s) { StreamLock l(s); s.wake_all(); }, "Wakes everybody who waits, to look again.")
       .def("fail", [](Stream& s, const std::string& type, const std::string& message) {
-         static const char* const types[] = {"PoolUnhealthyError", "DeviceLostError", "WorkerLostError", "PoisonRequestError"};
-         for (const char* known : types)
-           if (type == known) { StreamLock l(s); return s.fail(Error(known, message)); }
-         throw Error("GraphError", "stream: fail: class of error, got " + type + ", allowed PoolUnhealthyError, DeviceLostError, ...");
+         const char* known = failure_class(type);
+         StreamLock l(s);
+         s.fail(Error(known, message));
        }, nb::arg("type"), nb::arg("message"), "Whoever waits or calls from now on gets this error.")
       .def("arm", &Stream::arm, nb::arg("seq"), "Has the eventfd written when `seq` is done. True: it is done already.")
       .def("control", [](Stream& s, int word) {
@@ -902,6 +927,7 @@ static void bind_processes(nb::module_& m) {
 }
 
 NB_MODULE(_native, m) {
+  nb::set_leak_warnings(false);  // arrays that live until the interpreter ends are no leak
   m.attr("TABLE_HASH") = TABLE_HASH;
   bind_machine(m);
   bind_encode(m);

@@ -743,7 +743,7 @@ struct Generator {
     if (operands[0].stride[0] != 4 && operands[0].depth != 4) {
       return fail("the matrix to pack is contiguous in neither of its dimensions");
     }
-    operands[1].stride[0] = operands[1].depth = 0;
+    operands[1].mode |= PACKED, operands[1].stride[0] = operands[1].depth = 0;
     head->scratch_bytes = 0;
     finish(SectionKind::PACK, depth);
   }

@@ -5,8 +5,9 @@
 // allows it and wide if not; neither they nor the order in which they run enters the bits of the result: an element
 // is one fma chain for each slice of K, slices added in order. NaN is made canonical in every store.
 //
-// Order: batch, K slice, group of panels, rows that keep A in L2, strip of 128 columns, block of rows, tile. After the
-// last slice of a row block's strip the epilogue words run over it, row by row, while it is in L1.
+// Order: batch, K slice, group of panels, rows that keep A in L2, strip of columns, block of rows, tile. A strip is one
+// panel, or 128 columns where tiles are wide or an epilogue follows: after the last slice of a block of rows its words
+// run over the block's part of the strip, row by row, while it is in L1.
 #include "matmul.h"
 #include <utility>
 #include "strip.h"
@@ -16,15 +17,15 @@ namespace dvm::DVM_TARGET {
 namespace {
 
 constexpr int UNIT = 2 * W;       // columns of the narrowest tile
-constexpr int64_t STRIP = LANES;  // columns that a row block finishes before the next one starts
+constexpr int64_t STRIP = LANES;  // columns of the widest tiles, and of an epilogue's rows
 static_assert(PANEL % UNIT == 0 && STRIP % PANEL == 0 && 4 * UNIT <= STRIP);
 constexpr int ROWS_MAX[3] = {W == 16 ? 14 : 6, W == 16 ? 6 : 2, W == 16 ? 3 : 1};  // rows of tiles of 1, 2, 4 units
 constexpr int64_t L2_FLOATS = 1 << 18;      // of A that should stay in L2
 constexpr int64_t STREAM_FLOATS = 1 << 16;  // packed B larger than this is fetched ahead: between two runs it leaves L2
 
-// ---- tile -----------------------------------------------------------------------------------------------------------
-constexpr int64_t AHEAD_K = 16;
+constexpr int64_t AHEAD_K = 16;             // steps of k between the fetch of B and its use
 
+// ---- tile -----------------------------------------------------------------------------------------------------------
 struct Tile {
   int64_t k;
   const float *a, *b;
@@ -39,7 +40,7 @@ struct Tile {
   const float* next;
 };
 
-// c += x * b in place. Left to itself gcc lets the sum move between registers, which costs a copy for every few products.
+// c += x * b in place. Left to itself gcc lets sums move between registers and pays with copies.
 FN void accumulate(V& c, V x, V b) {
 #if defined(__FMA__)
   asm("vfmadd231ps %2, %1, %0" : "+v"(c) : "v"(x), "v"(b));
@@ -63,9 +64,9 @@ void tile_kernel(const Tile& t) {
 #pragma GCC unroll 8
     for (int v = 0; v < VECTORS; v++) {
       c[i][v] = V{};
-      if (v * W % 16 == 0) __builtin_prefetch(t.c + i * t.c_row + v * W, 0, 2);  // L2: rows 4 KiB apart share an L1 set
+      if (v * W % 16 == 0) __builtin_prefetch(t.c + i * t.c_row + v * W, 0, 2);  // rows may share one set of L1
     }
-  // One pointer for three rows: few enough registers to stay in registers, and no address arithmetic beyond one addition.
+  // One pointer for three rows: they stay in registers, and a step costs one addition each.
   constexpr int BASES = (ROWS + 2) / 3;
   const int64_t a_row = t.a_row, a_step = t.a_step, b_step = t.b_step, panel = t.panel;
   const float *b = t.b, *next = t.next, *a[BASES];
@@ -168,7 +169,8 @@ void pack_panel(const float* b, int64_t b_column, int64_t b_step, int64_t column
   }
   for (int64_t i = 0; i < k; i++, b += b_step, out += PANEL) {
     __builtin_prefetch(b + 16 * b_step), __builtin_prefetch(b + 16 * b_step + 16);
-    for (int64_t j = 0; j < PANEL; j += W) store(out + j, columns - j >= W ? load(b + j) : loadPart(b + j, columns - j));
+    for (int64_t j = 0; j < PANEL; j += W)
+      store(out + j, columns - j >= W ? load(b + j) : loadPart(b + j, columns - j));
   }
 }
 
@@ -262,8 +264,8 @@ void block_of_strip(const Product& p, const Columns& from, Tile& t, float* c, in
 }
 
 // Rows [row, row + m) by the columns [column, end), for the slice that `t` describes.
-void strip(Context& context, const Product& p, const Columns& from, Tile t, int64_t k0, int64_t row, int64_t m, int64_t column,
-           int64_t end) {
+void strip(Context& context, const Product& p, const Columns& from, Tile t, int64_t k0, int64_t row, int64_t m,
+           int64_t column, int64_t end) {
   const float* const a = reinterpret_cast<const float*>(p.base[0]) + k0 * p.a_step;
   float* const c = reinterpret_cast<float*>(p.base[2]);
   const bool finished = p.words && k0 + t.k == p.k;
@@ -329,7 +331,8 @@ void run_pack(Context&, const SectionRun& run) {
   float* out = reinterpret_cast<float*>(run.address[1]);
   for (int64_t k0 = 0; k0 < k; k0 += slice) {
     const int64_t rows = smaller(slice, k - k0);
-    for (int64_t j = 0; j < n; j += PANEL, out += rows * PANEL) pack_panel(b + k0 * step + j * column, column, step, n - j, rows, out);
+    for (int64_t j = 0; j < n; j += PANEL, out += rows * PANEL)
+      pack_panel(b + k0 * step + j * column, column, step, n - j, rows, out);
   }
 }
 

@@ -89,7 +89,7 @@ Stream::Stream(const StreamOptions& options)
 }
 
 Stream::~Stream() {
-  if (!stopped_ || !stop_ || std::string_view(stop_->type) != "ClosedError") close();
+  if (!closed_) close();
   for (auto* fds : {&descriptors_.rings, &descriptors_.traces})
     for (int fd : *fds) ::close(fd);
   if (descriptors_.control >= 0) ::close(descriptors_.control);
@@ -98,18 +98,24 @@ Stream::~Stream() {
 
 void Stream::enter() const {
   if (fork_generation_ != fork_generation)
-    throw Error("ForkedClientError", "stream: enter: made before a fork, got a call in the child, allowed only in the process that made it");
+    throw Error("ForkedClientError", "stream: fork: made by another process, got a call in its child, allowed calls of the process that made it");
+  if (closed_.load(std::memory_order_acquire)) throw Error("ClosedError", "stream: call: closed, got a call, allowed none after close()");
   if (stopped_.load(std::memory_order_acquire)) throw *stop_;
 }
 
+bool Stream::began() const {
+  if (inline_mode_ || control_.get(CONTROL_CLIENT_CALL_BEGAN)) return false;
+  control_.set(CONTROL_CLIENT_CALL_BEGAN, now_ns());
+  return true;
+}
+
 void Stream::ended() const {
-  if (inline_mode_) return;
   control_.add(CONTROL_CLIENT_NS, now_ns() - control_.get(CONTROL_CLIENT_CALL_BEGAN));
   control_.set(CONTROL_CLIENT_CALL_BEGAN, 0);
 }
 
 void Stream::fail(Error error) {
-  if (stopped_ && std::string_view(stop_->type) == "ClosedError") return;
+  if (stopped_) return;
   stop_ = std::make_shared<Error>(std::move(error));
   stopped_.store(true, std::memory_order_release);
   wake_all();
@@ -122,7 +128,8 @@ void Stream::wake_all() {
 }
 
 void Stream::close() {
-  fail(Error("ClosedError", "stream: close: already closed, got a call, allowed none after close()"));
+  if (closed_.exchange(true)) return;
+  wake_all();
   for (auto& launched : log_)
     for (auto* buffers : {&launched.reads, &launched.writes}) buffers->clear();
   plans_.clear();
@@ -131,8 +138,7 @@ void Stream::close() {
   workspace_ = {};
   made_.clear();
   outputs_.clear();
-  if (arena_) arena_->close();
-  arena_ = nullptr;
+  arena_->close();
 }
 
 // ---- waiting -----------------------------------------------------------------------------------------------------
@@ -202,7 +208,15 @@ std::vector<Tensor> Stream::forget_plan(uint32_t number) {
     if (instance->plan == &plan && instance->last_seq <= retired_) forget(instance);  // the others when they are evicted
     instance = newer;
   }
+  release_plan(plan);
   return captured;
+}
+
+void Stream::release_plan(PlanState& plan) {
+  if (!plan.forgotten || plan.instances) return;
+  plan.plan.reset();
+  std::vector<uint8_t>().swap(plan.bytes);
+  std::vector<Instance*>().swap(plan.buckets);
 }
 
 std::vector<std::pair<uint64_t, std::vector<int64_t>>> Stream::programs(uint32_t number) {
@@ -334,6 +348,7 @@ void Stream::forget(Instance* instance) {
     drops_.push_back({uint32_t(RingKind::DROP), sent > arrived ? uint32_t(RING_MAY_ARRIVE) : 0, instance->id});
   }
   instances_.erase(instance->id);
+  release_plan(plan);
 }
 
 // ---- programs -----------------------------------------------------------------------------------------------------
@@ -516,11 +531,15 @@ Instance& Stream::instance_for(PlanState& state, std::span<const Tensor* const> 
   return make_instance(state, {symbols, count}, hash);
 }
 
-// Memory for something that a launch writes: any block, at once; else what the stream's end may free.
+// Memory for something that a launch writes: any free block will do.
 Buffer* Stream::output_buffer(uint64_t bytes, Use use) {
   if (Buffer* buffer = arena_->allocate(bytes, Arena::ANY, use)) return buffer;
+  throw out_of_memory(bytes);
+}
+
+Error Stream::out_of_memory(uint64_t bytes) {
   MemoryReport report = arena_->report();
-  throw Error("DeviceOutOfMemoryError", "arena: allocate: bytes, got " + std::to_string(bytes) + ", allowed " + std::to_string(report.free) +
+  return Error("DeviceOutOfMemoryError", "arena: allocate: bytes, got " + std::to_string(bytes) + ", allowed " + std::to_string(report.free) +
                                             " (arena_bytes_max " + std::to_string(arena_->bytes_max()) + ")",
               {{"requested", int64_t(bytes)}, {"free", int64_t(report.free)}});
 }
@@ -530,7 +549,8 @@ std::optional<Tensor> Stream::host_tensor(uint8_t dtype, std::span<const int64_t
   tensor.bytes = shape_bytes(dtype, shape);
   Buffer* buffer = arena_->allocate(tensor.bytes, done());
   if (!buffer && done() < launched()) return {};
-  tensor.buffer = BufferRef(buffer ? buffer : output_buffer(tensor.bytes, Use::TENSOR));
+  if (!buffer) throw out_of_memory(tensor.bytes);
+  tensor.buffer = BufferRef(buffer);
   tensor.dtype = dtype;
   tensor.rank = uint8_t(shape.size());
   std::copy(shape.begin(), shape.end(), tensor.dims.begin());
@@ -571,16 +591,26 @@ Buffer* Stream::packed(const Tensor& source, const PackKey& plan_key) {
 
 void Stream::prepare(uint32_t number, std::span<const Tensor* const> args) {
   ++counters_.calls;
-  PlanState& state = plan_state(number);
+  outputs_.clear();
+  arguments_.clear();
+  made_.clear();
+  try {
+    prepare_parts(plan_state(number), args);
+  } catch (...) {  // what was allocated for it so far is free again
+    outputs_.clear();
+    made_.clear();
+    prepared_ = nullptr;
+    throw;
+  }
+}
+
+void Stream::prepare_parts(PlanState& state, std::span<const Tensor* const> args) {
   parameters_.assign(args.begin(), args.end());
   for (const Tensor& t : state.captured) parameters_.push_back(&t);
   if (launched() - retired_ >= LOG / 4) retire();
   Instance& instance = instance_for(state, parameters_);
   prepared_ = &instance;
   touch(instance);
-  outputs_.clear();
-  arguments_.clear();
-  made_.clear();
   reserve_workspace(instance.workspace_bytes);
   auto buffers = state.plan->buffers();
   made_.resize(buffers.size());
@@ -686,9 +716,8 @@ void Stream::log(Instance& instance, std::span<const Argument> arguments, uint64
 }
 
 void Stream::flush() {
-  if (inline_mode_ || stopped_) return;
-  bool any = false;
-  auto push = [&](const void* record, size_t bytes) { return ring_.push({static_cast<const uint8_t*>(record), bytes}) && (any = true); };
+  if (inline_mode_ || closed_) return;
+  auto push = [&](const void* record, size_t bytes) { return ring_.push({static_cast<const uint8_t*>(record), bytes}); };
   while (!drops_.empty() && push(&drops_.back(), sizeof(RingHead))) drops_.pop_back();
   for (uint64_t launched = launched_; pushed_ < launched; ++pushed_) {
     Launched& e = entry(pushed_ + 1);
@@ -698,7 +727,7 @@ void Stream::flush() {
 }
 
 void Stream::retire() {
-  if (inline_mode_ || !arena_) return;
+  if (inline_mode_ || closed_) return;
   uint64_t done = control_.get(CONTROL_DONE);  // before the events: a trap is posted before its commit
   for (Event event; control_.take(event);) {
     if (events_.size() < EVENTS_KEPT) events_.push_back(event);
@@ -779,6 +808,16 @@ bool Stream::deliver(uint64_t id, std::span<const uint8_t> program) {
   return true;
 }
 
+void Stream::fail_program(uint64_t id, Error error) {
+  auto found = instances_.find(id);
+  if (found == instances_.end() || found->second->state == ProgramState::FAILED) return;
+  Instance& instance = *found->second;
+  instance.failure = std::make_shared<Error>(std::move(error));
+  instance.state = ProgramState::FAILED;
+  provide(instance, true);
+  control_.wake_device();
+}
+
 std::optional<ProgramState> Stream::program_state(uint64_t id) const {
   auto found = instances_.find(id);
   return found == instances_.end() ? std::nullopt : std::optional(found->second->state);
@@ -798,13 +837,13 @@ uint64_t Stream::prefetch(uint32_t number, std::span<const int64_t> symbols) {
 
 // The device is dead and its successor is not there yet: nobody else is at the client's ring or at the device's words.
 void Stream::device_lost() {
-  if (inline_mode_ || stopped_) return;
+  if (inline_mode_ || closed_) return;
   uint64_t begin = now_ns();
   retire();
   ring_.reset();
   std::erase_if(drops_, [](const RingHead& drop) { return !(drop.count & RING_MAY_ARRIVE); });
   ++counters_.devices_lost;
-  pushed_ = retired_;
+  pushed_ = retired_.load();
   for (int word : {int(CONTROL_ASLEEP), int(CONTROL_WAITING_PROGRAM)}) control_.set(word, 0);
   control_.set(CONTROL_DEVICE_CPU, NEVER);
   for (auto& [id, instance] : instances_) {

@@ -16,6 +16,7 @@
 //   the origin. Failure is settled when a launch retires, in stream order.
 #pragma once
 #include <deque>
+#include <functional>
 #include <mutex>
 #include <optional>
 #include <string>
@@ -111,7 +112,7 @@ class Stream {
   bool settled(const Tensor& tensor) const { return tensor.seq() <= retired_.load(std::memory_order_acquire); }
   void check_value(const Tensor& tensor) const;  // settled; throws what poisoned it
   bool arm(uint64_t seq) const { return inline_mode_ || control_.arm(CONTROL_WANT_EVENTFD, seq); }
-  void began() const { if (!inline_mode_) control_.set(CONTROL_CLIENT_CALL_BEGAN, now_ns()); }
+  bool began() const;  // our code is entered; true: from outside, so ended() must follow
   void ended() const;
   std::mutex& lock() { return lock_; }
 
@@ -145,6 +146,11 @@ class Stream {
   uint64_t prefetch(uint32_t plan, std::span<const int64_t> symbols);  // its program, before any launch wants it
   void device_lost();
   void wake_all();
+  void fail_program(uint64_t id, Error error);  // its launches, committed or not yet, give this
+  // Somebody should take the outbox: it has grown to `outbox_limit`, or (true) a thread is about to wait. Called without the
+  // lock, on the thread that called or waits.
+  std::function<void(bool)> on_outbox;
+  size_t outbox_limit = 1;
   std::vector<Event> take_events() { return std::exchange(events_, {}); }
 
   // ---- under the lock: for those who look ----
@@ -175,6 +181,7 @@ class Stream {
   };
 
   PlanState& plan_state(uint32_t number);
+  void prepare_parts(PlanState& state, std::span<const Tensor* const> args);
   Instance& instance_for(PlanState& plan, std::span<const Tensor* const> parameters);
   Instance* find(PlanState& plan, std::span<const int64_t> symbols, uint64_t hash);
   Instance& make_instance(PlanState& plan, std::span<const int64_t> symbols, uint64_t hash);
@@ -183,6 +190,7 @@ class Stream {
   void touch(Instance& instance);
   void evict();
   void forget(Instance* instance);
+  void release_plan(PlanState& plan);
 
   void check_encoded(Instance& instance);
   std::span<const uint8_t> encode(Instance& instance, Failure& failure);
@@ -195,6 +203,7 @@ class Stream {
 
   Buffer* packed(const Tensor& source, const PackKey& key);
   Buffer* output_buffer(uint64_t bytes, Use use);
+  Error out_of_memory(uint64_t bytes);
   void reserve_workspace(uint64_t bytes);
   void submit(Instance& instance, std::span<const Argument> arguments);
   void run(Instance& instance, std::span<const Argument> arguments, uint64_t seq);
@@ -214,10 +223,10 @@ class Stream {
   std::vector<Trace> traces_;
 
   std::atomic<uint64_t> launched_{0}, done_{0}, retired_{0};
-  uint64_t pushed_ = 0;
+  std::atomic<uint64_t> pushed_{0};
   std::vector<Launched> log_;
-  std::atomic<bool> stopped_{false};
-  Failure stop_;
+  std::atomic<bool> stopped_{false}, closed_{false};
+  Failure stop_;  // set once, before stopped_
 
   std::vector<std::unique_ptr<PlanState>> plans_;
   std::unordered_map<uint64_t, std::unique_ptr<Instance>> instances_;

@@ -1,5 +1,5 @@
 // The always-on trace of one process: a ring of TraceRecord in shared memory, overwritten from the oldest. The writer is
-// one thread at a time; a reader elsewhere sees whole records up to `written`, except those overwritten meanwhile.
+// one process, any thread; a reader elsewhere sees records up to `written`, the newest perhaps not whole yet.
 #pragma once
 #include <algorithm>
 #include <cstring>
@@ -18,9 +18,7 @@ class Trace {
   explicit Trace(int fd) : map_(fd, MAP_BYTES) {}
   void add(TraceKind kind, uint64_t begin_ns, uint64_t end_ns, uint64_t id, uint64_t extra = 0) {
     if (!map_.data()) return;
-    uint64_t written = head().load(std::memory_order_relaxed);
-    records()[written % CAPACITY] = {begin_ns, end_ns, id, uint32_t(kind), uint32_t(extra)};
-    head().store(written + 1, std::memory_order_release);
+    records()[head().fetch_add(1) % CAPACITY] = {begin_ns, end_ns, id, uint32_t(kind), uint32_t(extra)};
   }
   std::vector<TraceRecord> read() const {
     uint64_t written = head().load(std::memory_order_acquire), count = std::min<uint64_t>(written, CAPACITY);

@@ -66,9 +66,12 @@ FN V scaleOrZero(V a, V n, V x, float low) {
   return _mm512_maskz_scalef_ps(_mm512_cmp_ps_mask(x, all(low), _CMP_NLT_UQ), a, n);
 }
 // IEEE 754-2019 maximum and minimum: NaN if either is NaN, +0 above -0.
-FN V orNaN(V r, V a, V b) { return _mm512_mask_add_ps(r, _mm512_cmp_ps_mask(a, b, _CMP_UNORD_Q), a, b); }
-FN V maxv(V a, V b) { return orNaN(_mm512_range_ps(a, b, 5), a, b); }
-FN V minv(V a, V b) { return orNaN(_mm512_range_ps(a, b, 4), a, b); }
+// range gives the other operand of a NaN; fixupimm with 0x22 takes its second argument where that is a NaN.
+FN V orNaN(V r, V a) { return _mm512_fixupimm_ps(r, a, _mm512_set1_epi32(0x22), 0); }
+FN V maxv(V a, V b) { return orNaN(orNaN(_mm512_range_ps(a, b, 5), a), b); }
+FN V minv(V a, V b) { return orNaN(orNaN(_mm512_range_ps(a, b, 4), a), b); }
+// x, and the canonical NaN for any NaN: the first argument where the second is a NaN, else the second.
+FN V canonicalNaN(V x) { return _mm512_fixupimm_ps(all(NaN), x, _mm512_set1_epi32(0x11111100), 0); }
 #else
 #if defined(__AVX2__)
 FN V fma(V a, V b, V c) { return _mm256_fmadd_ps(a, b, c); }
@@ -104,10 +107,10 @@ FN V scale(V a, V n) {  // in two steps, the second of which may overflow or rou
 }
 FN V scaleOrZero(V a, V n, V x, float low) { return bits(bits(scale(a, max2(all(-126.f), n))) & ~(x < low)); }
 FN V maxv(V a, V b) {
-  V r = bits(bits(max2(a, b)) & bits(max2(b, a)));  // they differ only in zeros and NaN
-  return a == a ? (b == b ? r : b) : a;
+  return bits((bits(max2(a, b)) & bits(max2(b, a))) | (a != a) | (b != b));  // the two differ only in zeros and NaN
 }
 FN V minv(V a, V b) { return bits(bits(min2(a, b)) | bits(min2(b, a))); }  // the or of a NaN and anything is a NaN
+FN V canonicalNaN(V x) { return x == x ? x : all(NaN); }
 #endif
 enum : int { ROUND_EVEN = 0, ROUND_DOWN = 1, ROUND_UP = 2, ROUND_ZERO = 3 };  // for roundv, as the hardware counts
 
@@ -118,21 +121,20 @@ FN V truth(Vi holds) { return bits(holds & bits(all(1))); }
 // Horner's rule, highest coefficient first.
 template <class... C> FN V poly(V x, V q, C... c) { ((q = fma(q, x, all(c))), ...); return q; }
 
-// e^x = 2^n (1 + r + q r^2), |r| <= ln2 / 2, for low <= x <= 89 (x beyond is clamped; NaN stays, being the second argument).
+// e^x = 2^n (1 + r + q r^2), |r| <= ln2 / 2.
 struct Exp { V n, r, q; };
-template <bool UPPER> FN Exp expParts(V x, V low) {
-  x = max2(low, UPPER ? min2(all(89.f), x) : x);
+FN Exp expParts(V x) {
   V magic = all(0x1.8p23f), n = fma(x, all(1.44269504f), magic) - magic;  // rounds to an integer
   V r = nfma(n, all(-2.12194440e-4f), nfma(n, all(0.693359375f), x));
   return {n, r, poly(r, all(1.38145289e-3f), 8.3687501e-3f, 4.16683927e-2f, 1.66665196e-1f, 4.9999994e-1f)};
 }
 constexpr float EXP_LOW = -0x1.5d589ep+6f;  // the smallest float32 with e^x >= 2^-126
 FN V expv(V x) {  // +0 below EXP_LOW
-  auto [n, r, q] = expParts<true>(x, all(-88.f));
+  auto [n, r, q] = expParts(min2(all(89.f), x));  // NaN stays, being the second argument; what x < EXP_LOW gives is dropped
   return scaleOrZero(fma(fma(q, r, all(1)), r, all(1)), n, x, EXP_LOW);
 }
-FN V expNegative(V x, V low) {  // x <= 0; subnormal results included
-  auto [n, r, q] = expParts<false>(x, low);
+FN V expNegative(V x, V low) {  // x <= 0, as if low were less; subnormal results included
+  auto [n, r, q] = expParts(max2(low, x));
   return scale(fma(fma(q, r, all(1)), r, all(1)), n);
 }
 FN V sigmoidv(V x) {  // t = e^-|x| <= 1 never overflows; small results keep full precision
@@ -140,7 +142,7 @@ FN V sigmoidv(V x) {  // t = e^-|x| <= 1 never overflows; small results keep ful
   return (x < 0.f ? t : all(1)) / (t + 1.f);
 }
 FN V tanhv(V x) {  // e = expm1(-2|x|) in (-1, 0]; tanh|x| = -e / (e + 2)
-  auto [n, r, q] = expParts<false>(negAbs(x) * 2.f, all(-80.f));
+  auto [n, r, q] = expParts(max2(all(-80.f), negAbs(x) * 2.f));
   V s = scale(all(1), n), e = fma(fma(q * r, r, r), s, s - 1.f);
   return signOf(x, e / (-2.f - e));
 }

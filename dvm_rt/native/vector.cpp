@@ -44,7 +44,6 @@ template <int N, class F> FN void each(F f, V& a0, V& a1, V& a2, V& a3, V& a4, V
 FN long rest(const Context* c, long off, int j) { return (c->row_bytes - off) / 4 - j * W; }
 FN float number(const Word* p) { return __builtin_bit_cast(float, p->k); }
 FN float per_row(const Context* c, const Word* p) { float x; memcpy(&x, c->ptr[p->a], 4); return x; }
-FN V canonical_nan(V x) { return x == x ? x : all(NaN); }
 
 // ---- what the rows of the instruction table mean ----------------------------------------------------------------------
 namespace meaning {
@@ -192,9 +191,9 @@ template <int N> void store_slot(ARGS) {
 template <int N, bool PART, bool STREAM> void store_strip(ARGS) {
   float* m = (float*)(c->ptr[p->a] + off);
   if (STREAM && !PART && !((uintptr_t)m & (sizeof(V) - 1)))
-    each<N>(EACH { stream(m + j * W, canonical_nan(a)); }, ACC);
+    each<N>(EACH { stream(m + j * W, canonicalNaN(a)); }, ACC);
   else
-    each<N>(EACH { PART ? storePart(m + j * W, canonical_nan(a), rest(c, off, j)) : store(m + j * W, canonical_nan(a)); }, ACC);
+    each<N>(EACH { PART ? storePart(m + j * W, canonicalNaN(a), rest(c, off, j)) : store(m + j * W, canonicalNaN(a)); }, ACC);
   NEXT;
 }
 

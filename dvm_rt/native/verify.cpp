@@ -255,12 +255,13 @@ class Verifier {
     const Operand& x = section_.operands[i];
     const Section& s = *section_.head;
     const bool has_depth = (kind_ == SectionKind::MATMUL && i < 2) || (kind_ == SectionKind::PACK && i == 0);
-    const bool gathers = x.mode & GATHER, packed = x.mode & PACKED;
+    const bool gathers = x.mode & GATHER, packed = x.mode & PACKED || (kind_ == SectionKind::PACK && i == 1);
     if (gathers && !gathered_shape(i)) return false;
     if (!gathers && (x.index != NONE || x.limit)) return refuse_operand(VerifyCode::RESERVED, i, x.index, NONE);
     if (x.depth && !gathers && (!has_depth || packed)) return refuse_operand(VerifyCode::RESERVED, i, x.depth, 0);
     if (packed) {
-      const bool may = (kind_ == SectionKind::MATMUL && i == 1 && !(x.mode & WRITE)) || (kind_ == SectionKind::PACK && i == 1);
+      const bool may = i == 1 && (kind_ == SectionKind::MATMUL ? (x.mode & (READ | WRITE)) == READ
+                                                                  : kind_ == SectionKind::PACK && x.mode & WRITE);
       if (!may || x.dtype != FLOAT32 || x.stride[0] || x.stride[1]) return refuse_operand(VerifyCode::OPERAND, i, x.mode, READ);
       walk.element = packed_bytes(s.dims[0], s.depth);
       for (int d = 2; d < s.rank; d++) walk.step(s.dims[d], x.stride[d]);
@@ -290,14 +291,12 @@ class Verifier {
     return true;
   }
 
-  // A, B, C of a matmul; source and packed form of a pack.
+  // A, B not packed, C of a matmul; source of a pack.
   bool product_shape(int i) {
     const Operand& x = section_.operands[i];
     const bool matmul = kind_ == SectionKind::MATMUL;
-    const int c = matmul ? 2 : 1;
     if (x.dtype != FLOAT32) return refuse_operand(VerifyCode::DTYPE, i, x.dtype, FLOAT32);
-    if (i == c) {
-      if (!matmul) return refuse_operand(VerifyCode::OPERAND, i, x.mode, PACKED | WRITE);
+    if (i == 2) {
       if (x.mode != (READ | WRITE)) return refuse_operand(VerifyCode::PERMISSION, i, x.mode, READ | WRITE);
       return x.stride[0] == 4 || refuse_operand(VerifyCode::OPERAND, i, x.stride[0], 4);
     }

@@ -109,30 +109,38 @@ class Bench:
 
 
 def _binary(instruction: Instruction, form: str, length: int, rng: np.random.Generator) -> Iterator[Case]:
-    yield _binary_in_pass(instruction.name, form, length, rng)
+    x, y, column = hard_floats(rng, ROWS, length), hard_floats(rng, ROWS, length), hard_floats(rng, ROWS)
+    yield binary_in_pass(instruction.name, form, x, y if form in "is" else column)
     if form in "krb":
         yield _binary_in_row_section(instruction.name, form, length, rng)
 
 
-def _binary_in_pass(name: str, form: str, length: int, rng: np.random.Generator) -> Case:
-    bench = Bench(length)
-    section, x = bench.section, bench.full(hard_floats(rng, *bench.shape))
-    where: int | float = 5
+def pairs_of_specials(instruction: Instruction, form: str) -> Iterator[Case]:
+    """One binary instruction on all pairs of special values."""
+    size = len(SPECIALS)
+    x = np.tile(SPECIALS, (size, 1))
     if form == "k":
-        where = float(hard_floats(rng, 1)[0])
-    elif form == "r":
-        section.word("mov.b", bench.per_row(hard_floats(rng, ROWS)))
-        section.word("store_row", where)
-    elif form == "b":
-        where = bench.per_row(hard_floats(rng, ROWS))
+        for value in SPECIALS:
+            yield binary_in_pass(instruction.name, form, x[:1], np.array([value]))
     else:
-        y = bench.full(hard_floats(rng, *bench.shape))
-        where = y if form == "i" else where
+        yield binary_in_pass(instruction.name, form, x, np.ascontiguousarray(x.T) if form in "is" else SPECIALS)
+
+
+def binary_in_pass(name: str, form: str, x: np.ndarray, y: np.ndarray) -> Case:
+    """acc = x, then one binary instruction with y: of x's shape (i, s), one a row (r, b), or y[0] (k)."""
+    bench = Bench(x.shape[1], x.shape[0])
+    section, source = bench.section, bench.full(x)
+    column = bench.per_row(y) if form in "rb" else None
+    full = bench.full(y) if form in "is" else None
+    where = {"s": 5, "i": full, "k": float(y.flat[0]), "r": 5, "b": column}[form]
+    if form == "r":
+        section.word("mov.b", column)
+        section.word("store_row", where)
     section.begin_pass()
     if form == "s":
-        section.word("mov.i", y)
+        section.word("mov.i", full)
         section.word("store_slot", where)
-    section.word("mov.i", x)
+    section.word("mov.i", source)
     section.word(f"{name}.{form}", where)
     section.word("store", bench.full_output())
     section.end_pass()

@@ -12,7 +12,7 @@ from dvm_rt.isa import table
 from dvm_rt.isa.program import GATHER, READ, WRITE, ProgramBuilder
 from dvm_rt.isa.table import Group
 
-from .cases import LOADED, Case, hard_floats, stored
+from tests.isa.cases import LOADED, Case, hard_floats, stored
 
 EXACT = [i for i in table.INSTRUCTIONS if not i.ulp]
 ANY = list(table.INSTRUCTIONS)

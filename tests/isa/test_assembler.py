@@ -13,9 +13,9 @@ from dvm_rt.isa import assembler, table
 from dvm_rt.isa.assembler import assemble, disassemble, word_text
 from dvm_rt.isa.program import MNEMONICS, Word
 
-from .cases import cases
-from .strategies import programs
-from .test_program import small_program
+from tests.isa.cases import cases
+from tests.isa.strategies import programs
+from tests.isa.test_program import small_program
 
 
 @given(programs)

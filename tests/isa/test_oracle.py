@@ -9,7 +9,7 @@ from dvm_rt.isa import reference, table
 from dvm_rt.isa.program import parse
 from dvm_rt.isa.table import Instruction
 
-from .cases import BLOCK, LENGTHS, SPECIALS, Bench, Case, cases, epilogue
+from tests.isa.cases import BLOCK, LENGTHS, SPECIALS, Bench, Case, cases, epilogue, pairs_of_specials
 
 try:
     from dvm_rt import _native
@@ -39,6 +39,13 @@ def test_native_equals_reference(instruction: Instruction, form: str) -> None:
     for length in LENGTHS:
         for case in cases(instruction, form, length, rng):
             check(case, instruction, length)
+
+
+@needs_native
+@pytest.mark.parametrize(("instruction", "form"), [p for p in ROWS if p.values[1]])
+def test_native_equals_reference_on_pairs_of_specials(instruction: Instruction, form: str) -> None:
+    for case in pairs_of_specials(instruction, form):
+        check(case, instruction, len(SPECIALS))
 
 
 @needs_native

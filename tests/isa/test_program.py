@@ -15,7 +15,7 @@ from dvm_rt.isa import header, layout, manual, table
 from dvm_rt.isa.checksum import checksum
 from dvm_rt.isa.program import CHECKED_FROM, HEAD, WRITE, ProgramBuilder, fuel, parse
 
-from .strategies import programs
+from tests.isa.strategies import programs
 
 
 def small_program() -> bytes:

@@ -12,7 +12,7 @@ from dvm_rt.errors import DeviceTrap, InvalidBytecodeError
 from dvm_rt.isa import matmul, reference
 from dvm_rt.isa.program import GATHER, PACKED, READ, WORKSPACE, WRITE, ProgramBuilder, SectionBuilder
 
-from .cases import hard_floats
+from tests.isa.cases import hard_floats
 
 RNG = np.random.default_rng(7)
 

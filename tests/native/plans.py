@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from random import Random
 
 import numpy as np
 
-from dvm_rt.dtypes import DType, bool_, float32, int32
+from dvm_rt.dtypes import DTYPES, DType, bool_, float32, int32, int64
 from dvm_rt.fusion.plan import GATHER, READ, STREAM, WRITE, Plan, PlanBuilder
 from dvm_rt.isa import reference, table
 from dvm_rt.isa.layout import LIMITS
@@ -206,6 +207,80 @@ def _reduce_block(x: Array, is_sum: bool) -> Array:
         half = lanes.shape[-1] // 2
         lanes = operation(lanes[..., :half], lanes[..., half:])
     return lanes
+
+
+# ---- random kernels -------------------------------------------------------------------------------------------------
+
+EXACT = ("neg", "abs", "square", "relu", "sqrt", "rsqrt", "recip", "floor", "ceil", "trunc", "round", "isnan")
+EXACT_PAIRS = (
+    "add", "sub", "rsub", "mul", "div", "rdiv", "max", "min", "eq", "ne", "lt", "le", "gt", "ge", "keep", "drop",
+)  # fmt: skip
+SMOOTH = ("neg", "abs", "relu", "tanh", "sigmoid", "erf")
+SMOOTH_PAIRS = ("add", "sub", "mul", "max", "min")
+STORED = (int32, bool_, float32)
+
+
+@dataclass
+class RandomCase:
+    case: Case
+    plan: Plan
+    symbols: list[int]
+
+
+def random_case(seed: int, smooth: bool) -> RandomCase:
+    """A kernel of 1 to 4 dimensions with inputs of all kinds, shared values, reductions of reductions and 1 to 3 outputs.
+    Smooth ones have only operators whose results move little when their operands do."""
+    random = Random(seed)
+    shape = random.choice([(200,), (3, 200), (2, 3, 65), (4, 128), (2, 2, 2, 130), (5, 7), (1, 513), (6, 1), (3, 129)])
+    case = Case(len(shape))
+    values, full, reduced = [case.first], {case.first.node}, set()
+    outer = range(len(shape) - 1)
+
+    def add(value: Value, *operands: Value) -> None:
+        values.append(value)
+        if any(v.node in full for v in operands):
+            full.add(value.node)
+        if any(v.node in reduced for v in operands):
+            reduced.add(value.node)
+
+    for _ in range(random.randint(0, 3)):
+        ones = [d for d in range(len(shape)) if random.random() < 0.3]
+        kind = random.choice([float32, float32, float32, int32, bool_, DTYPES[1], DTYPES[6]])
+        value = case.input(kind, ones, random.choice(["plain", "plain", "plain", "transposed", "reversed", "strided"]))
+        values.append(value)
+        if len(shape) - 1 not in ones:
+            full.add(value.node)
+    if random.random() < 0.3:
+        value = case.gathered(random.choice([float32, int32]), random.choice([int32, int64]), [d for d in outer if random.random() < 0.3])
+        values.append(value)
+        full.add(value.node)
+    unary, binary = (SMOOTH, SMOOTH_PAIRS) if smooth else (EXACT, EXACT_PAIRS)
+    while len(case.kernel.nodes) < random.randint(6, 44):
+        a, b, q = random.choice(values[-6:]), random.choice(values[-6:]), random.random()
+        if q < 0.4:
+            add(a.op(random.choice(binary), b), a, b)
+        elif q < 0.5:
+            add(a.op(random.choice(binary), random.uniform(-1, 1)), a)
+        elif q < 0.55 and not smooth:
+            c = random.choice(values)
+            add(Value(case, case.kernel.where(c.node, a.node, b.node)), a, b, c)
+        elif q < 0.85:
+            add(a.op(random.choice(unary)), a)
+        else:
+            total = a.max() if random.random() < 0.5 else (a.op("tanh") if smooth else a).sum()
+            values.append(total)
+            reduced.add(total.node)
+        if smooth and random.random() < 0.5:
+            add(values[-1].op("tanh"), values[-1])
+    case.output(values[-1] + values[0], layout=random.choice(["plain", "plain", "transposed"]))
+    for _ in range(random.randint(0, 2)):
+        value = random.choice(values)
+        per_row = value.node not in full and value.node in reduced
+        dtype = float32 if per_row or smooth else random.choice(STORED)
+        case.output(value, dtype, per_row)
+    plan = case.build()
+    symbols = [shape[s.dim] if s.parameter == 0 else 11 for s in plan.symbols]
+    return RandomCase(case, plan, symbols)
 
 
 # ---- the fused kernels that figures are given for -------------------------------------------------------------------

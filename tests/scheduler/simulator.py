@@ -117,7 +117,7 @@ class World:
         self.begin = 0
         self.failed: set[int] = set()
         # ---- shared memory: survives everybody
-        self.waiting_program = self.device_loops = 0
+        self.waiting_program = 0
         self.received = [0] * scenario.workers
         self.encoded = [0] * scenario.workers
         self.rings: list[deque] = [deque() for _ in range(scenario.workers + 1)]  # the last one is the caller's
@@ -131,6 +131,11 @@ class World:
         self.unhealthy = ""
         self.asleep = self.finished = False
         self.torn = scenario.torn
+
+    @property
+    def device_up(self) -> bool:
+        life = self.lives.get(e.DEVICE)
+        return life is not None and life.up
 
     # ---- running -------------------------------------------------------------------------------------------------
     def at(self, delay: float, what: Callable[[], None]) -> None:
@@ -169,7 +174,7 @@ class World:
 
     def _tell_counters(self) -> None:
         counts = tuple(zip(self.received, self.encoded, strict=True))
-        self._tell(e.Counters(self.done, self.launched, self.waiting_program, self.device_loops, counts))
+        self._tell(e.Counters(self.done, self.launched, self.waiting_program, self.device_up, counts))
 
     # ---- the user: launches in bursts, waits now and then --------------------------------------------------------
     def _program(self, seq: int) -> int:
@@ -200,7 +205,7 @@ class World:
     def _launch(self) -> None:
         self.launched += 1
         program = self.program_of[self.launched] = self._program(self.launched)
-        if program not in self.seen:
+        if program not in self.seen and program not in self.failed:
             if self.scenario.policy == "caller":
                 self.seen[program] = "ready"
                 self._push_here(program)
@@ -463,7 +468,6 @@ class World:
         """Drain the rings; run the next launch if its program is there."""
         if not life.able or life is not self.lives[e.DEVICE] or life.busy_until > self.now:
             return
-        self.device_loops += 1
         for ring in self.rings:
             while ring:
                 self._take(life, ring.popleft())
@@ -495,6 +499,7 @@ class World:
         if program not in self.failed:
             self.seen[program] = "ready"
             self._push_here(program)
+            self._tell(e.ProgramRefused(program))
 
     def _commit(self, life: Life) -> None:
         if not life.alive:

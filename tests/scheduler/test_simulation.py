@@ -10,7 +10,7 @@ from dvm_rt.scheduler import events as e
 from dvm_rt.scheduler.state import SchedulerState
 
 sys.path.insert(0, str(Path(__file__).parent))
-from simulator import Broken, simulate  # noqa: E402
+from tests.scheduler.simulator import Broken, simulate  # noqa: E402
 
 SEEDS = 250
 
@@ -137,8 +137,8 @@ class NeverPoison(SchedulerState):
 
 
 class MovesLeasesBeforeTheDeath(SchedulerState):
-    def _blame(self, process, late, now):
-        out = super()._blame(process, late, now)
+    def _blame(self, process, why, now):
+        out = super()._blame(process, why, now)
         if process.role == "encoder" and process in self.seats.seats:
             self._bury(self.book.workers[process.index], now)
         return out
@@ -183,8 +183,8 @@ class DoneTooEarly(SchedulerState):
 
 
 class StartsBesideTheLiving(SchedulerState):
-    def _blame(self, process, late, now):
-        out = super()._blame(process, late, now)
+    def _blame(self, process, why, now):
+        out = super()._blame(process, why, now)
         return [*out, *self._start(process, now)] if process in self.seats.seats else out
 
 
