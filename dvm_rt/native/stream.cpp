@@ -469,12 +469,17 @@ void Stream::refuse(const Event& event) {
   Instance& instance = *found->second;
   if (instance.state == ProgramState::FAILED) return;
   if (event.got != 0) {
-    if (instance.state == ProgramState::ENCODING) instance.state = ProgramState::ABSENT, provide(instance, true);
+    if (instance.state == ProgramState::ENCODING) owe(instance);
     return;
   }
   instance.failure = invalid(instance, event.code, event.section, event.word);
   instance.state = ProgramState::FAILED;
-  provide(instance, true);
+  owe(instance);
+}
+
+// Launches that the device already has wait for this program, or for the word that there is none.
+void Stream::owe(Instance& instance) {
+  if (!provide(instance, true)) owed_.push_back(instance.id);
 }
 
 // ---- launches -----------------------------------------------------------------------------------------------------
@@ -719,6 +724,11 @@ void Stream::flush() {
   if (inline_mode_ || closed_) return;
   auto push = [&](const void* record, size_t bytes) { return ring_.push({static_cast<const uint8_t*>(record), bytes}); };
   while (!drops_.empty() && push(&drops_.back(), sizeof(RingHead))) drops_.pop_back();
+  while (!owed_.empty()) {
+    auto found = instances_.find(owed_.back());
+    if (found != instances_.end() && !provide(*found->second, true)) break;
+    owed_.pop_back();
+  }
   for (uint64_t launched = launched_; pushed_ < launched; ++pushed_) {
     Launched& e = entry(pushed_ + 1);
     if (!provide(*e.instance, false) || !push(e.record.data(), e.record.size())) break;
@@ -814,7 +824,7 @@ void Stream::fail_program(uint64_t id, Error error) {
   Instance& instance = *found->second;
   instance.failure = std::make_shared<Error>(std::move(error));
   instance.state = ProgramState::FAILED;
-  provide(instance, true);
+  owe(instance);
   control_.wake_device();
 }
 
@@ -842,6 +852,7 @@ void Stream::device_lost() {
   retire();
   ring_.reset();
   std::erase_if(drops_, [](const RingHead& drop) { return !(drop.count & RING_MAY_ARRIVE); });
+  owed_.clear();
   ++counters_.devices_lost;
   pushed_ = retired_.load();
   for (int word : {int(CONTROL_ASLEEP), int(CONTROL_WAITING_PROGRAM)}) control_.set(word, 0);

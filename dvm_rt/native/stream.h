@@ -199,6 +199,7 @@ class Stream {
   bool push_record(uint32_t flags, uint64_t id, std::span<const uint8_t> program);
   size_t program_bytes_max() const { return ring_.message_bytes_max() - sizeof(RingHead); }
   void refuse(const Event& event);
+  void owe(Instance& instance);
   Where where(const PlanState& plan) const { return plan.where == Where::AUTO ? default_where_ : plan.where; }
 
   Buffer* packed(const Tensor& source, const PackKey& key);
@@ -234,6 +235,7 @@ class Stream {
   uint64_t next_id_ = 1;
   std::deque<uint64_t> outbox_;
   std::vector<RingHead> drops_;
+  std::vector<uint64_t> owed_;
   std::vector<Event> events_;
   Where default_where_ = Where::CALLER;
   uint64_t encode_work_ns_ = 0;
