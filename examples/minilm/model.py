@@ -10,6 +10,7 @@ Two ways through the layers:
 
 from __future__ import annotations
 
+from math import sqrt
 from typing import NamedTuple
 
 import numpy as np
@@ -87,12 +88,12 @@ class Encoder:
         return dvm.layer_norm(x + dvm.linear(inner, w.down, w.down_bias), w.last_norm, w.last_norm_bias, eps)
 
     def _attention(self, x: dvm.Array, mask: dvm.Array | None, w: Layer) -> dvm.Array:
-        batch, tokens, hidden = x.shape
-        heads = self.config.heads
+        batch, tokens, _ = x.shape
+        heads, hidden = self.config.heads, self.config.hidden
         size = hidden // heads
         qkv = dvm.reshape(dvm.linear(x, w.qkv, w.qkv_bias), (batch, tokens, 3, heads, size))
         q, k, v = (dvm.permute_dims(qkv[:, :, i], (0, 2, 1, 3)) for i in range(3))  # (batch, heads, tokens, size)
-        scores = dvm.matmul(q, dvm.permute_dims(k, (0, 1, 3, 2))) * (1 / np.sqrt(size).item())
+        scores = dvm.matmul(q, dvm.permute_dims(k, (0, 1, 3, 2))) * (1 / sqrt(size))
         if mask is not None:
             scores = dvm.where(mask[:, None, None, :] != 0, scores, MASKED)
         mixed = dvm.matmul(dvm.softmax(scores, axis=-1), v)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import dvm_rt as dvm
-from dvm_rt.errors import ModelFormatError
+from dvm_rt.errors import DeviceTrap, ModelFormatError, ShapeError
 
 safetensors = pytest.importorskip("safetensors.numpy", reason="pip install '.[minilm]' installs it")
 from minilm import fetch, job, reference, weights  # noqa: E402
@@ -85,14 +85,14 @@ def test_early_stop_depends_on_the_data(encoder, ids, wanted):
 
 
 def test_a_token_outside_the_vocabulary_is_a_trap_and_the_next_sentence_works(encoder, ids, wanted):
-    with pytest.raises(dvm.DeviceTrap):
+    with pytest.raises(DeviceTrap):
         np.asarray(encoder.embed(dvm.asarray(np.array([[3, TINY.vocabulary]], np.int32)), None))
     got = np.asarray(encoder.embed(dvm.asarray(ids[2][None]), None))
     np.testing.assert_allclose(got[0], wanted[2][-1], rtol=0, atol=1e-5)
 
 
 def test_a_sentence_longer_than_the_position_table_is_a_shape_error(encoder):
-    with pytest.raises(dvm.ShapeError):
+    with pytest.raises(ShapeError):
         encoder.embed(dvm.asarray(np.zeros((1, TINY.positions + 1), np.int32)), None)
 
 
