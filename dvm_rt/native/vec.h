@@ -45,8 +45,8 @@ FN void leave() {
 }
 
 // ---- primitives -----------------------------------------------------------------------------------------------------
-// min2 and max2 return the second argument when either is NaN or both are zero (the x86 rule).
-// loadPart, storePart and keep touch elements 0 .. rest - 1 only; rest may be anything below 128, negative included.
+// unordered tells where a or b is NaN. min2 and max2 return the second argument when either is NaN or both are zero (the x86 rule).
+// loadPart, storePart and keepPart touch elements 0 .. rest - 1 only; rest may be anything below 128, negative included.
 #if defined(__AVX512F__)
 FN V fma(V a, V b, V c) { return _mm512_fmadd_ps(a, b, c); }
 FN V nfma(V a, V b, V c) { return _mm512_fnmadd_ps(a, b, c); }
@@ -69,11 +69,16 @@ FN V scaleBetween(V a, V n, V x, float low, float) {  // above high it overflows
 // IEEE 754-2019 maximum and minimum: NaN if either is NaN, +0 above -0.
 // range gives the other operand of a NaN; fixupimm with 0x22 takes its second argument where that is a NaN.
 FN V orNaN(V r, V a) { return _mm512_fixupimm_ps(r, a, _mm512_set1_epi32(0x22), 0); }
+FN V maxNumber(V a, V b) { return _mm512_range_ps(a, b, 5); }  // neither is NaN
 FN V maxv(V a, V b) { return orNaN(orNaN(_mm512_range_ps(a, b, 5), a), b); }
 FN V minv(V a, V b) { return orNaN(orNaN(_mm512_range_ps(a, b, 4), a), b); }
+typedef __mmask16 NaNs;
+FN NaNs unordered(V a, V b) { return _mm512_cmp_ps_mask(a, b, _CMP_UNORD_Q); }
+FN bool any(NaNs x) { return x; }
 // x, and the canonical NaN for any NaN: the first argument where the second is a NaN, else the second.
 FN V canonicalNaN(V x) { return _mm512_fixupimm_ps(all(NaN), x, _mm512_set1_epi32(0x11111100), 0); }
 #else
+typedef Vi NaNs;
 #if defined(__AVX2__)
 FN V fma(V a, V b, V c) { return _mm256_fmadd_ps(a, b, c); }
 FN V nfma(V a, V b, V c) { return _mm256_fnmadd_ps(a, b, c); }
@@ -86,7 +91,8 @@ FN V loadPart(const float* p, long rest) { return _mm256_maskload_ps(p, (__m256i
 FN void storePart(float* p, V v, long rest) { _mm256_maskstore_ps(p, (__m256i)lanes(rest), v); }
 FN V keepPart(V v, V other, long rest) { return lanes(rest) ? v : other; }
 FN void stream(float* p, V v) { _mm256_stream_ps(p, v); }
-FN Vi unordered(V a, V b) { return (Vi)_mm256_cmp_ps(a, b, _CMP_UNORD_Q); }
+FN NaNs unordered(V a, V b) { return (Vi)_mm256_cmp_ps(a, b, _CMP_UNORD_Q); }
+FN bool any(NaNs x) { return _mm256_movemask_ps((V)x); }
 #else
 FN V fma(V a, V b, V c) { for (int i = 0; i < W; i++) c[i] = __builtin_fmaf(a[i], b[i], c[i]); return c; }
 FN V nfma(V a, V b, V c) { return fma(-a, b, c); }
@@ -102,7 +108,8 @@ FN V loadPart(const float* p, long rest) { V v{}; for (int i = 0; i < W; i++) if
 FN void storePart(float* p, V v, long rest) { for (int i = 0; i < W; i++) if (i < rest) p[i] = v[i]; }
 FN V keepPart(V v, V other, long rest) { return iota() < int32_t(rest) ? v : other; }
 FN void stream(float* p, V v) { store(p, v); }
-FN Vi unordered(V a, V b) { return (a != a) | (b != b); }
+FN NaNs unordered(V a, V b) { return (a != a) | (b != b); }
+FN bool any(NaNs x) { for (int i = 0; i < W; i++) if (x[i]) return true; return false; }
 #endif
 FN V scale(V a, V n) {  // in two steps, the second of which may overflow or round to a subnormal; |n| <= 252
   Vi i = __builtin_convertvector(n, Vi), h = i >> 1;
@@ -113,9 +120,8 @@ FN V scaleBetween(V a, V n, V x, float low, float high) {
   V r = x > high ? all(Inf) : scaleNormal(a, n);
   return bits(bits(r) & ~(x < low));
 }
-FN V maxv(V a, V b) {
-  return bits((bits(max2(a, b)) & bits(max2(b, a))) | unordered(a, b));  // the two differ only in zeros and NaN
-}
+FN V maxNumber(V a, V b) { return bits(bits(max2(a, b)) & bits(max2(b, a))); }  // the two differ only in zeros and NaN
+FN V maxv(V a, V b) { return bits(bits(maxNumber(a, b)) | unordered(a, b)); }
 FN V minv(V a, V b) { return bits(bits(min2(a, b)) | bits(min2(b, a))); }  // the or of a NaN and anything is a NaN
 FN V canonicalNaN(V x) { return x == x ? x : all(NaN); }
 #endif
