@@ -306,7 +306,7 @@ def record(name: str, operands: Sequence[Array | Number | Node], attributes: tup
     row = OPERATORS[name]
     trace = tracing.current()
     nodes = [_node_of(x) for x in operands]
-    if trace is not None and (any(n.data is trace for n in nodes) or (not operands and _has_symbol(attributes))):
+    if trace is not None and (any(n.data is trace for n in nodes) or _has_symbol(attributes)):
         return _record_traced(row, nodes, attributes, trace)
     of = _session_of(operands)
     node = apply(row, tuple(nodes), attributes, NO_FACTS)
