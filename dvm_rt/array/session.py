@@ -81,14 +81,12 @@ class Session:
 
     def call(self, planned: Planned, tensors: list[Tensor]) -> tuple[Tensor, ...]:
         """Launches a plan. Raises ShapeError where the shapes do not fit it, and what the stream raises."""
-        if any(check.relation == "==" for check in planned.fused.checks):
-            planned.graph.symbol_values([t.shape for t in (*tensors, *planned.captured)])
         while True:
             try:
                 return self.stream.call(planned.number, tensors)
-            except (EncodeError, InvalidBytecodeError):
-                planned.graph.symbol_values([t.shape for t in (*tensors, *planned.captured)])
-                if planned.kernels_small == len(NODES_TRIED) - 1:
+            except (ShapeError, EncodeError, InvalidBytecodeError) as error:
+                planned.graph.symbol_values([t.shape for t in (*tensors, *planned.captured)])  # says more, where it can
+                if isinstance(error, ShapeError) or planned.kernels_small == len(NODES_TRIED) - 1:
                     raise
                 self._cut_smaller(planned)
 
@@ -136,7 +134,6 @@ class Session:
         if planned is not None:
             self.plans.move_to_end(symbolic)
             try:
-                planned.graph.symbol_values([t.shape for t in inputs]) if planned.fused.checks else None
                 return self.call(planned, inputs)
             except ShapeError:
                 self.counters["plans_for_one_shape"] += 1
@@ -149,10 +146,9 @@ class Session:
     def _plan_lazy(self, order: list, outputs: list, leaves: list, key: object, lifted: bool) -> Planned | None:
         try:
             graph = _replayed(order, outputs, leaves, True, lifted)
-            usable = not any(check.relation == "==" for check in graph.facts.resolved_checks())
         except (GraphError, ShapeError):
-            usable = False
-        return self._keep(key, self.plan(graph, []) if usable else None)
+            return self._keep(key, None)
+        return self._keep(key, self.plan(graph, []))
 
     def _keep(self, key: object, planned: Planned | None) -> Planned | None:
         self.plans[key] = planned
