@@ -10,6 +10,7 @@ it in one native call. Everything else goes the slow way, with the same result."
 from __future__ import annotations
 
 import inspect
+import time
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from dvm_rt.array.array import _wrap_node as wrap_node
 from dvm_rt.array.session import Planned, Session, session
 from dvm_rt.array.tracing import Trace
 from dvm_rt.dtypes import DTYPES
-from dvm_rt.errors import GraphError
+from dvm_rt.errors import EncodeError, GraphError, InvalidBytecodeError
 from dvm_rt.graph.graph import Node
 
 _new = object.__new__
@@ -57,7 +58,7 @@ class Function:
             if dispatch is not None:
                 try:
                     tensors = dispatch(args)
-                except AttributeError:  # an argument that is no array
+                except (AttributeError, EncodeError, InvalidBytecodeError):  # no array, or sizes that do not fit: the slow way tells
                     tensors = None
                 if tensors is not None:
                     array = _new(Array)
@@ -108,6 +109,7 @@ class Function:
 
     def _trace(self, of: Session, tree: object, rows: tuple) -> Entry:
         of.counters["traces"] += 1
+        began_ns = time.perf_counter_ns()
         outputs: list[object] = []
         with Trace() as trace:
             nodes = [trace.argument(DTYPES[dtype], rank, ones) for dtype, rank, ones in rows]
@@ -117,7 +119,7 @@ class Function:
             nodes = [_output_node(x, trace, self._name) for x in outputs]
         if not nodes:
             return Entry(None, out_tree)
-        return Entry(of.plan(trace.graph(nodes), trace.captured), out_tree)
+        return Entry(of.plan(trace.graph(nodes), trace.captured, began_ns), out_tree)
 
     def _shorten(self, of: Session, entry: Entry, rows: tuple, args: tuple, kwargs: dict[str, object]) -> None:
         """Lets later calls of this signature take the fast path, if they may."""

@@ -107,12 +107,10 @@ class Worker:
 
 def _planned(message: wire.Graph) -> wire.Message:
     """The plan of a graph, or why there is none. Any error of the package is an answer; anything else is a crash."""
-    from dvm_rt.fusion import fuse
-    from dvm_rt.graph.graph import Graph
+    from dvm_rt.encoder_workers.planner import plan_graph
 
     try:
-        plan = fuse(Graph.from_wire(wire.unpack_tree(message.body))).plan.to_bytes()
-        return wire.Planned(message.lease, message.graph, plan)
+        return wire.Planned(message.lease, message.graph, plan_graph(message.body))
     except DvmError as error:
         return wire.Refused(message.lease, message.graph, type(error).__name__, str(error)[:1000])
 

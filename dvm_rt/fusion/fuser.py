@@ -52,7 +52,7 @@ class Fused:
 
 def fuse(graph: Graph, fused: bool = True, nodes_max: int = NODES_MAX) -> Fused:
     """The plan of a graph. Raises UnsupportedOperatorError, GraphError (too large for one plan)."""
-    legal = legalise(graph)
+    legal = legalise(graph, fused)
     grouping = group(legal, fused, nodes_max)
     order = run_order(grouping)
     writer = PlanWriter(legal)

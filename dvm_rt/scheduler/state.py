@@ -117,7 +117,8 @@ class SchedulerState:
     # ---- instances -----------------------------------------------------------------------------------------------
     def _arrived(self, event: e.InstancesArrived, now: float) -> list[e.Command]:
         new = self.book.arrive(event.programs, event.plans, event.begin, event.seq)
-        self._note(now, "arrived", new)
+        if new:
+            self._note(now, "arrived", new)
         if not event.waited:
             return []
         return self._ship(now, waited=True) + self._waited(e.Waited(), now)
@@ -195,7 +196,7 @@ class SchedulerState:
         if event.done != before.done:
             self._progress(now)
             for lease in self.book.finish(event.done):
-                self._note(now, f"done with lease {lease.number}", tuple(i.program for i in lease.instances))
+                self._note(now, f"done, lease {lease.number}", tuple(i.program for i in lease.instances))
         if before.done >= before.launched or event.done >= event.launched:
             self.progress_at = now  # nothing was outstanding until now
         for number, (received, encoded) in enumerate(event.workers):
@@ -213,7 +214,8 @@ class SchedulerState:
             return
         worker.moved_at = now
         programs = tuple(i.program for i in self.book.answer(worker, encoded))
-        self._note(now, f"encoded by worker {worker.number}", programs)
+        if programs:
+            self._note(now, f"encoded by worker {worker.number}", programs)
         self._device_can_go_on(programs, now)
 
     def _device_can_go_on(self, programs: tuple[int, ...], now: float) -> None:
@@ -509,6 +511,10 @@ class SchedulerState:
     # ---- seeing inside -------------------------------------------------------------------------------------------
     def _note(self, now: float, what: str, programs: tuple[int, ...]) -> None:
         self._log.append((now, what, programs))
+
+    def notes(self) -> list[tuple[float, str]]:
+        """(time, what) of everything that was about processes, not about single instances."""
+        return [(now, what) for now, what, programs in list(self._log) if not programs]
 
     def story(self, program: int) -> str:
         """What happened to one instance, as far as it is remembered, with what happened to everybody meanwhile."""
