@@ -79,7 +79,8 @@ class Array:
 
     def __array__(self, dtype: np.dtype | None = None, copy: bool | None = None) -> np.ndarray:
         """The value as a NumPy array: a read-only view of the arena, which it keeps alive; waits."""
-        view = self._session.stream.read(computed(self, "read"), number("wait_s"))
+        tensor = computed(self, "read")
+        view = self._session.stream.read(tensor, number("wait_s"))
         if dtype is not None and np.dtype(dtype) != view.dtype:
             if copy is False:
                 raise ValueError(f"array: __array__: conversion without a copy, got {dtype}, allowed {view.dtype}")
@@ -88,7 +89,8 @@ class Array:
 
     def item(self) -> Number:
         """The one element as a Python number; waits."""
-        return self._session.stream.item(computed(self, "item"), number("wait_s"))
+        tensor = computed(self, "item")
+        return self._session.stream.item(tensor, number("wait_s"))
 
     def __dvm_launch__(self) -> None:
         """What Runtime.run does with arrays that a function returns: they are on their way when it waits."""
@@ -308,7 +310,7 @@ def record(name: str, operands: Sequence[Array | Number | Node], attributes: tup
     row = OPERATORS[name]
     trace = tracing.current()
     nodes = [_node_of(x) for x in operands]
-    if trace is not None and (any(n.data is trace for n in nodes) or (not operands and _has_symbol(attributes))):
+    if trace is not None and (any(n.data is trace for n in nodes) or _has_symbol(attributes)):
         return _record_traced(row, nodes, attributes, trace)
     of = _session_of(operands)
     node = apply(row, tuple(nodes), attributes, NO_FACTS)

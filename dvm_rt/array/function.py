@@ -23,11 +23,12 @@ from dvm_rt.array.array import _wrap_node as wrap_node
 from dvm_rt.array.session import Planned, Session, session
 from dvm_rt.array.tracing import Trace
 from dvm_rt.dtypes import DTYPES
-from dvm_rt.errors import GraphError
+from dvm_rt.errors import EncodeError, GraphError, InvalidBytecodeError, ShapeError
 from dvm_rt.graph.graph import Node
 
 _new = object.__new__
 ARRAY = object()  # the place of an array in a tree
+_NOT_HERE = (AttributeError, ShapeError, EncodeError, InvalidBytecodeError)  # no array; or the slow way says more of the error
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -57,7 +58,7 @@ class Function:
             if dispatch is not None:
                 try:
                     tensors = dispatch(args)
-                except AttributeError:  # an argument that is no array
+                except _NOT_HERE:
                     tensors = None
                 if tensors is not None:
                     array = _new(Array)
@@ -123,8 +124,6 @@ class Function:
         """Lets later calls of this signature take the fast path, if they may."""
         plain = not kwargs and args and all(isinstance(a, Array) for a in args)
         if not plain or entry.planned is None or entry.tree is not ARRAY:
-            return
-        if any(check.relation == "==" for check in entry.planned.fused.checks):
             return
         if of not in self._fast:
             self._fast[of] = _native.Dispatcher(of.stream)

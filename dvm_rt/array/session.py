@@ -11,6 +11,7 @@ A flush turns the nodes that some arrays wait for into one plan and one launch. 
 from __future__ import annotations
 
 import threading
+import time
 import weakref
 from collections import Counter, OrderedDict
 from dataclasses import dataclass
@@ -70,22 +71,22 @@ class Session:
 
     # ---- plans ----
 
-    def plan(self, graph: Graph, captured: list[Tensor]) -> Planned:
-        """Fuses and registers a graph."""
-        self.counters["plans"] += 1
+    def plan(self, graph: Graph, captured: list[Tensor], began_ns: int | None = None) -> Planned:
+        """Fuses and registers a graph. began_ns: when its tracing began, which counts as planning."""
+        began_ns = time.perf_counter_ns() if began_ns is None else began_ns
         fused = fuse(graph)
-        return Planned(self.stream.register(fused.plan.to_bytes(), captured), graph, fused, captured)
+        number = self.stream.register(fused.plan.to_bytes(), captured)
+        self.counters["plan_ns"] += time.perf_counter_ns() - began_ns
+        return Planned(number, graph, fused, captured)
 
     def call(self, planned: Planned, tensors: list[Tensor]) -> tuple[Tensor, ...]:
         """Launches a plan. Raises ShapeError where the shapes do not fit it, and what the stream raises."""
-        if any(check.relation == "==" for check in planned.fused.checks):
-            planned.graph.symbol_values([t.shape for t in (*tensors, *planned.captured)])
         while True:
             try:
                 return self.stream.call(planned.number, tensors)
-            except (EncodeError, InvalidBytecodeError):
-                planned.graph.symbol_values([t.shape for t in (*tensors, *planned.captured)])
-                if planned.kernels_small == len(NODES_TRIED) - 1:
+            except (ShapeError, EncodeError, InvalidBytecodeError) as error:
+                planned.graph.symbol_values([t.shape for t in (*tensors, *planned.captured)])  # says more, where it can
+                if isinstance(error, ShapeError) or planned.kernels_small == len(NODES_TRIED) - 1:
                     raise
                 self._cut_smaller(planned)
 
@@ -133,7 +134,6 @@ class Session:
         if planned is not None:
             self.plans.move_to_end(symbolic)
             try:
-                planned.graph.symbol_values([t.shape for t in inputs]) if planned.fused.checks else None
                 return self.call(planned, inputs)
             except ShapeError:
                 self.counters["plans_for_one_shape"] += 1
@@ -146,10 +146,9 @@ class Session:
     def _plan_lazy(self, order: list, outputs: list, leaves: list, key: object, lifted: bool) -> Planned | None:
         try:
             graph = _replayed(order, outputs, leaves, True, lifted)
-            usable = not any(check.relation == "==" for check in graph.facts.resolved_checks())
         except (GraphError, ShapeError):
-            usable = False
-        return self._keep(key, self.plan(graph, []) if usable else None)
+            return self._keep(key, None)
+        return self._keep(key, self.plan(graph, []))
 
     def _keep(self, key: object, planned: Planned | None) -> Planned | None:
         self.plans[key] = planned
@@ -169,8 +168,8 @@ class Session:
         return len(seen) >= VARIANTS_MAX
 
     def stats(self) -> dict[str, object]:
-        """Counters of arrays and functions, then the stream's."""
-        return {**self.counters, "lazy_plans": sum(p is not None for p in self.plans.values()), **self.stream.stats()}
+        """Counters of arrays and functions, then the runtime's. plan_ns: spent on tracing, fusing and registering."""
+        return {"plan_ns": 0, **self.counters, "lazy_plans": sum(p is not None for p in self.plans.values()), **self.runtime.stats()}
 
 
 def become_leaf(node: Node, tensor: Tensor) -> None:

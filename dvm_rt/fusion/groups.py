@@ -4,7 +4,7 @@ A `Group` becomes one kernel: nodes over one domain, each with a placement (its 
 A producer joins the group of its consumers where
 
 - every reader in the group needs it at the same place, and no element would be computed twice (only results of a row may
-  be used along that row, the axis `inner` that a reduction runs over);
+  be used along that row, the axis `inner` that a reduction runs over; what is cheap may be repeated anywhere);
 - one row runs along one axis: a reduction's operand along `inner`, its result not;
 - no other kernel would have to run both before and after the group;
 - arguments, nodes and reductions stay within what a kernel may have.
@@ -231,8 +231,9 @@ def _joined(grouping: Grouping, target: Group, node: Node, nodes_max: int) -> Gr
         placement = found if placement is None else trial.current(placement)
         if not same_placement(placement, trial.current(found)):
             raise Refused("the kernel needs it at two different places")
-    _check_no_repetition(trial, node, placement)
-    _define_row(trial, node, placement)
+    if node not in grouping.legal.cheap:
+        _check_no_repetition(trial, node, placement)
+        _define_row(trial, node, placement)
     trial.placed[node] = placement
     _check_order(grouping, target, node)
     check_limits(grouping, trial, nodes_max, set(trial.placed))
