@@ -144,12 +144,13 @@ class Runtime:
     # ---- working -------------------------------------------------------------------------------------------------
     async def run(self, function: Callable[..., Result | Awaitable[Result]], *args: object) -> Result:
         """Calls `function(*args)` with this runtime as the current one (and awaits it, if it is a coroutine), then waits, in
-        the running event loop, until everything that it launched is done."""
+        the running event loop, until everything that it launched, or returned without having launched it, is done."""
         token = _active.set(self)
         try:
             result = function(*args)
             if hasattr(result, "__await__"):
                 result = await result
+            _launch(result)
         finally:
             _active.reset(token)
         await self.reached()
@@ -291,6 +292,17 @@ class Runtime:
             raise ClosedError("runtime: call: closed, got a call, allowed none after close()")
         if self._pid != os.getpid() and not self.inline:
             raise ForkedClientError("runtime: call: made before a fork, got a call in the child, allowed only in the process that made it")
+
+
+def _launch(result: object) -> None:
+    """Lazy arrays in a result are launched: they have a method for it. (This layer does not know arrays.)"""
+    if hasattr(result, "__dvm_launch__"):
+        result.__dvm_launch__()
+    elif isinstance(result, list | tuple):
+        for part in result:
+            _launch(part)
+    elif isinstance(result, dict):
+        _launch(list(result.values()))
 
 
 def _row(name: str, value: config.Value | None) -> Any:

@@ -94,6 +94,10 @@ class Array:
         tensor = computed(self, "item")
         return self._session.stream.item(tensor, number("wait_s"))
 
+    def __dvm_launch__(self) -> None:
+        """What Runtime.run does with arrays that a function returns: they are on their way when it waits."""
+        computed(self, "run")
+
     def tolist(self) -> list | Number:
         """The value as nested lists; waits."""
         return self.__array__().tolist()

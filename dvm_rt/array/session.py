@@ -11,6 +11,7 @@ A flush turns the nodes that some arrays wait for into one plan and one launch. 
 from __future__ import annotations
 
 import threading
+import time
 import weakref
 from collections import Counter, OrderedDict
 from collections.abc import Callable
@@ -73,11 +74,13 @@ class Session:
 
     # ---- plans ----
 
-    def plan(self, graph: Graph, captured: list[Tensor]) -> Planned:
-        """Fuses and registers a graph."""
-        self.counters["plans"] += 1
+    def plan(self, graph: Graph, captured: list[Tensor], began_ns: int | None = None) -> Planned:
+        """Fuses and registers a graph. began_ns: when its tracing began, which counts as planning."""
+        began_ns = time.perf_counter_ns() if began_ns is None else began_ns
         fused = fuse(graph)
-        return Planned(self.stream.register(fused.plan.to_bytes(), captured), graph, fused, captured)
+        number = self.stream.register(fused.plan.to_bytes(), captured)
+        self.counters["plan_ns"] += time.perf_counter_ns() - began_ns
+        return Planned(number, graph, fused, captured)
 
     def call(self, planned: Planned, tensors: list[Tensor]) -> tuple[Tensor, ...]:
         """Launches a plan. Raises ShapeError where the shapes do not fit it, and what the stream raises."""
@@ -175,8 +178,8 @@ class Session:
         return len(seen) >= VARIANTS_MAX
 
     def stats(self) -> dict[str, object]:
-        """Counters of arrays and functions, then the stream's."""
-        return {**self.counters, "lazy_plans": sum(p is not None for p in self.plans.values()), **self.stream.stats()}
+        """Counters of arrays and functions, then the runtime's. plan_ns: spent on tracing, fusing and registering."""
+        return {"plan_ns": 0, **self.counters, "lazy_plans": sum(p is not None for p in self.plans.values()), **self.runtime.stats()}
 
 
 def become_leaf(node: Node, tensor: Tensor) -> None:

@@ -31,7 +31,8 @@ Arena::~Arena() {
 void Arena::close() {
   drain();
   closed_ = true;
-  if (holders_.fetch_sub(1) == 1) delete this;
+  left_ = live_;
+  if (!live_) delete this;
 }
 
 Buffer* Arena::allocate(uint64_t bytes, uint64_t committed, Use use) {
@@ -65,23 +66,27 @@ Buffer* Arena::allocate(uint64_t bytes, uint64_t committed, Use use) {
   buffer->bytes = bytes;
   buffer->seq = 0;
   used_[int(use)] += size;
-  holders_.fetch_add(1, std::memory_order_relaxed);
+  ++live_;
   return buffer;
 }
 
 void Arena::release(Buffer* buffer) {
-  if (closed_) buffer->packed.clear();
+  if (closed_) {
+    buffer->packed.clear();
+    if (left_.fetch_sub(1, std::memory_order_acq_rel) == 1) delete this;
+    return;
+  }
   buffer->touched = launched.load(std::memory_order_relaxed);
   buffer->next = released_.load(std::memory_order_relaxed);
   while (!released_.compare_exchange_weak(buffer->next, buffer, std::memory_order_release, std::memory_order_relaxed)) {
   }
-  if (holders_.fetch_sub(1, std::memory_order_acq_rel) == 1) delete this;
 }
 
 void Arena::drain() {
   while (Buffer* buffer = released_.load(std::memory_order_relaxed) ? released_.exchange(nullptr, std::memory_order_acquire) : nullptr)
     while (buffer) {
       Buffer* next = buffer->next;
+      --live_;
       used_[int(buffer->use)] -= buffer->block->bytes;
       give_back(buffer->block, buffer->touched);
       buffer->packed.clear();

@@ -92,7 +92,7 @@ class Arena {
   Buffer* allocate(uint64_t bytes, uint64_t committed, Use use = Use::TENSOR);
   void release(Buffer* buffer);    // the last reference is gone
   void forget_launch(Buffer* buffer);  // one launch that named it is committed
-  void close();                    // the stream is gone
+  void close();                    // the stream is gone; no release() may run beside it
 
   uint8_t* data() const { return data_; }
   int fd() const { return fd_; }
@@ -134,9 +134,10 @@ class Arena {
   std::deque<Buffer> buffers_;
   Block* spare_blocks_ = nullptr;
   Buffer* spare_buffers_ = nullptr;
-  bool closed_ = false;  // nobody empties `released_` any more
+  bool closed_ = false;  // nobody empties `released_` any more, nothing is allocated
   std::atomic<Buffer*> released_{nullptr};
-  std::atomic<uint64_t> holders_{1};  // the stream and every buffer that is not released
+  uint64_t live_ = 0;                 // buffers that are not released, until close()
+  std::atomic<uint64_t> left_{0};     // the same from close() on, when nobody has the lock any more
 };
 
 inline uint8_t* Buffer::data() const { return arena->data() + offset; }

@@ -334,12 +334,19 @@ class StreamLock {
   std::unique_lock<std::mutex> held_;
 };
 
-struct InsideClient {  // for the device's account of its idle time: the client is in our code
+// For the trace, and for the device's account of its idle time: the client is in our code.
+struct InsideClient {
   Stream& stream;
+  const uint64_t begin_ns = now_ns();
   const bool outermost;
-  explicit InsideClient(Stream& stream) : stream(stream), outermost(stream.began()) {}
+  TraceKind kind = TraceKind::NONE;
+  uint64_t id = 0, extra = 0;
+  explicit InsideClient(Stream& stream) : stream(stream), outermost(stream.began(begin_ns)) {}
+  void is(TraceKind what, uint64_t of, uint64_t more) { kind = what, id = of, extra = more; }
   ~InsideClient() {
-    if (outermost) stream.ended();
+    const uint64_t end_ns = now_ns();
+    if (outermost) stream.ended(end_ns);
+    if (kind != TraceKind::NONE) stream.add_trace(kind, begin_ns, end_ns, id, extra);
   }
 };
 
@@ -369,9 +376,8 @@ bool wait_for(Stream& stream, uint64_t seq, double timeout_s) {
   if (stream.done() >= seq) return true;
   pump(stream, true);
   InsideClient inside(stream);
-  const uint64_t begin = now_ns();
   const bool there = wait_in_slices(timeout_s, [&](uint64_t ns) { return stream.wait(seq, ns); });
-  stream.add_trace(TraceKind::WAIT, begin, now_ns(), seq, there);
+  inside.is(TraceKind::WAIT, seq, there);
   return there;
 }
 
@@ -419,7 +425,6 @@ void collect(nb::handle sequence, Arguments& out) {
 nb::object call(Stream& stream, uint32_t plan, const Arguments& args) {
   stream.enter();
   InsideClient inside(stream);
-  const uint64_t begin = now_ns();
   take_credit(stream);
   const size_t count = stream.output_count(plan);
   nb::object out = adopt(PyTuple_New(Py_ssize_t(count)));  // before the lock: it may start a collection
@@ -430,11 +435,11 @@ nb::object call(Stream& stream, uint32_t plan, const Arguments& args) {
     if (stream.long_running()) {
       nb::gil_scoped_release released;
       stream.execute();
-      stream.add_trace(TraceKind::CALL, begin, now_ns(), stream.launched(), plan);
+      inside.is(TraceKind::CALL, stream.launched(), plan);
       lock.unlock();
     } else {
       stream.execute();
-      stream.add_trace(TraceKind::CALL, begin, now_ns(), stream.launched(), plan);
+      inside.is(TraceKind::CALL, stream.launched(), plan);
     }
   }
   pump(stream, false);

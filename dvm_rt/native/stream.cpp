@@ -103,14 +103,14 @@ void Stream::enter() const {
   if (stopped_.load(std::memory_order_acquire)) throw *stop_;
 }
 
-bool Stream::began() const {
+bool Stream::began(uint64_t now) const {
   if (inline_mode_ || control_.get(CONTROL_CLIENT_CALL_BEGAN)) return false;
-  control_.set(CONTROL_CLIENT_CALL_BEGAN, now_ns());
+  control_.set(CONTROL_CLIENT_CALL_BEGAN, now);
   return true;
 }
 
-void Stream::ended() const {
-  control_.add(CONTROL_CLIENT_NS, now_ns() - control_.get(CONTROL_CLIENT_CALL_BEGAN));
+void Stream::ended(uint64_t now) const {
+  control_.add(CONTROL_CLIENT_NS, now - control_.get(CONTROL_CLIENT_CALL_BEGAN));
   control_.set(CONTROL_CLIENT_CALL_BEGAN, 0);
 }
 
@@ -134,6 +134,8 @@ void Stream::close() {
     for (auto* buffers : {&launched.reads, &launched.writes}) buffers->clear();
   plans_.clear();
   instances_.clear();
+  instance_store_.clear();
+  spare_instances_.clear();
   newest_ = oldest_ = nullptr;
   workspace_ = {};
   made_.clear();
@@ -233,15 +235,33 @@ Instance* Stream::find(PlanState& plan, std::span<const int64_t> symbols, uint64
   return nullptr;
 }
 
+Instance* Stream::instance_of(uint64_t id) const {
+  auto found = instances_.find(id);
+  return found == instances_.end() ? nullptr : found->second;
+}
+
+bool Stream::evaluate(const PlanState& state, std::span<const int64_t> symbols) {
+  values_.resize(state.plan->exprs().size());
+  return state.plan->evaluate(symbols.data(), values_.data());
+}
+
+// values_ hold the plan's expressions for these symbols.
 Instance& Stream::make_instance(PlanState& plan, std::span<const int64_t> symbols, uint64_t hash) {
-  auto made = std::make_unique<Instance>();
-  Instance& instance = *made;
-  instance.id = next_id_++;
+  if (spare_instances_.empty()) spare_instances_.push_back(&instance_store_.emplace_back());
+  Instance& instance = *spare_instances_.back();
   instance.plan = &plan;
   instance.hash = hash;
   instance.symbols.assign(symbols.begin(), symbols.end());
+  instance.dims.clear(), instance.outputs.clear(), instance.buffer_bytes.clear(), instance.packs.clear();
+  instance.workspace_bytes = instance.last_seq = instance.uses = instance.program_bytes = 0;
+  instance.shipped = instance.pushed = 0;
+  instance.empty = instance.failure_pushed = false;
+  instance.state = ProgramState::ABSENT;
+  instance.newer = nullptr;
+  instance.id = next_id_++;
   describe(instance);
   check_encoded(instance);
+  spare_instances_.pop_back();
   if (plan.instances >= plan.buckets.size() * 2) {
     std::vector<Instance*> old(plan.buckets.size() * 4);
     old.swap(plan.buckets);
@@ -265,9 +285,14 @@ Instance& Stream::make_instance(PlanState& plan, std::span<const int64_t> symbol
                    sizeof(Instance::Output) * instance.outputs.size() + (inline_mode_ ? 2 : 1) * instance.program_bytes;
   counters_.program_cache_bytes += instance.bytes;
   ++counters_.instances;
-  instances_.emplace(instance.id, std::move(made));
+  instances_.emplace(instance.id, &instance);
   evict();
   return instance;
+}
+
+static Error no_sizes(const PlanState& state, std::span<const int64_t> symbols) {
+  return Error("ShapeError", "stream: plan " + std::to_string(state.number) + ": dimensions " + text(symbols) +
+                                 ": sizes, got an overflow or a division by zero, allowed 64 bits");
 }
 
 // What follows from the dimensions alone: shapes and bytes of everything, without the program.
@@ -284,30 +309,29 @@ void Stream::describe(Instance& instance) {
     return Error("ShapeError", "stream: plan " + std::to_string(state.number) + ": dimensions " + text(instance.symbols) + ": " +
                                    what + ", got " + got + ", allowed " + allowed);
   };
-  values_.resize(plan.exprs().size());
-  if (!plan.evaluate(instance.symbols.data(), values_.data())) throw bad("sizes", "an overflow", "64 bits");
   auto value = [&](uint16_t expr) { return expr == NONE ? 0 : values_[expr]; };
   for (auto& p : plan.parameters())
     for (int d = 0; d < p.rank; ++d) instance.dims.push_back(value(p.dims[d]));
   instance.empty = !plan.outputs().empty();
   for (auto& o : plan.outputs()) {
-    Instance::Output out{o.dtype, o.rank, o.buffer, {}, 0};
+    Instance::Output out{o.dtype, o.rank, o.buffer, {}, 0, true};
+    for (auto& earlier : instance.outputs) earlier.last = earlier.last && earlier.buffer != o.buffer;
     for (int d = 0; d < o.rank; ++d) out.dims[d] = value(o.dims[d]);
     out.bytes = shape_bytes(o.dtype, {out.dims.data(), o.rank});
     instance.empty = instance.empty && out.bytes == 0;
     instance.outputs.push_back(out);
   }
-  std::vector<uint64_t> slots(size_t(plan.slots()));
+  slots_.assign(size_t(plan.slots()), 0);
   for (auto& b : plan.buffers()) {
     int64_t bytes = value(b.bytes);
     if (bytes < 0 || bytes >= int64_t(1) << 48) throw bad("bytes of a buffer", std::to_string(bytes), "0 to 2^48");
     instance.buffer_bytes.push_back(uint64_t(bytes));
-    if (BufferRole(b.role) == BufferRole::TEMPORARY) slots[b.index] = std::max(slots[b.index], uint64_t(bytes));
+    if (BufferRole(b.role) == BufferRole::TEMPORARY) slots_[b.index] = std::max(slots_[b.index], uint64_t(bytes));
   }
   for (auto& out : instance.outputs)
     if (instance.buffer_bytes[out.buffer] < out.bytes)
       throw bad("bytes of an output's buffer", std::to_string(instance.buffer_bytes[out.buffer]), std::to_string(out.bytes).c_str());
-  for (uint64_t slot : slots) instance.workspace_bytes += (slot + ARENA_ALIGN - 1) & ~uint64_t(ARENA_ALIGN - 1);
+  for (uint64_t slot : slots_) instance.workspace_bytes += (slot + ARENA_ALIGN - 1) & ~uint64_t(ARENA_ALIGN - 1);
   for (auto& p : plan.packs())
     instance.packs.push_back({value(p.k), value(p.n), value(p.stride_k), value(p.stride_n), value(p.offset)});
 }
@@ -348,6 +372,10 @@ void Stream::forget(Instance* instance) {
     drops_.push_back({uint32_t(RingKind::DROP), sent > arrived ? uint32_t(RING_MAY_ARRIVE) : 0, instance->id});
   }
   instances_.erase(instance->id);
+  instance->id = 0;
+  instance->program.reset();
+  instance->failure.reset();
+  spare_instances_.push_back(instance);
   release_plan(plan);
 }
 
@@ -359,7 +387,7 @@ static void spin_for(uint64_t ns) {
 }
 
 // Valid until the next encode. Empty: `failure` says why, or there is nothing to run.
-std::span<const uint8_t> Stream::encode(Instance& instance, Failure& failure) {
+std::span<const uint8_t> Stream::encode(Instance& instance, Failure& failure, bool evaluated) {
   uint64_t begin = now_ns();
   PlanState& state = *instance.plan;
   size_t bytes = 0;
@@ -368,8 +396,7 @@ std::span<const uint8_t> Stream::encode(Instance& instance, Failure& failure) {
     scratch_ = pack_program({s[0], s[1], s[2], s[3], s[4]});
     bytes = scratch_.size();
   } else {
-    values_.resize(state.plan->exprs().size());
-    state.plan->evaluate(instance.symbols.data(), values_.data());
+    if (!evaluated) evaluate(state, instance.symbols);
     if (scratch_.size() < state.plan->program_bytes_max()) scratch_.resize(state.plan->program_bytes_max());
     EncodeResult result = dvm::encode(*state.plan, values_.data(), scratch_.data(), scratch_.size());
     bytes = size_t(result.bytes);
@@ -382,7 +409,7 @@ std::span<const uint8_t> Stream::encode(Instance& instance, Failure& failure) {
     failure = std::make_shared<Error>("EncodeError", "encoder: plan " + std::to_string(state.number) + ": program for the ring, got " +
                                                          std::to_string(bytes) + " bytes, allowed " + std::to_string(program_bytes_max()));
   spin_for(encode_work_ns_);
-  uint64_t end = now_ns();
+  uint64_t end = encoded_at_ns_ = now_ns();
   ++counters_.encoded;
   counters_.encode_ns += end - begin;
   instance.program_bytes = bytes;
@@ -403,7 +430,7 @@ static Failure invalid(const Instance& instance, uint32_t code, uint32_t section
 void Stream::check_encoded(Instance& instance) {
   if (instance.empty || (!inline_mode_ && where(*instance.plan) == Where::WORKERS)) return;
   Failure failure;
-  auto bytes = encode(instance, failure);
+  auto bytes = encode(instance, failure, true);
   if (failure) throw *failure;
   if (bytes.empty()) {
     instance.empty = true;
@@ -415,7 +442,7 @@ void Stream::check_encoded(Instance& instance) {
     if (push_record(0, instance.id, bytes)) instance.state = ProgramState::READY, ++instance.pushed;
     return;  // else flush() does it again
   }
-  uint64_t begin = now_ns();
+  uint64_t begin = encoded_at_ns_;
   VerifyError error;
   instance.program = VerifiedProgram::load(bytes.data(), bytes.size(), error);
   if (!instance.program) throw *invalid(instance, uint32_t(error.code), error.section, error.word);
@@ -464,17 +491,21 @@ bool Stream::provide(Instance& instance, bool here) {
 // The device's verifier refused what came from ring `got`: foreign bytes are encoded again here, our own are the end.
 void Stream::refuse(const Event& event) {
   ++counters_.refused;
-  auto found = instances_.find(event.program);
-  if (found == instances_.end()) return;
-  Instance& instance = *found->second;
-  if (instance.state == ProgramState::FAILED) return;
+  Instance* found = instance_of(event.program);
+  if (!found || found->state == ProgramState::FAILED) return;
+  Instance& instance = *found;
   if (event.got != 0) {
-    if (instance.state == ProgramState::ENCODING) instance.state = ProgramState::ABSENT, provide(instance, true);
+    if (instance.state == ProgramState::ENCODING) owe(instance);
     return;
   }
   instance.failure = invalid(instance, event.code, event.section, event.word);
   instance.state = ProgramState::FAILED;
-  provide(instance, true);
+  owe(instance);
+}
+
+// Launches that the device already has wait for this program, or for the word that there is none.
+void Stream::owe(Instance& instance) {
+  if (!provide(instance, true)) owed_.push_back(instance.id);
 }
 
 // ---- launches -----------------------------------------------------------------------------------------------------
@@ -483,14 +514,13 @@ static std::string parameter_text(const PlanState& plan, size_t i) {
   return "stream: plan " + std::to_string(plan.number) + ": parameter " + std::to_string(i);
 }
 
-void Stream::check_dims(const PlanState& plan, const Instance& instance, std::span<const Tensor* const> parameters) const {
-  const int64_t* wanted = instance.dims.data();
-  for (size_t i = 0; i < parameters.size(); ++i) {
+static void check_dims(const PlanState& plan, std::span<const Tensor* const> parameters, auto wanted) {
+  for (size_t i = 0, at = 0; i < parameters.size(); ++i) {
     const Tensor& t = *parameters[i];
-    for (int d = 0; d < t.rank; ++d, ++wanted)
-      if (t.dims[d] != *wanted)
+    for (int d = 0; d < t.rank; ++d)
+      if (int64_t dim = wanted(i, d, at++); t.dims[d] != dim)
         throw Error("ShapeError", parameter_text(plan, i) + ": dimension " + std::to_string(d) + " of shape " + text(t.shape()) + ", got " +
-                                      std::to_string(t.dims[d]) + ", allowed " + std::to_string(*wanted));
+                                      std::to_string(t.dims[d]) + ", allowed " + std::to_string(dim));
   }
 }
 
@@ -516,18 +546,16 @@ Instance& Stream::instance_for(PlanState& state, std::span<const Tensor* const> 
   for (size_t i = 0; i < count; ++i) symbols[i] = parameters[plan.symbols()[i].parameter]->dims[plan.symbols()[i].dim];
   uint64_t hash = hash_of({symbols, count});
   if (Instance* found = find(state, {symbols, count}, hash)) {
-    check_dims(state, *found, parameters);
+    check_dims(state, parameters, [&](size_t, int, size_t at) { return found->dims[at]; });
     ++counters_.cached_calls;
     return *found;
   }
-  // The dimensions are checked before anything is encoded for them: a wrong call must not fill the cache.
-  values_.resize(plan.exprs().size());
-  if (plan.evaluate(symbols, values_.data())) {
-    Instance probe;
-    for (auto& p : wanted)
-      for (int d = 0; d < p.rank; ++d) probe.dims.push_back(p.dims[d] == NONE ? 0 : values_[p.dims[d]]);
-    check_dims(state, probe, parameters);
-  }
+  if (!evaluate(state, {symbols, count})) throw no_sizes(state, {symbols, count});
+  // Before anything is encoded for them: a wrong call must not fill the cache.
+  check_dims(state, parameters, [&](size_t i, int d, size_t) {
+    uint16_t expression = wanted[i].dims[d];
+    return expression == NONE ? 0 : values_[expression];
+  });
   return make_instance(state, {symbols, count}, hash);
 }
 
@@ -633,7 +661,7 @@ void Stream::prepare_parts(PlanState& state, std::span<const Tensor* const> args
       const Tensor& t = *parameters_[buffers[o.buffer].index];
       outputs_.push_back({t.buffer, t.offset, o.bytes, o.dtype, o.rank, o.dims});
     } else {
-      outputs_.push_back({made_[o.buffer], 0, o.bytes, o.dtype, o.rank, o.dims});
+      outputs_.push_back({o.last ? std::move(made_[o.buffer]) : made_[o.buffer], 0, o.bytes, o.dtype, o.rank, o.dims});
     }
   }
 }
@@ -719,6 +747,11 @@ void Stream::flush() {
   if (inline_mode_ || closed_) return;
   auto push = [&](const void* record, size_t bytes) { return ring_.push({static_cast<const uint8_t*>(record), bytes}); };
   while (!drops_.empty() && push(&drops_.back(), sizeof(RingHead))) drops_.pop_back();
+  while (!owed_.empty()) {
+    Instance* instance = instance_of(owed_.back());
+    if (instance && !provide(*instance, true)) break;
+    owed_.pop_back();
+  }
   for (uint64_t launched = launched_; pushed_ < launched; ++pushed_) {
     Launched& e = entry(pushed_ + 1);
     if (!provide(*e.instance, false) || !push(e.record.data(), e.record.size())) break;
@@ -771,11 +804,11 @@ static void append_instance(std::vector<uint8_t>& out, const Instance& instance)
 std::vector<uint8_t> Stream::take_outbox(size_t limit) {
   std::vector<uint8_t> out;
   while (!outbox_.empty() && limit) {
-    auto found = instances_.find(outbox_.front());
+    Instance* instance = instance_of(outbox_.front());
     outbox_.pop_front();
-    if (found == instances_.end() || found->second->state != ProgramState::ENCODING) continue;
-    append_instance(out, *found->second);
-    ++found->second->shipped;
+    if (!instance || instance->state != ProgramState::ENCODING) continue;
+    append_instance(out, *instance);
+    ++instance->shipped;
     --limit;
   }
   return out;
@@ -784,16 +817,16 @@ std::vector<uint8_t> Stream::take_outbox(size_t limit) {
 std::vector<uint8_t> Stream::instance_bytes(std::span<const uint64_t> ids) {
   std::vector<uint8_t> out;
   for (uint64_t id : ids)
-    if (auto found = instances_.find(id); found != instances_.end()) append_instance(out, *found->second), ++found->second->shipped;
+    if (Instance* instance = instance_of(id)) append_instance(out, *instance), ++instance->shipped;
   return out;
 }
 
 size_t Stream::encode_here(std::span<const uint64_t> ids) {
   size_t count = 0;
   for (uint64_t id : ids) {
-    auto found = instances_.find(id);
-    if (found == instances_.end() || found->second->state == ProgramState::READY) continue;
-    if (!provide(*found->second, true)) break;
+    Instance* instance = instance_of(id);
+    if (!instance || instance->state == ProgramState::READY) continue;
+    if (!provide(*instance, true)) break;
     ++count;
   }
   control_.wake_device();
@@ -801,26 +834,26 @@ size_t Stream::encode_here(std::span<const uint64_t> ids) {
 }
 
 bool Stream::deliver(uint64_t id, std::span<const uint8_t> program) {
-  auto found = instances_.find(id);
-  if (found == instances_.end() || found->second->state != ProgramState::ENCODING) return false;
+  Instance* instance = instance_of(id);
+  if (!instance || instance->state != ProgramState::ENCODING) return false;
   if (program.size() > program_bytes_max() || !push_record(RING_FOREIGN, id, program)) return false;
   control_.wake_device();
   return true;
 }
 
 void Stream::fail_program(uint64_t id, Error error) {
-  auto found = instances_.find(id);
-  if (found == instances_.end() || found->second->state == ProgramState::FAILED) return;
-  Instance& instance = *found->second;
+  Instance* found = instance_of(id);
+  if (!found || found->state == ProgramState::FAILED) return;
+  Instance& instance = *found;
   instance.failure = std::make_shared<Error>(std::move(error));
   instance.state = ProgramState::FAILED;
-  provide(instance, true);
+  owe(instance);
   control_.wake_device();
 }
 
 std::optional<ProgramState> Stream::program_state(uint64_t id) const {
-  auto found = instances_.find(id);
-  return found == instances_.end() ? std::nullopt : std::optional(found->second->state);
+  Instance* instance = instance_of(id);
+  return instance ? std::optional(instance->state) : std::nullopt;
 }
 
 uint64_t Stream::prefetch(uint32_t number, std::span<const int64_t> symbols) {
@@ -830,6 +863,7 @@ uint64_t Stream::prefetch(uint32_t number, std::span<const int64_t> symbols) {
                                   ", allowed " + std::to_string(plan.plan ? plan.plan->symbols().size() : 0));
   uint64_t hash = hash_of(symbols);
   Instance* instance = find(plan, symbols, hash);
+  if (!instance && !evaluate(plan, symbols)) throw no_sizes(plan, symbols);
   if (!instance) instance = &make_instance(plan, symbols, hash);
   if (!inline_mode_ && !instance->empty) provide(*instance, false), control_.wake_device();
   return instance->id;
@@ -842,6 +876,7 @@ void Stream::device_lost() {
   retire();
   ring_.reset();
   std::erase_if(drops_, [](const RingHead& drop) { return !(drop.count & RING_MAY_ARRIVE); });
+  owed_.clear();
   ++counters_.devices_lost;
   pushed_ = retired_.load();
   for (int word : {int(CONTROL_ASLEEP), int(CONTROL_WAITING_PROGRAM)}) control_.set(word, 0);

@@ -17,6 +17,7 @@
 #pragma once
 #include <deque>
 #include <functional>
+#include <memory_resource>
 #include <mutex>
 #include <optional>
 #include <string>
@@ -48,7 +49,7 @@ struct StreamOptions {
 struct PlanState;
 
 struct Instance {  // an operator instance: a plan for one set of dimensions, and where its program is
-  uint64_t id = 0;
+  uint64_t id = 0;  // 0: spare; its vectors keep their room for the next one
   PlanState* plan = nullptr;
   uint64_t hash = 0;
   std::vector<int64_t> symbols;
@@ -58,6 +59,7 @@ struct Instance {  // an operator instance: a plan for one set of dimensions, an
     uint16_t buffer;
     std::array<int64_t, MAX_RANK> dims;
     uint64_t bytes;
+    bool last;  // no other output is in the same buffer
   };
   std::vector<Output> outputs;
   std::vector<uint64_t> buffer_bytes;  // of every plan buffer
@@ -112,8 +114,8 @@ class Stream {
   bool settled(const Tensor& tensor) const { return tensor.seq() <= retired_.load(std::memory_order_acquire); }
   void check_value(const Tensor& tensor) const;  // settled; throws what poisoned it
   bool arm(uint64_t seq) const { return inline_mode_ || control_.arm(CONTROL_WANT_EVENTFD, seq); }
-  bool began() const;  // our code is entered; true: from outside, so ended() must follow
-  void ended() const;
+  bool began(uint64_t now) const;  // our code is entered; true: from outside, so ended() must follow
+  void ended(uint64_t now) const;
   std::mutex& lock() { return lock_; }
 
   // ---- under the lock ----
@@ -186,19 +188,21 @@ class Stream {
   Instance* find(PlanState& plan, std::span<const int64_t> symbols, uint64_t hash);
   Instance& make_instance(PlanState& plan, std::span<const int64_t> symbols, uint64_t hash);
   void describe(Instance& instance);
-  void check_dims(const PlanState& plan, const Instance& instance, std::span<const Tensor* const> parameters) const;
+  bool evaluate(const PlanState& plan, std::span<const int64_t> symbols);
+  Instance* instance_of(uint64_t id) const;
   void touch(Instance& instance);
   void evict();
   void forget(Instance* instance);
   void release_plan(PlanState& plan);
 
   void check_encoded(Instance& instance);
-  std::span<const uint8_t> encode(Instance& instance, Failure& failure);
+  std::span<const uint8_t> encode(Instance& instance, Failure& failure, bool evaluated = false);
   bool provide(Instance& instance, bool here);
   bool push_program(Instance& instance);
   bool push_record(uint32_t flags, uint64_t id, std::span<const uint8_t> program);
   size_t program_bytes_max() const { return ring_.message_bytes_max() - sizeof(RingHead); }
   void refuse(const Event& event);
+  void owe(Instance& instance);
   Where where(const PlanState& plan) const { return plan.where == Where::AUTO ? default_where_ : plan.where; }
 
   Buffer* packed(const Tensor& source, const PackKey& key);
@@ -229,11 +233,15 @@ class Stream {
   Failure stop_;  // set once, before stopped_
 
   std::vector<std::unique_ptr<PlanState>> plans_;
-  std::unordered_map<uint64_t, std::unique_ptr<Instance>> instances_;
+  std::deque<Instance> instance_store_;
+  std::vector<Instance*> spare_instances_;
+  std::pmr::unsynchronized_pool_resource instance_pool_;
+  std::pmr::unordered_map<uint64_t, Instance*> instances_{&instance_pool_};  // by id
   Instance *newest_ = nullptr, *oldest_ = nullptr;
   uint64_t next_id_ = 1;
   std::deque<uint64_t> outbox_;
   std::vector<RingHead> drops_;
+  std::vector<uint64_t> owed_;
   std::vector<Event> events_;
   Where default_where_ = Where::CALLER;
   uint64_t encode_work_ns_ = 0;
@@ -242,6 +250,8 @@ class Stream {
   BufferRef workspace_;
   std::vector<uint8_t> scratch_;
   std::vector<int64_t> values_;
+  std::vector<uint64_t> slots_;
+  uint64_t encoded_at_ns_ = 0;
   std::vector<Binding> bindings_;
   std::vector<Argument> arguments_;
   std::vector<BufferRef> made_;

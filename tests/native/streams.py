@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-from tests.native.plans import Case
 
 from dvm_rt import _native
 from dvm_rt.dtypes import float32
 from dvm_rt.fusion.plan import NONE, PACKED, READ, WRITE, PlanBuilder
+from tests.native.plans import Case
 
 Array = np.ndarray
 

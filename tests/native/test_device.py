@@ -12,7 +12,6 @@ from random import Random
 
 import numpy as np
 import pytest
-from tests.native.streams import Stepped, axpy, linear, pick_rows, random, two_steps
 
 from dvm_rt import _native
 from dvm_rt.errors import (
@@ -27,6 +26,7 @@ from dvm_rt.errors import (
 )
 from dvm_rt.isa import layout
 from dvm_rt.isa.layout import RECORD, enum_value
+from tests.native.streams import Stepped, axpy, linear, pick_rows, random, two_steps
 
 MIB = 1 << 20
 

@@ -8,7 +8,6 @@ import threading
 
 import numpy as np
 import pytest
-from tests.native.streams import axpy, linear, pick_rows, random, two_steps
 
 from dvm_rt import _native, dtypes
 from dvm_rt.errors import (
@@ -21,6 +20,7 @@ from dvm_rt.errors import (
     ShapeError,
 )
 from dvm_rt.isa.layout import RECORD, enum_value
+from tests.native.streams import axpy, linear, pick_rows, random, two_steps
 
 MIB = 1 << 20
 

@@ -4,7 +4,7 @@ The world executes the commands as the runtime does and injects faults: kills, h
 doubled and late messages, processes that die at birth, garbage programs, poison instances. After every event the state
 validates itself; at the end the world checks that the device committed every launch once, in order, with the right
 program (safety), that this took no more time than the faults explain (liveness), and no more encodes (waste). A failing
-seed replays exactly: `python tests/scheduler/simulator.py SEED` prints what happened."""
+seed replays exactly: `python -m tests.scheduler.simulator SEED` prints what happened."""
 
 from __future__ import annotations
 

@@ -1,11 +1,8 @@
 """Many seeds of the simulated world run well, a seed replays exactly, and planted bugs are found."""
 
-import sys
-from pathlib import Path
-
 import pytest
 
-from dvm_rt.scheduler import book, seats, state
+from dvm_rt.scheduler import book
 from dvm_rt.scheduler import events as e
 from dvm_rt.scheduler.state import SchedulerState
 
@@ -21,7 +18,7 @@ def test_every_seed_ends_well(first):
         try:
             simulate(seed)
         except AssertionError as error:
-            raise AssertionError(f"seed {seed} (python tests/scheduler/simulator.py {seed}): {error}") from error
+            raise AssertionError(f"seed {seed} (python -m tests.scheduler.simulator {seed}): {error}") from error
 
 
 @pytest.mark.parametrize("seed", [3, 11, 29])
