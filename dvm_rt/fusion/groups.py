@@ -151,6 +151,7 @@ class Grouping:
 
     legal: Legal
     uses: dict[Node, list[Use]]
+    counted: set[Node]  # members of kernels that got too many arguments when those that might join were not counted
     group_of: dict[Node, Group] = field(default_factory=dict)
     refused: list[Refusal] = field(default_factory=list)
 
@@ -166,9 +167,27 @@ class Grouping:
 
 
 def group(legal: Legal, fused: bool = True, nodes_max: int = NODES_MAX) -> Grouping:
-    """Cuts a legal graph into kernels; fused=False: one operator a kernel."""
-    grouping = Grouping(legal, _uses(legal))
-    computed = [n for n in legal.graph.nodes if n in grouping.uses and n.operator.lowering is not Lowering.JOIN]
+    """Cuts a legal graph into kernels; fused=False: one operator a kernel.
+
+    While a kernel grows, producers that may still join do not count as arguments. Where they did not join in the end, and
+    the kernel has too many arguments, its nodes are grouped again with everything counted from the start."""
+    uses, counted = _uses(legal), set[Node]()
+    while True:
+        grouping = _grouped(legal, uses, counted, fused, nodes_max)
+        large = {n for g in grouping.groups() if _too_large(grouping, g, nodes_max) for n in g.placed}
+        if large <= counted:
+            return grouping
+        counted |= large
+
+
+def _too_large(grouping: Grouping, made: Group, nodes_max: int) -> bool:
+    arguments, nodes = kernel_size(grouping, made, set(made.placed))
+    return arguments > ARGS_MAX or nodes > nodes_max
+
+
+def _grouped(legal: Legal, uses: dict[Node, list[Use]], counted: set[Node], fused: bool, nodes_max: int) -> Grouping:
+    grouping = Grouping(legal, uses, counted)
+    computed = [n for n in legal.graph.nodes if n in uses and n.operator.lowering is not Lowering.JOIN]
     for node in computed:
         if node.operator.lowering is Lowering.PRODUCT:
             _start_product(grouping, node, fused, nodes_max)
@@ -246,7 +265,8 @@ def _check_no_repetition(trial: Group, node: Node, placement: Placement) -> None
         raise Refused("it is smaller than the matmul's result: it would be computed again and again")
     if trial.product is not None and node is not trial.product and node.operator.lowering is not Lowering.ELEMENTWISE:
         raise Refused("only elementwise operators run in the tile of a matmul")
-    if len(missing) > 1 or (missing and trial.inner not in (None, missing[0])):
+    rows = trial.axes()[-1:] if node.operator.lowering is not Lowering.REDUCE or trial.inner is not None else missing[:1]
+    if len(missing) > 1 or (missing and missing != rows):
         raise Refused("its result is stretched over the domain: it would be computed again and again")
     if not _fills(trial, node, placement):
         raise Refused("only a part of it is needed")
@@ -331,7 +351,8 @@ def check_limits(grouping: Grouping, trial: Group, nodes_max: int, members: set[
     homes = [id(grouping.legal.home[n].root) for n in members if _read_outside(grouping, n, members)]
     if len(set(homes)) < len(homes):
         raise Refused("both are written into parts of one join")
-    arguments, nodes = kernel_size(grouping, trial, members)
+    hopeful = trial.product is None and not members & grouping.counted
+    arguments, nodes = kernel_size(grouping, trial, members, hopeful)
     if arguments > ARGS_MAX:
         raise Refused(f"more than {ARGS_MAX} arguments")
     if nodes > nodes_max:
@@ -341,8 +362,8 @@ def check_limits(grouping: Grouping, trial: Group, nodes_max: int, members: set[
 _EXTRA_NODES = {"where": 3, "logical_not": 2, "astype": 2, "copy": 0}
 
 
-def kernel_size(grouping: Grouping, trial: Group, members: set[Node]) -> tuple[int, int]:
-    """(arguments, nodes) of the kernel with these members."""
+def kernel_size(grouping: Grouping, trial: Group, members: set[Node], hopeful: bool = False) -> tuple[int, int]:
+    """(arguments, nodes) of the kernel with these members; hopeful: as if all who still can join do so without any."""
     reads: set[tuple] = set()
     leaves: set[int] = set()
     outputs = nodes = 0
@@ -354,10 +375,14 @@ def kernel_size(grouping: Grouping, trial: Group, members: set[Node]) -> tuple[i
                 leaves.add(id(root))
             elif node.operator.lowering in (Lowering.PRODUCT, Lowering.GATHER):
                 reads.add((id(node), number))
-            elif root not in members:
+            elif root not in members and not (hopeful and _may_join(grouping, root)):
                 reads.add(argument_key(grouping.legal.access[operand], trial.needed(node, number)))
         outputs += _read_outside(grouping, node, members)
     return len(reads) + outputs, nodes + len(leaves) + len(reads) + outputs
+
+
+def _may_join(grouping: Grouping, root: Node) -> bool:
+    return root in grouping.uses and root not in grouping.group_of and root.operator.lowering in (Lowering.ELEMENTWISE, Lowering.REDUCE)
 
 
 def _read_outside(grouping: Grouping, node: Node, members: set[Node]) -> bool:

@@ -807,8 +807,9 @@ static void bind_stream_policy(nb::class_<Stream>& c) {
          s.fail_program(id, Error(known, message));
        }, nb::arg("program_id"), nb::arg("type"), nb::arg("message"), "Its launches, and all that is computed from them, give this error.")
       .def("retire", &events_of, "Takes commits and events into account; returns the events since the last call.")
-      .def("device_lost", [](Stream& s) { StreamLock l(s); s.device_lost(); },
-           "The device is dead and no other is started yet: everything that is not committed is pushed again for the next.")
+      .def("device_lost", [](Stream& s, bool encode_all) { StreamLock l(s); s.device_lost(encode_all); }, nb::arg("encode_all") = true,
+           "The device is dead and no other is started yet: everything that is not committed is pushed again for the next. "
+           "encode_all=False: but not the programs that workers were asked for and that no commit has shown to be there.")
       .def("wake_all", [](Stream& s) { StreamLock l(s); s.wake_all(); }, "Wakes everybody who waits, to look again.")
       .def("fail", [](Stream& s, const std::string& type, const std::string& message) {
          const char* known = failure_class(type);
