@@ -10,7 +10,6 @@ it in one native call. Everything else goes the slow way, with the same result."
 from __future__ import annotations
 
 import inspect
-import time
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,11 +23,12 @@ from dvm_rt.array.array import _wrap_node as wrap_node
 from dvm_rt.array.session import Planned, Session, session
 from dvm_rt.array.tracing import Trace
 from dvm_rt.dtypes import DTYPES
-from dvm_rt.errors import EncodeError, GraphError, InvalidBytecodeError
+from dvm_rt.errors import EncodeError, GraphError, InvalidBytecodeError, ShapeError
 from dvm_rt.graph.graph import Node
 
 _new = object.__new__
 ARRAY = object()  # the place of an array in a tree
+_NOT_HERE = (AttributeError, ShapeError, EncodeError, InvalidBytecodeError)  # no array; or the slow way says more of the error
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -58,7 +58,7 @@ class Function:
             if dispatch is not None:
                 try:
                     tensors = dispatch(args)
-                except (AttributeError, EncodeError, InvalidBytecodeError):  # no array, or sizes that do not fit: the slow way tells
+                except _NOT_HERE:
                     tensors = None
                 if tensors is not None:
                     array = _new(Array)
@@ -103,13 +103,14 @@ class Function:
         except TypeError as error:
             raise GraphError(f"function: {self._name}: static argument is not hashable: {error}, allowed arrays, numbers, strings, None") from error
         if entry is None:
-            entry = entries[key] = self._trace(of, tree, rows)
+            with of.planning() as made:
+                entry = entries[key] = self._trace(of, tree, rows)
+                made += [entry.planned] if entry.planned else []
             self._shorten(of, entry, rows, args, kwargs)
         return entry
 
     def _trace(self, of: Session, tree: object, rows: tuple) -> Entry:
         of.counters["traces"] += 1
-        began_ns = time.perf_counter_ns()
         outputs: list[object] = []
         with Trace() as trace:
             nodes = [trace.argument(DTYPES[dtype], rank, ones) for dtype, rank, ones in rows]
@@ -119,14 +120,12 @@ class Function:
             nodes = [_output_node(x, trace, self._name) for x in outputs]
         if not nodes:
             return Entry(None, out_tree)
-        return Entry(of.plan(trace.graph(nodes), trace.captured, began_ns), out_tree)
+        return Entry(of.plan(trace.graph(nodes), trace.captured), out_tree)
 
     def _shorten(self, of: Session, entry: Entry, rows: tuple, args: tuple, kwargs: dict[str, object]) -> None:
         """Lets later calls of this signature take the fast path, if they may."""
         plain = not kwargs and args and all(isinstance(a, Array) for a in args)
         if not plain or entry.planned is None or entry.tree is not ARRAY:
-            return
-        if any(check.relation == "==" for check in entry.planned.fused.checks):
             return
         if of not in self._fast:
             self._fast[of] = _native.Dispatcher(of.stream)

@@ -14,6 +14,8 @@ import threading
 import time
 import weakref
 from collections import Counter, OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -71,24 +73,32 @@ class Session:
 
     # ---- plans ----
 
-    def plan(self, graph: Graph, captured: list[Tensor], began_ns: int | None = None) -> Planned:
-        """Fuses and registers a graph. began_ns: when its tracing began, which counts as planning."""
-        began_ns = time.perf_counter_ns() if began_ns is None else began_ns
+    @contextmanager
+    def planning(self) -> Iterator[list[Planned]]:
+        """Around tracing, fusing and registering: this is the client's own time, not the user's, and a span of the trace.
+        What was planned is put into the list."""
+        began_ns, outermost = time.monotonic_ns(), self.stream.planning_began()
+        made: list[Planned] = []
+        try:
+            yield made
+        finally:
+            number, kernels = (made[-1].number, len(made[-1].fused.plan.kernels)) if made else (0, 0)
+            self.stream.planning_ended(outermost, began_ns, number, kernels)
+            self.counters["plan_ns"] += time.monotonic_ns() - began_ns
+
+    def plan(self, graph: Graph, captured: list[Tensor]) -> Planned:
+        """Fuses and registers a graph."""
         fused = fuse(graph)
-        number = self.stream.register(fused.plan.to_bytes(), captured)
-        self.counters["plan_ns"] += time.perf_counter_ns() - began_ns
-        return Planned(number, graph, fused, captured)
+        return Planned(self.stream.register(fused.plan.to_bytes(), captured), graph, fused, captured)
 
     def call(self, planned: Planned, tensors: list[Tensor]) -> tuple[Tensor, ...]:
         """Launches a plan. Raises ShapeError where the shapes do not fit it, and what the stream raises."""
-        if any(check.relation == "==" for check in planned.fused.checks):
-            planned.graph.symbol_values([t.shape for t in (*tensors, *planned.captured)])
         while True:
             try:
                 return self.stream.call(planned.number, tensors)
-            except (EncodeError, InvalidBytecodeError):
-                planned.graph.symbol_values([t.shape for t in (*tensors, *planned.captured)])
-                if planned.kernels_small == len(NODES_TRIED) - 1:
+            except (ShapeError, EncodeError, InvalidBytecodeError) as error:
+                planned.graph.symbol_values([t.shape for t in (*tensors, *planned.captured)])  # says more, where it can
+                if isinstance(error, ShapeError) or planned.kernels_small == len(NODES_TRIED) - 1:
                     raise
                 self._cut_smaller(planned)
 
@@ -132,27 +142,29 @@ class Session:
         symbolic = (key, None) if lifted else (key, numbers)
         planned = self.plans.get(symbolic, False)
         if planned is False:
-            planned = self._plan_lazy(order, outputs, leaves, symbolic, lifted)
+            with self.planning() as made:
+                planned = self._plan_lazy(order, outputs, leaves, symbolic, lifted)
+                made += [planned] if planned else []
         if planned is not None:
             self.plans.move_to_end(symbolic)
             try:
-                planned.graph.symbol_values([t.shape for t in inputs]) if planned.fused.checks else None
                 return self.call(planned, inputs)
             except ShapeError:
                 self.counters["plans_for_one_shape"] += 1
         exact = (symbolic, tuple([n.shape for n in leaves]))
         planned = self.plans.get(exact)
         if planned is None:
-            planned = self._keep(exact, self.plan(_replayed(order, outputs, leaves, False, lifted), []))
+            with self.planning() as made:
+                planned = self._keep(exact, self.plan(_replayed(order, outputs, leaves, False, lifted), []))
+                made.append(planned)
         return self.call(planned, inputs)
 
     def _plan_lazy(self, order: list, outputs: list, leaves: list, key: object, lifted: bool) -> Planned | None:
         try:
             graph = _replayed(order, outputs, leaves, True, lifted)
-            usable = not any(check.relation == "==" for check in graph.facts.resolved_checks())
         except (GraphError, ShapeError):
-            usable = False
-        return self._keep(key, self.plan(graph, []) if usable else None)
+            return self._keep(key, None)
+        return self._keep(key, self.plan(graph, []))
 
     def _keep(self, key: object, planned: Planned | None) -> Planned | None:
         self.plans[key] = planned

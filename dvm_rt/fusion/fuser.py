@@ -43,7 +43,7 @@ class Report:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Fused:
-    """A plan, why it is so, and the checks that each call needs beyond the plan's own."""
+    """A plan, why it is so, and what it checks of the sizes of a call beyond that they fit the parameters."""
 
     plan: Plan
     report: Report

@@ -25,7 +25,25 @@ from dvm_rt.graph import symbols
 from dvm_rt.graph.operators import Lowering, Operator, operator
 from dvm_rt.graph.symbols import Dim, Facts, Shape, Size
 
-NO_FACTS = Facts()  # for shapes that are all numbers
+
+
+class NoFacts(Facts):
+    """For shapes that are all numbers: nothing can be demanded of a symbol."""
+
+    __slots__ = ()
+
+    def _demand(self, check: symbols.Check) -> None:
+        raise _stray(check.left, check.where)
+
+    def _substitute(self, number: int, value: Size) -> None:
+        raise _stray(symbols.symbol(number), "graph")
+
+
+def _stray(size: Size, where: str) -> GraphError:
+    return GraphError(f"{where}: a symbolic size outside of its function, got {size}, allowed numbers")
+
+
+NO_FACTS = NoFacts()
 
 
 class Node:

@@ -271,10 +271,7 @@ def _decide(a: Size, b: Size, sign: str, question: Callable[[Size, Size], bool |
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Check:
-    """A condition on the symbols that no substitution expresses: `left relation right`.
-
-    "==" must be looked at before each call (nothing else would notice); ">=" is a bound that the verifier of programs
-    enforces anyway: it only makes the error clearer."""
+    """A condition on the symbols that no substitution expresses: `left relation right`, relation "==" or ">="."""
 
     left: Size
     relation: str

@@ -286,3 +286,38 @@ def test_layers_with_captured_weights_are_one_launch(counts) -> None:
 def _captured(planned) -> list[np.ndarray]:
     stream = dvm.array.session.session().stream
     return [stream.read(t) for t in planned.captured]
+
+
+def test_a_captured_array_is_cut_by_a_symbolic_size(counts) -> None:
+    table = dvm.asarray(fresh(40, 3))
+    f = dvm.function(lambda x: table[: x.shape[1]] + x)
+    for n in (5, 40, 2):
+        a = fresh(2, n, 3)
+        np.testing.assert_allclose(np.asarray(f(dvm.asarray(a))), np.asarray(table)[:n] + a, 1e-6)
+    assert counts["plans"] == 1
+    with pytest.raises(ShapeError):
+        f(dvm.asarray(fresh(2, 41, 3)))
+
+
+def test_a_symbolic_size_outside_of_its_function() -> None:
+    kept = []
+    dvm.function(lambda x: kept.append(x.shape[0]) or x)(dvm.asarray(fresh(3)))
+    with pytest.raises(GraphError, match="outside of its function"):
+        dvm.asarray(fresh(9))[: kept[0]]
+    with pytest.raises(GraphError):
+        dvm.asarray(kept[0])
+
+
+def test_planning_is_the_clients_time_and_a_span_of_the_trace(tmp_path):
+    import json
+
+    with dvm.Runtime(inline=True) as rt:
+        f = dvm.function(lambda x: dvm.exp(x) + 1)
+        f(dvm.asarray(np.zeros((3, 4), np.float32)))
+        first = dvm.stats()["plan_ns"]
+        f(dvm.asarray(np.zeros((5, 4), np.float32)))  # another shape, the same plan
+        assert dvm.stats()["plan_ns"] == first > 0
+        rt.trace(tmp_path / "trace.json")
+    events = json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
+    plans = [e for e in events if e["name"] == "plan"]
+    assert len(plans) == 1 and plans[0]["args"]["kernels"] == 1
