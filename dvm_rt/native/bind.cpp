@@ -874,6 +874,13 @@ static void bind_stream(nb::module_& m) {
          { StreamLock l(s); out = s.program_bytes(plan, arguments.span()); }
          return bytes_of(out);
        }, nb::arg("plan"), nb::arg("args"), "The program that call() runs for these arguments; empty if there is nothing to run.")
+      .def("planning_began", [](Stream& s) { return s.began(now_ns()); },
+           "The client plans now: device idle time is ours, not the user's. True: from outside, which planning_ended() is told.")
+      .def("planning_ended", [](Stream& s, bool outermost, uint64_t begin_ns, uint32_t plan, uint64_t kernels) {
+         const uint64_t end_ns = now_ns();
+         if (outermost) s.ended(end_ns);
+         s.add_trace(TraceKind::PLAN, begin_ns, end_ns, plan, kernels);
+       }, nb::arg("outermost"), nb::arg("begin_ns"), nb::arg("plan"), nb::arg("kernels"), "begin_ns: of time.monotonic_ns().")
       .def("close", [](Stream& s) { std::unique_lock lock(s.lock()); s.close(); })
       .def("fail_allocation", [](Stream& s, uint64_t after) { StreamLock l(s); s.arena().fail_after = after; }, nb::arg("after"),
            "Fault injection: the allocation after `after` others fails.");
