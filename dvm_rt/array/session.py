@@ -14,12 +14,8 @@ import threading
 import time
 import weakref
 from collections import Counter, OrderedDict
-<<<<<<< HEAD
-from collections.abc import Callable
-=======
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
->>>>>>> h/minilm
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
