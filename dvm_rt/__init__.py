@@ -1,1 +1,62 @@
-"""dvm_rt: a real-time compiler and multi-process runtime for models whose shapes and control flow change while they run."""
+"""dvm_rt: a real-time compiler and multi-process runtime for models whose shapes and control flow change while they run.
+
+The packages, in the order in which data flows through them:
+
+    array            lazy arrays and functions: Python records, a flush asks for values
+    graph            what is to be computed, over symbolic dimensions
+    fusion           graph -> plan: which operators share a kernel, for all shapes
+    native (C++)     plan + sizes -> program; the verifier; the machine; the stream that launches
+    isa              the instruction table and the formats of programs and plans, which all of these share
+    encoder_workers  processes that plan and encode ahead
+    npu_device       the process that runs programs
+    scheduler        who encodes what, leases, restarts
+    runtime          starts, watches and stops the processes; or none (inline)
+
+Below all of them: errors, dtypes, config. The names here are loaded when they are first used."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+_MODULES: dict[str, tuple[str, ...]] = {
+    "dvm_rt.array.array": ("Array", "asarray", "eval", "aeval"),
+    "dvm_rt.array.functions": (
+        "abs", "add", "all", "any", "astype", "broadcast_to", "ceil", "clip", "concat", "divide", "equal", "erf", "exp",
+        "expand_dims", "floor", "full", "gelu", "greater", "greater_equal", "isnan", "layer_norm", "less", "less_equal", "linear",
+        "log", "log_softmax", "logical_and", "logical_not", "logical_or", "logical_xor", "matmul", "matrix_transpose", "max",
+        "maximum", "mean", "min", "minimum", "multiply", "negative", "not_equal", "ones", "permute_dims", "pow", "reciprocal",
+        "relu", "reshape", "rms_norm", "round", "rsqrt", "sigmoid", "silu", "softmax", "split", "sqrt", "square", "squeeze",
+        "stack", "subtract", "sum", "take", "tanh", "trunc", "var", "where", "zeros",
+    ),
+    "dvm_rt.array.function": ("Function", "function"),
+    "dvm_rt.array.explain": ("explain", "dump", "das"),
+    "dvm_rt.array.session": ("stats",),
+    "dvm_rt.runtime": ("Runtime",),
+    "dvm_rt.errors": (
+        "DvmError", "GraphError", "ShapeError", "DTypeError", "EncodeError", "InvalidBytecodeError", "DeviceTrap", "DeviceLostError",
+        "DeviceTimeoutError", "DeviceOutOfMemoryError", "WorkerLostError", "PoisonRequestError", "PoolUnhealthyError",
+        "BackpressureTimeout", "VersionMismatchError", "AuthError", "ProtocolError", "ModelFormatError", "UnsupportedOperatorError",
+        "ForkedClientError", "ClosedError",
+    ),
+    "dvm_rt.dtypes": (
+        "bool_", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float16", "bfloat16", "float32",
+        "float64",
+    ),
+}  # fmt: skip
+_OWNER = {name: module for module, names in _MODULES.items() for name in names}
+__version__ = "0.1.0"
+__all__ = sorted(_OWNER)  # noqa: PLE0605
+
+
+def __getattr__(name: str) -> object:
+    owner = _OWNER.get(name)
+    if owner is None:
+        if name == "bool":
+            return __getattr__("bool_")
+        raise AttributeError(f"module 'dvm_rt' has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(owner), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_OWNER})

@@ -50,10 +50,12 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("wait_s", 60.0, "s", "default limit of every public call that waits", (0.001, 86400.0)),
     Setting("tick_s", 0.01, "s", "between two looks of the supervisor; late batches leave then", (0.001, 1.0)),
     Setting("close_s", 0.9, "s", "close() gives up on a process after this", (0.1, 60.0)),
-    Setting("start_s", 5.0, "s", "for the zygote to answer", (0.1, 60.0)),
+    Setting("start_s", 10.0, "s", "for the zygote to get past its imports", (0.1, 60.0)),
+    Setting("fork_s", 2.0, "s", "for the zygote to fork a child; then it counts as dead", (0.1, 60.0)),
     # ---- restarts ----
     Setting("solo_deaths_max", 2, "deaths", "of workers that held a request alone: it is poison", (1, 100)),
     Setting("graph_deaths_max", 5, "deaths", "of workers that were planning a graph: it is given up", (1, 100)),
+    Setting("refusals_max", 3, "programs", "of one local worker that the verifier refuses: it is replaced", (1, 1 << 16)),
     Setting("deaths_max", 5, "deaths", "of one process in a row without progress: the pool is unhealthy", (1, 1000)),
     Setting("restarts_max", 300, "restarts", "of all processes within restart_window_s", (1, 1 << 16)),
     Setting("restart_window_s", 10.0, "s", "over which restarts are counted", (0.1, 3600.0)),
@@ -69,10 +71,14 @@ SETTINGS: tuple[Setting, ...] = (
     # ---- messages ----
     Setting("message_bytes_max", 16 << 20, "bytes", "in one message", (1 << 12, 1 << 30)),
     Setting("control_bytes_max", 64 << 10, "bytes", "of the fields of one message", (256, 1 << 20)),
+    Setting("tree_bytes_max", 1 << 20, "bytes", "of one graph on its way to a worker", (256, 1 << 26)),
     Setting("text_bytes_max", 4096, "bytes", "of one text field", (64, 1 << 16)),
     Setting("remote_workers_max", 64, "workers", "connected to one listening runtime", (1, 4096)),
     Setting("recheck_every", 64, "programs", "of a remote worker: one of so many is encoded again and compared", (1, 1 << 20)),
     Setting("connect_s", 30.0, "s", "that a pool waits for its scheduler", (0.1, 86400.0)),
+    # ---- arrays ----
+    Setting("pending_max", 512, "operators", "that lazy arrays wait for before they are computed unasked", (1, 1 << 16)),
+    Setting("plans_max", 1024, "plans", "of lazy graphs that a runtime remembers", (1, 1 << 20)),
     # ---- seeing inside ----
     Setting("story_length", 4096, "entries", "that the scheduler remembers for story()", (16, 1 << 20)),
     Setting("session_root", "", "", "folder of the session folders (default: XDG_RUNTIME_DIR, else a private one in /tmp)"),
@@ -80,6 +86,11 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("cache", "", "", "folder for what the examples download (default: XDG_CACHE_HOME/dvm_rt, else ~/.cache/dvm_rt)"),
 )  # fmt: skip
 _BY_NAME: dict[str, Setting] = {s.name: s for s in SETTINGS}
+
+
+def default(name: str) -> Value:
+    """What the row says where the environment says nothing."""
+    return _BY_NAME[name].default
 
 
 def integer(name: str) -> int:

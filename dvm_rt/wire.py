@@ -316,3 +316,25 @@ def unpack_programs(body: bytes, count: int) -> list[tuple[int, bytes]]:
     if len(found) != count or at != len(body):
         raise ProtocolError(f"wire: programs: count, got {len(found)} in {len(body)} bytes, allowed {count}")
     return found
+
+
+def pack_tree(tree: object) -> bytes:
+    """Body of GRAPH: nested tuples of plain values. Raises ProtocolError where `unpack_tree` would."""
+    packed = msgpack.packb(tree, use_bin_type=True)
+    _check_size("tree", len(packed), config.integer("tree_bytes_max"))
+    return packed
+
+
+def unpack_tree(body: bytes) -> object:
+    """Nested tuples of ints, floats, strings, bools and None: their meaning is checked by who wants them."""
+    most = config.integer("tree_bytes_max")
+    _check_size("tree", len(body), most)
+    try:
+        return msgpack.unpackb(
+            body, raw=False, use_list=False, timestamp=0, ext_hook=_no_extension,
+            max_str_len=4096, max_bin_len=0, max_array_len=most, max_map_len=0, max_ext_len=0,
+        )  # fmt: skip
+    except ProtocolError:
+        raise
+    except Exception as error:  # msgpack raises ValueError, its own classes, RecursionError, UnicodeDecodeError
+        raise ProtocolError(f"wire: tree: msgpack, got {type(error).__name__}, allowed nested tuples") from None

@@ -25,7 +25,25 @@ from dvm_rt.graph import symbols
 from dvm_rt.graph.operators import Lowering, Operator, operator
 from dvm_rt.graph.symbols import Dim, Facts, Shape, Size
 
-NO_FACTS = Facts()  # for shapes that are all numbers
+
+
+class NoFacts(Facts):
+    """For shapes that are all numbers: nothing can be demanded of a symbol."""
+
+    __slots__ = ()
+
+    def _demand(self, check: symbols.Check) -> None:
+        raise _stray(check.left, check.where)
+
+    def _substitute(self, number: int, value: Size) -> None:
+        raise _stray(symbols.symbol(number), "graph")
+
+
+def _stray(size: Size, where: str) -> GraphError:
+    return GraphError(f"{where}: a symbolic size outside of its function, got {size}, allowed numbers")
+
+
+NO_FACTS = NoFacts()
 
 
 class Node:
@@ -100,19 +118,20 @@ class Graph:
         """The graph of these outputs: only what they need, every shape resolved, equal nodes made one."""
         return rewrite(Graph(tuple(parameters), (), tuple(outputs), facts), _keep)
 
-    def symbol_places(self) -> dict[int, tuple[int, int]]:
-        """symbol number -> (parameter, dimension) that it can be read from."""
-        places: dict[int, tuple[int, int]] = {}
+    def symbol_places(self) -> dict[int, tuple[int, int, int]]:
+        """symbol number -> (parameter, dimension, divisor): it is this dimension of this parameter over the divisor."""
+        places: dict[int, tuple[int, int, int]] = {}
         for node in self.parameters:
             for i, size in enumerate(node.shape):
                 for number in symbols.symbols_of(size):
-                    if symbols.same(size, symbols.symbol(number)):
-                        places.setdefault(number, (node.attribute("index"), i))
+                    divisor = symbols.exact_quotient(size, symbols.symbol(number))
+                    if isinstance(divisor, int):
+                        places.setdefault(number, (node.attribute("index"), i, divisor))
         return places
 
     def symbol_values(self, shapes: Sequence[tuple[int, ...]]) -> dict[int, int]:
         """The symbols of a call with these parameter shapes. Raises ShapeError where they do not fit the graph."""
-        values = {number: shapes[p][i] for number, (p, i) in self.symbol_places().items()}
+        values = {number: shapes[p][i] // divisor for number, (p, i, divisor) in self.symbol_places().items()}
         for node in self.parameters:
             got = tuple(shapes[node.attribute("index")])
             if len(got) != len(node.shape) or any(symbols.evaluate(n, values) != g for n, g in zip(node.shape, got)):
@@ -129,6 +148,8 @@ class Graph:
             where = f"graph: node {number} ({node.operator.name})"
             if any(id(i) not in seen for i in node.inputs):
                 raise GraphError(f"{where}: an input comes later or is missing, allowed earlier nodes")
+            if len(node.attributes) != len(node.operator.attributes):
+                raise GraphError(f"{where}: attributes, got {node.attributes}, allowed {node.operator.attributes}")
             try:
                 again = apply(node.operator, node.inputs, node.attributes, Facts())
             except (DvmError, TypeError, ValueError, AttributeError, IndexError) as error:
@@ -136,7 +157,7 @@ class Graph:
             if again.dtype is not node.dtype or len(again.shape) != len(node.shape):
                 raise GraphError(f"{where}: result, got {node!r}, allowed {again!r}")
             for a, b in zip(again.shape, node.shape, strict=True):
-                if symbols.equal(self.facts.resolve(a), b) is False:
+                if not symbols.same(self.facts.resolve(a), b):
                     raise GraphError(f"{where}: shape, got {node.shape}, allowed {again.shape}")
             seen.add(id(node))
         if [n.attribute("index") for n in self.parameters] != list(range(len(self.parameters))):
@@ -223,7 +244,7 @@ def rewrite(graph: Graph, change: Callable[[Make, Node], Node | None]) -> Graph:
     unique: dict[int, Node] = {}
     for node in reachable((*parameters, *(new[id(n)] for n in graph.outputs))):
         inputs = tuple([unique[id(i)] for i in node.inputs])
-        key = (node.operator.name, tuple([id(i) for i in inputs]), plain(node.attributes))
+        key = (node.operator.name, tuple([id(i) for i in inputs]), repr(plain(node.attributes)))  # repr: -0.0 is not 0.0
         if key not in made:
             made[key] = node if inputs == node.inputs else Node(node.operator, inputs, node.attributes, node.shape, node.dtype)
         unique[id(node)] = made[key]

@@ -6,7 +6,7 @@ Every rule has the form rule(facts, where, shapes, *attributes) -> shape. Sizes 
 from __future__ import annotations
 
 from dvm_rt.errors import ShapeError
-from dvm_rt.graph.symbols import Dim, Facts, Shape, Size, exact_quotient, floordiv, minimum, product, same
+from dvm_rt.graph.symbols import Dim, Facts, Shape, Size, cancelled, exact_quotient, floordiv, minimum, product, same
 from dvm_rt.isa.layout import LIMITS
 
 RANK_MAX = LIMITS["MAX_RANK"]
@@ -120,8 +120,10 @@ def reshaped(facts: Facts, where: str, shapes: tuple[Shape, ...], shape: Shape) 
     if rest is None:
         if total.__class__ is int and known.__class__ is int:
             raise ShapeError(f"{where}: element counts differ, got {source} to {shape}, allowed divisors of {total}")
-        rest = floordiv(total, known)
-        facts.equate(rest * known, total, where)
+        above, below = cancelled(total, known)
+        rest = floordiv(above, below)
+        facts.equate(rest * below, above, where)
+        rest = facts.resolve(rest)
     return checked_shape(where, tuple([rest if i == open_axes[0] else n for i, n in enumerate(shape)]))
 
 

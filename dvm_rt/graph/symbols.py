@@ -5,7 +5,7 @@ canonical form, so that equal dimensions are equal structures. An atom is a symb
 (floordiv, mod, min, max) on two dimensions. Rules:
 
 - every symbol is the size of one dimension of one parameter: it is >= 0, and never 1 (a size of 1 is the constant 1,
-  part of a function's signature);
+  part of a function's signature); symbols from DERIVED on stand for such a size divided by a number;
 - everything structural works on `key`, plain nested tuples; the comparison operators are for the user's Python, and
   raise GraphError where the answer differs from call to call;
 - `Facts` hold what operators have demanded of the symbols: solved equations (substituted everywhere), and checks, the
@@ -26,6 +26,7 @@ from dvm_rt.errors import GraphError, ShapeError
 Atom = object  # int (a symbol) or (operation, key, key)
 Key = object  # int, or ((monomial, coefficient), ...) with monomial = (atom, ...), sorted
 OPERATIONS = ("floordiv", "mod", "min", "max")
+DERIVED = 1 << 16  # numbers of symbols that facts introduce
 
 
 class Dim:
@@ -165,6 +166,21 @@ def exact_quotient(a: Size, b: Size) -> Size | None:
     return _made(quotient) if isinstance(rest, int) and rest == 0 else None
 
 
+def cancelled(a: Size, b: Size) -> tuple[Size, Size]:
+    """The fraction a / b without the symbols that both have as factors, where both are products."""
+    x, y = _key(a), _key(b)
+    if isinstance(x, int) or isinstance(y, int) or len(x) != 1 or len(y) != 1:
+        return a, b
+    (left, p), (right, q), kept = x[0], y[0], []
+    right_left = list(right)
+    for atom in left:
+        if atom in right_left:
+            right_left.remove(atom)
+        else:
+            kept.append(atom)
+    return _made(_canonical({tuple(kept): p})), _made(_canonical({tuple(right_left): q}))
+
+
 # ---- what is known ------------------------------------------------------------------------------------------------
 
 
@@ -189,7 +205,7 @@ def equal(a: Size, b: Size) -> bool | None:
     if not isinstance(one_apart, int) and len(one_apart) == 2 and abs(one_apart[0][1]) == 1 and one_apart[0][0] == ():
         monomial, coefficient = one_apart[1]
         if len(monomial) == 1 and isinstance(monomial[0], int) and coefficient == -one_apart[0][1]:
-            return False
+            return False if monomial[0] < DERIVED else None
     return None
 
 
@@ -255,10 +271,7 @@ def _decide(a: Size, b: Size, sign: str, question: Callable[[Size, Size], bool |
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Check:
-    """A condition on the symbols that no substitution expresses: `left relation right`.
-
-    "==" must be looked at before each call (nothing else would notice); ">=" is a bound that the verifier of programs
-    enforces anyway: it only makes the error clearer."""
+    """A condition on the symbols that no substitution expresses: `left relation right`, relation "==" or ">="."""
 
     left: Size
     relation: str
@@ -289,7 +302,9 @@ class Facts:
             return a
         if equal(a, b) is False:
             raise ShapeError(f"{where}: sizes differ for every input, got {a} and {b}, allowed equal sizes")
-        if not self._solve(a - b):
+        if self._solve(a - b):
+            self._settle()
+        else:
             self._demand(Check(a, "==", b, where))
         return self.resolve(a)
 
@@ -319,20 +334,69 @@ class Facts:
 
     def _solve(self, zero: Dim) -> bool:
         """Finds a symbol that `zero == 0` determines, the youngest first, and substitutes it."""
+        zero = _without_common_factor(zero)
         linear = [(m[0], c) for m, c in zero.key if len(m) == 1 and isinstance(m[0], int)]
         for number, coefficient in sorted(linear, reverse=True, key=lambda row: row[0]):
             rest = zero - coefficient * symbol(number)
             value = exact_quotient(-1 * rest, coefficient)
             if value is not None and number not in symbols_of(value):
-                known = {number: value}
-                self.substitutions = {k: substitute(v, known) for k, v in self.substitutions.items()} | known
+                self._substitute(number, value)
+                return True
+        return self._solve_divisible(zero)
+
+    def _settle(self) -> None:
+        """After a substitution: checks that now can be solved become substitutions too."""
+        checks, self.checks = self.checks, []
+        for check in checks:
+            if check.relation == "==":
+                self.equate(check.left, check.right, check.where)
+            else:
+                self._demand(check)
+
+    def _solve_divisible(self, zero: Dim) -> bool:
+        """Where `zero == 0` says that a number divides a symbol: the symbol becomes that number times a new one."""
+        for _, symbol_key, divisor in _floordivs(zero.key):
+            number = symbol_key[0][0][0]
+            multiple = divisor * symbol(DERIVED + len(self.substitutions))
+            if same(substitute(zero, {number: multiple}), 0):
+                self._substitute(number, multiple)
                 return True
         return False
 
+    def _substitute(self, number: int, value: Size) -> None:
+        known = {number: value}
+        self.substitutions = {k: substitute(v, known) for k, v in self.substitutions.items()} | known
+
     def _demand(self, check: Check) -> None:
-        key = (_key(check.left), check.relation, _key(check.right))
-        if all((_key(c.left), c.relation, _key(c.right)) != key for c in self.checks):
+        if not any(_says(known, check) for known in self.checks):
             self.checks.append(check)
+
+
+def _says(known: Check, check: Check) -> bool:
+    """Whether a check is one that is known, or that one with its sides exchanged."""
+    a, b = (_key(known.left), _key(known.right)), (_key(check.left), _key(check.right))
+    return known.relation == check.relation and (a == b or (a == b[::-1] and check.relation == "=="))
+
+
+def _without_common_factor(zero: Dim) -> Dim:
+    """a*x == a*y is taken to demand x == y: an a of 0 asks for nothing else anywhere."""
+    common = list(zero.key[0][0])
+    for monomial, _ in zero.key[1:]:
+        rest = list(monomial)
+        common = [atom for atom in common if atom in rest and (rest.remove(atom) or True)]
+    if not common:
+        return zero
+    return _made(_canonical({_without(monomial, tuple(common)): c for monomial, c in zero.key}))
+
+
+def _floordivs(key: Key) -> list[tuple]:
+    """The atoms symbol // number of a size."""
+    atoms = {atom for monomial, _ in key for atom in monomial if isinstance(atom, tuple)}
+    return [a for a in sorted(atoms, key=repr) if a[0] == "floordiv" and isinstance(a[2], int) and _is_symbol(a[1])]
+
+
+def _is_symbol(key: Key) -> bool:
+    return not isinstance(key, int) and len(key) == 1 and key[0][1] == 1 and len(key[0][0]) == 1 and isinstance(key[0][0][0], int)
 
 
 def symbols_of(size: Size) -> set[int]:
@@ -449,6 +513,7 @@ def _order(key: Key) -> tuple[bool, str]:
     return not isinstance(key, int), repr(key)
 
 
+@lru_cache(16384)
 def _add(a: Key, b: Key) -> Key:
     if isinstance(a, int) and isinstance(b, int):
         return a + b
@@ -458,10 +523,12 @@ def _add(a: Key, b: Key) -> Key:
     return _canonical(terms)
 
 
+@lru_cache(16384)
 def _scale(key: Key, factor: int) -> Key:
     return key * factor if isinstance(key, int) else _canonical({m: c * factor for m, c in key})
 
 
+@lru_cache(16384)
 def _multiply(a: Key, b: Key) -> Key:
     if isinstance(b, int):
         return _scale(a, b)

@@ -48,6 +48,8 @@ def _records() -> list[str]:
     out = [f"constexpr int64_t {name} = {value};" for name, value in layout.LIMITS.items()]
     for enum, names in layout.ENUMS.items():
         out.append(f"enum class {enum} : uint32_t {{ " + ", ".join(f"{n} = {i}" for i, n in enumerate(names)) + " };")
+        quoted = ", ".join(f'"{n}"' for n in names)
+        out.append(f"constexpr const char* {enum}_NAMES[] = {{{quoted}}};")
     for enum, values in layout.FLAGS.items():
         out.append(f"enum {enum} : uint16_t {{ " + ", ".join(f"{n} = {v}" for n, v in values.items()) + " };")
     for record in layout.RECORD.values():

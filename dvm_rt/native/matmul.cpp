@@ -5,8 +5,9 @@
 // allows it and wide if not; neither they nor the order in which they run enters the bits of the result: an element
 // is one fma chain for each slice of K, slices added in order. NaN is made canonical in every store.
 //
-// Order: batch, K slice, group of panels, rows that keep A in L2, strip of 128 columns, block of rows, tile. After the
-// last slice of a row block's strip the epilogue words run over it, row by row, while it is in L1.
+// Order: batch, K slice, group of panels, rows that keep A in L2, 128 columns, strip (one panel, or all of them where
+// tiles are wide), block of rows, tile. In the last slice the epilogue's words run over 128 columns of a few blocks of
+// rows at a time, row by row, while they are in L1.
 #include "matmul.h"
 #include <utility>
 #include "strip.h"
@@ -16,15 +17,16 @@ namespace dvm::DVM_TARGET {
 namespace {
 
 constexpr int UNIT = 2 * W;       // columns of the narrowest tile
-constexpr int64_t STRIP = LANES;  // columns that a row block finishes before the next one starts
+constexpr int64_t STRIP = LANES;  // columns of an epilogue's rows, and of the widest tiles or more
 static_assert(PANEL % UNIT == 0 && STRIP % PANEL == 0 && 4 * UNIT <= STRIP);
 constexpr int ROWS_MAX[3] = {W == 16 ? 14 : 6, W == 16 ? 6 : 2, W == 16 ? 3 : 1};  // rows of tiles of 1, 2, 4 units
+constexpr int64_t EPILOGUE_ROWS = 4 * ROWS_MAX[0];  // by STRIP columns: 28 KiB
 constexpr int64_t L2_FLOATS = 1 << 18;      // of A that should stay in L2
 constexpr int64_t STREAM_FLOATS = 1 << 16;  // packed B larger than this is fetched ahead: between two runs it leaves L2
 
-// ---- tile -----------------------------------------------------------------------------------------------------------
-constexpr int64_t AHEAD_K = 16;
+constexpr int64_t AHEAD_K = 16;             // steps of k between the fetch of B and its use
 
+// ---- tile -----------------------------------------------------------------------------------------------------------
 struct Tile {
   int64_t k;
   const float *a, *b;
@@ -39,7 +41,7 @@ struct Tile {
   const float* next;
 };
 
-// c += x * b in place. Left to itself gcc lets the sum move between registers, which costs a copy for every few products.
+// c += x * b in place. Left to itself gcc lets sums move between registers and pays with copies.
 FN void accumulate(V& c, V x, V b) {
 #if defined(__FMA__)
   asm("vfmadd231ps %2, %1, %0" : "+v"(c) : "v"(x), "v"(b));
@@ -54,7 +56,7 @@ FN const float* opaque(const float* p) {  // not to be rederived from another po
 FN V canonical(V x) { return x == x ? x : all(NaN); }
 FN int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
-template <int ROWS, int UNITS>
+template <int ROWS, int UNITS, bool ROW_MAJOR>  // ROW_MAJOR: a_step is 1, worth 10 %
 void tile_kernel(const Tile& t) {
   constexpr int VECTORS = 2 * UNITS;
   V c[ROWS][VECTORS];
@@ -63,11 +65,11 @@ void tile_kernel(const Tile& t) {
 #pragma GCC unroll 8
     for (int v = 0; v < VECTORS; v++) {
       c[i][v] = V{};
-      if (v * W % 16 == 0) __builtin_prefetch(t.c + i * t.c_row + v * W, 0, 2);  // L2: rows 4 KiB apart share an L1 set
+      if (v * W % 16 == 0) __builtin_prefetch(t.c + i * t.c_row + v * W, 0, 2);  // rows may share one set of L1
     }
-  // One pointer for three rows: few enough registers to stay in registers, and no address arithmetic beyond one addition.
+  // One pointer for three rows: they stay in registers, and a step costs one addition each.
   constexpr int BASES = (ROWS + 2) / 3;
-  const int64_t a_row = t.a_row, a_step = t.a_step, b_step = t.b_step, panel = t.panel;
+  const int64_t a_row = t.a_row, a_step = ROW_MAJOR ? 1 : t.a_step, b_step = t.b_step, panel = t.panel;
   const float *b = t.b, *next = t.next, *a[BASES];
 #pragma GCC unroll 5
   for (int i = 0; i < BASES; i++) a[i] = opaque(t.a + 3 * i * a_row);
@@ -112,42 +114,53 @@ void tile_kernel(const Tile& t) {
 
 using Kernel = void (*)(const Tile&);
 struct Kernels { Kernel of_rows[ROWS_MAX[0] + 1]; };
-template <int UNITS, int... ROWS>
+template <int UNITS, bool ROW_MAJOR, int... ROWS>
 constexpr Kernels kernels(std::integer_sequence<int, 0, ROWS...>) {
-  return {nullptr, (ROWS <= ROWS_MAX[UNITS / 2] ? tile_kernel<ROWS <= ROWS_MAX[UNITS / 2] ? ROWS : 1, UNITS> : nullptr)...};
+  constexpr int MAX = ROWS_MAX[UNITS / 2];
+  return {nullptr, (ROWS <= MAX ? tile_kernel<ROWS <= MAX ? ROWS : 1, UNITS, ROW_MAJOR> : nullptr)...};
 }
 using Rows = std::make_integer_sequence<int, ROWS_MAX[0] + 1>;
-constexpr Kernels KERNELS[3] = {kernels<1>(Rows()), kernels<2>(Rows()), kernels<4>(Rows())};
+template <bool ROW_MAJOR>
+constexpr Kernels KERNELS[3] = {kernels<1, ROW_MAJOR>(Rows()), kernels<2, ROW_MAJOR>(Rows()), kernels<4, ROW_MAJOR>(Rows())};
 
 // ---- packing --------------------------------------------------------------------------------------------------------
-FN void transpose(V (&r)[W]) {  // log2(W) rounds of two-source permutes
-  auto round = [&]<int S>() __attribute__((always_inline)) {
-    Vi even, odd;
-    for (int j = 0; j < W; j++) even[j] = j & S ? W + j - S : j, odd[j] = j & S ? W + j : j + S;
+// One round of a transpose: blocks of S x S change places across the diagonal of blocks of 2S x 2S.
+template <int S, int... J>
+FN void exchange(V (&r)[W], std::integer_sequence<int, J...>) {
+  constexpr Vi UPPER{(J & S ? W + J - S : J)...}, LOWER{(J & S ? W + J : J + S)...};
 #pragma GCC unroll 16
-    for (int i = 0; i < W; i++)
-      if (!(i & S)) {
-        const V a = r[i], b = r[i + S];
-        r[i] = __builtin_shuffle(a, b, even), r[i + S] = __builtin_shuffle(a, b, odd);
-      }
-  };
-  if constexpr (W == 16) round.template operator()<8>();
-  if constexpr (W >= 8) round.template operator()<4>();
-  round.template operator()<2>(), round.template operator()<1>();
+  for (int i = 0; i < W; i++)
+    if (!(i & S)) {
+      const V a = r[i], b = r[i + S];
+      r[i] = __builtin_shuffle(a, b, UPPER), r[i + S] = __builtin_shuffle(a, b, LOWER);
+    }
+}
+FN void transpose(V (&r)[W]) {
+  using Columns = std::make_integer_sequence<int, W>;
+  if constexpr (W >= 16) exchange<8>(r, Columns());
+  if constexpr (W >= 8) exchange<4>(r, Columns());
+  exchange<2>(r, Columns()), exchange<1>(r, Columns());
 }
 
 // W columns of B, each contiguous in k and `column` floats apart, to out[k][PANEL]; those beyond `columns` are 0.
 void pack_contiguous_k(const float* b, int64_t column, int64_t columns, int64_t k, float* out) {
-  for (int64_t k0 = 0; k0 < k; k0 += W) {
-    const int64_t rest = k - k0;
+  if (columns <= 0) {
+    for (; k > 0; k--, out += PANEL) store(out, V{});
+    return;
+  }
+  for (; k > 0; k -= W, b += W) {
     V r[W];
+    if (columns >= W && k >= W) {
 #pragma GCC unroll 16
-    for (int i = 0; i < W; i++) {
-      const float* p = b + i * column + k0;
-      r[i] = i >= columns ? V{} : rest >= W ? load(p) : loadPart(p, rest);
+      for (int i = 0; i < W; i++) r[i] = load(b + i * column);
+    } else {
+#pragma GCC unroll 16
+      for (int i = 0; i < W; i++) r[i] = i < columns ? loadPart(b + i * column, smaller(k, W)) : V{};
     }
     transpose(r);
-    for (int i = 0; i < W && i < rest; i++) store(out + (k0 + i) * PANEL, r[i]);
+#pragma GCC unroll 16
+    for (int i = 0; i < W; i++, out += PANEL)
+      if (i < k) store(out, r[i]);
   }
 }
 
@@ -159,7 +172,8 @@ void pack_panel(const float* b, int64_t b_column, int64_t b_step, int64_t column
   }
   for (int64_t i = 0; i < k; i++, b += b_step, out += PANEL) {
     __builtin_prefetch(b + 16 * b_step), __builtin_prefetch(b + 16 * b_step + 16);
-    for (int64_t j = 0; j < PANEL; j += W) store(out + j, columns - j >= W ? load(b + j) : loadPart(b + j, columns - j));
+    for (int64_t j = 0; j < PANEL; j += W)
+      store(out + j, columns - j >= W ? load(b + j) : loadPart(b + j, columns - j));
   }
 }
 
@@ -168,8 +182,9 @@ struct Product {  // what all steps of the batch share; distances in floats
   int64_t n, m, k, slice;
   int64_t a_row, a_step, b_column, b_step, c_row;
   int64_t rows_max;       // rows of A, one slice long, that L2 holds
-  int64_t strip;          // columns that a row block finishes before the next one starts
+  int64_t strip;          // columns that all rows finish before the next ones are begun
   int shape;              // tiles of up to 1 << shape units
+  const Kernels* kernels; // [shape]
   MatmulB form;
   bool fetch;             // B comes from beyond L2, packed
   bool fetch_in_place;    // B in place: only the first row block waits for it
@@ -189,11 +204,12 @@ Product product(const SectionRun& run) {
   p.b_column = b->stride[0] / 4, p.b_step = b->depth / 4;
   p.rows_max = p.m * p.slice <= L2_FLOATS ? p.m : ceil_div(p.m, ceil_div(p.m * p.slice, L2_FLOATS));
   p.shape = p.m <= ROWS_MAX[2] ? 2 : p.m <= ROWS_MAX[1] ? 1 : 0;
+  p.kernels = p.a_step == 1 ? KERNELS<true> : KERNELS<false>;
   p.form = matmul_b(head, *b);
   p.fetch = p.form == MatmulB::PACKED && panels(p.n) * PANEL * p.slice > STREAM_FLOATS;
   p.fetch_in_place = p.form == MatmulB::IN_PLACE && p.shape == 0;
   p.words = head.word_count ? run.section.words : nullptr;
-  p.strip = p.shape == 0 && !p.words ? PANEL : STRIP;
+  p.strip = p.shape == 0 ? PANEL : STRIP;
   p.scratch = reinterpret_cast<float*>(run.scratch), p.operands = a, p.operand_count = head.operand_count;
   for (int i = 0; i < p.operand_count; i++) p.base[i] = run.address[i];
   return p;
@@ -208,7 +224,8 @@ struct Columns {
   int64_t edge_begin;        // its first column; `end` if there is none
 };
 
-Columns columns_of(const Product& p, const float* b, int64_t k0, int64_t k, int64_t begin) {
+Columns columns_of(const Product& p, int64_t k0, int64_t k, int64_t begin) {
+  const float* const b = reinterpret_cast<const float*>(p.base[1]);
   const int64_t end = smaller(p.n, begin + GROUP_PANELS * PANEL);
   if (p.form == MatmulB::PACKED)
     return {b + k0 * panels(p.n) * PANEL + begin * k, begin, end, PANEL, k * PANEL, nullptr, end};
@@ -247,47 +264,57 @@ void block_of_strip(const Product& p, const Columns& from, Tile& t, float* c, in
     t.b_step = edge ? PANEL : from.step;
     t.c = c + column;
     t.columns = smaller(limit - column, UNIT << shape);
-    KERNELS[shape].of_rows[rows](t);
+    p.kernels[shape].of_rows[rows](t);
     t.next += ceil_div(t.k, 4) * t.pull * 16;
   }
 }
 
-// Rows [row, row + m) by the columns [column, end), for the slice that `t` describes.
-void strip(Context& context, const Product& p, const Columns& from, Tile t, int64_t k0, int64_t row, int64_t m, int64_t column,
-           int64_t end) {
+// Rows [row, row + m) by the columns [column, end), for the slice that `t` describes. `pull`: B of the next strip too.
+void strip(const Product& p, const Columns& from, Tile t, int64_t k0, int64_t row, int64_t m, int64_t column,
+           int64_t end, bool pull) {
   const float* const a = reinterpret_cast<const float*>(p.base[0]) + k0 * p.a_step;
   float* const c = reinterpret_cast<float*>(p.base[2]);
-  const bool finished = p.words && k0 + t.k == p.k;
   const int64_t blocks = ceil_div(m, ROWS_MAX[p.shape]), height = m / blocks, taller = m % blocks;
   const float* const pull_end = from.b + (end - from.begin + p.strip) * t.k;
   t.next = pull_end - p.strip * t.k;
-  if (p.fetch && blocks > 1) t.pull = int(ceil_div(p.strip / 4, blocks * ceil_div(end - column, UNIT)));
+  if (pull && p.fetch && blocks > 1) t.pull = int(ceil_div(p.strip / 4, blocks * ceil_div(end - column, UNIT)));
   for (int64_t block = 0; block < blocks; block++) {  // heights differ by at most one
     const int64_t rows = height + (block < taller);
     t.a = a + row * p.a_row;
     t.ahead = p.fetch ? blocks == 1 : block == 0 && p.fetch_in_place;
     if (t.next >= pull_end) t.pull = 0;
     block_of_strip(p, from, t, c + row * p.c_row, rows, column, end);
-    if (finished) finish(context, p, row, rows, column, end - column);
     row += rows;
   }
 }
 
+// Rows [row, row + m) by the columns of one group of panels, for the slice that `t` describes.
+void group_of_panels(Context& context, const Product& p, const Columns& from, const Tile& t, int64_t k0, int64_t row, int64_t m) {
+  const bool finished = p.words && k0 + t.k == p.k;
+  const int64_t step = finished ? smaller(m, EPILOGUE_ROWS) : m;
+  const float* const b = reinterpret_cast<const float*>(p.base[1]) + k0 * p.b_step;
+  for (int64_t begin = from.begin; begin < from.end; begin += STRIP) {
+    const int64_t end = smaller(begin + STRIP, from.end);
+    if (p.form == MatmulB::COPIED && row == 0) copy(p, b, t.k, from.begin, begin, end);
+    for (int64_t i = 0; i < m; i += step) {
+      const int64_t rows = smaller(step, m - i);
+      for (int64_t column = begin; column < end; column += p.strip)
+        strip(p, from, t, k0, row + i, rows, column, smaller(column + p.strip, end), i == 0);
+      if (finished) finish(context, p, row + i, rows, begin, end - begin);
+    }
+  }
+}
+
 void multiply(Context& context, const Product& p) {
-  const float* const b = reinterpret_cast<const float*>(p.base[1]);
   Tile t{};
   t.a_row = p.a_row, t.a_step = p.a_step, t.c_row = p.c_row;
   for (int64_t k0 = 0; k0 < p.k; k0 += p.slice) {
     t.k = smaller(p.slice, p.k - k0), t.first = k0 == 0;
-    for (int64_t group = 0; group < p.n; group += GROUP_PANELS * PANEL) {
-      const Columns from = columns_of(p, b, k0, t.k, group);
+    for (int64_t column = 0; column < p.n; column += GROUP_PANELS * PANEL) {
+      const Columns from = columns_of(p, k0, t.k, column);
       t.panel = from.panel;
       for (int64_t row = 0; row < p.m; row += p.rows_max)
-        for (int64_t column = group; column < from.end; column += p.strip) {
-          const int64_t end = smaller(column + p.strip, from.end);
-          if (p.form == MatmulB::COPIED && row == 0) copy(p, b + k0 * p.b_step, t.k, group, column, end);
-          strip(context, p, from, t, k0, row, smaller(p.rows_max, p.m - row), column, end);
-        }
+        group_of_panels(context, p, from, t, k0, row, smaller(p.rows_max, p.m - row));
     }
   }
 }
@@ -320,7 +347,8 @@ void run_pack(Context&, const SectionRun& run) {
   float* out = reinterpret_cast<float*>(run.address[1]);
   for (int64_t k0 = 0; k0 < k; k0 += slice) {
     const int64_t rows = smaller(slice, k - k0);
-    for (int64_t j = 0; j < n; j += PANEL, out += rows * PANEL) pack_panel(b + k0 * step + j * column, column, step, n - j, rows, out);
+    for (int64_t j = 0; j < n; j += PANEL, out += rows * PANEL)
+      pack_panel(b + k0 * step + j * column, column, step, n - j, rows, out);
   }
 }
 

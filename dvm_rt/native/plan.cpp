@@ -123,6 +123,12 @@ struct Checker {
           std::all_of(a.strides, a.strides + k.rank, [&](uint16_t s) { return expr_or_none("stride", s); }))) {
       return false;
     }
+    if (!(check.is(a.mode & (READ | WRITE), "mode", a.mode, "READ, WRITE") &&
+          check.is(a.dtype == plan.buffers()[a.buffer].dtype, "dtype of an arg", a.dtype, "that of its buffer") &&
+          check.is(a.dtype <= uint8_t(DType::UINT64) || a.dtype == uint8_t(DType::FLOAT32), "dtype of an arg", a.dtype,
+                   "bool, integers, float32"))) {
+      return false;
+    }
     const BufferRole role = BufferRole(plan.buffers()[a.buffer].role);
     if (!check.is(!(a.mode & WRITE) || role == BufferRole::OUTPUT || role == BufferRole::TEMPORARY, "mode", a.mode,
                   "WRITE only for outputs and temporaries")) {
@@ -180,6 +186,8 @@ struct Checker {
         continue;  // an output has no value
       } else if (n.op == NODE_SUM || n.op == NODE_MAX) {
         if (!(check.is(!matmul, "op", n.op, "no reductions in an epilogue") && value(n.a))) return false;
+      } else if (n.op == NODE_SIZE) {
+        if (!expr("size", n.a)) return false;
       } else if (n.op != NODE_CONST) {
         const bool known = n.op < ROW_COUNT, binary = known && ROW_GROUP[n.op] == Group::BINARY && n.op != ROW_mov;
         if (!check.is(binary || (known && ROW_GROUP[n.op] == Group::UNARY), "op", n.op, "binary and unary rows")) return false;
@@ -276,6 +284,7 @@ std::unique_ptr<Plan> Plan::load(const uint8_t* bytes, size_t n, std::string& er
   }
   size_t bytes_max = sizeof(ProgramHead) + plan->program_args_.size() * sizeof(ProgramArg);
   for (const PlanKernel& k : plan->kernels()) bytes_max += section_bytes_max(k, plan->nodes());
+  for (const PlanKernel& k : plan->kernels()) plan->prepared_.push_back(prepare(*plan, k));
   plan->program_bytes_max_ = std::min(bytes_max, size_t(MAX_PROGRAM_BYTES));
   return plan;
 }
@@ -301,7 +310,11 @@ bool Plan::evaluate(const int64_t* symbols, int64_t* values) const {
         break;
       case ExprOp::FLOORDIV:
       case ExprOp::MOD: {
-        if (b == 0 || (a == INT64_MIN && b == -1)) return false;
+        if (b == 0 || (op == ExprOp::FLOORDIV && a == INT64_MIN && b == -1)) return false;
+        if (b == -1) {  // the quotient of the most negative number does not fit
+          *out = op == ExprOp::FLOORDIV ? -a : 0;
+          break;
+        }
         const int64_t quotient = a / b, rest = a % b;
         const bool below = rest != 0 && (rest < 0) != (b < 0);  // C++ rounds towards zero, Python down
         *out = op == ExprOp::FLOORDIV ? quotient - below : rest + (below ? b : 0);

@@ -11,6 +11,22 @@
 
 namespace dvm {
 
+// What encode() knows of a kernel before any dimension: liveness, and its words for the expected inner strides.
+struct PreparedKernel {
+  uint64_t live = 0;    // nodes that an output needs
+  uint16_t used = 0;    // arguments that become operands
+  bool reduces = false, gathers = false;
+  uint32_t forms = ~0u;  // two bits an operand: the inner strides that `words` are for; ~0: none are prepared
+  uint8_t row_buffers = 0;
+  uint16_t strips = 0;            // operands that are read as strips
+  uint16_t pass_at[2] = {0, 0};   // the first passes of the first two levels, if `words` begin with them there
+  std::vector<Word> words;
+  struct Size {  // a word whose constant is a dimension
+    uint16_t word, expr;
+  };
+  std::vector<Size> sizes;
+};
+
 class Plan {
  public:
   // Checks every index of every record, so that encode() need not. nullptr and `error` if something is wrong.
@@ -34,6 +50,7 @@ class Plan {
   // Program arguments without their sizes, and the argument number of every buffer (WORKSPACE if TEMPORARY).
   std::span<const ProgramArg> program_args() const { return program_args_; }
   std::span<const uint16_t> argument_of_buffer() const { return argument_of_buffer_; }
+  std::span<const PreparedKernel> prepared() const { return prepared_; }
 
  private:
   Plan() = default;
@@ -49,9 +66,13 @@ class Plan {
   std::span<const PlanNode> nodes_;
   std::vector<ProgramArg> program_args_;
   std::vector<uint16_t> argument_of_buffer_;
+  std::vector<PreparedKernel> prepared_;
   int slots_ = 0;
   size_t program_bytes_max_ = 0;
 };
+
+// What load() keeps for encode(); in encode.cpp.
+PreparedKernel prepare(const Plan& plan, const PlanKernel& kernel);
 
 struct EncodeResult {
   int64_t bytes = 0;            // 0: nothing to run (every output is empty), or `error` is set

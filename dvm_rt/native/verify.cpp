@@ -260,7 +260,8 @@ class Verifier {
     if (!gathers && (x.index != NONE || x.limit)) return refuse_operand(VerifyCode::RESERVED, i, x.index, NONE);
     if (x.depth && !gathers && (!has_depth || packed)) return refuse_operand(VerifyCode::RESERVED, i, x.depth, 0);
     if (packed) {
-      const bool may = i == 1 && (kind_ == SectionKind::MATMUL ? !(x.mode & WRITE) : kind_ == SectionKind::PACK && x.mode & WRITE);
+      const bool may = i == 1 && (kind_ == SectionKind::MATMUL ? (x.mode & (READ | WRITE)) == READ
+                                                                  : kind_ == SectionKind::PACK && x.mode & WRITE);
       if (!may || x.dtype != FLOAT32 || x.stride[0] || x.stride[1]) return refuse_operand(VerifyCode::OPERAND, i, x.mode, READ);
       walk.element = packed_bytes(s.dims[0], s.depth);
       for (int d = 2; d < s.rank; d++) walk.step(s.dims[d], x.stride[d]);

@@ -29,7 +29,6 @@ class Instance:
     lease: Lease | None = None
     solo_deaths: int = 0
     suspect: bool = False
-    refusals: int = 0
 
 
 @dataclass(slots=True, eq=False)
@@ -67,6 +66,7 @@ class Worker:
     born_received: int = 0
     born_encoded: int = 0
     moved_at: float = 0.0
+    refusals: int = 0  # of its programs, by the device
     plans: set[int] = field(default_factory=set)
     leases: deque[Lease] = field(default_factory=deque)
     graph: int | None = None
@@ -114,8 +114,9 @@ class Book:
         return tuple(new)
 
     def finish(self, done: int) -> list[Lease]:
-        """Everything whose launches are committed is done."""
-        over = [lease for lease in self.leases.values() if lease.seq <= done]
+        """What was answered and whose launches are committed is done. What nobody answered yet stays: it may have been
+        asked for ahead of its launch."""
+        over = [lease for lease in self.leases.values() if lease.seq <= done and lease.answered == len(lease.instances)]
         for lease in over:
             for instance in tuple(lease.held()):
                 self._leave(instance)

@@ -47,13 +47,13 @@ class PlanKnown:
 
 @dataclass(frozen=True, slots=True)
 class Counters:
-    """The control page: what was committed, which program the device misses (0: none), how often its loop went round,
-    each local worker's counts."""
+    """The control page: what was committed, which program the device misses (0: none), whether the device of this life got
+    as far as its loop, each local worker's counts."""
 
     done: int
     launched: int
     waiting_program: int
-    device_loops: int
+    device_up: bool
     workers: tuple[tuple[int, int], ...]  # (received, encoded)
 
 
@@ -101,10 +101,9 @@ class ProgramsReceived:
 
 @dataclass(frozen=True, slots=True)
 class ProgramRefused:
-    """The device's verifier refused a program that a worker had encoded."""
+    """The device's verifier refused a program that a worker had encoded. The stream has encoded it again by itself."""
 
     program: int
-    text: str
 
 
 @dataclass(frozen=True, slots=True)

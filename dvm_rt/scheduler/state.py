@@ -9,8 +9,7 @@ Owns which worker gets which batch, who is late and to blame, what is sent again
   owes that program; and after a worker was replaced in vain, the device goes next.
 - A worker that dies over an instance that it had begun makes the instance a suspect: it is sent alone from then on.
   `solo_deaths_max` deaths over it make it poison, and its launches fail. A suspect is never encoded in the caller, who
-  would die of it too; everything else can be, since the caller knows all plans: refused programs are, and those that
-  were lost with a device.
+  would die of it too; everything else can be, since the caller knows all plans: what was lost with a device is.
 - After every death all bells ring.
 Instances: waiting -> encoding -> ready -> running -> done, or failed (`book.py`). `validate()` checks every invariant,
 `story()` tells what happened to one instance. Does not know bytes: commands name what the shell holds."""
@@ -42,6 +41,7 @@ class Limits:
     starved_leases: int = 8
     solo_deaths_max: int = 2
     graph_deaths_max: int = 5
+    refusals_max: int = 3
     deaths_max: int = 5
     restarts_max: int = 300
     restart_window_s: float = 10.0
@@ -93,8 +93,7 @@ class SchedulerState:
         self.plan_costs: dict[int, float] = {}
         self.graphs: dict[int, GraphRequest] = {}
         self.graph_line: deque[int] = deque()
-        self.counters = e.Counters(0, 0, 0, 0, ((0, 0),) * workers)
-        self.born_loops = 0  # of the device's loop, when this device was started
+        self.counters = e.Counters(0, 0, 0, False, ((0, 0),) * workers)
         self.progress_at = 0.0  # last commit, or the last moment with nothing to commit
         self.device_moved_at = 0.0  # the device could go on since then
         self.marks = {e.DEVICE: -1, e.ZYGOTE: -1}  # `done` when they last died
@@ -118,7 +117,8 @@ class SchedulerState:
     # ---- instances -----------------------------------------------------------------------------------------------
     def _arrived(self, event: e.InstancesArrived, now: float) -> list[e.Command]:
         new = self.book.arrive(event.programs, event.plans, event.begin, event.seq)
-        self._note(now, "arrived", new)
+        if new:
+            self._note(now, "arrived", new)
         if not event.waited:
             return []
         return self._ship(now, waited=True) + self._waited(e.Waited(), now)
@@ -171,8 +171,6 @@ class SchedulerState:
         return self.book.take(count)
 
     def _encodes_here(self, instance: Instance, waited: bool) -> bool:
-        if instance.refusals:
-            return True
         depth = instance.begin - self.counters.done
         workers = sum(w.up or not w.remote for w in self.book.workers.values())
         now = Situation(self.plan_costs.get(instance.plan, 0.0), waited, depth, self.free_cpus, workers)
@@ -198,7 +196,7 @@ class SchedulerState:
         if event.done != before.done:
             self._progress(now)
             for lease in self.book.finish(event.done):
-                self._note(now, f"done with lease {lease.number}", tuple(i.program for i in lease.instances))
+                self._note(now, f"done, lease {lease.number}", tuple(i.program for i in lease.instances))
         if before.done >= before.launched or event.done >= event.launched:
             self.progress_at = now  # nothing was outstanding until now
         for number, (received, encoded) in enumerate(event.workers):
@@ -216,7 +214,8 @@ class SchedulerState:
             return
         worker.moved_at = now
         programs = tuple(i.program for i in self.book.answer(worker, encoded))
-        self._note(now, f"encoded by worker {worker.number}", programs)
+        if programs:
+            self._note(now, f"encoded by worker {worker.number}", programs)
         self._device_can_go_on(programs, now)
 
     def _device_can_go_on(self, programs: tuple[int, ...], now: float) -> None:
@@ -253,12 +252,12 @@ class SchedulerState:
         since = self._since(suspect)
         late = now - since
         if seat is None:
-            return self._blame(suspect, late, now) if late > self.limits.remote_lease_s else []
+            return self._blame(suspect, f"owes an answer for {late:.3f} s", now) if late > self.limits.remote_lease_s else []
         if not seat.up or seat.condemned or late <= self.limits.lease_s / 3:
             return []
         watch = self.watches.get(suspect)
         if watch and watch.is_evidence(since, self.limits.lease_s / 3) and late > self._patience(suspect, watch):
-            return self._blame(suspect, late, now)
+            return self._blame(suspect, f"owes an answer for {late:.3f} s", now)
         return [e.InspectProcess(suspect)]
 
     def _since(self, suspect: e.Process) -> float:
@@ -275,9 +274,8 @@ class SchedulerState:
             return max(self.limits.device_lease_s, self.limits.lease_s)
         return self.limits.lease_s * (self.limits.starved_leases if watch.starves() else 1)
 
-    def _blame(self, process: e.Process, late: float, now: float) -> list[e.Command]:
+    def _blame(self, process: e.Process, why: str, now: float) -> list[e.Command]:
         self.blamed, self.progress_at = process, now
-        why = f"owes an answer for {late:.3f} s"
         self._note(now, f"blamed {process}: {why}", ())
         out = self._graph_too_slow(self.book.workers[process.index]) if process.role == "encoder" else []
         if process not in self.seats.seats:
@@ -326,7 +324,7 @@ class SchedulerState:
             worker = self.book.workers[process.index]
             idle = worker.ready and not worker.backlog and worker.graph is None
             return idle or worker.encoded > worker.born_encoded
-        started = self.seats.zygote_answers if process == e.ZYGOTE else self.counters.device_loops > self.born_loops
+        started = self.seats.zygote_answers if process == e.ZYGOTE else self.counters.device_up
         idle = started and self.counters.done >= self.counters.launched
         return idle or self.counters.done > self.marks[process]
 
@@ -338,8 +336,6 @@ class SchedulerState:
     def _seat_taken(self, starts: list[e.Command], now: float) -> None:
         for start in starts:
             self.recoveries += start.incarnation > 0
-            if start.process == e.DEVICE:
-                self.born_loops = self.counters.device_loops
             if start.process.role == "encoder":
                 self._new_life(start.process.index, now)
 
@@ -425,16 +421,16 @@ class SchedulerState:
         return bool(programs) and owed == programs
 
     def _refused(self, event: e.ProgramRefused, now: float) -> list[e.Command]:
-        """Once, the caller encodes it again. Twice, it is the plan that is wrong."""
+        """Its worker is not believed for ever: a local one is replaced, a remote one, which nobody knows, dropped at once."""
         instance = self.book.live.get(event.program)
-        if instance is None or instance.lease is None:
+        worker = self.book.workers.get(instance.lease.worker) if instance and instance.lease else None
+        if worker is None:
             return self._ignore()
-        instance.refusals += 1
-        self._note(now, f"refused by the device: {event.text}", (event.program,))
-        if instance.refusals > 1 or instance.suspect:
-            return [self._fail(event.program, "InvalidBytecodeError", event.text, now)]
-        self.book.wait_again([instance])
-        return []
+        self._note(now, f"program of worker {worker.number} refused by the device", (event.program,))
+        worker.refusals += 1
+        if not worker.remote and worker.refusals < self.limits.refusals_max:
+            return []
+        return self._blame(e.Process("encoder", worker.number), f"had {worker.refusals} programs refused", now)
 
     # ---- graphs --------------------------------------------------------------------------------------------------
     def _graph_wanted(self, event: e.GraphWanted, now: float) -> list[e.Command]:
@@ -515,6 +511,10 @@ class SchedulerState:
     # ---- seeing inside -------------------------------------------------------------------------------------------
     def _note(self, now: float, what: str, programs: tuple[int, ...]) -> None:
         self._log.append((now, what, programs))
+
+    def notes(self) -> list[tuple[float, str]]:
+        """(time, what) of everything that was about processes, not about single instances."""
+        return [(now, what) for now, what, programs in list(self._log) if not programs]
 
     def story(self, program: int) -> str:
         """What happened to one instance, as far as it is remembered, with what happened to everybody meanwhile."""

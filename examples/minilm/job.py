@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -22,6 +23,7 @@ ERROR_MAX = 1e-5  # of any number of an embedding, against float64
 MARGIN_MIN = 1e-4  # distance of a cosine from the threshold, above which float32 has to decide as float64 does
 
 Advance = Callable[[str, int], None]  # (name of the step, sentences done)
+Stats = Callable[[], Mapping[str, Any]]  # Runtime.stats
 STEPS = ("one at a time", "shapes again", "ragged batches", "early stop", "float64 reference")
 
 
@@ -36,6 +38,7 @@ class Encoded:
     first_call_ns: int  # the very first sentence: tracing and planning
     first_seen_ns: list[int]  # sentences whose number of tokens had not been seen before
     repeated_ns: list[int]  # the same sentences once more
+    stats: dict[str, tuple[Mapping[str, Any], Mapping[str, Any]]]  # step -> the runtime's before and after it
 
     def digest(self) -> str:
         """Of all bytes: equal in every mode, whatever was killed on the way."""
@@ -66,38 +69,56 @@ class Check:
         return found
 
 
-def encode(encoder: Encoder, ids: list[np.ndarray], advance: Advance) -> Encoded:
+def encode(encoder: Encoder, ids: list[np.ndarray], advance: Advance, stats: Stats) -> Encoded:
     """The three ways through all sentences. ids: one (tokens,) int32 array a sentence."""
-    plain, first_call_ns, first_seen_ns, repeated_ns = _one_at_a_time(encoder, ids, advance)
-    ragged = _in_batches(encoder, ids, advance)
-    stopped, depths = _until_settled(encoder, ids, advance)
-    return Encoded(plain, ragged, stopped, depths, first_call_ns, first_seen_ns, repeated_ns)
+    marks = {}
+
+    def marked(step: str, way: Callable[..., Any], *more: np.ndarray) -> Any:
+        before = stats()
+        result = way(encoder, ids, *more, advance)
+        marks[step] = (before, stats())
+        return result
+
+    plain, times = marked(STEPS[0], _one_at_a_time)
+    repeated_ns = marked(STEPS[1], _again, plain)
+    ragged = marked(STEPS[2], _in_batches)
+    stopped, depths = marked(STEPS[3], _until_settled)
+    first_seen_ns = [times[number] for number in first_seen(ids)]
+    return Encoded(plain, ragged, stopped, depths, times[0], first_seen_ns, repeated_ns, marks)
 
 
-def _one_at_a_time(encoder: Encoder, ids: list[np.ndarray], advance: Advance) -> tuple[np.ndarray, int, list[int], list[int]]:
-    rows, seen, times, news = [], set(), [], []
-    for number, tokens in enumerate(ids):
+def first_seen(ids: list[np.ndarray]) -> list[int]:
+    """The sentences whose number of tokens none before them has; without the very first, which is planned as well."""
+    seen = {len(ids[0])}
+    return [number for number, tokens in enumerate(ids) if len(tokens) not in seen and not seen.add(len(tokens))]
+
+
+def _one_at_a_time(encoder: Encoder, ids: list[np.ndarray], advance: Advance) -> tuple[np.ndarray, list[int]]:
+    rows, times = [], []
+    for tokens in ids:
         row, took_ns = _timed(encoder, tokens)
         rows.append(row)
         times.append(took_ns)
-        if len(tokens) not in seen and number > 0:
-            news.append(number)
-        seen.add(len(tokens))
         advance(STEPS[0], 1)
-    again = []
-    for number in news:
+    return np.concatenate(rows), times
+
+
+def _again(encoder: Encoder, ids: list[np.ndarray], plain: np.ndarray, advance: Advance) -> list[int]:
+    """The sentences that were the first of their length once more. A row that differs now becomes NaN: the check finds it."""
+    times = []
+    for number in first_seen(ids):
         row, took_ns = _timed(encoder, ids[number])
-        again.append(took_ns)
-        if row.tobytes() != rows[number].tobytes():
-            rows[number] = np.full_like(row, np.nan)  # the comparison will say so
+        times.append(took_ns)
+        if row.tobytes() != plain[number].tobytes():
+            plain[number] = np.nan
         advance(STEPS[1], 1)
-    return np.concatenate(rows), times[0], [times[number] for number in news], again
+    return times
 
 
 def _timed(encoder: Encoder, tokens: np.ndarray) -> tuple[np.ndarray, int]:
     """One sentence from token ids to an embedding in NumPy, and the nanoseconds in between."""
     began = time.perf_counter_ns()
-    row = np.asarray(encoder.embed(dvm.asarray(tokens[None]), None))
+    row = np.asarray(encoder.embed(dvm.asarray(tokens[None])))
     return row, time.perf_counter_ns() - began
 
 

@@ -36,15 +36,14 @@ def run(
         with dvm.Runtime(inline=True) if inline else dvm.Runtime(encoders=encoders, encode=encode) as runtime:
             with Killer(runtime) if kill_randomly else contextlib.nullcontext() as killer:
                 began = time.perf_counter()
-                encoded = job.encode(Encoder(config, tensors), ids, advance)
+                encoded = job.encode(Encoder(config, tensors), ids, advance, dvm.stats)
                 took_s = time.perf_counter() - began
-            stats = runtime.stats()
             runtime.trace(trace)
         found = job.check(encoded, Reference(config, tensors), ids, advance)
 
     report.neighbours(console, sentences, encoded.plain)
     report.latencies(console, encoded)
-    report.runtime(console, stats, len(ids), took_s, killer)
+    report.runtime(console, encoded, took_s, inline, killer)
     report.checks(console, encoded, found, config.layers)
     console.print(f"trace   {trace.resolve()}", highlight=False)
     console.print(f"digest  {encoded.digest()}", highlight=False)
@@ -55,9 +54,9 @@ def run(
 def _progress(console: Console, ids: list[np.ndarray]) -> Iterator[job.Advance]:
     """A bar a step; `advance(step, sentences)` moves it."""
     columns = (TextColumn("{task.description:18}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    again = len({len(tokens) for tokens in ids}) - 1
+    totals = dict.fromkeys(job.STEPS, len(ids)) | {job.STEPS[1]: len(job.first_seen(ids))}
     with Progress(*columns, console=console) as progress:
-        bars = {step: progress.add_task(step, total=again if step == job.STEPS[1] else len(ids), start=False) for step in job.STEPS}
+        bars = {step: progress.add_task(step, total=totals[step], start=False) for step in job.STEPS}
 
         def advance(step: str, sentences: int) -> None:
             progress.start_task(bars[step])

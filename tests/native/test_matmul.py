@@ -19,7 +19,7 @@ from dvm_rt.isa.program import PACKED, READ, WRITE, ProgramBuilder, SectionBuild
 TARGETS = _native.targets()
 Array = np.ndarray
 Epilogue = Callable[[ProgramBuilder, SectionBuilder], list[Array]]
-GUARD = np.float32(-77)  # around and between rows of C: must be cleared, and not written after that
+GUARD = np.float32(-77)  # around and between rows of C: must survive
 
 
 def random(*shape: int, seed: int = 0) -> Array:
@@ -75,21 +75,29 @@ def strides(x: Array, batch: Sequence[int]) -> tuple[int, int, list[int]]:
 
 
 def program(
-    a: Array, b: Array, packed: Array | None = None, epilogue: Epilogue | None = None, c: Array | None = None
+    a: Array, b: Array, packed: Array | None = None, epilogue: Epilogue | None = None
 ) -> tuple[bytes, list[Array], Array]:
-    """A program of one matmul section, its arguments, and C: a strided matrix inside guards."""
+    """A program of one matmul section, its arguments, and C: a strided matrix between guards. The program itself sets
+    the guards, because memory that it does not write would be cleared before it runs."""
     m, k, n = a.shape[-2], a.shape[-1], b.shape[-1]
     batch = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
-    if c is None:
-        c = np.full((*batch, m, n + 5), GUARD, np.float32)[..., 2 : 2 + n]
-    builder = ProgramBuilder()
+    whole = np.zeros((*batch, m, n + 5), np.float32)
+    c = whole[..., 2 : 2 + n]
+    builder, args = ProgramBuilder(), [whole]
+    result = builder.add_arg(whole.nbytes, READ | WRITE)
+    fill = builder.vector(whole.size)
+    fill.operand(result, [4], mode=WRITE)
+    fill.begin_pass()
+    fill.word("mov.k", GUARD)
+    fill.word("store", 0)
+    fill.end_pass()
+    fill.word("end_row")
     section = builder.matmul(n, m, k, *batch[::-1])
-    args = []
 
     def operand(x: Array, mode: int, sizes: Sequence[int], depth: int = 0) -> None:
         root, base = storage(x)
         args.append(root)
-        section.operand(builder.add_arg(root.nbytes, mode & ~PACKED), sizes, mode=mode, base=base, depth=depth)
+        section.operand(builder.add_arg(root.nbytes), sizes, mode=mode, base=base, depth=depth)
 
     inner, outer, steps = strides(a, batch)
     operand(a, READ, [0, outer, *steps], inner)
@@ -98,7 +106,7 @@ def program(
         operand(b, READ, [inner, 0, *steps], outer)
     else:
         operand(packed, READ | PACKED, [0] * (2 + len(batch)))
-    operand(c, READ | WRITE, c.strides[::-1])
+    section.operand(result, c.strides[::-1], mode=READ | WRITE, base=8)
     if epilogue:
         args += epilogue(builder, section)
         section.word("end")
@@ -110,8 +118,7 @@ def product(
 ) -> Array:
     code, args, c = program(a, b, packed, epilogue)
     _native.Program(code).run(args, target)
-    root, _ = storage(c)
-    assert np.all(root[..., :2] == 0) and np.all(root[..., -3:] == 0), "wrote beside C"  # a strided output is cleared first
+    assert np.all(args[0][..., :2] == GUARD) and np.all(args[0][..., -3:] == GUARD), "wrote beside C"
     return c
 
 
@@ -119,13 +126,14 @@ def pack(b: Array, target: str = "") -> Array:
     """The packed form of one matrix, made by a pack section."""
     (k, n), (root, base) = b.shape, storage(b)
     inner, outer, _ = strides(b, ())
-    out = np.full(matmul.packed_bytes(n, k) // 4 + 16, GUARD, np.float32)
+    size = matmul.packed_bytes(n, k)
+    out = np.full(size // 4 + 16, GUARD, np.float32)
     builder = ProgramBuilder()
     section = builder.pack(n, k)
     section.operand(builder.add_arg(root.nbytes), [inner], base=base, depth=outer)
-    section.operand(builder.add_arg(out.nbytes, WRITE), mode=WRITE)
+    section.operand(builder.add_arg(size, WRITE), mode=WRITE | PACKED)
     _native.Program(builder.build()).run([root, out], target)
-    assert np.all(out[-16:] == 0), "wrote beyond the packed form"
+    assert np.all(out[-16:] == GUARD), "wrote beyond the packed form"
     return out[:-16].copy()
 
 
@@ -185,7 +193,7 @@ def test_reference_interpreter_agrees() -> None:
         copies = [x.copy() for x in args]
         _native.Program(code).run(args)
         reference.run(code, copies)
-        np.testing.assert_array_equal(bits(args[2]), bits(copies[2]))
+        np.testing.assert_array_equal(bits(args[0]), bits(copies[0]))
 
 
 # ---- beyond the reach of the definition -------------------------------------------------------------------------------
@@ -329,16 +337,15 @@ def test_gelu_epilogue_has_the_bits_of_a_vector_section(target: str) -> None:
     section = builder.vector(n, m)
     section.operand(builder.add_arg(plain.nbytes), [4, 4 * n])
     shift = section.operand(builder.add_arg(bias.nbytes), [4])
-    out = section.operand(builder.add_arg(plain.nbytes, WRITE), [4, 4 * n], mode=WRITE)
     section.begin_pass()
     section.word("mov.i", 0)
     gelu_words(section, shift)
-    section.word("store", out)
+    section.word("store", section.operand(builder.add_arg(plain.nbytes, WRITE), [4, 4 * n], mode=WRITE))
     section.end_pass()
     section.word("end_row")
-    apart = np.zeros_like(plain)
-    _native.Program(builder.build()).run([plain, bias, apart], target)
-    np.testing.assert_array_equal(bits(fused), bits(apart))
+    after = np.empty_like(plain)
+    _native.Program(builder.build()).run([plain, bias, after], target)
+    np.testing.assert_array_equal(bits(fused), bits(after))
 
 
 def test_epilogue_stores_elsewhere_and_per_batch() -> None:

@@ -17,10 +17,10 @@ from dvm_rt.isa import layout, table
 from dvm_rt.isa.assembler import assemble
 from dvm_rt.isa.program import fuel, parse
 
-from isa.cases import Case, cases, epilogue
-from isa.random_programs import RandomProgram
+from tests.isa.cases import Case, cases, epilogue
+from tests.isa.random_programs import RandomProgram
 
-from .guarded import Guarded
+from tests.native.guarded import Guarded
 
 # ---- listings that pass ---------------------------------------------------------------------------------------------
 

@@ -4,7 +4,7 @@ The world executes the commands as the runtime does and injects faults: kills, h
 doubled and late messages, processes that die at birth, garbage programs, poison instances. After every event the state
 validates itself; at the end the world checks that the device committed every launch once, in order, with the right
 program (safety), that this took no more time than the faults explain (liveness), and no more encodes (waste). A failing
-seed replays exactly: `python tests/scheduler/simulator.py SEED` prints what happened."""
+seed replays exactly: `python -m tests.scheduler.simulator SEED` prints what happened."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from dvm_rt.scheduler import events as e
 from dvm_rt.scheduler.state import Limits, SchedulerState
 
 LEASE_S = 0.25
+FOREVER = 1 << 30
 LIMITS = Limits(batch_max=8, worker_credits=16, lease_s=LEASE_S, device_lease_s=2.0, graph_lease_s=2.0, story_length=1 << 16)
 
 
@@ -42,7 +43,9 @@ class Scenario:
     doubles: float = 0.0
     late: float = 0.0
     stillborn: int = 0
+    torn: bool = False
     garbage: float = 0.0
+    crashes: float = 0.0  # of a worker in the middle of a batch, by chance
     poison: tuple[int, ...] = ()
     graphs: int = 0
     long_kernels: bool = False
@@ -63,10 +66,12 @@ def scenario_of(seed: int) -> Scenario:
         hangs=rng.choice([0, 0, 2]),
         spins=rng.choice([0, 0, 1]),
         drops=rng.choice([0, 0, 0.05]),
-        doubles=rng.choice([0, 0, 0.1]),
+        doubles=rng.choice([0, 0, 0.3]),
         late=rng.choice([0, 0.2]),
-        stillborn=rng.choice([0, 0, 2]),
+        stillborn=rng.choice([0, 0, 0, 0, 2, 2, 2, FOREVER]),
+        torn=rng.random() < 0.2,
         garbage=rng.choice([0, 0, 0.05]),
+        crashes=rng.choice([0, 0, 0.01]),
         poison=tuple(rng.sample(range(1, launches), 2)) if poisonous else (),
         graphs=rng.choice([0, 3]),
         long_kernels=rng.random() < 0.1,
@@ -112,18 +117,25 @@ class World:
         self.begin = 0
         self.failed: set[int] = set()
         # ---- shared memory: survives everybody
-        self.waiting_program = self.device_loops = 0
+        self.waiting_program = 0
         self.received = [0] * scenario.workers
         self.encoded = [0] * scenario.workers
         self.rings: list[deque] = [deque() for _ in range(scenario.workers + 1)]  # the last one is the caller's
         # ---- what must hold at the end
         self.commits: list[tuple[int, int]] = []
-        self.encodes = 0
+        self.encodes = self.starts = 0
         self.answers: dict[int, str] = {}
         self.poison = {self._program(seq) for seq in scenario.poison} - {self._program(s) for s in range(1, 6)}
         self.fault_s = 0.0
         self.stillborn = scenario.stillborn
         self.unhealthy = ""
+        self.asleep = self.finished = False
+        self.torn = scenario.torn
+
+    @property
+    def device_up(self) -> bool:
+        life = self.lives.get(e.DEVICE)
+        return life is not None and life.up
 
     # ---- running -------------------------------------------------------------------------------------------------
     def at(self, delay: float, what: Callable[[], None]) -> None:
@@ -152,7 +164,7 @@ class World:
 
     def _over(self) -> bool:
         answered = len(self.answers) == self.scenario.graphs
-        return bool(self.unhealthy) or (self.launched == self.scenario.launches and self.done == self.launched and answered)
+        return bool(self.unhealthy) or (self.finished and answered)
 
     def _tell(self, event: e.Event) -> None:
         self.trace.append((self.now, event))
@@ -162,7 +174,7 @@ class World:
 
     def _tell_counters(self) -> None:
         counts = tuple(zip(self.received, self.encoded, strict=True))
-        self._tell(e.Counters(self.done, self.launched, self.waiting_program, self.device_loops, counts))
+        self._tell(e.Counters(self.done, self.launched, self.waiting_program, self.device_up, counts))
 
     # ---- the user: launches in bursts, waits now and then --------------------------------------------------------
     def _program(self, seq: int) -> int:
@@ -174,18 +186,26 @@ class World:
                 self._launch()
         waits = self.rng.random() < 0.5 or self.launched == self.scenario.launches
         self._pump(waits)
-        if self.launched < self.scenario.launches:
-            self.at(self.rng.choice([0.0, 0.001, 0.02]), self._user_after_wait if waits else self._user)
+        self.at(self.rng.choice([0.0, 0.001, 0.02]), self._wait if waits else self._user)
 
-    def _user_after_wait(self) -> None:
+    def _wait(self) -> None:
+        """As the caller waits: asleep until the device's wake-up, or a bell; then it looks again."""
         if self.done < self.launched and not self.unhealthy:
-            return self.at(0.001, self._user_after_wait)
-        self._user()
+            self.asleep = True
+        elif self.launched < self.scenario.launches:
+            self._user()
+        else:
+            self.finished = True
+
+    def _wake(self) -> None:
+        if self.asleep:
+            self.asleep = False
+            self._wait()
 
     def _launch(self) -> None:
         self.launched += 1
         program = self.program_of[self.launched] = self._program(self.launched)
-        if program not in self.seen:
+        if program not in self.seen and program not in self.failed:
             if self.scenario.policy == "caller":
                 self.seen[program] = "ready"
                 self._push_here(program)
@@ -272,6 +292,7 @@ class World:
         self._push(-1, ("program", c.program, True))  # its launches trap at once
 
     def _do_StartProcess(self, c: e.StartProcess) -> None:
+        self.starts += 1
         old = self.lives.get(c.process)
         if old and old.alive:
             raise Broken(f"{c.process} was started although its last life goes on")
@@ -279,7 +300,7 @@ class World:
         if c.process == e.ZYGOTE:
             return self.at(0.06, lambda: self._zygote_up(life))
         zygote = self.lives[e.ZYGOTE]
-        if self.stillborn and self.rng.random() < 0.5:
+        if self.stillborn and (self.stillborn > FOREVER // 2 or self.rng.random() < 0.5):
             self.stillborn -= 1
             return self.at(0.01, lambda: self._die(life))
         if not zygote.alive:
@@ -297,7 +318,7 @@ class World:
     def _nothing_explains(self, c: e.KillProcess) -> bool:
         """An able process may only be killed if something did happen to messages or to another process."""
         s = self.scenario
-        return not (s.drops or s.hangs or s.spins or s.kills or s.poison or s.stillborn or s.garbage)
+        return not (s.drops or s.hangs or s.spins or s.kills or s.poison or s.stillborn or s.garbage or s.crashes)
 
     def _do_DropWorker(self, c: e.DropWorker) -> None:
         self.lives[e.Process("encoder", c.worker)].alive = False
@@ -327,8 +348,8 @@ class World:
             self._push(-1, ("launch", seq, program))
 
     def _do_RingBells(self, _: e.RingBells) -> None:
-        self.bells = getattr(self, "bells", 0) + 1
         self.at(0.0, self._wake_device)
+        self.at(0.0, self._wake)
 
     def _do_FailRuntime(self, c: e.FailRuntime) -> None:
         self.unhealthy = c.text
@@ -388,7 +409,10 @@ class World:
         program = programs[0]
         if program % 3 not in life.plans:
             raise Broken(f"worker {life.process.index} has no plan for {program}")
-        if program in self.poison:
+        crashes = len(programs) > 1 and self.rng.random() < self.scenario.crashes
+        if crashes:
+            self.fault_s += LEASE_S
+        if program in self.poison or crashes:
             return self.at(1e-5, lambda: self._die(life))
         self.at(life.busy_until - self.now, lambda: self._encoded(life, lease, programs))
 
@@ -444,7 +468,6 @@ class World:
         """Drain the rings; run the next launch if its program is there."""
         if not life.able or life is not self.lives[e.DEVICE] or life.busy_until > self.now:
             return
-        self.device_loops += 1
         for ring in self.rings:
             while ring:
                 self._take(life, ring.popleft())
@@ -476,6 +499,7 @@ class World:
         if program not in self.failed:
             self.seen[program] = "ready"
             self._push_here(program)
+            self._tell(e.ProgramRefused(program))
 
     def _commit(self, life: Life) -> None:
         if not life.alive:
@@ -489,6 +513,12 @@ class World:
         self.done = seq
         self.commits.append((seq, self.program_of[seq]))
         self.seen[self.program_of[seq]] = "ready"  # whoever sent it: the device had it
+        if self.torn and self.asleep and seq == self.launched:
+            self.torn = False
+            self.trace.append((self.now, "FAULT device killed between commit and wake-up"))
+            self.fault_s += LEASE_S
+            return self._die(life)
+        self._wake()
         self._device(life)
 
     # ---- time and faults -----------------------------------------------------------------------------------------
@@ -528,8 +558,10 @@ class World:
 
     # ---- the verdict ---------------------------------------------------------------------------------------------
     def _check(self) -> None:
+        if self.starts > LIMITS.deaths_max * (2 + self.scenario.workers) + 8 * (1 + self.state.deaths):
+            raise Broken(f"{self.starts} starts")
         if self.unhealthy:
-            if not self.scenario.stillborn and not self.scenario.kills and not self.scenario.poison:
+            if not self.scenario.stillborn and not self.scenario.kills and not self.scenario.crashes:
                 raise Broken(f"gave up without a reason: {self.unhealthy}")
             return
         if self.commits != [(s, self._program(s)) for s in range(1, self.scenario.launches + 1)]:
@@ -545,8 +577,9 @@ class World:
         if self.encodes > (self.scenario.launches + 8) * (1 + replays):
             raise Broken(f"{self.encodes} encodes for {self.scenario.launches} launches and {self.state.deaths} deaths")
         self._tell_counters()
-        if self.state.book.live:
-            raise Broken(f"done, but still live: {list(self.state.book.live)[:5]}")
+        left = [p for p in self.state.book.live if self.state.book.phase(p, self.done) != "encoding"]
+        if left:
+            raise Broken(f"done, but still live: {left[:5]}")
 
     def _head_story(self) -> str:
         program = self.program_of.get(self.done + 1, 0)

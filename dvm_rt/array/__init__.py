@@ -1,0 +1,10 @@
+"""The Python face: arrays that compute when a value is needed, and functions that are planned once for all shapes.
+
+    array      Array: operators record nodes, values are fetched
+    functions  the Array API names, made from the operator table
+    session    what belongs to one runtime: the stream, plans by structure, counters; the flush
+    tracing    symbolic arguments, captured arrays
+    function   @function
+    explain    explain, das, dump
+
+Imports everything below it, and is imported by the frontends."""

@@ -1,0 +1,508 @@
+"""Array: an immutable array of a runtime, lazy.
+
+An array is in one of three states: it has a `_tensor` (its value is there, or on its way in the stream); or only a pending
+`_node` (operators were recorded, a flush computes it); or a traced `_node` (inside of a @function: no value at all).
+Operators record; whatever needs a value (`float(x)`, `if x:`, `np.asarray(x)`, `print(x)`) flushes and waits. Shapes are
+checked when an operator is recorded: a ShapeError comes from the line that caused it."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from dvm_rt import dtypes
+from dvm_rt.array import tracing
+from dvm_rt.array.session import Pending, Session, leaf, session
+from dvm_rt.array.tracing import Trace
+from dvm_rt.config import integer, number
+from dvm_rt.dtypes import DType, bool_, float32
+from dvm_rt.errors import DTypeError, GraphError, ShapeError, UnsupportedOperatorError
+from dvm_rt.graph.graph import NO_FACTS, Node, apply, reachable
+from dvm_rt.graph.operators import OPERATORS, Operator
+from dvm_rt.graph.shapes import Entry, axis_numbers
+from dvm_rt.graph.symbols import Dim, Shape
+
+Number = bool | int | float
+Axes = int | tuple[int, ...] | None
+CONSTANT, DIMENSION = OPERATORS["constant"], OPERATORS["dimension"]
+_new = object.__new__
+
+
+class Array:
+    """An array. Made by dvm.asarray and the functions of this package, never directly.
+
+    dtype: one of dvm_rt.dtypes; float32 and bool can be computed with, the rest is storage for now."""
+
+    __slots__ = ("_tensor", "_node", "_session", "__weakref__")
+    __array_ufunc__ = None  # NumPy leaves operators with an Array to us
+    __hash__ = None
+
+    # ---- what it is ----
+
+    @property
+    def shape(self) -> Shape:
+        """Sizes; inside of a @function those may be symbolic."""
+        if self._tensor is not None:
+            return self._tensor.shape
+        node = self._node
+        return node.data.facts.resolve_shape(node.shape) if node.data.__class__ is Trace else node.shape
+
+    @property
+    def dtype(self) -> DType:
+        return dtypes.DTYPES[self._tensor.dtype] if self._tensor is not None else self._node.dtype
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+    @property
+    def size(self) -> int | Dim:
+        """Number of elements."""
+        total: int | Dim = 1
+        for n in self.shape:
+            total = total * n
+        return total
+
+    def __len__(self) -> int:
+        if not self.shape:
+            raise TypeError("array: len: no dimensions, got shape (), allowed at least one dimension")
+        return self.shape[0].__index__()
+
+    def __repr__(self) -> str:
+        if _is_traced(self):
+            return f"Array(traced, shape={self.shape}, dtype={self.dtype})"
+        return f"Array({np.array2string(self.__array__(), separator=', ', prefix='Array(')}, dtype={self.dtype})"
+
+    # ---- its value ----
+
+    def __array__(self, dtype: np.dtype | None = None, copy: bool | None = None) -> np.ndarray:
+        """The value as a NumPy array: a read-only view of the arena, which it keeps alive; waits."""
+        tensor = computed(self, "read")
+        view = self._session.stream.read(tensor, number("wait_s"))
+        if dtype is not None and np.dtype(dtype) != view.dtype:
+            if copy is False:
+                raise ValueError(f"array: __array__: conversion without a copy, got {dtype}, allowed {view.dtype}")
+            return view.astype(dtype)
+        return view.copy() if copy else view
+
+    def item(self) -> Number:
+        """The one element as a Python number; waits."""
+        tensor = computed(self, "item")
+        return self._session.stream.item(tensor, number("wait_s"))
+
+    def __dvm_launch__(self) -> None:
+        """What Runtime.run does with arrays that a function returns: they are on their way when it waits."""
+        computed(self, "run")
+
+    def tolist(self) -> list | Number:
+        """The value as nested lists; waits."""
+        return self.__array__().tolist()
+
+    def __float__(self) -> float:
+        return float(self.item())
+
+    def __int__(self) -> int:
+        return int(self.item())
+
+    def __bool__(self) -> bool:
+        return bool(self.item())
+
+    def __index__(self) -> int:
+        if self.dtype.kind not in "iu":
+            raise TypeError(f"array: index: dtype, got {self.dtype}, allowed whole numbers")
+        return int(self.item())
+
+    # ---- operators ----
+
+    def __add__(self, other: Array | Number) -> Array:
+        return _binary("add", self, other)
+
+    def __radd__(self, other: Array | Number) -> Array:
+        return _binary("add", other, self)
+
+    def __sub__(self, other: Array | Number) -> Array:
+        return _binary("subtract", self, other)
+
+    def __rsub__(self, other: Array | Number) -> Array:
+        return _binary("subtract", other, self)
+
+    def __mul__(self, other: Array | Number) -> Array:
+        return _binary("multiply", self, other)
+
+    def __rmul__(self, other: Array | Number) -> Array:
+        return _binary("multiply", other, self)
+
+    def __truediv__(self, other: Array | Number) -> Array:
+        return _binary("divide", self, other)
+
+    def __rtruediv__(self, other: Array | Number) -> Array:
+        return _binary("divide", other, self)
+
+    def __pow__(self, exponent: float) -> Array:
+        if isinstance(exponent, Array):
+            raise UnsupportedOperatorError("array: pow: exponent that is an array is not there yet, allowed numbers")
+        return record("pow", (self,), (float(exponent),))
+
+    def __matmul__(self, other: Array) -> Array:
+        return _binary("matmul", self, other)
+
+    def __rmatmul__(self, other: Array) -> Array:
+        return _binary("matmul", other, self)
+
+    def __neg__(self) -> Array:
+        return record("negative", (self,))
+
+    def __pos__(self) -> Array:
+        return self
+
+    def __abs__(self) -> Array:
+        return record("abs", (self,))
+
+    def __eq__(self, other: Array | Number) -> Array:  # type: ignore[override]
+        return _binary("equal", self, other)
+
+    def __ne__(self, other: Array | Number) -> Array:  # type: ignore[override]
+        return _binary("not_equal", self, other)
+
+    def __lt__(self, other: Array | Number) -> Array:
+        return _binary("less", self, other)
+
+    def __le__(self, other: Array | Number) -> Array:
+        return _binary("less_equal", self, other)
+
+    def __gt__(self, other: Array | Number) -> Array:
+        return _binary("greater", self, other)
+
+    def __ge__(self, other: Array | Number) -> Array:
+        return _binary("greater_equal", self, other)
+
+    def __and__(self, other: Array | bool) -> Array:
+        return _binary("logical_and", self, other)
+
+    def __or__(self, other: Array | bool) -> Array:
+        return _binary("logical_or", self, other)
+
+    def __xor__(self, other: Array | bool) -> Array:
+        return _binary("logical_xor", self, other)
+
+    def __invert__(self) -> Array:
+        return record("logical_not", (self,))
+
+    __rand__, __ror__, __rxor__ = __and__, __or__, __xor__
+
+    # ---- reductions ----
+
+    def sum(self, axis: Axes = None, keepdims: bool = False) -> Array:
+        return _reduce("sum", self, axis, keepdims)
+
+    def mean(self, axis: Axes = None, keepdims: bool = False) -> Array:
+        return _reduce("mean", self, axis, keepdims)
+
+    def max(self, axis: Axes = None, keepdims: bool = False) -> Array:
+        return _reduce("max", self, axis, keepdims)
+
+    def min(self, axis: Axes = None, keepdims: bool = False) -> Array:
+        return _reduce("min", self, axis, keepdims)
+
+    def any(self, axis: Axes = None, keepdims: bool = False) -> Array:
+        return _reduce("any", self, axis, keepdims)
+
+    def all(self, axis: Axes = None, keepdims: bool = False) -> Array:
+        return _reduce("all", self, axis, keepdims)
+
+    # ---- views ----
+
+    @property
+    def T(self) -> Array:  # noqa: N802
+        """A matrix with its axes exchanged."""
+        if self.ndim != 2:
+            raise ShapeError(f"array: T: rank, got {self.ndim}, allowed 2; use .mT or permute_dims")
+        return self.mT
+
+    @property
+    def mT(self) -> Array:  # noqa: N802
+        """The last two axes exchanged."""
+        rank = self.ndim
+        if rank < 2:
+            raise ShapeError(f"array: mT: rank, got {rank}, allowed 2 and more")
+        return record("permute_dims", (self,), ((*range(rank - 2), rank - 1, rank - 2),))
+
+    def reshape(self, *shape: int | Dim | Sequence[int | Dim]) -> Array:
+        """The same elements in row-major order in another shape; one size may be -1."""
+        sizes = shape[0] if len(shape) == 1 and isinstance(shape[0], (tuple, list)) else shape
+        return record("reshape", (self,), (tuple([n if isinstance(n, Dim) else n.__index__() for n in sizes]),))
+
+    def __getitem__(self, key: object) -> Array:
+        return _indexed(self, key if isinstance(key, tuple) else (key,))
+
+    def __iter__(self) -> Iterator[Array]:
+        return (self[i] for i in range(len(self)))
+
+    def astype(self, dtype: DType | str | type | np.dtype) -> Array:
+        """The array in another dtype."""
+        wanted = dtype_of(dtype)
+        return self if wanted is self.dtype else record("astype", (self,), (wanted.name,))
+
+
+# ---- making arrays ------------------------------------------------------------------------------------------------
+
+
+def wrap(tensor: object, of: Session) -> Array:
+    """The array of a tensor."""
+    array = _new(Array)
+    array._tensor, array._node, array._session = tensor, None, of
+    return array
+
+
+def _wrap_node(node: Node, of: Session | None) -> Array:
+    array = _new(Array)
+    array._tensor, array._node, array._session = None, node, of
+    return array
+
+
+def asarray(value: object, dtype: DType | str | type | np.dtype | None = None) -> Array:
+    """An array of the current runtime with a copy of the value. Python floats become float32, Python ints int64."""
+    if isinstance(value, Array):
+        return value if dtype is None else value.astype(dtype)
+    if isinstance(value, Dim):
+        trace = tracing.current()
+        if trace is None:
+            raise GraphError(f"array: asarray: a symbolic size outside of its function, got {value}, allowed numbers")
+        return _wrap_node(_traced(apply(DIMENSION, (), (value,), trace.facts), trace), None)
+    host = value if isinstance(value, (np.ndarray, np.generic)) else _from_python(value)
+    if dtype is not None:
+        host = np.asarray(host).astype(dtype_of(dtype).numpy, copy=False)
+    of = session()
+    return wrap(of.stream.asarray(np.asarray(host)), of)
+
+
+def _from_python(value: object) -> np.ndarray:
+    try:
+        host = np.asarray(value)
+    except ValueError as error:
+        raise ShapeError(f"array: asarray: nested sequences of unequal length: {error}") from error
+    if host.dtype.kind not in "biuf":
+        raise DTypeError(f"array: asarray: dtype, got {host.dtype}, allowed numbers and bools")
+    return host.astype(np.float32) if host.dtype == np.float64 else host
+
+
+def dtype_of(dtype: DType | str | type | np.dtype) -> DType:
+    """The DType of whatever names one."""
+    if isinstance(dtype, DType):
+        return dtype
+    if dtype is float:
+        return float32
+    if isinstance(dtype, str) and dtype in dtypes.BY_NAME:
+        return dtypes.BY_NAME[dtype]
+    try:
+        return dtypes.from_numpy(dtype, "array")
+    except TypeError:
+        raise DTypeError(f"array: dtype, got {dtype!r}, allowed {', '.join(dtypes.BY_NAME)}") from None
+
+
+# ---- recording ----------------------------------------------------------------------------------------------------
+
+
+def record(name: str, operands: Sequence[Array | Number | Node], attributes: tuple = ()) -> Array:
+    """The array that an operator gives. Raises ShapeError, DTypeError, UnsupportedOperatorError at once."""
+    row = OPERATORS[name]
+    trace = tracing.current()
+    nodes = [_node_of(x) for x in operands]
+    if trace is not None and (any(n.data is trace for n in nodes) or _has_symbol(attributes)):
+        return _record_traced(row, nodes, attributes, trace)
+    of = _session_of(operands)
+    node = apply(row, tuple(nodes), attributes, NO_FACTS)
+    size = 1
+    for n in nodes:
+        if n.data.__class__ is Pending:
+            size += n.data.size
+    array = _wrap_node(node, of)
+    node.data = Pending(weakref.ref(array), size)
+    if size > integer("pending_max"):
+        _check_size(node, of)
+    return array
+
+
+def _record_traced(row: Operator, nodes: list[Node], attributes: tuple, trace: Trace) -> Array:
+    inputs = tuple([n if n.data is trace or n.operator is CONSTANT else _captured(n, trace) for n in nodes])
+    return _wrap_node(_traced(apply(row, inputs, attributes, trace.facts), trace), None)
+
+
+def _traced(node: Node, trace: Trace) -> Node:
+    node.data = trace
+    return node
+
+
+def _captured(node: Node, trace: Trace) -> Node:
+    if node.data.__class__ is Trace:
+        raise GraphError("array: function: an array of another trace that is over or further out, allowed its arguments and arrays with values")
+    if node.data.__class__ is Pending:
+        session().flush([node], "captured")
+    return trace.capture(node.data)
+
+
+def _node_of(x: Array | Number | Node) -> Node:
+    """The node of an operand."""
+    if x.__class__ is not Array:
+        return x
+    node = x._node
+    if node is None:
+        node = x._node = leaf(x._tensor)
+    return node
+
+
+def _session_of(operands: Sequence[Array | Node]) -> Session:
+    found: Session | None = None
+    for x in operands:
+        if x.__class__ is Array and x._session is not found and x._session is not None:
+            if found is not None:
+                raise GraphError("array: operands: arrays of different runtimes, allowed arrays of one")
+            found = x._session
+    return found or session()
+
+
+def _has_symbol(attribute: object) -> bool:
+    if isinstance(attribute, tuple):
+        return any(map(_has_symbol, attribute))
+    return isinstance(attribute, Dim)
+
+
+def _check_size(node: Node, of: Session) -> None:
+    """Flushes what is too large to wait; the sizes are upper bounds, so they are counted first."""
+    count = sum(n.data.__class__ is Pending for n in reachable((node,)))
+    if count > integer("pending_max"):
+        of.flush([node], "size limit")
+    else:
+        node.data.size = count
+
+
+def operand(x: object, like: DType | None, where: str) -> Array | Node:
+    """An operand of an operator whose other operand has dtype `like`: Python numbers take that."""
+    if x.__class__ is Array:
+        return x
+    if isinstance(x, (bool, np.bool_)):
+        if like is not None and like is not bool_:
+            raise DTypeError(f"array: {where}: a bool beside {like}, allowed numbers; x.astype(...) converts")
+        return apply(CONSTANT, (), (bool(x), "bool"), NO_FACTS)
+    if isinstance(x, (int, float, np.floating, np.integer)):
+        if like is bool_:
+            raise DTypeError(f"array: {where}: a number beside bool, got {x}, allowed bools; x.astype(dvm.float32) converts")
+        return apply(CONSTANT, (), (float(x), "float32"), NO_FACTS)
+    if isinstance(x, (Dim, np.ndarray, list)):
+        return asarray(x)
+    raise TypeError(f"array: {where}: operand, got {type(x).__name__}, allowed arrays and numbers")
+
+
+def _binary(name: str, x: object, y: object) -> Array:
+    try:
+        a = operand(x, y.dtype if y.__class__ is Array else None, name)
+        b = operand(y, x.dtype if x.__class__ is Array else None, name)
+    except TypeError:
+        return NotImplemented
+    return record(name, (a, b))
+
+
+def _reduce(name: str, x: Array, axis: Axes, keepdims: bool) -> Array:
+    return record(name, (x,), (axis_numbers(f"array: {name}", axis, x.ndim), bool(keepdims)))
+
+
+# ---- values -------------------------------------------------------------------------------------------------------
+
+
+def computed(array: Array, reason: str) -> object:
+    """The tensor of an array, computed if it was pending. Raises GraphError for a traced array."""
+    if array._tensor is None:
+        node = array._node
+        if node.data.__class__ is Trace:
+            raise tracing.refuse_value(reason)
+        if node.data.__class__ is Pending:
+            array._session.flush([node], reason)
+        array._tensor = node.data
+    return array._tensor
+
+
+def eval(*arrays: Array) -> None:
+    """Computes arrays, all in as few launches as their runtimes allow, and waits until they are there."""
+    _launch(arrays)
+    for array in arrays:
+        array._session.stream.read(array._tensor, number("wait_s"))
+
+
+async def aeval(*arrays: Array) -> None:
+    """As eval, without blocking the event loop."""
+    _launch(arrays)
+    for of in {a._session for a in arrays}:
+        await of.runtime.reached(max(a._tensor.seq for a in arrays if a._session is of))
+    for array in arrays:
+        array._session.stream.read(array._tensor, number("wait_s"))
+
+
+def _launch(arrays: Sequence[Array]) -> None:
+    for array in arrays:
+        if not isinstance(array, Array):
+            raise TypeError(f"array: eval: got {type(array).__name__}, allowed arrays")
+        if _is_traced(array):
+            raise tracing.refuse_value("eval")
+    for of in {a._session for a in arrays}:
+        of.flush([a._node for a in arrays if a._session is of and a._tensor is None], "eval")
+    for array in arrays:
+        computed(array, "eval")
+
+
+def _is_traced(array: Array) -> bool:
+    return array._tensor is None and array._node.data.__class__ is Trace
+
+
+# ---- indexing -----------------------------------------------------------------------------------------------------
+
+
+def _indexed(x: Array, key: tuple) -> Array:
+    """Basic indexing with slices, whole numbers, None and `...`; or rows by an array of whole numbers."""
+    if len(key) == 1 and isinstance(key[0], (Array, np.ndarray, list)):
+        return take(x, asarray(key[0]), 0)
+    if any(isinstance(k, (Array, np.ndarray, list)) for k in key):
+        raise UnsupportedOperatorError("array: index: an array among several indices is not there yet, allowed x[indices] alone")
+    given = sum(k is not None and k is not Ellipsis for k in key)
+    if sum(k is Ellipsis for k in key) > 1 or given > x.ndim:
+        raise ShapeError(f"array: index: got {given} indices, allowed {x.ndim} for shape {x.shape} and one ...")
+    full: list[object] = []
+    for k in key:
+        full += [slice(None)] * (x.ndim - given) if k is Ellipsis else [k]
+    entries = tuple([_entry(k) for k in full if k is not None])
+    out = record("index", (x,), (entries,)) if any(e != (None, None, None) for e in map(_comparable, entries)) else x
+    axes, position = [], 0
+    for k in full:
+        if k is None:
+            axes.append(position)
+        position += k is None or isinstance(k, slice)
+    return record("expand_dims", (out,), (tuple(axes),)) if axes else out
+
+
+def _entry(k: object) -> Entry:
+    if isinstance(k, slice):
+        return tuple([_bound(b) for b in (k.start, k.stop, k.step)])
+    bound = _bound(k)
+    if bound is None or isinstance(k, (bool, np.bool_)):
+        raise ShapeError(f"array: index: got {k!r}, allowed whole numbers, slices, None and ...")
+    return bound
+
+
+def _bound(b: object) -> int | Dim | None:
+    if b is None or isinstance(b, Dim):
+        return b
+    if isinstance(b, float) or not hasattr(b, "__index__"):
+        raise ShapeError(f"array: index: got {b!r}, allowed whole numbers, slices, None and ...")
+    return b.__index__()
+
+
+def _comparable(entry: Entry) -> object:
+    return tuple(b if b is None else "bound" for b in entry) if isinstance(entry, tuple) else "index"
+
+
+def take(x: Array, indices: Array, axis: int = 0) -> Array:
+    """Rows of x (axis 0), one for each index (int32 or int64; negative ones count from the end; DeviceTrap outside)."""
+    if axis not in (0, -x.ndim):
+        raise UnsupportedOperatorError(f"array: take: axis, got {axis}, allowed 0; permute_dims brings another one there")
+    return record("take", (x, indices))

@@ -1,0 +1,213 @@
+"""@function: a Python function that is traced once a signature, and then is one launch for every shape.
+
+The signature of a call: for each array its dtype, rank and which sizes are 1; the structure of tuples, lists and dicts; and
+the value of everything static (ints, bools, strings, None, other hashable objects). Floats and NumPy arrays become inputs.
+Arrays that the Python code reaches in other ways are captured: their values belong to the plan.
+
+The fast path: all arguments are computed arrays and one array comes back; `_native.Dispatcher` finds the plan and launches
+it in one native call. Everything else goes the slow way, with the same result."""
+
+from __future__ import annotations
+
+import inspect
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from dvm_rt import _native
+from dvm_rt.array import tracing
+from dvm_rt.array.array import Array, asarray, computed, wrap
+from dvm_rt.array.array import _wrap_node as wrap_node
+from dvm_rt.array.session import Planned, Session, session
+from dvm_rt.array.tracing import Trace
+from dvm_rt.dtypes import DTYPES
+from dvm_rt.errors import EncodeError, GraphError, InvalidBytecodeError, ShapeError
+from dvm_rt.graph.graph import Node
+
+_new = object.__new__
+ARRAY = object()  # the place of an array in a tree
+_NOT_HERE = (AttributeError, ShapeError, EncodeError, InvalidBytecodeError)  # no array; or the slow way says more of the error
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Entry:
+    """What a signature has become: the plan (none if nothing is computed), and how the results are put together."""
+
+    planned: Planned | None
+    tree: object
+
+
+class Function:
+    """A traced Python function. Calls take and give trees of arrays; see the module for what is static."""
+
+    def __init__(self, python: Callable[..., object]) -> None:
+        self.python = python
+        self._signature = inspect.signature(python)
+        self._entries: weakref.WeakKeyDictionary[Session, dict[tuple, Entry]] = weakref.WeakKeyDictionary()
+        self._fast: weakref.WeakKeyDictionary[Session, object] = weakref.WeakKeyDictionary()
+        self._single: dict[int, object] = {}  # id of a session -> its dispatcher, where one array comes back
+        self._name = getattr(python, "__qualname__", repr(python))
+        self.__doc__, self.__name__, self.__wrapped__ = python.__doc__, getattr(python, "__name__", "function"), python
+
+    def __call__(self, *args: object, **kwargs: object) -> object:
+        if not kwargs and args and args[0].__class__ is Array:
+            of = args[0]._session
+            dispatch = self._single.get(id(of))
+            if dispatch is not None:
+                try:
+                    tensors = dispatch(args)
+                except _NOT_HERE:
+                    tensors = None
+                if tensors is not None:
+                    array = _new(Array)
+                    array._tensor, array._node, array._session = tensors[0], None, of
+                    return array
+        return self._call(args, kwargs)
+
+    def __get__(self, instance: object, owner: type) -> object:
+        """As a method: a function of its own for each instance, which is static."""
+        if instance is None:
+            return self
+        bound = Function(self.python.__get__(instance, owner))
+        instance.__dict__[self.__name__] = bound
+        return bound
+
+    def __repr__(self) -> str:
+        return f"<dvm.function {self._name}>"
+
+    # ---- the slow way ----
+
+    def _call(self, args: tuple, kwargs: dict[str, object]) -> object:
+        trace = tracing.current()
+        leaves: list[object] = []
+        tree = _flatten((args, kwargs), leaves)
+        if trace is not None and any(_is_traced(x) for x in leaves):
+            return self.python(*args, **kwargs)  # a function in a function: inlined
+        of = _session_of(leaves)
+        arrays = [x if isinstance(x, Array) else asarray(_host(x)) for x in leaves]
+        entry = self._entry(of, tree, arrays, args, kwargs)
+        if entry.planned is None:
+            return _unflatten(entry.tree, iter(()))
+        tensors = of.call(entry.planned, [a._tensor for a in arrays])
+        return _unflatten(entry.tree, iter([wrap(t, of) for t in tensors]))
+
+    def _entry(self, of: Session, tree: object, arrays: list[Array], args: tuple, kwargs: dict[str, object]) -> Entry:
+        of.flush([a._node for a in arrays if a._tensor is None], "argument")
+        rows = tuple([_row(computed(a, "argument")) for a in arrays])
+        entries = self._entries.setdefault(of, {})
+        key = (tree, rows)
+        try:
+            entry = entries.get(key)
+        except TypeError as error:
+            raise GraphError(f"function: {self._name}: static argument is not hashable: {error}, allowed arrays, numbers, strings, None") from error
+        if entry is None:
+            entry = entries[key] = self._trace(of, tree, rows)
+            self._shorten(of, entry, rows, args, kwargs)
+        return entry
+
+    def _trace(self, of: Session, tree: object, rows: tuple) -> Entry:
+        of.counters["traces"] += 1
+        outputs: list[object] = []
+        with Trace() as trace:
+            nodes = [trace.argument(DTYPES[dtype], rank, ones) for dtype, rank, ones in rows]
+            args, kwargs = _unflatten(tree, iter([wrap_node(n, None) for n in nodes]))
+            result = self.python(*args, **kwargs)
+            out_tree = _flatten(result, outputs)
+            nodes = [_output_node(x, trace, self._name) for x in outputs]
+        if not nodes:
+            return Entry(None, out_tree)
+        return Entry(of.plan(trace.graph(nodes), trace.captured), out_tree)
+
+    def _shorten(self, of: Session, entry: Entry, rows: tuple, args: tuple, kwargs: dict[str, object]) -> None:
+        """Lets later calls of this signature take the fast path, if they may."""
+        plain = not kwargs and args and all(isinstance(a, Array) for a in args)
+        if not plain or entry.planned is None or entry.tree is not ARRAY:
+            return
+        if of not in self._fast:
+            self._fast[of] = _native.Dispatcher(of.stream)
+            self._single[id(of)] = self._fast[of]
+            weakref.finalize(of, self._single.pop, id(of), None)
+        self._fast[of].add(rows, entry.planned.number)
+
+
+def function(python: Callable[..., object]) -> Function:
+    """Makes a function of arrays that is traced once a signature: see the module."""
+    return Function(python)
+
+
+def planned_for(called: Function, args: tuple, kwargs: dict[str, object]) -> tuple[Session, Planned, list[object]]:
+    """(session, plan, tensors) that a call with these arguments uses; traces if need be."""
+    leaves: list[object] = []
+    tree = _flatten((args, kwargs), leaves)
+    of = _session_of(leaves)
+    arrays = [x if isinstance(x, Array) else asarray(_host(x)) for x in leaves]
+    entry = called._entry(of, tree, arrays, args, kwargs)
+    if entry.planned is None:
+        raise GraphError(f"function: {called._name}: computes nothing, allowed functions that give arrays")
+    return of, entry.planned, [a._tensor for a in arrays]
+
+
+# ---- signatures ---------------------------------------------------------------------------------------------------
+
+
+def _row(tensor: object) -> tuple[int, int, int]:
+    ones = 0
+    shape = tensor.shape
+    for d, size in enumerate(shape):
+        ones |= (size == 1) << d
+    return tensor.dtype, len(shape), ones
+
+
+def _is_traced(x: object) -> bool:
+    return isinstance(x, Array) and x._tensor is None and x._node.data.__class__ is Trace
+
+
+def _host(x: object) -> object:
+    return np.float32(x) if isinstance(x, float) else x
+
+
+def _session_of(leaves: list[object]) -> Session:
+    for x in leaves:
+        if isinstance(x, Array) and x._session is not None:
+            return x._session
+    return session()
+
+
+def _output_node(x: object, trace: Trace, name: str) -> Node:
+    """The node of a result; an array from outside, or a number, goes through the graph."""
+    if _is_traced(x):
+        if x._node.data is not trace:
+            raise GraphError(f"function: {name}: gives an array of another trace, allowed arrays made from its arguments")
+        return x._node
+    return trace.capture(computed(x if isinstance(x, Array) else asarray(_host(x)), "captured"))
+
+
+# ---- trees --------------------------------------------------------------------------------------------------------
+
+
+def _flatten(value: object, leaves: list[object]) -> object:
+    """The tree of a value, hashable, and its arrays (and floats) in order."""
+    if isinstance(value, (Array, np.ndarray, np.generic, float)):
+        leaves.append(value)
+        return ARRAY
+    if isinstance(value, (tuple, list)):
+        return (type(value), tuple([_flatten(v, leaves) for v in value]))
+    if isinstance(value, dict):
+        return (dict, tuple([(k, _flatten(v, leaves)) for k, v in value.items()]))
+    return ("static", type(value), value)
+
+
+def _unflatten(tree: object, arrays: object) -> object:
+    if tree is ARRAY:
+        return next(arrays)
+    kind, parts = tree[0], tree[-1]
+    if kind == "static":
+        return parts
+    if kind is dict:
+        return {k: _unflatten(v, arrays) for k, v in parts}
+    values = [_unflatten(part, arrays) for part in parts]
+    if hasattr(kind, "_fields"):
+        return kind(*values)
+    return kind(values)

@@ -1,0 +1,248 @@
+"""The functions of the Array API standard (and those of neural networks) on arrays: thin, over the operator table.
+
+Elementwise functions of one and two arrays are made from their rows; the others check and complete their arguments."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from dvm_rt.array.array import Array, asarray, dtype_of, operand, record, take
+from dvm_rt.dtypes import DType, bool_, float32
+from dvm_rt.errors import GraphError, ShapeError
+from dvm_rt.graph.operators import OPERATORS
+from dvm_rt.graph.shapes import axis_number, axis_numbers
+from dvm_rt.graph.symbols import Dim, Shape, Size, floordiv
+
+UNARY = (
+    "negative", "abs", "square", "sqrt", "rsqrt", "reciprocal", "exp", "log", "tanh", "erf", "sigmoid", "relu", "floor", "ceil",
+    "trunc", "round", "isnan", "logical_not", "silu",
+)  # fmt: skip
+BINARY = (
+    "add", "subtract", "multiply", "divide", "maximum", "minimum", "equal", "not_equal", "less", "less_equal", "greater",
+    "greater_equal", "logical_and", "logical_or", "logical_xor",
+)  # fmt: skip
+Axes = int | tuple[int, ...] | None
+
+
+def _unary(name: str) -> Callable[[Array], Array]:
+    def function(x: Array, /) -> Array:
+        return record(name, (_array(x, name),))
+
+    function.__name__ = function.__qualname__ = name
+    function.__doc__ = f"{OPERATORS[name].doc}, element by element."
+    return function
+
+
+def _binary(name: str) -> Callable[[Array | float, Array | float], Array]:
+    def function(x: Array | float, y: Array | float, /) -> Array:
+        a, b = _pair(x, y, name)
+        return record(name, (a, b))
+
+    function.__name__ = function.__qualname__ = name
+    function.__doc__ = f"{OPERATORS[name].doc}, element by element; shapes broadcast; one side may be a number."
+    return function
+
+
+for _name in UNARY:
+    globals()[_name] = _unary(_name)
+for _name in BINARY:
+    globals()[_name] = _binary(_name)
+
+
+def _array(x: object, where: str) -> Array:
+    if isinstance(x, Array):
+        return x
+    return asarray(x)
+
+
+def _pair(x: object, y: object, where: str) -> tuple:
+    if not isinstance(x, Array) and not isinstance(y, Array):
+        x = asarray(x)
+    a = operand(x, y.dtype if isinstance(y, Array) else None, where)
+    b = operand(y, x.dtype if isinstance(x, Array) else None, where)
+    return a, b
+
+
+def where(condition: Array, x: Array | float, y: Array | float, /) -> Array:
+    """x where the condition (bool) holds, else y."""
+    if not isinstance(x, Array) and not isinstance(y, Array):
+        x = asarray(x)
+    return record("where", (_array(condition, "where"), *_pair(x, y, "where")))
+
+
+def astype(x: Array, dtype: DType | str, /) -> Array:
+    """x in another dtype."""
+    return _array(x, "astype").astype(dtype)
+
+
+def pow(x: Array, exponent: float, /) -> Array:
+    """x to a constant power: whole numbers, 0.5, -0.5."""
+    return _array(x, "pow") ** exponent
+
+
+def clip(x: Array, min: float | None = None, max: float | None = None) -> Array:
+    """x cut off at both ends."""
+    low, high = (None if bound is None else float(bound) + 0.0 for bound in (min, max))
+    return record("clip", (_array(x, "clip"),), (low, high))
+
+
+def gelu(x: Array, /, approximate: str = "none") -> Array:
+    """x times the normal distribution function of x; approximate: "none" (erf) or "tanh"."""
+    if approximate not in ("none", "tanh"):
+        raise GraphError(f"array: gelu: approximate, got {approximate!r}, allowed none, tanh")
+    return record("gelu", (_array(x, "gelu"),), (approximate,))
+
+
+# ---- reductions ---------------------------------------------------------------------------------------------------
+
+
+def _reduction(name: str) -> Callable[..., Array]:
+    def function(x: Array, /, *, axis: Axes = None, keepdims: bool = False) -> Array:
+        return getattr(_array(x, name), name)(axis, keepdims)
+
+    function.__name__ = function.__qualname__ = name
+    function.__doc__ = f"{OPERATORS[name].doc}; axis None: over all."
+    return function
+
+
+for _name in ("sum", "max", "min", "mean", "any", "all"):
+    globals()[_name] = _reduction(_name)
+
+
+def var(x: Array, /, *, axis: Axes = None, correction: float = 0.0, keepdims: bool = False) -> Array:
+    """Variance over axes, divided by the count - correction."""
+    x = _array(x, "var")
+    return record("var", (x,), (axis_numbers("array: var", axis, x.ndim), float(correction), bool(keepdims)))
+
+
+def softmax(x: Array, /, *, axis: int = -1) -> Array:
+    """e^x over its sum, along an axis."""
+    return record("softmax", (_array(x, "softmax"),), (axis_number("array: softmax", axis, x.ndim),))
+
+
+def log_softmax(x: Array, /, *, axis: int = -1) -> Array:
+    """Logarithm of softmax."""
+    return record("log_softmax", (_array(x, "log_softmax"),), (axis_number("array: log_softmax", axis, x.ndim),))
+
+
+def layer_norm(x: Array, weight: Array | None = None, bias: Array | None = None, eps: float = 1e-5) -> Array:
+    """The last axis to mean 0 and variance 1, times weight, plus bias."""
+    if weight is None and bias is not None:
+        raise GraphError("array: layer_norm: bias without weight, allowed weight, or both, or neither")
+    return record("layer_norm", tuple(p for p in (x, weight, bias) if p is not None), (float(eps),))
+
+
+def rms_norm(x: Array, weight: Array | None = None, eps: float = 1e-6) -> Array:
+    """The last axis over its root mean square, times weight."""
+    return record("rms_norm", tuple(p for p in (x, weight) if p is not None), (float(eps),))
+
+
+# ---- products -----------------------------------------------------------------------------------------------------
+
+
+def matmul(x: Array, y: Array, /) -> Array:
+    """Matrix product; batch dimensions broadcast; a 1-d operand is a row on the left, a column on the right."""
+    return record("matmul", (_array(x, "matmul"), _array(y, "matmul")))
+
+
+def linear(x: Array, weight: Array, bias: Array | None = None) -> Array:
+    """x @ weight.T + bias, weight (outputs, inputs)."""
+    return record("linear", tuple(p for p in (x, weight, bias) if p is not None))
+
+
+# ---- views, joins -------------------------------------------------------------------------------------------------
+
+
+def reshape(x: Array, /, shape: Size | Sequence[Size]) -> Array:
+    """The same elements in row-major order in another shape; one size may be -1."""
+    return _array(x, "reshape").reshape(shape if isinstance(shape, (tuple, list)) else (shape,))
+
+
+def permute_dims(x: Array, /, axes: Sequence[int]) -> Array:
+    """Axis i of the result is axis axes[i] of x."""
+    x = _array(x, "permute_dims")
+    return record("permute_dims", (x,), (tuple(axis_number("array: permute_dims", a, x.ndim) for a in axes),))
+
+
+def matrix_transpose(x: Array, /) -> Array:
+    """The last two axes exchanged."""
+    return x.mT
+
+
+def expand_dims(x: Array, /, *, axis: int | tuple[int, ...] = 0) -> Array:
+    """New axes of size 1."""
+    x = _array(x, "expand_dims")
+    count = len(axis) if isinstance(axis, tuple) else 1
+    return record("expand_dims", (x,), (axis_numbers("array: expand_dims", axis, x.ndim + count),))
+
+
+def squeeze(x: Array, /, axis: int | tuple[int, ...]) -> Array:
+    """Axes of size 1 dropped."""
+    x = _array(x, "squeeze")
+    return record("squeeze", (x,), (axis_numbers("array: squeeze", axis, x.ndim),))
+
+
+def broadcast_to(x: Array, /, shape: Sequence[Size]) -> Array:
+    """x stretched to a shape."""
+    return record("broadcast_to", (_array(x, "broadcast_to"),), (_shape(shape, "broadcast_to"),))
+
+
+def concat(arrays: Sequence[Array], /, *, axis: int = 0) -> Array:
+    """The arrays one behind the other along an axis."""
+    return record("concat", tuple(arrays), (axis_number("array: concat", axis, _first(arrays, "concat").ndim),))
+
+
+def stack(arrays: Sequence[Array], /, *, axis: int = 0) -> Array:
+    """The arrays beside each other along a new axis."""
+    return record("stack", tuple(arrays), (axis_number("array: stack", axis, _first(arrays, "stack").ndim + 1),))
+
+
+def split(x: Array, /, sections: int | Sequence[int], *, axis: int = 0) -> list[Array]:
+    """x in equal parts (a number of them), or cut at positions."""
+    axis = axis_number("array: split", axis, x.ndim)
+    size = x.shape[axis]
+    if isinstance(sections, int):
+        if isinstance(size, int) and size % sections:
+            raise ShapeError(f"array: split: parts, got {size} in {sections}, allowed equal ones")
+        cuts: list[Size] = [floordiv(size, sections) * i for i in range(1, sections)]
+    else:
+        cuts = list(sections)
+    lead = (slice(None),) * axis
+    return [x[(*lead, slice(a, b))] for a, b in zip([None, *cuts], [*cuts, None], strict=True)]
+
+
+def _first(arrays: Sequence[Array], where: str) -> Array:
+    if not arrays:
+        raise ShapeError(f"array: {where}: nothing to join, got 0 arrays, allowed at least 1")
+    return arrays[0]
+
+
+def _shape(shape: Size | Sequence[Size], where: str) -> Shape:
+    sizes = shape if isinstance(shape, (tuple, list)) else (shape,)
+    return tuple(n if isinstance(n, Dim) else n.__index__() for n in sizes)
+
+
+# ---- creation -----------------------------------------------------------------------------------------------------
+
+
+def full(shape: Size | Sequence[Size], value: float, *, dtype: DType | str | None = None) -> Array:
+    """One value everywhere."""
+    wanted = dtype_of(dtype) if dtype is not None else bool_ if isinstance(value, bool) else float32
+    return record("full", (), (_shape(shape, "full"), bool(value) if wanted is bool_ else float(value), wanted.name))
+
+
+def zeros(shape: Size | Sequence[Size], *, dtype: DType | str | None = None) -> Array:
+    """0 everywhere."""
+    return full(shape, 0.0, dtype=dtype or float32)
+
+
+def ones(shape: Size | Sequence[Size], *, dtype: DType | str | None = None) -> Array:
+    """1 everywhere."""
+    return full(shape, 1.0, dtype=dtype or float32)
+
+
+__all__ = [
+    *UNARY, *BINARY, "where", "astype", "pow", "clip", "gelu", "sum", "max", "min", "mean", "any", "all", "var", "softmax",
+    "log_softmax", "layer_norm", "rms_norm", "matmul", "linear", "reshape", "permute_dims", "matrix_transpose", "expand_dims",
+    "squeeze", "broadcast_to", "concat", "stack", "split", "take", "full", "zeros", "ones",
+]  # fmt: skip

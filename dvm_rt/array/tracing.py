@@ -1,0 +1,93 @@
+"""Tracing: a Python function runs once with symbolic arguments, and leaves a graph.
+
+Owns the trace that is going on in a thread. While one is, operators on its arrays make nodes with symbolic shapes; arrays
+from outside are captured: they become further parameters of the graph, whose values belong to the plan."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+from dvm_rt import dtypes
+from dvm_rt.errors import GraphError
+from dvm_rt.graph.graph import Graph, Node, parameter
+from dvm_rt.graph.symbols import Facts, Shape, symbol
+
+if TYPE_CHECKING:
+    from dvm_rt._native import Tensor
+
+_local = threading.local()
+
+
+class Trace:
+    """One trace: its parameters, the facts about their sizes, and what it captured."""
+
+    __slots__ = ("facts", "parameters", "captured", "symbol_count", "_captured_nodes", "_outer")
+
+    def __init__(self) -> None:
+        self.facts = Facts()
+        self.parameters: list[Node] = []
+        self.captured: list[Tensor] = []
+        self.symbol_count = 0
+        self._captured_nodes: dict[int, Node] = {}
+
+    def __enter__(self) -> Trace:
+        self._outer = current()
+        _local.trace = self
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        _local.trace = self._outer
+
+    def argument(self, dtype: dtypes.DType, rank: int, ones: int) -> Node:
+        """A further parameter: every dimension is a symbol, but those that are 1 (bit d of `ones`)."""
+        sizes = []
+        for d in range(rank):
+            sizes.append(1 if ones >> d & 1 else symbol(self.symbol_count))
+            self.symbol_count += not ones >> d & 1
+        return self._parameter(tuple(sizes), dtype)
+
+    def capture(self, tensor: Tensor) -> Node:
+        """The parameter that stands for an array from outside."""
+        node = self._captured_nodes.get(id(tensor))
+        if node is None:
+            node = self._captured_nodes[id(tensor)] = self._parameter(tensor.shape, dtypes.DTYPES[tensor.dtype])
+            self.captured.append(tensor)
+        return node
+
+    def _parameter(self, shape: Shape, dtype: dtypes.DType) -> Node:
+        node = parameter(len(self.parameters), shape, dtype)
+        node.data = self
+        self.parameters.append(node)
+        return node
+
+    def graph(self, outputs: list[Node]) -> Graph:
+        """What the outputs need; arguments first, captured arrays last."""
+        first = [n for n in self.parameters if all(n is not c for c in self._captured_nodes.values())]
+        order = first + list(self._captured_nodes.values())
+        final = {id(n): parameter(i, n.shape, n.dtype) for i, n in enumerate(order)}
+        return Graph.of([final[id(n)] for n in order], [_rebuilt(n, final) for n in outputs], self.facts)
+
+
+def _rebuilt(node: Node, final: dict[int, Node]) -> Node:
+    """The node over the renumbered parameters."""
+    from dvm_rt.graph.graph import reachable
+
+    for part in reachable((node,), set(final)):
+        if id(part) not in final:
+            inputs = tuple([final[id(i)] for i in part.inputs])
+            final[id(part)] = Node(part.operator, inputs, part.attributes, part.shape, part.dtype)
+    return final[id(node)]
+
+
+def current() -> Trace | None:
+    """The trace of this thread, if one is going on."""
+    return getattr(_local, "trace", None)
+
+
+def refuse_value(what: str) -> GraphError:
+    """The error for a value that a traced array does not have."""
+    return GraphError(
+        f"array: {what}: a traced array has no value, got Python control flow or a conversion inside of a function, allowed "
+        "operators; use dvm.where for a choice, or take this step outside of the function (arrays outside have values)"
+    )

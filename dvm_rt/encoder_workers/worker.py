@@ -1,0 +1,136 @@
+"""The encoder worker: plans and graphs and operator instances in, programs and plans out.
+
+One loop around a blocking receive. Instances are encoded natively in pieces of about 50 us, so that the first program does
+not wait for the last. A local worker pushes programs into its ring to the device and counts in the control page; a remote
+one sends them back. Graphs are planned by `dvm_rt.fusion`, which is imported when the first one comes. It maps no tensors
+and holds nothing durable: whatever it held when it died is given to another. It may be slow, never the device: niceness
++10. Local workers are told from remote ones by their `Link` alone."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Protocol
+
+from dvm_rt import _native, config, wire
+from dvm_rt.errors import DvmError, ProtocolError
+from dvm_rt.transport import DealerSocket, PullSocket, PushSocket, make_context
+
+RING_FULL_S = 0.0005  # the device is behind: nothing is lost by waiting this long
+
+
+class Link(Protocol):
+    """How messages come and answers go."""
+
+    def receive(self) -> bytes: ...
+
+    def answer(self, message: wire.Message) -> None: ...
+
+    def encode(self, encoder: _native.Encoder, batch: wire.Instances, start: int) -> int:
+        """Encodes from byte `start` and sends the programs; returns the byte to go on from."""
+
+
+class LocalLink:
+    """An inbox at our own address; answers to the client's; programs through the ring."""
+
+    def __init__(self, inbox: str, answers: str) -> None:
+        context = make_context()
+        self._inbox = PullSocket(context, inbox)
+        self._answers = PushSocket(context, answers)
+        self._budget_us = float(config.integer("worker_budget_us"))
+        self.receive = self._inbox.receive
+
+    def answer(self, message: wire.Message) -> None:
+        self._answers.send(wire.encode(message))
+
+    def encode(self, encoder: _native.Encoder, batch: wire.Instances, start: int) -> int:
+        end = encoder.encode(batch.body, start, self._budget_us)
+        if end == start:
+            time.sleep(RING_FULL_S)
+        return end
+
+
+class RemoteLink:
+    """One socket to a listening scheduler, both ways."""
+
+    def __init__(self, endpoint: str) -> None:
+        self._socket = DealerSocket(make_context(), endpoint)
+        self._budget_us = float(config.integer("worker_budget_us"))
+        self.receive = self._socket.receive
+
+    def join(self) -> None:
+        """HELLO until WELCOME. Raises what the scheduler refuses us with, ProtocolError if it never answers."""
+        deadline = time.monotonic() + config.number("connect_s")
+        while time.monotonic() < deadline:
+            self.answer(hello(0, 0))
+            frame = self._socket.receive_within(1.0)
+            if frame is None:
+                continue
+            message = wire.decode(frame, wire.FROM_SCHEDULER)
+            if isinstance(message, wire.Welcome):
+                return
+            raise ProtocolError(f"encoder: join: answer, got {message}, allowed WELCOME")
+        raise ProtocolError(f"encoder: join: no scheduler, got silence, allowed {config.number('connect_s')} s")
+
+    def answer(self, message: wire.Message) -> None:
+        self._socket.send(wire.encode(message))
+
+    def encode(self, encoder: _native.Encoder, batch: wire.Instances, start: int) -> int:
+        end, programs = encoder.encode_programs(batch.body, start, self._budget_us)
+        self.answer(wire.Programs(batch.lease, len(programs), wire.pack_programs(programs)))
+        return end
+
+
+class Worker:
+    """Handles messages, one after another, until BYE."""
+
+    def __init__(self, link: Link, encoder: _native.Encoder) -> None:
+        self._link, self._encoder = link, encoder
+
+    def serve(self) -> None:
+        while True:
+            message = wire.decode(self._link.receive(), wire.FROM_SCHEDULER)
+            if isinstance(message, wire.Bye):
+                return
+            self._handle(message)
+
+    def _handle(self, message: wire.Message) -> None:
+        if isinstance(message, wire.Instances):
+            start = 0
+            while start < len(message.body):
+                start = self._link.encode(self._encoder, message, start)
+        elif isinstance(message, wire.PlanMessage):
+            self._encoder.add_plan(message.plan, message.body)
+        elif isinstance(message, wire.Graph):
+            self._link.answer(_planned(message))
+
+
+def _planned(message: wire.Graph) -> wire.Message:
+    """The plan of a graph, or why there is none. Any error of the package is an answer; anything else is a crash."""
+    from dvm_rt.encoder_workers.planner import plan_graph
+
+    try:
+        return wire.Planned(message.lease, message.graph, plan_graph(message.body))
+    except DvmError as error:
+        return wire.Refused(message.lease, message.graph, type(error).__name__, str(error)[:1000])
+
+
+def hello(worker: int, incarnation: int) -> wire.Hello:
+    host = os.uname().nodename[:64]
+    return wire.Hello(wire.PROTOCOL_MAJOR, wire.PROTOCOL_MINOR, _native.TABLE_HASH, worker, incarnation, host)
+
+
+def main(request: dict, fds: dict[str, int]) -> None:
+    """A local worker, in a child of the zygote. `fds`: control, ring, trace."""
+    os.nice(config.integer("worker_nice"))
+    link = LocalLink(request["inbox"], request["answers"])
+    encoder = _native.Encoder(fds["control"], fds["ring"], request["index"], fds["trace"], request["encode_work_ns"])
+    link.answer(hello(request["index"], request["incarnation"]))
+    Worker(link, encoder).serve()
+
+
+def main_remote(endpoint: str) -> None:
+    """A worker of a pool: joins, serves until the scheduler says BYE."""
+    link = RemoteLink(endpoint)
+    link.join()
+    Worker(link, _native.Encoder()).serve()

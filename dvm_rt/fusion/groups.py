@@ -1,0 +1,541 @@
+"""Which operators share a kernel: greedy fusion from consumers to producers, proven for all shapes at once.
+
+A `Group` becomes one kernel: nodes over one domain, each with a placement (its index as a function of the domain's axes).
+A producer joins the group of its consumers where
+
+- every reader in the group needs it at the same place, and no element would be computed twice (only results of a row may
+  be used along that row, the axis `inner` that a reduction runs over; what is cheap may be repeated anywhere);
+- one row runs along one axis: a reduction's operand along `inner`, its result not;
+- no other kernel would have to run both before and after the group;
+- arguments, nodes and reductions stay within what a kernel may have.
+
+Matmuls take their elementwise consumers first (the tile is hot), then everything goes from the outputs to the inputs.
+Every refusal is written down: `Grouping.refused`."""
+
+from __future__ import annotations
+
+
+from dataclasses import dataclass, field
+
+from dvm_rt.fusion.legalise import Legal, is_computed
+from dvm_rt.fusion.views import (
+    ZERO,
+    Access,
+    Index,
+    Placement,
+    axes_of,
+    axis_index,
+    broadcast,
+    is_one,
+    pull,
+    same_placement,
+    source,
+)
+from dvm_rt.dtypes import float32
+from dvm_rt.graph.graph import Node
+from dvm_rt.graph.operators import Lowering
+from dvm_rt.graph.symbols import Size, exact_quotient, same, to_wire
+from dvm_rt.isa.layout import LIMITS
+
+ARGS_MAX = 12
+NODES_MAX = LIMITS["MAX_NODES"]
+SAME_REDUCTIONS_MAX = LIMITS["MAX_REDUCTIONS"] // 2
+
+
+@dataclass(slots=True, eq=False)
+class Group:
+    """Nodes that one kernel computes. `sizes[axis]` spans the domain, outermost first; `product`: of the matrix unit."""
+
+    sizes: dict[int, Size] = field(default_factory=dict)
+    inner: int | None = None
+    placed: dict[Node, Placement] = field(default_factory=dict)
+    product: Node | None = None
+    refined: dict[int, tuple[int, int, Size]] = field(default_factory=dict)
+    next_axis: int = 0
+
+    def copy(self) -> Group:
+        """A group to try something on."""
+        return Group(dict(self.sizes), self.inner, dict(self.placed), self.product, dict(self.refined), self.next_axis)
+
+    def become(self, other: Group) -> None:
+        """Takes over what was tried."""
+        self.sizes, self.inner, self.placed = other.sizes, other.inner, other.placed
+        self.refined, self.next_axis = other.refined, other.next_axis
+
+    def new_axis(self, size: Size) -> int:
+        """A further axis, innermost for now."""
+        self.sizes[self.next_axis] = size
+        self.next_axis += 1
+        return self.next_axis - 1
+
+    def axes(self) -> list[int]:
+        """The axes of the domain, outermost first; the row, where there is one, last."""
+        return [a for a in self.sizes if a != self.inner] + ([] if self.inner is None else [self.inner])
+
+    def refine(self, axis: int, inner_size: Size) -> tuple[int, int]:
+        """Replaces an axis by two. Raises Refused for the row axis, along which reductions run."""
+        if axis == self.inner:
+            raise Refused("a reshape cuts the rows")
+        outer_size = exact_quotient(self.sizes[axis], inner_size)
+        outer, inner = self.next_axis, self.next_axis + 1
+        self.next_axis += 2
+        sizes: dict[int, Size] = {}
+        for a, size in self.sizes.items():
+            sizes.update({outer: outer_size, inner: inner_size} if a == axis else {a: size})
+        self.sizes = sizes
+        self.refined[axis] = (outer, inner, inner_size)
+        self.placed = {node: self.current(placement) for node, placement in self.placed.items()}
+        return outer, inner
+
+    def current(self, placement: Placement) -> Placement:
+        """The placement in terms of the axes that there are now."""
+        return tuple([self._current(index) for index in placement]) if self.refined else placement
+
+    def _current(self, index: Index) -> Index:
+        if not any(axis in self.refined for axis, _ in index.terms):
+            return index
+        total = Index(index.offset)
+        for axis, coefficient in index.terms:
+            if axis in self.refined:
+                outer, inner, size = self.refined[axis]
+                total = total.plus(self._current(Index(0, ((outer, coefficient * size), (inner, coefficient)))))
+            else:
+                total = total.plus(Index(0, ((axis, coefficient),)))
+        return total
+
+    def pulled(self, path: tuple[Node, ...], placement: Placement) -> Placement:
+        """The placement at the start of a path of views. Raises Refused."""
+        for view in reversed(path):
+            found = pull(view, placement, lambda axis: self.sizes[axis], self.refine)
+            if found is None:
+                raise Refused(f"the {view.operator.name} between them is not affine over the kernel's domain")
+            placement = found
+        return placement
+
+    def needed(self, reader: Node, number: int) -> Placement:
+        """Where input `number` of a member is read, at the end of its views. Raises Refused."""
+        at, operand = self.placed[reader], reader.inputs[number]
+        if reader.operator.lowering is Lowering.REDUCE:
+            return (*at[:-1], axis_index(self.inner) if self.inner is not None else ZERO)
+        if reader.operator.lowering is Lowering.GATHER:
+            rank = len(reader.inputs[1].shape)
+            return at[:rank] if number == 1 else (ZERO, *at[rank:])
+        return broadcast(at, operand.shape)
+
+
+class Refused(Exception):
+    """Why two operators do not share a kernel."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Use:
+    """A computed node read by another: over which views, as which input."""
+
+    reader: Node
+    number: int
+    path: tuple[Node, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """An edge that stays between two kernels, and why."""
+
+    producer: Node
+    consumer: Node
+    reason: str
+
+
+@dataclass(slots=True, eq=False)
+class Grouping:
+    """Every computed node of a graph in one group; joins have none."""
+
+    legal: Legal
+    uses: dict[Node, list[Use]]
+    group_of: dict[Node, Group] = field(default_factory=dict)
+    refused: list[Refusal] = field(default_factory=list)
+
+    def groups(self) -> list[Group]:
+        """Every group once."""
+        return list({id(g): g for g in self.group_of.values()}.values())
+
+    def is_stored(self, node: Node) -> bool:
+        """Whether something outside of its group reads it."""
+        if node in self.legal.graph.outputs:
+            return True
+        return any(self.group_of.get(use.reader) is not self.group_of[node] for use in self.uses[node])
+
+
+def group(legal: Legal, fused: bool = True, nodes_max: int = NODES_MAX) -> Grouping:
+    """Cuts a legal graph into kernels; fused=False: one operator a kernel."""
+    grouping = Grouping(legal, _uses(legal))
+    computed = [n for n in legal.graph.nodes if n in grouping.uses and n.operator.lowering is not Lowering.JOIN]
+    for node in computed:
+        if node.operator.lowering is Lowering.PRODUCT:
+            _start_product(grouping, node, fused, nodes_max)
+    for node in reversed(computed):
+        if node not in grouping.group_of:
+            _place(grouping, node, fused, nodes_max)
+    return grouping
+
+
+def _uses(legal: Legal) -> dict[Node, list[Use]]:
+    uses: dict[Node, list[Use]] = {n: [] for n in legal.graph.nodes if is_computed(n)}
+    for node in legal.graph.nodes:
+        if is_computed(node):
+            for number, operand in enumerate(node.inputs):
+                root, path = source(operand)
+                if root in uses:
+                    uses[root].append(Use(node, number, path))
+    return uses
+
+
+# ---- from outputs to inputs ---------------------------------------------------------------------------------------
+
+
+def _place(grouping: Grouping, node: Node, fused: bool, nodes_max: int) -> None:
+    """Puts a node into the group of its readers, or into a new one."""
+    candidates = {id(g): g for use in grouping.uses[node] if (g := grouping.group_of.get(use.reader)) is not None}
+    for target in candidates.values():
+        reader = next(use.reader for use in grouping.uses[node] if grouping.group_of.get(use.reader) is target)
+        try:
+            if not fused:
+                raise Refused("fusion is switched off")
+            trial = _joined(grouping, target, node, nodes_max)
+        except Refused as refusal:
+            grouping.refused.append(Refusal(node, reader, str(refusal)))
+            continue
+        target.become(trial)
+        grouping.group_of[node] = target
+        _merge_siblings(grouping, target, node, nodes_max)
+        return
+    grouping.group_of[node] = _alone(node)
+
+
+def _alone(node: Node) -> Group:
+    made = Group()
+    placement = tuple(ZERO if is_one(n) else axis_index(made.new_axis(n)) for n in node.shape)
+    _define_row(made, node, placement)
+    made.placed[node] = placement
+    return made
+
+
+def _joined(grouping: Grouping, target: Group, node: Node, nodes_max: int) -> Group:
+    """The group with the node in it. Raises Refused."""
+    trial = target.copy()
+    readers = [use for use in grouping.uses[node] if grouping.group_of.get(use.reader) is target]
+    placement: Placement | None = None
+    for use in readers:
+        if use.reader is trial.product or use.reader.operator.lowering is Lowering.GATHER:
+            raise Refused(f"{use.reader.operator.name} reads it from memory")
+        found = trial.pulled(use.path, trial.needed(use.reader, use.number))
+        placement = found if placement is None else trial.current(placement)
+        if not same_placement(placement, trial.current(found)):
+            raise Refused("the kernel needs it at two different places")
+    if node not in grouping.legal.cheap:
+        _check_no_repetition(trial, node, placement)
+        _define_row(trial, node, placement)
+    trial.placed[node] = placement
+    _check_order(grouping, target, node)
+    check_limits(grouping, trial, nodes_max, set(trial.placed))
+    return trial
+
+
+def _check_no_repetition(trial: Group, node: Node, placement: Placement) -> None:
+    missing = [axis for axis in trial.sizes if axis not in axes_of(placement)]
+    if trial.product is not None and missing:
+        raise Refused("it is smaller than the matmul's result: it would be computed again and again")
+    if trial.product is not None and node is not trial.product and node.operator.lowering is not Lowering.ELEMENTWISE:
+        raise Refused("only elementwise operators run in the tile of a matmul")
+    if len(missing) > 1 or (missing and trial.inner not in (None, missing[0])):
+        raise Refused("its result is stretched over the domain: it would be computed again and again")
+    if not _fills(trial, node, placement):
+        raise Refused("only a part of it is needed")
+
+
+def _fills(trial: Group, node: Node, placement: Placement) -> bool:
+    """Whether the axes of each index count through the whole of that axis of the node."""
+    for size, index in zip(node.shape, placement, strict=True):
+        step, terms = 1, list(index.terms)
+        while terms:
+            fitting = next((t for t in terms if same(t[1], step)), None)
+            if fitting is None:
+                return False
+            terms.remove(fitting)
+            step = step * trial.sizes[fitting[0]]
+        if not same(index.offset, 0) or not same(step, size):
+            return False
+    return True
+
+
+def _define_row(trial: Group, node: Node, placement: Placement) -> None:
+    """Settles which axis the rows of the group run along, if the node needs one. Raises Refused."""
+    missing = [axis for axis in trial.sizes if axis not in axes_of(placement)]
+    if node.operator.lowering is Lowering.REDUCE:
+        size = node.inputs[0].shape[-1]
+        axis = trial.inner if trial.inner is not None else missing[0] if missing else trial.new_axis(size)
+        if axis in axes_of(placement):
+            raise Refused("a reduction inside of the rows of another one")
+        if not same(trial.sizes[axis], size):
+            raise Refused("it reduces over rows of another length")
+        trial.inner = axis
+    elif node.operator.lowering is Lowering.GATHER:
+        _define_gather_row(trial, node, placement)
+    elif missing:
+        trial.inner = missing[0]
+
+
+def _define_gather_row(trial: Group, node: Node, placement: Placement) -> None:
+    """A gather addresses one table row at a time: the last axis of the table runs along the kernel's rows."""
+    rank = len(node.inputs[1].shape)
+    last = placement[-1] if len(placement) > rank else ZERO
+    if last.terms:
+        if len(last.terms) != 1 or not same(last.terms[0][1], 1) or trial.inner not in (None, last.terms[0][0]):
+            raise Refused("the gathered rows do not lie along the kernel's rows")
+        trial.inner = last.terms[0][0]
+    elif trial.inner is None:
+        if trial.placed:
+            raise Refused("a gather of single elements has rows of its own")
+        trial.inner = trial.new_axis(1)
+    if trial.inner in axes_of(placement[:rank]):
+        raise Refused("the index of the gather changes inside of a row")
+
+
+def _check_order(grouping: Grouping, target: Group, node: Node) -> None:
+    """No kernel may have to run after the node and before the group."""
+    others = [use.reader for use in grouping.uses[node] if grouping.group_of.get(use.reader) is not target]
+    seen: set[int] = set()
+    stack: list[Node] = list(others)
+    while stack:
+        reader = stack.pop()
+        owner = grouping.group_of.get(reader)
+        if owner is target:
+            raise Refused("another kernel has to run between them")
+        key = id(owner if owner is not None else reader)
+        if key not in seen:
+            seen.add(key)
+            members = list(owner.placed) if owner is not None else [reader]
+            stack += [use.reader for member in members for use in grouping.uses[member] if use.reader not in members]
+
+
+def check_limits(grouping: Grouping, trial: Group, nodes_max: int, members: set[Node]) -> None:
+    """Raises Refused where the kernel would need more arguments, nodes or reductions than there are."""
+    for name in ("sum", "max"):
+        if sum(n.operator.name == name for n in members) > SAME_REDUCTIONS_MAX:
+            raise Refused(f"more than {SAME_REDUCTIONS_MAX} {name} reductions")
+    if len(trial.sizes) > LIMITS["MAX_RANK"]:
+        raise Refused("more dimensions than a kernel has")
+    for node in members:
+        if node.dtype is not float32 and trial.inner is not None and trial.inner not in axes_of(trial.placed[node]):
+            if _read_outside(grouping, node, members):
+                raise Refused("one value a row is stored as float32 only")
+    homes = [id(grouping.legal.home[n].root) for n in members if _read_outside(grouping, n, members)]
+    if len(set(homes)) < len(homes):
+        raise Refused("both are written into parts of one join")
+    arguments, nodes = kernel_size(grouping, trial, members)
+    if arguments > ARGS_MAX:
+        raise Refused(f"more than {ARGS_MAX} arguments")
+    if nodes > nodes_max:
+        raise Refused(f"more than {nodes_max} nodes")
+
+
+_EXTRA_NODES = {"where": 3, "logical_not": 2, "astype": 2, "copy": 0}
+
+
+def kernel_size(grouping: Grouping, trial: Group, members: set[Node]) -> tuple[int, int]:
+    """(arguments, nodes) of the kernel with these members."""
+    reads: set[tuple] = set()
+    leaves: set[int] = set()
+    outputs = nodes = 0
+    for node in members:
+        nodes += _EXTRA_NODES.get(node.operator.name, 1)
+        for number, operand in enumerate(node.inputs):
+            root, _ = source(operand)
+            if root.operator.name in ("constant", "dimension"):
+                leaves.add(id(root))
+            elif node.operator.lowering in (Lowering.PRODUCT, Lowering.GATHER):
+                reads.add((id(node), number))
+            elif root not in members:
+                reads.add(argument_key(grouping.legal.access[operand], trial.needed(node, number)))
+        outputs += _read_outside(grouping, node, members)
+    return len(reads) + outputs, nodes + len(leaves) + len(reads) + outputs
+
+
+def _read_outside(grouping: Grouping, node: Node, members: set[Node]) -> bool:
+    return node in grouping.legal.graph.outputs or any(use.reader not in members for use in grouping.uses[node])
+
+
+def argument_key(access: Access, placement: Placement) -> tuple:
+    """Equal for two reads that are one argument of a kernel."""
+    offset, strides = argument_strides(access, placement)
+    return id(access.root), to_wire(offset), tuple(sorted((axis, to_wire(s)) for axis, s in strides.items()))
+
+
+def argument_strides(access: Access, placement: Placement) -> tuple[Size, dict[int, Size]]:
+    """(offset, stride along each axis of the domain), in elements, of a value read or written at this placement."""
+    offset, strides = access.offset, {}
+    for stride, index in zip(access.strides, placement, strict=True):
+        offset = offset + stride * index.offset
+        for axis, coefficient in index.terms:
+            strides[axis] = strides.get(axis, 0) + stride * coefficient
+    return offset, strides
+
+
+# ---- siblings -----------------------------------------------------------------------------------------------------
+
+
+def _merge_siblings(grouping: Grouping, target: Group, node: Node, nodes_max: int) -> None:
+    """Readers of the same value over the same domain share a kernel, where both only wait for what is before them."""
+    for use in grouping.uses[node]:
+        other = grouping.group_of.get(use.reader)
+        if other is None or other is target or other.product is not None or target.product is not None:
+            continue
+        try:
+            merged = _merged(grouping, target, other, node, use, nodes_max)
+        except Refused as refusal:
+            grouping.refused.append(Refusal(node, use.reader, str(refusal)))
+            continue
+        target.become(merged)
+        for member in other.placed:
+            grouping.group_of[member] = target
+
+
+def _merged(grouping: Grouping, target: Group, other: Group, node: Node, use: Use, nodes_max: int) -> Group:
+    if _third_between(grouping, target, other) or _third_between(grouping, other, target):
+        raise Refused("another kernel has to run between them")
+    trial, second = target.copy(), other.copy()
+    rename = _renaming(second, second.pulled(use.path, second.needed(use.reader, use.number)), trial, trial.placed[node])
+    inner = None if second.inner is None else rename[second.inner]
+    if trial.inner is not None and inner is not None and trial.inner != inner:
+        raise Refused("their rows run along different axes")
+    trial.inner = trial.inner if inner is None else inner
+    for member, placement in second.placed.items():
+        trial.placed[member] = tuple(_renamed(index, rename) for index in placement)
+    _check_edges(grouping, trial)
+    check_limits(grouping, trial, nodes_max, set(trial.placed))
+    return trial
+
+
+def _renaming(second: Group, theirs: Placement, first: Group, ours: Placement) -> dict[int, int]:
+    """The axis of the first group for each of the second, such that both placements of one value agree. Raises Refused."""
+    rename: dict[int, int] = {}
+    for a, b in zip(theirs, ours, strict=True):
+        if len(a.terms) > 1 or len(b.terms) != len(a.terms) or not same(a.offset, b.offset):
+            raise Refused("their domains differ")
+        for (axis, p), (own, q) in zip(a.terms, b.terms, strict=True):
+            if not same(p, q) or not same(second.sizes[axis], first.sizes[own]):
+                raise Refused("their domains differ")
+            rename[axis] = own
+    if set(rename) != set(second.sizes) or set(rename.values()) != set(first.sizes):
+        raise Refused("their domains differ")
+    return rename
+
+
+def _renamed(index: Index, rename: dict[int, int]) -> Index:
+    return Index(index.offset, tuple(sorted(((rename[axis], c) for axis, c in index.terms), key=lambda term: term[0])))
+
+
+def _check_edges(grouping: Grouping, trial: Group) -> None:
+    """What a member reads of another one has to be where it is computed. Raises Refused."""
+    axis_count = trial.next_axis
+    for member in list(trial.placed):
+        for use in grouping.uses[member]:
+            if use.reader in trial.placed:
+                if use.reader.operator.lowering is Lowering.GATHER:
+                    raise Refused(f"{use.reader.operator.name} reads it from memory")
+                found = trial.pulled(use.path, trial.needed(use.reader, use.number))
+                if trial.next_axis != axis_count or not same_placement(found, trial.placed[member]):
+                    raise Refused("the kernel needs it at two different places")
+        if member.operator.lowering is Lowering.REDUCE and trial.inner in axes_of(trial.placed[member]):
+            raise Refused("a reduction inside of the rows of another one")
+
+
+def _third_between(grouping: Grouping, start: Group, goal: Group) -> bool:
+    """Whether a kernel other than these two has to run after `start` and before `goal`."""
+    seen: set[int] = set()
+    stack = [use.reader for member in start.placed for use in grouping.uses[member] if use.reader not in goal.placed]
+    while stack:
+        reader = stack.pop()
+        if reader in goal.placed:
+            return True
+        owner = grouping.group_of.get(reader)
+        key = id(owner if owner is not None else reader)
+        if owner is not start and key not in seen:
+            seen.add(key)
+            members = owner.placed if owner is not None else {reader: None}
+            stack += [use.reader for member in members for use in grouping.uses[member]]
+    return False
+
+
+# ---- matmul epilogues ---------------------------------------------------------------------------------------------
+
+
+def _start_product(grouping: Grouping, product: Node, fused: bool, nodes_max: int) -> None:
+    """A matmul and the elementwise operators that end in one value of the same size."""
+    chain = [product]
+    if fused:
+        for length in range(len(candidates := _followers(grouping, product)), 0, -1):
+            members = {product, *candidates[:length]}
+            if _exit(grouping, members) is not candidates[length - 1]:
+                continue
+            try:
+                grouping.group_of |= dict.fromkeys(members, _product_group(grouping, product, candidates[:length], nodes_max))
+                return
+            except Refused as refusal:
+                producers = [source(i)[0] for i in candidates[length - 1].inputs]
+                within = next((p for p in producers if p in members), product)
+                grouping.refused.append(Refusal(within, candidates[length - 1], str(refusal)))
+    grouping.group_of[product] = _product_group(grouping, product, chain[1:], nodes_max)
+
+
+def _followers(grouping: Grouping, product: Node) -> list[Node]:
+    """Elementwise nodes that follow from the product, in order, each of its size (or a view of that)."""
+    members: set[Node] = {product}
+    found: list[Node] = []
+    for node in grouping.legal.graph.nodes:
+        if node in grouping.group_of or node.operator.lowering is not Lowering.ELEMENTWISE:
+            continue
+        if any(source(i)[0] in members for i in node.inputs):
+            members.add(node)
+            found.append(node)
+    return found
+
+
+def _exit(grouping: Grouping, members: set[Node]) -> Node | None:
+    """The only member that something outside reads."""
+    exits = [m for m in members if _read_outside(grouping, m, members)]
+    return exits[0] if len(exits) == 1 else None
+
+
+def _product_group(grouping: Grouping, product: Node, followers: list[Node], nodes_max: int) -> Group:
+    """The group of a matmul and its epilogue, seen from the last of them. Raises Refused."""
+    last = followers[-1] if followers else product
+    made = Group(product=product)
+    made.placed[last] = tuple(ZERO if is_one(n) else axis_index(made.new_axis(n)) for n in last.shape)
+    for node in reversed([product, *followers[:-1]] if followers else []):
+        placement: Placement | None = None
+        for use in grouping.uses[node]:
+            found = made.pulled(use.path, made.needed(use.reader, use.number))
+            placement = found if placement is None else made.current(placement)
+            if not same_placement(placement, made.current(found)):
+                raise Refused("the epilogue needs it at two different places")
+        _check_no_repetition(made, node, placement)
+        made.placed[node] = placement
+    _check_product(grouping, made, last)
+    if followers:
+        check_limits(grouping, made, nodes_max, {product, *followers})
+    return made
+
+
+def _check_product(grouping: Grouping, made: Group, last: Node) -> None:
+    """Columns of the product are one axis of the domain and lie behind each other in the result."""
+    column = made.placed[made.product][-1]
+    home = grouping.legal.home[last]
+    if column.terms:
+        _, strides = argument_strides(home, made.placed[last])
+        if len(column.terms) != 1 or not same(column.terms[0][1], 1) or not same(strides.get(column.terms[0][0], 0), 1):
+            raise Refused("the columns of the product do not lie behind each other in the result")
+        made.inner = column.terms[0][0]
+    if last.dtype is not float32 or home.root.dtype is not float32:
+        raise Refused("the matrix unit writes float32")
+
+

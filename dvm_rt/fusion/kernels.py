@@ -1,0 +1,343 @@
+"""Writes groups into a plan: dimensions, arguments, nodes.
+
+Each group becomes one kernel of the plan. Its domain's axes are the kernel's dims, innermost first: the row axis, then
+the others from the inside out (the encoder joins those that lie behind each other). Reads with the same strides are one
+argument; a matmul operand that is a parameter of rank 2 becomes a packed buffer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from dvm_rt.fusion.groups import Group, Grouping, argument_key, argument_strides
+from dvm_rt.fusion.legalise import Legal
+from dvm_rt.fusion.memory import Lifetime, slots
+from dvm_rt.fusion.plan import GATHER, NONE, PACKED, READ, STREAM, WRITE, KernelBuilder, PlanBuilder
+from dvm_rt.fusion.views import ZERO, Access, Placement, axes_of, is_one, source
+from dvm_rt.graph.graph import Node
+from dvm_rt.graph.operators import Lowering
+from dvm_rt.graph.symbols import Check, Dim, Size, maximum, product, same, to_wire
+from dvm_rt.isa import table
+
+
+@dataclass(slots=True, eq=False)
+class Argument:
+    """One operand of a kernel before its axes are settled; strides by axis of the group's domain, in elements."""
+
+    buffer: int
+    node: Node
+    mode: int
+    offset: Size
+    strides: dict[int, Size]
+    depth: Size | None = None
+    index: int | None = None
+    limit: Size | None = None
+
+
+@dataclass(slots=True, eq=False)
+class PlanWriter:
+    """A plan under construction: buffers by root, expressions by size."""
+
+    legal: Legal
+    builder: PlanBuilder = field(default_factory=PlanBuilder)
+    buffers: dict[Node, int] = field(default_factory=dict)
+    places: dict[int, tuple[int, int, int]] = field(default_factory=dict)
+
+    def expression(self, size: Size) -> int:
+        """The number of a size in the plan."""
+        build = self.builder
+        if not isinstance(size, Dim):
+            return build.const(size)
+        total = build.const(0)
+        for monomial, coefficient in size.key:
+            total = build.add(total, build.mul(build.const(coefficient), *(self._atom(atom) for atom in monomial)))
+        return total
+
+    def _atom(self, atom: object) -> int:
+        if isinstance(atom, int):
+            parameter, dim, divisor = self.places[atom]
+            return self.builder.floordiv(self.builder.symbol(parameter, dim), self.builder.const(divisor))
+        operation, a, b = atom
+        make = {"floordiv": self.builder.floordiv, "mod": self.builder.mod}
+        make |= {"min": self.builder.minimum, "max": self.builder.maximum}
+        return make[operation](*(self.expression(key if isinstance(key, int) else Dim(key)) for key in (a, b)))
+
+    def add_parameters(self) -> None:
+        """Declares the graph's parameters in order.
+
+        A call whose sizes break a check must not fit: the check is added to a size that is compared anyway, as
+        max(0, what is missing)."""
+        self.places = self.legal.graph.symbol_places()
+        checks = list(self.legal.graph.facts.resolved_checks())
+        for node in self.legal.graph.parameters:
+            sizes = list(node.shape)
+            if checks and any(isinstance(n, Dim) for n in sizes):
+                at = next(i for i, n in enumerate(sizes) if isinstance(n, Dim))
+                sizes[at] = sizes[at] + sum((_missing(check) for check in checks), start=0)
+                checks = []
+            self.builder.parameter(node.dtype, [self.expression(n) for n in sizes])
+
+    def add_outputs(self) -> None:
+        """Declares the graph's outputs in order; what is written straight into them finds its buffer."""
+        for node, shape in zip(self.legal.graph.outputs, self.legal.shapes, strict=True):
+            self.buffers[node] = self.builder.output(node.dtype, [self.expression(n) for n in shape])
+
+    def add_temporaries(self, grouping: Grouping, order: list[Group]) -> None:
+        """Gives every stored value that is no output a workspace slot."""
+        values = _lifetimes(self.legal, grouping, order)
+        given = slots(values.values())
+        for node, value in values.items():
+            dims = [self.expression(n) for n in node.shape]
+            self.buffers[node] = self.builder.temporary(node.dtype, dims, given[value.name])
+
+    def buffer(self, root: Node) -> int:
+        """The buffer of a parameter, output, join or temporary."""
+        if root.operator.name == "parameter":
+            return self.builder.input(root.attribute("index"))
+        return self.buffers[root]
+
+
+def _missing(check: Check) -> Size:
+    """0 where the check holds, else more."""
+    missing = maximum(check.right - check.left, 0)
+    return missing + maximum(check.left - check.right, 0) if check.relation == "==" else missing
+
+
+def _lifetimes(legal: Legal, grouping: Grouping, order: list[Group]) -> dict[Node, Lifetime]:
+    """Stored roots that are no outputs; parts of a join live in the join."""
+    number = {id(g): i for i, g in enumerate(order)}
+    written: dict[Node, list[int]] = {}
+    read: dict[Node, list[int]] = {}
+    for group in order:
+        for member in group.placed:
+            if grouping.is_stored(member):
+                written.setdefault(legal.home[member].root, []).append(number[id(group)])
+            for operand in member.inputs:
+                read.setdefault(legal.access[operand].root, []).append(number[id(group)])
+    temporary = [root for root in written if root not in legal.graph.outputs]
+    return {
+        root: Lifetime(i, min(written[root]), max(read.get(root, []) + written[root]), to_wire(product(root.shape) * root.dtype.bytes))
+        for i, root in enumerate(temporary)
+    }
+
+
+def run_order(grouping: Grouping) -> list[Group]:
+    """The groups, each after what it reads."""
+    order: list[Group] = []
+    done: set[int] = set()
+
+    def visit(group: Group) -> None:
+        stack = [(group, iter(_producers(grouping, group)))]
+        done.add(id(group))
+        while stack:
+            current, rest = stack[-1]
+            following = next((g for g in rest if id(g) not in done), None)
+            if following is None:
+                order.append(current)
+                stack.pop()
+            else:
+                done.add(id(following))
+                stack.append((following, iter(_producers(grouping, following))))
+
+    for node in grouping.legal.graph.nodes:
+        owner = grouping.group_of.get(node)
+        if owner is not None and id(owner) not in done:
+            visit(owner)
+    return order
+
+
+def _producers(grouping: Grouping, group: Group) -> list[Group]:
+    found: list[Group] = []
+    stack = [source(operand)[0] for member in group.placed for operand in member.inputs]
+    while stack:
+        root = stack.pop()
+        if root.operator.lowering is Lowering.JOIN:
+            stack += [source(part)[0] for part in root.inputs]
+        elif (owner := grouping.group_of.get(root)) is not None and owner is not group:
+            found.append(owner)
+    return found
+
+
+# ---- one kernel ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True, eq=False)
+class KernelWriter:
+    """Writes one group."""
+
+    plan: PlanWriter
+    grouping: Grouping
+    group: Group
+    arguments: list[Argument] = field(default_factory=list)
+    numbers: dict[tuple, int] = field(default_factory=dict)
+    nodes: dict[object, int] = field(default_factory=dict)
+    kernel: KernelBuilder | None = None
+
+    def write(self) -> None:
+        """Adds the kernel to the plan."""
+        group, product_node = self.group, self.group.product
+        members = [n for n in self.grouping.legal.graph.nodes if n in group.placed]
+        stored = [n for n in members if self.grouping.is_stored(n)]
+        if product_node is not None:
+            self._product_arguments(product_node, stored[0])
+        for member in members:
+            for number in range(len(member.inputs)):
+                self._read(member, number)
+        homes = {stored[0]: 2} if product_node is not None else {n: self._home(n) for n in stored}
+        self._open(product_node)
+        if members == [product_node]:
+            return
+        for member in members:
+            self.nodes[member] = self._node(member)
+        for node, argument in homes.items():
+            self.kernel.output(self.nodes[node], argument)
+
+    def _open(self, product_node: Node | None) -> None:
+        plan, axes, sizes = self.plan, list(reversed(self.group.axes())), dict(self.group.sizes)
+        if product_node is not None:
+            axes = self._matmul_axes(product_node, sizes)
+        depth = NONE if product_node is None else plan.expression(product_node.inputs[0].shape[-1])
+        final = self.group.product is None and all(a.node in plan.legal.graph.outputs for a in self.arguments if a.mode & WRITE)
+        dims = [plan.expression(sizes[a]) for a in axes] or [plan.builder.const(1)]
+        self.kernel = plan.builder.kernel("VECTOR" if product_node is None else "MATMUL", dims, depth, STREAM if final else 0)
+        for a in self.arguments:
+            strides = [self._number(a.strides.get(axis, 0)) for axis in axes] or [NONE]
+            index = NONE if a.index is None else a.index
+            self.kernel.arg(
+                a.buffer, a.mode, a.node.dtype, strides, self._number(a.offset), index,
+                NONE if a.limit is None else plan.expression(a.limit), NONE if a.depth is None else plan.expression(a.depth),
+            )  # fmt: skip
+
+    def _number(self, size: Size) -> int:
+        return NONE if same(size, 0) else self.plan.expression(size)
+
+    # -- arguments --
+
+    def _read(self, member: Node, number: int) -> None:
+        operand = member.inputs[number]
+        access = self.plan.legal.access[operand]
+        if access.root.operator.name in ("constant", "dimension") or member is self.group.product:
+            return
+        if member.operator.lowering is Lowering.GATHER:
+            if number == 1:
+                self._gather(member)
+            return
+        if self._inside(member, number) is None:
+            self._argument_of(access, self.group.needed(member, number), READ, access.root)
+
+    def _home(self, member: Node) -> int:
+        return self._argument_of(self.plan.legal.home[member], self.group.placed[member], WRITE, member)
+
+    def _inside(self, member: Node, number: int) -> Node | None:
+        """The member that computes this input in this kernel."""
+        root, _ = source(member.inputs[number])
+        return root if root in self.group.placed else None
+
+    def _argument_of(self, access: Access, placement: Placement, mode: int, node: Node) -> int:
+        key = (argument_key(access, placement), mode)
+        if key not in self.numbers:
+            offset, strides = argument_strides(access, placement)
+            self.numbers[key] = len(self.arguments)
+            self.arguments.append(Argument(self.plan.buffer(access.root), node, mode, offset, strides))
+        return self.numbers[key]
+
+    def _gather(self, member: Node) -> None:
+        table_node, index_node = member.inputs
+        index = self._argument_of(self.plan.legal.access[index_node], self.group.needed(member, 1), READ, source(index_node)[0])
+        access = self.plan.legal.access[table_node]
+        offset, strides = argument_strides(access, self.group.needed(member, 0))
+        self.numbers[member] = len(self.arguments)
+        self.arguments.append(
+            Argument(
+                self.plan.buffer(access.root), access.root, READ | GATHER, offset, strides, access.strides[0], index,
+                table_node.shape[0],
+            )
+        )  # fmt: skip
+
+    def _product_arguments(self, node: Node, result: Node) -> None:
+        """A, B and C."""
+        legal, at = self.plan.legal, self.group.placed[node]
+        rows, columns = at[-2], at[-1]
+        for number, outer in enumerate((rows, columns)):
+            operand = node.inputs[number]
+            access = legal.access[operand]
+            own = tuple(at[len(at) - len(operand.shape) : -2])
+            batch = tuple(ZERO if is_one(n) else i for i, n in zip(own, operand.shape[:-2], strict=True))
+            free, summed = (-2, -1) if number == 0 else (-1, -2)
+            outside = Access(access.root, access.offset, access.strides[:-2] + (access.strides[free],), ())
+            offset, strides = argument_strides(outside, (*batch, outer))
+            if number == 1 and access.root.operator.name == "parameter" and len(access.root.shape) == 2 and len(operand.shape) == 2:
+                self.arguments.append(self._packed(operand, access))
+                continue
+            self.arguments.append(
+                Argument(self.plan.buffer(access.root), access.root, READ, offset, strides, access.strides[summed])
+            )
+        home = legal.home[result]
+        offset, strides = argument_strides(home, self.group.placed[result])
+        self.arguments.append(Argument(self.plan.buffer(home.root), result, READ | WRITE, offset, strides))
+
+    def _packed(self, operand: Node, access: Access) -> Argument:
+        express = self.plan.expression
+        k, n = (express(size) for size in operand.shape)
+        stride_k, stride_n = (express(stride) for stride in access.strides)
+        buffer = self.plan.builder.pack(access.root.attribute("index"), k, n, stride_k, stride_n, self._number(access.offset))
+        return Argument(buffer, access.root, READ | PACKED, 0, {})
+
+    # -- domain --
+
+    def _matmul_axes(self, node: Node, sizes: dict[int, Size]) -> list[int]:
+        """Columns, rows, then the rest, innermost first; an axis of size 1 stands for what the domain does not have."""
+        at = self.group.placed[node]
+        column = at[-1].terms[0][0] if at[-1].terms else self._one(sizes)
+        of_rows = [axis for axis in reversed(self.group.axes()) if axis in axes_of((at[-2],))]
+        row = of_rows[0] if of_rows else self._one(sizes)
+        return [column, row] + [a for a in reversed(self.group.axes()) if a not in (column, row)]
+
+    def _one(self, sizes: dict[int, Size]) -> int:
+        axis = -1 - len(sizes)
+        sizes[axis] = 1
+        return axis
+
+    # -- nodes --
+
+    def _node(self, member: Node) -> int:
+        if member is self.group.product:
+            return self.kernel.input(2)
+        if member.operator.lowering is Lowering.GATHER:
+            return self._once(("gather", member), lambda: self.kernel.input(self.numbers[member]))
+        operands = [self._operand(member, number) for number in range(len(member.inputs))]
+        if member.operator.lowering is Lowering.REDUCE:
+            return self.kernel.sum(operands[0]) if member.operator.name == "sum" else self.kernel.max(operands[0])
+        if member.operator.name == "copy":
+            return operands[0]
+        if member.operator.name == "astype":
+            return self._emit("ne", operands[0], 0.0)
+        instructions = member.operator.instructions
+        return self._emit(instructions, *operands) if isinstance(instructions, str) else instructions(self._emit, *operands)
+
+    def _operand(self, member: Node, number: int) -> int:
+        operand = member.inputs[number]
+        root, _ = source(operand)
+        if root.operator.name == "constant":
+            return self._constant(root.attribute("value"))
+        if root.operator.name == "dimension":
+            size = self.plan.expression(root.attribute("size"))
+            return self._once(("size", size), lambda: self.kernel.size(size))
+        if self._inside(member, number) is not None:
+            return self.nodes[root]
+        access, placement = self.plan.legal.access[operand], self.group.needed(member, number)
+        argument = self._argument_of(access, placement, READ, root)
+        return self._once(("input", argument), lambda: self.kernel.input(argument))
+
+    def _constant(self, value: float) -> int:
+        return self._once(("constant", repr(float(value))), lambda: self.kernel.const(float(value)))
+
+    def _once(self, key: tuple, make) -> int:
+        if key not in self.nodes:
+            self.nodes[key] = make()
+        return self.nodes[key]
+
+    def _emit(self, name: str, *operands: int | float) -> int:
+        a, *rest = (self._constant(x) if isinstance(x, float) else x for x in operands)
+        if table.BY_NAME[name].group is table.Group.UNARY:
+            return self.kernel.unary(name, a)
+        return self.kernel.binary(name, a, rest[0])

@@ -1,0 +1,308 @@
+"""Makes a graph that kernels can be cut from: no composites, reductions over last axes, views that are affine.
+
+1. Composites are taken apart; a reduction over any axes becomes permute, reshape, a reduction over the last axis that
+   keeps it, and views back: so its bits depend on the elements and their order alone.
+2. Each value that may have to be stored gets a layout: row-major, or that of an output or join that it is written into,
+   or the order in which its only reader wants it (a matmul result that is transposed and reshaped is stored transposed).
+3. A value that costs two simple instructions on one input (a mask) is made by each of its readers for itself.
+4. Where a view is not affine on that layout, and where an operand does not lie as the matrix unit needs it, a copy is
+   put in. Copies are ordinary elementwise nodes: kernels take them in, and most cost nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from math import inf
+
+from dvm_rt.dtypes import float32
+from dvm_rt.errors import UnsupportedOperatorError
+from dvm_rt.fusion.views import Access, contiguous, contiguous_strides, inverse, is_one, is_view, source, through
+from dvm_rt.graph.graph import Graph, Make, Node, decomposed, reachable, rewrite
+from dvm_rt.graph.operators import Lowering
+from dvm_rt.graph.symbols import Shape, product, same
+from dvm_rt.isa import table
+
+CHEAP_CYCLES = 16  # two simple instructions
+COPIED_EXACTLY = ("bool", "int8", "int16", "uint8", "uint16", "float32")  # float32 arithmetic keeps every value of these
+
+
+@dataclass(slots=True, eq=False)
+class Legal:
+    """A graph without composites, and where each stored value lies.
+
+    `access[node]` says where a value lies if its root is stored; `home[root]` is the access through which a root is written
+    (into its own memory, an output, or a part of a join)."""
+
+    graph: Graph
+    access: dict[Node, Access] = field(default_factory=dict)
+    home: dict[Node, Access] = field(default_factory=dict)
+    cheap: set[Node] = field(default_factory=set)  # made for one reader alone, which may compute it repeatedly
+    shapes: tuple[Shape, ...] = ()  # of the outputs; the graph's outputs are the roots that are written into them
+
+
+def legalise(graph: Graph, repeats: bool = True) -> Legal:
+    """The graph in the form that kernels need; `repeats`: cheap values are computed by each reader for itself. Raises
+    UnsupportedOperatorError for what no kernel can do yet."""
+    return _with_copies(rewrite(decomposed(graph), _last_axis), repeats)
+
+
+def _last_axis(op: Make, node: Node) -> Node | None:
+    """Reductions over the last axis, which they keep."""
+    if node.operator.lowering is not Lowering.REDUCE:
+        return None
+    x, (axes, keepdims) = node.inputs[0], node.attributes
+    rank = len(x.shape)
+    if axes == (rank - 1,) and keepdims:
+        return None
+    if not axes:
+        return op.copy(x)
+    kept = tuple(i for i in range(rank) if i not in axes)
+    if axes != tuple(range(rank - len(axes), rank)):
+        x = op.permute_dims(x, axes=kept + axes)
+    outer = tuple(x.shape[: len(kept)])
+    if len(axes) > 1:
+        x = op.reshape(x, shape=(*outer, product(x.shape[len(kept) :])))
+    result = getattr(op, node.operator.name)(x, axes=(len(kept),), keepdims=True)
+    result = op.squeeze(result, axes=(len(kept),))
+    return op.expand_dims(result, axes=axes) if keepdims else result
+
+
+# ---- layouts ------------------------------------------------------------------------------------------------------
+
+
+def is_computed(node: Node) -> bool:
+    """A kernel makes it."""
+    return node.operator.lowering is not Lowering.LEAF and not is_view(node)
+
+
+def _paths_to_readers(graph: Graph) -> dict[Node, list[tuple[Node, ...]]]:
+    """For each root the paths of views over which something reads it."""
+    paths: dict[Node, list[tuple[Node, ...]]] = {}
+    ends = [i for node in graph.nodes if not is_view(node) for i in node.inputs] + list(graph.outputs)
+    for end in ends:
+        root, path = source(end)
+        paths.setdefault(root, []).append(path)
+    return paths
+
+
+def _preferred(root: Node, paths: list[tuple[Node, ...]]) -> tuple | None:
+    """Strides in which more readers can go without a copy than row-major, or None; what is given lies as it lies."""
+    if not is_computed(root):
+        return None
+    best, best_count = None, _served(contiguous(root), paths)
+    if best_count == len(paths):
+        return None
+    for path in paths:
+        if not path:
+            continue
+        strides = inverse(path, contiguous_strides(path[-1].shape))
+        if strides is None or not _writable(root, strides):
+            continue
+        count = _served(Access(root, 0, strides, root.shape), paths)
+        if count > best_count:
+            best, best_count = strides, count
+    return best
+
+
+def _served(access: Access, paths: list[tuple[Node, ...]]) -> int:
+    count = 0
+    for path in paths:
+        at: Access | None = access
+        for view in path:
+            at = through(view, at) if at is not None else None
+        count += at is not None
+    return count
+
+
+def _writable(root: Node, strides: tuple) -> bool:
+    """The matrix unit writes rows: its last axis has to be the innermost."""
+    rows = any(n.operator.lowering is Lowering.PRODUCT for n in (root, *_parts(root)))
+    return not rows or same(strides[-1], 1) or is_one(root.shape[-1])
+
+
+# ---- copies -------------------------------------------------------------------------------------------------------
+
+
+class _Copier:
+    """Builds the graph anew, node by node, with copies where they are needed."""
+
+    def __init__(self, graph: Graph, repeats: bool) -> None:
+        self.repeats = repeats
+        self.paths = _paths_to_readers(graph)
+        self.readers = _reader_count(graph)
+        self.op = Make(graph.facts)
+        self.new: dict[Node, Node] = {}
+        self.legal = Legal(graph)
+        self.copies: dict[tuple[Node, bool], Node] = {}
+
+    def add(self, node: Node) -> None:
+        """Takes over one node of the old graph; its inputs are there already."""
+        inputs = [self.new[i] for i in node.inputs]
+        if is_view(node):
+            self.new[node] = self.view(node, inputs[0])
+            return
+        if node.operator.lowering is Lowering.PRODUCT:
+            inputs = [self.operand(i) for i in inputs]
+        if node.operator.lowering is Lowering.JOIN:
+            inputs = [self.part(old, i) for old, i in zip(node.inputs, inputs, strict=True)]
+        if node.operator.lowering is Lowering.GATHER:
+            inputs = [self.stored(inputs[0]), inputs[1]]
+        if node.operator.lowering in (Lowering.ELEMENTWISE, Lowering.REDUCE):
+            inputs = [self.private(i) for i in inputs]
+        self.new[node] = self.root(_again(node, inputs), _preferred(node, self.paths.get(node, [])))
+
+    def root(self, node: Node, strides: tuple | None = None) -> Node:
+        """Registers a value that may be stored."""
+        access = contiguous(node) if strides is None else Access(node, 0, strides, node.shape)
+        self.legal.access[node] = self.legal.home[node] = access
+        return node
+
+    def view(self, node: Node, operand: Node) -> Node:
+        """The view, on a copy of its operand if it is not affine there."""
+        again = _again(node, [operand])
+        access = through(again, self.legal.access[operand])
+        if access is None:
+            again = _again(node, [self.copy(operand)])
+            access = through(again, self.legal.access[again.inputs[0]])
+        self.legal.access[again] = access
+        return again
+
+    def copy(self, node: Node, shared: bool = True) -> Node:
+        """The value in memory of its own, row-major."""
+        if shared and (node, True) in self.copies:
+            return self.copies[node, True]
+        if node.dtype.name not in COPIED_EXACTLY:
+            raise UnsupportedOperatorError(
+                f"fusion: copy: an integer view that has to be stored, got {node!r}, allowed {', '.join(COPIED_EXACTLY)}"
+            )
+        made = self.root(self.op.copy(node))
+        self.copies[node, shared] = made
+        return made
+
+    def private(self, node: Node) -> Node:
+        """The value made anew for one reader, if that costs less than storing it: it then may be computed repeatedly."""
+        root, path = source(node)
+        if not self.repeats or not is_computed(root) or _cost(root) > CHEAP_CYCLES or _reads(root) != 1:
+            return node
+        made = self.root(Node(root.operator, tuple([self.private(i) for i in root.inputs]), root.attributes, root.shape, root.dtype))
+        self.legal.cheap.add(made)
+        for view in path:
+            made = self.view(view, made)
+        return made
+
+    def operand(self, node: Node) -> Node:
+        """An operand as the matrix unit reads it: float32, one of the last two strides 1."""
+        access = self.legal.access[node]
+        straight = any(same(s, 1) or is_one(n) for s, n in zip(access.strides[-2:], node.shape[-2:], strict=True))
+        stored = access.root.dtype is float32 and access.root.operator.lowering is not Lowering.LEAF
+        given = access.root.dtype is float32 and access.root.operator.name == "parameter"
+        return node if straight and (stored or given) else self.copy(node)
+
+    def stored(self, node: Node) -> Node:
+        """A float32 value in memory: conversions and constants have to be made."""
+        root = self.legal.access[node].root
+        return node if root.dtype is float32 and root.operator.name not in ("constant", "dimension") else self.copy(node)
+
+    def part(self, old: Node, node: Node) -> Node:
+        """A part of a join, written by nobody else and read by nobody else."""
+        return node if is_computed(node) and self.readers[old] == 1 and _joinable(node) else self.copy(node, shared=False)
+
+    def output(self, old: Node, taken: set[Node]) -> Node:
+        """The root that is written straight into an output; a copy where that cannot be."""
+        node = self.new[old]
+        root, path = source(node)
+        strides = inverse(path, contiguous_strides(node.shape)) if is_computed(root) and root not in taken else None
+        if strides is None or not _writable(root, strides) or not self.fits(root, strides):
+            root, strides = self.copy(node, shared=False), contiguous_strides(node.shape)
+        taken.add(root)
+        self.relocate(root, Access(root, 0, strides, root.shape))
+        return root
+
+    def fits(self, root: Node, strides: tuple) -> bool:
+        """Whether every view of the root stays affine in this layout, and every operand straight."""
+        access = {root: Access(root, 0, strides, root.shape)}
+        for node in self.views_of(root):
+            found = through(node, access[node.inputs[0]])
+            if found is None:
+                return False
+            access[node] = found
+        products = (n for n in self.new.values() if n.operator.lowering is Lowering.PRODUCT)
+        return all(
+            any(same(s, 1) or is_one(n) for s, n in zip(access[i].strides[-2:], i.shape[-2:], strict=True))
+            for node in products
+            for i in node.inputs
+            if i in access
+        )
+
+    def relocate(self, root: Node, home: Access) -> None:
+        """Gives a root another home, and its views their new places."""
+        self.legal.home[root] = self.legal.access[root] = home
+        for node in self.views_of(root):
+            self.legal.access[node] = through(node, self.legal.access[node.inputs[0]])
+
+    def views_of(self, root: Node) -> list[Node]:
+        """The views that begin at a root, in order."""
+        return [n for n, access in self.legal.access.items() if access.root is root and n is not root and is_view(n)]
+
+
+def _cost(node: Node) -> float:
+    """Modelled cycles of computing a value from what is stored; infinite where more than elementwise work is needed."""
+    root, _ = source(node)
+    if root.operator.lowering is Lowering.LEAF:
+        return 0
+    instruction = table.BY_NAME.get(root.operator.instructions) if isinstance(root.operator.instructions, str) else None
+    if root.operator.lowering is not Lowering.ELEMENTWISE or instruction is None:
+        return inf
+    return instruction.cycles + sum(map(_cost, root.inputs))
+
+
+def _reads(node: Node) -> int:
+    """Stored values that a cheap value is computed from."""
+    root, _ = source(node)
+    if root.operator.lowering is Lowering.LEAF:
+        return root.operator.name == "parameter"
+    return sum(map(_reads, root.inputs))
+
+
+def _joinable(node: Node) -> bool:
+    return node.operator.lowering in (Lowering.ELEMENTWISE, Lowering.REDUCE, Lowering.PRODUCT, Lowering.GATHER)
+
+
+def _again(node: Node, inputs: list[Node]) -> Node:
+    if all(a is b for a, b in zip(inputs, node.inputs, strict=True)):
+        return node
+    return Node(node.operator, tuple(inputs), node.attributes, node.shape, node.dtype)
+
+
+def _reader_count(graph: Graph) -> dict[Node, int]:
+    """How many inputs and outputs name each node itself (its views count as readers)."""
+    count: dict[Node, int] = dict.fromkeys(graph.nodes, 0)
+    for node in [*(i for n in graph.nodes for i in n.inputs), *graph.outputs]:
+        count[node] += 1
+    return count
+
+
+def _with_copies(graph: Graph, repeats: bool) -> Legal:
+    copier = _Copier(graph, repeats)
+    for node in graph.nodes:
+        copier.add(node)
+    taken: set[Node] = {part for node in copier.new.values() for part in _parts(node)}
+    outputs = tuple(copier.output(node, taken) for node in graph.outputs)
+    legal = copier.legal
+    legal.graph = Graph(graph.parameters, tuple(reachable((*graph.parameters, *outputs))), outputs, graph.facts)
+    legal.shapes = tuple(node.shape for node in graph.outputs)
+    _place_parts(legal)
+    return legal
+
+
+def _parts(node: Node) -> tuple[Node, ...]:
+    return node.inputs if node.operator.lowering is Lowering.JOIN else ()
+
+
+def _place_parts(legal: Legal) -> None:
+    """Each part of a join is written into the memory of the join, behind the parts before it."""
+    for node in legal.graph.nodes:
+        axis, start = (node.attributes[0] if _parts(node) else 0), 0
+        for part in _parts(node):
+            home = legal.home[node]
+            legal.home[part] = Access(home.root, home.offset + start * home.strides[axis], home.strides, part.shape)
+            start = start + part.shape[axis]

@@ -1,0 +1,151 @@
+// The client's memory for tensors: one memfd, sealed against shrinking, that the device maps too.
+//
+// Owns the mapping (reserved once at `bytes_max`, so addresses never move; backed by fallocate in steps, so touching it
+// cannot fail later), the allocator (two-level segregated fit: constant time, neighbours merged at once, bookkeeping
+// outside the arena), and the Buffers.
+//
+// Rules. A buffer's memory is free as soon as nobody names the buffer, also while launches that use it have not run: the
+// device runs in stream order, so an output of a later launch may take it at once. The host does not wait for the
+// stream: it may only write where no uncommitted launch reads or writes. So a free block remembers the last launch that was
+// pushed before it was freed, and a host allocation takes a block only if that launch is committed.
+//
+// release() may come from any thread at any time: it puts the buffer on a list that the next allocation empties. All
+// else runs under the stream's lock. The arena lives until the stream and the last buffer have let go of it.
+#pragma once
+#include <deque>
+#include <vector>
+#include "errors.h"
+#include "layout.h"
+#include "shared.h"
+
+namespace dvm {
+
+class Arena;
+struct Buffer;
+
+class BufferRef {  // counts Buffer::references
+ public:
+  BufferRef() = default;
+  explicit BufferRef(Buffer* adopted) : buffer_(adopted) {}
+  BufferRef(const BufferRef& other);
+  BufferRef(BufferRef&& other) noexcept : buffer_(std::exchange(other.buffer_, nullptr)) {}
+  BufferRef& operator=(BufferRef other) noexcept {
+    std::swap(buffer_, other.buffer_);
+    return *this;
+  }
+  ~BufferRef();
+  Buffer* get() const { return buffer_; }
+  Buffer* operator->() const { return buffer_; }
+  explicit operator bool() const { return buffer_; }
+
+ private:
+  Buffer* buffer_ = nullptr;
+};
+
+struct PackKey {  // which packed form of a buffer: K, N, strides in elements, first element
+  int64_t k, n, stride_k, stride_n, offset;
+  bool operator==(const PackKey&) const = default;
+};
+struct Packed {
+  PackKey key;
+  BufferRef buffer;
+};
+
+enum class Use : uint8_t { TENSOR, WORKSPACE, PACKED };
+
+struct Block {  // a stretch of the arena, free or taken
+  uint64_t offset = 0, bytes = 0;
+  uint64_t touched = 0;                    // free: the last launch that may use it
+  Block *before = nullptr, *after = nullptr;   // neighbours in memory
+  Block *previous = nullptr, *next = nullptr;  // in a free list
+  bool free = false;
+};
+
+struct Buffer {
+  std::atomic<uint32_t> references{1};  // tensors, views, packed forms
+  uint32_t launches = 0;                // uncommitted launches that name it: they keep this record, not the memory
+  Use use = Use::TENSOR;
+  bool dead = false;
+  Arena* arena = nullptr;
+  Block* block = nullptr;
+  uint64_t offset = 0, bytes = 0;
+  uint64_t seq = 0;      // the launch that writes it; 0: the host did
+  uint64_t touched = 0;  // at release: the last launch pushed
+  Failure failure;       // why its bytes mean nothing
+  std::vector<Packed> packed;
+  Buffer* next = nullptr;  // in the list of released, or of spare ones
+  uint8_t* data() const;
+};
+
+struct MemoryReport {
+  uint64_t tensors, workspace, packed, free, arena;  // bytes; arena = all that the system has given
+};
+
+class Arena {
+ public:
+  static constexpr uint64_t ANY = ~0ull;
+
+  explicit Arena(uint64_t bytes_max);
+  Arena(const Arena&) = delete;
+  // Memory for `bytes`, ARENA_ALIGN aligned; contents undefined. `committed`: only blocks that no later launch touches
+  // (ANY: for launch outputs). nullptr: no such block, and none can be made. Throws nothing.
+  Buffer* allocate(uint64_t bytes, uint64_t committed, Use use = Use::TENSOR);
+  void release(Buffer* buffer);    // the last reference is gone
+  void forget_launch(Buffer* buffer);  // one launch that named it is committed
+  void close();                    // the stream is gone; no release() may run beside it
+
+  uint8_t* data() const { return data_; }
+  int fd() const { return fd_; }
+  uint64_t bytes_max() const { return bytes_max_; }
+  uint64_t bytes() const { return bytes_; }
+  MemoryReport report();
+  bool check() const;  // every invariant of the allocator; for tests
+
+  std::atomic<uint64_t> launched{0};  // kept by the stream: the last launch pushed
+  uint64_t fail_after = NEVER_FAIL;   // fault injection: allocations until the next one fails
+  static constexpr uint64_t NEVER_FAIL = ~0ull;
+
+ private:
+  static constexpr int SECOND_BITS = 5, SECOND = 1 << SECOND_BITS, FIRST = 48;
+  struct Class {
+    int first, second;
+  };
+  ~Arena();
+  static uint64_t rounded(uint64_t bytes);
+  static Class class_of(uint64_t bytes);
+  Block* find(uint64_t bytes, uint64_t committed);
+  bool grow(uint64_t bytes, uint64_t committed);
+  void insert(Block* block);
+  void remove(Block* block);
+  void give_back(Block* block, uint64_t touched);
+  void drain();
+  void spare(Buffer* buffer);
+  Block* new_block();
+
+  int fd_ = -1;
+  uint8_t* data_ = nullptr;
+  uint64_t bytes_max_, bytes_ = 0;
+  uint64_t used_[3] = {};  // by Use
+  uint64_t first_map_ = 0;
+  uint32_t second_map_[FIRST] = {};
+  Block* lists_[FIRST][SECOND] = {};
+  Block* last_ = nullptr;  // highest in memory
+  std::deque<Block> blocks_;
+  std::deque<Buffer> buffers_;
+  Block* spare_blocks_ = nullptr;
+  Buffer* spare_buffers_ = nullptr;
+  bool closed_ = false;  // nobody empties `released_` any more, nothing is allocated
+  std::atomic<Buffer*> released_{nullptr};
+  uint64_t live_ = 0;                 // buffers that are not released, until close()
+  std::atomic<uint64_t> left_{0};     // the same from close() on, when nobody has the lock any more
+};
+
+inline uint8_t* Buffer::data() const { return arena->data() + offset; }
+inline BufferRef::BufferRef(const BufferRef& other) : buffer_(other.buffer_) {
+  if (buffer_) buffer_->references.fetch_add(1, std::memory_order_relaxed);
+}
+inline BufferRef::~BufferRef() {
+  if (buffer_ && buffer_->references.fetch_sub(1, std::memory_order_acq_rel) == 1) buffer_->arena->release(buffer_);
+}
+
+}  // namespace dvm

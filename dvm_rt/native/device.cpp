@@ -1,0 +1,231 @@
+#include "device.h"
+#include <cstring>
+#include "errors.h"
+
+namespace dvm {
+
+constexpr size_t DROPPED_MAX = 1 << 16;  // beyond: forget; a program nobody drops again only wastes its bytes
+
+Device::Device(const DeviceOptions& options)
+    : options_(options), control_(options.control), machine_(options.target.empty() ? best_target() : [&]() -> const Target& {
+        const Target* found = find_target(options.target.c_str());
+        if (!found) throw Error("EncodeError", "device: target: unknown here, got " + options.target + ", allowed those of targets()");
+        return *found;
+      }()) {
+  for (int fd : options.rings) rings_.emplace_back(fd);
+  if (options.trace >= 0) trace_ = Trace(options.trace);
+  queue_.resize(LOG_CAPACITY);
+  bindings_.reserve(MAX_ARGS);
+  queued_seq_ = control_.get(CONTROL_DONE);
+  control_.set(CONTROL_WAITING_PROGRAM, 0);
+}
+
+// ---- what arrives -------------------------------------------------------------------------------------------------
+
+bool Device::take_one() {
+  if (!unposted_.empty() && !post_refused()) return false;  // the client is slow to hear: let it catch up
+  for (size_t i = 0; i < rings_.size(); ++i) {
+    if (i == 0 && last_ - first_ == queue_.size()) continue;
+    auto message = rings_[i].peek();
+    if (!message) continue;
+    take(i, *message);
+    rings_[i].consume();
+    return true;
+  }
+  return false;
+}
+
+bool Device::take(size_t ring, std::span<const uint8_t> message) {
+  RingHead head;
+  if (message.size() < sizeof head) return false;
+  memcpy(&head, message.data(), sizeof head);
+  if (RingKind(head.kind) == RingKind::PROGRAM) take_program(ring, head, message.subspan(sizeof head));
+  else if (ring == 0 && RingKind(head.kind) == RingKind::LAUNCH) take_launch(message);
+  else if (ring == 0 && RingKind(head.kind) == RingKind::DROP) drop(head);
+  return true;
+}
+
+void Device::take_program(size_t ring, const RingHead& head, std::span<const uint8_t> bytes) {
+  if (ring == 0 && (head.count & RING_FAILS)) {
+    program_bytes_ -= std::exchange(programs_[head.program], {}).bytes;
+    return;
+  }
+  if (programs_.contains(head.program) || dropped_.erase(head.program)) return;  // the same bytes again
+  uint64_t begin = now_ns();
+  VerifyError error;
+  error.code = VerifyCode::LIMIT;
+  Entry entry{nullptr, bytes.size()};
+  if (program_bytes_ + bytes.size() <= options_.program_bytes_max) entry.program = VerifiedProgram::load(bytes.data(), bytes.size(), error);
+  if (!entry.program) return refuse(ring, head, error);
+  machine_.reserve(*entry.program);
+  program_bytes_ += bytes.size();
+  programs_.emplace(head.program, std::move(entry));
+  trace_.add(TraceKind::LOAD, begin, now_ns(), head.program, uint64_t(error.code));
+}
+
+void Device::refuse(size_t ring, const RingHead& head, const VerifyError& error) {
+  ++refused_;
+  bool own = ring == 0 && !(head.count & RING_FOREIGN);
+  unposted_.push_back({uint32_t(EventKind::PROGRAM_REFUSED), uint32_t(error.code), head.program, 0, error.section, error.word,
+                       own ? 0 : int64_t(ring) + 1, 0});
+  post_refused();
+}
+
+bool Device::post_refused() {
+  while (!unposted_.empty() && control_.event_room(LOG_CAPACITY)) {
+    control_.post(unposted_.back(), options_.eventfd);
+    unposted_.pop_back();
+  }
+  return unposted_.empty();
+}
+
+void Device::take_launch(std::span<const uint8_t> message) {
+  LaunchHead head;
+  if (message.size() < sizeof head) return;
+  memcpy(&head, message.data(), sizeof head);
+  if (head.head.count > MAX_ARGS || message.size() != sizeof head + head.head.count * sizeof(LaunchArg)) return;
+  if (head.seq != queued_seq_ + 1) return;  // a repetition
+  queued_seq_ = head.seq;
+  queue_[last_++ % queue_.size()].assign(message.begin(), message.end());
+}
+
+void Device::drop(const RingHead& head) {
+  if (auto found = programs_.find(head.program); found != programs_.end()) {
+    program_bytes_ -= found->second.bytes;
+    programs_.erase(found);
+  }
+  if (!(head.count & RING_MAY_ARRIVE)) return;
+  if (dropped_.size() >= DROPPED_MAX) dropped_.clear();
+  dropped_.insert(head.program);
+}
+
+// ---- launches -----------------------------------------------------------------------------------------------------
+
+bool Device::in_arena(uint64_t offset, uint64_t bytes) {
+  auto inside = [&] { return offset <= arena_.bytes() && bytes <= arena_.bytes() - offset; };
+  return inside() || (arena_.grow(options_.arena) && inside());
+}
+
+Trap Device::bind_and_run(const VerifiedProgram& program, const LaunchHead& launch, const LaunchArg* args) {
+  auto refuse = [&](uint32_t argument, uint64_t got, uint64_t allowed) {
+    return Trap{TrapCode::BINDING, 0, argument, int64_t(got), int64_t(allowed)};
+  };
+  const ProgramHead& head = program.head();
+  if (launch.head.count != head.arg_count) return refuse(launch.head.count, launch.head.count, head.arg_count);
+  if (launch.workspace_bytes < head.workspace_bytes) return refuse(head.arg_count, launch.workspace_bytes, head.workspace_bytes);
+  for (uint32_t i = 0; i < launch.head.count; ++i)  // first, because a larger arena may move
+    if (!in_arena(args[i].offset, args[i].bytes)) return refuse(i, args[i].offset, arena_.bytes());
+  if (!in_arena(launch.workspace, launch.workspace_bytes)) return refuse(head.arg_count, launch.workspace, arena_.bytes());
+  bindings_.clear();
+  for (uint32_t i = 0; i < launch.head.count; ++i) bindings_.push_back({arena_.data() + args[i].offset, args[i].bytes, args[i].writable == 1});
+  return machine_.run(program, bindings_, arena_.data() + launch.workspace);
+}
+
+// False: its program is missing.
+bool Device::run_head() {
+  const std::vector<uint8_t>& record = queue_[first_ % queue_.size()];
+  LaunchHead launch;
+  memcpy(&launch, record.data(), sizeof launch);
+  auto found = programs_.find(launch.head.program);
+  if (found == programs_.end()) {
+    if (!exposed_from_) {
+      feed(exposed_from_ = now_ns());
+      control_.add(CONTROL_EXPOSED_COUNT, 1);
+      control_.set(CONTROL_WAITING_PROGRAM, launch.head.program);
+    }
+    return false;
+  }
+  begin_ns_ = end_ns_ ? end_ns_ : now_ns();  // launches that follow each other share one look at the clock
+  feed(begin_ns_);
+  if (exposed_from_) {
+    control_.add(CONTROL_EXPOSED_NS, begin_ns_ - exposed_from_);
+    control_.set(CONTROL_WAITING_PROGRAM, 0);
+    trace_.add(TraceKind::EXPOSED, exposed_from_, begin_ns_, launch.seq, launch.head.program);
+    exposed_from_ = 0;
+  }
+  trap_ = found->second.program ? bind_and_run(*found->second.program, launch, reinterpret_cast<const LaunchArg*>(record.data() + sizeof launch))
+                                : Trap{TrapCode::STOPPED, 0, 0, 0, 0};
+  return ran_ = true;
+}
+
+void Device::commit_head() {
+  LaunchHead launch;
+  memcpy(&launch, queue_[first_++ % queue_.size()].data(), sizeof launch);
+  if (trap_.code != TrapCode::NONE)
+    control_.post({uint32_t(EventKind::TRAPPED), uint32_t(trap_.code), launch.head.program, launch.seq, trap_.section, trap_.word, trap_.got,
+                   trap_.allowed},
+                  options_.eventfd);
+  ran_ = false;
+  end_ns_ = now_ns();
+  control_.add(CONTROL_BUSY_NS, end_ns_ - begin_ns_);
+  control_.commit(launch.seq, options_.eventfd);
+  trace_.add(TraceKind::LAUNCH, begin_ns_, end_ns_, launch.seq, launch.head.program);
+  if (!head_waits()) starve(std::exchange(end_ns_, 0));
+}
+
+Device::Step Device::step() {
+  if (ran_) return commit_head(), Step::COMMITTED;
+  if (take_one()) return Step::TOOK;
+  end_ns_ = 0;
+  return head_waits() && run_head() ? Step::RAN : Step::IDLE;
+}
+
+// ---- idle time ----------------------------------------------------------------------------------------------------
+
+uint64_t Device::client_time(uint64_t now) const {
+  uint64_t began = control_.get(CONTROL_CLIENT_CALL_BEGAN);
+  return control_.get(CONTROL_CLIENT_NS) + (began && now > began ? now - began : 0);
+}
+
+void Device::starve(uint64_t now) {
+  starved_from_ = now;
+  client_at_ = client_time(now);
+}
+
+void Device::feed(uint64_t now) {
+  if (!starved_from_) return;
+  uint64_t idle = now - starved_from_, at = client_time(now), client = std::min(idle, at > client_at_ ? at - client_at_ : 0);
+  control_.add(CONTROL_STARVED_CLIENT_NS, client);
+  control_.add(CONTROL_STARVED_USER_NS, idle - client);
+  trace_.add(TraceKind::STARVED, starved_from_, now, queued_seq_, client);
+  starved_from_ = 0;
+}
+
+// ---- the loop -----------------------------------------------------------------------------------------------------
+
+void Device::serve(uint64_t timeout_ns) {
+  uint64_t last = now_ns(), stop = last + timeout_ns, spin = uint64_t(options_.spin_us * 1e3), cpu = cpu_now();
+  control_.set(CONTROL_DEVICE_CPU, cpu);
+  for (uint64_t now = last; now < stop; now = now_ns()) {
+    bool any = false;
+    while (take_one()) any = true;
+    for (end_ns_ = 0; head_waits() && run_head(); any = true) {
+      commit_head();
+      while (take_one()) {
+      }
+    }
+    if (any) {
+      control_.add(CONTROL_DEVICE_LOOPS, 1);
+      if (uint64_t here = cpu_now(); here != cpu) control_.set(CONTROL_DEVICE_CPU, cpu = here);
+      last = now;
+      continue;
+    }
+    if (now - last < spin && control_.get(CONTROL_CLIENT_CPU) != cpu) {
+      pause_cpu();
+      continue;
+    }
+    control_.word(CONTROL_ASLEEP).store(1);
+    bool empty = true;
+    for (Ring& ring : rings_) empty = empty && ring.empty();
+    if (empty) {
+      futex_wait(control_.word(CONTROL_ASLEEP), 1, stop - now);
+      control_.add(CONTROL_DEVICE_WAKES, 1);
+      cpu = cpu_now();
+      control_.set(CONTROL_DEVICE_CPU, cpu);
+    }
+    control_.word(CONTROL_ASLEEP).store(0);
+    last = now_ns();
+  }
+}
+
+}  // namespace dvm

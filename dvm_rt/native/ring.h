@@ -1,0 +1,83 @@
+// Messages from one producer to one consumer through shared memory.
+//
+// Layout: u64 read (consumer), u64 written (producer), each on its own cache line, then data. A message is u64 length and
+// that many bytes, padded to 8; it never wraps: SKIP in place of a length sends the reader to the start. `written` moves
+// only after the whole message is there, so a producer killed inside push() leaves no torn message. The consumer trusts
+// nothing: a length that leaves the data makes the ring corrupt, and it is not read again.
+#pragma once
+#include <cstring>
+#include <optional>
+#include <span>
+#include "shared.h"
+
+namespace dvm {
+
+class Ring {
+ public:
+  static constexpr uint64_t SKIP = ~0ull;
+  static constexpr size_t HEAD_BYTES = 128;
+
+  Ring() = default;
+  explicit Ring(int fd) : map_(fd), size_((map_.bytes() - HEAD_BYTES) & ~size_t(7)) { seen_ = word(0).load(); }
+
+  bool empty() { return word(0).load(std::memory_order_acquire) == word(64).load(std::memory_order_acquire); }
+  size_t message_bytes_max() const { return size_ / 2 - 16; }
+  bool corrupt() const { return corrupt_; }
+  void reset() { word(0).store(0), word(64).store(0), seen_ = 0; }  // nobody else may be at the ring
+
+  // Producer. False: no room now. The store of `written` is sequentially consistent: it is ordered before the caller's
+  // look at whether the consumer sleeps.
+  bool push(std::span<const uint8_t> head, std::span<const uint8_t> body = {}) {
+    uint64_t written = word(64).load(std::memory_order_relaxed), length = head.size() + body.size();
+    uint64_t need = 8 + round_up(length), at = written % size_, skipped = 0;
+    // An empty ring starts again at its first bytes, so that a caller who waits for each answer stays in a few hot lines.
+    if (size_ - at < need || (at > size_ / 16 && size_ - at + need <= size_ && written == read_now())) skipped = size_ - at;
+    if (written + skipped + need - seen_ > size_ && written + skipped + need - read_now() > size_) return false;
+    if (skipped) {
+      store_at(at, SKIP);
+      at = 0;
+    }
+    store_at(at, length);
+    memcpy(data() + at + 8, head.data(), head.size());
+    if (!body.empty()) memcpy(data() + at + 8 + head.size(), body.data(), body.size());
+    word(64).store(written + skipped + need);
+    return true;
+  }
+
+  // Consumer. The next message, in place until consume(); nullopt: none (or the ring is corrupt).
+  std::optional<std::span<const uint8_t>> peek() {
+    if (corrupt_) return {};
+    uint64_t read = word(0).load(std::memory_order_relaxed), waiting = word(64).load(std::memory_order_acquire) - read;
+    if (!waiting) return {};
+    uint64_t at = read % size_, skipped = 0;
+    if (waiting <= size_ && waiting >= 8 && !(waiting & 7) && load_at(at) == SKIP) skipped = size_ - at, at = 0;
+    if (waiting > size_ || waiting < skipped + 8 || (waiting & 7)) return broken();
+    uint64_t length = load_at(at);
+    if (length > size_ || skipped + 8 + round_up(length) > waiting || at + 8 + round_up(length) > size_) return broken();
+    next_ = read + skipped + 8 + round_up(length);
+    return std::span<const uint8_t>(data() + at + 8, length);
+  }
+  void consume() { word(0).store(next_, std::memory_order_release); }
+
+ private:
+  static uint64_t round_up(uint64_t n) { return (n + 7) & ~uint64_t(7); }
+  std::atomic<uint64_t>& word(size_t offset) { return *reinterpret_cast<std::atomic<uint64_t>*>(map_.data() + offset); }
+  uint8_t* data() { return map_.data() + HEAD_BYTES; }
+  uint64_t read_now() { return seen_ = word(0).load(std::memory_order_acquire); }
+  void store_at(uint64_t at, uint64_t value) { memcpy(data() + at, &value, 8); }
+  uint64_t load_at(uint64_t at) {
+    uint64_t value;
+    memcpy(&value, data() + at, 8);
+    return value;
+  }
+  std::nullopt_t broken() {
+    corrupt_ = true;
+    return std::nullopt;
+  }
+
+  Mapping map_;
+  uint64_t size_ = 0, seen_ = 0, next_ = 0;  // seen_: the producer's last look at `read`
+  bool corrupt_ = false;
+};
+
+}  // namespace dvm

@@ -1,0 +1,263 @@
+// The client's side of the machine: all state of plans, operator instances, launches and tensors.
+//
+// A stream is a sequence of launches, numbered from 1, that run in order. Inline, a launch runs inside call(). With
+// processes, call() pushes it into a ring and the device commits it by the word `done` of the control page; program and
+// launch are all that travels. The same object, plans and programs serve both, so the bytes are the same.
+//
+// Rules.
+// - One lock. Whoever holds it never waits for anything: no room in a ring leaves the launch in the log, and flush()
+//   pushes it later. Waiting (credit, results) happens outside. In Python's terms: nobody waits for the GIL with the lock.
+// - The log holds every launch that is not committed, as the bytes that were pushed. A device that dies is followed by
+//   another that gets the same bytes in the same order (device_lost()), and nothing is lost: outputs never overwrite
+//   inputs, and the host never writes where an uncommitted launch reads or writes.
+// - A program is known by a number that stands for (plan, symbols). Who encodes it is decided when it is first needed
+//   (Where); encoding is pure, so anybody may do it again at any time, and a program may arrive twice.
+// - A launch that traps poisons its outputs and all that is computed from them: reading any of them throws the error of
+//   the origin. Failure is settled when a launch retires, in stream order.
+#pragma once
+#include <deque>
+#include <functional>
+#include <memory_resource>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <unordered_map>
+#include "control.h"
+#include "machine.h"
+#include "plan.h"
+#include "ring.h"
+#include "tensor.h"
+#include "trace.h"
+
+namespace dvm {
+
+enum class Where : uint8_t { CALLER, WORKERS, AUTO };
+enum class ProgramState : uint8_t { ABSENT, ENCODING, READY, FAILED };
+
+struct StreamOptions {
+  bool inline_mode = true;
+  uint64_t arena_bytes_max = 4ull << 30;
+  uint64_t program_cache_bytes = 64ull << 20;
+  uint64_t ring_bytes = 16ull << 20;
+  uint64_t launches_max = 1024;  // uncommitted
+  int workers = 0;
+  double spin_us = 200;
+  double credit_timeout_s = 60;
+  std::string target;  // "": the best
+};
+
+struct PlanState;
+
+struct Instance {  // an operator instance: a plan for one set of dimensions, and where its program is
+  uint64_t id = 0;  // 0: spare; its vectors keep their room for the next one
+  PlanState* plan = nullptr;
+  uint64_t hash = 0;
+  std::vector<int64_t> symbols;
+  std::vector<int64_t> dims;  // that every parameter must have, one after another
+  struct Output {
+    uint8_t dtype, rank;
+    uint16_t buffer;
+    std::array<int64_t, MAX_RANK> dims;
+    uint64_t bytes;
+    bool last;  // no other output is in the same buffer
+  };
+  std::vector<Output> outputs;
+  std::vector<uint64_t> buffer_bytes;  // of every plan buffer
+  std::vector<PackKey> packs;
+  uint64_t workspace_bytes = 0;
+  bool empty = false;  // nothing to run
+  std::unique_ptr<VerifiedProgram> program;  // inline
+  ProgramState state = ProgramState::ABSENT;
+  bool failure_pushed = false;  // the device knows that this program fails
+  uint32_t shipped = 0, pushed = 0;  // how often: to workers, by us
+  Failure failure;
+  uint64_t last_seq = 0, uses = 0, program_bytes = 0, bytes = 0;
+  Instance *next = nullptr, *newer = nullptr, *older = nullptr;  // in its bucket, in the order of use
+};
+
+struct PlanState {
+  uint32_t number = 0;
+  std::unique_ptr<Plan> plan;   // none: number 0, the pack program; symbols = PackKey
+  std::vector<uint8_t> bytes;
+  std::vector<Tensor> captured;  // the last parameters
+  std::vector<uint16_t> arguments;  // plan buffers that are arguments of the program, in order
+  std::vector<Instance*> buckets;
+  size_t instances = 0;
+  Where where = Where::AUTO;
+  bool forgotten = false;
+};
+
+struct Argument {
+  Buffer* buffer;
+  uint64_t offset, bytes;  // offset from the start of the arena
+  bool writable;
+};
+
+struct StreamCounters {
+  uint64_t calls = 0, cached_calls = 0, encoded = 0, encode_ns = 0, packs = 0, evicted = 0, refused = 0, traps = 0,
+           devices_lost = 0, busy_ns = 0, program_cache_bytes = 0, instances = 0;
+};
+
+class Stream {
+ public:
+  explicit Stream(const StreamOptions& options);
+  ~Stream();
+  Stream(const Stream&) = delete;
+
+  // ---- what works without the lock ----
+  void enter() const;  // throws ForkedClientError, ClosedError, or what fail() was given
+  uint64_t done() const { return inline_mode_ ? done_.load(std::memory_order_acquire) : control_.get(CONTROL_DONE); }
+  uint64_t launched() const { return launched_.load(std::memory_order_acquire); }
+  bool has_credit() const { return launched() - done() < options_.launches_max; }
+  bool wait(uint64_t seq, uint64_t timeout_ns);  // false: the time is over
+  bool wait_credit(uint64_t timeout_ns) { return wait(launched() - std::min(launched(), options_.launches_max - 1), timeout_ns); }
+  bool settled(const Tensor& tensor) const { return tensor.seq() <= retired_.load(std::memory_order_acquire); }
+  void check_value(const Tensor& tensor) const;  // settled; throws what poisoned it
+  bool arm(uint64_t seq) const { return inline_mode_ || control_.arm(CONTROL_WANT_EVENTFD, seq); }
+  bool began(uint64_t now) const;  // our code is entered; true: from outside, so ended() must follow
+  void ended(uint64_t now) const;
+  std::mutex& lock() { return lock_; }
+
+  // ---- under the lock ----
+  // Memory that the host may write, shaped; nullopt: only after the launches pushed so far (wait for launched(), retry).
+  std::optional<Tensor> host_tensor(uint8_t dtype, std::span<const int64_t> shape);
+  uint32_t register_plan(std::span<const uint8_t> bytes, std::vector<Tensor> captured);
+  std::vector<Tensor> forget_plan(uint32_t plan);  // its launches go on; its programs are given up; what it had captured
+  // Checks the arguments, finds or encodes the program, packs, allocates. Then execute() once, without another prepare()
+  // between; it may run for long (long_running()). outputs() are valid after execute().
+  void prepare(uint32_t plan, std::span<const Tensor* const> args);
+  bool long_running() const;
+  void execute();
+  std::vector<Tensor>& outputs() { return outputs_; }
+  void retire();  // takes events and commits into account
+  void flush();   // pushes what found no room before
+  void fail(Error error);  // everybody who waits or comes gets this
+  void close();
+
+  // ---- under the lock: for the policy ----
+  void set_where(uint32_t plan, Where where) { plan_state(plan).where = where; }
+  void set_default_where(Where where) { default_where_ = where; }
+  void set_encode_work_ns(uint64_t ns) { encode_work_ns_ = ns; }
+  void set_spin_us(double us) { options_.spin_us = us; }
+  size_t outbox_count() const { return outbox_.size(); }
+  std::vector<uint8_t> take_outbox(size_t limit);                  // InstanceHead + symbols, each once
+  std::vector<uint8_t> instance_bytes(std::span<const uint64_t> ids);  // the same again; unknown ones are left out
+  size_t encode_here(std::span<const uint64_t> ids);               // how many were pushed
+  bool deliver(uint64_t id, std::span<const uint8_t> program);     // false: no room now, or not wanted any more
+  std::optional<ProgramState> program_state(uint64_t id) const;
+  uint64_t prefetch(uint32_t plan, std::span<const int64_t> symbols);  // its program, before any launch wants it
+  void device_lost();
+  void wake_all();
+  void fail_program(uint64_t id, Error error);  // its launches, committed or not yet, give this
+  // Somebody should take the outbox: it has grown to `outbox_limit`, or (true) a thread is about to wait. Called without the
+  // lock, on the thread that called or waits.
+  std::function<void(bool)> on_outbox;
+  size_t outbox_limit = 1;
+  std::vector<Event> take_events() { return std::exchange(events_, {}); }
+
+  // ---- under the lock: for those who look ----
+  const StreamCounters& counters() const { return counters_; }
+  MemoryReport memory() const { return arena_->report(); }
+  const PlanState& plan(uint32_t number) { return plan_state(number); }
+  size_t plan_count() const { return plans_.size() - 1; }
+  size_t output_count(uint32_t number) { return plan_state(number).plan->outputs().size(); }
+  std::vector<std::pair<uint64_t, std::vector<int64_t>>> programs(uint32_t plan);
+  std::vector<uint8_t> program_bytes(uint32_t plan, std::span<const Tensor* const> args);
+  std::vector<TraceRecord> trace_records(size_t process) const;  // 0 this one, 1 device, 2.. workers
+  void add_trace(TraceKind kind, uint64_t begin_ns, uint64_t end_ns, uint64_t id, uint64_t extra) { trace_.add(kind, begin_ns, end_ns, id, extra); }
+  Arena& arena() { return *arena_; }
+  const Control& control() const { return control_; }
+  const StreamOptions& options() const { return options_; }
+  struct Descriptors {
+    int control = -1, arena = -1, eventfd = -1;
+    std::vector<int> rings, traces;  // rings: client, workers; traces: device, workers
+  };
+  const Descriptors& descriptors() const { return descriptors_; }
+
+ private:
+  struct Launched {  // one entry of the log
+    Instance* instance = nullptr;
+    std::vector<uint8_t> record;
+    std::vector<Buffer*> reads, writes;
+    Failure failure;
+  };
+
+  PlanState& plan_state(uint32_t number);
+  void prepare_parts(PlanState& state, std::span<const Tensor* const> args);
+  Instance& instance_for(PlanState& plan, std::span<const Tensor* const> parameters);
+  Instance* find(PlanState& plan, std::span<const int64_t> symbols, uint64_t hash);
+  Instance& make_instance(PlanState& plan, std::span<const int64_t> symbols, uint64_t hash);
+  void describe(Instance& instance);
+  bool evaluate(const PlanState& plan, std::span<const int64_t> symbols);
+  Instance* instance_of(uint64_t id) const;
+  void touch(Instance& instance);
+  void evict();
+  void forget(Instance* instance);
+  void release_plan(PlanState& plan);
+
+  void check_encoded(Instance& instance);
+  std::span<const uint8_t> encode(Instance& instance, Failure& failure, bool evaluated = false);
+  bool provide(Instance& instance, bool here);
+  bool push_program(Instance& instance);
+  bool push_record(uint32_t flags, uint64_t id, std::span<const uint8_t> program);
+  size_t program_bytes_max() const { return ring_.message_bytes_max() - sizeof(RingHead); }
+  void refuse(const Event& event);
+  void owe(Instance& instance);
+  Where where(const PlanState& plan) const { return plan.where == Where::AUTO ? default_where_ : plan.where; }
+
+  Buffer* packed(const Tensor& source, const PackKey& key);
+  Buffer* output_buffer(uint64_t bytes, Use use);
+  Error out_of_memory(uint64_t bytes);
+  void reserve_workspace(uint64_t bytes);
+  void submit(Instance& instance, std::span<const Argument> arguments);
+  void run(Instance& instance, std::span<const Argument> arguments, uint64_t seq);
+  void log(Instance& instance, std::span<const Argument> arguments, uint64_t seq);
+  Launched& entry(uint64_t seq) { return log_[seq % LOG_CAPACITY]; }
+
+  StreamOptions options_;
+  bool inline_mode_;
+  uint64_t fork_generation_;
+  std::mutex lock_;
+  Arena* arena_;
+  Machine machine_;
+  Control control_;
+  Ring ring_;
+  Trace trace_;
+  Descriptors descriptors_;
+  std::vector<Trace> traces_;
+
+  std::atomic<uint64_t> launched_{0}, done_{0}, retired_{0};
+  std::atomic<uint64_t> pushed_{0};
+  std::vector<Launched> log_;
+  std::atomic<bool> stopped_{false}, closed_{false};
+  Failure stop_;  // set once, before stopped_
+
+  std::vector<std::unique_ptr<PlanState>> plans_;
+  std::deque<Instance> instance_store_;
+  std::vector<Instance*> spare_instances_;
+  std::pmr::unsynchronized_pool_resource instance_pool_;
+  std::pmr::unordered_map<uint64_t, Instance*> instances_{&instance_pool_};  // by id
+  Instance *newest_ = nullptr, *oldest_ = nullptr;
+  uint64_t next_id_ = 1;
+  std::deque<uint64_t> outbox_;
+  std::vector<RingHead> drops_;
+  std::vector<uint64_t> owed_;
+  std::vector<Event> events_;
+  Where default_where_ = Where::CALLER;
+  uint64_t encode_work_ns_ = 0;
+  StreamCounters counters_;
+
+  BufferRef workspace_;
+  std::vector<uint8_t> scratch_;
+  std::vector<int64_t> values_;
+  std::vector<uint64_t> slots_;
+  uint64_t encoded_at_ns_ = 0;
+  std::vector<Binding> bindings_;
+  std::vector<Argument> arguments_;
+  std::vector<BufferRef> made_;
+  std::vector<Tensor> outputs_;
+  std::vector<const Tensor*> parameters_;
+  Instance* prepared_ = nullptr;
+};
+
+}  // namespace dvm

@@ -1,0 +1,91 @@
+#include "worker.h"
+#include <cstring>
+#include <string>
+#include "errors.h"
+
+namespace dvm {
+
+Encoder::Encoder(const EncoderOptions& options) : options_(options) {
+  if (options.control >= 0) control_ = Control(options.control);
+  if (options.ring >= 0) ring_ = Ring(options.ring);
+  if (options.trace >= 0) trace_ = Trace(options.trace);
+}
+
+void Encoder::add_plan(uint32_t number, std::span<const uint8_t> bytes) {
+  std::string error;
+  auto plan = Plan::load(bytes.data(), bytes.size(), error);
+  if (!plan) throw Error("GraphError", error);
+  plans_[number] = std::move(plan);
+}
+
+Encoder::Instance Encoder::parse(std::span<const uint8_t> instances, size_t at) {
+  auto bad = [](const char* what, uint64_t got, uint64_t allowed) {
+    return Error("ProtocolError", std::string("encoder: instances: ") + what + ", got " + std::to_string(got) + ", allowed " + std::to_string(allowed));
+  };
+  InstanceHead head;
+  if (instances.size() - at < sizeof head) throw bad("truncated head, bytes", instances.size() - at, sizeof head);
+  memcpy(&head, instances.data() + at, sizeof head);
+  at += sizeof head;
+  auto plan = plans_.find(head.plan);
+  if (plan == plans_.end()) throw bad("unknown plan", head.plan, plans_.size());
+  if (head.symbols != plan->second->symbols().size()) throw bad("symbols", head.symbols, plan->second->symbols().size());
+  if (instances.size() - at < head.symbols * 8) throw bad("truncated symbols, bytes", instances.size() - at, head.symbols * 8);
+  symbols_.resize(head.symbols);
+  if (head.symbols) memcpy(symbols_.data(), instances.data() + at, head.symbols * 8);
+  return {head.program, head.plan, symbols_, at + head.symbols * 8};
+}
+
+std::span<const uint8_t> Encoder::encode_one(const Instance& instance) {
+  const Plan& plan = *plans_[instance.plan];
+  uint64_t begin = now_ns();
+  values_.resize(plan.exprs().size());
+  if (scratch_.size() < plan.program_bytes_max()) scratch_.resize(plan.program_bytes_max());
+  EncodeResult result{};
+  if (plan.evaluate(instance.symbols.data(), values_.data())) result = dvm::encode(plan, values_.data(), scratch_.data(), scratch_.size());
+  if (options_.encode_work_ns)
+    for (uint64_t end = now_ns() + options_.encode_work_ns; now_ns() < end;) pause_cpu();
+  uint64_t end = now_ns();
+  trace_.add(TraceKind::ENCODE, begin, end, instance.program, instance.plan);
+  if (options_.control >= 0) {
+    auto& spent = control_.worker(options_.worker, WORKER_ENCODE_NS);
+    spent.store(spent.load(std::memory_order_relaxed) + end - begin, std::memory_order_relaxed);
+  }
+  return {scratch_.data(), result.error ? 0 : size_t(result.bytes)};
+}
+
+template <class Emit>
+size_t Encoder::encode_all(std::span<const uint8_t> instances, size_t start, double budget_us, Emit emit) {
+  size_t at = std::min(start, instances.size());
+  for (uint64_t end = now_ns() + uint64_t(budget_us * 1e3); at < instances.size();) {
+    Instance instance = parse(instances, at);
+    if (!emit(instance, encode_one(instance))) break;
+    ++encoded_;
+    at = instance.end;
+    if (now_ns() >= end) break;
+  }
+  return at;
+}
+
+size_t Encoder::encode(std::span<const uint8_t> instances, size_t start, double budget_us) {
+  auto& encoded = control_.worker(options_.worker, WORKER_ENCODED);
+  if (start == 0)
+    for (size_t at = 0; at < instances.size(); at = parse(instances, at).end) control_.worker(options_.worker, WORKER_RECEIVED).fetch_add(1);
+  control_.worker(options_.worker, WORKER_WORKER_CPU).store(cpu_now(), std::memory_order_relaxed);
+  return encode_all(instances, start, budget_us, [&](const Instance& instance, std::span<const uint8_t> program) {
+    RingHead head{uint32_t(RingKind::PROGRAM), 0, instance.program};
+    if (program.size() > ring_.message_bytes_max() - sizeof head) program = {};
+    if (!ring_.push({reinterpret_cast<const uint8_t*>(&head), sizeof head}, program)) return false;
+    encoded.fetch_add(1);
+    control_.wake_device();
+    return true;
+  });
+}
+
+size_t Encoder::encode(std::span<const uint8_t> instances, size_t start, double budget_us, Programs& out) {
+  return encode_all(instances, start, budget_us, [&](const Instance& instance, std::span<const uint8_t> program) {
+    out.emplace_back(instance.program, std::vector<uint8_t>(program.begin(), program.end()));
+    return true;
+  });
+}
+
+}  // namespace dvm

@@ -1,0 +1,190 @@
+"""The zygote: a process without threads that has imported what children need and forks them on request.
+
+Forking it costs a few milliseconds, where starting Python costs a hundred; forking the client, which has threads and
+sockets, would be unsafe. Rules. One request is one JSON object with the descriptors that its names list; the answer is the
+pid with the pidfd, opened before the child can be reaped. Children are killed by the kernel when the zygote goes
+(PDEATHSIG; the zygote has one thread, which forks, so the signal means what it should). The zygote goes when its line ends
+or the client's pidfd says that the client is dead (a forked copy of the client may hold the line open), and removes the
+session folder. It ignores SIGINT and has a session of its own, so that Ctrl-C reaches the client alone.
+
+`Zygote` below is the client's handle on it. This module and what it imports stay light: no NumPy, no asyncio."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import json
+import os
+import select
+import signal
+import socket
+import sys
+from typing import NamedTuple
+
+from dvm_rt import config
+from dvm_rt.errors import PoolUnhealthyError
+from dvm_rt.session import remove_session
+
+_LINE = 3  # the zygote's end of the line is this descriptor
+_REQUEST_BYTES_MAX = 16384
+_FDS_MAX = 64
+_PR_SET_PDEATHSIG = 1
+
+
+class Child(NamedTuple):
+    pid: int
+    pidfd: int
+
+
+# ---- the client's side ----------------------------------------------------------------------------------------------
+class Zygote:
+    """A zygote process, started at once; `wait_ready` before the first `fork`."""
+
+    def __init__(self, session: str) -> None:
+        self.line, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            arguments = [sys.executable, "-P", "-m", "dvm_rt.zygote", str(os.getpid()), session]
+            actions = [(os.POSIX_SPAWN_DUP2, theirs.fileno(), _LINE)]
+            self.pid = os.posix_spawn(sys.executable, arguments, child_environment(), file_actions=actions, setsid=True)
+        self.pidfd = os.pidfd_open(self.pid)
+        self.reaped = False
+
+    def wait_ready(self) -> None:
+        """Raises PoolUnhealthyError if it does not answer in time."""
+        if not select.select([self.line], [], [], config.number("start_s"))[0] or not self.take_ready():
+            raise PoolUnhealthyError(f"zygote: start: no answer, got silence or its death, allowed {config.number('start_s')} s")
+
+    def take_ready(self) -> bool:
+        """Reads the word that it is up. False: it is gone."""
+        return self.line.recv(16) == b"ready"
+
+    def fork(self, request: dict[str, object], fds: dict[str, int]) -> Child | None:
+        """A child that runs `request["role"]`, with these descriptors. None: the zygote is dead or cannot fork."""
+        message = json.dumps({**request, "fds": list(fds)}).encode()
+        try:
+            socket.send_fds(self.line, [message], list(fds.values()))
+            self.line.settimeout(config.number("fork_s"))
+            answer, (*pidfds,), *_ = socket.recv_fds(self.line, 64, 1, socket.MSG_CMSG_CLOEXEC)
+        except OSError:
+            return None
+        return Child(int(answer), pidfds[0]) if answer and pidfds else None
+
+    def close(self, timeout_s: float) -> None:
+        """Ends it; its children go with it."""
+        self.line.close()
+        if not self.reaped:
+            if not select.select([self.pidfd], [], [], timeout_s)[0]:
+                signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+            self.reap()
+        os.close(self.pidfd)
+
+    def reap(self) -> None:
+        self.reaped = True
+        os.waitpid(self.pid, 0)
+
+
+def child_environment() -> dict[str, str]:
+    """Our environment, with this package importable where it is not installed. Children start with -P, so that nothing in
+    the working directory is taken for a module."""
+    import sysconfig
+
+    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    if root in (sysconfig.get_path("purelib"), sysconfig.get_path("platlib")):
+        return dict(os.environ)
+    paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+
+
+# ---- the zygote's side ----------------------------------------------------------------------------------------------
+def main() -> None:
+    client_pid, session = int(sys.argv[1]), sys.argv[2]
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _preload()
+    line = socket.socket(fileno=_LINE)
+    line.set_inheritable(False)
+    try:
+        client = os.pidfd_open(client_pid)
+        if os.getppid() == client_pid:  # else it died before, and the number may be somebody else's
+            line.send(b"ready")
+            _serve(line, client)
+    except (ProcessLookupError, ConnectionError):
+        pass  # the client is gone
+    remove_session(session)
+
+
+def _preload() -> None:
+    """What children need, imported once. None of it may start a thread."""
+    import dvm_rt._native
+    import dvm_rt.encoder_workers.worker
+    import dvm_rt.npu_device.device  # noqa: F401
+
+    gc.collect()
+    gc.freeze()
+
+
+def _serve(line: socket.socket, client: int) -> None:
+    poll = select.poll()
+    poll.register(line, select.POLLIN)
+    poll.register(client, select.POLLIN)
+    while True:
+        ready = {fd for fd, _ in poll.poll(1000)}
+        _reap()
+        if client in ready:
+            return
+        if line.fileno() not in ready:
+            continue
+        message, fds, *_ = socket.recv_fds(line, _REQUEST_BYTES_MAX, _FDS_MAX)
+        if not message:
+            return
+        _fork(line, json.loads(message), fds)
+        for fd in fds:
+            os.close(fd)
+
+
+def _reap() -> None:
+    """The dead ones; their pidfds have told the client already."""
+    try:
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+    except ChildProcessError:
+        pass
+
+
+def _fork(line: socket.socket, request: dict, fds: list[int]) -> None:
+    zygote = os.getpid()
+    try:
+        pid = os.fork()
+    except OSError:
+        line.send(b"0")
+        return
+    if pid == 0:
+        _become(line, zygote, request, dict(zip(request["fds"], fds, strict=True)))
+    pidfd = os.pidfd_open(pid)
+    socket.send_fds(line, [str(pid).encode()], [pidfd])
+    os.close(pidfd)
+
+
+def _become(line: socket.socket, zygote: int, request: dict, fds: dict[str, int]) -> None:
+    """The child: it never returns."""
+    try:
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != zygote:
+            os._exit(1)
+        line.close()
+        os.sched_setaffinity(0, request["cpus"])
+        if request["role"] == "device":
+            from dvm_rt.npu_device.device import main as run
+        else:
+            from dvm_rt.encoder_workers.worker import main as run
+        run(request, fds)
+    except BaseException:
+        import traceback
+
+        traceback.print_exc()
+    finally:
+        sys.stderr.flush()
+        os._exit(1)
+
+
+if __name__ == "__main__":
+    main()
