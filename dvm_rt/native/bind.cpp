@@ -202,6 +202,7 @@ namespace {
 // The symbol values of a call, from any sequence of Python ints.
 struct Symbols {
   int64_t value[MAX_SYMBOLS];
+  size_t count = 0;
   Symbols(const Plan& plan, nb::handle sequence) {
     PyObject* fast = PySequence_Fast(sequence.ptr(), "encode: symbols: not a sequence");
     if (!fast) throw nb::python_error();
@@ -215,6 +216,12 @@ struct Symbols {
       value[i] = PyLong_AsLongLong(PySequence_Fast_GET_ITEM(fast, i));
       if (value[i] == -1 && PyErr_Occurred()) throw nb::python_error();
     }
+    count = n;
+  }
+  std::string text() const {
+    std::string all;
+    for (size_t i = 0; i < count; i++) all += (i ? ", " : "") + std::to_string(value[i]);
+    return "(" + all + ")";
   }
 };
 
@@ -231,13 +238,14 @@ class PyPlan {  // Plan in Python: loaded, with room to encode into
     const Symbols given(*plan_, symbols);
     const EncodeResult result = encode_once(given.value);
     if (result.error) {
-      raise_error("EncodeError", "encode: kernel " + std::to_string(result.kernel) + ": " + result.error);
+      const std::string where = result.error == EVALUATION ? "" : "kernel " + std::to_string(result.kernel) + ": ";
+      raise_error("EncodeError", "encode: " + where + result.error + ", got symbols " + given.text());
     }
     return nb::bytes(program_.data(), size_t(result.bytes));
   }
   nb::list evaluate(nb::handle symbols) {
     const Symbols given(*plan_, symbols);
-    if (!plan_->evaluate(given.value, values_.data())) raise_error("EncodeError", std::string("encode: ") + EVALUATION);
+    if (!plan_->evaluate(given.value, values_.data())) raise_error("EncodeError", std::string("encode: ") + EVALUATION + ", got symbols " + given.text());
     nb::list list;
     for (size_t i = 0; i < plan_->exprs().size(); i++) list.append(values_[i]);
     return list;
