@@ -9,6 +9,10 @@ it in one native call. Everything else goes the slow way, with the same result."
 
 from __future__ import annotations
 
+<<<<<<< HEAD
+=======
+import inspect
+>>>>>>> h/minilm
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -104,9 +108,15 @@ class Function:
         except TypeError as error:
             raise GraphError(f"function: {self._name}: static argument is not hashable: {error}, allowed arrays, numbers, strings, None") from error
         if entry is None:
+<<<<<<< HEAD
             if len(entries) >= of.plans_max:
                 self._forget(of)
             entry = self._entries.setdefault(of, {})[key] = self._trace(of, tree, rows)
+=======
+            with of.planning() as made:
+                entry = entries[key] = self._trace(of, tree, rows)
+                made += [entry.planned] if entry.planned else []
+>>>>>>> h/minilm
             self._shorten(of, entry, rows, args, kwargs)
         return entry
 

@@ -14,7 +14,12 @@ import threading
 import time
 import weakref
 from collections import Counter, OrderedDict
+<<<<<<< HEAD
 from collections.abc import Callable
+=======
+from collections.abc import Iterator
+from contextlib import contextmanager
+>>>>>>> h/minilm
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
@@ -74,13 +79,23 @@ class Session:
 
     # ---- plans ----
 
-    def plan(self, graph: Graph, captured: list[Tensor], began_ns: int | None = None) -> Planned:
-        """Fuses and registers a graph. began_ns: when its tracing began, which counts as planning."""
-        began_ns = time.perf_counter_ns() if began_ns is None else began_ns
+    @contextmanager
+    def planning(self) -> Iterator[list[Planned]]:
+        """Around tracing, fusing and registering: this is the client's own time, not the user's, and a span of the trace.
+        What was planned is put into the list."""
+        began_ns, outermost = time.monotonic_ns(), self.stream.planning_began()
+        made: list[Planned] = []
+        try:
+            yield made
+        finally:
+            number, kernels = (made[-1].number, len(made[-1].fused.plan.kernels)) if made else (0, 0)
+            self.stream.planning_ended(outermost, began_ns, number, kernels)
+            self.counters["plan_ns"] += time.monotonic_ns() - began_ns
+
+    def plan(self, graph: Graph, captured: list[Tensor]) -> Planned:
+        """Fuses and registers a graph."""
         fused = fuse(graph)
-        number = self.stream.register(fused.plan.to_bytes(), captured)
-        self.counters["plan_ns"] += time.perf_counter_ns() - began_ns
-        return Planned(number, graph, fused, captured)
+        return Planned(self.stream.register(fused.plan.to_bytes(), captured), graph, fused, captured)
 
     def call(self, planned: Planned, tensors: list[Tensor]) -> tuple[Tensor, ...]:
         """Launches a plan. Raises ShapeError where the shapes do not fit it, and what the stream raises."""
@@ -140,7 +155,9 @@ class Session:
         symbolic = (key, None) if lifted else (key, numbers)
         planned = self.plans.get(symbolic, False)
         if planned is False:
-            planned = self._plan_lazy(order, outputs, leaves, symbolic, lifted)
+            with self.planning() as made:
+                planned = self._plan_lazy(order, outputs, leaves, symbolic, lifted)
+                made += [planned] if planned else []
         if planned is not None:
             self.plans.move_to_end(symbolic)
             try:
@@ -150,7 +167,9 @@ class Session:
         exact = (symbolic, tuple([n.shape for n in leaves]))
         planned = self.plans.get(exact)
         if planned is None:
-            planned = self._keep(exact, self.plan(_replayed(order, outputs, leaves, False, lifted), []))
+            with self.planning() as made:
+                planned = self._keep(exact, self.plan(_replayed(order, outputs, leaves, False, lifted), []))
+                made.append(planned)
         return self.call(planned, inputs)
 
     def _plan_lazy(self, order: list, outputs: list, leaves: list, key: object, lifted: bool) -> Planned | None:

@@ -308,6 +308,7 @@ def test_a_symbolic_size_outside_of_its_function() -> None:
         dvm.asarray(kept[0])
 
 
+<<<<<<< HEAD
 def deep(x):
     """More values alive at once than a strip machine has slots: v0 .. v27, then v0 * v27 + v1 * v26 + ..."""
     values = [x]
@@ -334,3 +335,18 @@ def test_signatures_are_bounded(monkeypatch) -> None:
     for n in range(8):
         np.testing.assert_array_equal(np.asarray(f(dvm.asarray(a), n)), a * F32(n))
     assert len(f._entries[session]) <= 3
+=======
+def test_planning_is_the_clients_time_and_a_span_of_the_trace(tmp_path):
+    import json
+
+    with dvm.Runtime(inline=True) as rt:
+        f = dvm.function(lambda x: dvm.exp(x) + 1)
+        f(dvm.asarray(np.zeros((3, 4), np.float32)))
+        first = dvm.stats()["plan_ns"]
+        f(dvm.asarray(np.zeros((5, 4), np.float32)))  # another shape, the same plan
+        assert dvm.stats()["plan_ns"] == first > 0
+        rt.trace(tmp_path / "trace.json")
+    events = json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
+    plans = [e for e in events if e["name"] == "plan"]
+    assert len(plans) == 1 and plans[0]["args"]["kernels"] == 1
+>>>>>>> h/minilm
