@@ -171,3 +171,18 @@ def test_plans_do_not_depend_on_the_run() -> None:
     build = lambda op, x, w: op.softmax(op.gelu(op.matmul(x, w), approximate="tanh"), axis=0)  # noqa: E731
     plans = {fuse(graph_of(build, [normal(4, 5), normal(5, 6)])).plan.to_bytes() for _ in range(3)}
     assert len(plans) == 1
+
+
+def test_a_norm_is_not_torn_apart_for_a_mean_along_another_axis() -> None:
+    fused = check(lambda op, x, m: op.sum(op.multiply(op.layer_norm(x, eps=1e-3), m), axes=(1,), keepdims=False), [normal(2, 5, 9), normal(2, 5, 1)], atol=1e-5)
+    assert [len(k.operators) for k in fused.report.kernels] == [10, 1]
+
+
+def test_planning_does_not_follow_every_path() -> None:
+    def build(op, x, w):
+        x = op.matmul(x, w)
+        for _ in range(60):
+            x = op.multiply(op.add(x, x), 0.5)  # 2^60 paths from the input
+        return x
+
+    assert len(check(build, [normal(4, 4), normal(4, 4)], atol=1e-5).plan.kernels) <= 3
