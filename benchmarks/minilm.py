@@ -59,7 +59,7 @@ def _arguments() -> argparse.Namespace:
 # ---- engines ----
 def _ours(config: weights.Config, tensors: weights.Tensors) -> Embed:
     encoder = Encoder(config, tensors)
-    return lambda ids: np.asarray(encoder.embed(dvm.asarray(ids[None]), None))[0]
+    return lambda ids: np.asarray(encoder.embed(dvm.asarray(ids[None])))[0]
 
 
 def _peers(config: weights.Config, tensors: weights.Tensors) -> dict[str, Embed]:

@@ -32,6 +32,12 @@ _MODULES: dict[str, tuple[str, ...]] = {
     "dvm_rt.array.explain": ("explain", "dump", "das"),
     "dvm_rt.array.session": ("stats",),
     "dvm_rt.runtime": ("Runtime",),
+    "dvm_rt.errors": (
+        "DvmError", "GraphError", "ShapeError", "DTypeError", "EncodeError", "InvalidBytecodeError", "DeviceTrap", "DeviceLostError",
+        "DeviceTimeoutError", "DeviceOutOfMemoryError", "WorkerLostError", "PoisonRequestError", "PoolUnhealthyError",
+        "BackpressureTimeout", "VersionMismatchError", "AuthError", "ProtocolError", "ModelFormatError", "UnsupportedOperatorError",
+        "ForkedClientError", "ClosedError",
+    ),
     "dvm_rt.dtypes": (
         "bool_", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float16", "bfloat16", "float32",
         "float64",

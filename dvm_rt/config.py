@@ -50,7 +50,8 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("wait_s", 60.0, "s", "default limit of every public call that waits", (0.001, 86400.0)),
     Setting("tick_s", 0.01, "s", "between two looks of the supervisor; late batches leave then", (0.001, 1.0)),
     Setting("close_s", 0.9, "s", "close() gives up on a process after this", (0.1, 60.0)),
-    Setting("start_s", 5.0, "s", "for the zygote to answer", (0.1, 60.0)),
+    Setting("start_s", 10.0, "s", "for the zygote to get past its imports", (0.1, 60.0)),
+    Setting("fork_s", 2.0, "s", "for the zygote to fork a child; then it counts as dead", (0.1, 60.0)),
     # ---- restarts ----
     Setting("solo_deaths_max", 2, "deaths", "of workers that held a request alone: it is poison", (1, 100)),
     Setting("graph_deaths_max", 5, "deaths", "of workers that were planning a graph: it is given up", (1, 100)),
@@ -85,6 +86,11 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("cache", "", "", "folder for what the examples download (default: XDG_CACHE_HOME/dvm_rt, else ~/.cache/dvm_rt)"),
 )  # fmt: skip
 _BY_NAME: dict[str, Setting] = {s.name: s for s in SETTINGS}
+
+
+def default(name: str) -> Value:
+    """What the row says where the environment says nothing."""
+    return _BY_NAME[name].default
 
 
 def integer(name: str) -> int:

@@ -1,30 +1,367 @@
-"""The runtime that arrays belong to: the current one, else a lazily made inline one (no children, no sockets)."""
+"""Runtimes: the client's end of everything. Starts, watches and stops the processes, or none (inline).
+
+`Runtime.stream` is the native stream: recording, encoding known plans, launching and waiting happen there, on the caller's
+thread. With processes, a zygote forks one device and N encoder workers; a loop's thread supervises. Rules. The zygote is
+started first, because everything else is imported while it starts. A runtime is entered by `with`, `async with`, or not
+at all (then it is used by name). `current()` is the innermost one entered in this context, else an inline runtime
+that is made when first asked for; inline runtimes have no children, sockets or threads. After a fork the child has its
+own inline runtime; a runtime with processes refuses it. close() ends every process and takes at most about a second.
+
+Importing this is cheap: zmq, asyncio, uvloop and NumPy are imported by what needs them."""
 
 from __future__ import annotations
 
-import asyncio
+import atexit
+import os
+import signal as signals
+import threading
+import time
+import weakref
+from collections.abc import Awaitable, Callable
+from contextvars import ContextVar, Token
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from dvm_rt import _native
-from dvm_rt.config import integer, number
+from dvm_rt import config
+from dvm_rt.errors import ClosedError, DeviceTimeoutError, DvmError, ForkedClientError
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+
+    from dvm_rt import _native
+    from dvm_rt.scheduler.loop import SchedulerLoop
+    from dvm_rt.scheduler.shell import Shell
+    from dvm_rt.waiting import Waiters
+
+Result = TypeVar("Result")
+SPIN_ASYNC_US = 20.0
+ENCODERS_MAX = 8
 
 
 class Runtime:
-    """A stream in this process."""
+    """One stream of launches and the processes behind it.
 
-    def __init__(self) -> None:
-        self.stream = _native.Stream(inline=True, arena_bytes_max=integer("arena_bytes_max"))
+    encoders: encoder workers, 0 to 8. inline: no processes at all. encode: who encodes instances of known plans: "auto",
+    "workers" or "caller" (the bytes are the same). listen: an endpoint for remote workers (ipc:///path or
+    tcp://127.0.0.1:port; port 0 picks one, see `endpoint`). Other arguments override rows of config.py: arena_bytes_max
+    (bytes), spin_us, lease_s. encode_work_ns makes each encode that much dearer, for experiments.
+    Raises DvmError for values out of range, PoolUnhealthyError if the processes do not start."""
 
-    async def reached(self, seq: int) -> None:
-        """Waits until launch `seq` is done, without blocking the event loop."""
-        if self.stream.done < seq:
-            await asyncio.get_running_loop().run_in_executor(None, self.stream.wait, seq, number("wait_s"))
+    def __init__(
+        self,
+        encoders: int = 1,
+        inline: bool = False,
+        encode: str | None = None,
+        *,
+        arena_bytes_max: int | None = None,
+        listen: str | None = None,
+        spin_us: int | None = None,
+        lease_s: float | None = None,
+        target: str = "",
+        encode_work_ns: int = 0,
+    ) -> None:
+        self._pid, self._closed, self._tokens = os.getpid(), False, list[Token]()
+        self.inline = inline
+        self.encode = str(_row("encode", encode))
+        self.encoders = 0 if inline else encoders
+        if not 0 <= encoders <= ENCODERS_MAX:
+            raise DvmError(f"runtime: encoders: out of range, got {encoders}, allowed 0 to {ENCODERS_MAX}")
+        self._shell: Shell | None = None
+        self._loop: SchedulerLoop | None = None
+        self._waiters: Waiters | None = None
+        self._lock = threading.Lock()
+        options = {"arena_bytes_max": _row("arena_bytes_max", arena_bytes_max), "target": target}
+        if inline:
+            from dvm_rt import _native
+
+            self.stream: _native.Stream = _native.Stream(inline=True, **options)
+        else:
+            self._start(options, _row("spin_us", spin_us), _row("lease_s", lease_s), listen, encode_work_ns)
+        _open_runtimes.add(self)
+
+    # ---- starting ------------------------------------------------------------------------------------------------
+    def _start(self, options: dict[str, Any], spin_us: float, lease_s: float, listen: str | None, encode_work_ns: int) -> None:
+        from dvm_rt.zygote import Zygote
+
+        directory = _make_session()
+        zygote = Zygote(directory.path)  # it imports while we do
+        try:
+            self._make_parts(directory, zygote, options, spin_us, lease_s, listen, encode_work_ns)
+        except BaseException:
+            if self._shell is None:
+                zygote.close(0.0)
+            else:
+                self._stop_parts()
+            directory.close()
+            raise
+
+    def _make_parts(
+        self, directory: Any, zygote: Any, options: dict[str, Any], spin_us: float, lease_s: float, listen: str | None, work_ns: int
+    ) -> None:
+        from dataclasses import replace
+
+        from dvm_rt import _native
+        from dvm_rt.scheduler.loop import SchedulerLoop
+        from dvm_rt.scheduler.shell import Placement, Shared, Shell
+        from dvm_rt.scheduler.state import Limits
+
+        cpus = os.sched_getaffinity(0)
+        alone = len(cpus) == 1
+        self.stream = _native.Stream(
+            inline=False, workers=self.encoders, ring_bytes=config.integer("ring_bytes"), spin_us=0.0 if alone else float(spin_us),
+            credit_timeout_s=config.number("wait_s"), encode_mode=self.encode, **options,
+        )  # fmt: skip
+        self.stream.set_encode_work_ns(work_ns)
+        limits = replace(Limits.from_config(), lease_s=lease_s)
+        device_spin_us = 0.0 if alone else float(config.integer("device_spin_us"))
+        shared = Shared(
+            self.stream, directory, Placement.of(cpus), self.encoders, self.encode, limits, device_spin_us, options["target"], work_ns
+        )
+        self._directory = directory
+        self._shell = Shell(shared, zygote)
+        self._loop = SchedulerLoop(self._shell, listen)
+        zygote.wait_ready()
+        self._shell.open()
+        self.stream.set_outbox_pump(_weak_pump(self._shell))
+        self._loop.start()
+
+    # ---- entering ------------------------------------------------------------------------------------------------
+    def __enter__(self) -> Runtime:
+        self._check_open()
+        self._tokens.append(_active.set(self))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        _active.reset(self._tokens.pop())
+        self.close()
+
+    async def __aenter__(self) -> Runtime:
+        return self.__enter__()
+
+    async def __aexit__(self, *_: object) -> None:
+        self.__exit__()
+
+    # ---- working -------------------------------------------------------------------------------------------------
+    async def run(self, function: Callable[..., Result | Awaitable[Result]], *args: object) -> Result:
+        """Calls `function(*args)` with this runtime as the current one (and awaits it, if it is a coroutine), then waits, in
+        the running event loop, until everything that it launched, or returned without having launched it, is done."""
+        token = _active.set(self)
+        try:
+            result = function(*args)
+            if hasattr(result, "__await__"):
+                result = await result
+            _launch(result)
+        finally:
+            _active.reset(token)
+        await self.reached()
+        return result  # type: ignore[return-value]
+
+    async def reached(self, seq: int | None = None, timeout_s: float | None = None) -> None:
+        """Waits in the running event loop until launch `seq` (default: the last one so far) is done. Values are read
+        without waiting then. Raises DeviceTimeoutError, PoolUnhealthyError, ClosedError."""
+        self._check_open()
+        seq = self.stream.launched if seq is None else seq
+        if self.stream.done >= seq:
+            return
+        if self._shell is None:
+            self.stream.wait(seq)  # another thread is inside the launch
+            return
+        self._shell.pump(True)
+        if self._spin(seq):
+            return
+        limit_s = config.number("wait_s") if timeout_s is None else timeout_s
+        if not await self._get_waiters().wait(seq, limit_s):
+            raise DeviceTimeoutError(f"runtime: reached: seconds for launch {seq}, got {limit_s} ({self.stream.done} are done), allowed more")
+
+    def _spin(self, seq: int) -> bool:
+        end_ns = time.perf_counter_ns() + int(SPIN_ASYNC_US * 1e3)
+        while time.perf_counter_ns() < end_ns:
+            if self.stream.done >= seq:
+                return True
+        return False
+
+    def _get_waiters(self) -> Waiters:
+        from dvm_rt.waiting import Waiters
+
+        with self._lock:
+            if self._waiters is None:
+                self._waiters = Waiters(self.stream)
+            return self._waiters
+
+    def plan_ahead(self, graph: tuple) -> Future[bytes]:
+        """Has a worker plan a graph (`Graph.to_wire()`), while the caller goes on: the bytes of its plan, to be registered
+        with the stream. Without workers it is planned here and now. The future raises what planning raises."""
+        from concurrent.futures import Future
+
+        from dvm_rt import wire
+
+        self._check_open()
+        body = wire.pack_tree(graph)
+        if self._shell is not None and self.encoders:
+            return self._shell.want_graph(body)
+        from dvm_rt.encoder_workers.planner import plan_graph
+
+        future: Future[bytes] = Future()
+        try:
+            future.set_result(plan_graph(body))
+        except DvmError as error:
+            future.set_exception(error)
+        return future
+
+    # ---- looking -------------------------------------------------------------------------------------------------
+    @property
+    def endpoint(self) -> str | None:
+        """Where remote workers connect, if this runtime listens."""
+        return self._loop.remote.endpoint if self._loop and self._loop.remote else None
+
+    def stats(self) -> dict[str, Any]:
+        """Counters of the stream, then: who encoded how many, deaths and recoveries, all in one dict. Times in ns."""
+        self._check_open()
+        out = self.stream.stats()
+        workers = out.get("workers", [])
+        out["encodes"] = {"caller": out["encoded"], "workers": [w["encoded"] for w in workers]}
+        out["encode"], out["inline"], out["encoders"] = self.encode, self.inline, self.encoders
+        out["launches"] = out["launched"]
+        state = self._shell.state if self._shell else None
+        out["deaths"] = state.deaths if state else 0
+        out["recoveries"] = state.recoveries if state else 0
+        out["remote_workers"] = sum(w.remote for w in list(state.book.workers.values())) if state else 0
+        out["protocol_errors"] = self._shell.protocol_errors if self._shell else 0
+        return out
+
+    def trace(self, path: str | Path) -> int:
+        """Writes what is in the processes' trace rings as Chrome / Perfetto JSON. Returns the number of spans."""
+        from dvm_rt import trace
+
+        self._check_open()
+        tracks = range(1 if self.inline else 2 + self.encoders)
+        found = [s for track in tracks for s in trace.spans(track, self.stream.trace_records(track))]
+        notes = self._shell.state.notes() if self._shell else []
+        return trace.write(path, found, notes)
+
+    def story(self, program: int) -> str:
+        """What the scheduler remembers of one program."""
+        return self._shell.state.story(program) if self._shell else "inline: encoded by the caller"
+
+    def kill(self, role: str, signal: int = signals.SIGKILL, index: int = 0) -> None:
+        """Sends a signal to the process of a role ("encoder", "device", "zygote"): for tests."""
+        from dvm_rt.scheduler.events import Process
+
+        self._check_open()
+        if self._shell is None:
+            raise DvmError(f"runtime: kill: inline, got {role}, allowed a runtime with processes")
+        self._shell.signal(Process(role, index), signal)
+
+    def pids(self) -> dict[str, int]:
+        """Process numbers by role ("encoder 0", ...), for tests and for those who look."""
+        self._check_open()
+        if self._shell is None:
+            return {}
+        with self._shell.lock:
+            return {"zygote": self._shell.zygote.pid, **{str(p): s.child.pid for p, s in self._shell.seats.items()}}
+
+    # ---- ending --------------------------------------------------------------------------------------------------
+    @property
+    def closed(self) -> bool:
+        return self._closed
+
+    def close(self) -> None:
+        """Ends every process. Twice is once. Whatever is used after that raises ClosedError."""
+        if self._closed:
+            return
+        if self._pid != os.getpid() and self._shell is not None:
+            raise ForkedClientError("runtime: close: made before a fork, got a call in the child, allowed only in the process that made it")
+        self._closed = True
+        _open_runtimes.discard(self)
+        self._stop_parts()
+        if self._shell is not None:
+            self._directory.close()
+
+    def _stop_parts(self) -> None:
+        if self._loop is not None:
+            self._loop.stop()
+        if self._shell is not None:
+            self.stream.set_outbox_pump(None)
+            self._shell.close(config.number("close_s"))
+        self.stream.close()
+        if self._waiters is not None:
+            self._waiters.close()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ClosedError("runtime: call: closed, got a call, allowed none after close()")
+        if self._pid != os.getpid() and not self.inline:
+            raise ForkedClientError("runtime: call: made before a fork, got a call in the child, allowed only in the process that made it")
 
 
-_default: list[Runtime] = []
+def _launch(result: object) -> None:
+    """Lazy arrays in a result are launched: they have a method for it. (This layer does not know arrays.)"""
+    if hasattr(result, "__dvm_launch__"):
+        result.__dvm_launch__()
+    elif isinstance(result, list | tuple):
+        for part in result:
+            _launch(part)
+    elif isinstance(result, dict):
+        _launch(list(result.values()))
+
+
+def _row(name: str, value: config.Value | None) -> Any:
+    """An argument, checked against its row of the configuration; None: the row."""
+    if value is not None:
+        return config.check(name, value, "runtime")
+    kinds = {int: config.integer, float: config.number, str: config.text}
+    return kinds[type(config.default(name))](name)
+
+
+def _make_session() -> Any:
+    from dvm_rt.session import SessionDirectory
+
+    return SessionDirectory()
+
+
+def _weak_pump(shell: Shell) -> Callable[[bool], None]:
+    """The stream must not keep the shell alive, which keeps the stream."""
+    found = weakref.ref(shell)
+
+    def pump(waits: bool) -> None:
+        alive = found()
+        if alive is not None:
+            alive.pump(waits)
+
+    return pump
+
+
+# ---- the current runtime --------------------------------------------------------------------------------------------
+_active: ContextVar[Runtime | None] = ContextVar("dvm_rt.runtime", default=None)
+_open_runtimes: weakref.WeakSet[Runtime] = weakref.WeakSet()
+_default: Runtime | None = None
+_default_lock = threading.Lock()
 
 
 def current() -> Runtime:
-    """The runtime that new arrays belong to."""
-    if not _default:
-        _default.append(Runtime())
-    return _default[0]
+    """The innermost runtime entered in this thread or task, else the inline one."""
+    return _active.get() or _default or _make_default()
+
+
+def _make_default() -> Runtime:
+    global _default
+    with _default_lock:
+        if _default is None:
+            _default = Runtime(inline=True)
+        return _default
+
+
+def _forget_default() -> None:
+    """In a forked child: its memory is shared with the parent's, so the child makes its own."""
+    global _default, _default_lock
+    _default, _default_lock = None, threading.Lock()
+
+
+@atexit.register
+def _close_all() -> None:
+    for runtime in list(_open_runtimes):
+        if runtime._pid == os.getpid() and not runtime.inline:
+            runtime.close()
+
+
+os.register_at_fork(after_in_child=_forget_default)

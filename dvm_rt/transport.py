@@ -1,10 +1,9 @@
-"""Sockets, and the only module that imports zmq: session folders, endpoints, and four kinds of socket for frames.
+"""Sockets, and the only module that imports zmq: four kinds of socket for frames, and which endpoints are allowed.
 
-Rules. A frame is bytes from `wire.encode`; nothing here looks inside. Local sockets are ipc files in a session folder
-that only its owner may enter, never abstract names, never bound twice: each life of a process has its own address, so what
-was queued for a dead one reaches nobody. No send blocks: credits bound every queue, not high-water marks. LINGER is 0
-everywhere: what was not delivered was leased. A listening runtime binds, workers connect; without keys only local
-addresses are allowed. A session folder is held by a lock on it; what its owner left behind is swept by the next start.
+Rules. A frame is bytes from `wire.encode`; nothing here looks inside. Local sockets are ipc files in a session folder,
+never abstract names, never bound twice: each life of a process has its own address, so what was queued for a dead one
+reaches nobody. No send blocks: credits bound every queue, not high-water marks. LINGER is 0 everywhere: what was not
+delivered was leased. A listening runtime binds, workers connect; without keys only local addresses are allowed.
 
 The zygote imports this before it forks, so importing must not make a context (a context has threads)."""
 
@@ -13,7 +12,6 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import stat
 from collections.abc import Iterator
 from urllib.parse import urlsplit
 
@@ -21,75 +19,10 @@ import zmq
 
 from dvm_rt import config
 from dvm_rt.errors import AuthError, ProtocolError, WorkerLostError
+from dvm_rt.session import check_path
 
-PATH_BYTES_MAX = 107  # of a Unix socket
 _HEARTBEAT_MS, _SILENCE_MS = 1000, 3000
 _HANDSHAKE_MS = 2000
-
-
-# ---- session folders ------------------------------------------------------------------------------------------------
-class SessionDirectory:
-    """A private folder for the sockets of one runtime. The lock on it lives as long as its owner."""
-
-    def __init__(self) -> None:
-        root = _root()
-        sweep(root)
-        self.path = os.path.join(root, "session-" + os.urandom(16).hex())
-        os.mkdir(self.path, 0o700)
-        self._lock = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-    def worker(self, worker: int, incarnation: int) -> str:
-        return _checked(f"ipc://{self.path}/e{worker}.{incarnation}")
-
-    def answers(self) -> str:
-        return _checked(f"ipc://{self.path}/answers")
-
-    def close(self) -> None:
-        remove_session(self.path)
-        os.close(self._lock)
-
-
-def remove_session(path: str) -> None:
-    """Deletes a session folder: sockets and nothing else."""
-    try:
-        for name in os.listdir(path):
-            os.unlink(os.path.join(path, name))
-        os.rmdir(path)
-    except FileNotFoundError:
-        pass  # somebody swept it
-
-
-def _root() -> str:
-    """The folder of the session folders: ours alone, and not a link."""
-    runtime_dir = os.environ.get("XDG_RUNTIME_DIR")
-    default = os.path.join(runtime_dir, "dvm_rt") if runtime_dir else os.path.join(os.environ.get("TMPDIR", "/tmp"), f"dvm_rt-{os.getuid()}")
-    root = config.text("session_root") or default
-    os.makedirs(root, mode=0o700, exist_ok=True)
-    found = os.lstat(root)
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or stat.S_IMODE(found.st_mode) & 0o077:
-        raise AuthError(f"transport: {root}: owner and mode, got {found.st_uid} {found.st_mode:o}, allowed {os.getuid()} 40700")
-    return root
-
-
-def sweep(root: str) -> int:
-    """Deletes session folders whose owner is dead: nobody holds their lock. Returns how many."""
-    swept = 0
-    for name in os.listdir(root):
-        path = os.path.join(root, name)
-        try:
-            handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW)
-        except OSError:
-            continue
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            remove_session(path)
-            swept += 1
-        except OSError:
-            pass  # held: somebody lives there
-        finally:
-            os.close(handle)
-    return swept
 
 
 # ---- endpoints ------------------------------------------------------------------------------------------------------
@@ -97,7 +30,7 @@ def check_endpoint(endpoint: str) -> str:
     """The endpoint, if a pool may use it: ipc://<absolute path>, or tcp:// on this machine (there are no keys yet)."""
     parts = urlsplit(endpoint)
     if parts.scheme == "ipc":
-        return _checked(endpoint)
+        return check_path(endpoint)
     if parts.scheme != "tcp" or parts.hostname is None or parts.port is None:
         raise ProtocolError(f"transport: endpoint: form, got {endpoint!r}, allowed ipc:///path or tcp://127.0.0.1:port")
     if not _is_loopback(parts.hostname):
@@ -112,15 +45,6 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
-
-
-def _checked(endpoint: str) -> str:
-    path = endpoint.removeprefix("ipc://")
-    if not path.startswith("/") or "*" in path:
-        raise ProtocolError(f"transport: endpoint: path, got {path!r}, allowed an absolute path")
-    if len(os.fsencode(path)) > PATH_BYTES_MAX:
-        raise ProtocolError(f"transport: endpoint: bytes of the path, got {len(os.fsencode(path))}, allowed {PATH_BYTES_MAX}")
-    return endpoint
 
 
 # ---- sockets --------------------------------------------------------------------------------------------------------
@@ -158,8 +82,8 @@ class _Socket:
             frame = b""
         return frame
 
-    def close(self) -> None:
-        self.socket.close(linger=0)
+    def close(self, linger_ms: int = 0) -> None:
+        self.socket.close(linger=linger_ms)
 
 
 class PushSocket(_Socket):
@@ -246,7 +170,7 @@ def _lock_ipc(endpoint: str) -> tuple[str, int] | None:
     """A second bind on the same path would succeed and steal the traffic: the lock refuses it."""
     if not endpoint.startswith("ipc://"):
         return None
-    path = _checked(endpoint).removeprefix("ipc://")
+    path = check_path(endpoint).removeprefix("ipc://")
     handle = os.open(path + ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -23,6 +23,7 @@ from typing import NamedTuple
 
 from dvm_rt import config
 from dvm_rt.errors import PoolUnhealthyError
+from dvm_rt.session import remove_session
 
 _LINE = 3  # the zygote's end of the line is this descriptor
 _REQUEST_BYTES_MAX = 16384
@@ -62,8 +63,8 @@ class Zygote:
         message = json.dumps({**request, "fds": list(fds)}).encode()
         try:
             socket.send_fds(self.line, [message], list(fds.values()))
-            self.line.settimeout(config.number("start_s"))
-            answer, (*pidfds,), *_ = socket.recv_fds(self.line, 64, 1)
+            self.line.settimeout(config.number("fork_s"))
+            answer, (*pidfds,), *_ = socket.recv_fds(self.line, 64, 1, socket.MSG_CMSG_CLOEXEC)
         except OSError:
             return None
         return Child(int(answer), pidfds[0]) if answer and pidfds else None
@@ -108,8 +109,6 @@ def main() -> None:
             _serve(line, client)
     except (ProcessLookupError, ConnectionError):
         pass  # the client is gone
-    from dvm_rt.transport import remove_session
-
     remove_session(session)
 
 

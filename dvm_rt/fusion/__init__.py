@@ -1,1 +1,13 @@
-"""From graph to plan: what runs together, and the plan that an encoder turns into programs."""
+"""From graph to plan: what runs together, and the plan that an encoder turns into programs.
+
+    views      where elements lie, which element is needed: both affine, over symbolic sizes
+    legalise   the graph in the form that kernels need
+    groups     which operators share a kernel
+    memory     workspace slots
+    kernels    groups written into a plan
+    fuser      all of it: fuse(graph)
+    plan       the plan itself: records, bytes, evaluation"""
+
+from dvm_rt.fusion.fuser import Fused, Report, fuse
+
+__all__ = ["Fused", "Report", "fuse"]

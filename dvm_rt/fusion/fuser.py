@@ -43,7 +43,7 @@ class Report:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Fused:
-    """A plan, why it is so, and the checks that each call needs beyond the plan's own."""
+    """A plan, why it is so, and what it checks of the sizes of a call beyond that they fit the parameters."""
 
     plan: Plan
     report: Report
@@ -52,7 +52,7 @@ class Fused:
 
 def fuse(graph: Graph, fused: bool = True, nodes_max: int = NODES_MAX) -> Fused:
     """The plan of a graph. Raises UnsupportedOperatorError, GraphError (too large for one plan)."""
-    legal = legalise(graph)
+    legal = legalise(graph, fused)
     grouping = group(legal, fused, nodes_max)
     order = run_order(grouping)
     writer = PlanWriter(legal)

@@ -15,7 +15,7 @@ from dvm_rt.fusion.plan import GATHER, NONE, PACKED, READ, STREAM, WRITE, Kernel
 from dvm_rt.fusion.views import ZERO, Access, Placement, axes_of, is_one, source
 from dvm_rt.graph.graph import Node
 from dvm_rt.graph.operators import Lowering
-from dvm_rt.graph.symbols import Dim, Size, product, same, to_wire
+from dvm_rt.graph.symbols import Check, Dim, Size, maximum, product, same, to_wire
 from dvm_rt.isa import table
 
 
@@ -62,10 +62,19 @@ class PlanWriter:
         return make[operation](*(self.expression(key if isinstance(key, int) else Dim(key)) for key in (a, b)))
 
     def add_parameters(self) -> None:
-        """Declares the graph's parameters in order."""
+        """Declares the graph's parameters in order.
+
+        A call whose sizes break a check must not fit: the check is added to a size that is compared anyway, as
+        max(0, what is missing)."""
         self.places = self.legal.graph.symbol_places()
+        checks = list(self.legal.graph.facts.resolved_checks())
         for node in self.legal.graph.parameters:
-            self.builder.parameter(node.dtype, [self.expression(n) for n in node.shape])
+            sizes = list(node.shape)
+            if checks and any(isinstance(n, Dim) for n in sizes):
+                at = next(i for i, n in enumerate(sizes) if isinstance(n, Dim))
+                sizes[at] = sizes[at] + sum((_missing(check) for check in checks), start=0)
+                checks = []
+            self.builder.parameter(node.dtype, [self.expression(n) for n in sizes])
 
     def add_outputs(self) -> None:
         """Declares the graph's outputs in order; what is written straight into them finds its buffer."""
@@ -85,6 +94,12 @@ class PlanWriter:
         if root.operator.name == "parameter":
             return self.builder.input(root.attribute("index"))
         return self.buffers[root]
+
+
+def _missing(check: Check) -> Size:
+    """0 where the check holds, else more."""
+    missing = maximum(check.right - check.left, 0)
+    return missing + maximum(check.left - check.right, 0) if check.relation == "==" else missing
 
 
 def _lifetimes(legal: Legal, grouping: Grouping, order: list[Group]) -> dict[Node, Lifetime]:

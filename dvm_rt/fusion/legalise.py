@@ -4,12 +4,14 @@
    keeps it, and views back: so its bits depend on the elements and their order alone.
 2. Each value that may have to be stored gets a layout: row-major, or that of an output or join that it is written into,
    or the order in which its only reader wants it (a matmul result that is transposed and reshaped is stored transposed).
-3. Where a view is not affine on that layout, and where an operand does not lie as the matrix unit needs it, a copy is
+3. A value that costs two simple instructions on one input (a mask) is made by each of its readers for itself.
+4. Where a view is not affine on that layout, and where an operand does not lie as the matrix unit needs it, a copy is
    put in. Copies are ordinary elementwise nodes: kernels take them in, and most cost nothing."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from math import inf
 
 from dvm_rt.dtypes import float32
 from dvm_rt.errors import UnsupportedOperatorError
@@ -17,7 +19,9 @@ from dvm_rt.fusion.views import Access, contiguous, contiguous_strides, inverse,
 from dvm_rt.graph.graph import Graph, Make, Node, decomposed, reachable, rewrite
 from dvm_rt.graph.operators import Lowering
 from dvm_rt.graph.symbols import Shape, product, same
+from dvm_rt.isa import table
 
+CHEAP_CYCLES = 16  # two simple instructions
 COPIED_EXACTLY = ("bool", "int8", "int16", "uint8", "uint16", "float32")  # float32 arithmetic keeps every value of these
 
 
@@ -31,12 +35,14 @@ class Legal:
     graph: Graph
     access: dict[Node, Access] = field(default_factory=dict)
     home: dict[Node, Access] = field(default_factory=dict)
+    cheap: set[Node] = field(default_factory=set)  # made for one reader alone, which may compute it repeatedly
     shapes: tuple[Shape, ...] = ()  # of the outputs; the graph's outputs are the roots that are written into them
 
 
-def legalise(graph: Graph) -> Legal:
-    """The graph in the form that kernels need. Raises UnsupportedOperatorError for what no kernel can do yet."""
-    return _with_copies(rewrite(decomposed(graph), _last_axis))
+def legalise(graph: Graph, repeats: bool = True) -> Legal:
+    """The graph in the form that kernels need; `repeats`: cheap values are computed by each reader for itself. Raises
+    UnsupportedOperatorError for what no kernel can do yet."""
+    return _with_copies(rewrite(decomposed(graph), _last_axis), repeats)
 
 
 def _last_axis(op: Make, node: Node) -> Node | None:
@@ -119,7 +125,8 @@ def _writable(root: Node, strides: tuple) -> bool:
 class _Copier:
     """Builds the graph anew, node by node, with copies where they are needed."""
 
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: Graph, repeats: bool) -> None:
+        self.repeats = repeats
         self.paths = _paths_to_readers(graph)
         self.readers = _reader_count(graph)
         self.op = Make(graph.facts)
@@ -139,6 +146,8 @@ class _Copier:
             inputs = [self.part(old, i) for old, i in zip(node.inputs, inputs, strict=True)]
         if node.operator.lowering is Lowering.GATHER:
             inputs = [self.stored(inputs[0]), inputs[1]]
+        if node.operator.lowering in (Lowering.ELEMENTWISE, Lowering.REDUCE):
+            inputs = [self.private(i) for i in inputs]
         self.new[node] = self.root(_again(node, inputs), _preferred(node, self.paths.get(node, [])))
 
     def root(self, node: Node, strides: tuple | None = None) -> Node:
@@ -167,6 +176,17 @@ class _Copier:
             )
         made = self.root(self.op.copy(node))
         self.copies[node, shared] = made
+        return made
+
+    def private(self, node: Node) -> Node:
+        """The value made anew for one reader, if that costs less than storing it: it then may be computed repeatedly."""
+        root, path = source(node)
+        if not self.repeats or not is_computed(root) or _cost(root, CHEAP_CYCLES) > CHEAP_CYCLES or _reads(root) != 1:
+            return node
+        made = self.root(Node(root.operator, tuple([self.private(i) for i in root.inputs]), root.attributes, root.shape, root.dtype))
+        self.legal.cheap.add(made)
+        for view in path:
+            made = self.view(view, made)
         return made
 
     def operand(self, node: Node) -> Node:
@@ -224,6 +244,28 @@ class _Copier:
         return [n for n, access in self.legal.access.items() if access.root is root and n is not root and is_view(n)]
 
 
+def _cost(node: Node, budget: float) -> float:
+    """Modelled cycles of computing a value from what is stored; infinite beyond the budget."""
+    root, _ = source(node)
+    if root.operator.lowering is Lowering.LEAF:
+        return 0
+    instruction = table.BY_NAME.get(root.operator.instructions) if isinstance(root.operator.instructions, str) else None
+    if root.operator.lowering is not Lowering.ELEMENTWISE or instruction is None or instruction.cycles > budget:
+        return inf
+    total = instruction.cycles
+    for operand in root.inputs:
+        total += _cost(operand, budget - total)
+    return total
+
+
+def _reads(node: Node) -> int:
+    """Stored values that a cheap value is computed from."""
+    root, _ = source(node)
+    if root.operator.lowering is Lowering.LEAF:
+        return root.operator.name == "parameter"
+    return sum(map(_reads, root.inputs))
+
+
 def _joinable(node: Node) -> bool:
     return node.operator.lowering in (Lowering.ELEMENTWISE, Lowering.REDUCE, Lowering.PRODUCT, Lowering.GATHER)
 
@@ -242,8 +284,8 @@ def _reader_count(graph: Graph) -> dict[Node, int]:
     return count
 
 
-def _with_copies(graph: Graph) -> Legal:
-    copier = _Copier(graph)
+def _with_copies(graph: Graph, repeats: bool) -> Legal:
+    copier = _Copier(graph, repeats)
     for node in graph.nodes:
         copier.add(node)
     taken: set[Node] = {part for node in copier.new.values() for part in _parts(node)}

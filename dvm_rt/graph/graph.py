@@ -25,7 +25,25 @@ from dvm_rt.graph import symbols
 from dvm_rt.graph.operators import Lowering, Operator, operator
 from dvm_rt.graph.symbols import Dim, Facts, Shape, Size
 
-NO_FACTS = Facts()  # for shapes that are all numbers
+
+
+class NoFacts(Facts):
+    """For shapes that are all numbers: nothing can be demanded of a symbol."""
+
+    __slots__ = ()
+
+    def _demand(self, check: symbols.Check) -> None:
+        raise _stray(check.left, check.where)
+
+    def _substitute(self, number: int, value: Size) -> None:
+        raise _stray(symbols.symbol(number), "graph")
+
+
+def _stray(size: Size, where: str) -> GraphError:
+    return GraphError(f"{where}: a symbolic size outside of its function, got {size}, allowed numbers")
+
+
+NO_FACTS = NoFacts()
 
 
 class Node:
@@ -52,7 +70,7 @@ def apply(row: Operator, inputs: tuple[Node, ...], attributes: tuple, facts: Fac
     if not row.takes(len(inputs)):
         raise GraphError(f"graph: {name}: number of inputs, got {len(inputs)}, allowed {row.inputs}")
     dtype = row.dtype(name, tuple([n.dtype for n in inputs]), *attributes)
-    shape = row.shape(facts, f"graph: {name}", tuple([n.shape for n in inputs]), *attributes)
+    shape = row.shape(facts, row.where, tuple([n.shape for n in inputs]), *attributes)
     return Node(row, inputs, attributes, shape, dtype)
 
 
@@ -130,6 +148,8 @@ class Graph:
             where = f"graph: node {number} ({node.operator.name})"
             if any(id(i) not in seen for i in node.inputs):
                 raise GraphError(f"{where}: an input comes later or is missing, allowed earlier nodes")
+            if len(node.attributes) != len(node.operator.attributes):
+                raise GraphError(f"{where}: attributes, got {node.attributes}, allowed {node.operator.attributes}")
             try:
                 again = apply(node.operator, node.inputs, node.attributes, Facts())
             except (DvmError, TypeError, ValueError, AttributeError, IndexError) as error:
@@ -137,7 +157,7 @@ class Graph:
             if again.dtype is not node.dtype or len(again.shape) != len(node.shape):
                 raise GraphError(f"{where}: result, got {node!r}, allowed {again!r}")
             for a, b in zip(again.shape, node.shape, strict=True):
-                if symbols.equal(self.facts.resolve(a), b) is False:
+                if not symbols.same(self.facts.resolve(a), b):
                     raise GraphError(f"{where}: shape, got {node.shape}, allowed {again.shape}")
             seen.add(id(node))
         if [n.attribute("index") for n in self.parameters] != list(range(len(self.parameters))):
@@ -262,19 +282,21 @@ def decomposed(graph: Graph) -> Graph:
 
 
 def reachable(roots: Sequence[Node], stop: set[int] = frozenset()) -> list[Node]:
-    """All nodes that the roots need, each after its inputs; nothing beyond nodes whose id is in `stop`."""
+    """All nodes that the roots need, each after its inputs, in an order that the structure alone decides; nothing beyond
+    nodes whose id is in `stop`."""
     order: list[Node] = []
-    seen: set[int] = set()
-    stack = [(node, False) for node in reversed(roots)]
+    seen: set[Node] = set()
+    stack = list(reversed(roots))
     while stack:
-        node, entered = stack.pop()
-        if entered:
+        node = stack[-1]
+        waiting = [i for i in node.inputs if i not in seen] if id(node) not in stop else []
+        if waiting:
+            stack += reversed(waiting)
+            continue
+        stack.pop()
+        if node not in seen:
+            seen.add(node)
             order.append(node)
-        elif id(node) not in seen:
-            seen.add(id(node))
-            stack.append((node, True))
-            if id(node) not in stop:
-                stack.extend((i, False) for i in reversed(node.inputs) if id(i) not in seen)
     return order
 
 

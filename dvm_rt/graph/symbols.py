@@ -271,10 +271,7 @@ def _decide(a: Size, b: Size, sign: str, question: Callable[[Size, Size], bool |
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Check:
-    """A condition on the symbols that no substitution expresses: `left relation right`.
-
-    "==" must be looked at before each call (nothing else would notice); ">=" is a bound that the verifier of programs
-    enforces anyway: it only makes the error clearer."""
+    """A condition on the symbols that no substitution expresses: `left relation right`, relation "==" or ">="."""
 
     left: Size
     relation: str
@@ -305,7 +302,9 @@ class Facts:
             return a
         if equal(a, b) is False:
             raise ShapeError(f"{where}: sizes differ for every input, got {a} and {b}, allowed equal sizes")
-        if not self._solve(a - b):
+        if self._solve(a - b):
+            self._settle()
+        else:
             self._demand(Check(a, "==", b, where))
         return self.resolve(a)
 
@@ -335,6 +334,7 @@ class Facts:
 
     def _solve(self, zero: Dim) -> bool:
         """Finds a symbol that `zero == 0` determines, the youngest first, and substitutes it."""
+        zero = _without_common_factor(zero)
         linear = [(m[0], c) for m, c in zero.key if len(m) == 1 and isinstance(m[0], int)]
         for number, coefficient in sorted(linear, reverse=True, key=lambda row: row[0]):
             rest = zero - coefficient * symbol(number)
@@ -343,6 +343,15 @@ class Facts:
                 self._substitute(number, value)
                 return True
         return self._solve_divisible(zero)
+
+    def _settle(self) -> None:
+        """After a substitution: checks that now can be solved become substitutions too."""
+        checks, self.checks = self.checks, []
+        for check in checks:
+            if check.relation == "==":
+                self.equate(check.left, check.right, check.where)
+            else:
+                self._demand(check)
 
     def _solve_divisible(self, zero: Dim) -> bool:
         """Where `zero == 0` says that a number divides a symbol: the symbol becomes that number times a new one."""
@@ -359,9 +368,25 @@ class Facts:
         self.substitutions = {k: substitute(v, known) for k, v in self.substitutions.items()} | known
 
     def _demand(self, check: Check) -> None:
-        key = (_key(check.left), check.relation, _key(check.right))
-        if all((_key(c.left), c.relation, _key(c.right)) != key for c in self.checks):
+        if not any(_says(known, check) for known in self.checks):
             self.checks.append(check)
+
+
+def _says(known: Check, check: Check) -> bool:
+    """Whether a check is one that is known, or that one with its sides exchanged."""
+    a, b = (_key(known.left), _key(known.right)), (_key(check.left), _key(check.right))
+    return known.relation == check.relation and (a == b or (a == b[::-1] and check.relation == "=="))
+
+
+def _without_common_factor(zero: Dim) -> Dim:
+    """a*x == a*y is taken to demand x == y: an a of 0 asks for nothing else anywhere."""
+    common = list(zero.key[0][0])
+    for monomial, _ in zero.key[1:]:
+        rest = list(monomial)
+        common = [atom for atom in common if atom in rest and (rest.remove(atom) or True)]
+    if not common:
+        return zero
+    return _made(_canonical({_without(monomial, tuple(common)): c for monomial, c in zero.key}))
 
 
 def _floordivs(key: Key) -> list[tuple]:
@@ -488,6 +513,7 @@ def _order(key: Key) -> tuple[bool, str]:
     return not isinstance(key, int), repr(key)
 
 
+@lru_cache(16384)
 def _add(a: Key, b: Key) -> Key:
     if isinstance(a, int) and isinstance(b, int):
         return a + b
@@ -497,10 +523,12 @@ def _add(a: Key, b: Key) -> Key:
     return _canonical(terms)
 
 
+@lru_cache(16384)
 def _scale(key: Key, factor: int) -> Key:
     return key * factor if isinstance(key, int) else _canonical({m: c * factor for m, c in key})
 
 
+@lru_cache(16384)
 def _multiply(a: Key, b: Key) -> Key:
     if isinstance(b, int):
         return _scale(a, b)

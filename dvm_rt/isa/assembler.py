@@ -1,9 +1,9 @@
 """The text form of programs: `disassemble` and `assemble` are exact inverses of each other.
 
-One line a record, every line `what values... name=value...`; `;` starts a comment. Fields that hold their usual value
-(reserved fields 0, no gather index, the right checksum) are not written, so what stands out is unusual. Words read
-their layout from the instruction table. Whatever `program.parse` accepts can be written and read back, broken programs
-included: unknown kinds, dtypes and opcodes stand as numbers.
+One line a record, every line `what values... name=value...`; `;` starts a comment. Fields that hold their
+usual value (reserved fields 0, no gather index, the right checksum) are not written, so what stands out is
+unusual. Words read their layout from the instruction table. Whatever `program.parse` accepts can be written
+and read back, broken programs included: unknown kinds, dtypes and opcodes stand as numbers.
 
     program workspace=0 scratch=0 fuel=7
     arg0 400 float32 read align=4
@@ -18,8 +18,8 @@ included: unknown kinds, dtypes and opcodes stand as numbers.
       4 loop -4 {}
       5 end_row
 
-Operands are `x`, slots `s`, row scalars `r`, reductions `sum0`..`sum3`, `max4`..`max7`; constants are the shortest
-decimal that gives the same float32, NaN and anything else in hexadecimal."""
+Operands are `x`, slots `s`, row scalars `r`, reductions `sum0`..`sum3`, `max4`..`max7`; constants are the
+shortest decimal that gives the same float32, NaN and anything else in hexadecimal."""
 
 from __future__ import annotations
 
@@ -49,7 +49,8 @@ def disassemble(data: bytes) -> str:
     right = checksum(data[CHECKED_FROM:])
     lines = [
         "program" + _named(workspace=program.workspace_bytes, scratch=program.scratch_bytes, fuel=program.fuel)
-        + _unusual(checksum=(program.checksum, right), reserved0=(program.reserved0, 0), reserved1=(program.reserved1, 0))
+        + _unusual(checksum=(program.checksum, right))
+        + _unusual(reserved0=(program.reserved0, 0), reserved1=(program.reserved1, 0))
     ]  # fmt: skip
     for number, arg in enumerate(program.args):
         lines.append(f"arg{number} {arg.bytes} {_dtype(arg.dtype)} {_mode(arg.mode)}" + _named(align=arg.align)
@@ -81,7 +82,8 @@ def assemble(text: str) -> bytes:
                 sections[-1][2].append(_read_word(positional, named))
         except (KeyError, ValueError, IndexError, TypeError, OverflowError) as error:
             raise InvalidBytecodeError(
-                f"assembler: line {number}: cannot be read ({error}), got {line.strip()!r}, allowed the form of a listing"
+                f"assembler: line {number}: cannot be read ({error}), got {line.strip()!r}, "
+                "allowed the form of a listing"
             ) from error
     made = tuple(Section(**fields, operands=tuple(xs), words=tuple(words)) for fields, xs, words in sections)
     return Program(
@@ -105,16 +107,19 @@ def word_text(word: Word, dtype: int = dtypes.float32.code) -> str:
 
 
 def _field_order(op: int) -> list[tuple[str, str]]:
-    """Fields of a word in the order in which they are written: the distance of a loop reads better before its mask."""
+    """Fields of a word in the order in which they are written: a loop reads better with its distance first."""
     a, k = table.word_fields(op)
     return [("k", k), ("a", a)] if k == "distance" else [("a", a), ("k", k)]
 
 
-# ---- writing ------------------------------------------------------------------------------------------------------
+# ---- writing -----------------------------------------------------------------------------------------------
 
 
 def _section_lines(number: int, section: Section) -> list[str]:
-    shown = max([section.rank if section.rank <= MAX_RANK else 0] + [i + 1 for i, d in enumerate(section.dims) if d != 1])
+    shown = max(
+        [section.rank if section.rank <= MAX_RANK else 0]
+        + [i + 1 for i, d in enumerate(section.dims) if d != 1]
+    )
     out = [
         f"section{number} {_name(KINDS, section.kind)} {_dtype(section.dtype)} {_list(section.dims[:shown])}"
         + _unusual(depth=(section.depth, 0), scratch=(section.scratch_bytes, 0), rank=(section.rank, shown),
@@ -125,7 +130,9 @@ def _section_lines(number: int, section: Section) -> list[str]:
         strides = max([min(section.rank, MAX_RANK)] + [i + 1 for i, s in enumerate(x.stride) if s])
         out.append(
             f"  x{index} {place}{x.base:+d} {_dtype(x.dtype)} {_mode(x.mode)} {_list(x.stride[:strides])}"
-            + _unusual(index=(x.index, NONE), limit=(x.limit, 0), depth=(x.depth, 0), reserved=(x.reserved, 0))
+            + _unusual(
+                index=(x.index, NONE), limit=(x.limit, 0), depth=(x.depth, 0), reserved=(x.reserved, 0)
+            )
         )
     out += [f"  {index} {word_text(word, section.dtype)}" for index, word in enumerate(section.words)]
     return out
@@ -180,7 +187,7 @@ _WRITE: dict[str, Callable[[int], str]] = {
     "ahead": str,
 }
 
-# ---- reading ------------------------------------------------------------------------------------------------------
+# ---- reading -----------------------------------------------------------------------------------------------
 
 
 def _split(line: str) -> tuple[str | None, list[str], dict[str, int]]:
@@ -194,7 +201,9 @@ def _split(line: str) -> tuple[str | None, list[str], dict[str, int]]:
 
 def _read_arg(values: list[str], named: dict[str, int]) -> Argument:
     size, dtype, mode = values
-    return Argument(int(size), _read_mode(mode), _read_dtype(dtype), named.get("reserved", 0), named.get("align", 1))
+    return Argument(
+        int(size), _read_mode(mode), _read_dtype(dtype), named.get("reserved", 0), named.get("align", 1)
+    )
 
 
 def _read_section(values: list[str], named: dict[str, int]) -> dict[str, object]:

@@ -8,9 +8,10 @@
     h = byte count (before padding) * MULTIPLIER
     h = (h ^ lane[i]) * MULTIPLIER;  h ^= h >> 32                            for i in 0, 1, 2, 3
 
-Each step is a bijection of the word for a fixed lane, and of the lane for a fixed word: a change inside one word always
-changes the result. The shift carries high bits down, so that one flipped bit changes half of the lane and no second
-flipped bit can undo it. The four lanes do not depend on each other, so that a processor multiplies them at once."""
+Each step is a bijection of the word for a fixed lane, and of the lane for a fixed word: a change inside one
+word always changes the result. The shift carries high bits down, so that one flipped bit changes half of the
+lane and no second flipped bit can undo it. The four lanes do not depend on each other, so that a processor
+multiplies them at once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The manual of the machine, generated from the instruction table and the record tables: `dvm-rt isa` prints it."""
+"""The manual of the machine, generated from the instruction and record tables: `dvm-rt isa` prints it."""
 
 from __future__ import annotations
 
@@ -8,31 +8,34 @@ from dvm_rt import dtypes
 from dvm_rt.isa import layout, matmul, program, table
 
 SECTION_KINDS = {
-    "VECTOR": "dims[0] is the row, dims[1..] the outer dimensions, walked as an odometer (dims[1] fastest). The words run once "
-    "per row: `row-words* (pass body loop row-words*)* end_row`. Between `pass` and `loop` they run for each strip of the "
-    "row; elsewhere they are in the row section: one element, in which row scalars and totals are made.",
-    "MATMUL": "dims = N, M, batch...; depth = K. Operands 0, 1, 2 are A, B, C. Each element is one fma chain in rising k for "
-    "each slice of K, starting from 0; slices are added in order. Its words, if any, are an epilogue: they run as in a "
-    "pass over each finished row of C (operand 2), without reductions or a row section, and end with `end`.",
-    "PACK": "dims[0] = N, depth = K. Operand 0 is B, operand 1 its packed form: floats [K slice][panel][k][32], columns "
-    "beyond N zero.",
+    "VECTOR": "dims[0] is the row, dims[1..] the outer dimensions, walked as an odometer (dims[1] fastest). The words "
+    "run once per row: `row-words* (pass body loop row-words*)* end_row`. Between `pass` and `loop` they run for each "
+    "strip of the row; elsewhere they are in the row section: one element, in which row scalars and totals are made.",
+    "MATMUL": "dims = N, M, batch...; depth = K. Operands 0, 1, 2 are A, B, C. Each element is one fma chain in rising "
+    "k for each slice of K, starting from 0; slices are added in order. Its words, if any, are an epilogue: they run "
+    "as in a pass over each finished row of C (operand 2), without reductions or a row section, and end with `end`.",
+    "PACK": "dims[0] = N, depth = K. Operand 0 is B, operand 1 its packed form: floats [K slice][panel][k][32], "
+    "columns beyond N zero.",
 }
 PLACES = (
-    ("acc", "the strip of the current row that words work on; undefined after `pass`, `loop` and at the start of a row"),
+    ("acc", "the strip that words work on; undefined after `pass`, `loop` and at the start of a row"),
     ("slots", "parked strips; they live within one strip of one pass"),
     ("row scalars", "one element each; they live until the end of the row"),
-    ("lanes", "of reductions 0..3 (sums, from 0) and 4..7 (maxima, from -inf); `fold_*` returns them to that"),
-    ("row buffers", "operands in SCRATCH: a row written by `store` in one pass and read in later passes of that row"),
+    (
+        "lanes",
+        "of reductions 0..3 (sums, from 0) and 4..7 (maxima, from -inf), to which `fold_*` returns them",
+    ),
+    ("row buffers", "operands in SCRATCH: a row stored in one pass and read in later passes of that row"),
 )
 PROGRAMS = (
     "Sections run in order. An operand lies in an argument, in the launch's workspace (arg {WORKSPACE:#x}) or in the "
-    "thread's scratch (arg {SCRATCH:#x}), at a base and a stride for each dimension, in bytes. Arguments that may be written, "
-    "and the workspace, start as zeros: no program sees or leaves old bytes there."
+    "thread's scratch (arg {SCRATCH:#x}), at a base and a stride for each dimension, in bytes. Arguments that may be "
+    "written, and the workspace, start as zeros: no program sees or leaves old bytes there."
 )
 REDUCTION_RULE = (
-    "Element j of a row goes to lane j mod {LANES}; lanes fold 64, 32, .. 1 apart: v[l] = v[l] op v[l + h]. A row longer than "
-    "{BLOCK} elements is cut into blocks of {BLOCK}: each is folded to one value (by `loop`), which goes to lane (block "
-    "number mod {LANES}) of the block results, and those are folded in the same way."
+    "Element j of a row goes to lane j mod {LANES}; lanes fold 64, 32, .. 1 apart: v[l] = v[l] op v[l + h]. A row "
+    "longer than {BLOCK} elements is cut into blocks of {BLOCK}: each is folded to one value (by `loop`), which goes "
+    "to lane (block number mod {LANES}) of the block results, and those are folded in the same way."
 )
 
 
@@ -50,7 +53,8 @@ def manual() -> str:
         "## Instructions\n" + "\n\n".join(_group(group) for group in table.Group),
         "## Fuel\n" + inspect.cleandoc(program.fuel.__doc__),
         "## Matmul\n" + inspect.cleandoc(matmul.__doc__).partition("\n\n")[2],
-        "## Element types\n" + _table(("code", "name", "bytes"), tuple((d.code, d.name, d.bytes) for d in dtypes.DTYPES)),
+        "## Element types\n"
+        + _table(("code", "name", "bytes"), tuple((d.code, d.name, d.bytes) for d in dtypes.DTYPES)),
         "## Limits\n" + _table(("limit", "value"), tuple(layout.LIMITS.items()), code=True),
         "## Enumerations and flags\n" + _table(("name", "values"), _enumerations(), code=True),
         "## Records\nLittle endian, no padding.\n\n" + "\n\n".join(_record(name) for name in layout.RECORD),
@@ -62,10 +66,13 @@ def instruction_line(instruction: table.Instruction) -> tuple[str, ...]:
     """One row of the manual: name, opcodes by form, word fields, meaning, promised ulp, cycles."""
     codes = [(form, table.CODES[instruction.name, form]) for form in table.forms(instruction)]
     opcodes = " ".join(f"{form}:{code}" if form else str(code) for form, code in codes)
-    fields = " ".join(f"{name}={kind}" for name, kind in zip("ak", table.word_fields(codes[0][1]), strict=True) if kind)
+    fields = " ".join(
+        f"{name}={kind}" for name, kind in zip("ak", table.word_fields(codes[0][1]), strict=True) if kind
+    )
     promise = f"{instruction.ulp:g}" if instruction.meaning else ""
     form_fields = "by form" if instruction.group is table.Group.BINARY else fields
-    return (f"`{instruction.name}`", opcodes, form_fields, instruction.doc, promise, f"{instruction.cycles:g}")
+    cycles = f"{instruction.cycles:g}"
+    return (f"`{instruction.name}`", opcodes, form_fields, instruction.doc, promise, cycles)
 
 
 def _group(group: table.Group) -> str:
@@ -79,19 +86,28 @@ def _group(group: table.Group) -> str:
 
 
 def _enumerations() -> tuple[tuple[str, str], ...]:
-    enums = [(name, ", ".join(f"{n} {i}" for i, n in enumerate(names))) for name, names in layout.ENUMS.items()]
-    flags = [(name, ", ".join(f"{n} {v:#x}" for n, v in values.items())) for name, values in layout.FLAGS.items()]
+    enums = [
+        (name, ", ".join(f"{n} {i}" for i, n in enumerate(names))) for name, names in layout.ENUMS.items()
+    ]
+    flags = [
+        (name, ", ".join(f"{n} {v:#x}" for n, v in values.items())) for name, values in layout.FLAGS.items()
+    ]
     return tuple(enums + flags)
 
 
 def _record(name: str) -> str:
     record = layout.RECORD[name]
-    rows = tuple((offset, f"{field}[{count}]" if count else field, kind) for field, kind, count, offset in record.fields)
+    rows = tuple(
+        (offset, f"{field}[{count}]" if count else field, kind)
+        for field, kind, count, offset in record.fields
+    )
     return f"### {name}, {record.numpy.itemsize} bytes\n" + _table(("offset", "field", "type"), rows)
 
 
 def _table(head: tuple[str, ...], rows: tuple[tuple, ...], code: bool = False) -> str:
     lines = [head, ("---",) * len(head)]
     for first, *rest in rows:
-        lines.append((f"`{first}`" if code else str(first), *(str(cell).replace("|", "\\|") for cell in rest)))
+        lines.append(
+            (f"`{first}`" if code else str(first), *(str(cell).replace("|", "\\|") for cell in rest))
+        )
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)

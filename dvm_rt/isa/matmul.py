@@ -1,7 +1,8 @@
-"""What a matmul section means, with the bits: the K slices, the fma chains, the packed form of B, the scratch.
+"""What a matmul section means, with the bits: K slices, fma chains, packed form of B, scratch.
 
-A section computes C[m, n] = sum over k of A[m, k] * B[k, n]: per element one fma chain in rising k for each slice of K,
-starting from 0; slices are added in order. `native/matmul.h` states slices, packed form and scratch in C++."""
+A section computes C[m, n] = sum over k of A[m, k] * B[k, n]: per element one fma chain in rising k for each
+slice of K, starting from 0; slices are added in order. `native/matmul.h` states slices, packed form and
+scratch in C++."""
 
 from __future__ import annotations
 
@@ -46,9 +47,9 @@ def scratch_bytes(n: int, m: int, k: int, packed: bool, stride_n: int, stride_k:
 def fma(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
     """a * b + c in float32, rounded once.
 
-    The product is exact in float64. The sum is rounded to odd there (Boldo and Melquiond, 2008): its error is found
-    exactly (Knuth's two-sum); if it is not zero, the neighbour with an odd last bit is taken. Rounding that to float32,
-    which has fewer than 53 - 2 bits, is then the same as rounding the exact sum."""
+    The product is exact in float64. The sum is rounded to odd there (Boldo and Melquiond, 2008): its error is
+    found exactly (Knuth's two-sum); if it is not zero, the neighbour with an odd last bit is taken. Rounding
+    that to float32, which has fewer than 53 - 2 bits, is then the same as rounding the exact sum."""
     p, c = np.multiply(a, b, dtype=np.float64), np.asarray(c, np.float64)
     s = p + c
     back = s - p

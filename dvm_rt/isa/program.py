@@ -1,9 +1,10 @@
 """Program bytes and their parsed view, and a builder for programs written by hand.
 
-`parse` reads bytes, `Program.to_bytes` writes them; each is the exact inverse of the other. `parse` checks only that
-the bytes are a program of this build (magic, version, instruction table) and that all lengths agree: a parsed program
-may be nonsense, the verifier decides. The dataclasses mirror the records of `layout.py` field by field, less what
-follows from the rest (counts, lengths). Knows nothing of what words do, except their fuel."""
+`parse` reads bytes, `Program.to_bytes` writes them; each is the exact inverse of the other. `parse` checks
+only that the bytes are a program of this build (magic, version, instruction table) and that all lengths
+agree: a parsed program may be nonsense, the verifier decides. The dataclasses mirror the records of
+`layout.py` field by field, less what follows from the rest (counts, lengths). Knows nothing of what words do,
+except their fuel."""
 
 from __future__ import annotations
 
@@ -75,8 +76,8 @@ class Section:
 
 @dataclass(frozen=True, slots=True)
 class Argument:
-    """One argument of a program: what a launch must bind, at least `bytes` bytes, `align`ed. An argument with mode WRITE
-    starts as zeros, also if it may be read: a program neither sees nor leaves old bytes in it."""
+    """One argument of a program: what a launch must bind, at least `bytes` bytes, `align`ed. An argument with
+    mode WRITE starts as zeros, also if it may be read: a program neither sees nor leaves old bytes in it."""
 
     bytes: int
     mode: int
@@ -87,7 +88,8 @@ class Argument:
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """A whole program. `checksum` is what the bytes say; a program made here leaves it None: to_bytes() computes it."""
+    """A whole program. `checksum` is what the bytes say; a program made here leaves it None: to_bytes()
+    computes it."""
 
     args: tuple[Argument, ...]
     sections: tuple[Section, ...]
@@ -108,7 +110,11 @@ class Program:
         for arg in self.args:
             out += _record(ARG, arg)
         for section in self.sections:
-            counts = {"operand_count": len(section.operands), "word_count": len(section.words), "bytes": section.bytes}
+            counts = {
+                "operand_count": len(section.operands),
+                "word_count": len(section.words),
+                "bytes": section.bytes,
+            }
             out += _record(SECTION, section, counts)
             for operand in section.operands:
                 out += _record(OPERAND, operand)
@@ -120,11 +126,16 @@ class Program:
 
 
 def parse(data: bytes) -> Program:
-    """The program in some bytes. Raises InvalidBytecodeError if they are cut short, of another version or instruction
-    table, or if their lengths contradict each other; everything else is the verifier's business."""
+    """The program in some bytes. Raises InvalidBytecodeError if they are cut short, of another version or
+    instruction table, or if their lengths contradict each other; everything else is the verifier's
+    business."""
     data = bytes(data)
     head = _read(data, 0, HEAD, 0)
-    for name, allowed in (("magic", layout.PROGRAM_MAGIC), ("version", layout.VERSION), ("table_hash", layout.TABLE_HASH)):
+    for name, allowed in (
+        ("magic", layout.PROGRAM_MAGIC),
+        ("version", layout.VERSION),
+        ("table_hash", layout.TABLE_HASH),
+    ):
         if int(head[name]) != allowed:
             raise _invalid("head", f"wrong {name}", hex(int(head[name])), hex(allowed), name.upper())
     if int(head["bytes"]) != len(data):
@@ -142,10 +153,11 @@ def parse(data: bytes) -> Program:
 
 
 def fuel(sections: Sequence[Section]) -> int:
-    """Upper bound of the work of a program: the sum over its sections, where `rows` is the product of the outer dims,
+    """Upper bound of the work of a program: the sum over its sections, where `rows` is the product of the
+    outer dims,
 
         vector   word_count * ceil(dims[0] / LANES) * rows + 1
-        matmul   ceil(M * N * K * batch / 1024) + word_count * M * batch * ceil(N / LANES) + 1     (N, M = dims[0], dims[1])
+        matmul   ceil(M * N * K * batch / 1024) + word_count * M * batch * ceil(N / LANES) + 1
         pack     ceil(N * K / 1024) + 1
 
     in 64 bits: the verifier computes the same with overflow checks and refuses a program that claims less."""
@@ -158,12 +170,13 @@ def fuel(sections: Sequence[Section]) -> int:
     return total
 
 
-# ---- building by hand ---------------------------------------------------------------------------------------------
+# ---- building by hand --------------------------------------------------------------------------------------
 
 
 @dataclass(slots=True)
 class SectionBuilder:
-    """Operands and words of one section, in order. `word("add.i", 0)`, `word("mul.k", 0.5)`, `word("store_row", 3)`."""
+    """Operands and words of one section, in order. `word("add.i", 0)`, `word("mul.k", 0.5)`,
+    `word("store_row", 3)`."""
 
     kind: int
     dims: tuple[int, ...]
@@ -174,8 +187,8 @@ class SectionBuilder:
     _pass: int = 0
 
     def operand(
-        self, arg: int, strides: Sequence[int] = (), *, dtype: dtypes.DType = dtypes.float32, mode: int = READ, base: int = 0,
-        depth: int = 0, index: int = NONE, limit: int = 0,
+        self, arg: int, strides: Sequence[int] = (), *, dtype: dtypes.DType = dtypes.float32, mode: int = READ,
+        base: int = 0, depth: int = 0, index: int = NONE, limit: int = 0,
     ) -> int:  # fmt: skip
         """Adds an operand and returns its number. `strides` in bytes, innermost first, missing ones 0."""
         padded = tuple(strides) + (0,) * (MAX_RANK - len(strides))
@@ -188,7 +201,8 @@ class SectionBuilder:
         return self.operand(SCRATCH, (4,), mode=READ | WRITE, base=base)
 
     def word(self, mnemonic: str, value: float | None = None) -> None:
-        """Adds a word whose one field is `value`: an operand, slot, row scalar, reduction or distance, or a constant."""
+        """Adds a word whose one field is `value`: an operand, slot, row scalar, reduction or distance, or a
+        constant."""
         code = MNEMONICS[mnemonic]
         a, k = table.word_fields(code)
         if k == "constant":
@@ -214,7 +228,9 @@ class SectionBuilder:
         dims, scratch_bytes = self.dims + (1,) * (MAX_RANK - len(self.dims)), self.scratch_bytes
         if self.kind == MATMUL:
             b = self.operands[1]
-            scratch_bytes = matmul.scratch_bytes(*dims[:2], self.depth, bool(b.mode & PACKED), b.stride[0], b.depth)
+            scratch_bytes = matmul.scratch_bytes(
+                *dims[:2], self.depth, bool(b.mode & PACKED), b.stride[0], b.depth
+            )
         return Section(
             self.kind, dtypes.float32.code, len(self.dims), 0, self.depth, scratch_bytes, dims,
             tuple(self.operands), tuple(self.words),
@@ -229,8 +245,11 @@ class ProgramBuilder:
         self.sections: list[SectionBuilder] = []
         self.workspace_bytes = 0
 
-    def add_arg(self, nbytes: int, mode: int = READ, dtype: dtypes.DType = dtypes.float32, align: int | None = None) -> int:
-        """Adds an argument of `nbytes` bytes and returns its number. `align` defaults to the size of an element."""
+    def add_arg(
+        self, nbytes: int, mode: int = READ, dtype: dtypes.DType = dtypes.float32, align: int | None = None
+    ) -> int:
+        """Adds an argument of `nbytes` bytes and returns its number. `align` defaults to the size of an
+        element."""
         self.args.append(Argument(nbytes, mode, dtype.code, 0, align or dtype.bytes))
         return len(self.args) - 1
 
@@ -239,8 +258,8 @@ class ProgramBuilder:
         return self._add(SectionBuilder(VECTOR, dims))
 
     def matmul(self, n: int, m: int, k: int, *batch: int) -> SectionBuilder:
-        """Adds a matmul section; operands 0, 1, 2 are A, B, C. Epilogue words, if any, end with `end`. Its scratch
-        follows from B."""
+        """Adds a matmul section; operands 0, 1, 2 are A, B, C. Epilogue words, if any, end with `end`. Its
+        scratch follows from B."""
         return self._add(SectionBuilder(MATMUL, (n, m, *batch), k))
 
     def pack(self, n: int, k: int) -> SectionBuilder:
@@ -260,7 +279,7 @@ class ProgramBuilder:
 MNEMONICS: dict[str, int] = {table.mnemonic(code): code for code in range(len(table.OPCODES))}
 
 
-# ---- records ------------------------------------------------------------------------------------------------------
+# ---- records -----------------------------------------------------------------------------------------------
 
 
 def _head(program: Program) -> bytes:
@@ -278,12 +297,21 @@ def _record(kind: np.dtype, source: object, derived: dict[str, int] | None = Non
         return np.array(values, kind).tobytes()
     except (OverflowError, ValueError, TypeError) as error:
         where = type(source).__name__.lower()
-        raise _invalid(where, f"a value does not fit its field ({error})", values, kind.names, "LIMIT") from error
+        raise _invalid(
+            where, f"a value does not fit its field ({error})", values, kind.names, "LIMIT"
+        ) from error
 
 
 def _read(data: bytes, at: int, kind: np.dtype, section: int) -> np.void:
     if at + kind.itemsize > len(data):
-        raise _invalid(f"byte {at}", "ends inside a record", len(data), f"at least {at + kind.itemsize}", "TRUNCATED", section)
+        raise _invalid(
+            f"byte {at}",
+            "ends inside a record",
+            len(data),
+            f"at least {at + kind.itemsize}",
+            "TRUNCATED",
+            section,
+        )
     return np.frombuffer(data, kind, 1, at)[0]
 
 
@@ -312,5 +340,7 @@ def _parse_section(data: bytes, at: int, number: int) -> Section:
     return _fields(Section, head, operands=tuple(operands), words=tuple(words))
 
 
-def _invalid(where: str, what: str, got: object, allowed: object, code: str, section: int = 0) -> InvalidBytecodeError:
+def _invalid(
+    where: str, what: str, got: object, allowed: object, code: str, section: int = 0
+) -> InvalidBytecodeError:
     return InvalidBytecodeError(f"program: {where}: {what}, got {got}, allowed {allowed}", code, section)

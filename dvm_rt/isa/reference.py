@@ -1,12 +1,13 @@
 """The reference interpreter: the living definition of what a program does. Slow and obvious.
 
-`run` executes any valid program on NumPy arrays. Arithmetic comes from the instruction table; the rules on the order of
-reductions and matmuls are written here, and native code must give the same bits (rows with `ulp` > 0 apart). It walks
-rows in odometer order and computes a whole row at once inside a pass: slots live within one strip of one pass, so no
-word can tell.
+`run` executes any valid program on NumPy arrays. Arithmetic comes from the instruction table; the rules on
+the order of reductions and matmuls are written here, and native code must give the same bits (rows with `ulp`
+> 0 apart). It walks rows in odometer order and computes a whole row at once inside a pass: slots live within
+one strip of one pass, so no word can tell.
 
-It trusts nothing: a program that reads or writes outside its arguments, breaks a permission, or uses what was never set,
-raises InvalidBytecodeError. Such a program must not pass the verifier. Knows nothing of fuel, checksums or alignment."""
+It trusts nothing: a program that reads or writes outside its arguments, breaks a permission, or uses what was
+never set, raises InvalidBytecodeError. Such a program must not pass the verifier. Knows nothing of fuel,
+checksums or alignment."""
 
 from __future__ import annotations
 
@@ -24,15 +25,18 @@ from dvm_rt.isa.program import (
 
 LANES, BLOCK = layout.LIMITS["LANES"], layout.LIMITS["BLOCK"]
 SUMS = 4  # reductions 0..3 are sums, the others maxima
-CONVERTED = {d.code: d for d in dtypes.DTYPES if d.kind in "biu" or d is dtypes.float32}  # what load and store_any take
+CONVERTED = {
+    d.code: d for d in dtypes.DTYPES if d.kind in "biu" or d is dtypes.float32
+}  # what load and store_any take
 POISON = 0xFF  # scratch at the start of a row: every float is a NaN that no instruction makes
 
 Array = np.ndarray
 
 
 def run(program: bytes, args: Sequence[Array]) -> None:
-    """Runs a program; outputs are written into `args`: contiguous arrays of any dtype, one per program argument, in
-    order. Arguments with mode WRITE are cleared first: no program sees or leaves old bytes in them. Raises DeviceTrap where a device would trap, InvalidBytecodeError if the program breaks a rule."""
+    """Runs a program; outputs are written into `args`: contiguous arrays of any dtype, one per program
+    argument, in order. Arguments with mode WRITE are cleared first: no program sees or leaves old bytes in
+    them. Raises DeviceTrap where a device would trap, InvalidBytecodeError if the program breaks a rule."""
     parsed = parse(program)
     memory = _Memory(parsed, args)
     with np.errstate(all="ignore"):
@@ -44,7 +48,8 @@ def run(program: bytes, args: Sequence[Array]) -> None:
 
 
 def compute(instruction: table.Instruction, *values: Array) -> Array:
-    """The result of one arithmetic row in float32: in float64 and rounded once where the row promises an `ulp`."""
+    """The result of one arithmetic row in float32: in float64 and rounded once where the row promises an
+    `ulp`."""
     if not instruction.ulp:
         return instruction.meaning(*values)
     return instruction.meaning(*(v.astype(np.float64) for v in values)).astype(np.float32)
@@ -56,7 +61,8 @@ def convert_load(values: Array, dtype: dtypes.DType) -> Array:
 
 
 def convert_store(acc: Array, dtype: dtypes.DType) -> Array:
-    """What `store_any` makes of the accumulator: float32 with canonical NaN, bool, or truncated and saturated integers."""
+    """What `store_any` makes of the accumulator: float32 with canonical NaN, bool, or truncated and saturated
+    integers."""
     if dtype is dtypes.float32:
         return canonical(acc)
     if dtype.kind == "b":
@@ -68,11 +74,12 @@ def convert_store(acc: Array, dtype: dtypes.DType) -> Array:
     return np.where(high, limits.max, np.where(low, limits.min, inside)).astype(dtype.numpy)
 
 
-# ---- memory -------------------------------------------------------------------------------------------------------
+# ---- memory ------------------------------------------------------------------------------------------------
 
 
 class _Memory:
-    """The bytes that a program may touch, as flat uint8 arrays, and the one place that checks bounds and permissions."""
+    """The bytes that a program may touch, as flat uint8 arrays, and the one place that checks bounds and
+    permissions."""
 
     def __init__(self, program: Program, args: Sequence[Array]) -> None:
         self.section, self.word = 0, 0
@@ -80,25 +87,33 @@ class _Memory:
         self.modes |= {WORKSPACE: READ | WRITE, SCRATCH: READ | WRITE}
         self.bytes = {number: _bind(number, arg, args) for number, arg in enumerate(program.args)}
         if len(args) != len(program.args):
-            raise DeviceTrap(f"reference: bind: number of arguments, got {len(args)}, allowed {len(program.args)}")
+            raise DeviceTrap(
+                f"reference: bind: number of arguments, got {len(args)}, allowed {len(program.args)}"
+            )
         self.bytes[WORKSPACE] = np.zeros(program.workspace_bytes, np.uint8)
         self.bytes[SCRATCH] = np.zeros(0, np.uint8)
 
     def view(
-        self, operand: Operand, offset: int, shape: Sequence[int], strides: Sequence[int], mode: int,
-        dtype: np.dtype | None = None,
-    ) -> Array:  # fmt: skip
+        self, operand: Operand, offset: int, shape: Sequence[int], strides: Sequence[int], mode: int
+    ) -> Array:
         """Elements of an operand from a byte offset in its argument; `mode` is READ, WRITE or both."""
         if operand.arg not in self.bytes:
             raise self.invalid("ARGUMENT", "unknown argument", operand.arg, len(self.bytes))
         if operand.mode & mode != mode or self.modes[operand.arg] & mode != mode:
-            raise self.invalid("PERMISSION", f"operand or argument {operand.arg} lacks a mode", operand.mode, mode)
-        dtype = dtype or _storage(operand)
+            raise self.invalid(
+                "PERMISSION", f"operand or argument {operand.arg} lacks a mode", operand.mode, mode
+            )
+        dtype = _storage(operand)
         steps = [(n - 1) * s for n, s in zip(shape, strides, strict=True)]
-        low, high = offset + sum(min(0, s) for s in steps), offset + sum(max(0, s) for s in steps) + dtype.itemsize
+        low, high = (
+            offset + sum(min(0, s) for s in steps),
+            offset + sum(max(0, s) for s in steps) + dtype.itemsize,
+        )
         target = self.bytes[operand.arg]
         if low < 0 or high > target.size:
-            raise self.invalid("OUT_OF_BOUNDS", f"bytes of argument {operand.arg}", (low, high), (0, target.size))
+            raise self.invalid(
+                "OUT_OF_BOUNDS", f"bytes of argument {operand.arg}", (low, high), (0, target.size)
+            )
         return np.ndarray(tuple(shape), dtype, target, offset, tuple(strides))
 
     def invalid(self, code: str, what: str, got: object, allowed: object) -> InvalidBytecodeError:
@@ -110,14 +125,18 @@ class _Memory:
 
 def _bind(number: int, arg: object, args: Sequence[Array]) -> Array:
     array = args[number] if number < len(args) else np.zeros(0, np.uint8)
-    if array.nbytes < arg.bytes or not array.flags.c_contiguous or (arg.mode & WRITE and not array.flags.writeable):
+    if (
+        array.nbytes < arg.bytes
+        or not array.flags.c_contiguous
+        or (arg.mode & WRITE and not array.flags.writeable)
+    ):
         raise DeviceTrap(
-            f"reference: bind argument {number}: too small, not contiguous or not writable, got {array.nbytes} bytes, "
-            f"allowed {arg.bytes}"
+            f"reference: bind argument {number}: too small, not contiguous or not writable, "
+            f"got {array.nbytes} bytes, allowed {arg.bytes}"
         )
     view = array.reshape(-1).view(np.uint8)[: arg.bytes]
     if arg.mode & WRITE:
-        view[:] = 0  # what a program leaves out of an output is 0; a device clears only outputs that it has to (ZERO_FILL)
+        view[:] = 0  # a device clears only what the program may leave out or read too early (ZERO_FILL)
     return view
 
 
@@ -135,17 +154,19 @@ def _offset(operand: Operand, step: tuple[int, ...], first: int) -> int:
     return operand.base + sum(i * s for i, s in zip(step, operand.stride[first:], strict=False))
 
 
-# ---- vector sections ----------------------------------------------------------------------------------------------
+# ---- vector sections ---------------------------------------------------------------------------------------
 
 
 class _Strip:
-    """The vector machine on one row: accumulator, slots, row scalars, lanes. `width` elements in a pass, one in the row
-    section between passes."""
+    """The vector machine on one row: accumulator, slots, row scalars, lanes. `width` elements in a pass, one
+    in the row section between passes."""
 
     def __init__(self, section: Section, memory: _Memory) -> None:
         self.section, self.memory = section, memory
         self.length = section.dims[0]
-        self.lanes = np.array([[_identity(r)] * LANES for r in range(layout.LIMITS["MAX_REDUCTIONS"])], np.float32)
+        self.lanes = np.array(
+            [[_identity(r)] * LANES for r in range(layout.LIMITS["MAX_REDUCTIONS"])], np.float32
+        )
         self.blocks = self.lanes.copy()
 
     def start_row(self, offsets: dict[int, int], in_pass: bool) -> None:
@@ -253,8 +274,8 @@ class _Strip:
     do_fold_max = do_fold_sum
 
     def accumulate(self, mask: int) -> None:
-        """What a pass does to the lanes: element j of the row goes to lane j mod LANES; in rows beyond BLOCK, the lanes
-        of each block are folded into lane (block mod LANES) of the blocks."""
+        """What a pass does to the lanes: element j of the row goes to lane j mod LANES; in rows beyond BLOCK,
+        the lanes of each block are folded into lane (block mod LANES) of the blocks."""
         for reduction, values in self.pending.items():
             operation, lanes, blocks = _operation(reduction), self.lanes[reduction], self.blocks[reduction]
             for block, begin in enumerate(range(0, self.length, BLOCK)):
@@ -276,12 +297,14 @@ class _Strip:
         operand = self.operand(word.a)
         index_operand = self.operand(operand.index)
         if not operand.mode & GATHER or _storage(index_operand) not in (np.int32, np.int64):
-            raise self.memory.invalid("OPERAND_FORM", "gather needs mode gather and an int32 or int64 index", operand.mode, GATHER)
+            raise self.memory.invalid(
+                "OPERAND_FORM", "gather needs mode gather and an int32 or int64 index", operand.mode, GATHER
+            )
         index = int(self.memory.view(index_operand, self.place(operand.index), (1,), (0,), READ)[0])
         if not -operand.limit <= index < operand.limit:
             raise DeviceTrap(
-                f"reference: section {self.memory.section} word {self.memory.word}: gather index, got {index}, "
-                f"allowed {-operand.limit}..{operand.limit - 1}"
+                f"reference: section {self.memory.section} word {self.memory.word}: gather index, "
+                f"got {index}, allowed {-operand.limit}..{operand.limit - 1}"
             )
         self.offsets[word.a] += (index % operand.limit) * operand.depth
         self.gathered.add(word.a)
@@ -313,7 +336,9 @@ class _Strip:
 
     def place(self, index: int) -> int:
         if self.operand(index).mode & GATHER and index not in self.gathered:
-            raise self.memory.invalid("UNINITIALISED", "operand used before its gather", index, sorted(self.gathered))
+            raise self.memory.invalid(
+                "UNINITIALISED", "operand used before its gather", index, sorted(self.gathered)
+            )
         return self.offsets[index]
 
     def strided(self, index: int, mode: int) -> Array:
@@ -324,7 +349,9 @@ class _Strip:
         self.require_pass()
         operand = self.operand(index)
         if operand.stride[0] != 4 or operand.dtype != self.section.dtype:
-            raise self.memory.invalid("OPERAND_FORM", "not contiguous in the compute dtype", operand.stride[0], 4)
+            raise self.memory.invalid(
+                "OPERAND_FORM", "not contiguous in the compute dtype", operand.stride[0], 4
+            )
         return self.strided(index, mode)
 
     # rules
@@ -369,7 +396,7 @@ def _fold(lanes: Array, reduction: int) -> Array:
     return lanes
 
 
-# ---- sections -----------------------------------------------------------------------------------------------------
+# ---- sections ----------------------------------------------------------------------------------------------
 
 
 def _run_vector(section: Section, memory: _Memory) -> None:
@@ -387,7 +414,9 @@ def _run_matmul(section: Section, memory: _Memory) -> None:
     epilogue = _Strip(section, memory)
     for step in _odometer(section.dims[2 : section.rank]):
         a = memory.view(left, _offset(left, step, 2), (m, k), (left.stride[1], left.depth), READ)
-        c = memory.view(product, _offset(product, step, 2), (m, n), (product.stride[1], product.stride[0]), WRITE)
+        c = memory.view(
+            product, _offset(product, step, 2), (m, n), (product.stride[1], product.stride[0]), WRITE
+        )
         c[...] = matmul(a, _right(right, _offset(right, step, 2), n, k, memory))
         for row in range(m) if section.words else ():
             offsets = {i: _offset(x, (row, *step), 1) for i, x in enumerate(section.operands)}
@@ -408,4 +437,8 @@ def _right(operand: Operand, offset: int, n: int, k: int, memory: _Memory) -> Ar
     return memory.view(operand, offset, (k, n), (operand.depth, operand.stride[0]), READ)
 
 
-_RUN: dict[int, Callable[[Section, _Memory], None]] = {VECTOR: _run_vector, MATMUL: _run_matmul, PACK: _run_pack}
+_RUN: dict[int, Callable[[Section, _Memory], None]] = {
+    VECTOR: _run_vector,
+    MATMUL: _run_matmul,
+    PACK: _run_pack,
+}

@@ -5,9 +5,9 @@
 // allows it and wide if not; neither they nor the order in which they run enters the bits of the result: an element
 // is one fma chain for each slice of K, slices added in order. NaN is made canonical in every store.
 //
-// Order: batch, K slice, group of panels, rows that keep A in L2, strip of columns, block of rows, tile. A strip is one
-// panel, or 128 columns where tiles are wide or an epilogue follows: after the last slice of a block of rows its words
-// run over the block's part of the strip, row by row, while it is in L1.
+// Order: batch, K slice, group of panels, rows that keep A in L2, 128 columns, strip (one panel, or all of them where
+// tiles are wide), block of rows, tile. In the last slice the epilogue's words run over 128 columns of a few blocks of
+// rows at a time, row by row, while they are in L1.
 #include "matmul.h"
 #include <utility>
 #include "strip.h"
@@ -17,9 +17,10 @@ namespace dvm::DVM_TARGET {
 namespace {
 
 constexpr int UNIT = 2 * W;       // columns of the narrowest tile
-constexpr int64_t STRIP = LANES;  // columns of the widest tiles, and of an epilogue's rows
+constexpr int64_t STRIP = LANES;  // columns of an epilogue's rows, and of the widest tiles or more
 static_assert(PANEL % UNIT == 0 && STRIP % PANEL == 0 && 4 * UNIT <= STRIP);
 constexpr int ROWS_MAX[3] = {W == 16 ? 14 : 6, W == 16 ? 6 : 2, W == 16 ? 3 : 1};  // rows of tiles of 1, 2, 4 units
+constexpr int64_t EPILOGUE_ROWS = 4 * ROWS_MAX[0];  // by STRIP columns: 28 KiB
 constexpr int64_t L2_FLOATS = 1 << 18;      // of A that should stay in L2
 constexpr int64_t STREAM_FLOATS = 1 << 16;  // packed B larger than this is fetched ahead: between two runs it leaves L2
 
@@ -55,7 +56,7 @@ FN const float* opaque(const float* p) {  // not to be rederived from another po
 FN V canonical(V x) { return x == x ? x : all(NaN); }
 FN int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
-template <int ROWS, int UNITS>
+template <int ROWS, int UNITS, bool ROW_MAJOR>  // ROW_MAJOR: a_step is 1, worth 10 %
 void tile_kernel(const Tile& t) {
   constexpr int VECTORS = 2 * UNITS;
   V c[ROWS][VECTORS];
@@ -68,7 +69,7 @@ void tile_kernel(const Tile& t) {
     }
   // One pointer for three rows: they stay in registers, and a step costs one addition each.
   constexpr int BASES = (ROWS + 2) / 3;
-  const int64_t a_row = t.a_row, a_step = t.a_step, b_step = t.b_step, panel = t.panel;
+  const int64_t a_row = t.a_row, a_step = ROW_MAJOR ? 1 : t.a_step, b_step = t.b_step, panel = t.panel;
   const float *b = t.b, *next = t.next, *a[BASES];
 #pragma GCC unroll 5
   for (int i = 0; i < BASES; i++) a[i] = opaque(t.a + 3 * i * a_row);
@@ -113,12 +114,15 @@ void tile_kernel(const Tile& t) {
 
 using Kernel = void (*)(const Tile&);
 struct Kernels { Kernel of_rows[ROWS_MAX[0] + 1]; };
-template <int UNITS, int... ROWS>
+template <int UNITS, bool ROW_MAJOR, int... ROWS>
 constexpr Kernels kernels(std::integer_sequence<int, 0, ROWS...>) {
-  return {nullptr, (ROWS <= ROWS_MAX[UNITS / 2] ? tile_kernel<ROWS <= ROWS_MAX[UNITS / 2] ? ROWS : 1, UNITS> : nullptr)...};
+  constexpr int MAX = ROWS_MAX[UNITS / 2];
+  return {nullptr, (ROWS <= MAX ? tile_kernel<ROWS <= MAX ? ROWS : 1, UNITS, ROW_MAJOR> : nullptr)...};
 }
 using Rows = std::make_integer_sequence<int, ROWS_MAX[0] + 1>;
-constexpr Kernels KERNELS[3] = {kernels<1>(Rows()), kernels<2>(Rows()), kernels<4>(Rows())};
+template <bool ROW_MAJOR>
+constexpr Kernels KERNELS[3] = {kernels<1, ROW_MAJOR>(Rows()), kernels<2, ROW_MAJOR>(Rows()),
+                                kernels<4, ROW_MAJOR>(Rows())};
 
 // ---- packing --------------------------------------------------------------------------------------------------------
 // One round of a transpose: blocks of S x S change places across the diagonal of blocks of 2S x 2S.
@@ -179,8 +183,9 @@ struct Product {  // what all steps of the batch share; distances in floats
   int64_t n, m, k, slice;
   int64_t a_row, a_step, b_column, b_step, c_row;
   int64_t rows_max;       // rows of A, one slice long, that L2 holds
-  int64_t strip;          // columns that a row block finishes before the next one starts
+  int64_t strip;          // columns that all rows finish before the next ones are begun
   int shape;              // tiles of up to 1 << shape units
+  const Kernels* kernels; // [shape]
   MatmulB form;
   bool fetch;             // B comes from beyond L2, packed
   bool fetch_in_place;    // B in place: only the first row block waits for it
@@ -200,11 +205,12 @@ Product product(const SectionRun& run) {
   p.b_column = b->stride[0] / 4, p.b_step = b->depth / 4;
   p.rows_max = p.m * p.slice <= L2_FLOATS ? p.m : ceil_div(p.m, ceil_div(p.m * p.slice, L2_FLOATS));
   p.shape = p.m <= ROWS_MAX[2] ? 2 : p.m <= ROWS_MAX[1] ? 1 : 0;
+  p.kernels = p.a_step == 1 ? KERNELS<true> : KERNELS<false>;
   p.form = matmul_b(head, *b);
   p.fetch = p.form == MatmulB::PACKED && panels(p.n) * PANEL * p.slice > STREAM_FLOATS;
   p.fetch_in_place = p.form == MatmulB::IN_PLACE && p.shape == 0;
   p.words = head.word_count ? run.section.words : nullptr;
-  p.strip = p.shape == 0 && !p.words ? PANEL : STRIP;
+  p.strip = p.shape == 0 ? PANEL : STRIP;
   p.scratch = reinterpret_cast<float*>(run.scratch), p.operands = a, p.operand_count = head.operand_count;
   for (int i = 0; i < p.operand_count; i++) p.base[i] = run.address[i];
   return p;
@@ -219,7 +225,8 @@ struct Columns {
   int64_t edge_begin;        // its first column; `end` if there is none
 };
 
-Columns columns_of(const Product& p, const float* b, int64_t k0, int64_t k, int64_t begin) {
+Columns columns_of(const Product& p, int64_t k0, int64_t k, int64_t begin) {
+  const float* const b = reinterpret_cast<const float*>(p.base[1]);
   const int64_t end = smaller(p.n, begin + GROUP_PANELS * PANEL);
   if (p.form == MatmulB::PACKED)
     return {b + k0 * panels(p.n) * PANEL + begin * k, begin, end, PANEL, k * PANEL, nullptr, end};
@@ -248,7 +255,8 @@ void finish(Context& context, const Product& p, int64_t row, int64_t rows, int64
 }
 
 // A block of rows (t.a, `rows`; C from `c`) by the columns [column, end).
-void block_of_strip(const Product& p, const Columns& from, Tile& t, float* c, int64_t rows, int64_t column, int64_t end) {
+void block_of_strip(const Product& p, const Columns& from, Tile& t, float* c, int64_t rows, int64_t column,
+                    int64_t end) {
   for (int shape = p.shape; column < end; column += UNIT << shape) {
     const bool edge = column >= from.edge_begin;
     const int64_t limit = edge ? end : smaller(end, from.edge_begin);
@@ -258,47 +266,58 @@ void block_of_strip(const Product& p, const Columns& from, Tile& t, float* c, in
     t.b_step = edge ? PANEL : from.step;
     t.c = c + column;
     t.columns = smaller(limit - column, UNIT << shape);
-    KERNELS[shape].of_rows[rows](t);
+    p.kernels[shape].of_rows[rows](t);
     t.next += ceil_div(t.k, 4) * t.pull * 16;
   }
 }
 
-// Rows [row, row + m) by the columns [column, end), for the slice that `t` describes.
-void strip(Context& context, const Product& p, const Columns& from, Tile t, int64_t k0, int64_t row, int64_t m,
-           int64_t column, int64_t end) {
+// Rows [row, row + m) by the columns [column, end), for the slice that `t` describes. `pull`: B of the next strip too.
+void strip(const Product& p, const Columns& from, Tile t, int64_t k0, int64_t row, int64_t m, int64_t column,
+           int64_t end, bool pull) {
   const float* const a = reinterpret_cast<const float*>(p.base[0]) + k0 * p.a_step;
   float* const c = reinterpret_cast<float*>(p.base[2]);
-  const bool finished = p.words && k0 + t.k == p.k;
   const int64_t blocks = ceil_div(m, ROWS_MAX[p.shape]), height = m / blocks, taller = m % blocks;
   const float* const pull_end = from.b + (end - from.begin + p.strip) * t.k;
   t.next = pull_end - p.strip * t.k;
-  if (p.fetch && blocks > 1) t.pull = int(ceil_div(p.strip / 4, blocks * ceil_div(end - column, UNIT)));
+  if (pull && p.fetch && blocks > 1) t.pull = int(ceil_div(p.strip / 4, blocks * ceil_div(end - column, UNIT)));
   for (int64_t block = 0; block < blocks; block++) {  // heights differ by at most one
     const int64_t rows = height + (block < taller);
     t.a = a + row * p.a_row;
     t.ahead = p.fetch ? blocks == 1 : block == 0 && p.fetch_in_place;
     if (t.next >= pull_end) t.pull = 0;
     block_of_strip(p, from, t, c + row * p.c_row, rows, column, end);
-    if (finished) finish(context, p, row, rows, column, end - column);
     row += rows;
   }
 }
 
+// Rows [row, row + m) by the columns of one group of panels, for the slice that `t` describes.
+void group_of_panels(Context& context, const Product& p, const Columns& from, const Tile& t, int64_t k0, int64_t row,
+                     int64_t m) {
+  const bool finished = p.words && k0 + t.k == p.k;
+  const int64_t step = finished ? smaller(m, EPILOGUE_ROWS) : m;
+  const float* const b = reinterpret_cast<const float*>(p.base[1]) + k0 * p.b_step;
+  for (int64_t begin = from.begin; begin < from.end; begin += STRIP) {
+    const int64_t end = smaller(begin + STRIP, from.end);
+    if (p.form == MatmulB::COPIED && row == 0) copy(p, b, t.k, from.begin, begin, end);
+    for (int64_t i = 0; i < m; i += step) {
+      const int64_t rows = smaller(step, m - i);
+      for (int64_t column = begin; column < end; column += p.strip)
+        strip(p, from, t, k0, row + i, rows, column, smaller(column + p.strip, end), i == 0);
+      if (finished) finish(context, p, row + i, rows, begin, end - begin);
+    }
+  }
+}
+
 void multiply(Context& context, const Product& p) {
-  const float* const b = reinterpret_cast<const float*>(p.base[1]);
   Tile t{};
   t.a_row = p.a_row, t.a_step = p.a_step, t.c_row = p.c_row;
   for (int64_t k0 = 0; k0 < p.k; k0 += p.slice) {
     t.k = smaller(p.slice, p.k - k0), t.first = k0 == 0;
-    for (int64_t group = 0; group < p.n; group += GROUP_PANELS * PANEL) {
-      const Columns from = columns_of(p, b, k0, t.k, group);
+    for (int64_t column = 0; column < p.n; column += GROUP_PANELS * PANEL) {
+      const Columns from = columns_of(p, k0, t.k, column);
       t.panel = from.panel;
       for (int64_t row = 0; row < p.m; row += p.rows_max)
-        for (int64_t column = group; column < from.end; column += p.strip) {
-          const int64_t end = smaller(column + p.strip, from.end);
-          if (p.form == MatmulB::COPIED && row == 0) copy(p, b + k0 * p.b_step, t.k, group, column, end);
-          strip(context, p, from, t, k0, row, smaller(p.rows_max, p.m - row), column, end);
-        }
+        group_of_panels(context, p, from, t, k0, row, smaller(p.rows_max, p.m - row));
     }
   }
 }

@@ -45,8 +45,8 @@ FN void leave() {
 }
 
 // ---- primitives -----------------------------------------------------------------------------------------------------
-// min2 and max2 return the second argument when either is NaN or both are zero (the x86 rule).
-// loadPart, storePart and keep touch elements 0 .. rest - 1 only; rest may be anything below 128, negative included.
+// unordered tells where a or b is NaN. min2 and max2 return the second argument when either is NaN or both are zero (the x86 rule).
+// loadPart, storePart and keepPart touch elements 0 .. rest - 1 only; rest may be anything below 128, negative included.
 #if defined(__AVX512F__)
 FN V fma(V a, V b, V c) { return _mm512_fmadd_ps(a, b, c); }
 FN V nfma(V a, V b, V c) { return _mm512_fnmadd_ps(a, b, c); }
@@ -59,20 +59,26 @@ FN V loadPart(const float* p, long rest) { return _mm512_maskz_loadu_ps(lanes(re
 FN void storePart(float* p, V v, long rest) { _mm512_mask_storeu_ps(p, lanes(rest), v); }
 FN V keepPart(V v, V other, long rest) { return _mm512_mask_mov_ps(other, lanes(rest), v); }
 FN void stream(float* p, V v) { _mm512_stream_ps(p, v); }
-// a * 2^n, n an integer, right in overflow and in subnormal results.
+// a * 2^n, n an integer, 1/2 < a < 2: for any result, and for a normal result.
 FN V scale(V a, V n) { return _mm512_scalef_ps(a, n); }
-// The same, and +0 where x < low; makes no subnormal on the way there.
-FN V scaleOrZero(V a, V n, V x, float low) {
+FN V scaleNormal(V a, V n) { return _mm512_scalef_ps(a, n); }
+// The same where low <= x <= high, +0 where x < low, infinity where x > high; makes no subnormals.
+FN V scaleBetween(V a, V n, V x, float low, float) {  // above high it overflows by itself
   return _mm512_maskz_scalef_ps(_mm512_cmp_ps_mask(x, all(low), _CMP_NLT_UQ), a, n);
 }
 // IEEE 754-2019 maximum and minimum: NaN if either is NaN, +0 above -0.
 // range gives the other operand of a NaN; fixupimm with 0x22 takes its second argument where that is a NaN.
 FN V orNaN(V r, V a) { return _mm512_fixupimm_ps(r, a, _mm512_set1_epi32(0x22), 0); }
+FN V maxNumber(V a, V b) { return _mm512_range_ps(a, b, 5); }  // neither is NaN
 FN V maxv(V a, V b) { return orNaN(orNaN(_mm512_range_ps(a, b, 5), a), b); }
 FN V minv(V a, V b) { return orNaN(orNaN(_mm512_range_ps(a, b, 4), a), b); }
+typedef __mmask16 NaNs;
+FN NaNs unordered(V a, V b) { return _mm512_cmp_ps_mask(a, b, _CMP_UNORD_Q); }
+FN bool any(NaNs x) { return x; }
 // x, and the canonical NaN for any NaN: the first argument where the second is a NaN, else the second.
 FN V canonicalNaN(V x) { return _mm512_fixupimm_ps(all(NaN), x, _mm512_set1_epi32(0x11111100), 0); }
 #else
+typedef Vi NaNs;
 #if defined(__AVX2__)
 FN V fma(V a, V b, V c) { return _mm256_fmadd_ps(a, b, c); }
 FN V nfma(V a, V b, V c) { return _mm256_fnmadd_ps(a, b, c); }
@@ -85,6 +91,8 @@ FN V loadPart(const float* p, long rest) { return _mm256_maskload_ps(p, (__m256i
 FN void storePart(float* p, V v, long rest) { _mm256_maskstore_ps(p, (__m256i)lanes(rest), v); }
 FN V keepPart(V v, V other, long rest) { return lanes(rest) ? v : other; }
 FN void stream(float* p, V v) { _mm256_stream_ps(p, v); }
+FN NaNs unordered(V a, V b) { return (Vi)_mm256_cmp_ps(a, b, _CMP_UNORD_Q); }
+FN bool any(NaNs x) { return _mm256_movemask_ps((V)x); }
 #else
 FN V fma(V a, V b, V c) { for (int i = 0; i < W; i++) c[i] = __builtin_fmaf(a[i], b[i], c[i]); return c; }
 FN V nfma(V a, V b, V c) { return fma(-a, b, c); }
@@ -100,15 +108,20 @@ FN V loadPart(const float* p, long rest) { V v{}; for (int i = 0; i < W; i++) if
 FN void storePart(float* p, V v, long rest) { for (int i = 0; i < W; i++) if (i < rest) p[i] = v[i]; }
 FN V keepPart(V v, V other, long rest) { return iota() < int32_t(rest) ? v : other; }
 FN void stream(float* p, V v) { store(p, v); }
+FN NaNs unordered(V a, V b) { return (a != a) | (b != b); }
+FN bool any(NaNs x) { for (int i = 0; i < W; i++) if (x[i]) return true; return false; }
 #endif
 FN V scale(V a, V n) {  // in two steps, the second of which may overflow or round to a subnormal; |n| <= 252
   Vi i = __builtin_convertvector(n, Vi), h = i >> 1;
   return a * bits((h + 127) << 23) * bits((i - h + 127) << 23);
 }
-FN V scaleOrZero(V a, V n, V x, float low) { return bits(bits(scale(a, max2(all(-126.f), n))) & ~(x < low)); }
-FN V maxv(V a, V b) {
-  return bits((bits(max2(a, b)) & bits(max2(b, a))) | (a != a) | (b != b));  // the two differ only in zeros and NaN
+FN V scaleNormal(V a, V n) { return bits(bits(a) + (__builtin_convertvector(n, Vi) << 23)); }
+FN V scaleBetween(V a, V n, V x, float low, float high) {
+  V r = x > high ? all(Inf) : scaleNormal(a, n);
+  return bits(bits(r) & ~(x < low));
 }
+FN V maxNumber(V a, V b) { return bits(bits(max2(a, b)) & bits(max2(b, a))); }  // the two differ only in zeros and NaN
+FN V maxv(V a, V b) { return bits(bits(maxNumber(a, b)) | unordered(a, b)); }
 FN V minv(V a, V b) { return bits(bits(min2(a, b)) | bits(min2(b, a))); }  // the or of a NaN and anything is a NaN
 FN V canonicalNaN(V x) { return x == x ? x : all(NaN); }
 #endif
@@ -128,29 +141,27 @@ FN Exp expParts(V x) {
   V r = nfma(n, all(-2.12194440e-4f), nfma(n, all(0.693359375f), x));
   return {n, r, poly(r, all(1.38145289e-3f), 8.3687501e-3f, 4.16683927e-2f, 1.66665196e-1f, 4.9999994e-1f)};
 }
-constexpr float EXP_LOW = -0x1.5d589ep+6f;  // the smallest float32 with e^x >= 2^-126
-FN V expv(V x) {  // +0 below EXP_LOW
+constexpr float EXP_LOW = -0x1.5d589ep+6f, EXP_HIGH = 0x1.62e42ep+6f;  // first and last x with 2^-126 <= e^x < 2^128
+FN V expv(V x) {
   auto [n, r, q] = expParts(min2(all(89.f), x));  // NaN stays, being the second argument; what x < EXP_LOW gives is dropped
-  return scaleOrZero(fma(fma(q, r, all(1)), r, all(1)), n, x, EXP_LOW);
+  return scaleBetween(fma(fma(q, r, all(1)), r, all(1)), n, x, EXP_LOW, EXP_HIGH);
 }
-FN V expNegative(V x, V low) {  // x <= 0, as if low were less; subnormal results included
-  auto [n, r, q] = expParts(max2(low, x));
-  return scale(fma(fma(q, r, all(1)), r, all(1)), n);
-}
-FN V sigmoidv(V x) {  // t = e^-|x| <= 1 never overflows; small results keep full precision
-  V t = expNegative(negAbs(x), x < 0.f ? all(-104.f) : all(-80.f));
+FN V sigmoidv(V x) {  // t = e^-|x| <= 1 never overflows; small results keep full precision, subnormal ones included
+  auto [n, r, q] = expParts(max2(all(-104.f), negAbs(x)));
+  V t = scale(fma(fma(q, r, all(1)), r, all(1)), n);
   return (x < 0.f ? t : all(1)) / (t + 1.f);
 }
 FN V tanhv(V x) {  // e = expm1(-2|x|) in (-1, 0]; tanh|x| = -e / (e + 2)
   auto [n, r, q] = expParts(max2(all(-80.f), negAbs(x) * 2.f));
-  V s = scale(all(1), n), e = fma(fma(q * r, r, r), s, s - 1.f);
+  V s = scaleNormal(all(1), n), e = fma(fma(q * r, r, r), s, s - 1.f);
   return signOf(x, e / (-2.f - e));
 }
 FN V erfv(V x) {
   V t = min2(all(4.f), absv(x)), s = t * t;
   V r = fma(all(-1.72853470e-5f), t, all(3.83197126e-4f)), u = fma(all(-3.88396438e-3f), t, all(2.42546219e-2f));
   r = poly(t, fma(r, s, u), -1.06777877e-1f, -6.34846687e-1f, -1.28717512e-1f);
-  V big = 1.f - expNegative(fma(r, t, -t), all(-80.f));
+  auto [n, f, p] = expParts(fma(r, t, -t));  // above -80
+  V big = 1.f - scaleNormal(fma(fma(p, f, all(1)), f, all(1)), n);
   V q = poly(s, all(-5.96761703e-4f), 4.99119423e-3f, -2.67681349e-2f, 1.12819925e-1f, -3.76125336e-1f, 1.28379166e-1f);
   return signOf(x, t > 0.927734375f ? big : fma(q, t, t));
 }

@@ -205,18 +205,29 @@ template <class O, int N, bool PART> void accumulate(ARGS) {
 }
 // The lanes folded 64, 32, .. 1 apart, in every element; they go back to the identity.
 template <class O> FN V folded(float* m) {
-  V v[LANES / W];
-  for (int j = 0; j < LANES / W; j++) v[j] = load(m + j * W), store(m + j * W, all(identity<O>));
-#pragma GCC unroll 8
-  for (int h = LANES / W / 2; h; h /= 2)
+  constexpr int N = LANES / W;
+  constexpr bool MAX = identity<O> != 0;  // NaN is looked for beside the tree, not in each step: half the latency
+  auto step = [](V a, V b) __attribute__((always_inline)) { return MAX ? maxNumber(a, b) : O::of(a, b); };
+  V v[N / 2];
+  NaNs nans{};
 #pragma GCC unroll 16
-    for (int j = 0; j < h; j++) v[j] = O::of(v[j], v[j + h]);
+  for (int j = 0; j < N / 2; j++) {
+    const V a = load(m + j * W), b = load(m + (j + N / 2) * W);
+    if (MAX) nans |= unordered(a, b);
+    v[j] = step(a, b);
+  }
+#pragma GCC unroll 32
+  for (int j = 0; j < N; j++) store(m + j * W, all(identity<O>));
 #pragma GCC unroll 8
-  for (int h = W / 2; h; h /= 2) v[0] = O::of(v[0], __builtin_shuffle(v[0], iota() ^ h));
-  return v[0];
+  for (int h = N / 4; h; h /= 2)
+#pragma GCC unroll 16
+    for (int j = 0; j < h; j++) v[j] = step(v[j], v[j + h]);
+#pragma GCC unroll 8
+  for (int h = W / 2; h; h /= 2) v[0] = step(v[0], __builtin_shuffle(v[0], iota() ^ h));
+  return MAX && any(nans) ? all(NaN) : v[0];
 }
 template <class O, bool LONG> void fold(ARGS) {
-  a0 = folded<O>(LONG ? c->blocks[p->a] : c->lanes[p->a]);
+  a0 = a1 = a2 = a3 = a4 = a5 = a6 = a7 = folded<O>(LONG ? c->blocks[p->a] : c->lanes[p->a]);
   NEXT;
 }
 // The reductions named in `mask` have seen the whole block: their lanes go to one lane of `blocks`.

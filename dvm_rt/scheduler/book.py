@@ -114,8 +114,9 @@ class Book:
         return tuple(new)
 
     def finish(self, done: int) -> list[Lease]:
-        """Everything whose launches are committed is done."""
-        over = [lease for lease in self.leases.values() if lease.seq <= done]
+        """What was answered and whose launches are committed is done. What nobody answered yet stays: it may have been
+        asked for ahead of its launch."""
+        over = [lease for lease in self.leases.values() if lease.seq <= done and lease.answered == len(lease.instances)]
         for lease in over:
             for instance in tuple(lease.held()):
                 self._leave(instance)

@@ -118,7 +118,7 @@ def _again(encoder: Encoder, ids: list[np.ndarray], plain: np.ndarray, advance: 
 def _timed(encoder: Encoder, tokens: np.ndarray) -> tuple[np.ndarray, int]:
     """One sentence from token ids to an embedding in NumPy, and the nanoseconds in between."""
     began = time.perf_counter_ns()
-    row = np.asarray(encoder.embed(dvm.asarray(tokens[None]), None))
+    row = np.asarray(encoder.embed(dvm.asarray(tokens[None])))
     return row, time.perf_counter_ns() - began
 
 

@@ -10,6 +10,7 @@ Two ways through the layers:
 
 from __future__ import annotations
 
+from math import sqrt
 from typing import NamedTuple
 
 import numpy as np
@@ -21,7 +22,7 @@ MASKED = -1e30  # a score that softmax turns into exactly 0
 
 
 class Layer(NamedTuple):
-    """Weights of one encoder layer, in the order in which `Encoder.layer` takes them. Matrices are (outputs, inputs)."""
+    """Weights of one encoder layer, in the order in which a layer takes them. Matrices are (outputs, inputs)."""
 
     qkv: dvm.Array  # query, key and value, one below the other
     qkv_bias: dvm.Array
@@ -50,24 +51,24 @@ class Encoder:
         self._norm_bias = dvm.asarray(tensors["embeddings.LayerNorm.bias"])
         self.embed = dvm.function(self._embed)
         self.first = dvm.function(self._first)
-        self.layer = dvm.function(self._layer)
+        self.layer = dvm.function(self._layer_alone)
         self.pool = dvm.function(self._pool)
 
     def embed_until_settled(self, ids: dvm.Array, threshold: float) -> tuple[dvm.Array, int]:
         """Embedding of one sentence after the first layer that has hardly turned it any more: its cosine with the
         embedding of the layer before is at least `threshold`. ids: (1, tokens) -> (1, hidden) and the layers used."""
         x = self.first(ids)
-        before = self.pool(x, None)
+        before = self.pool(x)
         for depth, weights in enumerate(self.layers, 1):
-            x = self.layer(x, None, *weights)
-            now = self.pool(x, None)
+            x = self.layer(x, *weights)
+            now = self.pool(x)
             if float(dvm.sum(before * now)) >= threshold:
                 break
             before = now
         return now, depth
 
-    def _embed(self, ids: dvm.Array, mask: dvm.Array | None) -> dvm.Array:
-        """ids (batch, tokens) int32, mask of the same shape, float32, or None -> (batch, hidden), rows of length 1."""
+    def _embed(self, ids: dvm.Array, mask: dvm.Array | None = None) -> dvm.Array:
+        """ids (batch, tokens) int32, mask of the same shape, float32 -> (batch, hidden), rows of length 1."""
         x = self._first(ids)
         for weights in self.layers:
             x = self._layer(x, mask, *weights)
@@ -78,6 +79,10 @@ class Encoder:
         x = dvm.take(self._words, ids, axis=0) + self._places[: ids.shape[1]]
         return dvm.layer_norm(x, self._norm, self._norm_bias, self.config.layer_norm_eps)
 
+    def _layer_alone(self, x: dvm.Array, *weights: dvm.Array) -> dvm.Array:
+        """One encoder layer as a launch of its own; the weights are arguments, so that one plan serves all layers."""
+        return self._layer(x, None, *weights)
+
     def _layer(self, x: dvm.Array, mask: dvm.Array | None, *weights: dvm.Array) -> dvm.Array:
         """One encoder layer: (batch, tokens, hidden) -> the same shape."""
         w, eps = Layer(*weights), self.config.layer_norm_eps
@@ -87,18 +92,18 @@ class Encoder:
         return dvm.layer_norm(x + dvm.linear(inner, w.down, w.down_bias), w.last_norm, w.last_norm_bias, eps)
 
     def _attention(self, x: dvm.Array, mask: dvm.Array | None, w: Layer) -> dvm.Array:
-        batch, tokens, hidden = x.shape
-        heads = self.config.heads
+        batch, tokens, _ = x.shape
+        heads, hidden = self.config.heads, self.config.hidden
         size = hidden // heads
         qkv = dvm.reshape(dvm.linear(x, w.qkv, w.qkv_bias), (batch, tokens, 3, heads, size))
         q, k, v = (dvm.permute_dims(qkv[:, :, i], (0, 2, 1, 3)) for i in range(3))  # (batch, heads, tokens, size)
-        scores = dvm.matmul(q, dvm.permute_dims(k, (0, 1, 3, 2))) * (1 / np.sqrt(size).item())
+        scores = dvm.matmul(q, dvm.permute_dims(k, (0, 1, 3, 2))) * (1 / sqrt(size))
         if mask is not None:
             scores = dvm.where(mask[:, None, None, :] != 0, scores, MASKED)
         mixed = dvm.matmul(dvm.softmax(scores, axis=-1), v)
         return dvm.reshape(dvm.permute_dims(mixed, (0, 2, 1, 3)), (batch, tokens, hidden))
 
-    def _pool(self, x: dvm.Array, mask: dvm.Array | None) -> dvm.Array:
+    def _pool(self, x: dvm.Array, mask: dvm.Array | None = None) -> dvm.Array:
         """Mean over the tokens, then length 1: (batch, tokens, hidden) -> (batch, hidden)."""
         if mask is None:
             mean = dvm.mean(x, axis=1)

@@ -18,10 +18,11 @@ ROWS: tuple[tuple[str, Callable[[Mapping[str, Any]], float]], ...] = (
     ("programs encoded", lambda s: s["encoded"] + sum(w["encoded"] for w in s["workers"])),
     ("encode us", lambda s: _encode_ns(s) / 1e3),
     ("device busy us", lambda s: s["busy_ns"] / 1e3),
-    ("idle, exposed us", lambda s: s["exposed_ns"] / 1e3),
-    ("idle, starved us", lambda s: s["starved_client_ns"] / 1e3),
-    ("idle, the user's Python us", lambda s: s["starved_user_ns"] / 1e3),
+    ("idle: exposed us", lambda s: s["exposed_ns"] / 1e3),
+    ("idle: starved us", lambda s: s["starved_client_ns"] / 1e3),
+    ("idle: the user's Python us", lambda s: s["starved_user_ns"] / 1e3),
 )
+INLINE_ROWS = 4  # inline there is no device that could be idle
 SHOWN = 3  # sentences whose nearest neighbour is shown
 
 
@@ -59,13 +60,13 @@ def latencies(console: Console, encoded: Encoded) -> None:
     console.print(table)
 
 
-def runtime(console: Console, encoded: Encoded, took_s: float, killer: Killer | None) -> None:
+def runtime(console: Console, encoded: Encoded, took_s: float, inline: bool, killer: Killer | None) -> None:
     """Where the time went in each of the three ways. Idle time of the device while there was work: exposed (a program
     was missing) and starved (a launch was missing while dvm_rt worked on the client's side); apart from them, the
     time in which the user's own Python had nothing to launch."""
     table = Table(Column("per sentence", no_wrap=True), *encoded.stats, title=f"Runtime ({took_s:.1f} s for all of it)", title_justify="left")
     sentences = dict.fromkeys(STEPS, len(encoded.plain)) | {STEPS[1]: max(1, len(encoded.repeated_ns))}
-    for name, value in ROWS:
+    for name, value in ROWS if not inline else ROWS[:INLINE_ROWS]:
         parts = [(value(after) - value(before)) / sentences[step] for step, (before, after) in encoded.stats.items()]
         table.add_row(name, *(f"{part:.2f}" for part in parts))
     console.print(table)
@@ -74,7 +75,8 @@ def runtime(console: Console, encoded: Encoded, took_s: float, killer: Killer | 
                   f"{_encode_ns(last) / 1e3 / max(1, last['programs']):.1f} us to encode one; "
                   f"arena {last['memory']['arena'] / 1e6:.0f} MB, of it packed weights {last['memory']['packed'] / 1e6:.0f} MB", highlight=False)  # fmt: skip
     if killer is not None:
-        console.print(f"killed: {killer.told()}", highlight=False)
+        kills = ", ".join(f"{role}: {count}" for role, count in sorted(killer.kills.items())) or "none"
+        console.print(f"killed {kills}; noticed deaths: {last['deaths']}, recoveries: {last['recoveries']}", highlight=False)
 
 
 def checks(console: Console, encoded: Encoded, found: Check, layers: int) -> None:

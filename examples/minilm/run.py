@@ -36,14 +36,14 @@ def run(
         with dvm.Runtime(inline=True) if inline else dvm.Runtime(encoders=encoders, encode=encode) as runtime:
             with Killer(runtime) if kill_randomly else contextlib.nullcontext() as killer:
                 began = time.perf_counter()
-                encoded = job.encode(Encoder(config, tensors), ids, advance, runtime.stats)
+                encoded = job.encode(Encoder(config, tensors), ids, advance, dvm.stats)
                 took_s = time.perf_counter() - began
             runtime.trace(trace)
         found = job.check(encoded, Reference(config, tensors), ids, advance)
 
     report.neighbours(console, sentences, encoded.plain)
     report.latencies(console, encoded)
-    report.runtime(console, encoded, took_s, killer)
+    report.runtime(console, encoded, took_s, inline, killer)
     report.checks(console, encoded, found, config.layers)
     console.print(f"trace   {trace.resolve()}", highlight=False)
     console.print(f"digest  {encoded.digest()}", highlight=False)

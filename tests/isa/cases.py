@@ -1,8 +1,10 @@
-"""Small programs that put one instruction to work, made from its row of the instruction table; and hard inputs.
+"""Small programs that put one instruction to work, made from its row of the instruction table; and hard
+inputs.
 
-A case is a program, its arguments, and which of them are outputs. `cases(instruction, form, length, rng)` knows nothing
-of single arithmetic instructions: it reads group and operand form. Stores and control words differ too much for that:
-each has its own small program, found by name, so a new one without a program fails the test that walks the table."""
+A case is a program, its arguments, and which of them are outputs. `cases(instruction, form, length, rng)`
+knows nothing of single arithmetic instructions: it reads group and operand form. Stores and control words
+differ too much for that: each has its own small program, found by name, so a new one without a program fails
+the test that walks the table."""
 
 from __future__ import annotations
 
@@ -12,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dvm_rt import dtypes
-from dvm_rt.isa import layout, table
+from dvm_rt.isa import layout
 from dvm_rt.isa.program import GATHER, READ, WRITE, ProgramBuilder, SectionBuilder
 from dvm_rt.isa.table import Group, Instruction
 
@@ -39,7 +41,8 @@ class Case:
 
 
 def hard_floats(rng: np.random.Generator, *shape: int) -> np.ndarray:
-    """float32 of all exponents and signs, with specials: NaN of several kinds, infinities, zeros, subnormals, halves."""
+    """float32 of all exponents and signs, with specials: NaN of several kinds, infinities, zeros, subnormals,
+    halves."""
     size = int(np.prod(shape))
     any_bits = rng.integers(0, 1 << 32, size, dtype=np.uint32).view(np.float32)
     moderate = (rng.standard_normal(size) * 10.0 ** rng.integers(-2, 3, size)).astype(np.float32)
@@ -55,7 +58,11 @@ def stored(rng: np.random.Generator, dtype: dtypes.DType, *shape: int) -> np.nda
     kind = np.dtype(np.uint8) if dtype.kind == "b" else dtype.numpy
     limits = np.iinfo(kind)
     values = rng.integers(limits.min, limits.max, shape, dtype=kind, endpoint=True)
-    return np.where(rng.integers(0, 4, shape) == 0, rng.choice(np.array([limits.min, limits.max, 0, 1], kind), shape), values)
+    return np.where(
+        rng.integers(0, 4, shape) == 0,
+        rng.choice(np.array([limits.min, limits.max, 0, 1], kind), shape),
+        values,
+    )
 
 
 def cases(instruction: Instruction, form: str, length: int, rng: np.random.Generator) -> Iterator[Case]:
@@ -87,7 +94,13 @@ class Bench:
     def per_row(self, values: np.ndarray) -> int:
         return self.input(values, (0, 4))
 
-    def output(self, shape: tuple[int, ...], strides: tuple[int, ...], dtype: dtypes.DType = dtypes.float32, base: int = 0) -> int:
+    def output(
+        self,
+        shape: tuple[int, ...],
+        strides: tuple[int, ...],
+        dtype: dtypes.DType = dtypes.float32,
+        base: int = 0,
+    ) -> int:
         array = np.full(shape, 7, np.uint8 if dtype.kind == "b" else dtype.numpy)
         arg = self.builder.add_arg(array.nbytes, WRITE, dtype)
         self.outputs.append(len(self.args))
@@ -105,7 +118,7 @@ class Bench:
         return Case(name, self.builder.build(), self.args, self.outputs)
 
 
-# ---- arithmetic ---------------------------------------------------------------------------------------------------
+# ---- arithmetic --------------------------------------------------------------------------------------------
 
 
 def _binary(instruction: Instruction, form: str, length: int, rng: np.random.Generator) -> Iterator[Case]:
@@ -123,7 +136,9 @@ def pairs_of_specials(instruction: Instruction, form: str) -> Iterator[Case]:
         for value in SPECIALS:
             yield binary_in_pass(instruction.name, form, x[:1], np.array([value]))
     else:
-        yield binary_in_pass(instruction.name, form, x, np.ascontiguousarray(x.T) if form in "is" else SPECIALS)
+        yield binary_in_pass(
+            instruction.name, form, x, np.ascontiguousarray(x.T) if form in "is" else SPECIALS
+        )
 
 
 def binary_in_pass(name: str, form: str, x: np.ndarray, y: np.ndarray) -> Case:
@@ -176,7 +191,7 @@ def _unary(instruction: Instruction, form: str, length: int, rng: np.random.Gene
     yield bench.case("row section")
 
 
-# ---- loads, stores ------------------------------------------------------------------------------------------------
+# ---- loads, stores -----------------------------------------------------------------------------------------
 
 
 def _load(instruction: Instruction, form: str, length: int, rng: np.random.Generator) -> Iterator[Case]:
@@ -245,14 +260,16 @@ def _store_row(instruction: Instruction, form: str, length: int, rng: np.random.
         yield bench.case(f"row scalar {row}")
 
 
-def _store_per_row(instruction: Instruction, form: str, length: int, rng: np.random.Generator) -> Iterator[Case]:
+def _store_per_row(
+    instruction: Instruction, form: str, length: int, rng: np.random.Generator
+) -> Iterator[Case]:
     bench = Bench(length, 9)
     bench.section.word("mov.b", bench.per_row(hard_floats(rng, 9)))
     bench.section.word(instruction.name, bench.per_row_output())
     yield bench.case("one element a row")
 
 
-# ---- reductions ---------------------------------------------------------------------------------------------------
+# ---- reductions --------------------------------------------------------------------------------------------
 
 
 def _reduction(instruction: Instruction, form: str, length: int, rng: np.random.Generator) -> Iterator[Case]:
@@ -279,7 +296,7 @@ def _normal(rng: np.random.Generator, *shape: int) -> np.ndarray:
     return rng.standard_normal(shape).astype(np.float32)
 
 
-# ---- control ------------------------------------------------------------------------------------------------------
+# ---- control -----------------------------------------------------------------------------------------------
 
 
 def _gather(instruction: Instruction, form: str, length: int, rng: np.random.Generator) -> Iterator[Case]:

@@ -1,7 +1,8 @@
-"""Random valid vector programs: several passes and row sections, every kind of operand, random ranks and strides.
+"""Random valid vector programs: several passes and row sections, every kind of operand, random ranks and
+strides.
 
-The generator keeps the rules of the verifier in mind: nothing is read before it is written, reductions are folded after
-the pass that accumulates them, outputs are written once, as a whole."""
+The generator keeps the rules of the verifier in mind: nothing is read before it is written, reductions are
+folded after the pass that accumulates them, outputs are written once, as a whole."""
 
 from __future__ import annotations
 
@@ -16,7 +17,18 @@ from tests.isa.cases import LOADED, Case, hard_floats, stored
 
 EXACT = [i for i in table.INSTRUCTIONS if not i.ulp]
 ANY = list(table.INSTRUCTIONS)
-FLATTENING = ("mov", "eq", "ne", "lt", "le", "gt", "ge", "keep", "drop", "isnan")  # soon nothing but 0 and 1 is left
+FLATTENING = (
+    "mov",
+    "eq",
+    "ne",
+    "lt",
+    "le",
+    "gt",
+    "ge",
+    "keep",
+    "drop",
+    "isnan",
+)  # soon nothing but 0 and 1 is left
 
 
 class RandomProgram:
@@ -62,7 +74,8 @@ class RandomProgram:
             self.per_row.append(self.input(dtypes.float32, 0))
 
     def input(self, dtype: dtypes.DType, inner: int) -> int:
-        """An input whose rows have stride `inner` and whose outer dimensions are dense, broadcast, or walked backwards."""
+        """An input whose rows have stride `inner` and whose outer dimensions are dense, broadcast, or walked
+        backwards."""
         extents = [abs(inner) * (self.dims[0] - 1) + 1]
         steps = [inner]
         for size in self.dims[1:]:
@@ -85,7 +98,12 @@ class RandomProgram:
         values = hard_floats(self.rng, limit, self.dims[0])
         self.args.append(values)
         return self.section.operand(
-            self.builder.add_arg(values.nbytes), (4,), mode=READ | GATHER, index=which, limit=limit, depth=4 * self.dims[0]
+            self.builder.add_arg(values.nbytes),
+            (4,),
+            mode=READ | GATHER,
+            index=which,
+            limit=limit,
+            depth=4 * self.dims[0],
         )
 
     def output(self, shape: tuple[int, ...], dtype: dtypes.DType, inner: int) -> int:

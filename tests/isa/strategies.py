@@ -1,5 +1,5 @@
-"""Random programs for Hypothesis: any field may hold anything that fits it, so most are nonsense. Text and bytes must
-carry them all the same."""
+"""Random programs for Hypothesis: any field may hold anything that fits it, so most are nonsense. Text and
+bytes must carry them all the same."""
 
 from __future__ import annotations
 
@@ -17,10 +17,14 @@ def _unsigned(bits: int) -> st.SearchStrategy[int]:
 
 _SIGNED = st.one_of(st.integers(-64, 4096), st.integers(-(1 << 63), (1 << 63) - 1))
 _OPCODE = st.one_of(st.integers(0, len(table.OPCODES) - 1), _unsigned(16))
-_CONSTANT = st.one_of(_unsigned(32), st.floats(width=32).map(lambda x: int.from_bytes(pack("<f", x), "little")))
+_CONSTANT = st.one_of(
+    _unsigned(32), st.floats(width=32).map(lambda x: int.from_bytes(pack("<f", x), "little"))
+)
 _EIGHT = st.lists(_SIGNED, min_size=MAX_RANK, max_size=MAX_RANK).map(tuple)
 
-words = st.builds(Word, op=_OPCODE, a=st.one_of(st.just(0), _unsigned(16)), k=st.one_of(st.just(0), _CONSTANT))
+words = st.builds(
+    Word, op=_OPCODE, a=st.one_of(st.just(0), _unsigned(16)), k=st.one_of(st.just(0), _CONSTANT)
+)
 operands = st.builds(
     Operand, arg=st.one_of(_unsigned(16), st.sampled_from([WORKSPACE, SCRATCH])), dtype=_unsigned(8), mode=_unsigned(8),
     index=st.one_of(st.just(NONE), _unsigned(16)), reserved=_unsigned(16), base=_SIGNED, limit=_SIGNED, depth=_SIGNED, stride=_EIGHT,
@@ -31,7 +35,12 @@ sections = st.builds(
     operands=st.lists(operands, max_size=3).map(tuple), words=st.lists(words, max_size=6).map(tuple),
 )  # fmt: skip
 arguments = st.builds(
-    Argument, bytes=_unsigned(64), mode=_unsigned(8), dtype=_unsigned(8), reserved=_unsigned(16), align=_unsigned(32)
+    Argument,
+    bytes=_unsigned(64),
+    mode=_unsigned(8),
+    dtype=_unsigned(8),
+    reserved=_unsigned(16),
+    align=_unsigned(32),
 )
 programs = st.builds(
     Program, args=st.lists(arguments, max_size=3).map(tuple), sections=st.lists(sections, max_size=3).map(tuple),

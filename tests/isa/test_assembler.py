@@ -64,9 +64,21 @@ def test_words_as_text(word: Word, text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "line", ["  9 add.q x1", "  9 add.i s1", "  9 add.i", "  9 exp x1", "  9 loop -3 {foo}", "arg9 10 float31 read", "section9 vector"]
+    "line",
+    [
+        "  9 add.q x1",
+        "  9 add.i s1",
+        "  9 add.i",
+        "  9 exp x1",
+        "  9 loop -3 {foo}",
+        "arg9 10 float31 read",
+        "section9 vector",
+    ],
 )
 def test_a_line_that_cannot_be_read_is_named(line: str) -> None:
     text = disassemble(small_program()) + line + "\n"
-    with pytest.raises(InvalidBytecodeError, match=rf"assembler: line {text.count(chr(10))}: cannot be read .*allowed the form"):
+    with pytest.raises(
+        InvalidBytecodeError,
+        match=rf"assembler: line {text.count(chr(10))}: cannot be read .*allowed the form",
+    ):
         assemble(text)

@@ -1,7 +1,8 @@
 """Random programs, right and wrong, on the verifier, the machine and the reference.
 
-Right ones run everywhere with the same bits. Wrong ones are right ones with some fields changed: what the verifier lets
-through must run on the reference, which checks every access itself, without a broken rule, and again with the same bits."""
+Right ones run everywhere with the same bits. Wrong ones are right ones with some fields changed: what the
+verifier lets through must run on the reference, which checks every access itself, without a broken rule, and
+again with the same bits."""
 
 from __future__ import annotations
 
@@ -13,7 +14,21 @@ import pytest
 from dvm_rt.errors import DeviceTrap, InvalidBytecodeError
 from dvm_rt.isa import matmul, reference, table
 from dvm_rt.isa.assembler import assemble, disassemble
-from dvm_rt.isa.program import NONE, PACKED, READ, SCRATCH, WORKSPACE, WRITE, Operand, Program, ProgramBuilder, Section, Word, fuel, parse
+from dvm_rt.isa.program import (
+    NONE,
+    PACKED,
+    READ,
+    SCRATCH,
+    WORKSPACE,
+    WRITE,
+    Operand,
+    Program,
+    ProgramBuilder,
+    Section,
+    Word,
+    fuel,
+    parse,
+)
 
 from tests.isa.cases import Case, hard_floats
 from tests.isa.random_programs import RandomProgram
@@ -84,7 +99,9 @@ def test_verifier_counts_the_same_fuel(seed: int) -> None:
 
 
 @needs_native
-@pytest.mark.parametrize(("modes", "accepted"), [((WRITE, READ), True), ((READ, READ), False), ((WRITE, 0), False)])
+@pytest.mark.parametrize(
+    ("modes", "accepted"), [((WRITE, READ), True), ((READ, READ), False), ((WRITE, 0), False)]
+)
 def test_packed_form_needs_its_permissions(modes: tuple[int, int], accepted: bool) -> None:
     """Found by the test above: a packed destination was written without WRITE."""
     builder = ProgramBuilder()
@@ -105,7 +122,8 @@ def test_packed_form_needs_its_permissions(modes: tuple[int, int], accepted: boo
 
 
 def outcome(engine: object, args: list[np.ndarray], data: bytes) -> tuple[str, list[bytes]]:
-    """What a run gives: "ran" and all bytes of all arguments, or "trap". Guard bytes around the arguments stay."""
+    """What a run gives: "ran" and all bytes of all arguments, or "trap". Guard bytes around the arguments
+    stay."""
     guarded = []
     for array in args:
         buffer = np.full(array.size + 2 * GUARD, 0xA5, np.uint8)
@@ -127,7 +145,7 @@ def fitted(array: np.ndarray, nbytes: int) -> np.ndarray:
     return np.resize(array.reshape(-1).view(np.uint8), nbytes) if array.size else np.zeros(nbytes, np.uint8)
 
 
-# ---- wrong programs -----------------------------------------------------------------------------------------------
+# ---- wrong programs ----------------------------------------------------------------------------------------
 
 
 def changed(program: Program, rng: np.random.Generator) -> Program:
@@ -148,7 +166,11 @@ def _pick(rng: np.random.Generator, *values: object) -> object:
 def _change_dims(section: Section, rng: np.random.Generator) -> Section:
     dims, at = list(section.dims), int(rng.integers(min(section.rank + 1, 8)))
     dims[at] = max(1, _pick(rng, dims[at] - 1, dims[at] + 1, dims[at] * 2, dims[at] // 2, 1))
-    return replace(section, dims=tuple(dims), depth=_pick(rng, section.depth, section.depth, section.depth - 1, section.depth + 1))
+    return replace(
+        section,
+        dims=tuple(dims),
+        depth=_pick(rng, section.depth, section.depth, section.depth - 1, section.depth + 1),
+    )
 
 
 def _change_operand(section: Section, rng: np.random.Generator) -> Section:
@@ -184,7 +206,11 @@ def _change_word(section: Section, rng: np.random.Generator) -> Section:
 def _same_group(op: int, rng: np.random.Generator) -> int:
     """Another opcode of the same group and form, exact in its bits."""
     instruction, form = table.OPCODES[op]
-    same = [c for c, (i, f) in enumerate(table.OPCODES) if i.group is instruction.group and f == form and not i.ulp]
+    same = [
+        c
+        for c, (i, f) in enumerate(table.OPCODES)
+        if i.group is instruction.group and f == form and not i.ulp
+    ]
     return _pick(rng, *same)
 
 
@@ -201,20 +227,35 @@ def _drop_word(section: Section, rng: np.random.Generator) -> Section:
     return replace(section, words=section.words[:at] + section.words[at + 1 :])
 
 
-CHANGES = (_change_dims, _change_operand, _change_operand, _change_word, _change_word, _swap_words, _drop_word)
+CHANGES = (
+    _change_dims,
+    _change_operand,
+    _change_operand,
+    _change_word,
+    _change_word,
+    _swap_words,
+    _drop_word,
+)
 
 
-# ---- random matmuls -----------------------------------------------------------------------------------------------
+# ---- random matmuls ----------------------------------------------------------------------------------------
 
 
 def random_matmul(rng: np.random.Generator) -> Case:
-    """C = A @ B with either operand transposed, B packed or not, one batch dimension or none, an epilogue or none."""
-    m, n, k = int(rng.integers(1, 20)), int(rng.integers(1, 140)), int(rng.choice([1, 2, 7, 40, 1030], p=[0.1, 0.2, 0.4, 0.27, 0.03]))
+    """C = A @ B with either operand transposed, B packed or not, one batch dimension or none, an epilogue or
+    none."""
+    m, n, k = (
+        int(rng.integers(1, 20)),
+        int(rng.integers(1, 140)),
+        int(rng.choice([1, 2, 7, 40, 1030], p=[0.1, 0.2, 0.4, 0.27, 0.03])),
+    )
     batch = int(rng.integers(1, 3))
     outer = (lambda step: (step,)) if batch > 1 else (lambda step: ())
     builder, args = ProgramBuilder(), []
 
-    def operand(section: object, values: np.ndarray, strides: tuple[int, ...], mode: int = READ, depth: int = 0) -> int:
+    def operand(
+        section: object, values: np.ndarray, strides: tuple[int, ...], mode: int = READ, depth: int = 0
+    ) -> int:
         args.append(values)
         return section.operand(builder.add_arg(values.nbytes, mode), strides, mode=mode, depth=depth)
 
@@ -239,13 +280,18 @@ def random_matmul(rng: np.random.Generator) -> Case:
     c = operand(section, np.full((batch, m, n), 7, np.float32), (4, 4 * n, *outer(4 * m * n)), READ | WRITE)
     outputs = [len(args) - 1]
     if rng.integers(3):
-        bias, full = operand(section, hard_floats(rng, n), (4,)), operand(section, hard_floats(rng, m, n), (4, 4 * n))
+        bias, full = (
+            operand(section, hard_floats(rng, n), (4,)),
+            operand(section, hard_floats(rng, m, n), (4, 4 * n)),
+        )
         column = operand(section, hard_floats(rng, m), (0, 4))
         names = [i.name for i in table.INSTRUCTIONS if i.group is table.Group.BINARY]
         section.word("mov.i", c)
         section.word("store_slot", 3)
         for _ in range(int(rng.integers(1, 6))):
-            form, value = _pick(rng, ("i", bias), ("i", full), ("b", column), ("s", 3), ("k", float(hard_floats(rng, 1)[0])))
+            form, value = _pick(
+                rng, ("i", bias), ("i", full), ("b", column), ("s", 3), ("k", float(hard_floats(rng, 1)[0]))
+            )
             section.word(f"{_pick(rng, 'add', 'mul', 'sub', *names)}.{form}", value)
         section.word("store", c)
         section.word("end")

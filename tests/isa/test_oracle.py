@@ -1,4 +1,5 @@
-"""The instruction table against itself: every row and operand form on the reference and on every native target."""
+"""The instruction table against itself: every row and operand form on the reference and on every native
+target."""
 
 from __future__ import annotations
 
@@ -58,7 +59,9 @@ def test_native_epilogue_equals_reference(instruction: Instruction, form: str) -
 
 @needs_native
 @pytest.mark.parametrize("name", ["acc_sum", "acc_max"])
-@pytest.mark.parametrize("length", [BLOCK - 1, BLOCK, BLOCK + 1, BLOCK + 127, 2 * BLOCK, 2 * BLOCK + 7233, 129 * BLOCK + 5])
+@pytest.mark.parametrize(
+    "length", [BLOCK - 1, BLOCK, BLOCK + 1, BLOCK + 127, 2 * BLOCK, 2 * BLOCK + 7233, 129 * BLOCK + 5]
+)
 def test_reductions_of_rows_longer_than_a_block(name: str, length: int) -> None:
     instruction = table.BY_NAME[name]
     for case in cases(instruction, "", length, np.random.default_rng(length)):
@@ -87,7 +90,8 @@ def check_unary(instruction: Instruction, values: np.ndarray) -> None:
 
 
 def check(case: Case, instruction: Instruction, length: int) -> None:
-    """Runs a case everywhere. Bits equal the reference, or lie within the promised ulp of it; all targets agree."""
+    """Runs a case everywhere. Bits equal the reference, or lie within the promised ulp of it; all targets
+    agree."""
     expected = run(case, lambda args: reference.run(case.program, args))
     program = _native.Program(case.program)
     got = {target: run(case, lambda args, t=target: program.run(args, t)) for target in TARGETS}
@@ -106,7 +110,9 @@ def run(case: Case, engine: object) -> list[np.ndarray]:
     args = [array.copy() for array in case.args]
     engine(args)
     for number, array in enumerate(args):
-        assert number in case.outputs or array.tobytes() == case.args[number].tobytes(), f"input {number} was written"
+        assert number in case.outputs or array.tobytes() == case.args[number].tobytes(), (
+            f"input {number} was written"
+        )
     return [args[number] for number in case.outputs]
 
 
@@ -114,11 +120,14 @@ def assert_same_bits(got: np.ndarray, want: np.ndarray, where: str) -> None:
     different = got.reshape(-1).view(f"u{got.itemsize}") != want.reshape(-1).view(f"u{got.itemsize}")
     if different.any():
         at = int(np.argmax(different))
-        pytest.fail(f"{where}: {different.sum()} elements differ, first {at}: got {got.flat[at]!r}, reference {want.flat[at]!r}")
+        pytest.fail(
+            f"{where}: {different.sum()} elements differ, first {at}: got {got.flat[at]!r}, reference {want.flat[at]!r}"
+        )
 
 
 def assert_within(got: np.ndarray, want: np.ndarray, instruction: Instruction, where: str) -> None:
-    """`want` is the correctly rounded result; NaN where it is NaN, canonical; else at most `ulp` float32 steps away."""
+    """`want` is the correctly rounded result; NaN where it is NaN, canonical; else at most `ulp` float32
+    steps away."""
     assert_same_bits(np.isnan(got), np.isnan(want), f"{where}: NaN")
     distance = np.abs(ordered(got) - ordered(want))
     near_flush = (np.abs(np.maximum(got, want) - FLUSH) <= 4 * 2.0**-149) & (instruction.name == "exp")

@@ -66,7 +66,9 @@ def test_garbage_raises_nothing_but_the_typed_error(data: bytes) -> None:
         parse(data)
 
 
-@given(st.lists(st.tuples(st.integers(0, len(small_program()) - 1), st.integers(0, 255)), min_size=1, max_size=4))
+@given(
+    st.lists(st.tuples(st.integers(0, len(small_program()) - 1), st.integers(0, 255)), min_size=1, max_size=4)
+)
 def test_damaged_programs_raise_nothing_but_the_typed_error(changes: list[tuple[int, int]]) -> None:
     data = bytearray(small_program())
     for at, value in changes:
@@ -131,7 +133,9 @@ def test_native_checksum_is_the_same() -> None:
 def test_opcodes_are_dense_unique_and_named() -> None:
     names = [table.mnemonic(code) for code in range(len(table.OPCODES))]
     assert len(set(names)) == len(names)
-    assert [table.opcode(*(name.split(".") if "." in name else (name,))) for name in names] == list(range(len(names)))
+    assert [table.opcode(*(name.split(".") if "." in name else (name,))) for name in names] == list(
+        range(len(names))
+    )
     for code in range(len(names)):
         assert set(table.word_fields(code)) <= {"", *table.WORD_FIELDS}
     for instruction in table.INSTRUCTIONS:
@@ -153,7 +157,11 @@ def test_header_names_every_row_and_record_once() -> None:
 def test_manual_has_every_instruction_kind_record_and_limit() -> None:
     text = manual.manual()
     for instruction in table.INSTRUCTIONS:
-        line = "| " + " | ".join(cell.replace("|", "\\|") for cell in manual.instruction_line(instruction)) + " |"
+        line = (
+            "| "
+            + " | ".join(cell.replace("|", "\\|") for cell in manual.instruction_line(instruction))
+            + " |"
+        )
         assert line in text
         for form in table.forms(instruction):
             assert re.search(rf"\b{table.CODES[instruction.name, form]}\b", line)

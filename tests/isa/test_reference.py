@@ -1,4 +1,5 @@
-"""The reference interpreter against plain NumPy and exact fractions: nothing here uses the machine's own formulas."""
+"""The reference interpreter against plain NumPy and exact fractions: nothing here uses the machine's own
+formulas."""
 
 from __future__ import annotations
 
@@ -40,7 +41,7 @@ class Rows:
         return self.out
 
 
-# ---- exact arithmetic ---------------------------------------------------------------------------------------------
+# ---- exact arithmetic --------------------------------------------------------------------------------------
 
 
 def rounded(x: Fraction) -> np.float32:
@@ -63,7 +64,9 @@ def test_fma_rounds_once() -> None:
     n = 4000
     a, b = hard_floats(RNG, n), hard_floats(RNG, n)
     with np.errstate(all="ignore"):
-        near = a * b * RNG.choice(np.array([-1, 1, 2.0**-24, -(2.0**-25), 2.0**24, 1 + 2.0**-20], np.float32), n)
+        near = (
+            a * b * RNG.choice(np.array([-1, 1, 2.0**-24, -(2.0**-25), 2.0**24, 1 + 2.0**-20], np.float32), n)
+        )
         c = np.where(RNG.integers(0, 3, n) == 0, hard_floats(RNG, n), near).astype(np.float32)
         got = matmul.fma(a, b, c)
     tried = 0
@@ -76,8 +79,12 @@ def test_fma_rounds_once() -> None:
 
 
 def test_fma_where_rounding_twice_goes_wrong() -> None:
-    """1 + 2^-24 lies in the middle of two float32; what decides is 2^-80 more or less, which float64 cannot hold."""
-    a, b = np.array([24929.0], np.float32), np.array([673 * 2.0**-24], np.float32)  # a * b is 1 + 2^-24, exactly
+    """1 + 2^-24 lies in the middle of two float32; what decides is 2^-80 more or less, which float64 cannot
+    hold."""
+    a, b = (
+        np.array([24929.0], np.float32),
+        np.array([673 * 2.0**-24], np.float32),
+    )  # a * b is 1 + 2^-24, exactly
     for tiny, want in ((2.0**-80, 1 + 2.0**-23), (-(2.0**-80), 1.0), (0.0, 1.0)):
         c = np.array([tiny], np.float32)
         assert matmul.fma(a, b, c)[0] == np.float32(want)
@@ -86,18 +93,33 @@ def test_fma_where_rounding_twice_goes_wrong() -> None:
 
 def test_fma_keeps_infinities_nan_and_the_signs_of_zeros() -> None:
     inf, nan = np.float32(np.inf), np.float32(np.nan)
-    table = [(inf, 1, -1, inf), (inf, 0, 1, nan), (inf, 1, -inf, nan), (1, nan, 1, nan), (3e38, 2, 0, inf), (3e38, 2, -inf, -inf)]
+    table = [
+        (inf, 1, -1, inf),
+        (inf, 0, 1, nan),
+        (inf, 1, -inf, nan),
+        (1, nan, 1, nan),
+        (3e38, 2, 0, inf),
+        (3e38, 2, -inf, -inf),
+    ]
     for a, b, c, want in table:
         with np.errstate(all="ignore"):
             got = matmul.fma(np.array([a], np.float32), np.array([b], np.float32), np.array([c], np.float32))
         np.testing.assert_array_equal(got, np.array([want], np.float32))
-    zeros = [(0.0, 1.0, 0.0, 0), (-0.0, 1.0, 0.0, 0), (-0.0, 1.0, -0.0, 1), (1.0, 1.0, -1.0, 0), (1e-30, -1e-30, 0.0, 1)]
+    zeros = [
+        (0.0, 1.0, 0.0, 0),
+        (-0.0, 1.0, 0.0, 0),
+        (-0.0, 1.0, -0.0, 1),
+        (1.0, 1.0, -1.0, 0),
+        (1e-30, -1e-30, 0.0, 1),
+    ]
     for a, b, c, sign in zeros:
         got = matmul.fma(np.array([a], np.float32), np.array([b], np.float32), np.array([c], np.float32))
         assert got[0] == 0 and np.signbit(got[0]) == sign, (a, b, c)
 
 
-@pytest.mark.parametrize(("m", "n", "k"), [(1, 1, 1), (3, 5, 7), (4, 33, 64), (2, 3, 1024), (2, 3, 1025), (2, 2, 3000)])
+@pytest.mark.parametrize(
+    ("m", "n", "k"), [(1, 1, 1), (3, 5, 7), (4, 33, 64), (2, 3, 1024), (2, 3, 1025), (2, 2, 3000)]
+)
 def test_matmul_is_one_fma_chain_per_slice(m: int, n: int, k: int) -> None:
     a, b = normal(m, k), normal(k, n)
     got = matmul.matmul(a, b)
@@ -108,7 +130,9 @@ def test_matmul_is_one_fma_chain_per_slice(m: int, n: int, k: int) -> None:
     for begin in range(0, k, matmul.slice_k(k)):
         chain = Fraction(0)
         for step in range(begin, min(begin + matmul.slice_k(k), k)):
-            chain = Fraction(float(rounded(Fraction(float(a[-1, step])) * Fraction(float(b[step, -1])) + chain)))
+            chain = Fraction(
+                float(rounded(Fraction(float(a[-1, step])) * Fraction(float(b[step, -1])) + chain))
+            )
         total = np.float32(float(chain)) if total is None else total + np.float32(float(chain))
     assert got[-1, -1] == total
 
@@ -126,12 +150,14 @@ def test_packed_form_and_back(n: int, k: int) -> None:
     packed = matmul.pack(b)
     assert packed.nbytes == matmul.packed_bytes(n, k)
     np.testing.assert_array_equal(matmul.unpack(packed, n, k), b)
-    panel = packed[: matmul.slice_k(k) * matmul.PANEL].reshape(-1, matmul.PANEL)  # the first of the first slice
+    panel = packed[: matmul.slice_k(k) * matmul.PANEL].reshape(
+        -1, matmul.PANEL
+    )  # the first of the first slice
     np.testing.assert_array_equal(panel[:, : min(n, matmul.PANEL)], b[: len(panel), : matmul.PANEL])
     assert not panel[:, n:].any()
 
 
-# ---- kernels that models use --------------------------------------------------------------------------------------
+# ---- kernels that models use -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("length", [1, 5, 127, 128, 129, 1000])
@@ -223,15 +249,22 @@ def test_where_is_keep_drop_merge() -> None:
     assert rows.run().tobytes() == np.where(np.isnan(want), np.float32(np.nan), want).tobytes()
 
 
-def build_matmul(shape: tuple[int, int, int], *, packed: bool, transposed: bool) -> tuple[bytes, list[np.ndarray]]:
-    """gelu-like epilogue: C = relu(A @ B + bias) * residual, B plain, transposed, or packed by the program itself."""
+def build_matmul(
+    shape: tuple[int, int, int], *, packed: bool, transposed: bool
+) -> tuple[bytes, list[np.ndarray]]:
+    """gelu-like epilogue: C = relu(A @ B + bias) * residual, B plain, transposed, or packed by the program
+    itself."""
     m, n, k = shape
     a, b, bias, residual = normal(m, k), normal(k, n), normal(n), normal(m, n)
     c = np.full((m, n), 7, np.float32)
     args = [a, np.ascontiguousarray(b.T) if transposed else b, c, bias, residual, b]
     builder = ProgramBuilder()
     left, right = builder.add_arg(a.nbytes), builder.add_arg(b.nbytes)
-    product, row, full = builder.add_arg(c.nbytes, READ | WRITE), builder.add_arg(bias.nbytes), builder.add_arg(residual.nbytes)
+    product, row, full = (
+        builder.add_arg(c.nbytes, READ | WRITE),
+        builder.add_arg(bias.nbytes),
+        builder.add_arg(residual.nbytes),
+    )
     builder.add_arg(b.nbytes)
     strides = (4 * k, 4) if transposed else (4, 4 * n)
     if packed:
@@ -257,7 +290,9 @@ def build_matmul(shape: tuple[int, int, int], *, packed: bool, transposed: bool)
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 1), (3, 5, 7), (4, 130, 33), (2, 40, 1100)])
-@pytest.mark.parametrize(("packed", "transposed"), [(False, False), (False, True), (True, False), (True, True)])
+@pytest.mark.parametrize(
+    ("packed", "transposed"), [(False, False), (False, True), (True, False), (True, True)]
+)
 def test_matmul_with_epilogue(shape: tuple[int, int, int], packed: bool, transposed: bool) -> None:
     program, args = build_matmul(shape, packed=packed, transposed=transposed)
     reference.run(program, args)
@@ -278,7 +313,7 @@ def test_batched_matmul_broadcasts_by_stride_0() -> None:
     np.testing.assert_allclose(c, a.astype(np.float64) @ b, atol=1e-5)
 
 
-# ---- places, orders and conversions -------------------------------------------------------------------------------
+# ---- places, orders and conversions ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("length", [100, 16384, 16385, 50_000])
@@ -293,7 +328,9 @@ def test_sum_and_maximum_of_rows(length: int) -> None:
         rows.section.word(f"fold_{word}", number)
         rows.section.word("store_per_row", rows.y)
         want = exact(x.astype(np.float64), axis=1)
-        np.testing.assert_allclose(rows.run(), want, rtol=0, atol=0 if word == "max" else 20 * 2.0**-24 * np.abs(x).sum(1).max())
+        np.testing.assert_allclose(
+            rows.run(), want, rtol=0, atol=0 if word == "max" else 20 * 2.0**-24 * np.abs(x).sum(1).max()
+        )
 
 
 def test_the_order_of_a_sum_is_lanes_then_tree_then_blocks() -> None:
@@ -342,7 +379,12 @@ def test_gather_reads_rows_by_index_and_traps_outside(dtype: dtypes.DType) -> No
         out, builder = np.full((len(index), 20), 7, np.float32), ProgramBuilder()
         section = builder.vector(20, len(index))
         x = section.operand(
-            builder.add_arg(source.nbytes), (4,), mode=READ | GATHER, index=1, limit=limit, depth=source.strides[0]
+            builder.add_arg(source.nbytes),
+            (4,),
+            mode=READ | GATHER,
+            index=1,
+            limit=limit,
+            depth=source.strides[0],
         )
         section.operand(builder.add_arg(indices.nbytes, READ, dtype), (0, dtype.bytes), dtype=dtype)
         y = section.operand(builder.add_arg(out.nbytes, WRITE), (4, 80), mode=WRITE)
@@ -366,7 +408,10 @@ def test_strided_loads_and_stores(step: int) -> None:
     out, builder = np.zeros(40, np.float32), ProgramBuilder()
     section = builder.vector(length)
     source = section.operand(
-        builder.add_arg(x.nbytes, READ, dtypes.int16), (2 * step,), dtype=dtypes.int16, base=78 if step < 0 else 0
+        builder.add_arg(x.nbytes, READ, dtypes.int16),
+        (2 * step,),
+        dtype=dtypes.int16,
+        base=78 if step < 0 else 0,
     )
     out_step = step or 1
     target = section.operand(
@@ -386,7 +431,10 @@ def test_strided_loads_and_stores(step: int) -> None:
 
 
 def test_conversions_truncate_saturate_and_make_nan_zero() -> None:
-    x = np.array([np.nan, np.inf, -np.inf, -0.9, 1.9, -1.9, 127.5, 128, -129, 3e9, -3e9, 2.0**63, -(2.0**63), 2.0**64], np.float32)
+    x = np.array(
+        [np.nan, np.inf, -np.inf, -0.9, 1.9, -1.9, 127.5, 128, -129, 3e9, -3e9, 2.0**63, -(2.0**63), 2.0**64],
+        np.float32,
+    )
     table = {
         dtypes.int8: [0, 127, -128, 0, 1, -1, 127, 127, -128, 127, -128, 127, -128, 127],
         dtypes.uint8: [0, 255, 0, 0, 1, 0, 127, 128, 0, 255, 0, 255, 0, 255],
@@ -403,7 +451,7 @@ def test_conversions_truncate_saturate_and_make_nan_zero() -> None:
     assert reference.convert_load(np.array([0, 1, 200], np.uint8), dtypes.bool_).tolist() == [0, 1, 1]
 
 
-# ---- programs that break a rule -----------------------------------------------------------------------------------
+# ---- programs that break a rule ----------------------------------------------------------------------------
 
 
 def broken(words: list[tuple], *, mode: int = READ, strides: tuple[int, ...] = (4, 400)) -> str:

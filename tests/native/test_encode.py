@@ -186,6 +186,15 @@ def test_integer_per_row_with_a_reduction() -> None:
     check(case, case.build(), (5, 70))
 
 
+def test_integer_per_row_without_a_reduction() -> None:
+    case = Case(2)
+    row = case.input(int32, ones=[1]) * case.input(ones=[1])
+    case.output(row, per_row=True)
+    case.output(case.first * row)
+    for shape in ((5, 70), (5, 1), (1, 1), (3, 0), (0, 3)):
+        check(case, case.build(), shape, native_exact=True)
+
+
 def test_reductions_over_nothing() -> None:
     case = Case(2)
     case.output(case.first.sum() + 1.0, per_row=True)

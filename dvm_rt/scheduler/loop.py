@@ -1,0 +1,138 @@
+"""The loop: one thread with a uvloop event loop around the shell.
+
+Owns what is watched: pidfds of the children and the zygote, the socket for local workers' answers, the remote workers of a
+listening runtime, and the tick that flushes late batches and looks at leases. Rule: it is never on a path that the device
+waits for. The caller's thread launches, encodes and waits without it; whoever computes in Python can delay it by the GIL's
+switch interval and nobody minds. Everything it learns it tells the shell, under the shell's lock."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+from dvm_rt import _native, config, wire
+from dvm_rt.errors import DvmError
+from dvm_rt.scheduler import events as e
+from dvm_rt.scheduler.remote import RemoteWorkers
+from dvm_rt.scheduler.shell import LoopPort, Seat, Shell
+from dvm_rt.transport import PullSocket
+from dvm_rt.zygote import Zygote
+
+if TYPE_CHECKING:
+    import asyncio
+
+IDLE_TICKS = 5  # an idle runtime looks this many times less often
+
+
+class SchedulerLoop:
+    """Starts with `start`, ends with `stop`; between them everything happens on its own thread."""
+
+    def __init__(self, shell: Shell, listen: str | None) -> None:
+        self.shell = shell
+        self._answers = PullSocket(shell.context, shell.shared.session.answers())
+        self.remote = RemoteWorkers(shell, listen) if listen else None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread = threading.Thread(target=self._run, name="dvm-rt scheduler", daemon=True)
+        self._stopping = False
+        self._tick_s = config.number("tick_s")
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stopping = True
+        if self._loop is not None:
+            self._call(self._loop.stop)
+        self._thread.join()
+
+    def _run(self) -> None:
+        import uvloop  # asyncio and uvloop take long to import; nobody waits for this thread
+
+        self._loop = uvloop.new_event_loop()
+        try:
+            self._watch_everything()
+            if not self._stopping:
+                self._loop.run_forever()
+        finally:
+            self._loop.close()
+            self._answers.close()
+            if self.remote:
+                self.remote.close()
+
+    def _watch_everything(self) -> None:
+        with self.shell.lock:
+            self.shell.port = LoopPort(
+                lambda process, seat: self._call(self._watch, process, seat),
+                lambda zygote, incarnation: self._call(self._watch_zygote, zygote, incarnation),
+                lambda worker, frame: self._call(self.remote.send, worker, frame) if self.remote else None,
+                lambda worker, why: self._call(self.remote.drop, worker, why) if self.remote else None,
+            )
+            for process, seat in list(self.shell.seats.items()):  # what started before we did
+                self._watch(process, seat)
+            self._watch_zygote(self.shell.zygote, self.shell.state.seats.seats[e.ZYGOTE].incarnation)
+        self._loop.add_reader(self._answers.fileno(), self._read_answers)
+        self._read_answers()
+        if self.remote:
+            self._loop.add_reader(self.remote.fileno(), self.remote.read)
+            self.remote.read()
+        self._tick()
+
+    def _call(self, function: object, *args: object) -> None:
+        """On the loop's thread, from any; dropped once the loop is closed, when nobody needs it any more."""
+        try:
+            self._loop.call_soon_threadsafe(function, *args)
+        except RuntimeError:
+            pass
+
+    # ---- processes -----------------------------------------------------------------------------------------------
+    def _watch(self, process: e.Process, seat: Seat) -> None:
+        if self.shell.seats.get(process) is seat and not seat.watched:
+            seat.watched = True
+            self._loop.add_reader(seat.child.pidfd, self._died, process, seat)
+
+    def _died(self, process: e.Process, seat: Seat) -> None:
+        self._loop.remove_reader(seat.child.pidfd)
+        self.shell.died(process, seat.incarnation)
+
+    def _watch_zygote(self, zygote: Zygote, incarnation: int) -> None:
+        if zygote is not self.shell.zygote:
+            return
+        self._loop.add_reader(zygote.pidfd, self._zygote_died, zygote, incarnation)
+        if incarnation:
+            self._loop.add_reader(zygote.line, self._zygote_ready, zygote, incarnation)
+
+    def _zygote_ready(self, zygote: Zygote, incarnation: int) -> None:
+        self._loop.remove_reader(zygote.line)
+        if zygote.take_ready():
+            self.shell.tell(self.shell.counters(), e.ZygoteReady(incarnation))
+
+    def _zygote_died(self, zygote: Zygote, incarnation: int) -> None:
+        self._loop.remove_reader(zygote.pidfd)
+        self._loop.remove_reader(zygote.line)
+        self.shell.died(e.ZYGOTE, incarnation)
+
+    # ---- messages ------------------------------------------------------------------------------------------------
+    def _read_answers(self) -> None:
+        for frame in self._answers.drain():
+            try:
+                self._answered(wire.decode(frame, wire.FROM_WORKER))
+            except DvmError as error:
+                self.shell.protocol_errors += 1
+                self.shell.last_protocol_error = str(error)
+
+    def _answered(self, message: wire.Message) -> None:
+        """From a local worker: it is up, or it planned a graph."""
+        if isinstance(message, wire.Hello):
+            wire.check_peer(message, _native.TABLE_HASH)
+            self.shell.tell(e.WorkerReady(message.worker, message.incarnation))
+        elif isinstance(message, wire.Planned | wire.Refused):
+            self.shell.graph_answered(message)
+
+    # ---- time ----------------------------------------------------------------------------------------------------
+    def _tick(self) -> None:
+        try:
+            busy = self.shell.tick()
+        except DvmError:  # the stream failed or was closed: whoever uses it is told
+            busy = False
+        if not self._stopping:
+            self._loop.call_later(self._tick_s * (1 if busy else IDLE_TICKS), self._tick)

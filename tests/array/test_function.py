@@ -1,0 +1,351 @@
+"""@function: one trace a signature, one plan for all shapes, one launch a call; and what is seen inside."""
+
+from __future__ import annotations
+
+import gc
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+
+import dvm_rt as dvm
+from dvm_rt.array.explain import planned_for
+from dvm_rt.errors import GraphError, ShapeError
+from dvm_rt.graph.graph import evaluate
+
+F32 = np.float32
+
+
+def fresh(*shape: int) -> np.ndarray:
+    return np.random.default_rng().normal(size=shape).astype(F32)
+
+
+@pytest.fixture
+def counts():
+    class Counts:
+        def __init__(self) -> None:
+            self.start = dvm.stats()
+
+        def __getitem__(self, name: str) -> int:
+            return dvm.stats().get(name, 0) - self.start.get(name, 0)
+
+    gc.collect()
+    return Counts()
+
+
+def test_one_plan_for_all_shapes(counts) -> None:
+    traced = []
+
+    @dvm.function
+    def block(x, w, b):
+        traced.append(x.shape)
+        return dvm.gelu(x @ w + b)
+
+    for n, k, m in ((3, 4, 5), (7, 4, 9), (2, 130, 3), (0, 4, 4)):
+        a, w, b = fresh(n, k), fresh(k, m), fresh(m)
+        got = np.asarray(block(dvm.asarray(a), dvm.asarray(w), dvm.asarray(b)))
+        z = (a @ w + b).astype(np.float64)
+        np.testing.assert_allclose(got, 0.5 * z * (1 + np.vectorize(__import__("math").erf)(z / 2**0.5)) if z.size else z, 1e-4, 1e-4)
+    assert len(traced) == 1 and counts["plans"] == 1 and counts["calls"] == 4
+
+
+def test_the_fast_path_gives_the_same_as_the_slow_one() -> None:
+    @dvm.function
+    def f(x, y):
+        return x * y + 1.0
+
+    x, y = dvm.asarray(fresh(5)), dvm.asarray(fresh(5))
+    slow, fast = np.asarray(f(x, y)), np.asarray(f(x, y))
+    assert slow.tobytes() == fast.tobytes() and f._single
+    assert np.asarray(f(x + 0, y)).tobytes() == fast.tobytes()  # pending arguments
+    assert np.asarray(f(x=x, y=y)).tobytes() == fast.tobytes()
+    assert np.asarray(f(np.asarray(x), y)).tobytes() == fast.tobytes()
+    assert np.asarray(f(x, 2.0)).tolist() == (np.asarray(x) * 2 + 1).tolist()
+    assert f(dvm.asarray(fresh(5)[:1]), y).shape == (5,)
+
+
+def test_static_arguments_and_trees(counts) -> None:
+    class Pair(NamedTuple):
+        a: object
+        b: object
+
+    @dvm.function
+    def f(tree, n, name="tanh", *, flag=None):
+        x = getattr(dvm, name)(tree["x"]) * n
+        return {"sum": x + tree["pair"].a, "rest": [tree["pair"].b, n, None], "pair": Pair(x, name)}
+
+    a, b = fresh(4), fresh(4)
+    tree = {"x": dvm.asarray(a), "pair": Pair(dvm.asarray(b), dvm.asarray(a))}
+    out = f(tree, 3)
+    np.testing.assert_allclose(np.asarray(out["sum"]), np.tanh(a) * 3 + b, 1e-5)
+    assert np.asarray(out["rest"][0]).tobytes() == a.tobytes() and out["rest"][1:] == [3, None]
+    assert type(out["pair"]) is Pair and out["pair"].b == "tanh"
+    assert counts["traces"] == 1
+    f(tree, 3)
+    f(tree, 4)
+    f(tree, 3, "exp")
+    f(tree, 3, flag=True)
+    assert counts["traces"] == 4
+
+
+def test_floats_are_inputs(counts) -> None:
+    @dvm.function
+    def f(x, rate):
+        return x * rate
+
+    a = fresh(3)
+    for rate in (0.5, 0.25, 3.0):
+        np.testing.assert_array_equal(np.asarray(f(dvm.asarray(a), rate)), a * F32(rate))
+    assert counts["traces"] == 1
+
+
+def test_captured_arrays_are_constants(counts) -> None:
+    w, b = fresh(4, 5), fresh(5)
+    weight, bias = dvm.asarray(w), dvm.asarray(b) + 0.0  # one of them pending
+
+    @dvm.function
+    def f(x):
+        scaled = weight * 2.0  # of captured arrays only: computed while tracing
+        return x @ scaled + bias
+
+    for n in (2, 3):
+        a = fresh(n, 4)
+        np.testing.assert_allclose(np.asarray(f(dvm.asarray(a))), a @ (w * 2) + b, 1e-4, 1e-5)
+    assert counts["traces"] == 1
+    with pytest.raises(ShapeError):
+        f(dvm.asarray(fresh(2, 5)))
+    np.testing.assert_allclose(np.asarray(f(dvm.asarray(a))), a @ (w * 2) + b, 1e-4, 1e-5)
+
+
+def test_a_constant_or_an_argument_as_result() -> None:
+    k = dvm.asarray(fresh(3))
+    f = dvm.function(lambda x: (x, k, 1.5, x + 1))
+    a = fresh(2)
+    same, constant, number, more = f(dvm.asarray(a))
+    assert np.asarray(same).tobytes() == a.tobytes() and np.asarray(constant).tobytes() == np.asarray(k).tobytes()
+    assert float(number) == 1.5 and np.asarray(more).tobytes() == (a + 1).tobytes()
+    assert dvm.function(lambda x: None)(dvm.asarray(a)) is None
+
+
+def test_functions_inline(counts) -> None:
+    @dvm.function
+    def inner(x):
+        return dvm.tanh(x)
+
+    @dvm.function
+    def outer(x):
+        return inner(x) + inner(x * 2)
+
+    a = fresh(6)
+    np.testing.assert_allclose(np.asarray(outer(dvm.asarray(a))), np.tanh(a) + np.tanh(a * 2), 1e-5, 1e-6)
+    assert counts["calls"] == 1 and counts["plans"] == 1
+
+
+def test_methods() -> None:
+    class Model:
+        def __init__(self, scale: float) -> None:
+            self.w = dvm.asarray(np.full((3,), scale, F32))
+
+        @dvm.function
+        def forward(self, x):
+            return x * self.w
+
+    a = fresh(3)
+    two, three = Model(2.0), Model(3.0)
+    assert np.asarray(two.forward(dvm.asarray(a))).tobytes() == (a * 2).tobytes()
+    assert np.asarray(three.forward(dvm.asarray(a))).tobytes() == (a * 3).tobytes()
+    assert two.forward is two.forward
+
+
+def test_control_flow_on_traced_values_is_refused_with_advice() -> None:
+    x = dvm.asarray(fresh(3))
+    for use in (
+        lambda x: x if x.sum() > 0 else -x, lambda x: float(x[0]), lambda x: np.asarray(x), lambda x: int(x[0]), lambda x: x.item(),
+        lambda x: dvm.eval(x), lambda x: [row for row in x], lambda x: x[: int(x.shape[0])], lambda x: x if x.shape[0] > 2 else -x,
+    ):  # fmt: skip
+        with pytest.raises(GraphError, match="allowed"):
+            dvm.function(use)(x)
+    assert repr(dvm.function(lambda x: print(x) or x)) and float((x * 0).sum()) == 0
+
+
+def test_arrays_do_not_leave_their_trace() -> None:
+    kept = []
+
+    @dvm.function
+    def f(x):
+        kept.append(x + 1)
+        return x
+
+    f(dvm.asarray(fresh(3)))
+    with pytest.raises(GraphError):
+        np.asarray(kept[0])
+    with pytest.raises(GraphError):
+        dvm.function(lambda x: x + kept[0])(dvm.asarray(fresh(3)))
+
+
+def test_symbolic_sizes_in_python() -> None:
+    @dvm.function
+    def f(x, table):
+        rows, columns = x.shape
+        half = columns // 2
+        y = dvm.concat([x[:, half:], x[:, :half]], axis=1) + table[:rows]
+        return y.reshape(rows * columns) * rows, dvm.ones((rows, 2)), x.reshape(rows, 2, half)
+
+    table = fresh(20, 6)
+    for n in (2, 5):
+        a = fresh(n, 6)
+        y, ones, cut = f(dvm.asarray(a), dvm.asarray(table))
+        want = (np.concatenate([a[:, 3:], a[:, :3]], 1) + table[:n]).reshape(-1) * n
+        np.testing.assert_allclose(np.asarray(y), want, 1e-6)
+        assert np.asarray(ones).tolist() == [[1.0, 1.0]] * n and np.asarray(cut).tobytes() == a.tobytes()
+    with pytest.raises(ShapeError):
+        f(dvm.asarray(fresh(21, 6)), dvm.asarray(table))
+    with pytest.raises(ShapeError):
+        f(dvm.asarray(fresh(2, 7)), dvm.asarray(fresh(20, 7)))
+
+
+def test_conditions_that_no_plan_can_state_are_checked_on_each_call() -> None:
+    f = dvm.function(lambda x: x.reshape(6, 4) + 1)
+    for shape in ((8, 3), (12, 2)):
+        assert f(dvm.asarray(fresh(*shape))).shape == (6, 4)
+    for _ in range(2):
+        with pytest.raises(ShapeError, match="24"):
+            f(dvm.asarray(fresh(8, 4)))
+
+
+def test_unhashable_static_argument() -> None:
+    with pytest.raises(GraphError, match="not hashable"):
+        dvm.function(lambda x, s: x)(dvm.asarray(fresh(3)), {1, 2})
+
+
+# ---- a transformer encoder layer ----------------------------------------------------------------------------------
+
+
+def encoder_layer(x, mask, qkv, qkv_bias, out, out_bias, g1, b1, up, up_bias, down, down_bias, g2, b2, heads=3):
+    batch, tokens, hidden = x.shape
+    size = hidden // heads
+    split = dvm.linear(x, qkv, qkv_bias).reshape(batch, tokens, 3, heads, size)
+    q, k, v = (dvm.permute_dims(split[:, :, i], (0, 2, 1, 3)) for i in range(3))
+    scores = (q @ k.mT) * 0.25
+    if mask is not None:
+        scores = dvm.where(mask[:, None, None, :] != 0, scores, -1e30)
+    mixed = dvm.permute_dims(dvm.softmax(scores) @ v, (0, 2, 1, 3)).reshape(batch, tokens, hidden)
+    x = dvm.layer_norm(x + dvm.linear(mixed, out, out_bias), g1, b1)
+    return dvm.layer_norm(x + dvm.linear(dvm.gelu(dvm.linear(x, up, up_bias)), down, down_bias), g2, b2)
+
+
+def layer_arrays(batch: int, tokens: int, hidden: int = 12, inner: int = 40) -> list[np.ndarray]:
+    mask = (np.arange(tokens) < np.random.default_rng().integers(1, tokens + 1, (batch, 1))).astype(F32)
+    shapes = [(3 * hidden, hidden), (3 * hidden,), (hidden, hidden), (hidden,), (hidden,), (hidden,), (inner, hidden), (inner,),
+              (hidden, inner), (hidden,), (hidden,), (hidden,)]  # fmt: skip
+    return [fresh(batch, tokens, hidden), mask, *(fresh(*shape) for shape in shapes)]
+
+
+@pytest.mark.parametrize("masked", [True, False])
+def test_encoder_layer_is_one_launch_of_nine_kernels(counts, masked: bool) -> None:
+    layer = dvm.function(encoder_layer)
+    for batch, tokens in ((2, 5), (3, 4), (2, 9)):
+        host = layer_arrays(batch, tokens)
+        arrays = [dvm.asarray(a) for a in host]
+        if not masked:
+            arrays[1] = None
+        before = dvm.stats()["calls"]
+        got = np.asarray(layer(*arrays))
+        assert dvm.stats()["calls"] == before + 1
+        _, planned, _ = planned_for(layer, tuple(arrays), {})
+        (want,) = evaluate(planned.graph, [a for a in host if masked or a is not host[1]])
+        np.testing.assert_allclose(got, want, 1e-4, 1e-4)
+    assert counts["traces"] == 1 and counts["plans"] == 1
+    report = planned.fused.report
+    assert len(report.kernels) == 9 and not planned.fused.checks, report.text()
+    assert sum(k.kind == "matmul" for k in report.kernels) == 6
+    text = dvm.explain(layer, *arrays)
+    assert "kernel 8: vector" in text and "not fused: " in text
+    assert "section8" in dvm.das(layer, *arrays) and "linear" in dvm.dump(layer, *arrays)
+
+
+def test_layers_with_captured_weights_are_one_launch(counts) -> None:
+    host = layer_arrays(2, 5)
+    weights = [dvm.asarray(a) for a in host[2:]]
+
+    @dvm.function
+    def network(x, mask):
+        for _ in range(2):
+            x = encoder_layer(x, mask, *weights)
+        return x.mean(axis=1)
+
+    for batch, tokens in ((2, 5), (4, 3)):
+        a, mask = layer_arrays(batch, tokens)[:2]
+        got = np.asarray(network(dvm.asarray(a), dvm.asarray(mask)))
+        _, planned, _ = planned_for(network, (dvm.asarray(a), dvm.asarray(mask)), {})
+        (want,) = evaluate(planned.graph, [a, mask, *(np.asarray(t) for t in _captured(planned))])
+        np.testing.assert_allclose(got, want, 2e-4, 2e-4)
+    assert counts["traces"] == 1 and counts["calls"] == 2 and len(planned.fused.report.kernels) <= 19
+
+
+def _captured(planned) -> list[np.ndarray]:
+    stream = dvm.array.session.session().stream
+    return [stream.read(t) for t in planned.captured]
+
+
+def test_a_captured_array_is_cut_by_a_symbolic_size(counts) -> None:
+    table = dvm.asarray(fresh(40, 3))
+    f = dvm.function(lambda x: table[: x.shape[1]] + x)
+    for n in (5, 40, 2):
+        a = fresh(2, n, 3)
+        np.testing.assert_allclose(np.asarray(f(dvm.asarray(a))), np.asarray(table)[:n] + a, 1e-6)
+    assert counts["plans"] == 1
+    with pytest.raises(ShapeError):
+        f(dvm.asarray(fresh(2, 41, 3)))
+
+
+def test_a_symbolic_size_outside_of_its_function() -> None:
+    kept = []
+    dvm.function(lambda x: kept.append(x.shape[0]) or x)(dvm.asarray(fresh(3)))
+    with pytest.raises(GraphError, match="outside of its function"):
+        dvm.asarray(fresh(9))[: kept[0]]
+    with pytest.raises(GraphError):
+        dvm.asarray(kept[0])
+
+
+def deep(x):
+    """More values alive at once than a strip machine has slots: v0 .. v27, then v0 * v27 + v1 * v26 + ..."""
+    values = [x]
+    for _ in range(27):
+        values.append(dvm.tanh(values[-1]))
+    return sum((values[i] * values[27 - i] for i in range(1, 14)), values[0] * values[27])
+
+
+def test_a_kernel_beyond_the_machine_is_cut_smaller(counts) -> None:
+    f, a = dvm.function(deep), fresh(300)
+    got = [np.asarray(f(dvm.asarray(a))) for _ in range(3)]
+    assert counts["plans_cut_smaller"] == 1 and "cut smaller" in dvm.explain(f, dvm.asarray(a))
+    values = [a.astype(np.float64)]
+    for _ in range(27):
+        values.append(np.tanh(values[-1]))
+    np.testing.assert_allclose(got[0], sum(values[i] * values[27 - i] for i in range(14)), 1e-4, 1e-4)
+    assert got[0].tobytes() == got[1].tobytes() == got[2].tobytes() == np.asarray(deep(dvm.asarray(a))).tobytes()
+
+
+def test_signatures_are_bounded(monkeypatch) -> None:
+    session = dvm.array.session.session()
+    monkeypatch.setattr(session, "plans_max", 3)
+    f, a = dvm.function(lambda x, n: x * n), fresh(4)
+    for n in range(8):
+        np.testing.assert_array_equal(np.asarray(f(dvm.asarray(a), n)), a * F32(n))
+    assert len(f._entries[session]) <= 3
+
+
+def test_planning_is_the_clients_time_and_a_span_of_the_trace(tmp_path):
+    import json
+
+    with dvm.Runtime(inline=True) as rt:
+        f = dvm.function(lambda x: dvm.exp(x) + 1)
+        f(dvm.asarray(np.zeros((3, 4), np.float32)))
+        first = dvm.stats()["plan_ns"]
+        f(dvm.asarray(np.zeros((5, 4), np.float32)))  # another shape, the same plan
+        assert dvm.stats()["plan_ns"] == first > 0
+        rt.trace(tmp_path / "trace.json")
+    events = json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
+    plans = [e for e in events if e["name"] == "plan"]
+    assert len(plans) == 1 and plans[0]["args"]["kernels"] == 1

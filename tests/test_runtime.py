@@ -1,0 +1,518 @@
+"""Runtimes with real processes: the same bytes whoever encodes and whoever is killed meanwhile, and nothing left over."""
+
+import asyncio
+import gc
+import hashlib
+import os
+import random as randoms
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dvm_rt import runtime
+from dvm_rt.errors import (
+    AuthError,
+    ClosedError,
+    DvmError,
+    ForkedClientError,
+    GraphError,
+    PoisonRequestError,
+    PoolUnhealthyError,
+)
+from dvm_rt.runtime import Runtime
+from dvm_rt.scheduler.shell import Shell
+from tests.native.streams import axpy, pick_rows, random, two_steps
+
+ROOT = Path(__file__).parent.parent
+PLANS = (axpy(0.5), two_steps())
+
+
+def work(rt: Runtime, launches: int, pause: float = 0.0) -> str:
+    """A chain of launches with many new shapes between; the digest of everything that came out."""
+    stream = rt.stream
+    plans = [stream.register(p) for p in PLANS]
+    chain, ones, kept = stream.asarray(random(7, 33)), stream.asarray(random(7, 33, seed=1)), []
+    for i in range(launches):
+        (chain,) = stream.call(plans[0], [chain, ones])
+        shape = (1 + i % 61, 1 + i % 89)
+        x = stream.asarray(random(*shape, seed=i % 3))
+        kept.append(stream.call(plans[1], [x])[0] if i % 2 else stream.call(plans[0], [x, x])[0])
+        if i % 50 == 49:
+            stream.item(stream.call(plans[0], [stream.asarray(random(1, 1)), stream.asarray(random(1, 1))])[0])
+            time.sleep(pause)
+    digest = hashlib.blake2b(stream.read(chain).tobytes(), digest_size=16)
+    for tensor in kept:
+        digest.update(stream.read(tensor).tobytes())
+    return digest.hexdigest()
+
+
+@pytest.fixture(scope="module")
+def expected() -> str:
+    with Runtime(inline=True) as rt:
+        return work(rt, 600)
+
+
+def wait_until(true, what: str, limit_s: float = 20.0) -> None:
+    end = time.monotonic() + limit_s
+    while not true():
+        assert time.monotonic() < end, f"not within {limit_s} s: {what}"
+        time.sleep(0.005)
+
+
+# ---- who encodes ------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(("encode", "encoders"), [("caller", 1), ("auto", 1), ("workers", 1), ("workers", 2), ("workers", 0)])
+def test_the_same_bytes_whoever_encodes(expected, encode, encoders):
+    with Runtime(encoders=encoders, encode=encode) as rt:
+        assert work(rt, 600) == expected
+        stats = rt.stats()
+    by_workers = sum(stats["encodes"]["workers"])
+    assert (by_workers > 100) == (encode == "workers" and encoders > 0)
+    assert stats["deaths"] == 0 and stats["refused"] == 0
+    assert stats["done"] == stats["launched"] == stats["launches"]
+
+
+def test_every_worker_gets_work():
+    with Runtime(encoders=2, encode="workers", encode_work_ns=200_000) as rt:
+        work(rt, 200)
+        assert all(n > 10 for n in rt.stats()["encodes"]["workers"])
+
+
+def test_stats_say_where_the_time_went():
+    with Runtime(encoders=1, encode="workers", encode_work_ns=1_000_000) as rt:
+        work(rt, 60)
+        stats = rt.stats()
+    assert stats["busy_ns"] > 0 and stats["exposed_ns"] > 10_000_000 and stats["exposed_count"] > 0
+    assert {"starved_client_ns", "starved_user_ns", "memory", "plans", "programs", "recoveries"} <= stats.keys()
+
+
+# ---- kills ------------------------------------------------------------------------------------------------------------
+def killed_meanwhile(rt: Runtime, victims: list[tuple[str, int]], signals: list[int], work_done: threading.Event) -> None:
+    """Kills one process after another, each as soon as the last death is dealt with."""
+    rng = randoms.Random(5)
+    for number in signals:
+        before = rt.stats()["recoveries"]
+        role, index = rng.choice(victims)
+        rt.kill(role, number, index)
+        while rt.stats()["recoveries"] == before and not work_done.is_set():
+            time.sleep(0.002)
+        if work_done.is_set():
+            return
+        time.sleep(rng.uniform(0.005, 0.02))
+
+
+@pytest.mark.parametrize("encode", ["workers", "caller"])
+@pytest.mark.parametrize("signals", [[signal.SIGKILL] * 15, [signal.SIGSTOP] * 3], ids=["kills", "hangs"])
+def test_kills_and_hangs_cost_time_only(expected, encode, signals):
+    victims = [("device", 0), ("encoder", 0), ("encoder", 1), ("device", 0)]
+    victims += [("zygote", 0)] if signals[0] == signal.SIGKILL else []
+    if signals[0] == signal.SIGSTOP:  # a stopped encoder is missed only where it has something to do
+        victims = victims if encode == "workers" else [("device", 0)]
+    done, over = [], threading.Event()
+    with Runtime(encoders=2, encode=encode, lease_s=0.1) as rt:
+        chaos = threading.Thread(target=killed_meanwhile, args=(rt, victims, signals, over))
+        chaos.start()
+        while chaos.is_alive() or not done:
+            done.append(work(rt, 600, 0.002))
+        over.set()
+        chaos.join()
+        stats = rt.stats()
+    assert set(done) == {expected}
+    assert stats["recoveries"] >= len(signals) and stats["protocol_errors"] == 0
+
+
+def test_a_waiting_caller_survives_the_death_of_its_device():
+    with Runtime(encoders=1) as rt:
+        plan = rt.stream.register(axpy())
+        x = rt.stream.asarray(random(64, 64))
+        for _ in range(3):
+            rt.kill("device", signal.SIGSTOP)
+            (y,) = rt.stream.call(plan, [x, x])
+            threading.Timer(0.05, rt.kill, ("device",)).start()
+            assert np.array_equal(rt.stream.read(y), random(64, 64) * np.float32(2) + random(64, 64))
+
+
+# ---- the six bugs that only kills found -------------------------------------------------------------------------------
+def test_lost_wake_up():
+    """A device that dies between its commit and its wake-up: the supervisor rings all bells. The wait outlives many bells."""
+    with Runtime(encoders=1) as rt:
+        rt.kill("device", signal.SIGSTOP)
+        plan = rt.stream.register(axpy())
+        x = rt.stream.asarray(random(3, 3))
+        results = []
+        calls = [rt.stream.call(plan, [x, x])[0] for _ in range(4)]
+        waiter = threading.Thread(target=lambda: results.append(rt.stream.wait(calls[-1].seq, 20.0)))
+        waiter.start()
+        for _ in range(3):
+            before = rt.stats()["recoveries"]
+            rt.kill("device")
+            wait_until(lambda b=before: rt.stats()["recoveries"] > b, "the device comes back")
+        waiter.join()
+        assert results == [True]
+
+
+def test_unleased_refill():
+    """Device first, then at once the encoder that would refill the next one."""
+    with Runtime(encoders=1, encode="workers", encode_work_ns=300_000) as rt:
+        plan = rt.stream.register(axpy())
+        kept = []
+        for round_ in range(4):
+            shapes = [(1 + i, 2 + round_) for i in range(40)]
+            inputs = [rt.stream.asarray(random(*s)) for s in shapes]
+            kept += [(s, rt.stream.call(plan, [x, x])[0]) for s, x in zip(shapes, inputs, strict=True)]
+            rt.stream.wait(rt.stream.launched - 20)
+            rt.kill("device")
+            time.sleep(0.005)
+            rt.kill("encoder")
+        for shape, tensor in kept:
+            assert np.array_equal(rt.stream.read(tensor), random(*shape) * np.float32(2) + random(*shape))
+
+
+def test_stale_self_report():
+    """A stopped device last wrote that it misses a program. The encoder, which has encoded it since, is not to blame."""
+    with Runtime(encoders=1, encode="workers", encode_work_ns=150_000_000, lease_s=0.25) as rt:
+        plan = rt.stream.register(axpy())
+        x = rt.stream.asarray(random(5, 5))
+        encoder = rt.pids()["encoder 0"]
+        (y,) = rt.stream.call(plan, [x, x])
+        waiter = threading.Thread(target=rt.stream.wait, args=(y.seq, 20.0))
+        waiter.start()
+        wait_until(lambda: rt.stats()["waiting_program"], "the device misses the program")
+        rt.kill("device", signal.SIGSTOP)
+        waiter.join()
+        assert np.array_equal(rt.stream.read(y), random(5, 5) * np.float32(3))
+        assert rt.pids()["encoder 0"] == encoder
+
+
+@pytest.mark.parametrize("role", ["device", "encoder"])
+def test_crash_loop(role, monkeypatch, capfd):
+    """A process that dies at once is not started for ever: everybody is told instead."""
+    starts, request = [], Shell._request
+
+    def broken(shell, process, incarnation):
+        made, fds = request(shell, process, incarnation)
+        starts.append(process.role)
+        return (made, {}) if process.role == role else (made, fds)
+
+    monkeypatch.setattr(Shell, "_request", broken)
+    with Runtime(encoders=1) as rt:
+        plan = rt.stream.register(axpy())
+        with pytest.raises(PoolUnhealthyError, match="deaths in a row without progress, got 5, allowed 4"):
+            wait_until(lambda: rt.stats()["deaths"] >= 5, "five deaths")
+            x = rt.stream.asarray(random(3, 3))
+            rt.stream.read(rt.stream.call(plan, [x, x])[0])
+    assert starts.count(role) == 5
+    assert "KeyError" in capfd.readouterr().err  # the child says what it died of
+
+
+def test_names_in_the_working_directory_shadow_nothing(tmp_path):
+    """`python -m` puts the working directory first on the path, unless told not to."""
+    for name in ("dis.py", "zmq.py", "socket.py", "json.py", "select.py", "msgpack.py"):
+        (tmp_path / name).write_text("raise ImportError('the wrong module')")
+    (tmp_path / "dvm_rt").mkdir()
+    (tmp_path / "dvm_rt" / "__init__.py").write_text("raise ImportError('the wrong package')")
+    script = "from dvm_rt.runtime import Runtime\nwith Runtime(encoders=1) as rt: print(sorted(rt.pids()))"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    out = subprocess.run([sys.executable, "-P", "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
+    assert out.stdout.strip() == "['device', 'encoder 0', 'zygote']", out.stderr
+
+
+def test_control_page_offsets():
+    """Python and C++ see the same words: what the native side writes by name is found at the layout's offset."""
+    import mmap
+
+    from dvm_rt.isa import layout
+    from tests.native.streams import Stepped
+
+    world = Stepped(workers=2, encode_mode="workers")
+    plan = world.stream.register(axpy())
+    x = world.stream.asarray(random(4, 4))
+    world.stream.call(plan, [x, x])
+    encoder = world.encoder(1)
+    encoder.add_plan(plan, axpy())
+    encoder.encode(world.stream.take_outbox(8))
+    world.run()
+    with mmap.mmap(world.fds["control"], layout.CONTROL_BYTES) as page:
+        words = np.frombuffer(page, np.uint64).copy()
+    assert words[layout.CONTROL_WORD["done"]] == world.stream.done == 1
+    stats = world.stream.stats()
+    for name in ("busy_ns", "exposed_ns", "exposed_count", "waiting_program", "client_ns"):
+        assert words[layout.CONTROL_WORD[name]] == stats[name]
+    assert [words[layout.worker_word(w, "encoded")] for w in (0, 1)] == [0, 1]
+    places = [*layout.CONTROL_WORD.values(), *(layout.worker_word(w, n) for w in range(8) for n in layout.WORKER_LINE)]
+    assert len(set(places)) == len(places) and max(places) * 8 < layout.CONTROL_BYTES
+    assert all(layout.worker_word(w, "encoded") % 8 == 0 for w in range(8))  # a cache line each
+
+
+# ---- poison and other errors --------------------------------------------------------------------------------------------
+def test_a_request_that_no_encoder_survives_is_poison_and_the_next_one_works():
+    with Runtime(encoders=1, encode="workers", encode_work_ns=10**13, lease_s=0.05) as rt:
+        plan = rt.stream.register(axpy())
+        x = rt.stream.asarray(random(3, 3))
+        with pytest.raises(PoisonRequestError, match="got 2, allowed 1"):
+            rt.stream.read(rt.stream.call(plan, [x, x])[0])
+        rt.stream.set_encode_mode("caller")
+        rt.stream.set_encode_work_ns(0)
+        y = rt.stream.asarray(random(2, 2))
+        assert rt.stream.read(rt.stream.call(plan, [y, y])[0]).shape == (2, 2)
+
+
+def test_arguments_out_of_range_are_refused():
+    for bad in ({"encoders": 9}, {"encoders": -1}, {"encode": "nobody"}, {"lease_s": 0.0}, {"spin_us": -1}):
+        with pytest.raises(DvmError, match="got .* allowed"):
+            Runtime(**bad)
+
+
+@pytest.mark.parametrize("endpoint", ["tcp://0.0.0.0:5555", "tcp://192.168.1.2:5555", "tcp://example.org:1"])
+def test_listening_beyond_this_machine_is_refused(endpoint):
+    with pytest.raises(AuthError, match="loopback"):
+        Runtime(encoders=0, listen=endpoint)
+
+
+# ---- what is left -----------------------------------------------------------------------------------------------------
+def alive(pids) -> list[int]:
+    return [p for p in pids if Path(f"/proc/{p}").exists() and Path(f"/proc/{p}/stat").read_text().split(") ")[1][0] != "Z"]
+
+
+def descriptors() -> int:
+    gc.collect()
+    return len(os.listdir("/proc/self/fd"))
+
+
+def test_close_leaves_nothing(tmp_path, monkeypatch):
+    monkeypatch.setenv("DVM_RT_SESSION_ROOT", str(tmp_path / "root"))
+    for _ in range(3):
+        before, shm = descriptors(), os.listdir("/dev/shm")
+        rt = Runtime(encoders=2)
+        pids = rt.pids().values()
+        work(rt, 5)
+        assert len(os.listdir(tmp_path / "root")) == 1
+        rt.close()
+        rt.close()
+        assert alive(pids) == [] and os.listdir(tmp_path / "root") == [] and os.listdir("/dev/shm") == shm
+        with pytest.raises(ClosedError):
+            rt.stats()
+        with pytest.raises(ClosedError):
+            rt.stream.asarray(random(2))
+        del rt
+    assert descriptors() <= before + 1  # uvloop keeps one of its own from its first loop on
+    assert not [t for t in threading.enumerate() if t.name.startswith("dvm-rt")]
+
+
+CLIENT = """
+import sys, time
+from dvm_rt.runtime import Runtime
+rt = Runtime(encoders=2)
+print(*rt.pids().values(), flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_killed_client_leaves_nothing(tmp_path):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "DVM_RT_SESSION_ROOT": str(tmp_path / "root")}
+    shm = os.listdir("/dev/shm")
+    with subprocess.Popen([sys.executable, "-P", "-c", CLIENT], env=environment, stdout=subprocess.PIPE, text=True) as client:
+        pids = [int(p) for p in client.stdout.readline().split()]
+        assert len(alive(pids)) == 4
+        client.kill()
+    wait_until(lambda: not alive(pids), "the children go")
+    wait_until(lambda: not os.listdir(tmp_path / "root"), "the session folder goes")
+    assert os.listdir("/dev/shm") == shm
+
+
+def test_what_a_killed_zygote_and_client_leave_is_swept_by_the_next_start(tmp_path, monkeypatch):
+    root = tmp_path / "root"
+    monkeypatch.setenv("DVM_RT_SESSION_ROOT", str(root))
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen([sys.executable, "-P", "-c", CLIENT], env=environment, stdout=subprocess.PIPE, text=True) as client:
+        pids = [int(p) for p in client.stdout.readline().split()]
+        os.kill(client.pid, signal.SIGSTOP)
+        os.kill(pids[0], signal.SIGKILL)
+        client.kill()
+    wait_until(lambda: not alive(pids), "the children go")
+    assert len(os.listdir(root)) == 1
+    with Runtime(encoders=0):
+        assert len(os.listdir(root)) == 1  # ours
+    assert os.listdir(root) == []
+
+
+def test_a_session_folder_that_others_may_enter_is_refused(tmp_path, monkeypatch):
+    (tmp_path / "open").mkdir(mode=0o755)
+    monkeypatch.setenv("DVM_RT_SESSION_ROOT", str(tmp_path / "open"))
+    with pytest.raises(AuthError, match="owner and mode"):
+        Runtime(encoders=0)
+
+
+def test_a_forked_child_is_refused_and_the_parent_unharmed():
+    with Runtime(encoders=1) as rt:
+        plan = rt.stream.register(axpy())
+        x = rt.stream.asarray(random(3, 3))
+        pid = os.fork()
+        if pid == 0:
+            refused = 0
+            for call in (lambda: rt.stream.call(plan, [x, x]), rt.stats, rt.close, lambda: rt.kill("device")):
+                try:
+                    call()
+                except ForkedClientError:
+                    refused += 1
+            os._exit(refused)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 4
+        assert rt.stream.read(rt.stream.call(plan, [x, x])[0]).shape == (3, 3)
+
+
+def test_a_forked_child_has_an_inline_runtime_of_its_own():
+    mine = runtime.current()
+    pid = os.fork()
+    if pid == 0:
+        theirs = runtime.current()
+        x = theirs.stream.asarray(random(3, 3))
+        (y,) = theirs.stream.call(theirs.stream.register(axpy()), [x, x])
+        os._exit(theirs is not mine and theirs.stream.read(y).shape == (3, 3))
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 1
+
+
+# ---- current, async -----------------------------------------------------------------------------------------------------
+def test_current_is_the_innermost_of_this_thread():
+    default = runtime.current()
+    assert default.inline and runtime.current() is default
+    with Runtime(inline=True) as outer:
+        with Runtime(inline=True) as inner:
+            assert runtime.current() is inner
+            seen = []
+            thread = threading.Thread(target=lambda: seen.append(runtime.current()))
+            thread.start()
+            thread.join()
+            assert seen == [default]
+        assert runtime.current() is outer
+    assert runtime.current() is default
+
+
+async def test_waiting_in_the_users_own_loop():
+    async with Runtime(encoders=1, encode="workers", encode_work_ns=2_000_000) as rt:
+        plan = rt.stream.register(axpy())
+
+        def launch(n: int):
+            x = rt.stream.asarray(random(n, n))
+            return rt.stream.call(plan, [x, x])[0]
+
+        async def one(n: int):
+            tensor = await rt.run(launch, n)
+            assert runtime.current() is rt and rt.stream.done >= tensor.seq
+            return rt.stream.read(tensor, timeout_s=0.0)
+
+        for n, value in enumerate(await asyncio.gather(*(one(n) for n in range(1, 30))), 1):
+            assert np.array_equal(value, random(n, n) * np.float32(3))
+
+        async def coroutine():
+            return launch(99)
+
+        assert (await rt.run(coroutine)).shape == (99, 99)
+
+
+async def test_many_loops_wait_on_one_runtime():
+    with Runtime(encoders=1, encode="workers", encode_work_ns=1_000_000) as rt:
+        plan, found = rt.stream.register(axpy()), []
+
+        async def one(n: int):
+            x = rt.stream.asarray(random(n, 3))
+            (y,) = rt.stream.call(plan, [x, x])
+            await rt.reached(y.seq)
+            found.append(rt.stream.read(y, timeout_s=0.0).shape)
+
+        async def several(first: int):
+            await asyncio.gather(*(one(n) for n in range(first, first + 10)))
+
+        threads = [threading.Thread(target=lambda f=f: asyncio.run(several(f))) for f in (1, 11, 21)]
+        for thread in threads:
+            thread.start()
+        await several(31)
+        for thread in threads:
+            await asyncio.to_thread(thread.join)
+        assert sorted(found) == [(n, 3) for n in range(1, 41)]
+
+
+async def test_an_awaiting_caller_survives_kills_and_hears_of_failure():
+    async with Runtime(encoders=1) as rt:
+        plan = rt.stream.register(axpy())
+        x = rt.stream.asarray(random(8, 8))
+        for _ in range(3):
+            rt.kill("device", signal.SIGSTOP)
+            (y,) = rt.stream.call(plan, [x, x])
+            asyncio.get_running_loop().call_later(0.02, rt.kill, "device")
+            await rt.reached(y.seq)
+        rt.kill("device", signal.SIGSTOP)
+        (y,) = rt.stream.call(plan, [x, x])
+        asyncio.get_running_loop().call_later(0.02, rt.stream.fail, "DeviceLostError", "planted")
+        with pytest.raises(DvmError, match="planted"):
+            await rt.reached(y.seq)
+
+
+# ---- graphs, traces -----------------------------------------------------------------------------------------------------
+def small_graph() -> tuple:
+    from dvm_rt.dtypes import float32
+    from dvm_rt.graph.graph import Graph, Make, parameter
+    from dvm_rt.graph.symbols import Facts, symbol
+
+    facts = Facts()
+    x = parameter(0, (symbol(0), symbol(1)), float32)
+    return Graph.of([x], [Make(facts).tanh(x)], facts).to_wire()
+
+
+@pytest.mark.parametrize("inline", [True, False])
+def test_a_worker_plans_a_graph(inline):
+    with Runtime(inline=inline) as rt:
+        plan = rt.plan_ahead(small_graph()).result(20)
+        x = rt.stream.asarray(random(4, 5))
+        (y,) = rt.stream.call(rt.stream.register(plan), [x])
+        assert np.allclose(rt.stream.read(y), np.tanh(random(4, 5)), atol=1e-6)
+        with pytest.raises(GraphError):
+            rt.plan_ahead((1, 2, 3)).result(20)
+
+
+def test_a_graph_survives_its_worker():
+    with Runtime(encoders=1) as rt:
+        rt.kill("encoder", signal.SIGSTOP)
+        future = rt.plan_ahead(small_graph())
+        rt.kill("encoder")
+        assert len(future.result(20)) > 100
+
+
+def test_a_trace_shows_every_process_and_leads_from_instance_to_launch(tmp_path):
+    import json
+
+    from dvm_rt import trace
+
+    with Runtime(encoders=1, encode="workers") as rt:
+        work(rt, 60)
+        count = rt.trace(tmp_path / "run.json")
+    events = json.loads((tmp_path / "run.json").read_text())["traceEvents"]
+    spans = [e for e in events if e["ph"] == "X"]
+    assert len(spans) == count and {e["cat"] for e in spans} == {"client", "device", "encoder 0"}
+    starts = {e["id"]: e for e in events if e["ph"] == "s"}
+    ends = {e["id"]: e for e in events if e["ph"] == "f"}
+    assert starts.keys() == ends.keys()
+    programs = [i for i, e in starts.items() if e["name"] == "program" and e["tid"] == 2]
+    assert len(programs) > 40 and all(ends[i]["tid"] == trace.DEVICE and starts[i]["ts"] <= ends[i]["ts"] for i in programs)
+    summary = {t.name: t for t in trace.summarise(tmp_path / "run.json")}
+    assert summary["device"].spans["launch"] == rt_launches(spans) and summary["encoder 0"].busy_us["encode"] > 0
+
+
+def rt_launches(spans: list[dict]) -> int:
+    return sum(e["name"] == "launch" for e in spans)
+
+
+def test_traps_are_errors_of_the_value_and_the_next_call_works():
+    from dvm_rt.errors import DeviceTrap
+
+    with Runtime(encoders=1, encode="workers") as rt:
+        plan = rt.stream.register(pick_rows())
+        x, rows = rt.stream.asarray(random(2, 3)), rt.stream.asarray(random(4, 3))
+        bad, good = (rt.stream.asarray(np.array([[0], [i]], np.int32)[:, 0]) for i in (9, 1))
+        with pytest.raises(DeviceTrap):
+            rt.stream.read(rt.stream.call(plan, [x, rows, bad])[0])
+        assert np.array_equal(rt.stream.read(rt.stream.call(plan, [x, rows, good])[0]), random(2, 3) + random(4, 3)[[0, 1]])
