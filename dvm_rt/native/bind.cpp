@@ -415,8 +415,9 @@ nb::object wrap(Tensor&& tensor) {
 }
 
 constexpr size_t ARGUMENTS_MAX = 256;
-struct Arguments {  // of a call: borrowed from a Python sequence that the caller keeps
+struct Arguments {  // of a call
   const Tensor* tensors[ARGUMENTS_MAX];
+  nb::object owner;  // keeps them, where the caller's own sequence may not
   size_t count = 0;
   void add(const Tensor& tensor) {
     if (count == ARGUMENTS_MAX)
@@ -426,8 +427,9 @@ struct Arguments {  // of a call: borrowed from a Python sequence that the calle
   std::span<const Tensor* const> span() const { return {tensors, count}; }
 };
 void collect(nb::handle sequence, Arguments& out) {
-  nb::object fast = adopt(PySequence_Fast(sequence.ptr(), "stream: call: arguments: not a sequence of tensors"));
-  for (Py_ssize_t i = 0; i < PySequence_Fast_GET_SIZE(fast.ptr()); ++i) out.add(tensor_of(PySequence_Fast_GET_ITEM(fast.ptr(), i)));
+  out.owner = adopt(PySequence_Fast(sequence.ptr(), "stream: call: arguments: not a sequence of tensors"));
+  PyObject* fast = out.owner.ptr();
+  for (Py_ssize_t i = 0; i < PySequence_Fast_GET_SIZE(fast); ++i) out.add(tensor_of(PySequence_Fast_GET_ITEM(fast, i)));
 }
 
 nb::object call(Stream& stream, uint32_t plan, const Arguments& args) {
@@ -531,6 +533,8 @@ nb::object shape_tuple(const Tensor& tensor) {
 const Tensor& await_value(Stream& stream, nb::handle object, double timeout_s) {
   const Tensor& tensor = tensor_of(object.ptr());
   stream.enter();
+  if (tensor.buffer->arena != &stream.arena())
+    throw Error("ClosedError", "stream: read: a tensor of another runtime, got one, allowed those of this runtime");
   if (!stream.settled(tensor)) {
     if (!wait_for(stream, tensor.seq(), timeout_s))
       throw Error("DeviceTimeoutError", "stream: read: seconds for launch " + std::to_string(tensor.seq()) + ", got " + std::to_string(timeout_s) +

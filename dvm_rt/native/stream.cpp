@@ -547,8 +547,11 @@ Instance& Stream::instance_for(PlanState& state, std::span<const Tensor* const> 
   uint64_t hash = hash_of({symbols, count});
   if (Instance* found = find(state, {symbols, count}, hash)) {
     check_dims(state, parameters, [&](size_t, int, size_t at) { return found->dims[at]; });
-    ++counters_.cached_calls;
-    return *found;
+    if (found->state != ProgramState::FAILED || found->last_seq > retired_) {
+      ++counters_.cached_calls;
+      return *found;
+    }
+    forget(found);  // who asks again gets a new attempt
   }
   if (!evaluate(state, {symbols, count})) throw no_sizes(state, {symbols, count});
   // Before anything is encoded for them: a wrong call must not fill the cache.
