@@ -22,7 +22,7 @@ class SessionDirectory:
     def __init__(self) -> None:
         root = _root()
         sweep(root)
-        self.path = os.path.join(root, "session-" + os.urandom(16).hex())
+        self.path = os.path.join(root, "s-" + os.urandom(6).hex())
         os.mkdir(self.path, 0o700)
         self._lock = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

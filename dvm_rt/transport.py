@@ -82,8 +82,8 @@ class _Socket:
             frame = b""
         return frame
 
-    def close(self) -> None:
-        self.socket.close(linger=0)
+    def close(self, linger_ms: int = 0) -> None:
+        self.socket.close(linger=linger_ms)
 
 
 class PushSocket(_Socket):

@@ -26,6 +26,7 @@ from dvm_rt.errors import ProtocolError, VersionMismatchError
 
 PROTOCOL_MAJOR, PROTOCOL_MINOR = 1, 0  # another major is refused, another minor is not looked at
 
+CLOSED = "closed"
 _HEAD = struct.Struct("<B3xI")
 _PROGRAM_HEAD = struct.Struct("<QQ")  # program id, bytes
 _INSTANCE_HEAD = struct.Struct("<QII")  # layout.RECORDS["InstanceHead"]; a test holds the two together
@@ -178,7 +179,8 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class Bye:
-    """The sender leaves; nothing that it holds will be answered."""
+    """The sender leaves; nothing that it holds will be answered. A worker that is told so ends; another may take its place
+    unless `why` is CLOSED."""
 
     KIND: ClassVar[int] = 10
     FIELDS: ClassVar = (_text("why", 256),)

@@ -26,6 +26,7 @@ from dvm_rt.errors import (
     PoolUnhealthyError,
 )
 from dvm_rt.runtime import Runtime
+from dvm_rt.scheduler.shell import Shell
 from tests.native.streams import axpy, pick_rows, random, two_steps
 
 ROOT = Path(__file__).parent.parent
@@ -188,12 +189,25 @@ def test_stale_self_report():
         assert rt.pids()["encoder 0"] == encoder
 
 
-def test_crash_loop():
-    """A device that dies at once is not started for ever: everybody is told instead."""
-    with pytest.raises(PoolUnhealthyError, match="deaths in a row"), Runtime(encoders=1, target="no such target") as rt:
+@pytest.mark.parametrize("role", ["device", "encoder"])
+def test_crash_loop(role, monkeypatch, capfd):
+    """A process that dies at once is not started for ever: everybody is told instead."""
+    starts, request = [], Shell._request
+
+    def broken(shell, process, incarnation):
+        made, fds = request(shell, process, incarnation)
+        starts.append(process.role)
+        return (made, {}) if process.role == role else (made, fds)
+
+    monkeypatch.setattr(Shell, "_request", broken)
+    with Runtime(encoders=1) as rt:
         plan = rt.stream.register(axpy())
-        x = rt.stream.asarray(random(3, 3))
-        rt.stream.read(rt.stream.call(plan, [x, x])[0])
+        with pytest.raises(PoolUnhealthyError, match="deaths in a row without progress, got 5, allowed 4"):
+            wait_until(lambda: rt.stats()["deaths"] >= 5, "five deaths")
+            x = rt.stream.asarray(random(3, 3))
+            rt.stream.read(rt.stream.call(plan, [x, x])[0])
+    assert starts.count(role) == 5
+    assert "KeyError" in capfd.readouterr().err  # the child says what it died of
 
 
 def test_names_in_the_working_directory_shadow_nothing(tmp_path):

@@ -16,7 +16,7 @@ from dvm_rt import dtypes
 from dvm_rt.array import tracing
 from dvm_rt.array.session import Pending, Session, leaf, session
 from dvm_rt.array.tracing import Trace
-from dvm_rt.config import integer, number
+from dvm_rt.config import number
 from dvm_rt.dtypes import DType, bool_, float32
 from dvm_rt.errors import DTypeError, GraphError, ShapeError, UnsupportedOperatorError
 from dvm_rt.graph.graph import NO_FACTS, Node, apply, reachable
@@ -27,6 +27,8 @@ from dvm_rt.graph.symbols import Dim, Shape
 Number = bool | int | float
 Axes = int | tuple[int, ...] | None
 CONSTANT, DIMENSION = OPERATORS["constant"], OPERATORS["dimension"]
+CONSTANTS_MAX = 1024
+_constants: dict[tuple[Number, str], Node] = {}
 _new = object.__new__
 
 
@@ -309,23 +311,23 @@ def record(name: str, operands: Sequence[Array | Number | Node], attributes: tup
     """The array that an operator gives. Raises ShapeError, DTypeError, UnsupportedOperatorError at once."""
     row = OPERATORS[name]
     trace = tracing.current()
-    nodes = [_node_of(x) for x in operands]
+    nodes = tuple([_node_of(x) for x in operands])
     if trace is not None and (any(n.data is trace for n in nodes) or _has_symbol(attributes)):
         return _record_traced(row, nodes, attributes, trace)
     of = _session_of(operands)
-    node = apply(row, tuple(nodes), attributes, NO_FACTS)
+    node = apply(row, nodes, attributes, NO_FACTS)
     size = 1
     for n in nodes:
         if n.data.__class__ is Pending:
             size += n.data.size
     array = _wrap_node(node, of)
     node.data = Pending(weakref.ref(array), size)
-    if size > integer("pending_max"):
+    if size > of.pending_max:
         _check_size(node, of)
     return array
 
 
-def _record_traced(row: Operator, nodes: list[Node], attributes: tuple, trace: Trace) -> Array:
+def _record_traced(row: Operator, nodes: tuple[Node, ...], attributes: tuple, trace: Trace) -> Array:
     inputs = tuple([n if n.data is trace or n.operator is CONSTANT else _captured(n, trace) for n in nodes])
     return _wrap_node(_traced(apply(row, inputs, attributes, trace.facts), trace), None)
 
@@ -372,7 +374,7 @@ def _has_symbol(attribute: object) -> bool:
 def _check_size(node: Node, of: Session) -> None:
     """Flushes what is too large to wait; the sizes are upper bounds, so they are counted first."""
     count = sum(n.data.__class__ is Pending for n in reachable((node,)))
-    if count > integer("pending_max"):
+    if count > of.pending_max:
         of.flush([node], "size limit")
     else:
         node.data.size = count
@@ -385,14 +387,24 @@ def operand(x: object, like: DType | None, where: str) -> Array | Node:
     if isinstance(x, (bool, np.bool_)):
         if like is not None and like is not bool_:
             raise DTypeError(f"array: {where}: a bool beside {like}, allowed numbers; x.astype(...) converts")
-        return apply(CONSTANT, (), (bool(x), "bool"), NO_FACTS)
+        return _constant(bool(x), "bool")
     if isinstance(x, (int, float, np.floating, np.integer)):
         if like is bool_:
             raise DTypeError(f"array: {where}: a number beside bool, got {x}, allowed bools; x.astype(dvm.float32) converts")
-        return apply(CONSTANT, (), (float(x), "float32"), NO_FACTS)
+        return _constant(float(x), "float32")
     if isinstance(x, (Dim, np.ndarray, list)):
         return asarray(x)
     raise TypeError(f"array: {where}: operand, got {type(x).__name__}, allowed arrays and numbers")
+
+
+def _constant(value: Number, dtype: str) -> Node:
+    """The node of a number; numbers that are used again and again are one node (but for the zeros, which are two)."""
+    node = _constants.get((value, dtype))
+    if node is None:
+        node = apply(CONSTANT, (), (value, dtype), NO_FACTS)
+        if value and len(_constants) < CONSTANTS_MAX:
+            _constants[value, dtype] = node
+    return node
 
 
 def _binary(name: str, x: object, y: object) -> Array:

@@ -26,5 +26,5 @@ def dump(called: Function, *args: object, **kwargs: object) -> str:
 def das(called: Function, *args: Array, **kwargs: object) -> str:
     """The program that a call with these arguments runs, as assembler text."""
     of, planned, tensors = planned_for(called, args, kwargs)
-    program = of.stream.program_bytes(planned.number, tensors)
+    program = of.program_bytes(planned, tensors)
     return disassemble(program) if program else "nothing to run\n"

@@ -9,7 +9,6 @@ it in one native call. Everything else goes the slow way, with the same result."
 
 from __future__ import annotations
 
-import inspect
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -44,7 +43,6 @@ class Function:
 
     def __init__(self, python: Callable[..., object]) -> None:
         self.python = python
-        self._signature = inspect.signature(python)
         self._entries: weakref.WeakKeyDictionary[Session, dict[tuple, Entry]] = weakref.WeakKeyDictionary()
         self._fast: weakref.WeakKeyDictionary[Session, object] = weakref.WeakKeyDictionary()
         self._single: dict[int, object] = {}  # id of a session -> its dispatcher, where one array comes back
@@ -90,7 +88,10 @@ class Function:
         entry = self._entry(of, tree, arrays, args, kwargs)
         if entry.planned is None:
             return _unflatten(entry.tree, iter(()))
+        number = entry.planned.number
         tensors = of.call(entry.planned, [a._tensor for a in arrays])
+        if entry.planned.number != number:  # cut smaller: the fast path has to know
+            self._shorten(of, entry, tuple([_row(a._tensor) for a in arrays]), args, kwargs)
         return _unflatten(entry.tree, iter([wrap(t, of) for t in tensors]))
 
     def _entry(self, of: Session, tree: object, arrays: list[Array], args: tuple, kwargs: dict[str, object]) -> Entry:
@@ -103,11 +104,21 @@ class Function:
         except TypeError as error:
             raise GraphError(f"function: {self._name}: static argument is not hashable: {error}, allowed arrays, numbers, strings, None") from error
         if entry is None:
+            if len(entries) >= of.plans_max:
+                self._forget(of)
             with of.planning() as made:
-                entry = entries[key] = self._trace(of, tree, rows)
+                entry = self._entries.setdefault(of, {})[key] = self._trace(of, tree, rows)
                 made += [entry.planned] if entry.planned else []
             self._shorten(of, entry, rows, args, kwargs)
         return entry
+
+    def _forget(self, of: Session) -> None:
+        """Too many signatures: all are given up, and traced again when they come again."""
+        for entry in self._entries.pop(of).values():
+            if entry.planned is not None:
+                of.stream.forget(entry.planned.number)
+        self._fast.pop(of, None)
+        self._single.pop(id(of), None)
 
     def _trace(self, of: Session, tree: object, rows: tuple) -> Entry:
         of.counters["traces"] += 1

@@ -14,10 +14,10 @@ import threading
 import time
 import weakref
 from collections import Counter, OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
@@ -25,7 +25,7 @@ from dvm_rt import dtypes, runtime
 from dvm_rt.config import integer
 from dvm_rt.errors import EncodeError, GraphError, InvalidBytecodeError, ShapeError
 from dvm_rt.fusion.fuser import Fused, fuse
-from dvm_rt.graph.graph import Graph, Node, apply, parameter, reachable
+from dvm_rt.graph.graph import Graph, Node, apply, parameter
 from dvm_rt.graph.operators import OPERATORS
 from dvm_rt.graph.symbols import Facts, symbol
 
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from dvm_rt._native import Stream, Tensor
     from dvm_rt.array.array import Array
 
+Result = TypeVar("Result")
 PARAMETER, CONSTANT = OPERATORS["parameter"], OPERATORS["constant"]
 VARIANTS_MAX = 4
 NODES_TRIED = (64, 16, 1)  # nodes of a kernel, where the encoder has met a limit; 1: one operator a kernel
@@ -61,7 +62,7 @@ class Planned:
 class Session:
     """Arrays of one runtime."""
 
-    __slots__ = ("runtime", "stream", "plans", "variants", "counters", "lock", "__weakref__")
+    __slots__ = ("runtime", "stream", "plans", "variants", "counters", "lock", "pending_max", "plans_max", "__weakref__")
 
     def __init__(self, of: runtime.Runtime) -> None:
         self.runtime = of
@@ -70,6 +71,7 @@ class Session:
         self.variants: dict[object, set[tuple]] = {}
         self.counters: Counter[str] = Counter()
         self.lock = threading.RLock()
+        self.pending_max, self.plans_max = integer("pending_max"), integer("plans_max")
 
     # ---- plans ----
 
@@ -93,9 +95,17 @@ class Session:
 
     def call(self, planned: Planned, tensors: list[Tensor]) -> tuple[Tensor, ...]:
         """Launches a plan. Raises ShapeError where the shapes do not fit it, and what the stream raises."""
+        return self._encoded(self.stream.call, planned, tensors)
+
+    def program_bytes(self, planned: Planned, tensors: list[Tensor]) -> bytes:
+        """The program that `call` runs; empty if there is nothing to run."""
+        return self._encoded(self.stream.program_bytes, planned, tensors)
+
+    def _encoded(self, act: Callable[[int, list[Tensor]], Result], planned: Planned, tensors: list[Tensor]) -> Result:
+        """Does it; where the encoder meets a limit, again with smaller kernels."""
         while True:
             try:
-                return self.stream.call(planned.number, tensors)
+                return act(planned.number, tensors)
             except (ShapeError, EncodeError, InvalidBytecodeError) as error:
                 planned.graph.symbol_values([t.shape for t in (*tensors, *planned.captured)])  # says more, where it can
                 if isinstance(error, ShapeError) or planned.kernels_small == len(NODES_TRIED) - 1:
@@ -117,13 +127,13 @@ class Session:
     def flush(self, nodes: list[Node], reason: str) -> None:
         """Computes what these nodes wait for, in one launch."""
         with self.lock:
-            order = reachable([n for n in nodes if n.data.__class__ is Pending])
+            order = _ordered([n for n in nodes if n.data.__class__ is Pending])
             pending = [n for n in order if n.data.__class__ is Pending]
             if not pending:
                 return
             self.counters[f"flush {reason}"] += 1
-            wanted = {id(n) for n in nodes}
-            outputs = [n for n in pending if id(n) in wanted or n.data.array() is not None]
+            wanted = set(nodes)
+            outputs = [n for n in pending if n in wanted or n.data.array() is not None]
             tensors = self._run(order, outputs)
             for node, tensor in zip(outputs, tensors, strict=True):
                 array = node.data.array()
@@ -137,8 +147,7 @@ class Session:
         key, numbers = _structure(order, outputs)
         lifted = self._lifts(key, numbers)
         if lifted:
-            constants = [n for n in order if n.operator is CONSTANT]
-            inputs += [self.stream.asarray(np.asarray(n.attributes[0], n.dtype.numpy)) for n in constants]
+            inputs += [self.stream.asarray(np.asarray(n.attributes[0], n.dtype.numpy)) for n in _constants(order)]
         symbolic = (key, None) if lifted else (key, numbers)
         planned = self.plans.get(symbolic, False)
         if planned is False:
@@ -168,7 +177,7 @@ class Session:
 
     def _keep(self, key: object, planned: Planned | None) -> Planned | None:
         self.plans[key] = planned
-        while len(self.plans) > integer("plans_max"):
+        while len(self.plans) > self.plans_max:
             _, old = self.plans.popitem(last=False)
             if old is not None:
                 self.stream.forget(old.number)
@@ -201,29 +210,50 @@ def leaf(tensor: Tensor) -> Node:
     return node
 
 
+def _ordered(roots: list[Node]) -> list[Node]:
+    """What the roots wait for, constants aside, each node after its inputs: an order that the structure alone decides."""
+    order: list[Node] = []
+    seen: set[Node] = set()
+    stack = roots[::-1]
+    while stack:
+        node = stack[-1]
+        waiting = [i for i in node.inputs if i not in seen and i.operator is not CONSTANT]
+        if waiting:
+            stack += waiting[::-1]
+            continue
+        stack.pop()
+        if node not in seen:
+            seen.add(node)
+            order.append(node)
+    return order
+
+
+def _constants(order: list[Node]) -> list[Node]:
+    """The numbers in a graph, one for each place where one is read."""
+    return [i for node in order for i in node.inputs if i.operator is CONSTANT]
+
+
 def _structure(order: list[Node], outputs: list[Node]) -> tuple[tuple, tuple]:
     """(what makes two lazy graphs the same but for sizes and numbers, the numbers)."""
-    number: dict[int, int] = {}
-    rows, numbers = [], []
-    for i, node in enumerate(order):
-        number[id(node)] = i
+    number: dict[Node, int] = {}
+    rows = []
+    for node in order:
+        number[node] = len(rows)
         if node.operator is PARAMETER:
             ones = 0
             for d, size in enumerate(node.shape):
                 ones |= (size == 1) << d
             rows.append((node.dtype.code, len(node.shape), ones))
-        elif node.operator is CONSTANT:
-            value = node.attributes[0]
-            numbers.append(float.hex(value) if value.__class__ is float else value)
-            rows.append(node.attributes[1])
         else:
-            rows.append((node.operator.name, tuple([number[id(n)] for n in node.inputs]), node.attributes))
-    return (tuple(rows), tuple([number[id(n)] for n in outputs])), tuple(numbers)
+            reads = tuple([i.dtype if i.operator is CONSTANT else number[i] for i in node.inputs])
+            rows.append((node.operator.name, reads, node.attributes))
+    numbers = tuple([float.hex(float(n.attributes[0])) for n in _constants(order)])
+    return (tuple(rows), tuple([number[n] for n in outputs])), numbers
 
 
 def _replayed(order: list[Node], outputs: list[Node], leaves: list[Node], symbolic: bool, lifted: bool) -> Graph:
-    """The graph of lazy nodes: over symbols, or for exactly these sizes."""
-    facts, new, parameters, count = Facts(), {}, [], 0
+    """The graph of lazy nodes: over symbols, or for exactly these sizes; numbers as constants, or as inputs at the end."""
+    facts, parameters, count = Facts(), [], 0
 
     def add_parameter(node: Node) -> Node:
         nonlocal count
@@ -234,17 +264,13 @@ def _replayed(order: list[Node], outputs: list[Node], leaves: list[Node], symbol
         parameters.append(parameter(len(parameters), tuple(shape), node.dtype))
         return parameters[-1]
 
-    for node in leaves:
-        new[id(node)] = add_parameter(node)
-    if lifted:
-        for node in order:
-            if node.operator is CONSTANT:
-                new[id(node)] = add_parameter(node)
+    new = {node: add_parameter(node) for node in leaves}
+    constants = iter([add_parameter(n) if lifted else n for n in _constants(order)])
     for node in order:
-        if id(node) not in new:
-            inputs = tuple([new[id(n)] for n in node.inputs])
-            new[id(node)] = apply(node.operator, inputs, node.attributes, facts)
-    return Graph.of(parameters, [new[id(n)] for n in outputs], facts)
+        if node not in new:
+            inputs = tuple([next(constants) if i.operator is CONSTANT else new[i] for i in node.inputs])
+            new[node] = apply(node.operator, inputs, node.attributes, facts)
+    return Graph.of(parameters, [new[n] for n in outputs], facts)
 
 
 # ---- the session of the current runtime ---------------------------------------------------------------------------

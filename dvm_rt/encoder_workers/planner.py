@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dvm_rt import wire
-from dvm_rt.fusion import fuse
+from dvm_rt.fusion.fuser import fuse
 from dvm_rt.graph.graph import Graph
 
 

@@ -8,14 +8,19 @@ and holds nothing durable: whatever it held when it died is given to another. It
 
 from __future__ import annotations
 
+import ctypes
 import os
+import signal
+import sys
 import time
 from typing import Protocol
 
-from dvm_rt import _native, config, wire
+from dvm_rt import _native, config, errors, wire
 from dvm_rt.errors import DvmError, ProtocolError
 from dvm_rt.transport import DealerSocket, PullSocket, PushSocket, make_context
 
+DISMISSED, REPLACED, REFUSED = 0, 1, 3  # exit codes of a pool's worker: over; start another; nobody takes us
+LEAVE_MS = 200  # for BYE to get out
 RING_FULL_S = 0.0005  # the device is behind: nothing is lost by waiting this long
 
 
@@ -69,8 +74,15 @@ class RemoteLink:
             message = wire.decode(frame, wire.FROM_SCHEDULER)
             if isinstance(message, wire.Welcome):
                 return
+            if isinstance(message, wire.Refused):
+                raise _error(message)
             raise ProtocolError(f"encoder: join: answer, got {message}, allowed WELCOME")
         raise ProtocolError(f"encoder: join: no scheduler, got silence, allowed {config.number('connect_s')} s")
+
+    def leave(self) -> None:
+        """The scheduler need not wait for our lease to end."""
+        self.answer(wire.Bye("stopped"))
+        self._socket.close(LEAVE_MS)
 
     def answer(self, message: wire.Message) -> None:
         self._socket.send(wire.encode(message))
@@ -87,11 +99,14 @@ class Worker:
     def __init__(self, link: Link, encoder: _native.Encoder) -> None:
         self._link, self._encoder = link, encoder
 
-    def serve(self) -> None:
+    def serve(self) -> str:
+        """Returns why it was told to leave."""
         while True:
             message = wire.decode(self._link.receive(), wire.FROM_SCHEDULER)
             if isinstance(message, wire.Bye):
-                return
+                return message.why
+            if isinstance(message, wire.Refused):
+                raise _error(message)
             self._handle(message)
 
     def _handle(self, message: wire.Message) -> None:
@@ -115,6 +130,12 @@ def _planned(message: wire.Graph) -> wire.Message:
         return wire.Refused(message.lease, message.graph, type(error).__name__, str(error)[:1000])
 
 
+def _error(message: wire.Refused) -> DvmError:
+    kind = getattr(errors, message.error, DvmError)
+    known = isinstance(kind, type) and issubclass(kind, DvmError)
+    return (kind if known else DvmError)(message.text)
+
+
 def hello(worker: int, incarnation: int) -> wire.Hello:
     host = os.uname().nodename[:64]
     return wire.Hello(wire.PROTOCOL_MAJOR, wire.PROTOCOL_MINOR, _native.TABLE_HASH, worker, incarnation, host)
@@ -129,8 +150,33 @@ def main(request: dict, fds: dict[str, int]) -> None:
     Worker(link, encoder).serve()
 
 
-def main_remote(endpoint: str) -> None:
-    """A worker of a pool: joins, serves until the scheduler says BYE."""
-    link = RemoteLink(endpoint)
-    link.join()
-    Worker(link, _native.Encoder()).serve()
+def main_remote(endpoint: str, pool: int) -> int:
+    """A worker of the pool with this process number: joins, serves until the scheduler says BYE or the pool SIGTERM.
+    Returns how it ended, as exit code."""
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: it dies with the pool
+    if os.getppid() != pool:
+        return REPLACED
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _stop)
+    os.nice(config.integer("worker_nice"))
+    try:
+        link = RemoteLink(endpoint)
+        try:
+            link.join()
+            why = Worker(link, _native.Encoder()).serve()
+        finally:
+            link.leave()
+    except DvmError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return REFUSED
+    except _Stopped:
+        return DISMISSED
+    return DISMISSED if why == wire.CLOSED else REPLACED
+
+
+class _Stopped(BaseException):
+    """SIGTERM: raised wherever the worker is, also inside a blocking receive."""
+
+
+def _stop(*_: object) -> None:
+    raise _Stopped

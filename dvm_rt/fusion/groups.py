@@ -151,6 +151,9 @@ class Grouping:
 
     legal: Legal
     uses: dict[Node, list[Use]]
+    counted: set[Node]  # members of kernels that got too many arguments when those that might join were not counted
+    stretched: dict[Node, set[int]]  # see _stretched
+    number: dict[Node, int]  # place in the order of the graph
     group_of: dict[Node, Group] = field(default_factory=dict)
     refused: list[Refusal] = field(default_factory=list)
 
@@ -166,9 +169,27 @@ class Grouping:
 
 
 def group(legal: Legal, fused: bool = True, nodes_max: int = NODES_MAX) -> Grouping:
-    """Cuts a legal graph into kernels; fused=False: one operator a kernel."""
-    grouping = Grouping(legal, _uses(legal))
-    computed = [n for n in legal.graph.nodes if n in grouping.uses and n.operator.lowering is not Lowering.JOIN]
+    """Cuts a legal graph into kernels; fused=False: one operator a kernel.
+
+    While a kernel grows, producers that may still join do not count as arguments. Where they did not join in the end, and
+    the kernel has too many arguments, its nodes are grouped again with everything counted from the start."""
+    uses, counted = _uses(legal), set[Node]()
+    while True:
+        grouping = _grouped(legal, uses, counted, fused, nodes_max)
+        large = {n for g in grouping.groups() if _too_large(grouping, g, nodes_max) for n in g.placed}
+        if large <= counted:
+            return grouping
+        counted |= large
+
+
+def _too_large(grouping: Grouping, made: Group, nodes_max: int) -> bool:
+    arguments, nodes = kernel_size(grouping, made, set(made.placed))
+    return arguments > ARGS_MAX or nodes > nodes_max
+
+
+def _grouped(legal: Legal, uses: dict[Node, list[Use]], counted: set[Node], fused: bool, nodes_max: int) -> Grouping:
+    grouping = Grouping(legal, uses, counted, _stretched(legal.graph.nodes), {n: i for i, n in enumerate(legal.graph.nodes)})
+    computed = [n for n in legal.graph.nodes if n in uses and n.operator.lowering is not Lowering.JOIN]
     for node in computed:
         if node.operator.lowering is Lowering.PRODUCT:
             _start_product(grouping, node, fused, nodes_max)
@@ -234,6 +255,7 @@ def _joined(grouping: Grouping, target: Group, node: Node, nodes_max: int) -> Gr
     if node not in grouping.legal.cheap:
         _check_no_repetition(trial, node, placement)
         _define_row(trial, node, placement)
+        _check_direction(grouping, trial, node, placement)
     trial.placed[node] = placement
     _check_order(grouping, target, node)
     check_limits(grouping, trial, nodes_max, set(trial.placed))
@@ -246,10 +268,36 @@ def _check_no_repetition(trial: Group, node: Node, placement: Placement) -> None
         raise Refused("it is smaller than the matmul's result: it would be computed again and again")
     if trial.product is not None and node is not trial.product and node.operator.lowering is not Lowering.ELEMENTWISE:
         raise Refused("only elementwise operators run in the tile of a matmul")
-    if len(missing) > 1 or (missing and trial.inner not in (None, missing[0])):
+    rows = trial.axes()[-1:] if node.operator.lowering is not Lowering.REDUCE or trial.inner is not None else missing[:1]
+    if len(missing) > 1 or (missing and missing != rows):
         raise Refused("its result is stretched over the domain: it would be computed again and again")
     if not _fills(trial, node, placement):
         raise Refused("only a part of it is needed")
+
+
+def _check_direction(grouping: Grouping, trial: Group, node: Node, placement: Placement) -> None:
+    """A norm along one axis is not torn apart for a reduction of its result along another one."""
+    stretched = grouping.stretched.get(node)
+    along = {i for i, index in enumerate(placement) if any(axis == trial.inner for axis, _ in index.terms)}
+    if trial.inner is not None and stretched and not along & stretched:
+        raise Refused("its own rows run along another axis")
+
+
+def _stretched(nodes: list[Node]) -> dict[Node, set[int]]:
+    """For each elementwise node that follows from a reduction: the axes along which that result is stretched."""
+    found: dict[Node, set[int]] = {}
+    for node in nodes:
+        if node.operator.lowering is Lowering.REDUCE:
+            found[node] = set()
+        if node.operator.lowering is not Lowering.ELEMENTWISE:
+            continue
+        for operand in node.inputs:
+            root, path = source(operand)
+            if root in found:
+                lead = len(node.shape) - len(operand.shape)
+                missing = {i for i, n in enumerate(node.shape) if not is_one(n) and (i < lead or is_one(operand.shape[i - lead]))}
+                found[node] = found.get(node, set()) | missing | (set() if path else {i + lead for i in found[root]})
+    return found
 
 
 def _fills(trial: Group, node: Node, placement: Placement) -> bool:
@@ -331,7 +379,8 @@ def check_limits(grouping: Grouping, trial: Group, nodes_max: int, members: set[
     homes = [id(grouping.legal.home[n].root) for n in members if _read_outside(grouping, n, members)]
     if len(set(homes)) < len(homes):
         raise Refused("both are written into parts of one join")
-    arguments, nodes = kernel_size(grouping, trial, members)
+    hopeful = trial.product is None and not members & grouping.counted
+    arguments, nodes = kernel_size(grouping, trial, members, hopeful)
     if arguments > ARGS_MAX:
         raise Refused(f"more than {ARGS_MAX} arguments")
     if nodes > nodes_max:
@@ -341,8 +390,8 @@ def check_limits(grouping: Grouping, trial: Group, nodes_max: int, members: set[
 _EXTRA_NODES = {"where": 3, "logical_not": 2, "astype": 2, "copy": 0}
 
 
-def kernel_size(grouping: Grouping, trial: Group, members: set[Node]) -> tuple[int, int]:
-    """(arguments, nodes) of the kernel with these members."""
+def kernel_size(grouping: Grouping, trial: Group, members: set[Node], hopeful: bool = False) -> tuple[int, int]:
+    """(arguments, nodes) of the kernel with these members; hopeful: as if all who still can join do so without any."""
     reads: set[tuple] = set()
     leaves: set[int] = set()
     outputs = nodes = 0
@@ -354,10 +403,14 @@ def kernel_size(grouping: Grouping, trial: Group, members: set[Node]) -> tuple[i
                 leaves.add(id(root))
             elif node.operator.lowering in (Lowering.PRODUCT, Lowering.GATHER):
                 reads.add((id(node), number))
-            elif root not in members:
+            elif root not in members and not (hopeful and _may_join(grouping, root)):
                 reads.add(argument_key(grouping.legal.access[operand], trial.needed(node, number)))
         outputs += _read_outside(grouping, node, members)
     return len(reads) + outputs, nodes + len(leaves) + len(reads) + outputs
+
+
+def _may_join(grouping: Grouping, root: Node) -> bool:
+    return root in grouping.uses and root not in grouping.group_of and root.operator.lowering in (Lowering.ELEMENTWISE, Lowering.REDUCE)
 
 
 def _read_outside(grouping: Grouping, node: Node, members: set[Node]) -> bool:
@@ -473,7 +526,7 @@ def _start_product(grouping: Grouping, product: Node, fused: bool, nodes_max: in
     """A matmul and the elementwise operators that end in one value of the same size."""
     chain = [product]
     if fused:
-        for length in range(len(candidates := _followers(grouping, product)), 0, -1):
+        for length in range(len(candidates := _followers(grouping, product, nodes_max)), 0, -1):
             members = {product, *candidates[:length]}
             if _exit(grouping, members) is not candidates[length - 1]:
                 continue
@@ -487,17 +540,17 @@ def _start_product(grouping: Grouping, product: Node, fused: bool, nodes_max: in
     grouping.group_of[product] = _product_group(grouping, product, chain[1:], nodes_max)
 
 
-def _followers(grouping: Grouping, product: Node) -> list[Node]:
-    """Elementwise nodes that follow from the product, in order, each of its size (or a view of that)."""
-    members: set[Node] = {product}
-    found: list[Node] = []
-    for node in grouping.legal.graph.nodes:
-        if node in grouping.group_of or node.operator.lowering is not Lowering.ELEMENTWISE:
-            continue
-        if any(source(i)[0] in members for i in node.inputs):
-            members.add(node)
-            found.append(node)
-    return found
+def _followers(grouping: Grouping, product: Node, count_max: int) -> list[Node]:
+    """Elementwise nodes that follow from the product, in order, and from nothing but elementwise nodes in between."""
+    found: dict[int, Node] = {}
+    stack = [product]
+    while stack:
+        for use in grouping.uses[stack.pop()]:
+            node, number = use.reader, grouping.number[use.reader]
+            if number not in found and node not in grouping.group_of and node.operator.lowering is Lowering.ELEMENTWISE:
+                found[number] = node
+                stack.append(node)
+    return [found[number] for number in sorted(found)[:count_max]]
 
 
 def _exit(grouping: Grouping, members: set[Node]) -> Node | None:

@@ -181,7 +181,7 @@ class _Copier:
     def private(self, node: Node) -> Node:
         """The value made anew for one reader, if that costs less than storing it: it then may be computed repeatedly."""
         root, path = source(node)
-        if not self.repeats or not is_computed(root) or _cost(root) > CHEAP_CYCLES or _reads(root) != 1:
+        if not self.repeats or not is_computed(root) or _cost(root, CHEAP_CYCLES) > CHEAP_CYCLES or _reads(root) != 1:
             return node
         made = self.root(Node(root.operator, tuple([self.private(i) for i in root.inputs]), root.attributes, root.shape, root.dtype))
         self.legal.cheap.add(made)
@@ -244,15 +244,18 @@ class _Copier:
         return [n for n, access in self.legal.access.items() if access.root is root and n is not root and is_view(n)]
 
 
-def _cost(node: Node) -> float:
-    """Modelled cycles of computing a value from what is stored; infinite where more than elementwise work is needed."""
+def _cost(node: Node, budget: float) -> float:
+    """Modelled cycles of computing a value from what is stored; infinite beyond the budget."""
     root, _ = source(node)
     if root.operator.lowering is Lowering.LEAF:
         return 0
     instruction = table.BY_NAME.get(root.operator.instructions) if isinstance(root.operator.instructions, str) else None
-    if root.operator.lowering is not Lowering.ELEMENTWISE or instruction is None:
+    if root.operator.lowering is not Lowering.ELEMENTWISE or instruction is None or instruction.cycles > budget:
         return inf
-    return instruction.cycles + sum(map(_cost, root.inputs))
+    total = instruction.cycles
+    for operand in root.inputs:
+        total += _cost(operand, budget - total)
+    return total
 
 
 def _reads(node: Node) -> int:

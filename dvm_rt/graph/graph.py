@@ -70,7 +70,7 @@ def apply(row: Operator, inputs: tuple[Node, ...], attributes: tuple, facts: Fac
     if not row.takes(len(inputs)):
         raise GraphError(f"graph: {name}: number of inputs, got {len(inputs)}, allowed {row.inputs}")
     dtype = row.dtype(name, tuple([n.dtype for n in inputs]), *attributes)
-    shape = row.shape(facts, f"graph: {name}", tuple([n.shape for n in inputs]), *attributes)
+    shape = row.shape(facts, row.where, tuple([n.shape for n in inputs]), *attributes)
     return Node(row, inputs, attributes, shape, dtype)
 
 
@@ -282,19 +282,21 @@ def decomposed(graph: Graph) -> Graph:
 
 
 def reachable(roots: Sequence[Node], stop: set[int] = frozenset()) -> list[Node]:
-    """All nodes that the roots need, each after its inputs; nothing beyond nodes whose id is in `stop`."""
+    """All nodes that the roots need, each after its inputs, in an order that the structure alone decides; nothing beyond
+    nodes whose id is in `stop`."""
     order: list[Node] = []
-    seen: set[int] = set()
-    stack = [(node, False) for node in reversed(roots)]
+    seen: set[Node] = set()
+    stack = list(reversed(roots))
     while stack:
-        node, entered = stack.pop()
-        if entered:
+        node = stack[-1]
+        waiting = [i for i in node.inputs if i not in seen] if id(node) not in stop else []
+        if waiting:
+            stack += reversed(waiting)
+            continue
+        stack.pop()
+        if node not in seen:
+            seen.add(node)
             order.append(node)
-        elif id(node) not in seen:
-            seen.add(id(node))
-            stack.append((node, True))
-            if id(node) not in stop:
-                stack.extend((i, False) for i in reversed(node.inputs) if id(i) not in seen)
     return order
 
 

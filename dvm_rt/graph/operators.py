@@ -51,6 +51,10 @@ class Operator:
     attributes: tuple[str, ...] = ()
     instructions: str | Callable[..., int] = ""
     compose: Callable[..., object] | None = None
+    where: str = ""  # how errors name it
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "where", f"graph: {self.name}")
 
     def takes(self, count: int) -> bool:
         """Whether it can have so many inputs."""

@@ -202,6 +202,7 @@ namespace {
 // The symbol values of a call, from any sequence of Python ints.
 struct Symbols {
   int64_t value[MAX_SYMBOLS];
+  size_t count = 0;
   Symbols(const Plan& plan, nb::handle sequence) {
     PyObject* fast = PySequence_Fast(sequence.ptr(), "encode: symbols: not a sequence");
     if (!fast) throw nb::python_error();
@@ -215,6 +216,12 @@ struct Symbols {
       value[i] = PyLong_AsLongLong(PySequence_Fast_GET_ITEM(fast, i));
       if (value[i] == -1 && PyErr_Occurred()) throw nb::python_error();
     }
+    count = n;
+  }
+  std::string text() const {
+    std::string all;
+    for (size_t i = 0; i < count; i++) all += (i ? ", " : "") + std::to_string(value[i]);
+    return "(" + all + ")";
   }
 };
 
@@ -231,13 +238,14 @@ class PyPlan {  // Plan in Python: loaded, with room to encode into
     const Symbols given(*plan_, symbols);
     const EncodeResult result = encode_once(given.value);
     if (result.error) {
-      raise_error("EncodeError", "encode: kernel " + std::to_string(result.kernel) + ": " + result.error);
+      const std::string where = result.error == EVALUATION ? "" : "kernel " + std::to_string(result.kernel) + ": ";
+      raise_error("EncodeError", "encode: " + where + result.error + ", got symbols " + given.text());
     }
     return nb::bytes(program_.data(), size_t(result.bytes));
   }
   nb::list evaluate(nb::handle symbols) {
     const Symbols given(*plan_, symbols);
-    if (!plan_->evaluate(given.value, values_.data())) raise_error("EncodeError", std::string("encode: ") + EVALUATION);
+    if (!plan_->evaluate(given.value, values_.data())) raise_error("EncodeError", std::string("encode: ") + EVALUATION + ", got symbols " + given.text());
     nb::list list;
     for (size_t i = 0; i < plan_->exprs().size(); i++) list.append(values_[i]);
     return list;
@@ -799,8 +807,9 @@ static void bind_stream_policy(nb::class_<Stream>& c) {
          s.fail_program(id, Error(known, message));
        }, nb::arg("program_id"), nb::arg("type"), nb::arg("message"), "Its launches, and all that is computed from them, give this error.")
       .def("retire", &events_of, "Takes commits and events into account; returns the events since the last call.")
-      .def("device_lost", [](Stream& s) { StreamLock l(s); s.device_lost(); },
-           "The device is dead and no other is started yet: everything that is not committed is pushed again for the next.")
+      .def("device_lost", [](Stream& s, bool encode_all) { StreamLock l(s); s.device_lost(encode_all); }, nb::arg("encode_all") = true,
+           "The device is dead and no other is started yet: everything that is not committed is pushed again for the next. "
+           "encode_all=False: but not the programs that workers were asked for and that no commit has shown to be there.")
       .def("wake_all", [](Stream& s) { StreamLock l(s); s.wake_all(); }, "Wakes everybody who waits, to look again.")
       .def("fail", [](Stream& s, const std::string& type, const std::string& message) {
          const char* known = failure_class(type);

@@ -121,7 +121,8 @@ constexpr Kernels kernels(std::integer_sequence<int, 0, ROWS...>) {
 }
 using Rows = std::make_integer_sequence<int, ROWS_MAX[0] + 1>;
 template <bool ROW_MAJOR>
-constexpr Kernels KERNELS[3] = {kernels<1, ROW_MAJOR>(Rows()), kernels<2, ROW_MAJOR>(Rows()), kernels<4, ROW_MAJOR>(Rows())};
+constexpr Kernels KERNELS[3] = {kernels<1, ROW_MAJOR>(Rows()), kernels<2, ROW_MAJOR>(Rows()),
+                                kernels<4, ROW_MAJOR>(Rows())};
 
 // ---- packing --------------------------------------------------------------------------------------------------------
 // One round of a transpose: blocks of S x S change places across the diagonal of blocks of 2S x 2S.
@@ -254,7 +255,8 @@ void finish(Context& context, const Product& p, int64_t row, int64_t rows, int64
 }
 
 // A block of rows (t.a, `rows`; C from `c`) by the columns [column, end).
-void block_of_strip(const Product& p, const Columns& from, Tile& t, float* c, int64_t rows, int64_t column, int64_t end) {
+void block_of_strip(const Product& p, const Columns& from, Tile& t, float* c, int64_t rows, int64_t column,
+                    int64_t end) {
   for (int shape = p.shape; column < end; column += UNIT << shape) {
     const bool edge = column >= from.edge_begin;
     const int64_t limit = edge ? end : smaller(end, from.edge_begin);
@@ -289,7 +291,8 @@ void strip(const Product& p, const Columns& from, Tile t, int64_t k0, int64_t ro
 }
 
 // Rows [row, row + m) by the columns of one group of panels, for the slice that `t` describes.
-void group_of_panels(Context& context, const Product& p, const Columns& from, const Tile& t, int64_t k0, int64_t row, int64_t m) {
+void group_of_panels(Context& context, const Product& p, const Columns& from, const Tile& t, int64_t k0, int64_t row,
+                     int64_t m) {
   const bool finished = p.words && k0 + t.k == p.k;
   const int64_t step = finished ? smaller(m, EPILOGUE_ROWS) : m;
   const float* const b = reinterpret_cast<const float*>(p.base[1]) + k0 * p.b_step;

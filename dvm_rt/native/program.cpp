@@ -62,9 +62,9 @@ std::unique_ptr<VerifiedProgram> VerifiedProgram::load(const uint8_t* bytes, siz
   program->zero_workspace_ = facts.zero_workspace, program->streams_ = facts.streams;
   const ProgramHead& head = program->head();
   program->sections_.reserve(head.section_count);
-  program->outers_.resize(facts.outer_rows);
+  program->outers_.reset(new Outer[facts.outer_rows]);
   const uint8_t* at = program->bytes_.data() + sizeof(ProgramHead) + head.arg_count * sizeof(ProgramArg);
-  Outer* outer = program->outers_.data();
+  Outer* outer = program->outers_.get();
   for (int i = 0; i < head.section_count; i++) {
     SectionView section = section_at(at);
     at += section.head->bytes;

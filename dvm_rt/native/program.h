@@ -10,7 +10,7 @@ namespace dvm {
 inline bool is_write(uint8_t mode) { return mode & WRITE; }
 
 // How an outer dimension of a vector section is stepped; worked out when a program is loaded.
-struct alignas(64) Outer {
+struct Outer {
   int64_t gain[MAX_OPERANDS];  // what operand addresses gain, the way back of the dimensions below included
   int64_t count;
 };
@@ -56,7 +56,7 @@ class VerifiedProgram {
   VerifiedProgram() = default;
   std::vector<uint8_t> bytes_;
   std::vector<SectionView> sections_;  // into bytes_ and outers_
-  std::vector<Outer> outers_;
+  std::unique_ptr<Outer[]> outers_;
   bool zero_workspace_ = false, streams_ = false;
 };
 

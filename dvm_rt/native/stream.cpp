@@ -870,7 +870,7 @@ uint64_t Stream::prefetch(uint32_t number, std::span<const int64_t> symbols) {
 }
 
 // The device is dead and its successor is not there yet: nobody else is at the client's ring or at the device's words.
-void Stream::device_lost() {
+void Stream::device_lost(bool encode_all) {
   if (inline_mode_ || closed_) return;
   uint64_t begin = now_ns();
   retire();
@@ -885,8 +885,10 @@ void Stream::device_lost() {
     if (instance->state == ProgramState::READY) instance->state = ProgramState::ABSENT;
     instance->failure_pushed = false;
   }
-  for (uint64_t seq = pushed_ + 1; seq <= launched_; ++seq)
-    if (!provide(*entry(seq).instance, true)) break;
+  for (uint64_t seq = pushed_ + 1; seq <= launched_; ++seq) {
+    Instance& instance = *entry(seq).instance;
+    if (!provide(instance, encode_all || instance.state != ProgramState::ENCODING)) break;
+  }
   flush();
   wake_all();  // a wake-up may have died with the device
   trace_.add(TraceKind::RECOVERY, begin, now_ns(), retired_, launched_ - retired_);

@@ -146,7 +146,7 @@ class Stream {
   bool deliver(uint64_t id, std::span<const uint8_t> program);     // false: no room now, or not wanted any more
   std::optional<ProgramState> program_state(uint64_t id) const;
   uint64_t prefetch(uint32_t plan, std::span<const int64_t> symbols);  // its program, before any launch wants it
-  void device_lost();
+  void device_lost(bool encode_all = true);  // false: programs that workers have in hand stay with them
   void wake_all();
   void fail_program(uint64_t id, Error error);  // its launches, committed or not yet, give this
   // Somebody should take the outbox: it has grown to `outbox_limit`, or (true) a thread is about to wait. Called without the

@@ -83,14 +83,14 @@ class Verifier {
 
  private:
   // ---- errors: each check returns false after it has written down why ----
-  bool refuse(VerifyCode code, Place place, int64_t number, int64_t got = 0, int64_t allowed = 0) {
+  [[gnu::cold, gnu::noinline]] bool refuse(VerifyCode code, Place place, int64_t number, int64_t got = 0, int64_t allowed = 0) {
     error_ = {code, place, uint16_t(section_number_), uint32_t(number), got, allowed};
     return false;
   }
-  bool refuse_operand(VerifyCode code, int i, int64_t got = 0, int64_t allowed = 0) {
+  [[gnu::cold, gnu::noinline]] bool refuse_operand(VerifyCode code, int i, int64_t got = 0, int64_t allowed = 0) {
     return refuse(code, Place::OPERAND, i, got, allowed);
   }
-  bool refuse_word(VerifyCode code, int64_t got = 0, int64_t allowed = 0) {
+  [[gnu::cold, gnu::noinline]] bool refuse_word(VerifyCode code, int64_t got = 0, int64_t allowed = 0) {
     return refuse(code, Place::WORD, at_, got, allowed);
   }
 
@@ -378,10 +378,11 @@ class Verifier {
     in_pass_ = epilogue, has_acc_ = false, row_began_ = false;
     slots_ = rows_set_ = gathered_ = 0;
     accumulated_ = pending_ = 0;
-    for (at_ = 0; at_ < s.word_count; at_++)
-      if (!word(section_.words[at_])) return false;
+    for (int i = 0, n = s.word_count; i < n; i++) {
+      at_ = i;
+      if (!word(section_.words[i])) return false;
+    }
     const uint16_t last = section_.words[s.word_count - 1].op;
-    at_ = s.word_count - 1;
     return last == (epilogue ? OP_end : OP_end_row) || refuse_word(VerifyCode::NESTING, last, epilogue ? OP_end : OP_end_row);
   }
 
@@ -389,11 +390,11 @@ class Verifier {
     if (w.op >= OP_COUNT) return refuse_word(VerifyCode::OPCODE, w.op, OP_COUNT - 1);
     const OpInfo& op = OPS[w.op];
     if (op.a == Field::EMPTY && w.a) return refuse_word(VerifyCode::RESERVED, w.a, 0);
-    if (op.k == Field::EMPTY && w.k) return refuse_word(VerifyCode::RESERVED, w.k, 0);
     if (op.a == Field::OPERAND && !operand_number(w.a)) return false;
+    if (op.k == Field::EMPTY && w.k) return refuse_word(VerifyCode::RESERVED, w.k, 0);
     if (op.k == Field::SLOT && w.k >= MAX_SLOTS) return refuse_word(VerifyCode::SLOT, w.k, MAX_SLOTS - 1);
     if (op.k == Field::ROW && w.k >= MAX_ROW_SCALARS) return refuse_word(VerifyCode::ROW_SCALAR, w.k, MAX_ROW_SCALARS - 1);
-    if (op.row != ROW_gather) row_began_ = true;
+    row_began_ |= op.row != ROW_gather;
     switch (op.group) {
       case Group::BINARY: return (op.row == ROW_mov || needs_acc()) && source(op.form, w) && sets_acc();
       case Group::UNARY: return needs_acc();

@@ -123,10 +123,11 @@ class ZygoteReady:
 
 @dataclass(frozen=True, slots=True)
 class Inspected:
-    """What the kernel says of a process: `running` (on a CPU or waiting for one), CPU seconds used so far."""
+    """What the kernel says of a process: "running" (on a CPU or waiting for one), "sleeping", "stopped" or "gone", and the CPU
+    seconds that it has used so far."""
 
     process: Process
-    running: bool
+    what: str
     cpu_s: float
 
 

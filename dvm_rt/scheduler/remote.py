@@ -8,6 +8,7 @@ safe, not that it means the right thing. Everything here runs on the loop's thre
 from __future__ import annotations
 
 import os
+from collections import deque
 
 from dvm_rt import _native, config, wire
 from dvm_rt.errors import BackpressureTimeout, DvmError, ProtocolError, WorkerLostError
@@ -26,6 +27,7 @@ class RemoteWorkers:
         self._session = os.urandom(16)
         self._numbers: dict[bytes, int] = {}
         self._peers: dict[int, bytes] = {}
+        self._left: deque[bytes] = deque(maxlen=config.integer("remote_workers_max"))
         self._joined = self._seen = 0
         self._recheck_every = config.integer("recheck_every")
 
@@ -46,6 +48,8 @@ class RemoteWorkers:
             self._join(peer, message)
             return
         worker = self._numbers.get(peer)
+        if worker is None and peer in self._left:
+            return  # sent before it read that it was dropped
         if worker is None:
             raise ProtocolError(f"scheduler: remote worker: first message, got {type(message).__name__}, allowed Hello")
         if isinstance(message, wire.Programs):
@@ -110,6 +114,7 @@ class RemoteWorkers:
         if peer is None:
             return
         del self._numbers[peer]
+        self._left.append(peer)
         try:
             self._socket.send(peer, wire.encode(wire.Bye(why[:256])))
         except WorkerLostError:
@@ -117,5 +122,5 @@ class RemoteWorkers:
 
     def close(self) -> None:
         for worker in list(self._peers):
-            self.drop(worker, "the runtime is closed")
+            self.drop(worker, wire.CLOSED)
         self._socket.close()

@@ -338,7 +338,7 @@ class Shell:
 
     def _inspect(self, c: e.InspectProcess) -> None:
         seat = self.seats.get(c.process)
-        self._events.append(e.Inspected(c.process, *_kernel_says(seat.child.pid) if seat else (False, 0.0)))
+        self._events.append(e.Inspected(c.process, *_kernel_says(seat.child.pid) if seat else ("gone", 0.0)))
 
     def died(self, process: e.Process, incarnation: int) -> None:
         """Its pidfd is readable. Counters first: they are final now, and say what it was doing."""
@@ -353,7 +353,7 @@ class Shell:
             self.tell(self.counters(), e.ProcessDied(process, incarnation))
 
     def _replay(self, _: e.ReplayDevice) -> None:
-        self.stream.device_lost()
+        self.stream.device_lost(encode_all=False)  # what workers have in hand is leased, and may be poison
 
     def _ring_bells(self, _: e.RingBells) -> None:
         self.stream.wake_all()
@@ -392,14 +392,15 @@ def _wait_for(pidfd: int, timeout_s: float) -> bool:
     return bool(select.select([pidfd], [], [], timeout_s)[0])
 
 
-def _kernel_says(pid: int) -> tuple[bool, float]:
-    """Whether it runs (or waits for a CPU, or for a disk), and the CPU seconds that it has used."""
+def _kernel_says(pid: int) -> tuple[str, float]:
+    """What a process does (waiting for a disk counts as running), and the CPU seconds that it has used."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
-            fields = file.read().rpartition(b") ")[2].split()
-        return fields[0] in (b"R", b"D"), time.clock_gettime((~pid << 3) | 2)  # the process's CPU-time clock
+            letter = file.read().rpartition(b") ")[2][:1]
+        what = {b"R": "running", b"D": "running", b"T": "stopped", b"t": "stopped", b"Z": "gone"}.get(letter, "sleeping")
+        return what, time.clock_gettime((~pid << 3) | 2)  # the process's own CPU-time clock
     except OSError:
-        return False, 0.0
+        return "gone", 0.0
 
 
 _DO: dict[type, Callable[[Shell, e.Command], None]] = {

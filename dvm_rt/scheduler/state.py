@@ -6,7 +6,8 @@ Owns which worker gets which batch, who is late and to blame, what is sent again
   certain. Local counters end leases; no acknowledgement travels.
 - The lease clock runs only while launches are outstanding and nothing is committed. A process's word about itself counts
   only if another's counter confirms it: "I miss a program" blames a worker only if that worker's own count says that it
-  owes that program; and after a worker was replaced in vain, the device goes next.
+  owes that program and the kernel does not say that the device is stopped; and when more workers were replaced in vain than
+  one bad instance explains, the device goes.
 - A worker that dies over an instance that it had begun makes the instance a suspect: it is sent alone from then on.
   `solo_deaths_max` deaths over it make it poison, and its launches fail. A suspect is never encoded in the caller, who
   would die of it too; everything else can be, since the caller knows all plans: what was lost with a device is.
@@ -17,7 +18,6 @@ Instances: waiting -> encoding -> ready -> running -> done, or failed (`book.py`
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from dvm_rt import config
@@ -65,11 +65,11 @@ class Watch:
     def computes(self) -> bool:
         """It used at least half of the time that it could have had."""
         spent, elapsed = self.latest.cpu_s - self.first_cpu_s, self.latest_at - self.first_at
-        return self.latest.running and elapsed > 0 and spent >= elapsed / 2
+        return self.latest.what == "running" and elapsed > 0 and spent >= elapsed / 2
 
     def starves(self) -> bool:
         """It would run, but other processes have the CPUs."""
-        return self.latest.running and not self.computes()
+        return self.latest.what == "running" and not self.computes()
 
     def is_evidence(self, since: float, enough_s: float) -> bool:
         """About this delay, and looked at for long enough."""
@@ -96,8 +96,8 @@ class SchedulerState:
         self.counters = e.Counters(0, 0, 0, False, ((0, 0),) * workers)
         self.progress_at = 0.0  # last commit, or the last moment with nothing to commit
         self.device_moved_at = 0.0  # the device could go on since then
-        self.marks = {e.DEVICE: -1, e.ZYGOTE: -1}  # `done` when they last died
-        self.blamed: e.Process | None = None  # since the last commit
+        self.marks = {e.DEVICE: 0, e.ZYGOTE: 0}  # `done` when they last died
+        self.blames = 0  # of workers, since the last commit
         self.watches: dict[e.Process, Watch] = {}
         self.unhealthy = ""
         self.opened = self.closing = False
@@ -108,7 +108,7 @@ class SchedulerState:
         """What to do about `event`, in this order. `now`: seconds of a clock that never goes back."""
         if self.closing or self.unhealthy:
             return []
-        out = _HANDLERS[type(event)](self, event, now)
+        out = getattr(self, _HANDLERS[type(event)])(event, now)
         if not (self.closing or self.unhealthy):
             out += self._ship(now)
             out += self._ship_graphs(now)
@@ -195,8 +195,6 @@ class SchedulerState:
         before, self.counters = self.counters, event
         if event.done != before.done:
             self._progress(now)
-            for lease in self.book.finish(event.done):
-                self._note(now, f"done, lease {lease.number}", tuple(i.program for i in lease.instances))
         if before.done >= before.launched or event.done >= event.launched:
             self.progress_at = now  # nothing was outstanding until now
         for number, (received, encoded) in enumerate(event.workers):
@@ -204,10 +202,12 @@ class SchedulerState:
             if worker.up:
                 worker.begun = received - worker.born_received
                 self._answered(worker, encoded, now)
+        for lease in self.book.finish(event.done):
+            self._note(now, f"done, lease {lease.number}", tuple(i.program for i in lease.instances))
         return []
 
     def _progress(self, now: float) -> None:
-        self.progress_at, self.blamed = now, None
+        self.progress_at, self.blames = now, 0
 
     def _answered(self, worker: Worker, encoded: int, now: float) -> None:
         if encoded <= worker.encoded:
@@ -236,8 +236,8 @@ class SchedulerState:
 
     def _suspect(self) -> e.Process | None:
         """Who owes the next commit; None: nobody that is there."""
-        if self.blamed and self.blamed.role == "encoder":
-            return e.DEVICE
+        if self.blames > 1 + self.limits.solo_deaths_max:
+            return e.DEVICE  # more workers than a poison instance explains
         missing = self.book.live.get(self.counters.waiting_program)
         if missing is None or self.book.is_answered(missing):
             return e.DEVICE
@@ -257,8 +257,14 @@ class SchedulerState:
             return []
         watch = self.watches.get(suspect)
         if watch and watch.is_evidence(since, self.limits.lease_s / 3) and late > self._patience(suspect, watch):
-            return self._blame(suspect, f"owes an answer for {late:.3f} s", now)
-        return [e.InspectProcess(suspect)]
+            return self._blame(self._or_stopped_device(suspect), f"owes an answer for {late:.3f} s", now)
+        return [e.InspectProcess(p) for p in {suspect: 0, e.DEVICE: 0}]
+
+    def _or_stopped_device(self, suspect: e.Process) -> e.Process:
+        """A stopped device cannot take its word back that it misses a program."""
+        watch = self.watches.get(e.DEVICE)
+        stopped = watch is not None and watch.latest.what == "stopped" and self.seats.seats[e.DEVICE].up
+        return e.DEVICE if stopped and watch.latest_at >= self._since(e.DEVICE) else suspect
 
     def _since(self, suspect: e.Process) -> float:
         if suspect == e.DEVICE:
@@ -268,14 +274,14 @@ class SchedulerState:
 
     def _patience(self, suspect: e.Process, watch: Watch) -> float:
         plans = suspect.role == "encoder" and self.book.workers[suspect.index].graph is not None
-        if plans and watch.latest.running:
+        if plans and watch.latest.what == "running":
             return self.limits.graph_lease_s
         if suspect == e.DEVICE and watch.computes():
             return max(self.limits.device_lease_s, self.limits.lease_s)
         return self.limits.lease_s * (self.limits.starved_leases if watch.starves() else 1)
 
     def _blame(self, process: e.Process, why: str, now: float) -> list[e.Command]:
-        self.blamed, self.progress_at = process, now
+        self.blames, self.progress_at = (self.blames + 1 if process.role == "encoder" else 0), now
         self._note(now, f"blamed {process}: {why}", ())
         out = self._graph_too_slow(self.book.workers[process.index]) if process.role == "encoder" else []
         if process not in self.seats.seats:
@@ -305,7 +311,7 @@ class SchedulerState:
         progress = progress or any(isinstance(c, e.FailProgram) for c in out)  # poison was found: an answer too
         self.unhealthy = self.seats.died(process, now, progress)
         if self.unhealthy:
-            return [*out, e.FailRuntime(self.unhealthy), e.RingBells()]
+            return [*out, e.FailRuntime(self.unhealthy)]
         if process in self.marks:
             self.marks[process] = self.counters.done
         if process == e.DEVICE:
@@ -545,22 +551,22 @@ class SchedulerState:
                 hold(holder is not None and holder.graph == graph, "graph {} is held by nobody", graph)
 
 
-_HANDLERS: dict[type, Callable[..., list[e.Command]]] = {
-    e.PlanKnown: SchedulerState._plan_known,
-    e.InstancesArrived: SchedulerState._arrived,
-    e.Counters: SchedulerState._counted,
-    e.Waited: SchedulerState._waited,
-    e.Tick: SchedulerState._tick,
-    e.WorkerReady: SchedulerState._ready,
-    e.RemoteJoined: SchedulerState._joined,
-    e.RemoteLeft: SchedulerState._left,
-    e.ProgramsReceived: SchedulerState._received,
-    e.ProgramRefused: SchedulerState._refused,
-    e.ProcessDied: SchedulerState._died,
-    e.ZygoteReady: SchedulerState._zygote_ready,
-    e.Inspected: SchedulerState._inspected,
-    e.GraphWanted: SchedulerState._graph_wanted,
-    e.GraphAnswered: SchedulerState._graph_answered,
-    e.Opening: SchedulerState._open,
-    e.Closing: SchedulerState._close,
+_HANDLERS: dict[type, str] = {
+    e.PlanKnown: "_plan_known",
+    e.InstancesArrived: "_arrived",
+    e.Counters: "_counted",
+    e.Waited: "_waited",
+    e.Tick: "_tick",
+    e.WorkerReady: "_ready",
+    e.RemoteJoined: "_joined",
+    e.RemoteLeft: "_left",
+    e.ProgramsReceived: "_received",
+    e.ProgramRefused: "_refused",
+    e.ProcessDied: "_died",
+    e.ZygoteReady: "_zygote_ready",
+    e.Inspected: "_inspected",
+    e.GraphWanted: "_graph_wanted",
+    e.GraphAnswered: "_graph_answered",
+    e.Opening: "_open",
+    e.Closing: "_close",
 }

@@ -169,7 +169,7 @@ def test_aeval() -> None:
 
 
 def test_a_long_graph_is_cut(counts, monkeypatch) -> None:
-    monkeypatch.setenv("DVM_RT_PENDING_MAX", "50")
+    monkeypatch.setattr(sessions.session(), "pending_max", 50)
     x = dvm.asarray(fresh(3)) * 0
     y = x
     for _ in range(120):
@@ -179,7 +179,7 @@ def test_a_long_graph_is_cut(counts, monkeypatch) -> None:
 
 
 def test_shared_nodes_do_not_make_a_graph_look_long(counts, monkeypatch) -> None:
-    monkeypatch.setenv("DVM_RT_PENDING_MAX", "50")
+    monkeypatch.setattr(sessions.session(), "pending_max", 50)
     y = dvm.asarray(fresh(3))
     for _ in range(20):
         y = (y + y) * 0.5
@@ -244,7 +244,7 @@ def test_a_broadcast_that_only_some_sizes_have() -> None:
 
 
 def test_plans_are_forgotten_beyond_the_limit(monkeypatch) -> None:
-    monkeypatch.setenv("DVM_RT_PLANS_MAX", "3")
+    monkeypatch.setattr(sessions.session(), "plans_max", 3)
     x = dvm.asarray(fresh(3))
     for name in ("exp", "tanh", "erf", "abs", "floor", "ceil"):
         np.asarray(getattr(dvm, name)(x))

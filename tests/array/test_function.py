@@ -308,6 +308,34 @@ def test_a_symbolic_size_outside_of_its_function() -> None:
         dvm.asarray(kept[0])
 
 
+def deep(x):
+    """More values alive at once than a strip machine has slots: v0 .. v27, then v0 * v27 + v1 * v26 + ..."""
+    values = [x]
+    for _ in range(27):
+        values.append(dvm.tanh(values[-1]))
+    return sum((values[i] * values[27 - i] for i in range(1, 14)), values[0] * values[27])
+
+
+def test_a_kernel_beyond_the_machine_is_cut_smaller(counts) -> None:
+    f, a = dvm.function(deep), fresh(300)
+    got = [np.asarray(f(dvm.asarray(a))) for _ in range(3)]
+    assert counts["plans_cut_smaller"] == 1 and "cut smaller" in dvm.explain(f, dvm.asarray(a))
+    values = [a.astype(np.float64)]
+    for _ in range(27):
+        values.append(np.tanh(values[-1]))
+    np.testing.assert_allclose(got[0], sum(values[i] * values[27 - i] for i in range(14)), 1e-4, 1e-4)
+    assert got[0].tobytes() == got[1].tobytes() == got[2].tobytes() == np.asarray(deep(dvm.asarray(a))).tobytes()
+
+
+def test_signatures_are_bounded(monkeypatch) -> None:
+    session = dvm.array.session.session()
+    monkeypatch.setattr(session, "plans_max", 3)
+    f, a = dvm.function(lambda x, n: x * n), fresh(4)
+    for n in range(8):
+        np.testing.assert_array_equal(np.asarray(f(dvm.asarray(a), n)), a * F32(n))
+    assert len(f._entries[session]) <= 3
+
+
 def test_planning_is_the_clients_time_and_a_span_of_the_trace(tmp_path):
     import json
 

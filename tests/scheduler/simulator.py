@@ -328,7 +328,8 @@ class World:
         life = self.lives[c.process]
         busy = life.spinning or life.busy_until > self.now
         cpu_s = self.now if busy else life.cpu_s
-        self.at(0.0, lambda: self._tell(e.Inspected(c.process, life.alive and busy and not life.stopped, cpu_s)))
+        what = "gone" if not life.alive else "stopped" if life.stopped else "running" if busy else "sleeping"
+        self.at(0.0, lambda: self._tell(e.Inspected(c.process, what, cpu_s)))
 
     def _do_ReplayDevice(self, _: e.ReplayDevice) -> None:
         if self.lives[e.DEVICE].alive:

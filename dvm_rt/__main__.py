@@ -1,0 +1,78 @@
+"""The command line, `dvm-rt`: one function a command, each importing what it needs."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dvm_rt.errors import DvmError
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+
+
+@app.command()
+def pool(
+    connect: Annotated[str, typer.Option(help="where the scheduler listens: ipc:///path or tcp://127.0.0.1:port")],
+    encoders: Annotated[int, typer.Option(min=1, max=64, help="worker processes")] = 1,
+) -> None:
+    """Start encoder workers for a listening runtime, and watch them. Waits for the scheduler; SIGTERM ends it."""
+    from dvm_rt.encoder_workers.pool import Pool
+    from dvm_rt.transport import check_endpoint
+
+    Pool(check_endpoint(connect), encoders, lambda line: print(line, flush=True)).run()
+
+
+@app.command()
+def isa() -> None:
+    """Print the manual of the instruction set."""
+    from dvm_rt.isa.manual import manual
+
+    print(manual())
+
+
+@app.command()
+def das(file: Annotated[Path, typer.Argument(help="the bytes of one program")]) -> None:
+    """Print the listing of a program."""
+    from dvm_rt.isa.assembler import disassemble
+
+    print(disassemble(file.read_bytes()))
+
+
+@app.command()
+def trace(
+    file: Annotated[Path, typer.Argument(help="what Runtime.trace() wrote")],
+    gaps: Annotated[int, typer.Option(min=0, max=100, help="longest idle stretches to list, per track")] = 3,
+) -> None:
+    """Summarise a trace: spans and time per track, idle time, the longest gaps."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from dvm_rt.trace import summarise
+
+    table = Table(title=str(file), title_justify="left")
+    for column in ("track", "span", "count", "total ms", "mean us"):
+        table.add_column(column, justify="left" if column in ("track", "span") else "right")
+    for track in summarise(file, gaps):
+        for kind, count in track.spans.items():
+            busy_us = track.busy_us[kind]
+            table.add_row(track.name, kind, str(count), f"{busy_us / 1e3:.2f}", f"{busy_us / count:.2f}")
+        longest = ", ".join(f"{length:.0f} us at {start / 1e3:.2f} ms" for length, start in track.gaps)
+        table.add_row(track.name, f"(idle; longest: {longest})" if longest else "(idle)", "", f"{track.idle_us / 1e3:.2f}", "")
+        table.add_section()
+    Console().print(table)
+
+
+def main() -> None:
+    """Runs a command; what the package finds wrong is one line on stderr and exit code 1."""
+    try:
+        app()
+    except (DvmError, OSError) as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,221 @@
+// Operands and dimensions of a section: byte strides, and dimensions merged where all strides agree.
+//
+// Owns what of a kernel depends on dimensions alone. Knows nothing of nodes and words. Part of encode.cpp.
+#pragma once
+#include <algorithm>
+#include <bit>
+#include "plan.h"
+#include "program.h"
+#include "verify.h"
+
+namespace dvm::encoding {
+
+constexpr double FAR_BYTES = 2 << 20;  // working sets beyond this are taken to be outside L2
+
+constexpr uint64_t bit(int i) { return uint64_t{1} << i; }
+inline int lowest(uint64_t mask) { return std::countr_zero(mask); }
+
+struct Mask {  // iterates over the set bits, lowest first
+  uint64_t bits;
+  struct Iterator {
+    uint64_t bits;
+    int operator*() const { return lowest(bits); }
+    Iterator& operator++() { bits &= bits - 1; return *this; }
+    bool operator!=(const Iterator& other) const { return bits != other.bits; }
+  };
+  Iterator begin() const { return {bits}; }
+  Iterator end() const { return {0}; }
+};
+
+// The program under construction.
+struct Program {
+  const Plan& plan;
+  const int64_t* values;
+  uint8_t* bytes;
+  size_t capacity, at;
+  const int64_t* slot_offset;
+  int sections = 0;
+  uint64_t fuel = 0, scratch_bytes = 0;
+  const char* error = nullptr;
+
+  int64_t value(uint16_t expr) const { return expr == NONE ? 0 : values[expr]; }
+};
+
+// A section in the making, as far as its operands and dimensions go.
+struct Domain {
+  Program& program;
+  const PlanKernel& kernel;
+  Section* head = nullptr;
+  Operand* operands = nullptr;
+  int operand_count = 0, word_limit = 0;
+  uint64_t used = 0;       // arguments of the kernel that become operands
+  uint8_t operand_of[16];  // argument of the kernel -> operand
+  int64_t dims[MAX_RANK];
+  int rank = 0;
+
+  Domain(Program& p, const PlanKernel& k) : program(p), kernel(k) {}
+
+  void fail(const char* what) {
+    if (!program.error) program.error = what;
+  }
+  bool failed() const { return program.error != nullptr; }
+
+  bool read_dims() {
+    double elements = 1;
+    rank = kernel.rank;
+    for (int d = 0; d < rank; d++) {
+      dims[d] = program.values[kernel.dims[d]];
+      if (dims[d] < 0) return fail("a dimension is negative"), false;
+      elements *= double(dims[d]);
+    }
+    return elements <= double(DIMENSION_MAX) || (fail("more than 2^40 elements"), false);
+  }
+  bool any_empty(int from) const {
+    return std::any_of(dims + from, dims + rank, [](int64_t n) { return n == 0; });
+  }
+
+  bool begin_section() {
+    const size_t room = program.capacity - program.at, fixed = sizeof(Section) + MAX_OPERANDS * sizeof(Operand);
+    if (room < fixed + 2 * sizeof(Word)) return fail("the program is longer than the room for it"), false;
+    head = reinterpret_cast<Section*>(program.bytes + program.at);
+    operands = reinterpret_cast<Operand*>(head + 1);
+    word_limit = int(std::min<size_t>(MAX_WORDS, (room - fixed) / sizeof(Word)));
+    return true;
+  }
+
+  void add_operands() {
+    for (int arg : Mask{used}) operand_of[arg] = uint8_t(operand_count++);
+    for (int arg : Mask{used}) add_operand(program.plan.args()[kernel.first_arg + arg], operands[operand_of[arg]]);
+  }
+  void add_operand(const PlanArg& arg, Operand& o) {
+    const int64_t size = DTYPE_BYTES[arg.dtype];
+    const PlanBuffer& buffer = program.plan.buffers()[arg.buffer];
+    bool overflow = __builtin_mul_overflow(program.value(arg.offset), size, &o.base);
+    o.arg = program.plan.argument_of_buffer()[arg.buffer];
+    if (o.arg == WORKSPACE) overflow |= __builtin_add_overflow(o.base, program.slot_offset[buffer.index], &o.base);
+    o.dtype = arg.dtype, o.mode = arg.mode, o.reserved = 0;
+    o.index = arg.mode & GATHER ? operand_of[arg.index] : uint16_t(NONE);
+    o.limit = arg.mode & GATHER ? program.value(arg.limit) : 0;
+    overflow |= __builtin_mul_overflow(program.value(arg.depth), size, &o.depth);
+    for (int d = 0; d < rank; d++) overflow |= __builtin_mul_overflow(program.value(arg.strides[d]), size, &o.stride[d]);
+    for (int d = rank; d < MAX_RANK; d++) o.stride[d] = 0;
+    if (overflow) fail("a stride or an offset is beyond 64 bits");
+  }
+
+  // Can dimension d be walked as a continuation of dimension `inner`?
+  bool continues(int inner, int d) const {
+    for (int i = 0; i < operand_count; i++) {
+      const int64_t* stride = operands[i].stride;
+      if (uint64_t(stride[d]) != uint64_t(stride[inner]) * uint64_t(dims[inner])) return false;
+    }
+    return true;
+  }
+  void push(int d, int m) {  // dimension d becomes dimension m <= d
+    if (m == d) return;
+    dims[m] = dims[d];
+    for (int i = 0; i < operand_count; i++) operands[i].stride[m] = operands[i].stride[d];
+  }
+  void set_rank(int m) {
+    for (int i = 0; i < operand_count; i++) {
+      for (int d = m; d < rank; d++) operands[i].stride[d] = 0;
+    }
+    rank = m;
+  }
+
+  // Fewer and longer dimensions. The row stays what it is where it means something: reductions, gathers.
+  void collapse(bool keep_row, bool empty_row) {
+    int m = 0;
+    for (int d = 0; d < rank; d++) {
+      if (dims[d] == 1 && !(d == 0 && keep_row)) continue;
+      if (m > (keep_row ? 1 : 0) && continues(m - 1, d)) dims[m - 1] *= dims[d];
+      else push(d, m++);
+    }
+    if (m == 0) dims[0] = 1, m = 1;
+    set_rank(m);
+    if (dims[0] == 1 && !empty_row) unit_row();
+  }
+  // In a row of one element the inner stride says nothing: let every operand be contiguous (but a gather's index).
+  void unit_row() {
+    uint32_t indices = 0;
+    for (int i = 0; i < operand_count; i++) {
+      if (operands[i].mode & GATHER) indices |= 1u << operands[i].index;
+    }
+    for (int i = 0; i < operand_count; i++) {
+      if (!(indices >> i & 1)) operands[i].stride[0] = DTYPE_BYTES[operands[i].dtype];
+    }
+  }
+
+  // The inner stride of every operand from `first` on: 0, 4 bytes or another.
+  uint32_t forms(int first) const {
+    uint32_t all = 0;
+    for (int i = first; i < operand_count; i++) {
+      const int64_t stride = operands[i].stride[0];
+      all |= uint32_t(stride == 0 ? 0 : stride == 4 ? 1 : 2) << 2 * i;
+    }
+    return all;
+  }
+  // Does the kernel touch more than L2 holds?
+  bool is_far() const {
+    double bytes = 0;
+    for (int i = 0; i < operand_count; i++) {
+      double size = DTYPE_BYTES[operands[i].dtype];
+      for (int d = 0; d < rank; d++) size *= operands[i].stride[d] ? double(dims[d]) : 1.0;
+      bytes += size;
+    }
+    return bytes > FAR_BYTES;
+  }
+
+  int64_t row_buffer_bytes() const { return (dims[0] * 4 + ARENA_ALIGN - 1) / ARENA_ALIGN * ARENA_ALIGN; }
+  void add_row_buffer() {
+    Operand& o = operands[operand_count++];
+    o = {uint16_t(SCRATCH), uint8_t(DType::FLOAT32), READ | WRITE, uint16_t(NONE), 0, int64_t(head->scratch_bytes), 0, 0, {4}};
+    head->scratch_bytes += uint64_t(row_buffer_bytes());
+  }
+
+  // ---- matrices ---------------------------------------------------------------------------------------------------
+
+  // Batches join the rows where B is the same for all of them. dims[1] is one that B does not step along.
+  void merge_matrix_dims() {
+    const Operand& right = operands[1];
+    if (right.stride[1] != 0) return fail("matrix B steps with the rows of the product");
+    int m = 1;
+    for (int d = 1; d < rank; d++) {
+      if (dims[d] == 1) continue;
+      if (m == 1 && right.stride[d] != 0) add_unit_rows(), m = 2;
+      if (m > 1 && continues(m - 1, d)) dims[m - 1] *= dims[d];
+      else push(d, m++);
+    }
+    if (m == 1) add_unit_rows(), m = 2;
+    set_rank(std::max(m, 2));
+  }
+  void add_unit_rows() {
+    dims[1] = 1;
+    for (int i = 0; i < operand_count; i++) operands[i].stride[1] = 0;
+  }
+  // Strides along dimensions of one element say nothing: make them what the matmul wants.
+  void unit_matrices(int64_t depth) {
+    Operand &left = operands[0], &right = operands[1], &product = operands[2];
+    const bool packed = right.mode & PACKED;
+    if (dims[0] == 1) {
+      left.stride[0] = 0, product.stride[0] = 4;
+      for (int i = 3; i < operand_count; i++) {
+        if (operands[i].mode & WRITE) operands[i].stride[0] = DTYPE_BYTES[operands[i].dtype];
+      }
+      if (!packed && right.depth != 4) right.stride[0] = 4;
+    }
+    if (dims[1] == 1 && left.depth != 4) left.stride[1] = 4;
+    if (depth == 1) {
+      if (left.stride[1] != 4) left.depth = 4;
+      if (!packed && right.stride[0] != 4) right.depth = 4;
+    }
+    if (packed) right.stride[0] = right.depth = 0;
+    if (left.stride[0] != 0) return fail("matrix A steps with the columns of the product");
+    if (left.stride[1] != 4 && left.depth != 4) return fail("matrix A is contiguous in neither of its dimensions");
+    if (!packed && right.stride[0] != 4 && right.depth != 4) {
+      return fail("matrix B is contiguous in neither of its dimensions");
+    }
+    if (product.stride[0] != 4) return fail("the rows of the product are not contiguous");
+  }
+};
+
+}  // namespace dvm::encoding

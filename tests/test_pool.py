@@ -1,0 +1,209 @@
+"""Remote workers: real pools, kills among them, and peers that do not keep the protocol."""
+
+import os
+import random as randoms
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from dvm_rt import _native, wire
+from dvm_rt.errors import AuthError
+from dvm_rt.runtime import Runtime
+from dvm_rt.transport import DealerSocket, make_context
+from tests.native.streams import axpy, random
+from tests.test_runtime import ROOT, expected, wait_until, work  # noqa: F401
+
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
+
+
+def start_pool(endpoint: str, encoders: int = 1, **variables: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-P", "-m", "dvm_rt", "pool", "--connect", endpoint, "--encoders", str(encoders)]
+    return subprocess.Popen(
+        command, env=ENVIRONMENT | variables, cwd="/", stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def workers_of(pool: subprocess.Popen[str]) -> list[int]:
+    return [int(p) for p in Path(f"/proc/{pool.pid}/task/{pool.pid}/children").read_text().split()]
+
+
+@pytest.fixture
+def endpoint(tmp_path) -> str:
+    return f"ipc://{tmp_path}/scheduler"
+
+
+def joined(rt: Runtime, count: int) -> None:
+    wait_until(lambda: rt.stats()["remote_workers"] == count, f"{count} remote workers")
+
+
+@pytest.mark.parametrize("where", ["ipc", "tcp"])
+def test_a_pool_encodes_everything(expected, endpoint, where):  # noqa: F811
+    with Runtime(encoders=0, encode="workers", listen=endpoint if where == "ipc" else "tcp://127.0.0.1:0") as rt:
+        pool = start_pool(rt.endpoint, 2)
+        joined(rt, 2)
+        assert work(rt, 600) == expected
+        stats = rt.stats()
+        pids = workers_of(pool)
+    assert stats["encodes"]["caller"] == 0 and stats["deaths"] == 0 and stats["protocol_errors"] == 0
+    assert pool.wait(10) == 0  # the scheduler has closed
+    assert "closed" in pool.stdout.read()
+    assert not [p for p in pids if Path(f"/proc/{p}").exists()]
+
+
+def test_workers_of_a_pool_may_die(expected, endpoint):  # noqa: F811
+    with Runtime(encoders=1, encode="workers", listen=endpoint) as rt:
+        pool = start_pool(rt.endpoint, 2)
+        joined(rt, 2)
+        digests, over = [], threading.Event()
+
+        def kill():
+            rng = randoms.Random(1)
+            for _ in range(4):
+                os.kill(rng.choice(workers_of(pool)), signal.SIGKILL)
+                over.wait(0.1)
+                wait_until(lambda: len(workers_of(pool)) == 2, "the pool starts another")
+            over.set()
+
+        killer = threading.Thread(target=kill)
+        killer.start()
+        while not over.is_set():
+            digests.append(work(rt, 600))
+        killer.join()
+        assert set(digests) == {expected}
+    assert pool.wait(10) == 0
+
+
+def test_a_pool_waits_for_its_scheduler_and_ends_on_sigterm(endpoint):
+    pool = start_pool(endpoint)
+    wait_until(lambda: len(workers_of(pool)) == 1, "the worker")
+    with Runtime(encoders=0, listen=endpoint) as rt:
+        joined(rt, 1)
+        pids = workers_of(pool)
+        pool.send_signal(signal.SIGTERM)
+        assert pool.wait(10) == 0
+        joined(rt, 0)
+    assert not [p for p in pids if Path(f"/proc/{p}").exists()]
+
+
+def test_a_pool_gives_up_without_a_scheduler(endpoint):
+    pool = start_pool(endpoint, DVM_RT_CONNECT_S="0.2")
+    assert pool.wait(20) == 1
+    assert "no scheduler" in pool.stdout.read()
+
+
+def test_a_pool_whose_workers_die_at_once_gives_up(endpoint):
+    pool = start_pool(endpoint, DVM_RT_MESSAGE_BYTES_MAX="1")  # out of range: no worker gets past its first socket
+    assert pool.wait(30) == 1
+    assert "PoolUnhealthyError" in pool.stdout.read()
+
+
+def test_workers_die_with_a_killed_pool(endpoint):
+    with Runtime(encoders=0, listen=endpoint) as rt:
+        pool = start_pool(rt.endpoint, 2)
+        joined(rt, 2)
+        pids = workers_of(pool)
+        pool.kill()
+        pool.wait()
+        wait_until(lambda: not [p for p in pids if Path(f"/proc/{p}").exists()], "the workers go")
+
+
+def test_a_second_runtime_may_not_bind_the_same_endpoint(endpoint):
+    with Runtime(encoders=0, listen=endpoint), pytest.raises(AuthError, match="already bound"):
+        Runtime(encoders=0, listen=endpoint)
+    with Runtime(encoders=0, listen=endpoint):
+        pass
+
+
+# ---- peers that do not keep the protocol ------------------------------------------------------------------------------
+class Peer:
+    """A worker under the test's control."""
+
+    def __init__(self, rt: Runtime) -> None:
+        self.socket = DealerSocket(make_context(), rt.endpoint)
+
+    def send(self, message: wire.Message) -> None:
+        self.socket.send(wire.encode(message))
+
+    def join(self) -> None:
+        self.send(wire.Hello(wire.PROTOCOL_MAJOR, 0, _native.TABLE_HASH, 0, 0, "test"))
+        assert isinstance(self.next(), wire.Welcome)
+
+    def next(self) -> wire.Message:
+        frame = self.socket.receive_within(10.0)
+        assert frame is not None
+        return wire.decode(frame, wire.FROM_SCHEDULER)
+
+    def batch(self) -> tuple[_native.Encoder, wire.Instances]:
+        encoder = _native.Encoder()
+        while not isinstance(message := self.next(), wire.Instances):
+            encoder.add_plan(message.plan, message.body)
+        return encoder, message
+
+
+@pytest.mark.parametrize(
+    ("hello", "error"),
+    [
+        (wire.Hello(wire.PROTOCOL_MAJOR + 1, 0, _native.TABLE_HASH, 0, 0, ""), "VersionMismatchError"),
+        (wire.Hello(wire.PROTOCOL_MAJOR, 0, _native.TABLE_HASH ^ 1, 0, 0, ""), "VersionMismatchError"),
+        (wire.Counts(1, 2, 3), "ProtocolError"),
+    ],
+)
+def test_strangers_are_told_why_they_are_refused(endpoint, hello, error):
+    with Runtime(encoders=0, listen=endpoint) as rt:
+        peer = Peer(rt)
+        peer.send(hello)
+        refused = peer.next()
+        assert isinstance(refused, wire.Refused) and refused.error == error
+        assert rt.stats()["remote_workers"] == 0
+
+
+def garbage(encoder: _native.Encoder, batch: wire.Instances, how: str, peer: Peer) -> None:
+    """Answers a batch in a way that must not be believed."""
+    _, programs = encoder.encode_programs(batch.body)
+    ids = [program for program, _ in programs]
+    if how == "noise":
+        peer.socket.send(os.urandom(200))
+    elif how == "another lease":
+        peer.send(wire.Programs(batch.lease + 1, 1, wire.pack_programs(programs[:1])))
+    elif how == "another's program":
+        peer.send(wire.Programs(batch.lease, 1, wire.pack_programs([(ids[0] + 1000, programs[0][1])])))
+    elif how == "a flipped bit":
+        broken = bytearray(programs[0][1])
+        broken[len(broken) // 2] ^= 4
+        peer.send(wire.Programs(batch.lease, 1, wire.pack_programs([(ids[0], bytes(broken))])))
+    elif how == "valid, but of other dimensions":
+        other = bytearray(batch.body)
+        other[16] ^= 1
+        _, wrong = encoder.encode_programs(bytes(other))
+        peer.send(wire.Programs(batch.lease, 1, wire.pack_programs([(ids[0], wrong[0][1])])))
+    elif how == "a huge count":
+        peer.send(wire.Programs(batch.lease, 2**32 - 1, b""))
+    elif how == "bye":
+        peer.send(wire.Bye("enough"))
+
+
+@pytest.mark.parametrize(
+    "how",
+    ["noise", "another lease", "another's program", "a flipped bit", "valid, but of other dimensions", "a huge count", "bye", "silence"],
+)
+def test_a_lying_worker_costs_time_only(endpoint, how, monkeypatch):
+    monkeypatch.setenv("DVM_RT_RECHECK_EVERY", "1")
+    with Runtime(encoders=0, encode="workers", listen=endpoint) as rt:
+        liar = Peer(rt)
+        liar.join()
+        joined(rt, 1)
+        plan = rt.stream.register(axpy())
+        x = rt.stream.asarray(random(4, 6))
+        out = []
+        caller = threading.Thread(target=lambda: out.append(rt.stream.read(rt.stream.call(plan, [x, x])[0])))
+        caller.start()
+        garbage(*liar.batch(), how, liar)
+        joined(rt, 0)
+        caller.join()
+        assert (out[0] == random(4, 6) * 3).all()
+        stats = rt.stats()
+        assert stats["deaths"] == 1 and stats["encodes"]["caller"] == 1  # nobody else is there
