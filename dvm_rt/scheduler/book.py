@@ -217,7 +217,7 @@ class Book:
 
     def wait_again(self, instances: list[Instance]) -> None:
         """In front of what never left, in stream order: the device needs the oldest first."""
-        for instance in sorted(instances, key=lambda i: (i.begin, i.seq), reverse=True):
+        for instance in reversed(sorted(instances, key=lambda i: (i.begin, i.seq))):
             self._release(instance)
             (self.suspects if instance.suspect else self.waiting).appendleft(instance)
 

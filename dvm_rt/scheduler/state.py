@@ -236,7 +236,7 @@ class SchedulerState:
 
     def _suspect(self) -> e.Process | None:
         """Who owes the next commit; None: nobody that is there."""
-        if self.blames > 1 + self.limits.solo_deaths_max:
+        if self.blames >= 1 + self.limits.solo_deaths_max:
             return e.DEVICE  # more workers than a poison instance explains
         missing = self.book.live.get(self.counters.waiting_program)
         if missing is None or self.book.is_answered(missing):
