@@ -23,7 +23,7 @@ import numpy as np
 
 from dvm_rt import dtypes, runtime
 from dvm_rt.config import integer
-from dvm_rt.errors import EncodeError, GraphError, InvalidBytecodeError, ShapeError
+from dvm_rt.errors import ClosedError, EncodeError, GraphError, InvalidBytecodeError, ShapeError
 from dvm_rt.fusion.fuser import Fused, fuse
 from dvm_rt.graph.graph import Graph, Node, apply, parameter
 from dvm_rt.graph.operators import OPERATORS
@@ -62,16 +62,24 @@ class Planned:
 class Session:
     """Arrays of one runtime."""
 
-    __slots__ = ("runtime", "stream", "plans", "variants", "counters", "lock", "pending_max", "plans_max", "__weakref__")
+    __slots__ = ("_runtime", "stream", "plans", "variants", "counters", "lock", "pending_max", "plans_max", "__weakref__")
 
     def __init__(self, of: runtime.Runtime) -> None:
-        self.runtime = of
+        self._runtime = weakref.ref(of)  # a runtime keeps its session, not the other way round
         self.stream: Stream = of.stream
         self.plans: OrderedDict[object, Planned | None] = OrderedDict()
         self.variants: dict[object, set[tuple]] = {}
         self.counters: Counter[str] = Counter()
         self.lock = threading.RLock()
         self.pending_max, self.plans_max = integer("pending_max"), integer("plans_max")
+
+    @property
+    def runtime(self) -> runtime.Runtime:
+        """The runtime, as long as somebody holds it."""
+        of = self._runtime()
+        if of is None:
+            raise ClosedError("array: runtime: gone, got an array of it, allowed arrays of runtimes that are still there")
+        return of
 
     # ---- plans ----
 
@@ -276,18 +284,20 @@ def _replayed(order: list[Node], outputs: list[Node], leaves: list[Node], symbol
 # ---- the session of the current runtime ---------------------------------------------------------------------------
 
 _sessions: weakref.WeakKeyDictionary[runtime.Runtime, Session] = weakref.WeakKeyDictionary()
-_last: tuple[object, Session | None] = (None, None)
+_last: weakref.ref[Session] | None = None
 
 
 def session() -> Session:
     """The session of the current runtime; without one, an inline runtime is made."""
     global _last
     of = runtime.current()
-    if _last[0] is not of:
-        if of not in _sessions:
-            _sessions[of] = Session(of)
-        _last = (of, _sessions[of])
-    return _last[1]
+    last = _last() if _last is not None else None
+    if last is None or last._runtime() is not of:
+        last = _sessions.get(of)
+        if last is None:
+            last = _sessions[of] = Session(of)
+        _last = weakref.ref(last)
+    return last
 
 
 def stats() -> dict[str, object]:
