@@ -778,6 +778,19 @@ static void bind_stream_policy(nb::class_<Stream>& c) {
          { StreamLock l(s); out = s.take_outbox(limit); }
          return bytes_of(out);
        }, nb::arg("limit"), "Instances that a worker should encode: InstanceHead and symbols, one after another.")
+      .def("take_outbox_batch", [](Stream& s, size_t limit) {
+         std::vector<uint8_t> out;
+         { StreamLock l(s); out = s.take_outbox(limit); }
+         std::vector<InstanceHead> heads;
+         for (size_t at = 0; at < out.size(); at += sizeof(InstanceHead) + 8 * heads.back().symbols)
+           memcpy(&heads.emplace_back(), out.data() + at, sizeof(InstanceHead));
+         nb::object programs = adopt(PyTuple_New(Py_ssize_t(heads.size()))), plans = adopt(PyTuple_New(Py_ssize_t(heads.size())));
+         for (size_t i = 0; i < heads.size(); ++i) {
+           PyTuple_SET_ITEM(programs.ptr(), i, PyLong_FromUnsignedLongLong(heads[i].program));
+           PyTuple_SET_ITEM(plans.ptr(), i, PyLong_FromUnsignedLong(heads[i].plan));
+         }
+         return nb::make_tuple(bytes_of(out), programs, plans);
+       }, nb::arg("limit"), "The same, with the program and the plan of each: (bytes, programs, plans).")
       .def("instances", [](Stream& s, const Ids& ids) {
          std::vector<uint8_t> out;
          { StreamLock l(s); out = s.instance_bytes(ids); }
