@@ -257,3 +257,10 @@ def test_names_are_there_and_loaded_lazily() -> None:
     with pytest.raises(AttributeError, match="nothing_of_this_name"):
         dvm.nothing_of_this_name  # noqa: B018
     assert dvm.bool is dvm.bool_ and GraphError.__mro__[1].__name__ == "DvmError"
+
+
+def test_a_symbolic_size_meets_zero() -> None:
+    x = dvm.asarray(fresh(4, 0))
+    assert np.asarray((x + 1).reshape(0, 7)).shape == (0, 7)
+    empty = dvm.zeros((0, 2))
+    assert np.asarray(dvm.function(lambda a: dvm.concat([a, empty], axis=1))(dvm.asarray(fresh(0, 3)))).shape == (0, 5)
