@@ -821,6 +821,16 @@ static void bind_stream_policy(nb::class_<Stream>& c) {
          s.fail(Error(known, message));
        }, nb::arg("type"), nb::arg("message"), "Whoever waits or calls from now on gets this error.")
       .def("arm", &Stream::arm, nb::arg("seq"), "Has the eventfd written when `seq` is done. True: it is done already.")
+      .def("counters", [](Stream& s) {
+         const Control& control = s.control();
+         nb::list workers;
+         const uint64_t launched = s.launched();  // before `done`: never less
+         for (int i = 0; i < s.options().workers; ++i)
+           workers.append(nb::make_tuple(control.worker(i, WORKER_RECEIVED).load(), control.worker(i, WORKER_ENCODED).load()));
+         const uint64_t done = control.get(CONTROL_DONE);
+         return nb::make_tuple(std::min(done, launched), launched, control.get(CONTROL_WAITING_PROGRAM),
+                               control.get(CONTROL_DEVICE_CPU) != NEVER, nb::tuple(workers));
+       }, "(done, launched, program that the device misses or 0, device is in its loop, ((received, encoded) of each worker)).")
       .def("control", [](Stream& s, int word) {
          if (s.options().inline_mode || word < 0 || word >= CONTROL_BYTES / 8) throw nb::index_error("stream: control: no such word");
          return s.control().get(word);

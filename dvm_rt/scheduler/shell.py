@@ -14,11 +14,10 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from dvm_rt import _native, config, errors, wire
-from dvm_rt.isa import layout
 from dvm_rt.scheduler import events as e
 from dvm_rt.scheduler.policy import Costs, Situation, modelled_encode_us, who_encodes
 from dvm_rt.scheduler.state import Limits, SchedulerState
@@ -26,8 +25,8 @@ from dvm_rt.session import SessionDirectory
 from dvm_rt.transport import PushSocket, make_context
 from dvm_rt.zygote import Child, Zygote
 
-_NEVER = (1 << 64) - 1
-_WORDS = tuple(layout.CONTROL_WORD[n] for n in ("done", "waiting_program", "device_cpu"))
+if TYPE_CHECKING:
+    from concurrent.futures import Future
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,11 +148,7 @@ class Shell:
         self.tell(e.PlanKnown(plan, modelled_encode_us(self.plans[plan])))
 
     def counters(self) -> e.Counters:
-        word = self.stream.control
-        launched = self.stream.launched
-        done, waiting, cpu = (word(w) for w in _WORDS)
-        counts = tuple((word(r), word(n)) for r, n in _worker_words(self.shared.workers))
-        return e.Counters(done, launched, waiting, cpu != _NEVER, counts)
+        return e.Counters(*self.stream.counters())
 
     def tick(self) -> bool:
         """What time alone brings: late batches, leases, events of the device. True: there is something to watch."""
@@ -206,6 +201,8 @@ class Shell:
     # ---- graphs --------------------------------------------------------------------------------------------------
     def want_graph(self, body: bytes) -> Future[bytes]:
         """The plan of this graph, made by a worker."""
+        from concurrent.futures import Future
+
         with self.lock:
             self.last_graph += 1
             future: Future[bytes] = Future()
@@ -380,10 +377,6 @@ class Shell:
             for pipe in self.pipes.values():
                 pipe.close()
             self.context.destroy(linger=0)
-
-
-def _worker_words(workers: int) -> list[tuple[int, int]]:
-    return [(layout.worker_word(i, "received"), layout.worker_word(i, "encoded")) for i in range(workers)]
 
 
 def _wait_for(pidfd: int, timeout_s: float) -> bool:
