@@ -173,19 +173,6 @@ std::optional<ProgramState> Stream::program_state(uint64_t id) const {
   return instance ? std::optional(instance->state) : std::nullopt;
 }
 
-uint64_t Stream::prefetch(uint32_t number, std::span<const int64_t> symbols) {
-  PlanState& plan = plan_state(number);
-  if (!plan.plan || symbols.size() != plan.plan->symbols().size())
-    throw Error("ShapeError", say("stream: prefetch: symbols of plan ", number, ", got ", symbols.size(),
-        ", allowed ", plan.plan ? plan.plan->symbols().size() : 0));
-  uint64_t hash = hash_of(symbols);
-  Instance* instance = find(plan, symbols, hash);
-  if (!instance && !evaluate(plan, symbols)) throw no_sizes(plan, symbols);
-  if (!instance) instance = &make_instance(plan, symbols, hash);
-  if (!inline_mode_ && !instance->empty) provide(*instance, false), control_.wake_device();
-  return instance->id;
-}
-
 // The device is dead and its successor is not there yet: nobody else is at the client's ring or at the device's words.
 void Stream::device_lost(bool encode_all) {
   if (inline_mode_ || closed_) return;

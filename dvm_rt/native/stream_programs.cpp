@@ -393,4 +393,17 @@ Instance& Stream::instance_for(PlanState& state, std::span<const Tensor* const> 
   return make_instance(state, {symbols, count}, hash);
 }
 
+uint64_t Stream::prefetch(uint32_t number, std::span<const int64_t> symbols) {
+  PlanState& plan = plan_state(number);
+  if (!plan.plan || symbols.size() != plan.plan->symbols().size())
+    throw Error("ShapeError", say("stream: prefetch: symbols of plan ", number, ", got ", symbols.size(),
+        ", allowed ", plan.plan ? plan.plan->symbols().size() : 0));
+  uint64_t hash = hash_of(symbols);
+  Instance* instance = find(plan, symbols, hash);
+  if (!instance && !evaluate(plan, symbols)) throw no_sizes(plan, symbols);
+  if (!instance) instance = &make_instance(plan, symbols, hash);
+  if (!inline_mode_ && !instance->empty) provide(*instance, false), control_.wake_device();
+  return instance->id;
+}
+
 }  // namespace dvm
