@@ -64,6 +64,7 @@ class World:
         self.shell = WorldShell(self, shared)
         self.kills = 0
         self.values: list[tuple[object, np.ndarray]] = []
+        self.inputs: list[object] = []  # the host may only write where no launch reads: given up, they would be waited for
         self.plans = [self.stream.register(p) for p in PLANS]
 
     # ---- the system ----------------------------------------------------------------------------------------------
@@ -96,6 +97,7 @@ class World:
         n, m = self.rng.randint(1, 9), self.rng.randint(1, 40)
         seed = self.rng.randrange(3)
         x, array = self.stream.asarray(random(n, m, seed=seed)), random(n, m, seed=seed)
+        self.inputs.append(x)
         if self.rng.random() < 0.5:
             self.values.append((self.stream.call(self.plans[0], [x, x])[0], array * np.float32(0.5) + array))
         else:
