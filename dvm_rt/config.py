@@ -57,7 +57,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("graph_deaths_max", 5, "deaths", "of workers that were planning a graph: it is given up", (1, 100)),
     Setting("refusals_max", 3, "programs", "of one local worker that the verifier refuses: it is replaced", (1, 1 << 16)),
     Setting("deaths_max", 5, "deaths", "of one process in a row without progress: the pool is unhealthy", (1, 1000)),
-    Setting("restarts_max", 300, "restarts", "of all processes within restart_window_s", (1, 1 << 16)),
+    Setting("restarts_max", 1000, "restarts", "of all processes within restart_window_s", (1, 1 << 16)),
     Setting("restart_window_s", 10.0, "s", "over which restarts are counted", (0.1, 3600.0)),
     # ---- memory ----
     Setting("arena_bytes_max", 8 << 30, "bytes", "of tensors, packed weights included", (1 << 16, 1 << 46)),

@@ -108,10 +108,12 @@ class ProgramRefused:
 
 @dataclass(frozen=True, slots=True)
 class ProcessDied:
-    """The pidfd of this incarnation is readable: it is gone for certain. A start that failed counts as a death."""
+    """The pidfd of this incarnation is readable: it is gone for certain. A start that failed counts as a death. `killed`: by
+    SIGKILL, ours or somebody else's; it did not end by itself."""
 
     process: Process
     incarnation: int
+    killed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,7 +43,7 @@ class Limits:
     graph_deaths_max: int = 5
     refusals_max: int = 3
     deaths_max: int = 5
-    restarts_max: int = 300
+    restarts_max: int = 1000
     restart_window_s: float = 10.0
     story_length: int = 4096
 
@@ -296,7 +296,8 @@ class SchedulerState:
         self.deaths += 1
         self.progress_at = now
         self._note(now, f"{process} died in life {event.incarnation}", ())
-        progress = self._had_progress(process)
+        from_outside = event.killed and not self.seats.seats[process].condemned
+        progress = from_outside or self._had_progress(process)
         out = self._bury(self.book.workers[process.index], now) if process.role == "encoder" else []
         progress = progress or any(isinstance(c, e.FailProgram) for c in out)  # poison was found: an answer too
         self.unhealthy = self.seats.died(process, now, progress)
