@@ -43,7 +43,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("graph_credits", 64, "graphs", "waiting or being planned; the next request is refused", (1, 1 << 16)),
     # ---- patience ----
     Setting("lease_s", 0.25, "s", "without a commit until whoever owes one is replaced", (0.05, 3600.0)),
-    Setting("remote_lease_s", 1.0, "s", "the same for a remote worker, whose kernel cannot be asked", (0.05, 3600.0)),
+    Setting("remote_lease_s", 5.0, "s", "the same for a remote worker, whose kernel cannot be asked", (0.05, 3600.0)),
     Setting("device_lease_s", 60.0, "s", "the same for a device that the kernel says is computing", (0.05, 86400.0)),
     Setting("graph_lease_s", 30.0, "s", "for a worker to plan one graph", (0.05, 86400.0)),
     Setting("starved_leases", 8, "leases", "granted to a process that the kernel does not let run", (1, 1000)),

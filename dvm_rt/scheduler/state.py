@@ -35,7 +35,7 @@ class Limits:
     worker_credits: int = 1024
     graph_credits: int = 64
     lease_s: float = 0.25
-    remote_lease_s: float = 1.0
+    remote_lease_s: float = 5.0
     device_lease_s: float = 60.0
     graph_lease_s: float = 30.0
     starved_leases: int = 8
