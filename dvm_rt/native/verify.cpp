@@ -210,7 +210,7 @@ class Verifier {
     if (x.depth && !gathers && (!has_depth || packed)) return refuse_operand(VerifyCode::RESERVED, i, x.depth, 0);
     if (packed) {
       const bool may = i == 1 && (kind_ == SectionKind::MATMUL ? (x.mode & (READ | WRITE)) == READ
-                                                                  : kind_ == SectionKind::PACK && x.mode & WRITE);
+                                                                  : kind_ == SectionKind::PACK && x.mode & WRITE && x.mode & PACKED);
       if (!may || x.dtype != FLOAT32 || x.stride[0] || x.stride[1]) return refuse_operand(VerifyCode::OPERAND, i, x.mode, READ);
       walk.element = packed_bytes(s.dims[0], s.depth);
       for (int d = 2; d < s.rank; d++) walk.step(s.dims[d], x.stride[d]);
