@@ -160,6 +160,13 @@ struct PyProgram {  // Program in Python: verified, loaded, runnable on buffers 
     const Trap trap = machine.run(*program, buffers.bindings(), workspace.data);
     if (trap.code != TrapCode::NONE) raise_trap(trap);
   }
+  std::vector<int64_t> cleared() const {
+    std::vector<int64_t> numbers;
+    for (int i = 0; i < program->head().arg_count; i++)
+      if (program->args()[i].mode & ZERO_FILL) numbers.push_back(i);
+    if (program->zero_workspace()) numbers.push_back(WORKSPACE);
+    return numbers;
+  }
   double time_run(nb::sequence args, int64_t reps, const std::string& target) const {
     Machine machine(target_named(target));
     const Buffers buffers(args);
@@ -194,7 +201,9 @@ static void bind_machine(nb::module_& m) {
       .def("run", &PyProgram::run, nb::arg("args"), nb::arg("target") = "",
            "Runs on C-contiguous buffers, one per argument; raises DeviceTrap. Outputs are written in place.")
       .def("time_run", &PyProgram::time_run, nb::arg("args"), nb::arg("reps"), nb::arg("target") = "",
-           "Nanoseconds per run, the mean of `reps`.");
+           "Nanoseconds per run, the mean of `reps`.")
+      .def_prop_ro("cleared", &PyProgram::cleared, "Arguments that are cleared before each run, because the program may leave "
+                   "parts of them out; WORKSPACE stands for the workspace.");
 }
 
 // ---- encode ----
