@@ -8,8 +8,7 @@ are not here: they lie in `isa/layout.py`. Does not know who uses a row."""
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from dvm_rt.errors import DvmError
 
@@ -17,8 +16,7 @@ Value = int | float | str
 Number = TypeVar("Number", int, float)
 
 
-@dataclass(frozen=True, slots=True)
-class Setting:
+class Setting(NamedTuple):
     """One row. `allowed` is (least, most) for numbers and the list of words for text (empty: any)."""
 
     name: str
