@@ -140,6 +140,8 @@ class SchedulerLoop:
 
 
 def _remote_workers(shell: Shell, listen: str) -> RemoteWorkers:
-    from dvm_rt.scheduler.remote import RemoteWorkers  # a start waits for our imports, and few runtimes listen
+    from dvm_rt.scheduler.remote import (
+        RemoteWorkers,  # a start waits for our imports, and few runtimes listen
+    )
 
     return RemoteWorkers(shell, listen)
