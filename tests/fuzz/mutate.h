@@ -187,7 +187,7 @@ class Mutator {
       case 5: stride = 0; break;
       case 6: std::swap(stride, x.stride[r_.below(s.head.rank && s.head.rank <= MAX_RANK ? s.head.rank : 1)]); break;
       case 7: x.mode = r_.chance(70) ? x.mode ^ uint8_t(1u << r_.below(5)) : uint8_t(boundary()); break;
-      case 8: x.mode |= READ; break;
+      case 8: x.mode = r_.chance(50) ? x.mode | READ : x.mode ^ (READ | WRITE); break;
       case 9: {
         const int64_t to = r_.below(int64_t(t_.args.size()) + 2);
         x.arg = uint16_t(to < int64_t(t_.args.size()) ? to : to == int64_t(t_.args.size()) ? WORKSPACE : SCRATCH);

@@ -69,7 +69,6 @@ PLANTS: tuple[Plant, ...] = (
     _verify("bounds-gather", "if (gathers) walk.step(x.limit, x.depth);", ""),
     _verify("bounds-packed", "walk.element = packed_bytes(s.dims[0], s.depth);", "walk.element = s.dims[0] * s.depth * 4;"),
     _verify("gather-index-dtype", "(index.dtype == uint8_t(DType::INT32) ||", "(index.dtype == uint8_t(DType::INT32) || index.dtype == uint8_t(DType::INT16) ||"),
-    _verify("gather-of-gather", "index.mode & READ && !(index.mode & GATHER)", "index.mode & READ"),
     _verify("matmul-across", "if (matmul && across)", "if (matmul && i == 0 && across)"),
     _verify("matmul-along", "return along == 4 || x.depth == 4 ||", "return true ||"),
     _verify("matmul-c-stride", "return x.stride[0] == 4 || refuse_operand(VerifyCode::OPERAND, i, x.stride[0], 4);", "return true;"),

@@ -105,6 +105,7 @@ class Shadow {
       if (x.mode & PACKED) need(!vector && i == 1 && !x.depth && !x.stride[0] && !x.stride[1], "packed");
       if (SectionKind(head.kind) == SectionKind::PACK && i == 1) need(x.mode & PACKED, "destination of a pack");
       if (x.arg == SCRATCH) need(vector && x.stride[0] == 4 && x.dtype == uint8_t(DType::FLOAT32), "row buffer");
+      for (int d = 1; x.arg == SCRATCH && d < MAX_RANK; d++) need(x.stride[d] == 0, "row buffer");
     }
     need(section.head->scratch_bytes <= program_.head().scratch_bytes, "more scratch than the head claims");
     scratch().open(section.head->scratch_bytes, READ | WRITE, ARENA_ALIGN, int(DType::FLOAT32), false);
