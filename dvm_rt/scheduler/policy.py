@@ -10,7 +10,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dvm_rt import config
-from dvm_rt.isa import layout
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +47,8 @@ def who_encodes(policy: str, now: Situation, costs: Costs = Costs()) -> str:
 
 def modelled_encode_us(plan: bytes) -> float:
     """Modelled native encode cost of one instance, from the counts in the head of its plan."""
+    from dvm_rt.isa import layout  # and NumPy: not before there is a plan
+
     head = layout.RECORD["PlanHead"].numpy
     fields = {name: int.from_bytes(plan[at : at + kind.itemsize], "little") for name, (kind, at) in head.fields.items()}
     return 0.1 + 0.05 * fields["kernels"] + 0.01 * fields["nodes"] + 0.005 * fields["args"] + 0.002 * fields["exprs"]

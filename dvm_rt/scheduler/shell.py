@@ -14,11 +14,10 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from dvm_rt import _native, config, errors, wire
-from dvm_rt.isa import layout
 from dvm_rt.scheduler import events as e
 from dvm_rt.scheduler.policy import Costs, Situation, modelled_encode_us, who_encodes
 from dvm_rt.scheduler.state import Limits, SchedulerState
@@ -26,8 +25,8 @@ from dvm_rt.session import SessionDirectory
 from dvm_rt.transport import PushSocket, make_context
 from dvm_rt.zygote import Child, Zygote
 
-_NEVER = (1 << 64) - 1
-_WORDS = tuple(layout.CONTROL_WORD[n] for n in ("done", "waiting_program", "device_cpu"))
+if TYPE_CHECKING:
+    from concurrent.futures import Future
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +80,8 @@ class Shared:
 
 
 class Shell:
+    clock = staticmethod(time.monotonic)
+
     def __init__(self, shared: Shared, zygote: Zygote) -> None:
         self.shared, self.stream, self.zygote = shared, shared.stream, zygote
         self.state = SchedulerState(shared.workers, shared.policy, shared.limits, shared.costs, shared.placement.free)
@@ -90,7 +91,8 @@ class Shell:
         self.seats: dict[e.Process, Seat] = {}
         self.pipes: dict[int, PushSocket] = {}
         self.plans: dict[int, bytes] = {}
-        self.instances: dict[int, bytes] = {}  # of what is live in the state
+        # Of what is live in the state: the bytes of an instance, or of the batch (programs, bytes) that it came in.
+        self._bodies: dict[int, bytes | tuple[tuple[int, ...], bytes]] = {}
         self.arriving: dict[int, bytes] = {}  # programs of remote workers that found no room yet
         self.unpushed: list[int] = []  # to encode here as soon as there is room
         self.graphs: dict[int, tuple[bytes, Future[bytes]]] = {}
@@ -114,7 +116,7 @@ class Shell:
             self._busy = True
             try:
                 while self._events and not self.closed:
-                    for command in self.state.handle(self._events.popleft(), time.monotonic()):
+                    for command in self.state.handle(self._events.popleft(), self.clock()):
                         _DO[type(command)](self, command)
             finally:
                 self._busy = False
@@ -129,31 +131,22 @@ class Shell:
         with self.lock:
             if self.closed or self._busy:
                 return
-            batch = self.stream.take_outbox(self.shared.limits.worker_credits)
+            body, programs, plans = self.stream.take_outbox_batch(self.shared.limits.worker_credits)
             begin, self.begin = self.begin, self.stream.launched
-            arrived = self._arrived(batch, begin, waits) if batch else e.Waited()
-            self.tell(self.counters(), arrived)
-
-    def _arrived(self, batch: bytes, begin: int, waits: bool) -> e.InstancesArrived:
-        programs, plans = [], []
-        for program, plan, start, end in wire.instances(batch):
-            programs.append(program)
-            plans.append(plan)
-            self.instances[program] = batch[start:end]
-            if plan not in self.plans:
+            if not programs:
+                self.tell(self.counters(), e.Waited())
+                return
+            for plan in set(plans) - self.plans.keys():
                 self._learn(plan)
-        return e.InstancesArrived(tuple(programs), tuple(plans), begin, self.begin, waits)
+            self._bodies.update(dict.fromkeys(programs, (programs, body)))
+            self.tell(self.counters(), e.InstancesArrived(programs, plans, begin, self.begin, waits))
 
     def _learn(self, plan: int) -> None:
         self.plans[plan] = self.stream.plan_bytes(plan)
         self.tell(e.PlanKnown(plan, modelled_encode_us(self.plans[plan])))
 
     def counters(self) -> e.Counters:
-        word = self.stream.control
-        launched = self.stream.launched
-        done, waiting, cpu = (word(w) for w in _WORDS)
-        counts = tuple((word(r), word(n)) for r, n in _worker_words(self.shared.workers))
-        return e.Counters(done, launched, waiting, cpu != _NEVER, counts)
+        return e.Counters(*self.stream.counters())
 
     def tick(self) -> bool:
         """What time alone brings: late batches, leases, events of the device. True: there is something to watch."""
@@ -168,8 +161,8 @@ class Shell:
             self.tell(counters, e.Tick())
             if self.shared.policy == "auto":
                 self._place_plans(counters.launched - counters.done)
-            if len(self.instances) > 2 * len(self.state.book.live) + 1024:
-                self.instances = {p: self.instances[p] for p in self.state.book.live}
+            if len(self._bodies) > 2 * len(self.state.book.live) + 1024:
+                self._bodies = {p: self._bodies[p] for p in self.state.book.live}
             return counters.launched > counters.done or bool(self.graphs)
 
     def _take_events(self) -> None:
@@ -206,6 +199,8 @@ class Shell:
     # ---- graphs --------------------------------------------------------------------------------------------------
     def want_graph(self, body: bytes) -> Future[bytes]:
         """The plan of this graph, made by a worker."""
+        from concurrent.futures import Future
+
         with self.lock:
             self.last_graph += 1
             future: Future[bytes] = Future()
@@ -272,8 +267,20 @@ class Shell:
         self._send(c.worker, wire.PlanMessage(c.plan, self.plans[c.plan]))
 
     def _send_instances(self, c: e.SendInstances) -> None:
-        body = b"".join(map(self.instances.__getitem__, c.programs))
+        came_in = self._bodies[c.programs[0]]
+        whole = isinstance(came_in, tuple) and came_in[0] == c.programs
+        body = came_in[1] if whole else b"".join(map(self.instance_bytes, c.programs))
         self._send(c.worker, wire.Instances(c.lease, len(c.programs), body))
+
+    def instance_bytes(self, program: int) -> bytes | None:
+        """The bytes of one instance; None if it is over."""
+        with self.lock:
+            found = self._bodies.get(program)
+            if isinstance(found, tuple):
+                body = found[1]
+                parts = {p: body[start:end] for p, _, start, end in wire.instances(body)}
+                self._bodies.update({p: part for p, part in parts.items() if self._bodies.get(p) is found})
+            return parts[program] if isinstance(found, tuple) else found
 
     def _send_graph(self, c: e.SendGraph) -> None:
         self._send(c.worker, wire.Graph(c.lease, c.graph, self.graphs[c.graph][0]))
@@ -319,7 +326,7 @@ class Shell:
             return {**request, "cpus": place.device, **more}, {**shared, **rings}
         session = self.shared.session
         more = {"inbox": session.worker(process.index, incarnation), "answers": session.answers()}
-        more |= {"encode_work_ns": self.shared.encode_work_ns}
+        more |= {"encode_work_ns": self.shared.encode_work_ns, "plans": self.shared.policy == "workers"}
         shared = {"control": fds["control"], "ring": fds["rings"][1 + process.index], "trace": fds["traces"][1 + process.index]}
         return {**request, "cpus": place.encoders, **more}, shared
 
@@ -380,10 +387,6 @@ class Shell:
             for pipe in self.pipes.values():
                 pipe.close()
             self.context.destroy(linger=0)
-
-
-def _worker_words(workers: int) -> list[tuple[int, int]]:
-    return [(layout.worker_word(i, "received"), layout.worker_word(i, "encoded")) for i in range(workers)]
 
 
 def _wait_for(pidfd: int, timeout_s: float) -> bool:

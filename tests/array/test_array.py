@@ -257,3 +257,35 @@ def test_names_are_there_and_loaded_lazily() -> None:
     with pytest.raises(AttributeError, match="nothing_of_this_name"):
         dvm.nothing_of_this_name  # noqa: B018
     assert dvm.bool is dvm.bool_ and GraphError.__mro__[1].__name__ == "DvmError"
+
+
+def test_arrays_of_two_runtimes() -> None:
+    outside = dvm.asarray(fresh(3))
+    with dvm.Runtime(inline=True):
+        inside = dvm.asarray(fresh(3))
+        assert float((inside * 0).sum()) == 0
+        assert float((outside * 0).sum()) == 0  # in its own runtime
+        with pytest.raises(GraphError, match="different runtimes"):
+            inside + outside
+    with pytest.raises(dvm.ClosedError):
+        float((inside * 0).sum())
+    assert float((outside * 0).sum()) == 0
+
+
+def test_a_runtime_does_not_live_on_in_its_arrays() -> None:
+    import weakref
+
+    with dvm.Runtime(inline=True) as runtime:
+        dvm.eval(dvm.asarray(fresh(3)) + 1)
+        dvm.function(lambda x: x + 1)(dvm.asarray(fresh(3)))
+    gone = weakref.ref(runtime)
+    del runtime
+    gc.collect()
+    assert gone() is None
+
+
+def test_a_symbolic_size_meets_zero() -> None:
+    x = dvm.asarray(fresh(4, 0))
+    assert np.asarray((x + 1).reshape(0, 7)).shape == (0, 7)
+    empty = dvm.zeros((0, 2))
+    assert np.asarray(dvm.function(lambda a: dvm.concat([a, empty], axis=1))(dvm.asarray(fresh(0, 3)))).shape == (0, 5)
