@@ -160,6 +160,13 @@ struct PyProgram {  // Program in Python: verified, loaded, runnable on buffers 
     const Trap trap = machine.run(*program, buffers.bindings(), workspace.data);
     if (trap.code != TrapCode::NONE) raise_trap(trap);
   }
+  std::vector<int64_t> cleared() const {
+    std::vector<int64_t> numbers;
+    for (int i = 0; i < program->head().arg_count; i++)
+      if (program->args()[i].mode & ZERO_FILL) numbers.push_back(i);
+    if (program->zero_workspace()) numbers.push_back(WORKSPACE);
+    return numbers;
+  }
   double time_run(nb::sequence args, int64_t reps, const std::string& target) const {
     Machine machine(target_named(target));
     const Buffers buffers(args);
@@ -194,7 +201,9 @@ static void bind_machine(nb::module_& m) {
       .def("run", &PyProgram::run, nb::arg("args"), nb::arg("target") = "",
            "Runs on C-contiguous buffers, one per argument; raises DeviceTrap. Outputs are written in place.")
       .def("time_run", &PyProgram::time_run, nb::arg("args"), nb::arg("reps"), nb::arg("target") = "",
-           "Nanoseconds per run, the mean of `reps`.");
+           "Nanoseconds per run, the mean of `reps`.")
+      .def_prop_ro("cleared", &PyProgram::cleared, "Arguments that are cleared before each run, because the program may leave "
+                   "parts of them out; WORKSPACE stands for the workspace.");
 }
 
 // ---- encode ----
@@ -778,6 +787,19 @@ static void bind_stream_policy(nb::class_<Stream>& c) {
          { StreamLock l(s); out = s.take_outbox(limit); }
          return bytes_of(out);
        }, nb::arg("limit"), "Instances that a worker should encode: InstanceHead and symbols, one after another.")
+      .def("take_outbox_batch", [](Stream& s, size_t limit) {
+         std::vector<uint8_t> out;
+         { StreamLock l(s); out = s.take_outbox(limit); }
+         std::vector<InstanceHead> heads;
+         for (size_t at = 0; at < out.size(); at += sizeof(InstanceHead) + 8 * heads.back().symbols)
+           memcpy(&heads.emplace_back(), out.data() + at, sizeof(InstanceHead));
+         nb::object programs = adopt(PyTuple_New(Py_ssize_t(heads.size()))), plans = adopt(PyTuple_New(Py_ssize_t(heads.size())));
+         for (size_t i = 0; i < heads.size(); ++i) {
+           PyTuple_SET_ITEM(programs.ptr(), i, PyLong_FromUnsignedLongLong(heads[i].program));
+           PyTuple_SET_ITEM(plans.ptr(), i, PyLong_FromUnsignedLong(heads[i].plan));
+         }
+         return nb::make_tuple(bytes_of(out), programs, plans);
+       }, nb::arg("limit"), "The same, with the program and the plan of each: (bytes, programs, plans).")
       .def("instances", [](Stream& s, const Ids& ids) {
          std::vector<uint8_t> out;
          { StreamLock l(s); out = s.instance_bytes(ids); }
