@@ -8,8 +8,7 @@ are not here: they lie in `isa/layout.py`. Does not know who uses a row."""
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from dvm_rt.errors import DvmError
 
@@ -17,8 +16,7 @@ Value = int | float | str
 Number = TypeVar("Number", int, float)
 
 
-@dataclass(frozen=True, slots=True)
-class Setting:
+class Setting(NamedTuple):
     """One row. `allowed` is (least, most) for numbers and the list of words for text (empty: any)."""
 
     name: str
@@ -66,13 +64,11 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("worker_nice", 10, "", "added to the niceness of encoder workers", (0, 19)),
     # ---- spinning ----
     Setting("spin_us", 200, "us", "that a caller spins before it sleeps; 0 on one CPU", (0, 1_000_000)),
-    Setting("spin_owed_us", 20, "us", "the same while a worker owes a program and there are few CPUs", (0, 1_000_000)),
     Setting("device_spin_us", 50, "us", "that the device spins before it sleeps; 0 on one CPU", (0, 1_000_000)),
     # ---- messages ----
     Setting("message_bytes_max", 16 << 20, "bytes", "in one message", (1 << 12, 1 << 30)),
     Setting("control_bytes_max", 64 << 10, "bytes", "of the fields of one message", (256, 1 << 20)),
     Setting("tree_bytes_max", 1 << 20, "bytes", "of one graph on its way to a worker", (256, 1 << 26)),
-    Setting("text_bytes_max", 4096, "bytes", "of one text field", (64, 1 << 16)),
     Setting("remote_workers_max", 64, "workers", "connected to one listening runtime", (1, 4096)),
     Setting("recheck_every", 64, "programs", "of a remote worker: one of so many is encoded again and compared", (1, 1 << 20)),
     Setting("connect_s", 30.0, "s", "that a pool waits for its scheduler", (0.1, 86400.0)),

@@ -19,7 +19,6 @@ import time
 import weakref
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar, Token
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from dvm_rt import config
@@ -27,6 +26,7 @@ from dvm_rt.errors import ClosedError, DeviceTimeoutError, DvmError, ForkedClien
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
+    from pathlib import Path
 
     from dvm_rt import _native
     from dvm_rt.scheduler.loop import SchedulerLoop

@@ -13,7 +13,6 @@ import errno
 import fcntl
 import os
 from collections.abc import Iterator
-from urllib.parse import urlsplit
 
 import zmq
 
@@ -28,6 +27,8 @@ _HANDSHAKE_MS = 2000
 # ---- endpoints ------------------------------------------------------------------------------------------------------
 def check_endpoint(endpoint: str) -> str:
     """The endpoint, if a pool may use it: ipc://<absolute path>, or tcp:// on this machine (there are no keys yet)."""
+    from urllib.parse import urlsplit  # only who listens or connects needs it
+
     parts = urlsplit(endpoint)
     if parts.scheme == "ipc":
         return check_path(endpoint)

@@ -16,8 +16,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from typing import ClassVar
+from typing import NamedTuple
 
 import msgpack
 
@@ -32,8 +31,7 @@ _PROGRAM_HEAD = struct.Struct("<QQ")  # program id, bytes
 _INSTANCE_HEAD = struct.Struct("<QII")  # layout.RECORDS["InstanceHead"]; a test holds the two together
 
 
-@dataclass(frozen=True, slots=True)
-class Field:
+class Field(NamedTuple):
     """One field of a message: an unsigned integer up to `most`, bytes of length `most`, or text of at most `most` bytes."""
 
     name: str
@@ -76,12 +74,11 @@ def _identity(name: str) -> Field:
 
 
 # ---- the messages ---------------------------------------------------------------------------------------------------
-@dataclass(frozen=True, slots=True)
-class Hello:
+class Hello(NamedTuple):
     """A worker is up: what it speaks and which life of which worker it is (0..n-1 local; remote ones get their number)."""
 
-    KIND: ClassVar[int] = 1
-    FIELDS: ClassVar = (_u16("major"), _u16("minor"), _u64("table_hash"), _u16("worker"), _u32("incarnation"), _text("host", 256))
+    KIND = 1
+    FIELDS = (_u16("major"), _u16("minor"), _u64("table_hash"), _u16("worker"), _u32("incarnation"), _text("host", 256))
     major: int
     minor: int
     table_hash: int
@@ -90,100 +87,91 @@ class Hello:
     host: str
 
 
-@dataclass(frozen=True, slots=True)
-class Welcome:
+class Welcome(NamedTuple):
     """The scheduler's answer to a remote HELLO: the number that it knows the worker by."""
 
-    KIND: ClassVar[int] = 2
-    FIELDS: ClassVar = (_identity("session"), _u16("worker"))
+    KIND = 2
+    FIELDS = (_identity("session"), _u16("worker"))
     session: bytes
     worker: int
 
 
-@dataclass(frozen=True, slots=True)
-class PlanMessage:
+class PlanMessage(NamedTuple):
     """A plan, before the first of its instances. Body: plan bytes."""
 
-    KIND: ClassVar[int] = 3
-    FIELDS: ClassVar = (_u32("plan"),)
+    KIND = 3
+    FIELDS = (_u32("plan"),)
     plan: int
     body: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Instances:
+class Instances(NamedTuple):
     """A leased batch. Body: InstanceHead and symbol values, `count` times."""
 
-    KIND: ClassVar[int] = 4
-    FIELDS: ClassVar = (_u64("lease"), _u32("count"))
+    KIND = 4
+    FIELDS = (_u64("lease"), _u32("count"))
     lease: int
     count: int
     body: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Programs:
+class Programs(NamedTuple):
     """Encoded instances of one lease, from a remote worker. Body: `pack_programs`."""
 
-    KIND: ClassVar[int] = 5
-    FIELDS: ClassVar = (_u64("lease"), _u32("count"))
+    KIND = 5
+    FIELDS = (_u64("lease"), _u32("count"))
     lease: int
     count: int
     body: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Counts:
+class Counts(NamedTuple):
     """A remote worker's counters, which a local one keeps in the control page."""
 
-    KIND: ClassVar[int] = 6
-    FIELDS: ClassVar = (_u64("received"), _u64("encoded"), _u64("encode_ns"))
+    KIND = 6
+    FIELDS = (_u64("received"), _u64("encoded"), _u64("encode_ns"))
     received: int
     encoded: int
     encode_ns: int
 
 
-@dataclass(frozen=True, slots=True)
-class Graph:
+class Graph(NamedTuple):
     """Please plan this graph. Body: graph bytes."""
 
-    KIND: ClassVar[int] = 7
-    FIELDS: ClassVar = (_u64("lease"), _u64("graph"))
+    KIND = 7
+    FIELDS = (_u64("lease"), _u64("graph"))
     lease: int
     graph: int
     body: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Planned:
+class Planned(NamedTuple):
     """The plan of a graph. Body: plan bytes."""
 
-    KIND: ClassVar[int] = 8
-    FIELDS: ClassVar = (_u64("lease"), _u64("graph"))
+    KIND = 8
+    FIELDS = (_u64("lease"), _u64("graph"))
     lease: int
     graph: int
     body: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Refused:
+class Refused(NamedTuple):
     """An answer that is an error: of the graph with this number, or of the connection (graph 0)."""
 
-    KIND: ClassVar[int] = 9
-    FIELDS: ClassVar = (_u64("lease"), _u64("graph"), _text("error", 64), _text("text"))
+    KIND = 9
+    FIELDS = (_u64("lease"), _u64("graph"), _text("error", 64), _text("text"))
     lease: int
     graph: int
     error: str
     text: str
 
 
-@dataclass(frozen=True, slots=True)
-class Bye:
+class Bye(NamedTuple):
     """The sender leaves; nothing that it holds will be answered. A worker that is told so ends; another may take its place
     unless `why` is CLOSED."""
 
-    KIND: ClassVar[int] = 10
-    FIELDS: ClassVar = (_text("why", 256),)
+    KIND = 10
+    FIELDS = (_text("why", 256),)
     why: str
 
 

@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from dvm_rt import dtypes, runtime
-from dvm_rt.config import integer
-from dvm_rt.errors import ClosedError, EncodeError, GraphError, InvalidBytecodeError, ShapeError
+from dvm_rt import _native, dtypes, runtime
+from dvm_rt.config import integer, number
+from dvm_rt.errors import ClosedError, DeviceTimeoutError, EncodeError, GraphError, InvalidBytecodeError, ShapeError
 from dvm_rt.fusion.fuser import Fused, fuse
 from dvm_rt.graph.graph import Graph, Node, apply, parameter
 from dvm_rt.graph.operators import OPERATORS
@@ -53,10 +53,18 @@ class Planned:
     """A registered plan. `number` is the stream's; `kernels_small` counts how often it was cut smaller."""
 
     number: int
+    kernels: int
     graph: Graph
-    fused: Fused
     captured: list[Tensor]
     kernels_small: int = 0
+    _fused: Fused | None = None
+
+    @property
+    def fused(self) -> Fused:
+        """The plan with its reasons; where a worker made the plan they are found again here, by the same rules."""
+        if self._fused is None:
+            self._fused = _fuse(self.graph, self.kernels_small)
+        return self._fused
 
 
 class Session:
@@ -92,14 +100,26 @@ class Session:
         try:
             yield made
         finally:
-            number, kernels = (made[-1].number, len(made[-1].fused.plan.kernels)) if made else (0, 0)
+            number, kernels = (made[-1].number, made[-1].kernels) if made else (0, 0)
             self.stream.planning_ended(outermost, began_ns, number, kernels)
             self.counters["plan_ns"] += time.monotonic_ns() - began_ns
 
     def plan(self, graph: Graph, captured: list[Tensor]) -> Planned:
-        """Fuses and registers a graph."""
-        fused = fuse(graph)
-        return Planned(self.stream.register(fused.plan.to_bytes(), captured), graph, fused, captured)
+        """Fuses and registers a graph: here, or in a worker where all encoding is the workers'."""
+        if self.runtime.encode == "workers" and self.runtime.encoders:
+            code = self._plan_by_worker(graph)
+            self.counters["plans_by_workers"] += 1
+            return Planned(self.stream.register(code, captured), _native.Plan(code).info["kernels"], graph, captured)
+        fused = _fuse(graph, 0)
+        plan = fused.plan
+        return Planned(self.stream.register(plan.to_bytes(), captured), len(plan.kernels), graph, captured, _fused=fused)
+
+    def _plan_by_worker(self, graph: Graph) -> bytes:
+        limit_s = number("wait_s")
+        try:
+            return self.runtime.plan_ahead(graph.to_wire()).result(limit_s)
+        except TimeoutError as error:
+            raise DeviceTimeoutError(f"array: plan: seconds for a worker to plan a graph, got {limit_s}, allowed more (DVM_RT_WAIT_S)") from error
 
     def call(self, planned: Planned, tensors: list[Tensor]) -> tuple[Tensor, ...]:
         """Launches a plan. Raises ShapeError where the shapes do not fit it, and what the stream raises."""
@@ -124,9 +144,7 @@ class Session:
         """A kernel was more than a program may hold: the same graph in smaller kernels."""
         planned.kernels_small += 1
         self.counters["plans_cut_smaller"] += 1
-        nodes = NODES_TRIED[planned.kernels_small]
-        planned.fused = fuse(planned.graph, fused=nodes > 1, nodes_max=nodes)
-        old = planned.number
+        planned._fused, old = None, planned.number
         planned.number = self.stream.register(planned.fused.plan.to_bytes(), planned.captured)
         self.stream.forget(old)
 
@@ -203,6 +221,11 @@ class Session:
     def stats(self) -> dict[str, object]:
         """Counters of arrays and functions, then the runtime's. plan_ns: spent on tracing, fusing and registering."""
         return {"plan_ns": 0, **self.counters, "lazy_plans": sum(p is not None for p in self.plans.values()), **self.runtime.stats()}
+
+
+def _fuse(graph: Graph, kernels_small: int) -> Fused:
+    nodes = NODES_TRIED[kernels_small]
+    return fuse(graph, fused=nodes > 1, nodes_max=nodes)
 
 
 def become_leaf(node: Node, tensor: Tensor) -> None:

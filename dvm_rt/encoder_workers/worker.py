@@ -21,6 +21,7 @@ from dvm_rt.transport import DealerSocket, PullSocket, PushSocket, make_context
 
 DISMISSED, REPLACED, REFUSED = 0, 1, 3  # exit codes of a pool's worker: over; start another; nobody takes us
 LEAVE_MS = 200  # for BYE to get out
+IDLE_S = 0.05
 RING_FULL_S = 0.0005  # the device is behind: nothing is lost by waiting this long
 
 
@@ -28,6 +29,8 @@ class Link(Protocol):
     """How messages come and answers go."""
 
     def receive(self) -> bytes: ...
+
+    def receive_within(self, timeout_s: float) -> bytes | None: ...
 
     def answer(self, message: wire.Message) -> None: ...
 
@@ -43,7 +46,7 @@ class LocalLink:
         self._inbox = PullSocket(context, inbox)
         self._answers = PushSocket(context, answers)
         self._budget_us = float(config.integer("worker_budget_us"))
-        self.receive = self._inbox.receive
+        self.receive, self.receive_within = self._inbox.receive, self._inbox.receive_within
 
     def answer(self, message: wire.Message) -> None:
         self._answers.send(wire.encode(message))
@@ -61,7 +64,7 @@ class RemoteLink:
     def __init__(self, endpoint: str) -> None:
         self._socket = DealerSocket(make_context(), endpoint)
         self._budget_us = float(config.integer("worker_budget_us"))
-        self.receive = self._socket.receive
+        self.receive, self.receive_within = self._socket.receive, self._socket.receive_within
 
     def join(self) -> None:
         """HELLO until WELCOME. Raises what the scheduler refuses us with, ProtocolError if it never answers."""
@@ -94,15 +97,19 @@ class RemoteLink:
 
 
 class Worker:
-    """Handles messages, one after another, until BYE."""
+    """Handles messages, one after another, until BYE. `plans`: graphs are expected."""
 
-    def __init__(self, link: Link, encoder: _native.Encoder) -> None:
-        self._link, self._encoder = link, encoder
+    def __init__(self, link: Link, encoder: _native.Encoder, plans: bool = False) -> None:
+        self._link, self._encoder, self._plans = link, encoder, plans
 
     def serve(self) -> str:
         """Returns why it was told to leave."""
+        frame = self._link.receive_within(IDLE_S) if self._plans else None
+        if self._plans and frame is None:  # nobody is in a hurry: what the first graph would have to import is imported now
+            from dvm_rt.encoder_workers import planner  # noqa: F401
         while True:
-            message = wire.decode(self._link.receive(), wire.FROM_SCHEDULER)
+            message = wire.decode(frame or self._link.receive(), wire.FROM_SCHEDULER)
+            frame = None
             if isinstance(message, wire.Bye):
                 return message.why
             if isinstance(message, wire.Refused):
@@ -147,7 +154,7 @@ def main(request: dict, fds: dict[str, int]) -> None:
     link = LocalLink(request["inbox"], request["answers"])
     encoder = _native.Encoder(fds["control"], fds["ring"], request["index"], fds["trace"], request["encode_work_ns"])
     link.answer(hello(request["index"], request["incarnation"]))
-    Worker(link, encoder).serve()
+    Worker(link, encoder, request["plans"]).serve()
 
 
 def main_remote(endpoint: str, pool: int) -> int:

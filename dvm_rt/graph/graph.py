@@ -344,9 +344,4 @@ def _from_plain(value: object) -> object:
     return tuple(_from_plain(v) for v in value)
 
 
-def text_of(shape: Shape) -> str:
-    """A shape as users write it."""
-    return f"({', '.join(map(str, shape))}{',' if len(shape) == 1 else ''})"
-
-
 __all__ = ["Graph", "Make", "Node", "NO_FACTS", "Size", "apply", "decomposed", "evaluate", "parameter", "reachable", "rewrite"]

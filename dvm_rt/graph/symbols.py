@@ -379,7 +379,9 @@ def _says(known: Check, check: Check) -> bool:
 
 
 def _without_common_factor(zero: Dim) -> Dim:
-    """a*x == a*y is taken to demand x == y: an a of 0 asks for nothing else anywhere."""
+    """a*x == a*y is taken to demand x == y: an a of 0 asks for nothing else anywhere. a*x == 0 stays as it is."""
+    if len(zero.key) == 1:
+        return zero
     common = list(zero.key[0][0])
     for monomial, _ in zero.key[1:]:
         rest = list(monomial)

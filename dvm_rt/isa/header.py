@@ -10,10 +10,6 @@ from pathlib import Path
 from dvm_rt.isa import layout, table
 
 
-def _camel(name: str) -> str:
-    return "".join(part.capitalize() for part in name.split("_"))
-
-
 def _instructions() -> list[str]:
     out = ["// Rows of the instruction table: X(name)."]
     for group in table.Group:

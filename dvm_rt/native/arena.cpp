@@ -19,8 +19,8 @@ Arena::Arena(uint64_t bytes_max) : bytes_max_((bytes_max + PAGE - 1) & ~(PAGE - 
   if (data_) return;
   std::string why = strerror(errno);
   if (fd_ >= 0) ::close(fd_);
-  throw Error("DeviceOutOfMemoryError", "arena: reservation: " + why + ", got " + std::to_string(bytes_max_) + " bytes, allowed less",
-              {{"requested", int64_t(bytes_max_)}, {"free", 0}});
+  throw Error("DeviceOutOfMemoryError", say("arena: reservation: ", why, ", got ", bytes_max_,
+      " bytes, allowed less"), {{"requested", int64_t(bytes_max_)}, {"free", 0}});
 }
 
 Arena::~Arena() {

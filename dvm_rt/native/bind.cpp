@@ -160,6 +160,13 @@ struct PyProgram {  // Program in Python: verified, loaded, runnable on buffers 
     const Trap trap = machine.run(*program, buffers.bindings(), workspace.data);
     if (trap.code != TrapCode::NONE) raise_trap(trap);
   }
+  std::vector<int64_t> cleared() const {
+    std::vector<int64_t> numbers;
+    for (int i = 0; i < program->head().arg_count; i++)
+      if (program->args()[i].mode & ZERO_FILL) numbers.push_back(i);
+    if (program->zero_workspace()) numbers.push_back(WORKSPACE);
+    return numbers;
+  }
   double time_run(nb::sequence args, int64_t reps, const std::string& target) const {
     Machine machine(target_named(target));
     const Buffers buffers(args);
@@ -194,7 +201,9 @@ static void bind_machine(nb::module_& m) {
       .def("run", &PyProgram::run, nb::arg("args"), nb::arg("target") = "",
            "Runs on C-contiguous buffers, one per argument; raises DeviceTrap. Outputs are written in place.")
       .def("time_run", &PyProgram::time_run, nb::arg("args"), nb::arg("reps"), nb::arg("target") = "",
-           "Nanoseconds per run, the mean of `reps`.");
+           "Nanoseconds per run, the mean of `reps`.")
+      .def_prop_ro("cleared", &PyProgram::cleared, "Arguments that are cleared before each run, because the program may leave "
+                   "parts of them out; WORKSPACE stands for the workspace.");
 }
 
 // ---- encode ----
@@ -415,8 +424,9 @@ nb::object wrap(Tensor&& tensor) {
 }
 
 constexpr size_t ARGUMENTS_MAX = 256;
-struct Arguments {  // of a call: borrowed from a Python sequence that the caller keeps
+struct Arguments {  // of a call
   const Tensor* tensors[ARGUMENTS_MAX];
+  nb::object owner;  // keeps them, where the caller's own sequence may not
   size_t count = 0;
   void add(const Tensor& tensor) {
     if (count == ARGUMENTS_MAX)
@@ -426,8 +436,9 @@ struct Arguments {  // of a call: borrowed from a Python sequence that the calle
   std::span<const Tensor* const> span() const { return {tensors, count}; }
 };
 void collect(nb::handle sequence, Arguments& out) {
-  nb::object fast = adopt(PySequence_Fast(sequence.ptr(), "stream: call: arguments: not a sequence of tensors"));
-  for (Py_ssize_t i = 0; i < PySequence_Fast_GET_SIZE(fast.ptr()); ++i) out.add(tensor_of(PySequence_Fast_GET_ITEM(fast.ptr(), i)));
+  out.owner = adopt(PySequence_Fast(sequence.ptr(), "stream: call: arguments: not a sequence of tensors"));
+  PyObject* fast = out.owner.ptr();
+  for (Py_ssize_t i = 0; i < PySequence_Fast_GET_SIZE(fast); ++i) out.add(tensor_of(PySequence_Fast_GET_ITEM(fast, i)));
 }
 
 nb::object call(Stream& stream, uint32_t plan, const Arguments& args) {
@@ -531,6 +542,8 @@ nb::object shape_tuple(const Tensor& tensor) {
 const Tensor& await_value(Stream& stream, nb::handle object, double timeout_s) {
   const Tensor& tensor = tensor_of(object.ptr());
   stream.enter();
+  if (tensor.buffer->arena != &stream.arena())
+    throw Error("ClosedError", "stream: read: a tensor of another runtime, got one, allowed those of this runtime");
   if (!stream.settled(tensor)) {
     if (!wait_for(stream, tensor.seq(), timeout_s))
       throw Error("DeviceTimeoutError", "stream: read: seconds for launch " + std::to_string(tensor.seq()) + ", got " + std::to_string(timeout_s) +
@@ -774,6 +787,19 @@ static void bind_stream_policy(nb::class_<Stream>& c) {
          { StreamLock l(s); out = s.take_outbox(limit); }
          return bytes_of(out);
        }, nb::arg("limit"), "Instances that a worker should encode: InstanceHead and symbols, one after another.")
+      .def("take_outbox_batch", [](Stream& s, size_t limit) {
+         std::vector<uint8_t> out;
+         { StreamLock l(s); out = s.take_outbox(limit); }
+         std::vector<InstanceHead> heads;
+         for (size_t at = 0; at < out.size(); at += sizeof(InstanceHead) + 8 * heads.back().symbols)
+           memcpy(&heads.emplace_back(), out.data() + at, sizeof(InstanceHead));
+         nb::object programs = adopt(PyTuple_New(Py_ssize_t(heads.size()))), plans = adopt(PyTuple_New(Py_ssize_t(heads.size())));
+         for (size_t i = 0; i < heads.size(); ++i) {
+           PyTuple_SET_ITEM(programs.ptr(), i, PyLong_FromUnsignedLongLong(heads[i].program));
+           PyTuple_SET_ITEM(plans.ptr(), i, PyLong_FromUnsignedLong(heads[i].plan));
+         }
+         return nb::make_tuple(bytes_of(out), programs, plans);
+       }, nb::arg("limit"), "The same, with the program and the plan of each: (bytes, programs, plans).")
       .def("instances", [](Stream& s, const Ids& ids) {
          std::vector<uint8_t> out;
          { StreamLock l(s); out = s.instance_bytes(ids); }

@@ -9,7 +9,8 @@ constexpr size_t DROPPED_MAX = 1 << 16;  // beyond: forget; a program nobody dro
 Device::Device(const DeviceOptions& options)
     : options_(options), control_(options.control), machine_(options.target.empty() ? best_target() : [&]() -> const Target& {
         const Target* found = find_target(options.target.c_str());
-        if (!found) throw Error("EncodeError", "device: target: unknown here, got " + options.target + ", allowed those of targets()");
+        if (!found) throw Error("EncodeError", say("device: target: unknown here, got ", options.target,
+            ", allowed those of targets()"));
         return *found;
       }()) {
   for (int fd : options.rings) rings_.emplace_back(fd);

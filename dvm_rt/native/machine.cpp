@@ -3,6 +3,8 @@
 #include <cstdlib>
 #include <cstring>
 #include <new>
+#include <stdexcept>
+#include <string>
 #if defined(DVM_X86)
 #include <immintrin.h>
 #endif
@@ -78,8 +80,11 @@ const Target* find_target(const char* name) {
 
 const Target& best_target() {
   const char* name = getenv("DVM_RT_TARGET");
-  const Target* named = name ? find_target(name) : nullptr;
-  return named ? *named : *targets()[0];
+  if (!name || !*name) return *targets()[0];
+  const Target* named = find_target(name);
+  if (!named)
+    throw std::invalid_argument("machine: DVM_RT_TARGET: not on this CPU, got " + std::string(name) + ", allowed those of targets()");
+  return *named;
 }
 
 Machine::Machine(const Target& target) : target_(&target), context_(new Context), scratch_(nullptr, release) {}
@@ -97,7 +102,8 @@ Trap Machine::run(const VerifiedProgram& program, std::span<const Binding> args,
   const ProgramHead& head = program.head();
   const ProgramArg* wanted = program.args();
   for (size_t i = 0; i < head.arg_count; i++)
-    if (i >= args.size() || !fits(wanted[i], args[i])) return {TrapCode::BINDING, 0, uint32_t(i), 0, 0};
+    if (i >= args.size() || !fits(wanted[i], args[i]))
+      return {TrapCode::BINDING, 0, uint32_t(i), i < args.size() ? int64_t(args[i].bytes) : 0, int64_t(wanted[i].bytes)};
   reserve(program);
   for (size_t i = 0; i < head.arg_count; i++)
     if (wanted[i].mode & ZERO_FILL) memset(args[i].address, 0, wanted[i].bytes);

@@ -15,7 +15,7 @@ namespace dvm {
 class Ring {
  public:
   static constexpr uint64_t SKIP = ~0ull;
-  static constexpr size_t HEAD_BYTES = 128;
+  static constexpr size_t HEAD_BYTES = 128, HOT_BYTES = 512 << 10;
 
   Ring() = default;
   explicit Ring(int fd) : map_(fd), size_((map_.bytes() - HEAD_BYTES) & ~size_t(7)) { seen_ = word(0).load(); }
@@ -30,8 +30,10 @@ class Ring {
   bool push(std::span<const uint8_t> head, std::span<const uint8_t> body = {}) {
     uint64_t written = word(64).load(std::memory_order_relaxed), length = head.size() + body.size();
     uint64_t need = 8 + round_up(length), at = written % size_, skipped = 0;
-    // An empty ring starts again at its first bytes, so that a caller who waits for each answer stays in a few hot lines.
-    if (size_ - at < need || (at > size_ / 16 && size_ - at + need <= size_ && written == read_now())) skipped = size_ - at;
+    // A consumer that keeps up lets the producer stay in few, hot lines: it starts again at the first bytes. Until the
+    // consumer follows, the room is what it had read there.
+    const bool again = at > HOT_BYTES && written - read_now() < HOT_BYTES / 8;
+    if (size_ - at < need || (again && written + (size_ - at) + need - seen_ <= size_)) skipped = size_ - at;
     if (written + skipped + need - seen_ > size_ && written + skipped + need - read_now() > size_) return false;
     if (skipped) {
       store_at(at, SKIP);

@@ -98,6 +98,12 @@ struct StreamCounters {
            devices_lost = 0, busy_ns = 0, program_cache_bytes = 0, instances = 0;
 };
 
+inline uint64_t hash_of(std::span<const int64_t> values) {
+  uint64_t h = 0x9E3779B97F4A7C15ull * (values.size() + 1);
+  for (int64_t v : values) h = (h ^ uint64_t(v)) * 0xD6E8FEB86659FD93ull, h ^= h >> 32;
+  return h;
+}
+
 class Stream {
  public:
   explicit Stream(const StreamOptions& options);

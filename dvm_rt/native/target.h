@@ -47,7 +47,7 @@ struct Target {
 };
 
 std::span<const Target* const> targets();  // those this CPU can run, best first
-const Target& best_target();               // DVM_RT_TARGET names another one
+const Target& best_target();               // DVM_RT_TARGET names another one; throws invalid_argument if it is not there
 const Target* find_target(const char* name);
 
 }  // namespace dvm

@@ -1,6 +1,8 @@
 // A tensor: a contiguous piece of a shared buffer with a type and a shape. It never changes.
 #pragma once
 #include <array>
+#include <span>
+#include <string>
 #include "arena.h"
 
 namespace dvm {
@@ -20,5 +22,6 @@ struct Tensor {
 
 // Bytes of a shape; throws ShapeError for a negative dimension, a rank or a product that is too large.
 uint64_t shape_bytes(uint8_t dtype, std::span<const int64_t> shape);
+std::string shape_text(std::span<const int64_t> shape);  // as Python writes it
 
 }  // namespace dvm

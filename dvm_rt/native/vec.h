@@ -21,6 +21,7 @@ constexpr int W = 4;
 #endif
 typedef float V __attribute__((vector_size(4 * W)));
 typedef int32_t Vi __attribute__((vector_size(4 * W)));
+typedef uint32_t Vu __attribute__((vector_size(4 * W)));
 #define FN [[gnu::always_inline]] inline
 
 constexpr float Inf = __builtin_inff();
@@ -115,7 +116,7 @@ FN V scale(V a, V n) {  // in two steps, the second of which may overflow or rou
   Vi i = __builtin_convertvector(n, Vi), h = i >> 1;
   return a * bits((h + 127) << 23) * bits((i - h + 127) << 23);
 }
-FN V scaleNormal(V a, V n) { return bits(bits(a) + (__builtin_convertvector(n, Vi) << 23)); }
+FN V scaleNormal(V a, V n) { return (V)((Vu)a + ((Vu)__builtin_convertvector(n, Vi) << 23)); }  // unsigned: may wrap
 FN V scaleBetween(V a, V n, V x, float low, float high) {
   V r = x > high ? all(Inf) : scaleNormal(a, n);
   return bits(bits(r) & ~(x < low));
@@ -168,7 +169,7 @@ FN V erfv(V x) {
 FN V logv(V x) {
   Vi tiny = x < 0x1p-126f;
   V y = tiny ? x * 0x1p23f : x;
-  Vi i = bits(y) - 0x3f3504f3;
+  Vi i = (Vi)((Vu)y - 0x3f3504f3u);
   V e = __builtin_convertvector((i >> 23) + (tiny & -23), V), f = bits((i & 0x7fffff) + 0x3f3504f3) - 1.f, z = f * f;
   V q = poly(f, all(7.0376836292e-2f), -1.1514610310e-1f, 1.1676998740e-1f, -1.2420140846e-1f, 1.4249322787e-1f,
              -1.6668057665e-1f, 2.0000714765e-1f, -2.4999993993e-1f, 3.3333331174e-1f);

@@ -112,32 +112,43 @@ template <class O, int N> void unary(ARGS) {
 
 // ---- loads and stores -------------------------------------------------------------------------------------------------
 template <class T> FN void convert_from(const uint8_t* m, int64_t stride, float* out, int n) {
-  for (int j = 0; j < n; j++, m += stride) {
+  auto element = [&](int64_t at) __attribute__((always_inline)) {
     T x;
-    memcpy(&x, m, sizeof x);
-    out[j] = float(x);
-  }
+    memcpy(&x, m + at, sizeof x);
+    return float(x);
+  };
+  if (stride == sizeof(T))  // known stride: the compiler makes vectors of it
+    for (int j = 0; j < n; j++) out[j] = element(int64_t(j * sizeof(T)));
+  else
+    for (int j = 0; j < n; j++) out[j] = element(j * stride);
 }
-// Truncated, saturated, NaN is 0. Both limits are exact in float32 (the upper one is the first that does not fit).
-template <class T> FN T saturated(float x) {
+// Integers: truncated, saturated, NaN is 0. Both limits are exact in float32 (the upper one is the first that does not fit).
+template <class T> FN T stored(float x) {
   constexpr bool SIGNED = T(-1) < T(0);
   constexpr int BITS = 8 * sizeof(T) - SIGNED;
   constexpr float UPPER = float(1ull << (BITS - 1)) * 2, LOWER = SIGNED ? -UPPER : 0;
   constexpr T LARGEST = T(((1ull << (BITS - 1)) - 1) * 2 + 1);
   return x != x ? T(0) : x >= UPPER ? LARGEST : x < LOWER ? T(SIGNED ? -LARGEST - 1 : 0) : T(x);
 }
+struct Bool {  // a stored bool: any byte that is not 0 counts as 1
+  uint8_t byte;
+  explicit operator float() const { return byte != 0; }
+};
+template <> FN Bool stored<Bool>(float x) { return {x != 0}; }
+template <> FN float stored<float>(float x) { return x == x ? x : NaN; }
 template <class T> FN void convert_to(const float* in, int n, uint8_t* m, int64_t stride) {
-  for (int j = 0; j < n; j++, m += stride) {
-    const T x = saturated<T>(in[j]);
-    memcpy(m, &x, sizeof x);
-  }
+  auto element = [&](int64_t at, T x) __attribute__((always_inline)) { memcpy(m + at, &x, sizeof x); };
+  if (stride == sizeof(T))
+    for (int j = 0; j < n; j++) element(int64_t(j * sizeof(T)), stored<T>(in[j]));
+  else
+    for (int j = 0; j < n; j++) element(j * stride, stored<T>(in[j]));
 }
 // Elements first .. first + n - 1 of operand i of this row, in c->convert.
-[[gnu::noinline]] void load_converted(Context* c, int i, long first, int n) {
+[[gnu::noinline, gnu::optimize("O3")]] void load_converted(Context* c, int i, long first, int n) {
   const int64_t stride = c->operands[i].stride[0];
   const uint8_t* m = c->ptr[i] + first * stride;
   switch (DType(c->operands[i].dtype)) {
-    case DType::BOOL: for (int j = 0; j < n; j++, m += stride) c->convert[j] = *m != 0; return;
+    case DType::BOOL: return convert_from<Bool>(m, stride, c->convert, n);
     case DType::INT8: return convert_from<int8_t>(m, stride, c->convert, n);
     case DType::INT16: return convert_from<int16_t>(m, stride, c->convert, n);
     case DType::INT32: return convert_from<int32_t>(m, stride, c->convert, n);
@@ -149,11 +160,11 @@ template <class T> FN void convert_to(const float* in, int n, uint8_t* m, int64_
     default: return convert_from<float>(m, stride, c->convert, n);
   }
 }
-[[gnu::noinline]] void store_converted(Context* c, int i, long first, int n) {
+[[gnu::noinline, gnu::optimize("O3")]] void store_converted(Context* c, int i, long first, int n) {
   const int64_t stride = c->operands[i].stride[0];
   uint8_t* m = c->ptr[i] + first * stride;
   switch (DType(c->operands[i].dtype)) {
-    case DType::BOOL: for (int j = 0; j < n; j++, m += stride) *m = c->convert[j] != 0; return;
+    case DType::BOOL: return convert_to<Bool>(c->convert, n, m, stride);
     case DType::INT8: return convert_to<int8_t>(c->convert, n, m, stride);
     case DType::INT16: return convert_to<int16_t>(c->convert, n, m, stride);
     case DType::INT32: return convert_to<int32_t>(c->convert, n, m, stride);
@@ -162,11 +173,7 @@ template <class T> FN void convert_to(const float* in, int n, uint8_t* m, int64_
     case DType::UINT16: return convert_to<uint16_t>(c->convert, n, m, stride);
     case DType::UINT32: return convert_to<uint32_t>(c->convert, n, m, stride);
     case DType::UINT64: return convert_to<uint64_t>(c->convert, n, m, stride);
-    default:
-      for (int j = 0; j < n; j++, m += stride) {
-        const float x = c->convert[j] == c->convert[j] ? c->convert[j] : NaN;
-        memcpy(m, &x, 4);
-      }
+    default: return convert_to<float>(c->convert, n, m, stride);
   }
 }
 template <int N, bool PART> FN int elements(const Context* c, long off) {

@@ -2,7 +2,7 @@
 // were checked before. Order: head, arguments, then for each section its head, its operands, how they overlap, its
 // words, and what of the workspace and the outputs is known to be written.
 #include "verify.h"
-#include <cstring>
+#include "footprint.h"
 #include "matmul.h"
 
 namespace dvm {
@@ -17,60 +17,6 @@ constexpr uint8_t FLOAT32 = uint8_t(DType::FLOAT32);
 static_assert(MAX_OPERANDS <= 32 && MAX_SLOTS <= 32 && MAX_ROW_SCALARS <= 32 && MAX_REDUCTIONS <= 8);
 
 bool power_of_two(uint64_t x) { return x && !(x & (x - 1)); }
-uint64_t magnitude(int64_t x) { return x < 0 ? 0 - uint64_t(x) : uint64_t(x); }
-
-// Bytes of arguments and of the workspace that are known to be written, as disjoint ranges in order. Has room for a few;
-// a range that finds none is forgotten, which only costs a zero fill.
-class Written {
- public:
-  bool covers(uint16_t arg, int64_t low, int64_t high) const {
-    const int i = after(arg, low);
-    return i > 0 && ranges_[i - 1].arg == arg && ranges_[i - 1].high >= high;
-  }
-  void add(uint16_t arg, int64_t low, int64_t high) {
-    int begin = after(arg, low), end;
-    if (begin > 0 && ranges_[begin - 1].arg == arg && ranges_[begin - 1].high >= low) low = ranges_[--begin].low;
-    for (end = begin; end < count_ && ranges_[end].arg == arg && ranges_[end].low <= high; end++)
-      if (ranges_[end].high > high) high = ranges_[end].high;
-    if (end == begin && count_ == CAPACITY) return;
-    memmove(ranges_ + begin + 1, ranges_ + end, size_t(count_ - end) * sizeof(Range));
-    ranges_[begin] = {arg, low, high};
-    count_ += 1 - (end - begin);
-  }
-
- private:
-  static constexpr int CAPACITY = 128;
-  struct Range {
-    uint16_t arg;
-    int64_t low, high;
-  };
-  int after(uint16_t arg, int64_t low) const {  // number of ranges that start at or before this byte
-    int from = 0, to = count_;
-    while (from < to) {
-      const int middle = (from + to) / 2;
-      const Range& r = ranges_[middle];
-      if (r.arg < arg || (r.arg == arg && r.low <= low)) from = middle + 1;
-      else to = middle;
-    }
-    return from;
-  }
-  Range ranges_[CAPACITY];
-  int count_ = 0;
-};
-
-// The places that an operand touches: base + any sum of index * stride, `element` bytes each.
-struct Walk {
-  int64_t element;
-  int n = 0;
-  int64_t count[MAX_RANK + 2], stride[MAX_RANK + 2];
-  void step(int64_t times, int64_t bytes) {
-    if (times > 1) count[n] = times, stride[n++] = bytes;
-  }
-};
-struct Span {
-  int64_t low = 0, high = 0;  // first byte, and one past the last
-  bool dense = false;         // every byte between is touched
-};
 
 class Verifier {
  public:
@@ -243,16 +189,19 @@ class Verifier {
     if (x.dtype != dtype) return refuse_operand(VerifyCode::DTYPE, i, x.dtype, dtype);
     for (int d = section_.head->rank; d < MAX_RANK; d++)
       if (x.stride[d]) return refuse_operand(VerifyCode::RESERVED, i, x.stride[d], 0);
-    Walk walk{DTYPE_BYTES[x.dtype]};
-    if (!shape(i, walk)) return false;
+    if (!shape(i)) return false;
     const uint64_t align = scratch || workspace ? ARENA_ALIGN : args()[x.arg].align;
     const int64_t bytes = scratch ? section_.head->scratch_bytes : workspace ? head().workspace_bytes : args()[x.arg].bytes;
-    return inside(i, walk, align, bytes) && (!(x.mode & WRITE) || scratch || separate(i, walk));
+    if (!inside(i, align, bytes)) return false;
+    if (!(x.mode & WRITE) || scratch) return true;
+    return find_blocks(walk_[i], print_[i]) || refuse_operand(VerifyCode::OVERLAP, i);
   }
 
   // What the section's kind asks of operand i, and where it goes.
-  bool shape(int i, Walk& walk) {
+  bool shape(int i) {
     const Operand& x = section_.operands[i];
+    Walk& walk = walk_[i];
+    walk.element = DTYPE_BYTES[x.dtype], walk.n = 0;
     const Section& s = *section_.head;
     const bool has_depth = (kind_ == SectionKind::MATMUL && i < 2) || (kind_ == SectionKind::PACK && i == 0);
     const bool gathers = x.mode & GATHER, packed = x.mode & PACKED || (kind_ == SectionKind::PACK && i == 1);
@@ -261,7 +210,7 @@ class Verifier {
     if (x.depth && !gathers && (!has_depth || packed)) return refuse_operand(VerifyCode::RESERVED, i, x.depth, 0);
     if (packed) {
       const bool may = i == 1 && (kind_ == SectionKind::MATMUL ? (x.mode & (READ | WRITE)) == READ
-                                                                  : kind_ == SectionKind::PACK && x.mode & WRITE);
+                                                                  : kind_ == SectionKind::PACK && x.mode & WRITE && x.mode & PACKED);
       if (!may || x.dtype != FLOAT32 || x.stride[0] || x.stride[1]) return refuse_operand(VerifyCode::OPERAND, i, x.mode, READ);
       walk.element = packed_bytes(s.dims[0], s.depth);
       for (int d = 2; d < s.rank; d++) walk.step(s.dims[d], x.stride[d]);
@@ -307,44 +256,18 @@ class Verifier {
     return along == 4 || x.depth == 4 || refuse_operand(VerifyCode::OPERAND, i, along, 4);
   }
 
-  bool inside(int i, const Walk& walk, uint64_t align, int64_t bytes) {
+  bool inside(int i, uint64_t align, int64_t bytes) {
     const Operand& x = section_.operands[i];
-    Span& span = span_[i];
-    span.low = span.high = x.base;
+    const Walk& walk = walk_[i];
+    Footprint& print = print_[i];
+    print.width = 0;
+    if (!find_ends(walk, x.base, print)) return refuse_operand(VerifyCode::OVERFLOW, i, x.base, bytes);
+    if (print.low < 0) return refuse_operand(VerifyCode::OUT_OF_BOUNDS, i, print.low, 0);
+    if (print.high > bytes) return refuse_operand(VerifyCode::OUT_OF_BOUNDS, i, print.high, bytes);
     uint64_t offsets = uint64_t(x.base);
-    bool overflow = false;
-    for (int d = 0; d < walk.n; d++) {
-      int64_t reach;
-      overflow |= __builtin_mul_overflow(walk.stride[d], walk.count[d] - 1, &reach);
-      int64_t& end = reach < 0 ? span.low : span.high;
-      overflow |= __builtin_add_overflow(end, reach, &end);
-      offsets |= uint64_t(walk.stride[d]);
-    }
-    overflow |= __builtin_add_overflow(span.high, walk.element, &span.high);
-    if (overflow) return refuse_operand(VerifyCode::OVERFLOW, i, x.base, bytes);
-    if (span.low < 0 || span.high > bytes)
-      return refuse_operand(VerifyCode::OUT_OF_BOUNDS, i, span.low < 0 ? span.low : span.high, span.low < 0 ? 0 : bytes);
+    for (int d = 0; d < walk.n; d++) offsets |= uint64_t(walk.stride[d]);
     const uint64_t element = DTYPE_BYTES[x.dtype];
     if (offsets & (element - 1) || align < element) return refuse_operand(VerifyCode::ALIGNMENT, i, align, element);
-    return true;
-  }
-
-  // No two places of a written operand share a byte. Strides in rising order must each reach beyond all that lies below;
-  // equal to it everywhere: dense.
-  bool separate(int i, Walk& walk) {
-    uint64_t below = uint64_t(walk.element);
-    bool dense = true;
-    for (int from = 0; from < walk.n; from++) {
-      int least = from;
-      for (int d = from + 1; d < walk.n; d++)
-        if (magnitude(walk.stride[d]) < magnitude(walk.stride[least])) least = d;
-      const uint64_t stride = magnitude(walk.stride[least]), count = uint64_t(walk.count[least]);
-      walk.stride[least] = walk.stride[from], walk.count[least] = walk.count[from];
-      if (stride < below) return refuse_operand(VerifyCode::OVERLAP, i, stride, below);
-      dense &= stride == below;
-      below += stride * (count - 1);  // within the argument: inside() has seen that
-    }
-    span_[i].dense = dense;
     return true;
   }
 
@@ -356,10 +279,14 @@ class Verifier {
       if (!(section_.operands[w].mode & WRITE)) continue;
       for (int i = 0; i < n; i++) {
         if (i == w || section_.operands[i].arg != section_.operands[w].arg) continue;
-        if (span_[i].high <= span_[w].low || span_[w].high <= span_[i].low) continue;
-        if (!same_places(section_.operands[i], section_.operands[w]) || (kind_ != SectionKind::VECTOR && i < 2))
-          return refuse_operand(VerifyCode::OVERLAP, i, span_[i].low, span_[w].high);
-        same_[i] |= 1u << w;
+        if (print_[i].high <= print_[w].low || print_[w].high <= print_[i].low) continue;
+        if (same_places(section_.operands[i], section_.operands[w]) && (kind_ == SectionKind::VECTOR || i >= 2)) {
+          same_[i] |= 1u << w;
+          continue;
+        }
+        if (!print_[i].width) find_blocks(walk_[i], print_[i]);
+        if (!print_[w].width) find_blocks(walk_[w], print_[w]);
+        if (!apart(print_[i], print_[w])) return refuse_operand(VerifyCode::OVERLAP, i, print_[i].low, print_[w].high);
       }
     }
     return true;
@@ -518,13 +445,13 @@ class Verifier {
     const int n = section_.head->operand_count;
     for (int i = 0; i < n; i++) {
       const Operand& x = section_.operands[i];
-      if (!(read_ >> i & 1) || written_.covers(x.arg, span_[i].low, span_[i].high)) continue;
+      if (!(read_ >> i & 1) || written_.covers(x.arg, print_[i].low, print_[i].high)) continue;
       if (x.arg == WORKSPACE) facts_.zero_workspace = true;
       else if (args()[x.arg].mode & WRITE) args()[x.arg].mode |= ZERO_FILL;  // nobody's old bytes
     }
     for (int i = 0; i < n; i++) {
       const Operand& x = section_.operands[i];
-      if (stored_ >> i & 1 && span_[i].dense && x.arg != SCRATCH) written_.add(x.arg, span_[i].low, span_[i].high);
+      if (stored_ >> i & 1 && x.arg != SCRATCH) written_.add(x.arg, print_[i]);
     }
   }
 
@@ -539,7 +466,8 @@ class Verifier {
   SectionView section_{};
   SectionKind kind_{};
   int64_t elements_ = 0, rows_ = 0;  // product of all dimensions; of those beyond the first
-  Span span_[MAX_OPERANDS];
+  Walk walk_[MAX_OPERANDS];          // where operands go
+  Footprint print_[MAX_OPERANDS];    // and what they touch
   uint32_t same_[MAX_OPERANDS];      // operands that write the same places, itself included
   uint32_t read_ = 0, stored_ = 0;   // operands read before this section wrote them; operands stored so far
   // of the words so far

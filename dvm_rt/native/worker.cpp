@@ -20,7 +20,7 @@ void Encoder::add_plan(uint32_t number, std::span<const uint8_t> bytes) {
 
 Encoder::Instance Encoder::parse(std::span<const uint8_t> instances, size_t at) {
   auto bad = [](const char* what, uint64_t got, uint64_t allowed) {
-    return Error("ProtocolError", std::string("encoder: instances: ") + what + ", got " + std::to_string(got) + ", allowed " + std::to_string(allowed));
+    return Error("ProtocolError", say("encoder: instances: ", what, ", got ", got, ", allowed ", allowed));
   };
   InstanceHead head;
   if (instances.size() - at < sizeof head) throw bad("truncated head, bytes", instances.size() - at, sizeof head);

@@ -1,60 +1,51 @@
-"""Who holds what: operator instances, the leases over them, and the workers that hold the leases.
+"""Who holds what: operator instances in batches, and the workers that hold the batches.
 
-Owns the places of every live instance. Each is in exactly one: `waiting` (nobody has it), `suspects` (waiting, to be held
-alone because a worker died over it), or one lease. A lease is a batch in one worker's hands (or HERE, the caller's); the
-worker's count of encoded instances says how far it is answered. Answered instances are *ready* (their program is on its
-way to the device), then *running* (the device is among the launches that need them), then done: forgotten. What a dead
-worker had not answered goes back to the front. Knows no policy, no time, no process."""
+Owns the place of every live instance. `live` maps each to its batch; a batch is in exactly one place: `waiting` (nobody has
+it), `suspects` (one instance, waiting to be held alone because a worker died over it), or leased to a worker (or to
+HERE, the caller). The worker's count of encoded instances says how far a lease is answered. Answered instances are *ready*
+(their program is on its way to the device), then *running* (the device is among the launches that need them), then
+done: forgotten. What a dead worker had not answered goes back to the front. An instance may leave its batch early (it
+failed, or was asked for anew): a batch *holds* only the instances that `live` maps to it. Work per instance is a few
+dictionary operations in C: streams of new shapes pass through here. Knows no policy, no time, no process."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from dvm_rt.scheduler.events import HERE
-
 
 FAILED_MAX = 1024  # remembered for story() and phase()
 
 
 @dataclass(slots=True, eq=False)
-class Instance:
-    """A live operator instance. Its first launch lies in (begin, seq]."""
+class Batch:
+    """Instances that go together. Their first launches lie in (begin, seq]. Leased: `number` counts leases, `first` is the
+    worker's count before it, `answered` how many are encoded."""
 
-    program: int
-    plan: int
+    programs: tuple[int, ...]
+    plans: tuple[int, ...]
     begin: int
     seq: int
-    lease: Lease | None = None
-    solo_deaths: int = 0
     suspect: bool = False
-
-
-@dataclass(slots=True, eq=False)
-class Lease:
-    """A batch in one worker's hands. `first` is the worker's count before it, `answered` how many are encoded."""
-
-    number: int
-    worker: int
-    instances: tuple[Instance, ...]
-    first: int
-    given_at: float
+    number: int = 0
+    worker: int = HERE
+    first: int = 0
     answered: int = 0
-    seq: int = 0
 
     @property
-    def solo(self) -> bool:
-        return len(self.instances) == 1 and self.instances[0].suspect and self.instances[0].lease is self
+    def is_answered(self) -> bool:
+        return self.answered == len(self.programs)
 
-    def held(self) -> Iterator[Instance]:
-        """The instances that are still this lease's business (others were finished or leased elsewhere)."""
-        return (i for i in self.instances if i.lease is self)
+    def part(self, start: int, end: int) -> Batch:
+        """These instances as a batch that nobody has."""
+        return Batch(self.programs[start:end], self.plans[start:end], self.begin, self.seq, self.suspect)
 
 
 @dataclass(slots=True, eq=False)
 class Worker:
-    """One life of a worker. `received` and `encoded` are its own counts, `sent` is ours."""
+    """One life of a worker. `encoded` is its own count, `sent` is ours."""
 
     number: int
     remote: bool = False
@@ -68,7 +59,7 @@ class Worker:
     moved_at: float = 0.0
     refusals: int = 0  # of its programs, by the device
     plans: set[int] = field(default_factory=set)
-    leases: deque[Lease] = field(default_factory=deque)
+    leases: deque[Batch] = field(default_factory=deque)
     graph: int | None = None
     graph_since: float = 0.0
 
@@ -86,188 +77,234 @@ class Book:
     """The places of all live instances. Every method keeps `validate()` true."""
 
     def __init__(self) -> None:
-        self.live: dict[int, Instance] = {}
-        self.waiting: deque[Instance] = deque()
-        self.suspects: deque[Instance] = deque()
-        self.leases: dict[int, Lease] = {}
+        self.live: dict[int, Batch] = {}
+        self.waiting: deque[Batch] = deque()
+        self.suspects: deque[Batch] = deque()
+        self.leases: dict[int, Batch] = {}
         self.workers: dict[int, Worker] = {}
+        self.solo_deaths: dict[int, int] = {}
         self.failed: dict[int, str] = {}
         self.finished = 0
         self.last_lease = 0
 
     # ---- instances come and go -----------------------------------------------------------------------------------
-    def arrive(self, programs: Iterable[int], plans: Iterable[int], begin: int, seq: int) -> tuple[int, ...]:
+    def arrive(self, programs: tuple[int, ...], plans: tuple[int, ...], begin: int, seq: int) -> tuple[int, ...]:
         """New instances, in order. One that nobody has encoded yet only learns that a later launch needs it too. One that
         was answered is asked for again because the program is gone from where it was: it starts anew."""
-        new = []
-        for program, plan in zip(programs, plans, strict=True):
-            instance = self.live.get(program)
-            if instance is not None and not self.is_answered(instance):
-                self._need_until(instance, seq)
-                continue
-            if instance is not None:
-                self._leave(instance)
-            self.failed.pop(program, None)
-            self.live[program] = Instance(program, plan, begin, seq)
-            self.waiting.append(self.live[program])
-            new.append(program)
-        return tuple(new)
+        if not self.live.keys().isdisjoint(programs):
+            fresh = [(p, n) for p, n in zip(programs, plans, strict=True) if not self._is_known(p, seq)]
+            programs, plans = tuple(p for p, _ in fresh), tuple(n for _, n in fresh)
+        if programs:
+            self._wait(Batch(programs, plans, begin, seq), self.waiting.append)
+        if self.failed:
+            for program in programs:
+                self.failed.pop(program, None)
+        return programs
 
-    def finish(self, done: int) -> list[Lease]:
+    def _is_known(self, program: int, seq: int) -> bool:
+        """Nobody has encoded it yet: it is needed for longer. Else it leaves the batch that it was in."""
+        batch = self.live.get(program)
+        if batch is None:
+            return False
+        if self.is_answered(program):
+            self._leave(program)
+            return False
+        batch.seq = max(batch.seq, seq)
+        return True
+
+    def finish(self, done: int) -> list[Batch]:
         """What was answered and whose launches are committed is done. What nobody answered yet stays: it may have been
         asked for ahead of its launch."""
-        over = [lease for lease in self.leases.values() if lease.seq <= done and lease.answered == len(lease.instances)]
+        over = [lease for lease in self.leases.values() if lease.seq <= done and lease.is_answered]
         for lease in over:
-            for instance in tuple(lease.held()):
-                self._leave(instance)
-                self.finished += 1
+            held = self.held(lease)
+            for program in held:
+                del self.live[program]
+            self.finished += len(held)
+            del self.leases[lease.number]
         return over
 
     def fail(self, program: int, text: str) -> None:
-        self._leave(self.live[program])
+        self._leave(program)
+        self.solo_deaths.pop(program, None)
         self.failed[program] = text
         while len(self.failed) > FAILED_MAX:
             del self.failed[next(iter(self.failed))]
 
-    def is_answered(self, instance: Instance) -> bool:
-        lease = instance.lease
-        return lease is not None and lease.instances.index(instance) < lease.answered
+    def _leave(self, program: int) -> Batch:
+        """Out of its batch, and out of the book; the batch it was in."""
+        batch = self.live.pop(program)
+        if batch.number:
+            self._drop_if_empty(batch)
+        else:
+            keep = [i for i, p in enumerate(batch.programs) if p != program]
+            batch.programs, batch.plans = tuple(batch.programs[i] for i in keep), tuple(batch.plans[i] for i in keep)
+            if not keep:
+                (self.suspects if batch.suspect else self.waiting).remove(batch)
+        return batch
 
-    def _need_until(self, instance: Instance, seq: int) -> None:
-        instance.seq = max(instance.seq, seq)
-        if instance.lease:
-            instance.lease.seq = max(instance.lease.seq, seq)
-
-    def _leave(self, instance: Instance) -> None:
-        """Out of its place, and out of the book."""
-        del self.live[instance.program]
-        if instance.lease is None:
-            (self.suspects if instance.suspect else self.waiting).remove(instance)
-        self._release(instance)
-
-    def _release(self, instance: Instance) -> None:
-        lease, instance.lease = instance.lease, None
-        if lease and not any(lease.held()):
+    def _drop_if_empty(self, lease: Batch) -> None:
+        if not self.held(lease):
             self.leases.pop(lease.number, None)
 
+    # ---- waiting -------------------------------------------------------------------------------------------------
+    def _wait(self, batch: Batch, put: object) -> None:
+        self.live.update(dict.fromkeys(batch.programs, batch))
+        put(batch)  # type: ignore[operator]
+
+    def wait_again(self, batches: Iterable[Batch]) -> None:
+        """In front of what never left, in stream order: the device needs the oldest first."""
+        for batch in reversed(sorted(batches, key=lambda b: (b.begin, b.seq))):
+            self._wait(batch, (self.suspects if batch.suspect else self.waiting).appendleft)
+
+    def take(self, most: int) -> Batch:
+        """Up to so many waiting instances as one batch, to be leased at once."""
+        batch = self.waiting.popleft()
+        if len(batch.programs) > most:
+            rest = batch.part(most, len(batch.programs))
+            self._wait(rest, self.waiting.appendleft)
+            return batch.part(0, most)
+        while self.waiting and len(batch.programs) + len(self.waiting[0].programs) <= most:
+            more = self.waiting.popleft()
+            batch = Batch(
+                batch.programs + more.programs, batch.plans + more.plans, min(batch.begin, more.begin), max(batch.seq, more.seq)
+            )
+        return batch
+
+    def suspect(self, program: int) -> None:
+        """A worker died over this waiting instance: from now on it is held alone."""
+        batch = self.live[program]
+        if batch.suspect:
+            return
+        at = batch.programs.index(program)
+        alone = batch.part(at, at + 1)
+        alone.suspect = True
+        self._leave(program)
+        self._wait(alone, self.suspects.append)
+        self.solo_deaths.setdefault(program, 0)
+
     # ---- leases --------------------------------------------------------------------------------------------------
-    def take(self, count: int, suspect: bool = False) -> tuple[Instance, ...]:
-        """The next instances out of `waiting` (or `suspects`), to be leased at once."""
-        line = self.suspects if suspect else self.waiting
-        return tuple(line.popleft() for _ in range(min(count, len(line))))
-
-    def lease(self, worker: int, instances: tuple[Instance, ...], now: float) -> Lease:
+    def lease(self, worker: int, batch: Batch) -> Batch:
         self.last_lease += 1
+        batch.number, batch.worker = self.last_lease, worker
+        self.live.update(dict.fromkeys(batch.programs, batch))
+        self.leases[batch.number] = batch
         holder = self.workers.get(worker)
-        first = holder.sent if holder else 0
-        lease = Lease(self.last_lease, worker, instances, first, now, seq=max(i.seq for i in instances))
-        for instance in instances:
-            instance.lease = lease
-        self.leases[lease.number] = lease
-        if holder:
-            holder.sent += len(instances)
-            holder.leases.append(lease)
+        if holder is None:
+            batch.answered = len(batch.programs)
         else:
-            lease.answered = len(instances)
-        return lease
+            batch.first = holder.sent
+            holder.sent += len(batch.programs)
+            holder.leases.append(batch)
+        return batch
 
-    def answer(self, worker: Worker, encoded: int) -> list[Instance]:
+    def answer(self, worker: Worker, encoded: int) -> list[int]:
         """The worker's own count moved. Returns what it newly answered. It cannot have encoded what it was not sent."""
         worker.encoded = min(encoded, worker.sent)
-        newly: list[Instance] = []
+        newly: list[int] = []
         while worker.leases:
             lease = worker.leases[0]
-            answered = max(0, min(worker.encoded - lease.first, len(lease.instances)))
-            newly += (i for i in lease.instances[lease.answered : answered] if i.lease is lease)
-            lease.answered = max(lease.answered, answered)
-            if answered < len(lease.instances):
+            answered = max(lease.answered, min(worker.encoded - lease.first, len(lease.programs)))
+            newly += lease.programs[lease.answered : answered]
+            lease.answered = answered
+            if not lease.is_answered:
                 break
+            if lease.suspect:  # it was innocent
+                lease.suspect = False
+                self.solo_deaths.pop(lease.programs[0], None)
             worker.leases.popleft()
-        for instance in newly:
-            instance.suspect = False
         return newly
 
-    def head(self, worker: Worker) -> Instance | None:
+    def head(self, worker: Worker) -> int | None:
         """What the worker is encoding, if it is somebody's business still."""
         if not worker.leases:
             return None
         lease = worker.leases[0]
-        instance = lease.instances[lease.answered]
-        return instance if instance.lease is lease else None
+        program = lease.programs[lease.answered]
+        return program if self.live.get(program) is lease else None
 
-    def bury(self, worker: Worker) -> list[Instance]:
+    def bury(self, worker: Worker) -> list[int]:
         """The worker is dead: what it had not answered waits again, in front. Answered programs are out of its hands."""
-        lost: list[Instance] = []
+        lost = []
         for lease in worker.leases:
-            lost += (i for i in lease.instances[lease.answered :] if i.lease is lease)
-            lease.instances = lease.instances[: lease.answered]
+            rest = self._cut(lease, lease.answered, len(lease.programs))
+            lease.programs, lease.plans = lease.programs[: lease.answered], lease.plans[: lease.answered]
+            lost += rest
         worker.leases.clear()
-        worker.sent = worker.encoded
-        worker.graph = None
+        worker.sent, worker.graph = worker.encoded, None
         self.wait_again(lost)
-        return lost
+        return [p for batch in lost for p in batch.programs]
 
-    def lose_answers(self) -> list[Instance]:
-        """The device is dead: programs that it may have had alone must be encoded again, whoever encoded them."""
-        lost: list[Instance] = []
-        for lease in list(self.leases.values()):
-            lost += (i for i in lease.instances[: lease.answered] if i.lease is lease)
-        self.wait_again(lost)
-        return lost
+    def lose_answers(self) -> Batch | None:
+        """The device is dead: programs that it may have had alone must be encoded again, whoever encoded them. They are out
+        of the book until the batch is leased."""
+        lost = [batch for lease in list(self.leases.values()) for batch in self._cut(lease, 0, lease.answered)]
+        lost.sort(key=lambda b: (b.begin, b.seq))
+        if not lost:
+            return None
+        programs, plans = tuple(p for b in lost for p in b.programs), tuple(n for b in lost for n in b.plans)
+        return Batch(programs, plans, lost[0].begin, max(b.seq for b in lost))
 
-    def wait_again(self, instances: list[Instance]) -> None:
-        """In front of what never left, in stream order: the device needs the oldest first."""
-        for instance in reversed(sorted(instances, key=lambda i: (i.begin, i.seq))):
-            self._release(instance)
-            (self.suspects if instance.suspect else self.waiting).appendleft(instance)
-
-    def suspect(self, instance: Instance) -> None:
-        """A worker died over this waiting instance: from now on it is held alone."""
-        if not instance.suspect:
-            self.waiting.remove(instance)
-            instance.suspect = True
-            self.suspects.append(instance)
+    def _cut(self, lease: Batch, start: int, end: int) -> list[Batch]:
+        """What the lease holds of this part, as a batch of its own; the lease does not hold it any more."""
+        kept = [i for i in range(start, end) if self.live.get(lease.programs[i]) is lease]
+        if not kept:
+            return []
+        for i in kept:
+            del self.live[lease.programs[i]]
+        self._drop_if_empty(lease)
+        programs, plans = tuple(lease.programs[i] for i in kept), tuple(lease.plans[i] for i in kept)
+        return [Batch(programs, plans, lease.begin, lease.seq, lease.suspect)]
 
     # ---- looking -------------------------------------------------------------------------------------------------
+    def held(self, batch: Batch) -> list[int]:
+        return [p for p in batch.programs if self.live.get(p) is batch]
+
+    def is_answered(self, program: int) -> bool:
+        batch = self.live[program]
+        return batch.number > 0 and batch.programs.index(program) < batch.answered
+
     def phase(self, program: int, done: int) -> str:
-        instance = self.live.get(program)
-        if instance is None:
+        batch = self.live.get(program)
+        if batch is None:
             return "failed" if program in self.failed else "done or unknown"
-        lease = instance.lease
-        if lease is None:
+        if not batch.number:
             return "waiting"
-        if lease.instances.index(instance) >= lease.answered:
+        if not self.is_answered(program):
             return "encoding"
-        return "running" if done >= instance.begin else "ready"
+        return "running" if done >= batch.begin else "ready"
 
     def validate(self) -> None:
         """Exact partition: every live instance in one place, every place known to its holder, every count a sum."""
-        placed = [*self.waiting, *self.suspects, *(i for lease in self.leases.values() for i in lease.held())]
-        hold(len(placed) == len(set(map(id, placed))), "an instance is in two places")
-        hold({i.program: i for i in placed} == self.live, "places and live instances differ")
+        lines = [*self.waiting, *self.suspects]
+        held = [(p, batch) for batch in lines for p in batch.programs]
+        held += [(p, lease) for lease in self.leases.values() for p in self.held(lease)]
+        hold(len(held) == len(self.live), "places hold {} instances, {} are live", len(held), len(self.live))
+        hold(all(self.live.get(p) is batch for p, batch in held), "an instance is in two places, or in none")
         hold(not self.live.keys() & self.failed.keys(), "an instance is live and failed")
-        hold(all(i.lease is None and not i.suspect for i in self.waiting), "waiting, but leased or suspect")
-        hold(all(i.lease is None and i.suspect for i in self.suspects), "suspect, but leased or trusted")
+        hold(all(b.programs and not b.number and b.suspect == (b in self.suspects) for b in lines), "a line holds what is leased")
+        hold(all(len(b.programs) == 1 and b.programs[0] in self.solo_deaths for b in self.suspects), "a suspect has company")
+        hold(all(len(b.programs) == len(b.plans) for _, b in held), "an instance without a plan")
         for number, lease in self.leases.items():
-            hold(lease.number == number and any(lease.held()), "lease {} holds nothing", number)
-            hold(0 <= lease.answered <= len(lease.instances), "lease {} answered {}", number, lease.answered)
-            hold(lease.seq >= max(i.seq for i in lease.held()), "lease {} ends before its launches", number)
-            if lease.answered < len(lease.instances):
+            hold(lease.number == number and bool(self.held(lease)), "lease {} holds nothing", number)
+            hold(0 <= lease.answered <= len(lease.programs), "lease {} answered {}", number, lease.answered)
+            if not lease.is_answered:
                 holder = self.workers.get(lease.worker)
-                hold(lease.worker != HERE and holder is not None and lease in holder.leases, "lease {} has no holder", number)
+                hold(holder is not None and lease in holder.leases, "lease {} has no holder", number)
         for worker in self.workers.values():
             self._validate_worker(worker)
 
     def _validate_worker(self, worker: Worker) -> None:
-        at = worker.encoded
+        at, number = worker.encoded, worker.number
         for lease in worker.leases:
-            hold(lease.worker == worker.number, "worker {} holds another's lease {}", worker.number, lease.number)
-            hold(lease.first + lease.answered == at, "worker {}: lease {} starts at {}", worker.number, lease.number, lease.first)
-            at = lease.first + len(lease.instances)
-            hold({i.plan for i in lease.held()} <= worker.plans, "worker {} lacks a plan it needs", worker.number)
-            hold(not lease.solo or len(worker.leases) == 1, "worker {}: a suspect has company", worker.number)
-        hold(at == worker.sent, "worker {}: sent {}, leases end at {}", worker.number, worker.sent, at)
-        hold(worker.up or (not worker.leases and worker.graph is None), "worker {} is down and holds something", worker.number)
+            hold(lease.worker == number, "worker {} holds another's lease {}", number, lease.number)
+            hold(lease.first + lease.answered == at, "worker {}: lease {} starts at {}", number, lease.number, lease.first)
+            at = lease.first + len(lease.programs)
+            hold(worker.plans.issuperset(lease.plans), "worker {} lacks a plan it needs", number)
+            alone = len(worker.leases) == 1 and len(lease.programs) == 1
+            hold(alone or not (lease.suspect and self.held(lease)), "worker {}: a suspect has company", number)
+        hold(at == worker.sent, "worker {}: sent {}, leases end at {}", number, worker.sent, at)
+        hold(worker.up or (not worker.leases and worker.graph is None), "worker {} is down and holds something", number)
 
 
 class InvariantError(AssertionError):

@@ -1,12 +1,14 @@
 """What the scheduler is told and what it orders: frozen records, no behaviour.
 
+They are named tuples because a start imports them, and making forty dataclasses takes 20 ms. So look at an event's type, never
+at its truth: one without fields is empty.
+
 Numbers in them. A *program* is the 64-bit identity of an operator instance and of the program it encodes to. A *worker*
 is 0..n-1 for the local ones, beyond for remote ones. An *incarnation* counts the lives of one process. `done` and
 `launched` count launches in stream order; received and encoded count a worker's instances over all its lives."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 HERE = -1  # in place of a worker: the caller's own process
@@ -26,8 +28,7 @@ DEVICE, ZYGOTE = Process("device"), Process("zygote")
 
 
 # ---- events: what happened ------------------------------------------------------------------------------------------
-@dataclass(frozen=True, slots=True)
-class InstancesArrived:
+class InstancesArrived(NamedTuple):
     """The stream needs these programs. Their first launches lie in (begin, seq]. `waited`: somebody waits for them."""
 
     programs: tuple[int, ...]
@@ -37,16 +38,14 @@ class InstancesArrived:
     waited: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class PlanKnown:
+class PlanKnown(NamedTuple):
     """Instances of this plan may come; `encode_us` is the modelled cost of one."""
 
     plan: int
     encode_us: float
 
 
-@dataclass(frozen=True, slots=True)
-class Counters:
+class Counters(NamedTuple):
     """The control page: what was committed, which program the device misses (0: none), whether the device of this life got
     as far as its loop, each local worker's counts."""
 
@@ -57,41 +56,35 @@ class Counters:
     workers: tuple[tuple[int, int], ...]  # (received, encoded)
 
 
-@dataclass(frozen=True, slots=True)
-class Waited:
+class Waited(NamedTuple):
     """Somebody waits for the device: batches start again at one."""
 
 
-@dataclass(frozen=True, slots=True)
-class Tick:
+class Tick(NamedTuple):
     """Time passed; leases may have run out."""
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerReady:
+class WorkerReady(NamedTuple):
     """HELLO of a local worker: it is past its imports."""
 
     worker: int
     incarnation: int
 
 
-@dataclass(frozen=True, slots=True)
-class RemoteJoined:
+class RemoteJoined(NamedTuple):
     """A remote worker that speaks our protocol. It has no control page: its counts come in messages."""
 
     worker: int
 
 
-@dataclass(frozen=True, slots=True)
-class RemoteLeft:
+class RemoteLeft(NamedTuple):
     """A remote worker said BYE, cannot be reached, or broke the protocol."""
 
     worker: int
     why: str
 
 
-@dataclass(frozen=True, slots=True)
-class ProgramsReceived:
+class ProgramsReceived(NamedTuple):
     """Programs of one lease from a remote worker, in the order in which they were sent to it."""
 
     worker: int
@@ -99,30 +92,26 @@ class ProgramsReceived:
     programs: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class ProgramRefused:
+class ProgramRefused(NamedTuple):
     """The device's verifier refused a program that a worker had encoded. The stream has encoded it again by itself."""
 
     program: int
 
 
-@dataclass(frozen=True, slots=True)
-class ProcessDied:
+class ProcessDied(NamedTuple):
     """The pidfd of this incarnation is readable: it is gone for certain. A start that failed counts as a death."""
 
     process: Process
     incarnation: int
 
 
-@dataclass(frozen=True, slots=True)
-class ZygoteReady:
+class ZygoteReady(NamedTuple):
     """The zygote of this incarnation answers: children can be started."""
 
     incarnation: int
 
 
-@dataclass(frozen=True, slots=True)
-class Inspected:
+class Inspected(NamedTuple):
     """What the kernel says of a process: "running" (on a CPU or waiting for one), "sleeping", "stopped" or "gone", and the CPU
     seconds that it has used so far."""
 
@@ -131,15 +120,13 @@ class Inspected:
     cpu_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class GraphWanted:
+class GraphWanted(NamedTuple):
     """Somebody wants a plan for graph number `graph`."""
 
     graph: int
 
 
-@dataclass(frozen=True, slots=True)
-class GraphAnswered:
+class GraphAnswered(NamedTuple):
     """A worker planned a graph, or (`error` set) says why it cannot be planned."""
 
     worker: int
@@ -148,13 +135,11 @@ class GraphAnswered:
     text: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Opening:
+class Opening(NamedTuple):
     """The first event: start the processes."""
 
 
-@dataclass(frozen=True, slots=True)
-class Closing:
+class Closing(NamedTuple):
     """Nothing is started or sent any more."""
 
 
@@ -165,16 +150,14 @@ Event = (
 
 
 # ---- commands: what to do about it, in this order -------------------------------------------------------------------
-@dataclass(frozen=True, slots=True)
-class SendPlan:
+class SendPlan(NamedTuple):
     """A worker meets this plan for the first time in this life."""
 
     worker: int
     plan: int
 
 
-@dataclass(frozen=True, slots=True)
-class SendInstances:
+class SendInstances(NamedTuple):
     """Lease a batch to a worker."""
 
     worker: int
@@ -182,22 +165,19 @@ class SendInstances:
     programs: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class EncodeHere:
+class EncodeHere(NamedTuple):
     """Encode these in the caller's process."""
 
     programs: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class DeliverPrograms:
+class DeliverPrograms(NamedTuple):
     """Hand these programs of a remote worker to the device. What the message held beside them is dropped."""
 
     programs: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class SendGraph:
+class SendGraph(NamedTuple):
     """Lease a graph to a worker."""
 
     worker: int
@@ -205,15 +185,13 @@ class SendGraph:
     graph: int
 
 
-@dataclass(frozen=True, slots=True)
-class AnswerGraph:
+class AnswerGraph(NamedTuple):
     """The first answer to this graph is in: pass it on."""
 
     graph: int
 
 
-@dataclass(frozen=True, slots=True)
-class FailGraph:
+class FailGraph(NamedTuple):
     """Whoever wants this graph gets the error of this name."""
 
     graph: int
@@ -221,8 +199,7 @@ class FailGraph:
     text: str
 
 
-@dataclass(frozen=True, slots=True)
-class FailProgram:
+class FailProgram(NamedTuple):
     """Launches of this program, and what is computed from them, give the error of this name."""
 
     program: int
@@ -230,16 +207,14 @@ class FailProgram:
     text: str
 
 
-@dataclass(frozen=True, slots=True)
-class StartProcess:
+class StartProcess(NamedTuple):
     """Start the next life of a process, at a new address."""
 
     process: Process
     incarnation: int
 
 
-@dataclass(frozen=True, slots=True)
-class KillProcess:
+class KillProcess(NamedTuple):
     """Through its pidfd. Its leases move only when its death is certain."""
 
     process: Process
@@ -247,33 +222,28 @@ class KillProcess:
     why: str
 
 
-@dataclass(frozen=True, slots=True)
-class DropWorker:
+class DropWorker(NamedTuple):
     """Forget a remote worker: what it says from now on is ignored."""
 
     worker: int
     why: str
 
 
-@dataclass(frozen=True, slots=True)
-class InspectProcess:
+class InspectProcess(NamedTuple):
     """Ask the kernel about a process that is suspected."""
 
     process: Process
 
 
-@dataclass(frozen=True, slots=True)
-class ReplayDevice:
+class ReplayDevice(NamedTuple):
     """The device is gone: push again what it had not committed."""
 
 
-@dataclass(frozen=True, slots=True)
-class RingBells:
+class RingBells(NamedTuple):
     """Wake every sleeper: the wake-up it waits for may have died with a process."""
 
 
-@dataclass(frozen=True, slots=True)
-class FailRuntime:
+class FailRuntime(NamedTuple):
     """Nothing can be promised any more: every wait ends with PoolUnhealthyError."""
 
     text: str

@@ -81,7 +81,7 @@ class RemoteWorkers:
 
     def _is_ours(self, program: int, data: bytes) -> bool:
         """The same bytes as we would encode. Instances that are over are not looked at: their programs are dropped anyway."""
-        instance = self._shell.instances.get(program)
+        instance = self._shell.instance_bytes(program)
         if instance is None:
             return True
         ((_, plan, start, end),) = wire.instances(instance)

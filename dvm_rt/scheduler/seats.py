@@ -23,7 +23,6 @@ class Seat:
     condemned: bool = False  # we killed it and wait for its death
     started_at: float = 0.0
     deaths: int = 0  # in a row, without progress
-    deaths_total: int = 0
 
 
 class Seats:
@@ -50,7 +49,6 @@ class Seats:
         """An occupant died. Returns why the pool is unhealthy now, or nothing."""
         seat = self.seats[process]
         seat.up = seat.condemned = False
-        seat.deaths_total += 1
         if process == ZYGOTE or self.zygote_answers:
             seat.deaths = 0 if progress else seat.deaths + 1
         if process == ZYGOTE:

@@ -80,6 +80,8 @@ class Shared:
 
 
 class Shell:
+    clock = staticmethod(time.monotonic)
+
     def __init__(self, shared: Shared, zygote: Zygote) -> None:
         self.shared, self.stream, self.zygote = shared, shared.stream, zygote
         self.state = SchedulerState(shared.workers, shared.policy, shared.limits, shared.costs, shared.placement.free)
@@ -89,7 +91,8 @@ class Shell:
         self.seats: dict[e.Process, Seat] = {}
         self.pipes: dict[int, PushSocket] = {}
         self.plans: dict[int, bytes] = {}
-        self.instances: dict[int, bytes] = {}  # of what is live in the state
+        # Of what is live in the state: the bytes of an instance, or of the batch (programs, bytes) that it came in.
+        self._bodies: dict[int, bytes | tuple[tuple[int, ...], bytes]] = {}
         self.arriving: dict[int, bytes] = {}  # programs of remote workers that found no room yet
         self.unpushed: list[int] = []  # to encode here as soon as there is room
         self.graphs: dict[int, tuple[bytes, Future[bytes]]] = {}
@@ -113,7 +116,7 @@ class Shell:
             self._busy = True
             try:
                 while self._events and not self.closed:
-                    for command in self.state.handle(self._events.popleft(), time.monotonic()):
+                    for command in self.state.handle(self._events.popleft(), self.clock()):
                         _DO[type(command)](self, command)
             finally:
                 self._busy = False
@@ -128,20 +131,15 @@ class Shell:
         with self.lock:
             if self.closed or self._busy:
                 return
-            batch = self.stream.take_outbox(self.shared.limits.worker_credits)
+            body, programs, plans = self.stream.take_outbox_batch(self.shared.limits.worker_credits)
             begin, self.begin = self.begin, self.stream.launched
-            arrived = self._arrived(batch, begin, waits) if batch else e.Waited()
-            self.tell(self.counters(), arrived)
-
-    def _arrived(self, batch: bytes, begin: int, waits: bool) -> e.InstancesArrived:
-        programs, plans = [], []
-        for program, plan, start, end in wire.instances(batch):
-            programs.append(program)
-            plans.append(plan)
-            self.instances[program] = batch[start:end]
-            if plan not in self.plans:
+            if not programs:
+                self.tell(self.counters(), e.Waited())
+                return
+            for plan in set(plans) - self.plans.keys():
                 self._learn(plan)
-        return e.InstancesArrived(tuple(programs), tuple(plans), begin, self.begin, waits)
+            self._bodies.update(dict.fromkeys(programs, (programs, body)))
+            self.tell(self.counters(), e.InstancesArrived(programs, plans, begin, self.begin, waits))
 
     def _learn(self, plan: int) -> None:
         self.plans[plan] = self.stream.plan_bytes(plan)
@@ -163,8 +161,8 @@ class Shell:
             self.tell(counters, e.Tick())
             if self.shared.policy == "auto":
                 self._place_plans(counters.launched - counters.done)
-            if len(self.instances) > 2 * len(self.state.book.live) + 1024:
-                self.instances = {p: self.instances[p] for p in self.state.book.live}
+            if len(self._bodies) > 2 * len(self.state.book.live) + 1024:
+                self._bodies = {p: self._bodies[p] for p in self.state.book.live}
             return counters.launched > counters.done or bool(self.graphs)
 
     def _take_events(self) -> None:
@@ -269,8 +267,20 @@ class Shell:
         self._send(c.worker, wire.PlanMessage(c.plan, self.plans[c.plan]))
 
     def _send_instances(self, c: e.SendInstances) -> None:
-        body = b"".join(map(self.instances.__getitem__, c.programs))
+        came_in = self._bodies[c.programs[0]]
+        whole = isinstance(came_in, tuple) and came_in[0] == c.programs
+        body = came_in[1] if whole else b"".join(map(self.instance_bytes, c.programs))
         self._send(c.worker, wire.Instances(c.lease, len(c.programs), body))
+
+    def instance_bytes(self, program: int) -> bytes | None:
+        """The bytes of one instance; None if it is over."""
+        with self.lock:
+            found = self._bodies.get(program)
+            if isinstance(found, tuple):
+                body = found[1]
+                parts = {p: body[start:end] for p, _, start, end in wire.instances(body)}
+                self._bodies.update({p: part for p, part in parts.items() if self._bodies.get(p) is found})
+            return parts[program] if isinstance(found, tuple) else found
 
     def _send_graph(self, c: e.SendGraph) -> None:
         self._send(c.worker, wire.Graph(c.lease, c.graph, self.graphs[c.graph][0]))
@@ -316,7 +326,7 @@ class Shell:
             return {**request, "cpus": place.device, **more}, {**shared, **rings}
         session = self.shared.session
         more = {"inbox": session.worker(process.index, incarnation), "answers": session.answers()}
-        more |= {"encode_work_ns": self.shared.encode_work_ns}
+        more |= {"encode_work_ns": self.shared.encode_work_ns, "plans": self.shared.policy == "workers"}
         shared = {"control": fds["control"], "ring": fds["rings"][1 + process.index], "trace": fds["traces"][1 + process.index]}
         return {**request, "cpus": place.encoders, **more}, shared
 

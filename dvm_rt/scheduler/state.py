@@ -22,7 +22,7 @@ from dataclasses import dataclass
 
 from dvm_rt import config
 from dvm_rt.scheduler import events as e
-from dvm_rt.scheduler.book import Book, Instance, Lease, Worker, hold
+from dvm_rt.scheduler.book import Batch, Book, Worker, hold
 from dvm_rt.scheduler.policy import Costs, Situation, who_encodes
 from dvm_rt.scheduler.seats import Seats
 
@@ -131,10 +131,10 @@ class SchedulerState:
         """Lease what waits, as far as credits go."""
         out: list[e.Command] = []
         while self.book.suspects and (worker := self._quarantine()) and not worker.backlog:
-            out += self._lease(worker, self.book.take(1, suspect=True), now)
+            out += self._lease(worker, self.book.suspects.popleft(), now)
         while self.book.waiting:
             if self._encodes_here(self.book.waiting[0], waited):
-                out.append(self._encode_here(self._cheap(waited), now))
+                out.append(self._encode_here(self.book.waiting.popleft(), now))
                 continue
             worker = self._least_loaded()
             if worker is None:
@@ -144,45 +144,35 @@ class SchedulerState:
             self.batch_limit = min(2 * self.batch_limit, self.limits.batch_max)
         return out
 
-    def _lease(self, worker: Worker, instances: tuple[Instance, ...], now: float) -> list[e.Command]:
-        new_plans = {i.plan for i in instances} - worker.plans
+    def _lease(self, worker: Worker, batch: Batch, now: float) -> list[e.Command]:
+        new_plans = set(batch.plans) - worker.plans
         worker.plans |= new_plans
         if not worker.backlog:
             worker.moved_at = now
-        lease = self.book.lease(worker.number, instances, now)
-        programs = tuple(i.program for i in instances)
-        self._note(now, f"leased to worker {worker.number} as {lease.number}", programs)
-        send = e.SendInstances(worker.number, lease.number, programs)
+        lease = self.book.lease(worker.number, batch)
+        self._note(now, f"leased to worker {worker.number} as {lease.number}", batch.programs)
+        send = e.SendInstances(worker.number, lease.number, batch.programs)
         return [*(e.SendPlan(worker.number, plan) for plan in sorted(new_plans)), send]
 
-    def _encode_here(self, instances: tuple[Instance, ...], now: float) -> e.Command:
-        self.book.lease(e.HERE, instances, now)
-        programs = tuple(i.program for i in instances)
-        self._note(now, "encoded here", programs)
-        self._device_can_go_on(programs, now)
-        return e.EncodeHere(programs)
+    def _encode_here(self, batch: Batch, now: float) -> e.Command:
+        self.book.lease(e.HERE, batch)
+        self._note(now, "encoded here", batch.programs)
+        self._device_can_go_on(batch.programs, now)
+        return e.EncodeHere(batch.programs)
 
-    def _cheap(self, waited: bool) -> tuple[Instance, ...]:
-        count = 0
-        for instance in self.book.waiting:
-            if not self._encodes_here(instance, waited):
-                break
-            count += 1
-        return self.book.take(count)
-
-    def _encodes_here(self, instance: Instance, waited: bool) -> bool:
-        depth = instance.begin - self.counters.done
+    def _encodes_here(self, batch: Batch, waited: bool) -> bool:
+        """Whether the caller encodes a waiting batch; its dearest plan counts."""
+        depth = batch.begin - self.counters.done
         workers = sum(w.up or not w.remote for w in self.book.workers.values())
-        now = Situation(self.plan_costs.get(instance.plan, 0.0), waited, depth, self.free_cpus, workers)
-        return who_encodes(self.policy, now, self.costs) == "caller"
+        cost_us = max(self.plan_costs.get(plan, 0.0) for plan in set(batch.plans))
+        return who_encodes(self.policy, Situation(cost_us, waited, depth, self.free_cpus, workers), self.costs) == "caller"
 
     def _least_loaded(self) -> Worker | None:
         """The worker that gets the next batch: up, with credit, not planning, not kept apart for a suspect."""
         apart = self._quarantine() if self.book.suspects else None
-        solo = {lease.worker for lease in self.book.leases.values() if lease.solo and lease.answered == 0}
         able = [
             w for w in self.book.workers.values()
-            if w.up and w is not apart and w.number not in solo and w.backlog < self.limits.worker_credits
+            if w.up and w is not apart and w.backlog < self.limits.worker_credits and not (w.leases and w.leases[0].suspect)
         ]  # fmt: skip
         return min(able, key=lambda w: (w.graph is not None, w.backlog, w.number), default=None)
 
@@ -203,7 +193,7 @@ class SchedulerState:
                 worker.begun = received - worker.born_received
                 self._answered(worker, encoded, now)
         for lease in self.book.finish(event.done):
-            self._note(now, f"done, lease {lease.number}", tuple(i.program for i in lease.instances))
+            self._note(now, f"done, lease {lease.number}", lease.programs)
         return []
 
     def _progress(self, now: float) -> None:
@@ -213,7 +203,7 @@ class SchedulerState:
         if encoded <= worker.encoded:
             return
         worker.moved_at = now
-        programs = tuple(i.program for i in self.book.answer(worker, encoded))
+        programs = tuple(self.book.answer(worker, encoded))
         if programs:
             self._note(now, f"encoded by worker {worker.number}", programs)
         self._device_can_go_on(programs, now)
@@ -238,11 +228,11 @@ class SchedulerState:
         """Who owes the next commit; None: nobody that is there."""
         if self.blames >= 1 + self.limits.solo_deaths_max:
             return e.DEVICE  # more workers than a poison instance explains
-        missing = self.book.live.get(self.counters.waiting_program)
-        if missing is None or self.book.is_answered(missing):
+        batch = self.book.live.get(self.counters.waiting_program)
+        if batch is None or self.book.is_answered(self.counters.waiting_program):
             return e.DEVICE
-        if missing.lease is not None:
-            return e.Process("encoder", missing.lease.worker)
+        if batch.number:
+            return e.Process("encoder", batch.worker)
         busy = [w for w in self.book.workers.values() if w.up and w.backlog]  # nobody has credit for it
         return e.Process("encoder", max(busy, key=lambda w: w.backlog).number) if busy else None
 
@@ -321,8 +311,10 @@ class SchedulerState:
     def _refill(self, now: float) -> list[e.Command]:
         """The device may have had programs alone that were answered but not run: the caller is quickest to replace them."""
         lost = self.book.lose_answers()
-        self._note(now, "lost with the device", tuple(i.program for i in lost))
-        return [self._encode_here(self.book.take(len(lost)), now)] if lost else []
+        if lost is None:
+            return []
+        self._note(now, "lost with the device", lost.programs)
+        return [self._encode_here(lost, now)]
 
     def _had_progress(self, process: e.Process) -> bool:
         """Whether this life was good for anything. One that had nothing to do need only have got past its start."""
@@ -362,24 +354,24 @@ class SchedulerState:
     def _bury(self, worker: Worker, now: float) -> list[e.Command]:
         """Its leases go back to the front; what it had begun is suspect, a graph has one death more on its account."""
         head = self.book.head(worker) if worker.has_begun else None
-        alone = head is not None and head.lease is not None and head.lease.solo
+        alone = head is not None and worker.leases[0].suspect
         graph = worker.graph
         lost = self.book.bury(worker)
         worker.up = False
-        self._note(now, f"lost with worker {worker.number}", tuple(i.program for i in lost))
-        if head is not None:
-            head.solo_deaths += alone
-            self.book.suspect(head)
-            self._note(now, f"suspected, {head.solo_deaths} deaths alone", (head.program,))
-        out = [self._poison(head, now)] if head is not None and head.solo_deaths >= self.limits.solo_deaths_max else []
+        if lost:
+            self._note(now, f"lost with worker {worker.number}", tuple(lost))
+        out = self._suspect_it(head, alone, now) if head is not None else []
         return out + (self._graph_lost(graph, now) if graph is not None else [])
 
-    def _poison(self, instance: Instance, now: float) -> e.Command:
-        text = (
-            f"scheduler: instance {instance.program:#x}: deaths of encoders that held it alone, "
-            f"got {instance.solo_deaths}, allowed {self.limits.solo_deaths_max - 1}"
-        )
-        return self._fail(instance.program, "PoisonRequestError", text, now)
+    def _suspect_it(self, program: int, alone: bool, now: float) -> list[e.Command]:
+        self.book.suspect(program)
+        self.book.solo_deaths[program] += alone
+        deaths, most = self.book.solo_deaths[program], self.limits.solo_deaths_max
+        self._note(now, f"suspected, {deaths} deaths alone", (program,))
+        if deaths < most:
+            return []
+        text = f"scheduler: instance {program:#x}: deaths of encoders that held it alone, got {deaths}, allowed {most - 1}"
+        return [self._fail(program, "PoisonRequestError", text, now)]
 
     def _fail(self, program: int, error: str, text: str, now: float) -> e.Command:
         self.book.fail(program, text)
@@ -417,19 +409,18 @@ class SchedulerState:
         lease = worker.leases[0] if worker.leases else None
         if lease is None or lease.number != event.lease or not self._are_next(lease, event.programs):
             return self._left(e.RemoteLeft(event.worker, f"programs of lease {event.lease} that it does not owe"), now)
-        wanted = tuple(i.program for i in lease.instances[lease.answered :][: len(event.programs)] if i.lease is lease)
+        wanted = tuple(p for p in event.programs if self.book.live.get(p) is lease)
         worker.begun += len(event.programs)
         self._answered(worker, worker.encoded + len(event.programs), now)
         return [e.DeliverPrograms(wanted)] if wanted else []
 
-    def _are_next(self, lease: Lease, programs: tuple[int, ...]) -> bool:
-        owed = tuple(i.program for i in lease.instances[lease.answered :][: len(programs)])
-        return bool(programs) and owed == programs
+    def _are_next(self, lease: Batch, programs: tuple[int, ...]) -> bool:
+        return bool(programs) and lease.programs[lease.answered :][: len(programs)] == programs
 
     def _refused(self, event: e.ProgramRefused, now: float) -> list[e.Command]:
         """Its worker is not believed for ever: a local one is replaced, a remote one, which nobody knows, dropped at once."""
-        instance = self.book.live.get(event.program)
-        worker = self.book.workers.get(instance.lease.worker) if instance and instance.lease else None
+        batch = self.book.live.get(event.program)
+        worker = self.book.workers.get(batch.worker) if batch else None
         if worker is None:
             return self._ignore()
         self._note(now, f"program of worker {worker.number} refused by the device", (event.program,))

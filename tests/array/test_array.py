@@ -282,3 +282,10 @@ def test_a_runtime_does_not_live_on_in_its_arrays() -> None:
     del runtime
     gc.collect()
     assert gone() is None
+
+
+def test_a_symbolic_size_meets_zero() -> None:
+    x = dvm.asarray(fresh(4, 0))
+    assert np.asarray((x + 1).reshape(0, 7)).shape == (0, 7)
+    empty = dvm.zeros((0, 2))
+    assert np.asarray(dvm.function(lambda a: dvm.concat([a, empty], axis=1))(dvm.asarray(fresh(0, 3)))).shape == (0, 5)

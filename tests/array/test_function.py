@@ -349,3 +349,19 @@ def test_planning_is_the_clients_time_and_a_span_of_the_trace(tmp_path):
     events = json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
     plans = [e for e in events if e["name"] == "plan"]
     assert len(plans) == 1 and plans[0]["args"]["kernels"] == 1
+
+
+@pytest.mark.parametrize("encode", ["workers", "caller"])
+def test_graphs_go_to_workers_where_workers_encode(encode) -> None:
+    def rows(x, w):
+        return dvm.softmax(x @ w, axis=-1)
+
+    a, w = fresh(5, 7), fresh(7, 3)
+    with dvm.Runtime(inline=True):
+        alone = np.asarray(dvm.function(rows)(dvm.asarray(a), dvm.asarray(w))).tobytes()
+    with dvm.Runtime(encoders=1, encode=encode):
+        f = dvm.function(rows)
+        assert np.asarray(f(dvm.asarray(a), dvm.asarray(w))).tobytes() == alone
+        assert np.asarray(dvm.softmax(dvm.asarray(a) @ dvm.asarray(w), axis=-1)).tobytes() == alone
+        assert dvm.stats().get("plans_by_workers", 0) == (2 if encode == "workers" else 0)
+        assert "kernel" in dvm.explain(f, dvm.asarray(a), dvm.asarray(w))

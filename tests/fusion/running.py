@@ -58,7 +58,7 @@ def _packed(plan: Plan, number: int, values: list[int], array: np.ndarray) -> np
 
 
 def check(
-    build: Callable[..., Node | tuple[Node, ...]], arrays: Sequence[np.ndarray], rtol: float = 3e-6, atol: float = 3e-6
+    build: Callable[..., Node | tuple[Node, ...]], arrays: Sequence[np.ndarray], rtol: float = 1e-5, atol: float = 1e-5
 ) -> Fused:
     """Holds fused against unfused (bits) and against NumPy in float64; gives what was fused."""
     graph = graph_of(build, arrays)

@@ -113,6 +113,16 @@ def test_facts_keep_what_they_cannot_solve_as_checks() -> None:
     assert len(facts.resolved_checks()) == 0 and facts.resolve(b) == 384 // 4 or same(facts.resolve(b), b)
 
 
+def test_facts_know_sizes_of_zero() -> None:
+    a, b, _ = S
+    facts = Facts()
+    facts.equate(3 * a, 0, "broadcast")
+    assert facts.resolve(a) == 0 and not facts.checks
+    facts = Facts()
+    facts.equate(0, a * b, "reshape")
+    assert facts.checks[0].holds([0, 5, 0]) and not facts.checks[0].holds([2, 5, 0])
+
+
 def test_what_can_never_be_equal_is_refused() -> None:
     a, _, _ = S
     for x, y in ((a, a + 1), (3, 4), (a + 2, 1), (a, 1)):

@@ -20,6 +20,7 @@ from dvm_rt.errors import (
     DeviceTimeoutError,
     DeviceTrap,
     InvalidBytecodeError,
+    PoisonRequestError,
     PoolUnhealthyError,
     ProtocolError,
     ShapeError,
@@ -313,8 +314,9 @@ def test_a_flipped_bit_on_the_way_is_an_error_of_that_value_only() -> None:
     with pytest.raises(InvalidBytecodeError) as caught:
         stepped.read(out)
     assert caught.value.code == "CHECKSUM"
-    b = stream.asarray(x[:2])
-    np.testing.assert_array_equal(stepped.read(stream.call(plan, [b, b])[0]), x[:2] * 2 + x[:2])
+    for rows in (2, 3):  # another shape, and the same again
+        b = stream.asarray(x[:rows])
+        np.testing.assert_array_equal(stepped.read(stream.call(plan, [b, b])[0]), x[:rows] * 2 + x[:rows])
 
 
 def test_a_program_that_does_not_fit_its_launch_is_a_trap() -> None:
@@ -397,6 +399,23 @@ def test_the_event_loop_is_told_once() -> None:
     stepped.run()
     assert os.eventfd_read(stepped.fds["eventfd"]) == 1
     assert stream.arm(2)
+
+
+def test_a_program_that_is_given_up_fails_what_launches_it() -> None:
+    stepped, _, plan = with_worker()
+    stream, x = stepped.stream, stepped.stream.asarray(random(3, 7))
+    (out,) = stream.call(plan, [x, x])
+    (after,) = stream.call(plan, [out, x])
+    y = stream.asarray(random(2, 2))
+    (fine,) = stream.call(plan, [y, y])
+    number, other = (p for p, _ in stream.programs(plan))
+    stepped.run()
+    stream.fail_program(number, "PoisonRequestError", "scheduler: it killed every worker")
+    stream.encode_here([other])
+    for tensor in (out, after):
+        with pytest.raises(PoisonRequestError, match="killed every worker"):
+            stepped.read(tensor)
+    np.testing.assert_array_equal(stepped.read(fine), random(2, 2) * 2 + random(2, 2))
 
 
 def test_a_waiter_sleeps_and_is_woken() -> None:

@@ -64,6 +64,12 @@ def test_targets_are_listed_best_first() -> None:
         _native.Program(elementwise(1, ("mov.i", 0))).run([normal(1), normal(1)], "neon")
 
 
+def test_a_target_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DVM_RT_TARGET", "neon")
+    with pytest.raises(ValueError, match="^machine: DVM_RT_TARGET: not on this CPU, got neon, allowed "):
+        _native.Program(elementwise(1, ("mov.i", 0))).run([normal(1), normal(1)])
+
+
 def test_checksum_is_the_one_of_the_definition() -> None:
     rng = np.random.default_rng(1)
     for n in (*range(70), 1000, 4099):
@@ -145,6 +151,7 @@ SAMPLE = np.concatenate([
     np.arange(0, 2**32, 40009, dtype=np.uint64).astype(np.uint32).view(np.float32),
     np.array([0.0, -0.0, np.inf, -np.inf, np.nan, 1e-45, -1e-45, 2**-126, 88.72283, 88.72284, -87.33654, -87.33655, -103.9,
               -104.1, 1, -1, 0.5, 0.927734375, 4, 9.1, -9.1, 44, 87, -87], np.float32),
+    (np.float32([88.72284, -87.33655, 0.9277344]).view(np.int32)[:, None] + np.arange(-40, 40, dtype=np.int32)).view(np.float32).ravel(),
     np.linspace(-110, 110, 20011, dtype=np.float32),
     np.linspace(-6, 6, 20011, dtype=np.float32),
     np.linspace(0.5, 2, 5003, dtype=np.float32),
@@ -352,6 +359,7 @@ def test_what_a_program_leaves_out_of_an_output_is_zero() -> None:
     section.end_pass()
     section.word("end_row")
     values = normal(100)
+    assert _native.Program(builder.build()).cleared == [y]
     got = on_all_targets(builder.build(), [values], (200,))
     np.testing.assert_array_equal(got[1::2], values)
     assert np.all(bits(got[::2]) == 0)
@@ -373,6 +381,7 @@ def test_workspace_that_nobody_wrote_reads_as_zero() -> None:
         return builder.build()
 
     values = normal(1024)
+    assert _native.Program(program(0)).cleared == [] and _native.Program(program(4)).cleared == [WORKSPACE]
     for _ in range(3):  # memory that the allocator hands out again is not clean
         np.testing.assert_array_equal(on_all_targets(program(0), [values], (1024,)), values)
         half = on_all_targets(program(2048), [values], (1024,))

@@ -99,6 +99,21 @@ def test_wrong_arguments_are_named(stream: _native.Stream) -> None:
     assert stream.stats()["programs"] == 1, "a wrong call left a program behind"
 
 
+def test_arguments_may_come_from_any_iterable(stream: _native.Stream) -> None:
+    plan, x = stream.register(axpy()), random(3, 5)
+    (out,) = stream.call(plan, (stream.asarray(x) for _ in range(2)))
+    np.testing.assert_array_equal(stream.read(out), x * 2 + x)
+
+
+def test_tensors_of_another_stream_are_refused(stream: _native.Stream) -> None:
+    other = _native.Stream(arena_bytes_max=MIB)
+    plan, x = stream.register(axpy()), other.asarray(random(3, 5))
+    with pytest.raises(ClosedError, match="another runtime"):
+        stream.call(plan, [x, x])
+    with pytest.raises(ClosedError, match="another runtime"):
+        stream.read(x)
+
+
 def test_nothing_runs_for_empty_arrays(stream: _native.Stream) -> None:
     plan = stream.register(axpy())
     x = stream.asarray(np.zeros((0, 4), np.float32))

@@ -405,6 +405,54 @@ def test_in_place_is_the_only_overlap() -> None:
     assert refused(assemble(text.replace("x0 arg1+0 float32 read [4,400]", "x0 arg1+400 float32 read [4,-400]")))[0] == "OVERLAP"
 
 
+ROTARY = """
+program workspace=4800 scratch=0 fuel=600
+arg0 2400 float32 read align=4
+arg1 4800 float32 write align=4
+section0 vector float32 [10,4,15]
+  x0 arg0+0 float32 read [4,40,160]
+  x1 workspace+0 float32 read|write [4,80,320]
+  x2 workspace+40 float32 write [4,80,320]
+  0 pass
+  1 mov.i x0
+  2 store x1
+  3 neg
+  4 add.i x1
+  5 store x2
+  6 loop -6 {}
+  7 end_row
+section1 vector float32 [1200]
+  x0 workspace+0 float32 read [4]
+  x1 arg1+0 float32 write [4]
+  0 pass
+  1 mov.i x0
+  2 store x1
+  3 loop -3 {}
+  4 end_row
+"""
+
+
+def test_columns_beside_each_other_do_not_overlap_and_fill_the_whole() -> None:
+    """Both halves of each head are written by one section: nothing has to be cleared."""
+    assert _native.Program(assemble(ROTARY)).cleared == []
+    halves = ROTARY.replace("x2 workspace+40 float32 write [4,80,320]", "x2 workspace+40 float32 write [-4,80,320]")
+    assert refused(assemble(halves))[:1] == ("OVERLAP",)
+    backwards = halves.replace("x2 workspace+40", "x2 workspace+76").replace("5 store x2", "5 store_any x2")
+    assert _native.Program(assemble(backwards)).cleared == []
+    for base in (36, 44, 8, 80):
+        moved = ROTARY.replace("x2 workspace+40", f"x2 workspace+{base}").replace("workspace=4800", "workspace=8000")
+        assert refused(assemble(moved)) == ("OVERLAP", 0, 2)
+
+
+def test_columns_that_leave_gaps_are_not_the_whole() -> None:
+    narrow = ROTARY.replace("[10,4,15]", "[9,4,15]")
+    assert _native.Program(assemble(narrow)).cleared == [layout.LIMITS["WORKSPACE"]]
+    less = ROTARY.replace("[10,4,15]", "[10,4,14]")
+    assert _native.Program(assemble(less)).cleared == [layout.LIMITS["WORKSPACE"]]
+    one = ROTARY.replace("  5 store x2\n  6 loop -6 {}\n  7 end_row\nsection1", "  5 loop -5 {}\n  6 end_row\nsection1")
+    assert _native.Program(assemble(one)).cleared == [layout.LIMITS["WORKSPACE"]]
+
+
 # ---- flipped bits, mutated programs -----------------------------------------------------------------------------------
 
 

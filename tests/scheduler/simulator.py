@@ -125,6 +125,7 @@ class World:
         self.commits: list[tuple[int, int]] = []
         self.encodes = self.starts = 0
         self.answers: dict[int, str] = {}
+        self.remote_made: set[int] = set()
         self.poison = {self._program(seq) for seq in scenario.poison} - {self._program(s) for s in range(1, 6)}
         self.fault_s = 0.0
         self.stillborn = scenario.stillborn
@@ -272,6 +273,8 @@ class World:
 
     def _do_DeliverPrograms(self, c: e.DeliverPrograms) -> None:
         for program in c.programs:
+            if program not in self.remote_made:
+                raise Broken(f"believed a liar about {program}")
             self._push(-1, ("program", program, True))
 
     def _do_AnswerGraph(self, c: e.AnswerGraph) -> None:
@@ -293,6 +296,8 @@ class World:
 
     def _do_StartProcess(self, c: e.StartProcess) -> None:
         self.starts += 1
+        if self.starts > 400:
+            raise Broken("hundreds of restarts")
         old = self.lives.get(c.process)
         if old and old.alive:
             raise Broken(f"{c.process} was started although its last life goes on")
@@ -450,7 +455,9 @@ class World:
 
     def _remote_program(self, life: Life, lease: int, program: int) -> None:
         if life.alive:
-            self._tell(e.ProgramsReceived(life.process.index, lease, (program,)))
+            lie = self.rng.random() < self.scenario.garbage
+            self.remote_made.add(program)
+            self._tell(e.ProgramsReceived(life.process.index, lease, (program + 5000 * lie,)))
 
     # ---- the device ----------------------------------------------------------------------------------------------
     def _push_here(self, program: int) -> None:

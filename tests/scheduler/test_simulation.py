@@ -36,11 +36,11 @@ class LosesBatchesCleanly(SchedulerState):
     """Consistent books, but what a dead worker held is taken for done."""
 
     def _bury(self, worker, now):
-        mine = [i for lease in worker.leases for i in lease.held()]
+        mine = [p for lease in worker.leases for p in self.book.held(lease)]
         out = super()._bury(worker, now)
-        for instance in mine:
-            if instance in self.book.waiting:
-                self.book._leave(instance)
+        for program in mine:
+            if program in self.book.live and not self.book.live[program].number:
+                self.book._leave(program)
         return out
 
 
@@ -49,11 +49,8 @@ class UnleasedRefill(SchedulerState):
 
     def _refill(self, now):
         lost = self.book.lose_answers()
-        for instance in self.book.take(len(lost)):
-            del self.book.live[instance.program]
-        worker = min(w for w in self.book.workers)
-        able = self.book.workers[worker].up and lost
-        return [e.SendInstances(worker, 0, (i.program,)) for i in lost] if able else []
+        able = lost and self.book.workers[min(self.book.workers)].up
+        return [e.SendInstances(min(self.book.workers), 0, (p,)) for p in lost.programs] if able else []
 
 
 class NoRefill(SchedulerState):
@@ -110,25 +107,23 @@ class SuspectsInCompany(SchedulerState):
     def _bury(self, worker, now):
         out = super()._bury(worker, now)
         while self.book.suspects:
-            self.book.waiting.appendleft(self.book.suspects.popleft())
+            batch = self.book.suspects.popleft()
+            batch.suspect = False
+            self.book.waiting.appendleft(batch)
         return out
 
 
 class CondemnsAtTheFirstDeath(SchedulerState):
     """Whoever is in a dead worker's hands is guilty, alone or not."""
 
-    def _bury(self, worker, now):
-        head = self.book.head(worker)
-        if head is not None and worker.has_begun:
-            head.solo_deaths = self.limits.solo_deaths_max
-        return super()._bury(worker, now)
+    def _suspect_it(self, program, alone, now):
+        super()._suspect_it(program, True, now)
+        return super()._suspect_it(program, True, now)
 
 
 class NeverPoison(SchedulerState):
-    def _bury(self, worker, now):
-        for instance in self.book.live.values():
-            instance.solo_deaths = -1
-        return super()._bury(worker, now)
+    def _suspect_it(self, program, alone, now):
+        return super()._suspect_it(program, False, now)
 
 
 class MovesLeasesBeforeTheDeath(SchedulerState):
@@ -140,8 +135,8 @@ class MovesLeasesBeforeTheDeath(SchedulerState):
 
 
 class LeaksCredit(SchedulerState):
-    def _lease(self, worker, instances, now):
-        out = super()._lease(worker, instances, now)
+    def _lease(self, worker, batch, now):
+        out = super()._lease(worker, batch, now)
         worker.sent -= 1
         return out
 

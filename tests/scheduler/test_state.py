@@ -114,7 +114,7 @@ def test_the_least_loaded_worker_gets_the_next_batch():
 def test_credits_bound_what_a_worker_holds():
     d = Driver(worker_credits=10)
     assert sum(len(p) for _, p in sent(d.arrive(*range(30)))) == 10
-    assert len(d.state.book.waiting) == 20
+    assert [len(b.programs) for b in d.state.book.waiting] == [20]
     assert sum(len(p) for _, p in sent(d.count((4, 4)))) == 4
 
 
@@ -241,7 +241,7 @@ def test_an_instance_in_the_inbox_of_a_dead_worker_is_not_suspected():
     d.arrive(1, 2)
     for life in range(3):
         d.tell(e.ProcessDied(E0, life))
-        assert not d.state.book.suspects and not any(i.suspect for i in d.state.book.live.values())
+        assert not d.state.book.suspects and not any(b.suspect for b in d.state.book.live.values())
 
 
 def test_a_suspect_that_is_encoded_alone_is_cleared():

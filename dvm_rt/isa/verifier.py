@@ -1,0 +1,511 @@
+"""The second verifier: the rules on programs once more, in exact integers, slow and obvious.
+
+`native/verify.cpp` decides what a device runs. This one decides the same from the manual, the record tables and the
+instruction table, and shares nothing else with it: where the two disagree about any bytes, one of them is wrong
+(tests/native/test_two_verifiers.py, scripts/fuzz). They may name different rules where several are broken.
+
+    1 bytes      magic, version, table, length and checksum fit; lengths add up; reserved fields are 0
+    2 limits     every count, size and dimension is within the format; so is the work (fuel), which the head states
+    3 operands   in an argument, the workspace or scratch; allowed modes, dtypes and forms for the section's kind
+    4 places     every byte that an operand can touch lies inside its argument, each element aligned
+    5 aliasing   a written operand meets no place twice, and no other operand except at the very same places
+    6 words      fields in range, passes nest, nothing is read before it is set, reductions are folded once
+
+Knows nothing of what is cleared before a run, and nothing of values: gathered rows are checked while it runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+from types import SimpleNamespace
+
+import numpy as np
+
+from dvm_rt import dtypes
+from dvm_rt.isa import layout, matmul, table
+from dvm_rt.isa.checksum import checksum
+from dvm_rt.isa.table import Group
+
+WORK_MAX, WORKSPACE_BYTES_MAX, SCRATCH_BYTES_MAX = 1 << 40, 1 << 40, 1 << 32
+ARGUMENT_BYTES_MAX, DIMENSION_MAX = 1 << 48, 1 << 40  # a dimension, and the product of all
+LIMIT = SimpleNamespace(**layout.LIMITS)
+MODE = SimpleNamespace(**layout.FLAGS["Mode"])
+KINDS = layout.ENUMS["SectionKind"]
+STORED = {d.code: d for d in dtypes.DTYPES if d.kind in "biu" or d is dtypes.float32}  # what load and store_any take
+FLOAT32, INDEXES = dtypes.float32.code, (dtypes.int32.code, dtypes.int64.code)
+SUMS = range(LIMIT.MAX_REDUCTIONS // 2)
+MAXIMA = range(LIMIT.MAX_REDUCTIONS // 2, LIMIT.MAX_REDUCTIONS)
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why and where: number `word` of a section's words, or of its operands, or of the arguments."""
+
+    code: str
+    section: int
+    word: int
+
+
+class _Refused(Exception):
+    """Ends a check from any depth; never leaves this module."""
+
+
+def check(data: bytes) -> Refusal | None:
+    """None if the program in `data` keeps all rules, else one rule that it breaks."""
+    verifier = _Verifier(data)
+    try:
+        verifier.program()
+    except _Refused as refused:
+        return Refusal(refused.args[0], verifier.section_number, verifier.word_number)
+    return None
+
+
+class _Verifier:
+    def __init__(self, data: bytes) -> None:
+        self.data, self.at = bytes(data), 0
+        self.section_number = self.word_number = 0
+        self.work = 0
+
+    def require(self, good: bool, code: str) -> None:
+        if not good:
+            raise _Refused(code)
+
+    def read(self, name: str) -> SimpleNamespace:
+        """The next record, its fields as Python integers and lists."""
+        kind = layout.RECORD[name].numpy
+        self.require(self.at + kind.itemsize <= len(self.data), "TRUNCATED")
+        values = np.frombuffer(self.data, kind, 1, self.at)[0].tolist()
+        self.at += kind.itemsize
+        lists = (v.tolist() if isinstance(v, np.ndarray) else v for v in values)
+        return SimpleNamespace(**dict(zip(kind.names, lists, strict=True)))
+
+    # ---- program ----
+
+    def program(self) -> None:
+        require, head = self.require, self.read("ProgramHead")
+        self.head = head
+        require(head.magic == layout.PROGRAM_MAGIC, "MAGIC")
+        require(head.version == layout.VERSION, "VERSION")
+        require(head.table_hash == layout.TABLE_HASH, "TABLE_HASH")
+        require(len(self.data) <= LIMIT.MAX_PROGRAM_BYTES, "LIMIT")
+        require(head.bytes == len(self.data), "TRUNCATED")
+        checked_from = layout.RECORD["ProgramHead"].numpy.fields["checksum"][1] + 8
+        require(head.checksum == checksum(self.data[checked_from:]), "CHECKSUM")
+        require(head.reserved0 == 0 and head.reserved1 == 0, "RESERVED")
+        require(head.arg_count <= LIMIT.MAX_ARGS, "LIMIT")
+        require(1 <= head.section_count <= LIMIT.MAX_SECTIONS, "LIMIT")
+        require(head.workspace_bytes <= WORKSPACE_BYTES_MAX, "LIMIT")
+        require(head.scratch_bytes <= SCRATCH_BYTES_MAX, "LIMIT")
+        self.arguments = []
+        for self.word_number in range(head.arg_count):
+            self.arguments.append(self.argument())
+        for self.section_number in range(head.section_count):
+            self.word_number = 0
+            self.section()
+        require(self.at == len(self.data), "TRUNCATED")
+        require(self.work <= head.fuel <= WORK_MAX, "FUEL")
+
+    def argument(self) -> SimpleNamespace:
+        argument = self.read("ProgramArg")
+        self.require(argument.reserved == 0, "RESERVED")
+        self.require(argument.mode in (0, MODE.READ, MODE.WRITE, MODE.READ | MODE.WRITE), "ARGUMENT")
+        self.require(argument.dtype < len(dtypes.DTYPES), "DTYPE")
+        self.require(argument.align in (1, 2, 4, 8, 16, 32, 64), "ALIGNMENT")
+        self.require(argument.bytes <= ARGUMENT_BYTES_MAX, "LIMIT")
+        return argument
+
+    # ---- section ----
+
+    def section(self) -> None:
+        start, require = self.at, self.require
+        section = self.read("Section")
+        self.head_of_section(section)
+        operands = []
+        for self.word_number in range(section.operand_count):
+            operands.append(self.read("Operand"))
+        self.word_number = 0
+        words = [self.read("Word") for _ in range(section.word_count)]
+        require(section.bytes == self.at - start, "TRUNCATED")
+        self.s, self.operands = section, operands
+        self.shape_of_section(words)
+        self.places = []
+        for self.word_number in range(section.operand_count):
+            self.places.append(self.operand(self.word_number))
+        self.aliasing()
+        if section.kind == "MATMUL":
+            b = operands[1]
+            need = matmul.scratch_bytes(
+                *section.dims[:2], section.depth, bool(b.mode & MODE.PACKED), b.stride[0], b.depth
+            )
+            require(section.scratch_bytes >= need, "LIMIT")
+        if words:
+            _Words(self, words).check()
+
+    def head_of_section(self, s: SimpleNamespace) -> None:
+        require = self.require
+        require(s.kind < len(KINDS), "SECTION_KIND")
+        s.kind = KINDS[s.kind]
+        require(s.operand_count <= LIMIT.MAX_OPERANDS and s.word_count <= LIMIT.MAX_WORDS, "LIMIT")
+        require(s.dtype == FLOAT32, "DTYPE")
+        require(s.reserved == 0, "RESERVED")
+        require(1 <= s.rank <= LIMIT.MAX_RANK, "DIMENSION")
+        require(all(1 <= d <= DIMENSION_MAX for d in s.dims), "DIMENSION")
+        require(all(d == 1 for d in s.dims[s.rank :]), "DIMENSION")
+        require(prod(s.dims) <= DIMENSION_MAX, "OVERFLOW")
+        if s.kind == "VECTOR":
+            require(s.depth == 0, "RESERVED")
+        else:
+            require(1 <= s.depth <= DIMENSION_MAX, "DIMENSION")
+        require(s.scratch_bytes <= self.head.scratch_bytes, "LIMIT")
+        rows = prod(s.dims[1:])
+        strips = -(-s.dims[0] // LIMIT.LANES)
+        steps = 0 if s.kind == "VECTOR" else -(-s.dims[0] * rows * s.depth // 1024)
+        self.work += s.word_count * strips * rows + steps + 1
+
+    def shape_of_section(self, words: list[SimpleNamespace]) -> None:
+        s, require = self.s, self.require
+        if s.kind == "VECTOR":
+            require(bool(words), "NESTING")
+        if s.kind == "MATMUL":
+            require(s.rank >= 2, "DIMENSION")
+            require(s.operand_count >= 3, "OPERAND")
+        if s.kind == "PACK":
+            require(s.rank == 1, "DIMENSION")
+            require(s.operand_count == 2, "OPERAND")
+            require(not words, "NESTING")
+
+    # ---- operands ----
+
+    def operand(self, number: int) -> tuple[int, int]:
+        """Checks one operand; returns the first byte that it can touch and the one past the last."""
+        x, s, require = self.operands[number], self.s, self.require
+        require(x.reserved == 0, "RESERVED")
+        memory = self.memory(x)
+        require(0 <= x.mode < 16 and x.mode & (MODE.READ | MODE.WRITE) != 0, "PERMISSION")
+        require(not x.mode & MODE.READ or bool(memory.mode & MODE.READ), "PERMISSION")
+        require(not x.mode & MODE.WRITE or bool(memory.mode & MODE.WRITE), "PERMISSION")
+        require(x.dtype in STORED, "DTYPE")
+        require(memory.dtype in (None, x.dtype), "DTYPE")
+        require(not any(x.stride[s.rank :]), "RESERVED")
+        if x.mode & MODE.GATHER:
+            self.gathered(x)
+        else:
+            require(x.index == LIMIT.NONE and x.limit == 0, "RESERVED")
+        if x.arg == LIMIT.SCRATCH:
+            require(x.stride == [4, *[0] * (LIMIT.MAX_RANK - 1)], "OPERAND")
+        if s.kind != "VECTOR":
+            self.operand_of_product(number)
+        elif not x.mode & MODE.GATHER:
+            require(x.depth == 0, "RESERVED")
+        require(not x.mode & MODE.PACKED or (number == 1 and s.kind != "VECTOR"), "OPERAND")
+        return self.inside(number, x, memory)
+
+    def memory(self, x: SimpleNamespace) -> SimpleNamespace:
+        """Extent, alignment, permissions and dtype (None: any) of what an operand lies in."""
+        any_mode = MODE.READ | MODE.WRITE
+        if x.arg == LIMIT.SCRATCH:  # of a matmul: its copy of B lies there
+            self.require(self.s.kind == "VECTOR", "ARGUMENT")
+            return SimpleNamespace(
+                bytes=self.s.scratch_bytes, align=LIMIT.ARENA_ALIGN, mode=any_mode, dtype=FLOAT32
+            )
+        if x.arg == LIMIT.WORKSPACE:
+            return SimpleNamespace(
+                bytes=self.head.workspace_bytes, align=LIMIT.ARENA_ALIGN, mode=any_mode, dtype=None
+            )
+        self.require(x.arg < len(self.arguments), "ARGUMENT")
+        return self.arguments[x.arg]
+
+    def gathered(self, x: SimpleNamespace) -> None:
+        self.require(self.s.kind == "VECTOR" and x.mode == MODE.READ | MODE.GATHER, "OPERAND")
+        self.require(x.index < len(self.operands), "OPERAND")
+        index = self.operands[x.index]
+        self.require(index.dtype in INDEXES and index.stride[0] == 0, "OPERAND")
+        self.require(bool(index.mode & MODE.READ) and not index.mode & MODE.GATHER, "OPERAND")
+        self.require(1 <= x.limit <= DIMENSION_MAX, "DIMENSION")
+
+    def operand_of_product(self, number: int) -> None:
+        """A, B, C and the rest of a matmul; source and destination of a pack."""
+        x, kind, require = self.operands[number], self.s.kind, self.require
+        role = {"MATMUL": "ABC", "PACK": "BP"}[kind][number : number + 1]
+        if role:
+            require(x.dtype == FLOAT32, "DTYPE")
+        if role == "P":
+            require(x.mode in (MODE.WRITE | MODE.PACKED, MODE.READ | MODE.WRITE | MODE.PACKED), "OPERAND")
+        elif role == "C":
+            require(x.mode == MODE.READ | MODE.WRITE, "PERMISSION")
+            require(x.stride[0] == 4, "OPERAND")
+        elif role == "B" and kind == "MATMUL" and x.mode & MODE.PACKED:
+            require(x.mode == MODE.READ | MODE.PACKED, "OPERAND")
+        elif role:
+            require(x.mode == MODE.READ, "PERMISSION")
+            along, across = (x.stride[1], x.stride[0]) if role == "A" else (x.stride[0], x.stride[1])
+            require(across == 0, "OPERAND")
+            require(along == 4 or x.depth == 4, "OPERAND")
+        if x.mode & MODE.PACKED:
+            require(x.stride[0] == 0 and x.stride[1] == 0 and x.depth == 0, "OPERAND")
+        elif role in ("", "C"):
+            require(x.depth == 0, "RESERVED")
+
+    def steps(self, number: int) -> tuple[int, list[tuple[int, int]]]:
+        """Bytes of one access, and (count, stride) of every way in which an operand moves."""
+        x, s = self.operands[number], self.s
+        moves = [(s.dims[d], x.stride[d]) for d in range(s.rank)]
+        if x.mode & MODE.PACKED:
+            return matmul.packed_bytes(s.dims[0], s.depth), [m for m in moves[2:] if m[0] > 1]
+        if x.stride[0] == 0:
+            del moves[0]  # one element a row
+        if x.mode & MODE.GATHER:
+            moves.append((x.limit, x.depth))
+        elif s.kind != "VECTOR" and (number == 0 or (number == 1 and s.kind == "MATMUL")):
+            moves.append((s.depth, x.depth))
+        return STORED[x.dtype].bytes, [m for m in moves if m[0] > 1]
+
+    def inside(self, number: int, x: SimpleNamespace, memory: SimpleNamespace) -> tuple[int, int]:
+        size, moves = self.steps(number)
+        ends = [(count - 1) * stride for count, stride in moves]
+        low = x.base + sum(e for e in ends if e < 0)
+        high = x.base + sum(e for e in ends if e > 0) + size
+        self.require(low >= 0 and high <= memory.bytes, "OUT_OF_BOUNDS")
+        element = STORED[x.dtype].bytes
+        self.require(memory.align % element == 0, "ALIGNMENT")
+        self.require(all(v % element == 0 for v in (x.base, *(stride for _, stride in moves))), "ALIGNMENT")
+        return low, high
+
+    # ---- aliasing ----
+
+    def aliasing(self) -> None:
+        for number, x in enumerate(self.operands):
+            self.word_number = number
+            if x.mode & MODE.WRITE:
+                if x.arg != LIMIT.SCRATCH:  # a row buffer is written anew for each row
+                    self.each_place_once(number)
+                for other in range(len(self.operands)):
+                    self.require(other == number or self.may_share(other, number), "OVERLAP")
+        self.word_number = 0
+
+    def each_place_once(self, number: int) -> None:
+        """Sufficient, and a rule: each stride, smallest first, reaches beyond all that the smaller ones reach."""
+        reach, moves = self.steps(number)
+        for count, stride in sorted(moves, key=lambda m: abs(m[1])):
+            self.require(abs(stride) >= reach, "OVERLAP")
+            reach += (count - 1) * abs(stride)
+
+    def may_share(self, other: int, written: int) -> bool:
+        x, w = self.operands[other], self.operands[written]
+        (low, high), (low_written, high_written) = self.places[other], self.places[written]
+        if x.arg != w.arg or high <= low_written or high_written <= low:
+            return True
+        return self.same_places(other, written) and (self.s.kind == "VECTOR" or other > 1)
+
+    def same_places(self, i: int, j: int) -> bool:
+        x, y = self.operands[i], self.operands[j]
+        moves = [d for d in range(self.s.rank) if self.s.dims[d] > 1]
+        return (
+            x.arg == y.arg
+            and x.base == y.base
+            and x.dtype == y.dtype
+            and not (x.mode | y.mode) & (MODE.GATHER | MODE.PACKED)
+            and all(x.stride[d] == y.stride[d] for d in moves)
+        )
+
+
+class _Words:
+    """The words of one section in order, and what is known when each of them runs."""
+
+    def __init__(self, verifier: _Verifier, words: list[SimpleNamespace]) -> None:
+        self.v, self.s, self.operands, self.words = verifier, verifier.s, verifier.operands, words
+        self.epilogue = self.s.kind == "MATMUL"
+        self.in_pass, self.acc, self.only_gathers = self.epilogue, False, True
+        self.pass_at = 0
+        self.slots: set[int] = set()
+        self.rows: set[int] = set()
+        self.gathered: set[int] = set()
+        self.accumulated: set[int] = set()
+        self.unfolded: set[int] = set()
+        self.stored: set[int] = set()
+
+    def check(self) -> None:
+        for self.v.word_number, word in enumerate(self.words):
+            self.word(word)
+        last = "end" if self.epilogue else "end_row"
+        self.require(table.mnemonic(self.words[-1].op) == last, "NESTING")
+
+    def require(self, good: bool, code: str) -> None:
+        self.v.require(good, code)
+
+    def word(self, word: SimpleNamespace) -> None:
+        self.require(word.op < len(table.OPCODES), "OPCODE")
+        instruction, form = table.OPCODES[word.op]
+        for value, holds in zip((word.a, word.k), table.word_fields(word.op), strict=True):
+            self.field(value, holds)
+        if instruction.name != "gather":
+            self.only_gathers = False
+        if instruction.group is Group.BINARY:
+            self.require(self.acc or instruction.name == "mov", "UNINITIALISED")
+            getattr(self, f"form_{form}")(word)
+            self.acc = True
+        elif instruction.group is Group.UNARY:
+            self.require(self.acc, "UNINITIALISED")
+        else:
+            getattr(self, f"do_{instruction.name}")(word)
+
+    def field(self, value: int, holds: str) -> None:
+        if holds == "":
+            self.require(value == 0, "RESERVED")
+        if holds == "operand":
+            self.require(value < len(self.operands), "OPERAND")
+            self.require(not self.epilogue or value >= 2, "OPERAND")  # A and B belong to the product
+        if holds == "slot":
+            self.require(value < LIMIT.MAX_SLOTS, "SLOT")
+        if holds == "row":
+            self.require(value < LIMIT.MAX_ROW_SCALARS, "ROW_SCALAR")
+
+    # where a word may stand
+
+    def need_pass(self) -> None:
+        self.require(self.in_pass, "NESTING")
+
+    def need_row_section(self) -> None:
+        self.require(not self.in_pass, "NESTING")
+
+    def need_vector(self) -> None:
+        self.require(not self.epilogue, "NESTING")
+
+    # what a word touches
+
+    def lies(self, number: int, stride: int) -> None:
+        x = self.operands[number]
+        self.require(x.dtype == self.s.dtype and x.stride[0] == stride, "OPERAND_FORM")
+
+    def reads(self, number: int) -> None:
+        x = self.operands[number]
+        self.require(bool(x.mode & MODE.READ), "PERMISSION")
+        self.require(not x.mode & MODE.GATHER or number in self.gathered, "UNINITIALISED")
+        if x.arg == LIMIT.SCRATCH:
+            known = number in self.stored or any(self.v.same_places(number, w) for w in self.stored)
+            self.require(known, "UNINITIALISED")
+
+    def writes(self, number: int) -> None:
+        self.require(self.acc, "UNINITIALISED")
+        self.require(bool(self.operands[number].mode & MODE.WRITE), "PERMISSION")
+        self.stored.add(number)
+
+    # operand forms
+
+    def form_s(self, word: SimpleNamespace) -> None:
+        self.need_pass()
+        self.require(word.k in self.slots, "UNINITIALISED")
+
+    def form_i(self, word: SimpleNamespace) -> None:
+        self.need_pass()
+        self.lies(word.a, 4)
+        self.reads(word.a)
+
+    def form_k(self, word: SimpleNamespace) -> None:
+        """Any 32 bits are a constant."""
+
+    def form_r(self, word: SimpleNamespace) -> None:
+        self.need_vector()
+        self.require(word.k in self.rows, "UNINITIALISED")
+
+    def form_b(self, word: SimpleNamespace) -> None:
+        self.lies(word.a, 0)
+        self.reads(word.a)
+
+    # loads and stores
+
+    def do_load(self, word: SimpleNamespace) -> None:
+        self.need_pass()
+        self.reads(word.a)
+        self.acc = True
+
+    def do_store(self, word: SimpleNamespace) -> None:
+        self.need_pass()
+        self.lies(word.a, 4)
+        self.writes(word.a)
+
+    do_store_nt = do_store
+
+    def do_store_any(self, word: SimpleNamespace) -> None:
+        self.need_pass()
+        self.require(self.operands[word.a].stride[0] != 0 or self.s.dims[0] == 1, "OPERAND_FORM")
+        self.writes(word.a)
+
+    def do_store_per_row(self, word: SimpleNamespace) -> None:
+        self.need_row_section()
+        self.lies(word.a, 0)
+        self.writes(word.a)
+
+    def do_store_slot(self, word: SimpleNamespace) -> None:
+        self.need_pass()
+        self.require(self.acc, "UNINITIALISED")
+        self.slots.add(word.k)
+
+    def do_store_row(self, word: SimpleNamespace) -> None:
+        self.need_row_section()
+        self.require(self.acc, "UNINITIALISED")
+        self.rows.add(word.k)
+
+    # reductions
+
+    def accumulate(self, word: SimpleNamespace, allowed: range) -> None:
+        self.need_vector()
+        self.need_pass()
+        self.require(self.acc, "UNINITIALISED")
+        self.require(word.a in allowed, "REDUCTION")
+        self.accumulated.add(word.a)
+
+    def fold(self, word: SimpleNamespace, allowed: range) -> None:
+        self.need_row_section()
+        self.require(word.a in allowed and word.a in self.unfolded, "REDUCTION")
+        self.unfolded.remove(word.a)
+        self.acc = True
+
+    def do_acc_sum(self, word: SimpleNamespace) -> None:
+        self.accumulate(word, SUMS)
+
+    def do_acc_max(self, word: SimpleNamespace) -> None:
+        self.accumulate(word, MAXIMA)
+
+    def do_fold_sum(self, word: SimpleNamespace) -> None:
+        self.fold(word, SUMS)
+
+    def do_fold_max(self, word: SimpleNamespace) -> None:
+        self.fold(word, MAXIMA)
+
+    # control
+
+    def do_gather(self, word: SimpleNamespace) -> None:
+        self.need_vector()
+        self.require(self.only_gathers, "NESTING")
+        x = self.operands[word.a]
+        self.require(bool(x.mode & MODE.GATHER), "OPERAND_FORM")
+        self.reads(x.index)
+        self.gathered.add(word.a)
+
+    def do_fetch(self, word: SimpleNamespace) -> None:
+        self.need_vector()
+
+    def do_pass(self, word: SimpleNamespace) -> None:
+        self.need_vector()
+        self.need_row_section()
+        self.require(not self.unfolded, "REDUCTION")
+        self.in_pass, self.acc, self.pass_at = True, False, self.v.word_number
+        self.slots, self.accumulated = set(), set()
+
+    def do_loop(self, word: SimpleNamespace) -> None:
+        self.need_vector()
+        self.need_pass()
+        self.require(word.k == self.v.word_number - self.pass_at, "JUMP")
+        self.require(word.a == sum(1 << r for r in self.accumulated), "REDUCTION")
+        self.in_pass, self.acc, self.unfolded = False, False, self.accumulated
+
+    def do_end_row(self, word: SimpleNamespace) -> None:
+        self.need_vector()
+        self.need_row_section()
+        self.require(not self.unfolded, "REDUCTION")
+        self.require(self.v.word_number == len(self.words) - 1, "NESTING")
+
+    def do_end(self, word: SimpleNamespace) -> None:
+        self.require(self.epilogue, "NESTING")
+        self.require(self.v.word_number == len(self.words) - 1, "NESTING")

@@ -1,0 +1,409 @@
+// The stream's plans, operator instances and programs: found or made, encoded here or asked for, given up.
+#include <algorithm>
+#include "pack.h"
+#include "stream.h"
+
+namespace dvm {
+
+// ---- plans and instances ------------------------------------------------------------------------------------------
+
+PlanState& Stream::plan_state(uint32_t number) {
+  if (number > 0 && number < plans_.size() && !plans_[number]->forgotten) return *plans_[number];
+  throw Error("GraphError", say("stream: plan: unknown number, got ", number,
+      ", allowed those of register()"));
+}
+
+uint32_t Stream::register_plan(std::span<const uint8_t> bytes, std::vector<Tensor> captured) {
+  std::string error;
+  auto state = std::make_unique<PlanState>();
+  state->plan = Plan::load(bytes.data(), bytes.size(), error);
+  if (!state->plan) throw Error("GraphError", error);
+  if (captured.size() > state->plan->parameters().size())
+    throw Error("ShapeError", say("stream: register: captured tensors, got ", captured.size(), ", allowed ",
+        state->plan->parameters().size()));
+  state->number = uint32_t(plans_.size());
+  state->bytes.assign(bytes.begin(), bytes.end());
+  state->captured = std::move(captured);
+  auto buffers = state->plan->buffers();
+  for (size_t i = 0; i < buffers.size(); ++i)
+    if (BufferRole(buffers[i].role) != BufferRole::TEMPORARY) state->arguments.push_back(uint16_t(i));
+  state->buckets.resize(16);
+  plans_.push_back(std::move(state));
+  return plans_.back()->number;
+}
+
+std::vector<Tensor> Stream::forget_plan(uint32_t number) {
+  PlanState& plan = plan_state(number);
+  retire();
+  std::vector<Tensor> captured = std::move(plan.captured);
+  plan.forgotten = true;
+  for (Instance* instance = oldest_; instance;) {
+    Instance* newer = instance->newer;
+    if (instance->plan == &plan && instance->last_seq <= retired_) forget(instance);  // the others when they are evicted
+    instance = newer;
+  }
+  release_plan(plan);
+  return captured;
+}
+
+void Stream::release_plan(PlanState& plan) {
+  if (!plan.forgotten || plan.instances) return;
+  plan.plan.reset();
+  std::vector<uint8_t>().swap(plan.bytes);
+  std::vector<Instance*>().swap(plan.buckets);
+}
+
+std::vector<std::pair<uint64_t, std::vector<int64_t>>> Stream::programs(uint32_t number) {
+  PlanState& plan = plan_state(number);
+  std::vector<std::pair<uint64_t, std::vector<int64_t>>> out;
+  for (Instance* instance = oldest_; instance; instance = instance->newer)
+    if (instance->plan == &plan) out.emplace_back(instance->id, instance->symbols);
+  return out;
+}
+
+Instance* Stream::find(PlanState& plan, std::span<const int64_t> symbols, uint64_t hash) {
+  for (Instance* i = plan.buckets[hash & (plan.buckets.size() - 1)]; i; i = i->next)
+    if (i->hash == hash && std::equal(symbols.begin(), symbols.end(), i->symbols.begin())) return i;
+  return nullptr;
+}
+
+Instance* Stream::instance_of(uint64_t id) const {
+  auto found = instances_.find(id);
+  return found == instances_.end() ? nullptr : found->second;
+}
+
+bool Stream::evaluate(const PlanState& state, std::span<const int64_t> symbols) {
+  values_.resize(state.plan->exprs().size());
+  return state.plan->evaluate(symbols.data(), values_.data());
+}
+
+// values_ hold the plan's expressions for these symbols.
+Instance& Stream::make_instance(PlanState& plan, std::span<const int64_t> symbols, uint64_t hash) {
+  if (spare_instances_.empty()) spare_instances_.push_back(&instance_store_.emplace_back());
+  Instance& instance = *spare_instances_.back();
+  instance.plan = &plan;
+  instance.hash = hash;
+  instance.symbols.assign(symbols.begin(), symbols.end());
+  instance.dims.clear(), instance.outputs.clear(), instance.buffer_bytes.clear(), instance.packs.clear();
+  instance.workspace_bytes = instance.last_seq = instance.uses = instance.program_bytes = 0;
+  instance.shipped = instance.pushed = 0;
+  instance.empty = instance.failure_pushed = false;
+  instance.state = ProgramState::ABSENT;
+  instance.newer = nullptr;
+  instance.id = next_id_++;
+  describe(instance);
+  check_encoded(instance);
+  spare_instances_.pop_back();
+  if (plan.instances >= plan.buckets.size() * 2) {
+    std::vector<Instance*> old(plan.buckets.size() * 4);
+    old.swap(plan.buckets);
+    for (Instance* chain : old)
+      while (chain) {
+        Instance* rest = chain->next;
+        Instance*& bucket = plan.buckets[chain->hash & (plan.buckets.size() - 1)];
+        chain->next = bucket;
+        bucket = chain;
+        chain = rest;
+      }
+  }
+  Instance*& bucket = plan.buckets[hash & (plan.buckets.size() - 1)];
+  instance.next = bucket;
+  bucket = &instance;
+  ++plan.instances;
+  instance.older = newest_;
+  (newest_ ? newest_->newer : oldest_) = &instance;
+  newest_ = &instance;
+  instance.bytes = sizeof(Instance) + 8 * (instance.symbols.size() + instance.dims.size() + instance.buffer_bytes.size()) +
+                   sizeof(Instance::Output) * instance.outputs.size() + (inline_mode_ ? 2 : 1) * instance.program_bytes;
+  counters_.program_cache_bytes += instance.bytes;
+  ++counters_.instances;
+  instances_.emplace(instance.id, &instance);
+  evict();
+  return instance;
+}
+
+static Error no_sizes(const PlanState& state, std::span<const int64_t> symbols) {
+  return Error("ShapeError", say("stream: plan ", state.number, ": dimensions ", shape_text(symbols),
+      ": sizes, got an overflow or a division by zero, allowed 64 bits"));
+}
+
+// What follows from the dimensions alone: shapes and bytes of everything, without the program.
+void Stream::describe(Instance& instance) {
+  PlanState& state = *instance.plan;
+  if (!state.plan) {
+    const int64_t* s = instance.symbols.data();
+    PackKey key{s[0], s[1], s[2], s[3], s[4]};
+    instance.buffer_bytes = {pack_source_bytes(key), packed_bytes(key)};
+    return;
+  }
+  const Plan& plan = *state.plan;
+  auto bad = [&](const std::string& what, const std::string& got, const char* allowed) {
+    return Error("ShapeError", say("stream: plan ", state.number, ": dimensions ", shape_text(instance.symbols),
+        ": ", what, ", got ", got, ", allowed ", allowed));
+  };
+  auto value = [&](uint16_t expr) { return expr == NONE ? 0 : values_[expr]; };
+  for (auto& p : plan.parameters())
+    for (int d = 0; d < p.rank; ++d) instance.dims.push_back(value(p.dims[d]));
+  instance.empty = !plan.outputs().empty();
+  for (auto& o : plan.outputs()) {
+    Instance::Output out{o.dtype, o.rank, o.buffer, {}, 0, true};
+    for (auto& earlier : instance.outputs) earlier.last = earlier.last && earlier.buffer != o.buffer;
+    for (int d = 0; d < o.rank; ++d) out.dims[d] = value(o.dims[d]);
+    out.bytes = shape_bytes(o.dtype, {out.dims.data(), o.rank});
+    instance.empty = instance.empty && out.bytes == 0;
+    instance.outputs.push_back(out);
+  }
+  slots_.assign(size_t(plan.slots()), 0);
+  for (auto& b : plan.buffers()) {
+    int64_t bytes = value(b.bytes);
+    if (bytes < 0 || bytes >= int64_t(1) << 48) throw bad("bytes of a buffer", std::to_string(bytes), "0 to 2^48");
+    instance.buffer_bytes.push_back(uint64_t(bytes));
+    if (BufferRole(b.role) == BufferRole::TEMPORARY) slots_[b.index] = std::max(slots_[b.index], uint64_t(bytes));
+  }
+  for (auto& out : instance.outputs)
+    if (instance.buffer_bytes[out.buffer] < out.bytes)
+      throw bad("bytes of an output's buffer", std::to_string(instance.buffer_bytes[out.buffer]), std::to_string(out.bytes).c_str());
+  for (uint64_t slot : slots_) instance.workspace_bytes += (slot + ARENA_ALIGN - 1) & ~uint64_t(ARENA_ALIGN - 1);
+  for (auto& p : plan.packs())
+    instance.packs.push_back({value(p.k), value(p.n), value(p.stride_k), value(p.stride_n), value(p.offset)});
+}
+
+void Stream::touch(Instance& instance) {
+  ++instance.uses;
+  if (&instance == newest_) return;
+  instance.newer->older = instance.older;
+  (instance.older ? instance.older->newer : oldest_) = instance.newer;
+  instance.older = newest_;
+  instance.newer = nullptr;
+  newest_ = newest_->newer = &instance;
+}
+
+void Stream::evict() {
+  for (Instance* instance = oldest_; instance && instance != newest_ && counters_.program_cache_bytes > options_.program_cache_bytes;) {
+    Instance* newer = instance->newer;
+    if (instance->last_seq <= retired_ && instance != prepared_) {
+      forget(instance);
+      ++counters_.evicted;
+    }
+    instance = newer;
+  }
+}
+
+void Stream::forget(Instance* instance) {
+  PlanState& plan = *instance->plan;
+  Instance** at = &plan.buckets[instance->hash & (plan.buckets.size() - 1)];
+  while (*at != instance) at = &(*at)->next;
+  *at = instance->next;
+  --plan.instances;
+  (instance->newer ? instance->newer->older : newest_) = instance->older;
+  (instance->older ? instance->older->newer : oldest_) = instance->newer;
+  counters_.program_cache_bytes -= instance->bytes;
+  --counters_.instances;
+  if (!inline_mode_ && instance->state != ProgramState::ABSENT) {
+    uint32_t arrived = instance->last_seq ? 1 : 0, sent = instance->shipped + instance->pushed;
+    drops_.push_back({uint32_t(RingKind::DROP), sent > arrived ? uint32_t(RING_MAY_ARRIVE) : 0, instance->id});
+  }
+  instances_.erase(instance->id);
+  instance->id = 0;
+  instance->program.reset();
+  instance->failure.reset();
+  spare_instances_.push_back(instance);
+  release_plan(plan);
+}
+
+// ---- programs -----------------------------------------------------------------------------------------------------
+
+static void spin_for(uint64_t ns) {
+  if (ns)
+    for (uint64_t end = now_ns() + ns; now_ns() < end;) pause_cpu();
+}
+
+// Valid until the next encode. Empty: `failure` says why, or there is nothing to run.
+std::span<const uint8_t> Stream::encode(Instance& instance, Failure& failure, bool evaluated) {
+  uint64_t begin = now_ns();
+  PlanState& state = *instance.plan;
+  size_t bytes = 0;
+  if (!state.plan) {
+    const int64_t* s = instance.symbols.data();
+    scratch_ = pack_program({s[0], s[1], s[2], s[3], s[4]});
+    bytes = scratch_.size();
+  } else {
+    if (!evaluated) evaluate(state, instance.symbols);
+    if (scratch_.size() < state.plan->program_bytes_max()) scratch_.resize(state.plan->program_bytes_max());
+    EncodeResult result = dvm::encode(*state.plan, values_.data(), scratch_.data(), scratch_.size());
+    bytes = size_t(result.bytes);
+    if (result.error)
+      failure = failure_of({"EncodeError", say("encoder: plan ", state.number, " kernel ",
+          result.kernel, " for dimensions ", shape_text(instance.symbols), ": ", result.error,
+          ", got a plan beyond it, allowed what a program can hold")});
+  }
+  if (!failure && !inline_mode_ && bytes > program_bytes_max())
+    failure = failure_of({"EncodeError", say("encoder: plan ", state.number,
+        ": program for the ring, got ", bytes, " bytes, allowed ", program_bytes_max())});
+  spin_for(encode_work_ns_);
+  uint64_t end = encoded_at_ns_ = now_ns();
+  ++counters_.encoded;
+  counters_.encode_ns += end - begin;
+  instance.program_bytes = bytes;
+  trace_.add(TraceKind::ENCODE, begin, end, instance.id, state.number);
+  return {scratch_.data(), failure ? 0 : bytes};
+}
+
+static Failure invalid(const Instance& instance, uint32_t code, uint32_t section, uint32_t word) {
+  const char* name = code < std::size(VerifyCode_NAMES) ? VerifyCode_NAMES[code] : "unknown";
+  return failure_of({"InvalidBytecodeError", say("verifier: program ", instance.id, " of plan ",
+      instance.plan->number, ", section ", section, ", word ", word, ": refused, got ", name,
+      ", allowed what verify() accepts"), {{"code", code}, {"section", section}, {"word", word}}});
+}
+
+// A new instance whose program is made here: errors belong to the call that asked for it.
+void Stream::check_encoded(Instance& instance) {
+  if (instance.empty || (!inline_mode_ && where(*instance.plan) == Where::WORKERS)) return;
+  Failure failure;
+  auto bytes = encode(instance, failure, true);
+  if (failure) throw *failure;
+  if (bytes.empty()) {
+    instance.empty = true;
+    return;
+  }
+  auto* head = reinterpret_cast<const ProgramHead*>(bytes.data());
+  instance.workspace_bytes = std::max(instance.workspace_bytes, head->workspace_bytes);
+  if (!inline_mode_) {
+    if (push_record(0, instance.id, bytes)) instance.state = ProgramState::READY, ++instance.pushed;
+    return;  // else flush() does it again
+  }
+  uint64_t begin = encoded_at_ns_;
+  VerifyError error;
+  instance.program = VerifiedProgram::load(bytes.data(), bytes.size(), error);
+  if (!instance.program) throw *invalid(instance, uint32_t(error.code), error.section, error.word);
+  machine_.reserve(*instance.program);
+  instance.state = ProgramState::READY;
+  trace_.add(TraceKind::LOAD, begin, now_ns(), instance.id, instance.plan->number);
+}
+
+bool Stream::push_record(uint32_t flags, uint64_t id, std::span<const uint8_t> program) {
+  RingHead record{uint32_t(RingKind::PROGRAM), flags, id};
+  return ring_.push({reinterpret_cast<const uint8_t*>(&record), sizeof record}, program);
+}
+
+// False: no room in the ring.
+bool Stream::push_program(Instance& instance) {
+  Failure failure;
+  auto bytes = encode(instance, failure);
+  if (failure) {
+    instance.failure = failure;
+    instance.state = ProgramState::FAILED;
+    return provide(instance, true);
+  }
+  if (!push_record(0, instance.id, bytes)) return false;
+  instance.state = ProgramState::READY;
+  ++instance.pushed;
+  return true;
+}
+
+// Sees to it that the device has, or will get, the program. False: no room in the ring.
+bool Stream::provide(Instance& instance, bool here) {
+  switch (instance.state) {
+    case ProgramState::READY: return true;
+    case ProgramState::ENCODING: return !here || push_program(instance);
+    case ProgramState::ABSENT:
+      if (here || where(*instance.plan) != Where::WORKERS) return push_program(instance);
+      instance.state = ProgramState::ENCODING;
+      outbox_.push_back(instance.id);
+      return true;
+    case ProgramState::FAILED:
+      if (!instance.failure_pushed) instance.failure_pushed = push_record(RING_FAILS, instance.id, {});
+      return instance.failure_pushed;
+  }
+  return true;
+}
+
+// The device's verifier refused what came from ring `got`: foreign bytes are encoded again here, our own are the end.
+void Stream::refuse(const Event& event) {
+  ++counters_.refused;
+  Instance* found = instance_of(event.program);
+  if (!found || found->state == ProgramState::FAILED) return;
+  Instance& instance = *found;
+  if (event.got != 0) {
+    if (instance.state == ProgramState::ENCODING) owe(instance);
+    return;
+  }
+  instance.failure = invalid(instance, event.code, event.section, event.word);
+  instance.state = ProgramState::FAILED;
+  owe(instance);
+}
+
+// Launches that the device already has wait for this program, or for the word that there is none.
+void Stream::owe(Instance& instance) {
+  if (!provide(instance, true)) owed_.push_back(instance.id);
+}
+
+// ---- from arguments to an instance --------------------------------------------------------------------------------
+
+static std::string parameter_text(const PlanState& plan, size_t i) {
+  return "stream: plan " + std::to_string(plan.number) + ": parameter " + std::to_string(i);
+}
+
+static void check_dims(const PlanState& plan, std::span<const Tensor* const> parameters, auto wanted) {
+  for (size_t i = 0, at = 0; i < parameters.size(); ++i) {
+    const Tensor& t = *parameters[i];
+    for (int d = 0; d < t.rank; ++d)
+      if (int64_t dim = wanted(i, d, at++); t.dims[d] != dim)
+        throw Error("ShapeError", say(parameter_text(plan, i), ": dimension ", d, " of shape ",
+            shape_text(t.shape()), ", got ", t.dims[d], ", allowed ", dim));
+  }
+}
+
+Instance& Stream::instance_for(PlanState& state, std::span<const Tensor* const> parameters) {
+  const Plan& plan = *state.plan;
+  auto wanted = plan.parameters();
+  if (parameters.size() != wanted.size())
+    throw Error("ShapeError", say("stream: plan ", state.number, ": arguments, got ",
+        parameters.size() - state.captured.size(), ", allowed ", wanted.size() - state.captured.size()));
+  for (size_t i = 0; i < parameters.size(); ++i) {
+    const Tensor& t = *parameters[i];
+    if (t.dtype != wanted[i].dtype)
+      throw Error("DTypeError", say(parameter_text(state, i), ": dtype, got ", DTYPE_NAMES[t.dtype],
+          ", allowed ", DTYPE_NAMES[wanted[i].dtype]));
+    if (t.rank != wanted[i].rank)
+      throw Error("ShapeError", say(parameter_text(state, i), ": rank of shape ", shape_text(t.shape()), ", got ",
+          t.rank, ", allowed ", wanted[i].rank));
+    if (t.buffer->arena != arena_)
+      throw Error("ClosedError", say(parameter_text(state, i),
+          ": a tensor of another runtime, got one, allowed those of this runtime"));
+  }
+  int64_t symbols[MAX_SYMBOLS];
+  size_t count = plan.symbols().size();
+  for (size_t i = 0; i < count; ++i) symbols[i] = parameters[plan.symbols()[i].parameter]->dims[plan.symbols()[i].dim];
+  uint64_t hash = hash_of({symbols, count});
+  if (Instance* found = find(state, {symbols, count}, hash)) {
+    check_dims(state, parameters, [&](size_t, int, size_t at) { return found->dims[at]; });
+    if (found->state != ProgramState::FAILED || found->last_seq > retired_) {
+      ++counters_.cached_calls;
+      return *found;
+    }
+    forget(found);  // who asks again gets a new attempt
+  }
+  if (!evaluate(state, {symbols, count})) throw no_sizes(state, {symbols, count});
+  // Before anything is encoded for them: a wrong call must not fill the cache.
+  check_dims(state, parameters, [&](size_t i, int d, size_t) {
+    uint16_t expression = wanted[i].dims[d];
+    return expression == NONE ? 0 : values_[expression];
+  });
+  return make_instance(state, {symbols, count}, hash);
+}
+
+uint64_t Stream::prefetch(uint32_t number, std::span<const int64_t> symbols) {
+  PlanState& plan = plan_state(number);
+  if (!plan.plan || symbols.size() != plan.plan->symbols().size())
+    throw Error("ShapeError", say("stream: prefetch: symbols of plan ", number, ", got ", symbols.size(),
+        ", allowed ", plan.plan ? plan.plan->symbols().size() : 0));
+  uint64_t hash = hash_of(symbols);
+  Instance* instance = find(plan, symbols, hash);
+  if (!instance && !evaluate(plan, symbols)) throw no_sizes(plan, symbols);
+  if (!instance) instance = &make_instance(plan, symbols, hash);
+  if (!inline_mode_ && !instance->empty) provide(*instance, false), control_.wake_device();
+  return instance->id;
+}
+
+}  // namespace dvm

@@ -1,0 +1,268 @@
+// Programs as structures, and changes to them that keep the structure.
+#pragma once
+#include <cstring>
+#include <vector>
+#include "program.h"
+
+namespace fuzz {
+using namespace dvm;
+
+struct Random {  // xorshift64*: a seed replays on every machine
+  uint64_t state;
+  explicit Random(uint64_t seed) : state(seed * 0x9E3779B97F4A7C15 + 0x2545F4914F6CDD1D) { next(), next(); }
+  uint64_t next() {
+    state ^= state >> 12, state ^= state << 25, state ^= state >> 27;
+    return state * 0x2545F4914F6CDD1D;
+  }
+  int64_t below(int64_t n) { return int64_t((next() >> 11) % uint64_t(n)); }
+  bool chance(int percent) { return below(100) < percent; }
+  template <class T, size_t N> T pick(const T (&values)[N]) { return values[below(N)]; }
+  template <class T> T& of(std::vector<T>& v) { return v[below(int64_t(v.size()))]; }
+};
+
+struct Part {
+  Section head;
+  std::vector<Operand> operands;
+  std::vector<Word> words;
+};
+struct Tree {
+  ProgramHead head;
+  std::vector<ProgramArg> args;
+  std::vector<Part> sections;
+
+  explicit Tree(const std::vector<uint8_t>& bytes) {  // of a program that passes
+    memcpy(&head, bytes.data(), sizeof head);
+    const uint8_t* at = bytes.data() + sizeof head;
+    args.resize(head.arg_count);
+    for (ProgramArg& a : args) memcpy(&a, at, sizeof a), at += sizeof a;
+    sections.resize(head.section_count);
+    for (Part& s : sections) {
+      memcpy(&s.head, at, sizeof s.head), at += sizeof s.head;
+      s.operands.resize(s.head.operand_count), s.words.resize(s.head.word_count);
+      for (Operand& x : s.operands) memcpy(&x, at, sizeof x), at += sizeof x;
+      for (Word& w : s.words) memcpy(&w, at, sizeof w), at += sizeof w;
+    }
+  }
+  uint64_t work() const {  // dvm_rt/isa/program.py
+    unsigned __int128 total = 0;
+    for (const Part& s : sections) {
+      unsigned __int128 rows = 1;
+      for (int d = 1; d < MAX_RANK && d < s.head.rank; d++) rows = rows * uint64_t(s.head.dims[d]) & ~0ull;
+      const uint64_t n = uint64_t(s.head.dims[0]), strips = n / LANES + (n % LANES != 0);
+      total += s.words.size() * strips * rows + 1;
+      if (s.head.kind) total += (uint64_t(n * rows) * (unsigned __int128)uint64_t(s.head.depth) + 1023) / 1024;
+    }
+    return uint64_t(total);
+  }
+  std::vector<uint8_t> bytes() {
+    std::vector<uint8_t> out(sizeof head);
+    auto put = [&](const auto& record) {
+      auto* p = reinterpret_cast<const uint8_t*>(&record);
+      out.insert(out.end(), p, p + sizeof record);
+    };
+    for (auto& a : args) put(a);
+    for (Part& s : sections) {
+      s.head.operand_count = uint16_t(s.operands.size()), s.head.word_count = uint16_t(s.words.size());
+      s.head.bytes = uint32_t(sizeof s.head + s.operands.size() * sizeof(Operand) + s.words.size() * sizeof(Word));
+      put(s.head);
+      for (auto& x : s.operands) put(x);
+      for (auto& w : s.words) put(w);
+    }
+    head.arg_count = uint16_t(args.size()), head.section_count = uint16_t(sections.size()), head.bytes = uint32_t(out.size());
+    memcpy(out.data(), &head, sizeof head);
+    return out;
+  }
+};
+
+inline void seal(std::vector<uint8_t>& bytes) {  // makes the checksum fit
+  constexpr size_t AT = offsetof(ProgramHead, checksum), FROM = AT + 8;
+  if (bytes.size() < FROM) return;
+  const uint64_t sum = checksum(bytes.data() + FROM, bytes.size() - FROM);
+  memcpy(bytes.data() + AT, &sum, 8);
+}
+
+class Mutator {
+ public:
+  Mutator(Random& random, Tree& tree) : r_(random), t_(tree) {}
+  std::vector<uint8_t> run() {
+    // how much larger the head's claim of work may be: 0 finds work that was not counted
+    const bool exact = r_.chance(60);
+    for (int n = 1 + int(r_.below(3)); n > 0; n--) change();
+    t_.head.fuel = t_.work() + (exact ? 0 : r_.below(1000));
+    if (r_.chance(2)) t_.head.fuel -= 1 + r_.below(3);
+    std::vector<uint8_t> out = t_.bytes();
+    if (r_.chance(2)) raw(out);
+    seal(out);
+    if (r_.chance(1)) out[size_t(r_.below(int64_t(out.size())))] ^= uint8_t(1u << r_.below(8));
+    return out;
+  }
+
+ private:
+  void change() {
+    Part& s = r_.of(t_.sections);
+    const int what = int(r_.below(100));
+    if (what < 38 && !s.words.empty()) word(s);
+    else if (what < 72 && !s.operands.empty()) operand(s, r_.of(s.operands));
+    else if (what < 84) section(s);
+    else if (what < 95 && !t_.args.empty()) argument(r_.of(t_.args));
+    else whole();
+  }
+  int64_t near(int64_t value, int64_t step) {
+    switch (r_.below(8)) {
+      case 0: return value + step;
+      case 1: return value - step;
+      case 2: return value + 1;
+      case 3: return value - 1;
+      case 4: return -value;
+      case 5: return 0;
+      case 6: return value * 2;
+      default: return boundary();
+    }
+  }
+  int64_t boundary() {
+    static const int64_t VALUES[] = {0, 1, 2, 3, 4, 7, 8, 15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 128, 129, 255, 256, 511, 512,
+        513, 1023, 1024, 1025, 4096, 16384, 16385, 65535, 65536, 1ll << 31, (1ll << 32) - 4, 1ll << 32, 1ll << 40, (1ll << 40) + 1,
+        1ll << 48, 1ll << 62, INT64_MAX, INT64_MIN, -1, -4, -8, -64, -(1ll << 31), -(1ll << 40)};
+    return r_.pick(VALUES);
+  }
+
+  void word(Part& s) {
+    Word& w = r_.of(s.words);
+    const OpInfo info = w.op < OP_COUNT ? OPS[w.op] : OPS[0];
+    switch (r_.below(12)) {
+      case 0: case 1: case 2: case 3: {  // another of its kind
+        for (int tries = 0; tries < 40; tries++) {
+          const uint16_t op = uint16_t(r_.below(OP_COUNT));
+          if (OPS[op].group == info.group && OPS[op].form == info.form && info.group != Group::CONTROL) {
+            w.op = op;
+            break;
+          }
+        }
+        break;
+      }
+      case 4: w.op = uint16_t(r_.chance(5) ? boundary() : r_.below(OP_COUNT)); break;
+      case 5: w.a = uint16_t(r_.chance(80) ? r_.below(int64_t(s.operands.size()) + 2) : boundary()); break;
+      case 6:
+        if (info.k == Field::CONSTANT || info.k == Field::AHEAD) w.k = uint32_t(r_.next());
+        else w.k = uint32_t(near(w.k, 1));
+        break;
+      case 7: w.k = uint32_t(r_.chance(50) ? r_.below(34) : boundary()); break;
+      case 8: std::swap(w, r_.of(s.words)); break;
+      case 9: s.words.erase(s.words.begin() + (&w - s.words.data())), jumps(s); break;
+      default: {  // a copy elsewhere, or a word of another section
+        const Word copy = r_.chance(70) ? w : random_word(s);
+        s.words.insert(s.words.begin() + r_.below(int64_t(s.words.size()) + 1), copy), jumps(s);
+      }
+    }
+  }
+  Word random_word(Part& s) {
+    Word w{uint16_t(r_.below(OP_COUNT)), 0, 0};
+    const OpInfo& info = OPS[w.op];
+    if (info.a == Field::OPERAND) w.a = uint16_t(r_.below(int64_t(s.operands.size()) + 1));
+    if (info.a == Field::REDUCTION) w.a = uint16_t(r_.below(MAX_REDUCTIONS + 1));
+    if (info.k == Field::SLOT || info.k == Field::ROW) w.k = uint32_t(r_.below(4));
+    if (info.k == Field::CONSTANT) w.k = uint32_t(r_.next());
+    return w;
+  }
+  void jumps(Part& s) {  // most of the time the distances and masks of passes follow
+    if (r_.chance(10)) return;
+    size_t pass = 0;
+    uint16_t mask = 0;
+    for (size_t i = 0; i < s.words.size(); i++) {
+      Word& w = s.words[i];
+      if (w.op >= OP_COUNT) continue;
+      if (OPS[w.op].row == ROW_pass) pass = i, mask = 0;
+      if (OPS[w.op].group == Group::REDUCE && w.a < 16) mask |= uint16_t(1u << w.a);
+      if (OPS[w.op].row == ROW_loop) w.k = uint32_t(i - pass), w.a = mask;
+    }
+  }
+
+  void operand(Part& s, Operand& x) {
+    const int64_t element = x.dtype < sizeof DTYPE_BYTES ? DTYPE_BYTES[x.dtype] : 4;
+    int64_t& stride = x.stride[r_.chance(90) && s.head.rank <= MAX_RANK && s.head.rank ? r_.below(s.head.rank) : r_.below(MAX_RANK)];
+    switch (r_.below(16)) {
+      case 0: case 1: x.base = near(x.base, element); break;
+      case 2: x.base += element * (1 + r_.below(4)) * (r_.chance(50) ? 1 : -1); break;
+      case 3: case 4: stride = near(stride, element); break;
+      case 5: stride = 0; break;
+      case 6: std::swap(stride, x.stride[r_.below(s.head.rank && s.head.rank <= MAX_RANK ? s.head.rank : 1)]); break;
+      case 7: x.mode = r_.chance(70) ? x.mode ^ uint8_t(1u << r_.below(5)) : uint8_t(boundary()); break;
+      case 8: x.mode |= READ; break;
+      case 9: {
+        const int64_t to = r_.below(int64_t(t_.args.size()) + 2);
+        x.arg = uint16_t(to < int64_t(t_.args.size()) ? to : to == int64_t(t_.args.size()) ? WORKSPACE : SCRATCH);
+        if (x.arg < t_.args.size() && r_.chance(50)) x.dtype = t_.args[x.arg].dtype;
+        break;
+      }
+      case 10: {
+        const Operand& other = r_.of(s.operands);
+        if (r_.chance(50)) x.arg = other.arg, x.base = other.base;
+        else x = other;
+        break;
+      }
+      case 11: x.dtype = uint8_t(r_.below(14)); break;
+      case 12: x.depth = near(x.depth, 4); break;
+      case 13: if (x.limit || r_.chance(10)) x.limit = near(x.limit, 1); break;
+      case 14: x.index = uint16_t(r_.chance(x.limit ? 90 : 10) ? r_.below(int64_t(s.operands.size()) + 1) : x.index); break;
+      default:
+        if (r_.chance(5)) x.reserved = uint16_t(1 + r_.below(3));
+        else if (s.operands.size() < MAX_OPERANDS + 1) s.operands.push_back(Operand(x));
+    }
+  }
+  void section(Part& s) {
+    int64_t& dim = s.head.dims[r_.chance(85) && s.head.rank && s.head.rank <= MAX_RANK ? r_.below(s.head.rank) : r_.below(MAX_RANK)];
+    switch (r_.below(14)) {
+      case 0: case 1: dim = dim > 1 ? dim - 1 : dim; break;
+      case 2: dim = dim > 1 ? 1 + r_.below(dim) : dim; break;
+      case 3: dim = near(dim, 1); break;
+      case 4: dim = boundary(); break;
+      case 5: std::swap(dim, s.head.dims[r_.below(s.head.rank && s.head.rank <= MAX_RANK ? s.head.rank : 1)]); break;
+      case 6: s.head.depth = near(s.head.depth, 1); break;
+      case 7: s.head.depth = s.head.depth > 1 ? 1 + r_.below(s.head.depth) : s.head.depth; break;
+      case 8: s.head.scratch_bytes = uint64_t(near(int64_t(s.head.scratch_bytes), 4)), t_.head.scratch_bytes = std::max(t_.head.scratch_bytes, s.head.scratch_bytes); break;
+      case 9: s.head.rank = uint8_t(r_.chance(70) ? s.head.rank + 1 : boundary()); break;
+      case 10: if (r_.chance(30)) s.head.kind = uint16_t(r_.below(4)); else s.head.scratch_bytes += 64 * r_.below(8); break;
+      case 11: if (r_.chance(20)) s.head.dtype = uint8_t(r_.below(14)); break;
+      case 12: if (r_.chance(20)) s.head.reserved = 1; break;
+      default: if (r_.chance(30)) s.head.rank--;
+    }
+  }
+  void argument(ProgramArg& a) {
+    switch (r_.below(12)) {
+      case 0: a.bytes = uint64_t(near(int64_t(a.bytes), 4)); break;
+      case 1: case 2: case 3: case 4: a.bytes += uint64_t(1 + r_.below(200)); break;
+      case 5: a.bytes -= std::min<uint64_t>(a.bytes, uint64_t(1 + r_.below(8))); break;
+      case 6: a.mode = uint8_t(r_.chance(80) ? r_.below(4) : r_.below(256)); break;
+      case 7: case 8: a.mode |= READ | WRITE; break;
+      case 9: a.align = uint32_t(r_.chance(80) ? 1u << r_.below(8) : boundary()); break;
+      case 10: if (r_.chance(30)) a.dtype = uint8_t(r_.below(14)); break;
+      default: if (r_.chance(10)) a.reserved = 1;
+    }
+  }
+  void whole() {
+    auto& sections = t_.sections;
+    switch (r_.below(8)) {
+      case 0: t_.head.workspace_bytes = uint64_t(near(int64_t(t_.head.workspace_bytes), 64)); break;
+      case 1: case 2: t_.head.workspace_bytes += uint64_t(r_.below(256)); break;
+      case 3: t_.head.scratch_bytes = uint64_t(near(int64_t(t_.head.scratch_bytes), 64)); break;
+      case 4: if (sections.size() > 1) sections.erase(sections.begin() + r_.below(int64_t(sections.size()))); break;
+      case 5: sections.push_back(Part(r_.of(sections))); break;
+      case 6: std::swap(r_.of(sections), r_.of(sections)); break;
+      default: if (r_.chance(10)) (r_.chance(50) ? t_.head.reserved1 : t_.head.scratch_bytes) += 1;
+    }
+  }
+  void raw(std::vector<uint8_t>& out) {  // no respect for structure
+    if (r_.chance(20)) {
+      out.resize(out.size() - size_t(r_.below(int64_t(std::min<size_t>(out.size(), 64)))));
+      return;
+    }
+    const int64_t at = r_.below(int64_t(out.size()) / 2) * 2;
+    const uint16_t value = uint16_t(boundary());
+    memcpy(out.data() + at, &value, std::min<size_t>(2, out.size() - size_t(at)));
+  }
+
+  Random& r_;
+  Tree& t_;
+};
+
+}  // namespace fuzz

@@ -1,0 +1,336 @@
+// The shadow machine: walks a program element by element and asks of every access what the verifier has promised.
+//
+// Written from the manual, not from the verifier: it follows addresses, initialisation, permissions, aliasing and work as
+// they happen, on small programs only. It computes no values: gathered rows are read from the arguments before the run,
+// or tried at both ends where the program itself has written them.
+#pragma once
+#include <algorithm>
+#include <cstring>
+#include <string>
+#include <vector>
+#include "program.h"
+
+namespace fuzz {
+using namespace dvm;
+
+inline bool named(const Word& w, Row row) { return OPS[w.op].row == row; }
+
+class Shadow {
+ public:
+  // `content[i]`: bytes of argument i before the run.
+  Shadow(const VerifiedProgram& program, const std::vector<std::vector<uint8_t>>& content)
+      : program_(program), content_(content), places_(program.head().arg_count + 2) {
+    for (int i = 0; i < program.head().arg_count; i++) {
+      const ProgramArg& a = program.args()[i];
+      places_[i].open(a.bytes, a.mode, a.align, a.dtype, !(a.mode & WRITE) || a.mode & ZERO_FILL);
+    }
+    workspace().open(program.head().workspace_bytes, READ | WRITE, ARENA_ALIGN, -1, program.zero_workspace());
+  }
+
+  // Why the program breaks a promise, or "" if it does not.
+  std::string run() {
+    try {
+      for (const SectionView& section : program_.sections()) {
+        if (trapped) break;
+        begin(section);
+        switch (SectionKind(section.head->kind)) {
+          case SectionKind::VECTOR: vector(); break;
+          case SectionKind::MATMUL: matmul(); break;
+          case SectionKind::PACK: pack(); break;
+        }
+      }
+      if (work_ > program_.head().fuel) fail("more work than fuel");
+      for (int i = 0; !trapped && i < program_.head().arg_count; i++)
+        if (!places_[i].all_known()) fail("an output keeps old bytes");
+    } catch (const std::string& why) {
+      return why;
+    }
+    return "";
+  }
+  bool trapped = false, values_known = true;
+
+ private:
+  static constexpr uint32_t NOBODY = 0, MANY = ~0u;
+  struct Place {  // one argument, the workspace or the scratch
+    int64_t bytes = 0, align = 1;
+    int mode = 0, dtype = -1;
+    bool known_from_start = true;
+    std::vector<uint8_t> known;            // per byte: holds something of this run
+    std::vector<uint32_t> writer, reader;  // per byte, of this section: element that wrote, that read
+    bool stored = false;                   // some section wrote here
+    void open(uint64_t n, int m, int64_t a, int d, bool k) {
+      bytes = n, mode = m, align = a, dtype = d, known_from_start = k;
+      known.assign(n, k);
+    }
+    bool all_known() const { return std::find(known.begin(), known.end(), 0) == known.end(); }
+  };
+
+  [[noreturn]] void fail(const char* what) {
+    throw std::string(what) + ", section " + std::to_string(number_ - 1) + " word " + std::to_string(word_);
+  }
+  void need(bool good, const char* what) {
+    if (!good) fail(what);
+  }
+  Place& workspace() { return places_[program_.head().arg_count]; }
+  Place& scratch() { return places_[program_.head().arg_count + 1]; }
+  Place& place(const Operand& x) {
+    if (x.arg == SCRATCH) return scratch();
+    if (x.arg == WORKSPACE) return workspace();
+    need(x.arg < program_.head().arg_count, "no such argument");
+    return places_[x.arg];
+  }
+
+  void begin(const SectionView& section) {
+    s_ = &section, number_++, word_ = 0;
+    need(section.head->scratch_bytes <= program_.head().scratch_bytes, "more scratch than the head claims");
+    scratch().open(section.head->scratch_bytes, READ | WRITE, ARENA_ALIGN, int(DType::FLOAT32), false);
+    for (int i = 0; i < section.head->operand_count; i++) {
+      const Operand& x = section.operands[i];
+      if (!(x.mode & WRITE)) continue;
+      Place& p = place(x);
+      p.writer.assign(p.bytes, NOBODY), p.reader.assign(p.bytes, NOBODY);
+    }
+    work_++;
+  }
+
+  // One element of operand i at byte `at`, for the element `id` (1..) of the section's domain.
+  void touch(int i, __int128 at, int64_t size, int how, uint32_t id) {
+    const Operand& x = s_->operands[i];
+    Place& p = place(x);
+    need(at >= 0 && at + size <= p.bytes, "outside its argument");
+    need(x.dtype < sizeof DTYPE_BYTES && (p.dtype < 0 || p.dtype == x.dtype), "dtype of its argument");
+    need(at % DTYPE_BYTES[x.dtype] == 0 && p.align >= DTYPE_BYTES[x.dtype], "not aligned");
+    need((x.mode & how) == how && (p.mode & how) == how, how == READ ? "read without permission" : "written without permission");
+    const bool tracked = !p.writer.empty();
+    if (how == READ) {
+      for (int64_t b = int64_t(at); b < int64_t(at) + size; b++) {
+        need(p.known[b], "read before written");
+        if (!tracked || x.arg == SCRATCH) continue;
+        need(p.writer[b] == NOBODY || p.writer[b] == id, "reads what another element writes");
+        p.reader[b] = p.reader[b] == NOBODY || p.reader[b] == id ? id : MANY;
+      }
+      return;
+    }
+    need(tracked, "written without permission");
+    p.stored = true;
+    for (int64_t b = int64_t(at); b < int64_t(at) + size; b++) {
+      p.known[b] = 1;
+      if (x.arg == SCRATCH) {  // a row buffer: no two operands, no two elements of a row
+        need(p.writer[b] == NOBODY || p.writer[b] == id, "two row buffers overlap");
+      } else {
+        need(p.writer[b] == NOBODY || p.writer[b] == id, "two elements write one place");
+        need(p.reader[b] == NOBODY || p.reader[b] == id, "writes what another element reads");
+      }
+      p.writer[b] = id;
+    }
+  }
+  void strip(int i, int how, int64_t stride) {  // a whole row
+    const Operand& x = s_->operands[i];
+    for (int64_t j = 0; j < s_->head->dims[0]; j++)
+      touch(i, row_at_[i] + __int128(j) * stride, DTYPE_BYTES[x.dtype], how, element(stride ? j : 0));
+  }
+  uint32_t element(int64_t j) const { return uint32_t(row_ * s_->head->dims[0] + j + 1); }
+
+  // ---- words over one row ----
+  struct State {
+    bool in_pass = false, acc = false;
+    uint32_t slots = 0, rows = 0, gathered = 0, open = 0;
+  };
+  void gathered(int i, State& st) {
+    const Operand& x = s_->operands[i];
+    need(x.mode & GATHER && x.index < s_->head->operand_count, "gather without an index");
+    const Operand& index = s_->operands[x.index];
+    need(index.dtype == uint8_t(DType::INT32) || index.dtype == uint8_t(DType::INT64), "dtype of an index");
+    const int64_t size = DTYPE_BYTES[index.dtype];
+    touch(x.index, row_at_[x.index], size, READ, element(0));
+    st.gathered |= 1u << i;
+    if (index.arg < content_.size() && !place(index).stored && !(place(index).mode & WRITE)) {
+      int64_t at = 0;
+      int32_t narrow;
+      memcpy(size == 8 ? (void*)&at : (void*)&narrow, content_[index.arg].data() + int64_t(row_at_[x.index]), size);
+      if (size == 4) at = narrow;
+      if (at < -x.limit || at >= x.limit) trapped = true;
+      else row_at_[i] += __int128(at < 0 ? at + x.limit : at) * x.depth;
+    } else {  // not known: either end
+      values_known = false;
+      if (row_ & 1) row_at_[i] += __int128(x.limit - 1) * x.depth;
+    }
+  }
+  void reads(int i, const State& st) {
+    need(!(s_->operands[i].mode & GATHER) || st.gathered >> i & 1, "used before its gather");
+  }
+  void run_words(State st) {
+    const Section& head = *s_->head;
+    const bool epilogue = SectionKind(head.kind) == SectionKind::MATMUL;
+    int64_t pass_at = -1;
+    int at = 0;
+    for (; at < head.word_count && !trapped; at++) {
+      const Word& w = s_->words[at];
+      word_ = at;
+      need(w.op < OP_COUNT, "no such opcode");
+      const OpInfo& op = OPS[w.op];
+      work_ += st.in_pass ? (head.dims[0] + LANES - 1) / LANES : 1;
+      if (op.a == Field::OPERAND) need(w.a < head.operand_count, "no such operand");
+      if (op.k == Field::SLOT) need(w.k < MAX_SLOTS, "no such slot");
+      if (op.k == Field::ROW) need(w.k < MAX_ROW_SCALARS, "no such row scalar");
+      if (op.a == Field::REDUCTION) need(w.a < MAX_REDUCTIONS, "no such reduction");
+      const bool plain = op.a != Field::OPERAND || s_->operands[w.a].dtype == uint8_t(DType::FLOAT32);
+      const int64_t inner = op.a == Field::OPERAND ? s_->operands[w.a].stride[0] : 0;
+      switch (op.group) {
+        case Group::BINARY:
+          need(st.acc || op.row == ROW_mov, "acc is not set");
+          if (op.form == FORM_S) need(st.in_pass && st.slots >> w.k & 1, "slot is not set");
+          if (op.form == FORM_R) need(!epilogue && st.rows >> w.k & 1, "row scalar is not set");
+          if (op.form == FORM_I) need(st.in_pass && plain && inner == 4, "form i"), reads(w.a, st), strip(w.a, READ, 4);
+          if (op.form == FORM_B) need(plain && inner == 0, "form b"), reads(w.a, st), touch(w.a, row_at_[w.a], 4, READ, element(0));
+          st.acc = true;
+          break;
+        case Group::UNARY: need(st.acc, "acc is not set"); break;
+        case Group::LOAD:
+          need(st.in_pass, "load outside a pass"), reads(w.a, st), strip(w.a, READ, inner);
+          st.acc = true;
+          break;
+        case Group::STORE:
+          need(st.acc, "acc is not set");
+          if (op.row == ROW_store_slot) need(st.in_pass, "slot outside a pass"), st.slots |= 1u << w.k;
+          else if (op.row == ROW_store_row) need(!st.in_pass, "row scalar inside a pass"), st.rows |= 1u << w.k;
+          else if (op.row == ROW_store_per_row)
+            need(!st.in_pass && plain && inner == 0, "store_per_row"), touch(w.a, row_at_[w.a], 4, WRITE, element(0));
+          else if (op.row == ROW_store_any)
+            need(st.in_pass && (inner || head.dims[0] == 1), "store_any"), strip(w.a, WRITE, inner);
+          else need(st.in_pass && plain && inner == 4, "store"), strip(w.a, WRITE, 4);
+          break;
+        case Group::REDUCE:
+          need(st.in_pass && !epilogue && st.acc, "reduction outside a pass");
+          need((w.a < MAX_REDUCTIONS / 2) == (op.row == ROW_acc_sum), "kind of reduction");
+          st.open |= 1u << w.a;
+          break;
+        case Group::FOLD:
+          need(!st.in_pass && (w.a < MAX_REDUCTIONS / 2) == (op.row == ROW_fold_sum), "kind of reduction");
+          need(st.open >> w.a & 1, "nothing to fold");
+          st.open &= ~(1u << w.a), st.acc = true;
+          break;
+        case Group::CONTROL:
+          if (op.row == ROW_end) {
+            need(epilogue && at + 1 == head.word_count, "end");
+            return;
+          }
+          need(!epilogue, "control in an epilogue");
+          if (op.row == ROW_gather) {
+            for (int before = 0; before < at; before++) need(named(s_->words[before], ROW_gather), "gather not first");
+            gathered(w.a, st);
+          }
+          if (op.row == ROW_pass) {
+            need(!st.in_pass && !st.open, "pass");
+            st.in_pass = true, st.acc = false, st.slots = 0, pass_at = at;
+          }
+          if (op.row == ROW_loop) {
+            need(st.in_pass && w.k == uint64_t(at - pass_at), "jump");
+            need(w.a == st.open, "mask of reductions");
+            st.in_pass = st.acc = false, st.slots = 0;
+          }
+          if (op.row == ROW_end_row) {
+            need(!st.in_pass && !st.open && at + 1 == head.word_count, "end_row");
+            return;
+          }
+          break;
+      }
+    }
+    need(trapped, "runs beyond its last word");
+  }
+
+  // ---- sections ----
+  template <class F> void odometer(int first, F body) {
+    const Section& head = *s_->head;
+    int64_t index[MAX_RANK] = {};
+    for (row_ = 0;; row_++) {
+      for (int i = 0; i < head.operand_count; i++) {
+        row_at_[i] = s_->operands[i].base;
+        for (int d = first; d < head.rank; d++) row_at_[i] += __int128(index[d]) * s_->operands[i].stride[d];
+      }
+      body();
+      int d = first;
+      for (; d < head.rank && ++index[d] == head.dims[d]; d++) index[d] = 0;
+      if (d == head.rank || trapped) return;
+    }
+  }
+  void vector() {
+    odometer(1, [&] {
+      Place& p = scratch();
+      std::fill(p.known.begin(), p.known.end(), 0), std::fill(p.writer.begin(), p.writer.end(), NOBODY);
+      run_words({});
+    });
+  }
+  void matmul() {
+    const Section& head = *s_->head;
+    const int64_t n = head.dims[0], m = head.dims[1], k = head.depth;
+    need(head.rank >= 2 && head.operand_count >= 3, "shape of a matmul");
+    const Operand *a = s_->operands, *b = a + 1, *c = a + 2;
+    need(need_scratch(n, m, k, *b) <= int64_t(head.scratch_bytes), "scratch of a matmul");
+    odometer(2, [&] {
+      for (int64_t i = 0; i < m; i++)
+        for (int64_t z = 0; z < k; z++) touch(0, row_at_[0] + __int128(i) * a->stride[1] + __int128(z) * a->depth, 4, READ, MANY);
+      need(a->stride[0] == 0 && (a->stride[1] == 4 || a->depth == 4), "shape of A");
+      if (b->mode & PACKED) {
+        touch(1, row_at_[1], k * ((n + PANEL - 1) / PANEL) * PANEL * 4, READ, MANY);
+      } else {
+        need(b->stride[1] == 0 && (b->stride[0] == 4 || b->depth == 4), "shape of B");
+        for (int64_t j = 0; j < n; j++)
+          for (int64_t z = 0; z < k; z++) touch(1, row_at_[1] + __int128(j) * b->stride[0] + __int128(z) * b->depth, 4, READ, MANY);
+      }
+      need(c->stride[0] == 4 && c->mode & READ, "shape of C");
+      for (int64_t i = 0; i < m; i++)
+        for (int64_t j = 0; j < n; j++)
+          touch(2, row_at_[2] + __int128(i) * c->stride[1] + 4 * j, 4, WRITE, uint32_t((row_ * m + i) * n + j + 1));
+    });
+    work_ += (n * rows_of(head) * k + 1023) / 1024;
+    need(a->dtype == 11 && b->dtype == 11 && c->dtype == 11, "dtype of a matmul");
+    if (head.word_count) {
+      odometer(1, [&] {
+        State st;
+        st.in_pass = true;
+        for (int w = 0; w < head.word_count; w++)
+          if (OPS[s_->words[w].op].a == Field::OPERAND) need(s_->words[w].a >= 2, "A or B in an epilogue");
+        run_words(st);
+      });
+    }
+  }
+  static int64_t rows_of(const Section& head) {
+    int64_t rows = 1;
+    for (int d = 1; d < head.rank; d++) rows *= head.dims[d];
+    return rows;
+  }
+  // dvm_rt/isa/matmul.py, once more.
+  static int64_t need_scratch(int64_t n, int64_t m, int64_t k, const Operand& b) {
+    const auto up = [](int64_t x, int64_t y) { return (x + y - 1) / y; };
+    const int64_t slice = k <= SLICE_K ? k : up(up(k, up(k, SLICE_K)), 8) * 8, panel = slice * PANEL * 4;
+    if (b.mode & PACKED) return 0;
+    const bool scattered = slice * std::min<int64_t>(std::abs(std::clamp<int64_t>(b.depth, -4096, 4096)), 4096) > 640 * 4096;
+    if (b.stride[0] != 4 || m >= (scattered ? 17 : 96)) return std::min<int64_t>(up(n, PANEL), 32) * panel;
+    return n % PANEL ? panel : 0;
+  }
+  void pack() {
+    const Section& head = *s_->head;
+    const Operand* b = s_->operands;
+    need(head.rank == 1 && head.operand_count == 2 && !head.word_count, "shape of a pack");
+    need(b->stride[0] == 4 || b->depth == 4, "shape of a pack's source");
+    need(b[0].dtype == 11 && b[1].dtype == 11, "dtype of a pack");
+    odometer(1, [&] {
+      for (int64_t j = 0; j < head.dims[0]; j++)
+        for (int64_t k = 0; k < head.depth; k++) touch(0, row_at_[0] + __int128(j) * b->stride[0] + __int128(k) * b->depth, 4, READ, MANY);
+      touch(1, row_at_[1], head.depth * ((head.dims[0] + PANEL - 1) / PANEL) * PANEL * 4, WRITE, 1);
+    });
+    work_ += (head.dims[0] * head.depth + 1023) / 1024;
+  }
+
+  const VerifiedProgram& program_;
+  const std::vector<std::vector<uint8_t>>& content_;
+  std::vector<Place> places_;
+  const SectionView* s_ = nullptr;
+  __int128 row_at_[MAX_OPERANDS];
+  int64_t row_ = 0;
+  uint64_t work_ = 0;
+  int number_ = 0, word_ = 0;
+};
+
+}  // namespace fuzz
