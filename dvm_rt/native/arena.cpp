@@ -40,11 +40,13 @@ Buffer* Arena::allocate(uint64_t bytes, uint64_t committed, Use use) {
   if (fail_after != NEVER_FAIL && fail_after-- == 0) return fail_after = NEVER_FAIL, nullptr;
   if (bytes > bytes_max_) return nullptr;
   uint64_t size = rounded(bytes);
+  if (committed != ANY) committed_ = std::max(committed_, committed);
   Block* block = find(size, committed);
-  if (!block) {
-    if (!grow(size, committed)) return nullptr;
-    if (!(block = find(size, committed))) return nullptr;
-  }
+  if (!block && join(committed_)) block = find(size, committed);
+  if (!block && grow(size, committed_)) block = find(size, committed);
+  if (!block && committed == ANY && join(ANY)) block = find(size, ANY);
+  if (!block && committed == ANY && grow(size, ANY)) block = find(size, ANY);
+  if (!block) return nullptr;
   remove(block);
   if (block->bytes > size) {
     Block* rest = new_block();
@@ -147,8 +149,8 @@ Block* Arena::find(uint64_t bytes, uint64_t committed) {
 }
 
 bool Arena::grow(uint64_t bytes, uint64_t committed) {
-  bool join = last_ && last_->free && last_->touched <= committed;
-  uint64_t need = join && last_->bytes < bytes ? bytes - last_->bytes : bytes;
+  bool joins = last_ && last_->free && last_->touched <= committed;
+  uint64_t need = joins && last_->bytes < bytes ? bytes - last_->bytes : bytes;
   auto take = [&](uint64_t step) {
     step = std::min((step + PAGE - 1) & ~(PAGE - 1), bytes_max_ - bytes_);
     return step >= need && fallocate(fd_, 0, off_t(bytes_), off_t(step)) == 0 ? step : 0;
@@ -159,7 +161,7 @@ bool Arena::grow(uint64_t bytes, uint64_t committed) {
   madvise(data_ + bytes_, step, MADV_POPULATE_WRITE);  // page faults now, together; where unknown, on first touch
 #endif
   bytes_ += step;
-  if (join) {
+  if (joins) {
     remove(last_);
     last_->bytes += step;
   } else {  // fresh memory is untouched: not joined to a block that a launch may still use
@@ -192,23 +194,40 @@ void Arena::remove(Block* block) {
   block->free = false;
 }
 
+// Neighbours become one. Not at once where a launch may still use one of them: under a steady stream of launches a block
+// that grows with every release would never come to rest, and the host never find any.
 void Arena::give_back(Block* block, uint64_t touched) {
   block->touched = touched;
-  auto swallow = [&](Block* low, Block* high) {  // neighbours become one
-    low->bytes += high->bytes;
-    low->touched = std::max(low->touched, high->touched);
-    low->after = high->after;
-    (high->after ? high->after->before : last_) = low;
-    high->next = spare_blocks_;
-    spare_blocks_ = high;
-  };
-  if (Block* after = block->after; after && after->free) remove(after), swallow(block, after);
-  if (Block* before = block->before; before && before->free) {
+  auto at_rest = [&](Block* other) { return other && other->free && std::max(other->touched, touched) <= committed_; };
+  if (at_rest(block->after)) remove(block->after), swallow(block, block->after);
+  if (Block* before = block->before; at_rest(before)) {
     remove(before);
     swallow(before, block);
     block = before;
   }
   insert(block);
+}
+
+void Arena::swallow(Block* low, Block* high) {
+  low->bytes += high->bytes;
+  low->touched = std::max(low->touched, high->touched);
+  low->after = high->after;
+  (high->after ? high->after->before : last_) = low;
+  high->next = spare_blocks_;
+  spare_blocks_ = high;
+}
+
+// What `give_back` left apart. False: there was nothing.
+bool Arena::join(uint64_t committed) {
+  bool any = false;
+  for (Block *high = last_, *low; high && (low = high->before); high = low) {
+    if (!low->free || !high->free || std::max(low->touched, high->touched) > committed) continue;
+    remove(low), remove(high);
+    swallow(low, high);
+    insert(low);
+    any = true;
+  }
+  return any;
 }
 
 Block* Arena::new_block() {

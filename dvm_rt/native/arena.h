@@ -92,6 +92,7 @@ class Arena {
   Buffer* allocate(uint64_t bytes, uint64_t committed, Use use = Use::TENSOR);
   void release(Buffer* buffer);    // the last reference is gone
   void forget_launch(Buffer* buffer);  // one launch that named it is committed
+  void settle(uint64_t committed) { committed_ = committed; }  // launches up to this one are done with their memory
   void close();                    // the stream is gone; no release() may run beside it
 
   uint8_t* data() const { return data_; }
@@ -118,13 +119,15 @@ class Arena {
   void insert(Block* block);
   void remove(Block* block);
   void give_back(Block* block, uint64_t touched);
+  void swallow(Block* low, Block* high);
+  bool join(uint64_t committed);
   void drain();
   void spare(Buffer* buffer);
   Block* new_block();
 
   int fd_ = -1;
   uint8_t* data_ = nullptr;
-  uint64_t bytes_max_, bytes_ = 0;
+  uint64_t bytes_max_, bytes_ = 0, committed_ = 0;
   uint64_t used_[3] = {};  // by Use
   uint64_t first_map_ = 0;
   uint32_t second_map_[FIRST] = {};

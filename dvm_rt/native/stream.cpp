@@ -167,8 +167,9 @@ Error Stream::out_of_memory(uint64_t bytes) {
 std::optional<Tensor> Stream::host_tensor(uint8_t dtype, std::span<const int64_t> shape) {
   Tensor tensor;
   tensor.bytes = shape_bytes(dtype, shape);
-  Buffer* buffer = arena_->allocate(tensor.bytes, done());
-  if (!buffer && done() < launched()) return {};
+  uint64_t committed = done();  // one look: what is done by the next one counts as free
+  Buffer* buffer = arena_->allocate(tensor.bytes, committed);
+  if (!buffer && committed < launched()) return {};
   if (!buffer) throw out_of_memory(tensor.bytes);
   tensor.buffer = BufferRef(buffer);
   tensor.dtype = dtype;

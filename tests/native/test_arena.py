@@ -65,6 +65,19 @@ def test_merged_blocks_remember_the_later_launch() -> None:
     assert arena.allocate(8192, committed=9) is not None
 
 
+def test_a_steady_stream_does_not_grow_the_arena() -> None:
+    arena, lag, sizes = _native.Arena(1 << 30), 20, (448, 1024, 64, 4000)
+    arena.allocate(1)
+    start = arena.report()[2]
+    held: list[object] = []
+    for launch in range(20_000):
+        held.append(arena.allocate(sizes[launch % 4], committed=max(0, launch - lag)))  # the host's
+        held.append(arena.allocate(sizes[launch % 3]))  # what a launch writes
+        arena.launched = launch
+        del held[:-4]
+    assert arena.check() and arena.report()[2] == start
+
+
 def test_out_of_memory_leaves_everything_intact() -> None:
     stream = _native.Stream(arena_bytes_max=4 * MIB)
     held = stream.asarray(np.arange(1 << 18, dtype=np.float32))
