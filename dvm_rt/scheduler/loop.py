@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING
 from dvm_rt import _native, config, wire
 from dvm_rt.errors import DvmError
 from dvm_rt.scheduler import events as e
-from dvm_rt.scheduler.remote import RemoteWorkers
 from dvm_rt.scheduler.shell import LoopPort, Seat, Shell
 from dvm_rt.transport import PullSocket
 from dvm_rt.zygote import Zygote
 
 if TYPE_CHECKING:
     import asyncio
+
+    from dvm_rt.scheduler.remote import RemoteWorkers
 
 IDLE_TICKS = 5  # an idle runtime looks this many times less often
 
@@ -30,7 +31,7 @@ class SchedulerLoop:
     def __init__(self, shell: Shell, listen: str | None) -> None:
         self.shell = shell
         self._answers = PullSocket(shell.context, shell.shared.session.answers())
-        self.remote = RemoteWorkers(shell, listen) if listen else None
+        self.remote = _remote_workers(shell, listen) if listen else None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = threading.Thread(target=self._run, name="dvm-rt scheduler", daemon=True)
         self._stopping = False
@@ -153,3 +154,11 @@ class SchedulerLoop:
             busy = False
         if not self._stopping:
             self._loop.call_later(self._tick_s * (1 if busy else IDLE_TICKS), self._tick)
+
+
+def _remote_workers(shell: Shell, listen: str) -> RemoteWorkers:
+    from dvm_rt.scheduler.remote import (
+        RemoteWorkers,  # a start waits for our imports, and few runtimes listen
+    )
+
+    return RemoteWorkers(shell, listen)

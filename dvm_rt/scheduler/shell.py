@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from dvm_rt import _native, config, errors, wire
+from dvm_rt import _native, errors, wire
 from dvm_rt.scheduler import events as e
 from dvm_rt.scheduler.policy import Costs, Situation, modelled_encode_us, who_encodes
 from dvm_rt.scheduler.state import Limits, SchedulerState
