@@ -23,7 +23,15 @@ import numpy as np
 
 from dvm_rt import _native, dtypes, runtime
 from dvm_rt.config import integer, number
-from dvm_rt.errors import BackpressureTimeout, ClosedError, EncodeError, GraphError, InvalidBytecodeError, ShapeError, WorkerLostError
+from dvm_rt.errors import (
+    BackpressureTimeout,
+    ClosedError,
+    EncodeError,
+    GraphError,
+    InvalidBytecodeError,
+    ShapeError,
+    WorkerLostError,
+)
 from dvm_rt.fusion.fuser import Fused, fuse
 from dvm_rt.graph.graph import Graph, Node, apply, parameter
 from dvm_rt.graph.operators import OPERATORS

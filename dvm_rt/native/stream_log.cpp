@@ -40,7 +40,6 @@ void Stream::run(Instance& instance, std::span<const Argument> arguments, uint64
   trace_.add(TraceKind::LAUNCH, begin, end, seq, instance.id);
   retired_.store(seq, std::memory_order_release);
   done_.store(seq, std::memory_order_release);
-  arena_->settle(seq);
 }
 
 void Stream::log(Instance& instance, std::span<const Argument> arguments, uint64_t seq) {
@@ -107,7 +106,6 @@ void Stream::retire() {
     if (e.instance->state == ProgramState::ENCODING) e.instance->state = ProgramState::READY;
     retired_.store(seq, std::memory_order_release);
   }
-  arena_->settle(done);
 }
 
 // ---- for the policy -----------------------------------------------------------------------------------------------
