@@ -63,9 +63,9 @@ class Runtime:
         self._pid, self._closed, self._tokens = os.getpid(), False, list[Token]()
         self.inline = inline
         self.encode = str(_row("encode", encode))
+        if type(encoders) is not int or not 0 <= encoders <= ENCODERS_MAX:
+            raise DvmError(f"runtime: encoders: out of range, got {encoders!r}, allowed 0 to {ENCODERS_MAX}")
         self.encoders = 0 if inline else encoders
-        if not 0 <= encoders <= ENCODERS_MAX:
-            raise DvmError(f"runtime: encoders: out of range, got {encoders}, allowed 0 to {ENCODERS_MAX}")
         self._shell: Shell | None = None
         self._loop: SchedulerLoop | None = None
         self._waiters: Waiters | None = None

@@ -28,6 +28,7 @@ from dvm_rt.session import remove_session
 _LINE = 3  # the zygote's end of the line is this descriptor
 _REQUEST_BYTES_MAX = 16384
 _FDS_MAX = 64
+_ENDED_MAX = 1024
 _PR_SET_PDEATHSIG = 1
 
 
@@ -47,7 +48,7 @@ class Zygote:
             actions = [(os.POSIX_SPAWN_DUP2, theirs.fileno(), _LINE)]
             self.pid = os.posix_spawn(sys.executable, arguments, child_environment(), file_actions=actions, setsid=True)
         self.pidfd = os.pidfd_open(self.pid)
-        self.reaped = False
+        self._ready = self._closed = False
 
     def wait_ready(self) -> None:
         """Raises PoolUnhealthyError if it does not answer in time."""
@@ -56,31 +57,45 @@ class Zygote:
 
     def take_ready(self) -> bool:
         """Reads the word that it is up. False: it is gone."""
-        return self.line.recv(16) == b"ready"
+        try:
+            self._ready = self.line.recv(16) == b"ready"
+        except ConnectionError:
+            pass  # it is gone
+        return self._ready
 
     def fork(self, request: dict[str, object], fds: dict[str, int]) -> Child | None:
         """A child that runs `request["role"]`, with these descriptors. None: the zygote is dead or cannot fork."""
-        message = json.dumps({**request, "fds": list(fds)}).encode()
-        try:
-            socket.send_fds(self.line, [message], list(fds.values()))
-            self.line.settimeout(config.number("fork_s"))
-            answer, (*pidfds,), *_ = socket.recv_fds(self.line, 64, 1, socket.MSG_CMSG_CLOEXEC)
-        except OSError:
-            return None
+        answer, pidfds = self._ask({**request, "fds": list(fds)}, list(fds.values()))
         return Child(int(answer), pidfds[0]) if answer and pidfds else None
 
-    def close(self, timeout_s: float) -> None:
-        """Ends it; its children go with it."""
-        self.line.close()
-        if not self.reaped:
-            if not select.select([self.pidfd], [], [], timeout_s)[0]:
-                signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
-            self.reap()
-        os.close(self.pidfd)
+    def was_killed(self, pid: int) -> bool:
+        """Whether a child that is dead died of SIGKILL. False also where nobody knows."""
+        answer, _ = self._ask({"ended": pid}, [])
+        return answer == str(-signal.SIGKILL).encode()
 
-    def reap(self) -> None:
-        self.reaped = True
-        os.waitpid(self.pid, 0)
+    def _ask(self, request: dict[str, object], fds: list[int]) -> tuple[bytes, list[int]]:
+        """The answer, empty if the zygote is not up yet, dead or silent."""
+        if not self._ready:
+            return b"", []
+        try:
+            socket.send_fds(self.line, [json.dumps(request).encode()], fds)
+            self.line.settimeout(config.number("fork_s"))
+            answer, pidfds, *_ = socket.recv_fds(self.line, 64, 1, socket.MSG_CMSG_CLOEXEC)
+        except OSError:
+            return b"", []
+        return answer, pidfds
+
+    def close(self, timeout_s: float) -> int:
+        """Ends it, if it is not dead already; its children go with it. Returns its exit code (negative: the signal)."""
+        if self._closed:
+            return 0
+        self._closed = True
+        self.line.close()
+        if not select.select([self.pidfd], [], [], timeout_s)[0]:
+            signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+        code = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        os.close(self.pidfd)
+        return code
 
 
 def child_environment() -> dict[str, str]:
@@ -123,12 +138,13 @@ def _preload() -> None:
 
 
 def _serve(line: socket.socket, client: int) -> None:
+    ended: dict[int, int] = {}
     poll = select.poll()
     poll.register(line, select.POLLIN)
     poll.register(client, select.POLLIN)
     while True:
         ready = {fd for fd, _ in poll.poll(1000)}
-        _reap()
+        _reap(ended)
         if client in ready:
             return
         if line.fileno() not in ready:
@@ -136,18 +152,24 @@ def _serve(line: socket.socket, client: int) -> None:
         message, fds, *_ = socket.recv_fds(line, _REQUEST_BYTES_MAX, _FDS_MAX)
         if not message:
             return
-        _fork(line, json.loads(message), fds)
+        request = json.loads(message)
+        if "ended" in request:
+            line.send(str(ended.pop(request["ended"], 0)).encode())
+        else:
+            _fork(line, request, fds)
         for fd in fds:
             os.close(fd)
 
 
-def _reap() -> None:
-    """The dead ones; their pidfds have told the client already."""
+def _reap(ended: dict[int, int]) -> None:
+    """The dead ones, with their exit codes; their pidfds have told the client already."""
     try:
-        while os.waitpid(-1, os.WNOHANG)[0]:
-            pass
+        while (found := os.waitpid(-1, os.WNOHANG))[0]:
+            ended[found[0]] = os.waitstatus_to_exitcode(found[1])
     except ChildProcessError:
         pass
+    while len(ended) > _ENDED_MAX:
+        del ended[next(iter(ended))]
 
 
 def _fork(line: socket.socket, request: dict, fds: list[int]) -> None:

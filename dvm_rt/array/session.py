@@ -23,7 +23,14 @@ import numpy as np
 
 from dvm_rt import _native, dtypes, runtime
 from dvm_rt.config import integer, number
-from dvm_rt.errors import ClosedError, DeviceTimeoutError, EncodeError, GraphError, InvalidBytecodeError, ShapeError
+from dvm_rt.errors import (
+    ClosedError,
+    DeviceTimeoutError,
+    EncodeError,
+    GraphError,
+    InvalidBytecodeError,
+    ShapeError,
+)
 from dvm_rt.fusion.fuser import Fused, fuse
 from dvm_rt.graph.graph import Graph, Node, apply, parameter
 from dvm_rt.graph.operators import OPERATORS

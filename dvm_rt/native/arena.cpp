@@ -35,25 +35,31 @@ void Arena::close() {
   if (!live_) delete this;
 }
 
-Buffer* Arena::allocate(uint64_t bytes, uint64_t committed, Use use) {
+Buffer* Arena::allocate(uint64_t bytes, uint64_t committed, Writer writer, Use use) {
+  committed_ = committed;
   drain();
   if (fail_after != NEVER_FAIL && fail_after-- == 0) return fail_after = NEVER_FAIL, nullptr;
   if (bytes > bytes_max_) return nullptr;
   uint64_t size = rounded(bytes);
-  Block* block = find(size, committed);
-  if (!block) {
-    if (!grow(size, committed)) return nullptr;
-    if (!(block = find(size, committed))) return nullptr;
-  }
+  Block* block = find(size, writer);
+  if (!block && grow(size, writer)) block = find(size, writer);
+  if (!block && writer == Writer::LAUNCH) merge_all(), block = find(size, writer);
+  if (!block) return nullptr;
   remove(block);
   if (block->bytes > size) {
     Block* rest = new_block();
-    *rest = {block->offset + size, block->bytes - size, block->touched, block, block->after, nullptr, nullptr, false};
+    *rest = {};
+    rest->offset = block->offset + size;
+    rest->bytes = block->bytes - size;
+    rest->before = block;
+    rest->after = block->after;
     (rest->after ? rest->after->before : last_) = rest;
     block->after = rest;
     block->bytes = size;
+    if (block->tainted) taint(rest, block->touched);
     insert(rest);
   }
+  if (block->tainted) clean(block);
   Buffer* buffer = spare_buffers_;
   if (buffer) spare_buffers_ = buffer->next;
   else buffer = &buffers_.emplace_back();
@@ -83,7 +89,14 @@ void Arena::release(Buffer* buffer) {
 }
 
 void Arena::drain() {
-  while (Buffer* buffer = released_.load(std::memory_order_relaxed) ? released_.exchange(nullptr, std::memory_order_acquire) : nullptr)
+  while (released_.load(std::memory_order_relaxed)) {
+    Buffer* buffer = nullptr;  // the first released first
+    for (Buffer* last = released_.exchange(nullptr, std::memory_order_acquire); last;) {
+      Buffer* rest = last->next;
+      last->next = buffer;
+      buffer = last;
+      last = rest;
+    }
     while (buffer) {
       Buffer* next = buffer->next;
       --live_;
@@ -94,6 +107,18 @@ void Arena::drain() {
       if (!buffer->launches) spare(buffer);
       buffer = next;
     }
+  }
+  settle();
+}
+
+// Blocks whose launches are committed become clean, and one with their clean neighbours.
+void Arena::settle() {
+  while (oldest_ && oldest_->touched <= committed_) {
+    Block* block = oldest_;
+    remove(block);
+    clean(block);
+    insert(merged(block, false));
+  }
 }
 
 void Arena::forget_launch(Buffer* buffer) {
@@ -130,85 +155,128 @@ Arena::Class Arena::class_of(uint64_t bytes) {
   return {extra + 1, int(units >> extra) & (SECOND - 1)};
 }
 
-Block* Arena::find(uint64_t bytes, uint64_t committed) {
-  auto [first, second] = class_of(bytes);
-  uint32_t in_first = second_map_[first] & (~0u << second);
-  for (;;) {
-    for (; in_first; in_first &= in_first - 1) {
-      int looked = 0;
-      for (Block* b = lists_[first][std::countr_zero(in_first)]; b && looked < 16; b = b->next, ++looked)
-        if (b->touched <= committed) return b;
-    }
-    uint64_t above = first_map_ & (~0ull << (first + 1));
-    if (!above) return nullptr;
-    first = std::countr_zero(above);
-    in_first = second_map_[first];
-  }
+Block* Arena::find_in(bool tainted, Class from) {
+  Lists& free = free_[tainted];
+  if (uint32_t second = free.second[from.first] & (~0u << from.second)) return free.lists[from.first][std::countr_zero(second)];
+  uint64_t first = free.first & (~0ull << (from.first + 1));
+  if (!first) return nullptr;
+  int i = std::countr_zero(first);
+  return free.lists[i][std::countr_zero(free.second[i])];
 }
 
-bool Arena::grow(uint64_t bytes, uint64_t committed) {
-  bool join = last_ && last_->free && last_->touched <= committed;
-  uint64_t need = join && last_->bytes < bytes ? bytes - last_->bytes : bytes;
+Block* Arena::find(uint64_t bytes, Writer writer) {
+  Class from = class_of(bytes);
+  Block* tainted = writer == Writer::LAUNCH ? find_in(true, from) : nullptr;
+  return tainted ? tainted : find_in(false, from);
+}
+
+bool Arena::grow(uint64_t bytes, Writer writer) {
+  Block* tail = last_ && last_->free ? last_ : nullptr;
+  uint64_t have = tail && tail->bytes < bytes ? tail->bytes : 0;
+  if (extend(tail && !tail->tainted ? bytes - have : bytes, tail && !tail->tainted)) return true;
+  return writer == Writer::LAUNCH && tail && extend(bytes - have, true);
+}
+
+// More memory from the system: at least `bytes`, as a block of its own or joined to the last one.
+bool Arena::extend(uint64_t bytes, bool join) {
   auto take = [&](uint64_t step) {
     step = std::min((step + PAGE - 1) & ~(PAGE - 1), bytes_max_ - bytes_);
-    return step >= need && fallocate(fd_, 0, off_t(bytes_), off_t(step)) == 0 ? step : 0;
+    return step >= bytes && fallocate(fd_, 0, off_t(bytes_), off_t(step)) == 0 ? step : 0;
   };
-  uint64_t step = take(std::max(std::max(need, bytes_ / 4), STEP_MIN));
-  if (!step && !(step = take(need))) return false;
+  uint64_t step = take(std::max(std::max(bytes, bytes_ / 4), STEP_MIN));
+  if (!step && !(step = take(bytes))) return false;
 #ifdef MADV_POPULATE_WRITE
   madvise(data_ + bytes_, step, MADV_POPULATE_WRITE);  // page faults now, together; where unknown, on first touch
 #endif
-  bytes_ += step;
   if (join) {
     remove(last_);
     last_->bytes += step;
-  } else {  // fresh memory is untouched: not joined to a block that a launch may still use
+  } else {
     Block* block = new_block();
-    *block = {bytes_ - step, step, 0, last_, nullptr, nullptr, nullptr, false};
+    *block = {};
+    block->offset = bytes_;
+    block->bytes = step;
+    block->before = last_;
     if (last_) last_->after = block;
     last_ = block;
   }
+  bytes_ += step;
   insert(last_);
   return true;
 }
 
+// The last resort of a launch that needs a large block: clean and tainted neighbours become one.
+void Arena::merge_all() {
+  for (Block* block = last_; block; block = block->before)
+    if (block->free && block->before && block->before->free) {
+      remove(block);
+      insert(block = merged(block, true));
+    }
+}
+
 void Arena::insert(Block* block) {
+  Lists& free = free_[block->tainted];
   auto [first, second] = class_of(block->bytes);
-  Block*& head = lists_[first][second];
+  Block*& head = free.lists[first][second];
   block->free = true;
   block->previous = nullptr;
   block->next = head;
   if (head) head->previous = block;
   head = block;
-  second_map_[first] |= 1u << second;
-  first_map_ |= 1ull << first;
+  free.second[first] |= 1u << second;
+  free.first |= 1ull << first;
 }
 
 void Arena::remove(Block* block) {
+  Lists& free = free_[block->tainted];
   auto [first, second] = class_of(block->bytes);
   if (block->next) block->next->previous = block->previous;
   if (block->previous) block->previous->next = block->next;
-  else if (!(lists_[first][second] = block->next) && !(second_map_[first] &= ~(1u << second))) first_map_ &= ~(1ull << first);
+  else if (!(free.lists[first][second] = block->next) && !(free.second[first] &= ~(1u << second))) free.first &= ~(1ull << first);
   block->free = false;
 }
 
-void Arena::give_back(Block* block, uint64_t touched) {
+void Arena::taint(Block* block, uint64_t touched) {
+  block->tainted = true;
   block->touched = touched;
-  auto swallow = [&](Block* low, Block* high) {  // neighbours become one
+  Block* before = newest_;  // nearly always: launches are let go of in the order in which blocks are freed
+  while (before && before->touched > touched) before = before->older;
+  block->older = before;
+  block->newer = before ? before->newer : oldest_;
+  (block->newer ? block->newer->older : newest_) = block;
+  (before ? before->newer : oldest_) = block;
+}
+
+void Arena::clean(Block* block) {
+  (block->older ? block->older->newer : oldest_) = block->newer;
+  (block->newer ? block->newer->older : newest_) = block->older;
+  block->tainted = false;
+}
+
+// A block that is in no list, made one with its free neighbours: with those like it, or with all.
+Block* Arena::merged(Block* block, bool any) {
+  auto join = [&](Block* low, Block* high) {
+    uint64_t touched = std::max(low->tainted ? low->touched : 0, high->tainted ? high->touched : 0);
+    bool tainted = low->tainted || high->tainted;
+    for (Block* b : {low, high})
+      if (b->tainted) clean(b);
+    if (tainted) taint(low, touched);
     low->bytes += high->bytes;
-    low->touched = std::max(low->touched, high->touched);
     low->after = high->after;
     (high->after ? high->after->before : last_) = low;
     high->next = spare_blocks_;
     spare_blocks_ = high;
+    return low;
   };
-  if (Block* after = block->after; after && after->free) remove(after), swallow(block, after);
-  if (Block* before = block->before; before && before->free) {
-    remove(before);
-    swallow(before, block);
-    block = before;
-  }
-  insert(block);
+  auto fits = [&](Block* neighbour) { return neighbour && neighbour->free && (any || neighbour->tainted == block->tainted); };
+  if (Block* after = block->after; fits(after)) remove(after), block = join(block, after);
+  if (Block* before = block->before; fits(before)) remove(before), block = join(before, block);
+  return block;
+}
+
+void Arena::give_back(Block* block, uint64_t touched) {
+  if (touched > committed_) taint(block, touched);
+  insert(merged(block, false));
 }
 
 Block* Arena::new_block() {
@@ -220,19 +288,26 @@ Block* Arena::new_block() {
 }
 
 bool Arena::check() const {
-  uint64_t total = 0, taken = 0;
+  uint64_t total = 0, taken = 0, tainted = 0, waiting = 0;
   for (const Block* b = last_; b; b = b->before) {
     if (b->after ? b->after->offset != b->offset + b->bytes || b->after->before != b : b->offset + b->bytes != bytes_) return false;
     total += b->bytes;
-    if (!b->free) taken += b->bytes;
-    else {
-      auto [first, second] = class_of(b->bytes);
-      const Block* at = lists_[first][second];
-      while (at && at != b) at = at->next;
-      if (!at || !(first_map_ >> first & 1) || !(second_map_[first] >> second & 1)) return false;
+    tainted += b->tainted;
+    if (!b->free) {
+      taken += b->bytes;
+      if (b->tainted) return false;
+      continue;
     }
+    if (b->after && b->after->free && b->after->tainted == b->tainted && !b->tainted) return false;
+    const Lists& free = free_[b->tainted];
+    auto [first, second] = class_of(b->bytes);
+    const Block* at = free.lists[first][second];
+    while (at && at != b) at = at->next;
+    if (!at || !(free.first >> first & 1) || !(free.second[first] >> second & 1)) return false;
   }
-  return total == bytes_ && taken == used_[0] + used_[1] + used_[2];
+  for (const Block* b = oldest_; b; b = b->newer, ++waiting)
+    if (!b->tainted || !b->free || b->touched <= committed_ || (b->newer ? b->newer->touched < b->touched || b->newer->older != b : b != newest_)) return false;
+  return total == bytes_ && taken == used_[0] + used_[1] + used_[2] && tainted == waiting;
 }
 
 }  // namespace dvm

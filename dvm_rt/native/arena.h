@@ -6,8 +6,9 @@
 //
 // Rules. A buffer's memory is free as soon as nobody names the buffer, also while launches that use it have not run: the
 // device runs in stream order, so an output of a later launch may take it at once. The host does not wait for the
-// stream: it may only write where no uncommitted launch reads or writes. So a free block remembers the last launch that was
-// pushed before it was freed, and a host allocation takes a block only if that launch is committed.
+// stream: it may only write where no uncommitted launch reads or writes. So a free block knows the last launch that was
+// pushed before it was freed. Until that is committed the block is *tainted*: launches take it first, the host never, and
+// it is not merged with clean neighbours, which it would taint.
 //
 // release() may come from any thread at any time: it puts the buffer on a list that the next allocation empties. All
 // else runs under the stream's lock. The arena lives until the stream and the last buffer have let go of it.
@@ -55,10 +56,11 @@ enum class Use : uint8_t { TENSOR, WORKSPACE, PACKED };
 
 struct Block {  // a stretch of the arena, free or taken
   uint64_t offset = 0, bytes = 0;
-  uint64_t touched = 0;                    // free: the last launch that may use it
   Block *before = nullptr, *after = nullptr;   // neighbours in memory
-  Block *previous = nullptr, *next = nullptr;  // in a free list
-  bool free = false;
+  bool free = false, tainted = false;
+  Block *previous = nullptr, *next = nullptr;  // free: in its list
+  uint64_t touched = 0;                        // tainted: the last launch that may use it
+  Block *older = nullptr, *newer = nullptr;    // tainted: in the order in which launches will let go of them
 };
 
 struct Buffer {
@@ -81,15 +83,15 @@ struct MemoryReport {
   uint64_t tensors, workspace, packed, free, arena;  // bytes; arena = all that the system has given
 };
 
+enum class Writer : uint8_t { HOST, LAUNCH };
+
 class Arena {
  public:
-  static constexpr uint64_t ANY = ~0ull;
-
   explicit Arena(uint64_t bytes_max);
   Arena(const Arena&) = delete;
-  // Memory for `bytes`, ARENA_ALIGN aligned; contents undefined. `committed`: only blocks that no later launch touches
-  // (ANY: for launch outputs). nullptr: no such block, and none can be made. Throws nothing.
-  Buffer* allocate(uint64_t bytes, uint64_t committed, Use use = Use::TENSOR);
+  // Memory for `bytes`, ARENA_ALIGN aligned; contents undefined. `committed`: launches that are done. nullptr: there is no
+  // such block and none can be made. Throws nothing.
+  Buffer* allocate(uint64_t bytes, uint64_t committed, Writer writer, Use use = Use::TENSOR);
   void release(Buffer* buffer);    // the last reference is gone
   void forget_launch(Buffer* buffer);  // one launch that named it is committed
   void close();                    // the stream is gone; no release() may run beside it
@@ -113,12 +115,19 @@ class Arena {
   ~Arena();
   static uint64_t rounded(uint64_t bytes);
   static Class class_of(uint64_t bytes);
-  Block* find(uint64_t bytes, uint64_t committed);
-  bool grow(uint64_t bytes, uint64_t committed);
+  Block* find(uint64_t bytes, Writer writer);
+  Block* find_in(bool tainted, Class from);
+  bool grow(uint64_t bytes, Writer writer);
+  bool extend(uint64_t bytes, bool join);
+  void merge_all();
   void insert(Block* block);
   void remove(Block* block);
+  Block* merged(Block* block, bool any);
+  void taint(Block* block, uint64_t touched);
+  void clean(Block* block);
   void give_back(Block* block, uint64_t touched);
   void drain();
+  void settle();
   void spare(Buffer* buffer);
   Block* new_block();
 
@@ -126,9 +135,13 @@ class Arena {
   uint8_t* data_ = nullptr;
   uint64_t bytes_max_, bytes_ = 0;
   uint64_t used_[3] = {};  // by Use
-  uint64_t first_map_ = 0;
-  uint32_t second_map_[FIRST] = {};
-  Block* lists_[FIRST][SECOND] = {};
+  uint64_t committed_ = 0;
+  struct Lists {  // free blocks by size
+    uint64_t first = 0;             // bit i: some list of lists[i] is not empty
+    uint32_t second[FIRST] = {};
+    Block* lists[FIRST][SECOND] = {};
+  } free_[2];                       // clean, tainted
+  Block *oldest_ = nullptr, *newest_ = nullptr;  // tainted blocks
   Block* last_ = nullptr;  // highest in memory
   std::deque<Block> blocks_;
   std::deque<Buffer> buffers_;

@@ -930,15 +930,15 @@ static void bind_stream(nb::module_& m) {
   nb::class_<PyBlock>(m, "ArenaBlock").def_prop_ro("offset", [](PyBlock& b) { return b.buffer->offset; }).def_prop_ro("bytes", [](PyBlock& b) { return b.buffer->bytes; });
   nb::class_<PyArena>(m, "Arena", "The allocator alone, for its tests.")
       .def(nb::init<uint64_t>(), nb::arg("bytes_max"))
-      .def("allocate", [](PyArena& a, uint64_t bytes, std::optional<uint64_t> committed) -> std::optional<PyBlock> {
-         Buffer* buffer = a.arena->allocate(bytes, committed.value_or(Arena::ANY));
+      .def("allocate", [](PyArena& a, uint64_t bytes, uint64_t committed, bool host) -> std::optional<PyBlock> {
+         Buffer* buffer = a.arena->allocate(bytes, committed, host ? Writer::HOST : Writer::LAUNCH);
          return buffer ? std::optional(PyBlock{BufferRef(buffer)}) : std::nullopt;
-       }, nb::arg("bytes"), nb::arg("committed") = nb::none())
+       }, nb::arg("bytes"), nb::arg("committed") = 0, nb::arg("host") = false)
       .def_prop_rw("launched", [](PyArena& a) { return a.arena->launched.load(); }, [](PyArena& a, uint64_t seq) { a.arena->launched = seq; })
       .def("check", [](PyArena& a) { return a.arena->report(), a.arena->check(); })
       .def("report", [](PyArena& a) { auto r = a.arena->report(); return nb::make_tuple(r.tensors, r.free, r.arena); })
       .def("time_allocate", [](PyArena& a, uint64_t bytes, int64_t reps) {
-         return nanoseconds_each(reps, [&] { BufferRef made(a.arena->allocate(bytes, Arena::ANY)); });
+         return nanoseconds_each(reps, [&] { BufferRef made(a.arena->allocate(bytes, 0, Writer::LAUNCH)); });
        }, nb::arg("bytes"), nb::arg("reps"));
 }
 

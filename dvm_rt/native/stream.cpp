@@ -153,7 +153,7 @@ void Stream::check_value(const Tensor& tensor) const {
 
 // Memory for something that a launch writes: any free block will do.
 Buffer* Stream::output_buffer(uint64_t bytes, Use use) {
-  if (Buffer* buffer = arena_->allocate(bytes, Arena::ANY, use)) return buffer;
+  if (Buffer* buffer = arena_->allocate(bytes, done(), Writer::LAUNCH, use)) return buffer;
   throw out_of_memory(bytes);
 }
 
@@ -167,7 +167,7 @@ Error Stream::out_of_memory(uint64_t bytes) {
 std::optional<Tensor> Stream::host_tensor(uint8_t dtype, std::span<const int64_t> shape) {
   Tensor tensor;
   tensor.bytes = shape_bytes(dtype, shape);
-  Buffer* buffer = arena_->allocate(tensor.bytes, done());
+  Buffer* buffer = arena_->allocate(tensor.bytes, done(), Writer::HOST);
   if (!buffer && done() < launched()) return {};
   if (!buffer) throw out_of_memory(tensor.bytes);
   tensor.buffer = BufferRef(buffer);
@@ -181,7 +181,7 @@ void Stream::reserve_workspace(uint64_t bytes) {
   if (!bytes || (workspace_ && workspace_->bytes >= bytes)) return;
   uint64_t grown = std::max(bytes, workspace_ ? workspace_->bytes * 2 : 1 << 16);
   workspace_ = {};  // launches in flight go on using it; the stream's order makes that safe
-  Buffer* buffer = arena_->allocate(grown, Arena::ANY, Use::WORKSPACE);
+  Buffer* buffer = arena_->allocate(grown, done(), Writer::LAUNCH, Use::WORKSPACE);
   workspace_ = BufferRef(buffer ? buffer : output_buffer(bytes, Use::WORKSPACE));
 }
 

@@ -6,7 +6,10 @@
 namespace dvm {
 
 Encoder::Encoder(const EncoderOptions& options) : options_(options) {
-  if (options.control >= 0) control_ = Control(options.control);
+  if (options.control >= 0) {
+    control_ = Control(options.control);
+    received_before_ = control_.worker(options.worker, WORKER_RECEIVED).load();
+  }
   if (options.ring >= 0) ring_ = Ring(options.ring);
   if (options.trace >= 0) trace_ = Trace(options.trace);
 }
@@ -37,6 +40,7 @@ Encoder::Instance Encoder::parse(std::span<const uint8_t> instances, size_t at) 
 
 std::span<const uint8_t> Encoder::encode_one(const Instance& instance) {
   const Plan& plan = *plans_[instance.plan];
+  if (options_.control >= 0) control_.worker(options_.worker, WORKER_RECEIVED).store(received_before_ + encoded_ + 1);
   uint64_t begin = now_ns();
   values_.resize(plan.exprs().size());
   if (scratch_.size() < plan.program_bytes_max()) scratch_.resize(plan.program_bytes_max());
@@ -68,8 +72,6 @@ size_t Encoder::encode_all(std::span<const uint8_t> instances, size_t start, dou
 
 size_t Encoder::encode(std::span<const uint8_t> instances, size_t start, double budget_us) {
   auto& encoded = control_.worker(options_.worker, WORKER_ENCODED);
-  if (start == 0)
-    for (size_t at = 0; at < instances.size(); at = parse(instances, at).end) control_.worker(options_.worker, WORKER_RECEIVED).fetch_add(1);
   control_.worker(options_.worker, WORKER_WORKER_CPU).store(cpu_now(), std::memory_order_relaxed);
   return encode_all(instances, start, budget_us, [&](const Instance& instance, std::span<const uint8_t> program) {
     RingHead head{uint32_t(RingKind::PROGRAM), 0, instance.program};

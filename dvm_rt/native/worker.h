@@ -1,6 +1,7 @@
 // An encoder worker: operator instances in, programs out. It maps no tensors and holds no state but plans.
 //
-// A local worker pushes programs into its own ring to the device and counts them in its line of the control page; a
+// A local worker pushes programs into its own ring to the device and counts in its line of the control page: `received`
+// when it begins an instance, `encoded` when the program is in the ring, so whoever buries it knows what it died of. A
 // worker of a pool (no control page, no ring) hands them back as bytes. An instance that cannot be encoded gives an empty
 // program: the device refuses it and the client, who encodes it again, learns why.
 #pragma once
@@ -53,7 +54,7 @@ class Encoder {
   std::unordered_map<uint32_t, std::unique_ptr<Plan>> plans_;
   std::vector<int64_t> values_, symbols_;
   std::vector<uint8_t> scratch_;
-  uint64_t encoded_ = 0;
+  uint64_t encoded_ = 0, received_before_ = 0;  // by this worker; by its predecessors
 };
 
 }  // namespace dvm

@@ -35,7 +35,7 @@ class Limits:
     worker_credits: int = 1024
     graph_credits: int = 64
     lease_s: float = 0.25
-    remote_lease_s: float = 1.0
+    remote_lease_s: float = 5.0
     device_lease_s: float = 60.0
     graph_lease_s: float = 30.0
     starved_leases: int = 8
@@ -43,7 +43,7 @@ class Limits:
     graph_deaths_max: int = 5
     refusals_max: int = 3
     deaths_max: int = 5
-    restarts_max: int = 300
+    restarts_max: int = 1000
     restart_window_s: float = 10.0
     story_length: int = 4096
 
@@ -296,7 +296,8 @@ class SchedulerState:
         self.deaths += 1
         self.progress_at = now
         self._note(now, f"{process} died in life {event.incarnation}", ())
-        progress = self._had_progress(process)
+        from_outside = event.killed and not self.seats.seats[process].condemned
+        progress = from_outside or self._had_progress(process)
         out = self._bury(self.book.workers[process.index], now) if process.role == "encoder" else []
         progress = progress or any(isinstance(c, e.FailProgram) for c in out)  # poison was found: an answer too
         self.unhealthy = self.seats.died(process, now, progress)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from enum import Enum
 from pathlib import Path
 from typing import Annotated
@@ -11,6 +12,8 @@ from rich.console import Console
 
 from dvm_rt.errors import DvmError
 
+# Before NumPy is imported: the float64 reference is many times slower where the threads of BLAS wait for busy CPUs.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 OWN_SENTENCES = Path(__file__).with_name("sentences.txt")
 
 

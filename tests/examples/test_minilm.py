@@ -3,6 +3,7 @@ lie in the cache, the real model."""
 
 from __future__ import annotations
 
+import itertools
 import json
 import zipfile
 from pathlib import Path
@@ -109,6 +110,22 @@ def test_the_job_finds_nothing_wrong_and_repeats_its_digest(tensors, ids):
     assert counted == dict(zip(job.STEPS, (12, 8, 12, 12, 12), strict=True))
     assert len(encoded.first_seen_ns) == len(encoded.repeated_ns) == 8
     assert job.encode(Encoder(TINY, tensors), ids, advance, dict).digest() == encoded.digest()
+
+
+def test_processes_give_the_same_bytes_whoever_encodes_and_whoever_is_killed(tensors, ids):
+    inline = job.encode(Encoder(TINY, tensors), ids, lambda step, sentences: None, dvm.stats).digest()
+    for options in ({"encode": "caller"}, {"encode": "workers", "encoders": 2}, {"encode": "auto"}):
+        with dvm.Runtime(**options) as runtime:
+            assert job.encode(Encoder(TINY, tensors), ids, lambda step, sentences: None, dvm.stats).digest() == inline, options
+            victims = itertools.cycle(["device", "encoder"])
+
+            def kill(step: str, sentences: int) -> None:
+                if sentences > 1 or step == job.STEPS[3] and next(count) % 5 == 0:
+                    runtime.kill(next(victims))
+
+            count = itertools.count()
+            assert job.encode(Encoder(TINY, tensors), ids, kill, dvm.stats).digest() == inline, options
+            assert dvm.stats()["deaths"] >= 1
 
 
 def test_the_check_names_what_is_wrong(tensors, ids):

@@ -340,6 +340,36 @@ def test_a_worker_refuses_what_is_no_instance() -> None:
             encoder.encode(bad)
 
 
+def test_a_worker_counts_what_it_began_and_what_it_finished() -> None:
+    """Also while its ring is full and it has to begin an instance again, and over its lives."""
+    stepped, encoder, plan = with_worker()
+    stream = stepped.stream
+    for columns in range(1, 1000):
+        x = stream.asarray(random(1, columns))
+        stream.call(plan, [x, x])
+        if columns % 500 == 0:
+            stepped.run()
+    batch, at = stream.take_outbox(2000), 0
+    while (end := encoder.encode(batch, at, 1e6)) != at:
+        at = end
+    assert at < len(batch), "the ring was not full"
+    for _ in range(3):
+        assert encoder.encode(batch, at) == at
+
+    def counts() -> tuple[int, int]:
+        (worker,) = stream.stats()["workers"]
+        return worker["received"], worker["encoded"]
+
+    received, encoded = counts()
+    assert received == encoded + 1 == encoder.encoded + 1
+    successor = stepped.encoder()
+    successor.add_plan(plan, stream.plan_bytes(plan))
+    while at < len(batch):
+        stepped.run()
+        at = successor.encode(batch, at, 1e6)
+    assert counts() == (received + successor.encoded, encoded + successor.encoded)
+
+
 def test_late_programs_of_a_dropped_number_do_not_stay() -> None:
     stepped = Stepped(workers=1, encode_mode="workers", program_cache_bytes=3000)
     stream = stepped.stream

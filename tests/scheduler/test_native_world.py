@@ -147,7 +147,7 @@ class World:
     def report(self) -> None:
         if self.unreported:
             member = self.unreported.pop(self.rng.randrange(len(self.unreported)))
-            self.shell.died(member.process, member.incarnation)
+            self.shell._tell_death(member.process, member.incarnation, False)
 
     def run(self, actions: int, kills: int) -> None:
         self.kills = kills

@@ -31,12 +31,12 @@ class Driver:
         return out
 
     def count(self, *workers: tuple[int, int], after: float = 0.0, **words: int) -> list[e.Command]:
-        self.counters = replace(self.counters, **words, **({"workers": workers} if workers else {}))
+        self.counters = self.counters._replace(**words, **({"workers": workers} if workers else {}))
         return self.tell(self.counters, after=after)
 
     def arrive(self, *programs: int, plan: int = 7, waited: bool = False) -> list[e.Command]:
         begin = self.counters.launched
-        self.counters = replace(self.counters, launched=begin + len(programs))
+        self.counters = self.counters._replace(launched=begin + len(programs))
         plans = (plan,) * len(programs)
         return self.tell(self.counters, e.InstancesArrived(programs, plans, begin, self.counters.launched, waited))
 
