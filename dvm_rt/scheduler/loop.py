@@ -157,8 +157,7 @@ class SchedulerLoop:
 
 
 def _remote_workers(shell: Shell, listen: str) -> RemoteWorkers:
-    from dvm_rt.scheduler.remote import (
-        RemoteWorkers,  # a start waits for our imports, and few runtimes listen
-    )
+    # Here, because a start waits for our imports, and few runtimes listen.
+    from dvm_rt.scheduler.remote import RemoteWorkers
 
     return RemoteWorkers(shell, listen)
