@@ -157,7 +157,8 @@ class SchedulerLoop:
 
 
 def _remote_workers(shell: Shell, listen: str) -> RemoteWorkers:
-    # Here, because a start waits for our imports, and few runtimes listen.
-    from dvm_rt.scheduler.remote import RemoteWorkers
+    from dvm_rt.scheduler.remote import (
+        RemoteWorkers,  # a start waits for our imports, and few runtimes listen
+    )
 
     return RemoteWorkers(shell, listen)
