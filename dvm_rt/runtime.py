@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 Result = TypeVar("Result")
 SPIN_ASYNC_US = 20.0
+SPIN_OWED_US = 20.0  # on two CPUs, a caller that spins longer keeps the encoder from what it waits for
 ENCODERS_MAX = 8
 
 
@@ -107,6 +108,8 @@ class Runtime:
 
         cpus = os.sched_getaffinity(0)
         alone = len(cpus) == 1
+        if self.encode == "workers" and len(cpus) <= 2:
+            spin_us = min(spin_us, SPIN_OWED_US)
         self.stream = _native.Stream(
             inline=False, workers=self.encoders, ring_bytes=config.integer("ring_bytes"), spin_us=0.0 if alone else float(spin_us),
             credit_timeout_s=config.number("wait_s"), encode_mode=self.encode, **options,

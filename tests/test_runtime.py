@@ -482,6 +482,15 @@ def test_a_graph_survives_its_worker():
         assert len(future.result(20)) > 100
 
 
+def test_a_planned_graph_cannot_be_cancelled():
+    with Runtime(encoders=1) as rt:
+        rt.kill("encoder", signal.SIGSTOP)
+        future = rt.plan_ahead(small_graph())
+        assert not future.cancel()
+        rt.kill("encoder")
+        assert len(future.result(20)) > 100
+
+
 def test_a_trace_shows_every_process_and_leads_from_instance_to_launch(tmp_path):
     import json
 

@@ -205,6 +205,7 @@ class Shell:
         with self.lock:
             self.last_graph += 1
             future: Future[bytes] = Future()
+            future.set_running_or_notify_cancel()  # an answer can always be set; whoever gives up just does not look
             self.graphs[self.last_graph] = (body, future)
             self.tell(e.GraphWanted(self.last_graph))
             return future

@@ -315,3 +315,11 @@ def test_rows_by_plain_lists() -> None:
     a = fresh(3, 4)
     assert (np.asarray(dvm.take(a, [2, -1, 0], axis=0)) == a[[2, -1, 0]]).all()
     assert np.asarray(dvm.take(dvm.zeros((0, 3)), np.zeros(0, np.int64), axis=0)).shape == (0, 3)
+
+
+@pytest.mark.parametrize("axes", [(0, 3, 1, 2), (3, 0, 1, 2), (2, 0, 1, 3), (2, 3, 1, 0)])
+def test_products_of_single_rows_however_they_lie(axes: tuple[int, ...]) -> None:
+    a = fresh(3, 1, 4, 5)
+    left = a.transpose(axes)
+    b = fresh(left.shape[-1], 6)
+    assert np.allclose(np.asarray(dvm.permute_dims(dvm.asarray(a), axes) @ dvm.asarray(b)), left @ b, atol=1e-5)

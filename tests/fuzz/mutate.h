@@ -196,8 +196,9 @@ class Mutator {
       }
       case 10: {
         const Operand& other = r_.of(s.operands);
-        if (r_.chance(50)) x.arg = other.arg, x.base = other.base;
-        else x = other;
+        if (r_.chance(30)) x.arg = other.arg, x.base = other.base;
+        else if (r_.chance(50)) x = other;
+        else shift(x, other, element);
         break;
       }
       case 11: x.dtype = uint8_t(r_.below(14)); break;
@@ -246,6 +247,13 @@ class Mutator {
         break;
       default: if (r_.chance(10)) a.reserved = 1;
     }
+  }
+  void shift(Operand& x, const Operand& other, int64_t element) {  // over another one, a few elements further
+    x = other;
+    x.base += element * (r_.below(9) - 4);
+    if (x.arg < t_.args.size()) t_.args[x.arg].mode |= READ | WRITE, t_.args[x.arg].bytes += 16;
+    if (x.arg == WORKSPACE) t_.head.workspace_bytes += 16;
+    if (r_.chance(50)) x.mode = READ | WRITE;
   }
   void follow(const ProgramArg& a) {  // operands take the dtype of their argument
     for (Part& s : t_.sections)

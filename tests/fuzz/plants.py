@@ -34,6 +34,10 @@ def _verify(name: str, old: str, new: str) -> Plant:
     return Plant(name, "verify.cpp", old, new)
 
 
+def _footprint(name: str, old: str, new: str) -> Plant:
+    return Plant(name, "footprint.h", old, new)
+
+
 PLANTS: tuple[Plant, ...] = (
     # head, arguments
     _verify("head-reserved", "if (h.reserved0 || h.reserved1)", "if (h.reserved0)"),
@@ -58,12 +62,12 @@ PLANTS: tuple[Plant, ...] = (
     _verify("operand-align-argument", "|| align < element)", ")"),
     _verify("operand-align-base-only", "offsets |= uint64_t(walk.stride[d]);", ""),
     _verify("operand-align-stride-only", "uint64_t offsets = uint64_t(x.base);", "uint64_t offsets = 0;"),
-    _verify("bounds-low", "if (span.low < 0 || span.high > bytes)", "if (span.high > bytes)"),
-    _verify("bounds-high-by-1", "if (span.low < 0 || span.high > bytes)", "if (span.low < 0 || span.high > bytes + 1)"),
-    _verify("bounds-high-by-element", "__builtin_add_overflow(span.high, walk.element, &span.high)", "__builtin_add_overflow(span.high, 0, &span.high)"),
-    _verify("bounds-count", "__builtin_mul_overflow(walk.stride[d], walk.count[d] - 1, &reach)", "__builtin_mul_overflow(walk.stride[d], walk.count[d] - 2, &reach)"),
-    _verify("bounds-32-bit", "int64_t& end = reach < 0 ? span.low : span.high;", "reach = int32_t(reach);\n      int64_t& end = reach < 0 ? span.low : span.high;"),
-    _verify("bounds-negative-stride", "int64_t& end = reach < 0 ? span.low : span.high;", "int64_t& end = span.high;"),
+    _verify("bounds-low", "if (print.low < 0) return", "if (false) return"),
+    _verify("bounds-high-by-1", "if (print.high > bytes) return", "if (print.high > bytes + 1) return"),
+    _footprint("bounds-high-by-element", "__builtin_add_overflow(out.high, walk.element, &out.high)", "__builtin_add_overflow(out.high, 0, &out.high)"),
+    _footprint("bounds-count", "__builtin_mul_overflow(walk.stride[d], walk.count[d] - 1, &reach)", "__builtin_mul_overflow(walk.stride[d], walk.count[d] - 2, &reach)"),
+    _footprint("bounds-32-bit", "int64_t& end = reach < 0 ? out.low : out.high;", "reach = int32_t(reach);\n    int64_t& end = reach < 0 ? out.low : out.high;"),
+    _footprint("bounds-negative-stride", "int64_t& end = reach < 0 ? out.low : out.high;", "int64_t& end = out.high;"),
     _verify("bounds-last-dimension", "for (int d = 1; d < s.rank; d++) walk.step(s.dims[d], x.stride[d]);", "for (int d = 1; d < s.rank - 1; d++) walk.step(s.dims[d], x.stride[d]);"),
     _verify("bounds-depth", "if (has_depth) walk.step(s.depth, x.depth);", ""),
     _verify("bounds-gather", "if (gathers) walk.step(x.limit, x.depth);", ""),
@@ -76,13 +80,17 @@ PLANTS: tuple[Plant, ...] = (
     _verify("pack-destination-mode", ": kind_ == SectionKind::PACK && x.mode & WRITE && x.mode & PACKED)", ": kind_ == SectionKind::PACK && x.mode & PACKED)"),
     _verify("row-buffer-stride", "if (x.stride[d] != (d ? 0 : 4)) return", "if (d == 0 && x.stride[d] != 4) return"),
     # aliasing
-    _verify("separate-none", "(!(x.mode & WRITE) || scratch || separate(i, walk))", "(!(x.mode & WRITE) || scratch || separate(i, walk) || (error_ = {}, true))"),
-    _verify("separate-first-only", "if (stride < below) return", "if (stride < uint64_t(walk.element)) return"),
-    _verify("dense-always", "dense &= stride == below;", ""),
+    _verify("separate-none", "return find_blocks(walk_[i], print_[i]) ||", "return find_blocks(walk_[i], print_[i]) || true ||"),
+    _footprint("separate-first-only", "separate &= stride >= below;", "separate &= stride >= uint64_t(walk.element);"),
+    _footprint("dense-always", "if (stride != below && !first)", "if (false)"),
+    _footprint("blocks-pitch-of-first", "out.pitch = std::gcd(out.pitch, stride);", "out.pitch = first;"),
+    _footprint("blocks-count", "out.blocks = stride == first * out.blocks ? out.blocks * count : 0;", "out.blocks *= count;"),
+    _footprint("apart-width", "return from_a + a.width <= from_b ||", "return from_a < from_b ||"),
+    _footprint("apart-other-pitch", "const uint64_t pitch = std::gcd(a.pitch, b.pitch);", "const uint64_t pitch = a.pitch;"),
     _verify("overlap-base", "bool same = x.base == y.base && x.dtype", "bool same = x.dtype"),
     _verify("overlap-stride", "same &= x.stride[d] == y.stride[d] || section_.head->dims[d] == 1;", ""),
-    _verify("overlap-end", "span_[i].high <= span_[w].low ||", "span_[i].high <= span_[w].low + 4 ||"),
-    _verify("overlap-product", "|| (kind_ != SectionKind::VECTOR && i < 2))", ")"),
+    _verify("overlap-end", "if (print_[i].high <= print_[w].low ||", "if (print_[i].high <= print_[w].low + 4 ||"),
+    _verify("overlap-product", "&& (kind_ == SectionKind::VECTOR || i >= 2))", ")"),
     # words
     _verify("word-reserved-k", "if (op.k == Field::EMPTY && w.k)", "if (false)"),
     _verify("word-operand", "if (a >= section_.head->operand_count)", "if (a > section_.head->operand_count)"),
@@ -116,8 +124,8 @@ PLANTS: tuple[Plant, ...] = (
     # what is cleared
     _verify("workspace-not-cleared", "facts_.zero_workspace = true;", ";"),
     _verify("read-before-write", "else if (args()[x.arg].mode & WRITE) args()[x.arg].mode |= ZERO_FILL;", ";"),
-    _verify("covers-start-only", "ranges_[i - 1].arg == arg && ranges_[i - 1].high >= high;", "ranges_[i - 1].arg == arg && ranges_[i - 1].high > low;"),
-    _verify("written-other-argument", "if (begin > 0 && ranges_[begin - 1].arg == arg &&", "if (begin > 0 &&"),
+    _footprint("covers-start-only", "ranges_[i - 1].arg == arg && ranges_[i - 1].high >= high;", "ranges_[i - 1].arg == arg && ranges_[i - 1].high > low;"),
+    _footprint("written-other-argument", "if (begin > 0 && ranges_[begin - 1].arg == arg &&", "if (begin > 0 &&"),
     # loading, machine
     Plant("odometer-way-back", "program.cpp", "stride * uint64_t(count - 1));", "stride * uint64_t(count));"),
     Plant("odometer-wide-dims", "program.cpp", "int64_t(stride - uint64_t(walked[i]))", "int32_t(int16_t(stride - uint64_t(walked[i])))"),
@@ -175,6 +183,9 @@ def build(plant: Plant, source: str, folder: Path) -> Path:
     """An executable with one patched file. A patched kernel replaces all instruction sets: both would have the bug."""
     patched, stem = folder / plant.file, Path(plant.file).stem
     patched.write_text(source)
+    if patched.suffix == ".h":  # of the verifier alone
+        patched = folder / "verify.cpp"
+        patched.write_text((NATIVE / "verify.cpp").read_text())
     kernel = stem in ("vector", "matmul")
     flags = ["-std=gnu++20", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-w", f"-I{NATIVE}", f"-I{PLAIN}"]
     flags += ["-O1", "-foptimize-sibling-calls", "-msse4.2", "-DDVM_TARGET=baseline"] if kernel else ["-O0"]

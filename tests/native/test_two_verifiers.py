@@ -15,7 +15,7 @@ from dvm_rt.isa.assembler import assemble, disassemble
 from dvm_rt.isa.verifier import check
 
 from tests.isa.test_fuzz import random_matmul
-from tests.native.test_verify import EDITS, GATHER, LISTINGS, MATMUL, Edit, fields, mutate, seeds
+from tests.native.test_verify import EDITS, GATHER, LISTINGS, MATMUL, ROTARY, Edit, fields, mutate, seeds
 
 MUTANTS = 1500
 
@@ -49,7 +49,7 @@ def test_each_rule(edit: Edit) -> None:
 def test_mutants() -> None:
     rng = np.random.default_rng(20261122)
     programs = [case.program for case in (*seeds(rng), *(random_matmul(rng) for _ in range(60)))]
-    programs += [assemble(listing) for listing in LISTINGS.values()] * 20
+    programs += [assemble(listing) for listing in (*LISTINGS.values(), ROTARY)] * 20
     where = [fields(program) for program in programs]
     accepted = sum(agree(program) for program in programs)
     assert accepted == len(programs)
@@ -69,6 +69,14 @@ def test_bytes_that_are_no_program() -> None:
         bad = bytearray(good)
         bad[bit // 8] ^= 1 << bit % 8
         assert not agree(bytes(bad))
+
+
+@pytest.mark.parametrize("base", range(0, 100, 4))
+@pytest.mark.parametrize("strides", ["[4,80,320]", "[-4,80,320]", "[4,40,160]", "[4,120,480]", "[4,80,324]", "[4,88,360]", "[8,160,640]"])
+def test_columns_beside_each_other(base: int, strides: str) -> None:
+    """One operand writes columns of 40 bytes every 80; a second one is moved past it."""
+    moved = ROTARY.replace("x2 workspace+40 float32 write [4,80,320]", f"x2 workspace+{base} float32 write {strides}")
+    agree(assemble(moved.replace("workspace=4800", "workspace=12000").replace("5 store x2", "5 store_any x2")))
 
 
 # ---- cases on which they disagreed, or the shadow machine of tests/fuzz and the reference ------------------------------
