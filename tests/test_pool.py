@@ -41,9 +41,8 @@ def joined(rt: Runtime, count: int) -> None:
 
 
 @pytest.mark.parametrize("where", ["ipc", "tcp"])
-def test_a_pool_encodes_everything(expected, endpoint, where, monkeypatch):  # noqa: F811
-    monkeypatch.setenv("DVM_RT_REMOTE_LEASE_S", "60")  # on a busy machine somebody may be late; nobody is to be blamed here
-    with Runtime(encoders=0, encode="workers", lease_s=60.0, listen=endpoint if where == "ipc" else "tcp://127.0.0.1:0") as rt:
+def test_a_pool_encodes_everything(expected, endpoint, where):  # noqa: F811
+    with Runtime(encoders=0, encode="workers", listen=endpoint if where == "ipc" else "tcp://127.0.0.1:0") as rt:
         pool = start_pool(rt.endpoint, 2)
         joined(rt, 2)
         assert work(rt, 600) == expected
