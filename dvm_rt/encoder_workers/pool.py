@@ -50,8 +50,8 @@ class Pool:
                 if self._stop_read in ready:
                     self.say("pool: stopped")
                     return
-                for member in [m for m in self._members if m.pidfd in ready]:
-                    self._ended(member)
+                if any(self._ended(member) == DISMISSED for member in [m for m in self._members if m.pidfd in ready]):
+                    break  # and those that it does not know yet need not wait for it
             self.say("pool: the scheduler has closed")
         finally:
             self._end_all()
@@ -61,14 +61,15 @@ class Pool:
         process = subprocess.Popen(command, env=child_environment(), stdin=subprocess.DEVNULL, start_new_session=True)
         return _Member(process, os.pidfd_open(process.pid), time.monotonic())
 
-    def _ended(self, member: _Member) -> None:
+    def _ended(self, member: _Member) -> int:
+        """Takes note of a worker's end, and starts another where that is due. Returns its exit code."""
         code = member.process.wait()
         os.close(member.pidfd)
         self._members.remove(member)
         if code == REFUSED:
             raise PoolUnhealthyError(f"pool: {self.endpoint}: worker not taken, got a refusal or silence (see above), allowed WELCOME")
         if code == DISMISSED:
-            return
+            return code
         self._short_lives = self._short_lives + 1 if time.monotonic() - member.started_at < SHORT_LIFE_S else 0
         if self._short_lives >= config.integer("deaths_max"):
             raise PoolUnhealthyError(
@@ -76,6 +77,7 @@ class Pool:
             )
         self.say(f"pool: worker {member.process.pid} died with code {code}, another starts")
         self._members.append(self._start())
+        return code
 
     def _end_all(self) -> None:
         for member in self._members:
