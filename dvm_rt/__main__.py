@@ -10,7 +10,8 @@ import typer
 
 from dvm_rt.errors import DvmError
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+HELP = "Looks into what dvm_rt makes (programs, traces), prints the manual of its instruction set, and starts pools of workers."
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=HELP)
 
 
 @app.command()

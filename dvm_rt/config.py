@@ -41,7 +41,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("graph_credits", 64, "graphs", "waiting or being planned; the next request is refused", (1, 1 << 16)),
     # ---- patience ----
     Setting("lease_s", 0.25, "s", "without a commit until whoever owes one is replaced", (0.05, 3600.0)),
-    Setting("remote_lease_s", 1.0, "s", "the same for a remote worker, whose kernel cannot be asked", (0.05, 3600.0)),
+    Setting("remote_lease_s", 5.0, "s", "the same for a remote worker, whose kernel cannot be asked", (0.05, 3600.0)),
     Setting("device_lease_s", 60.0, "s", "the same for a device that the kernel says is computing", (0.05, 86400.0)),
     Setting("graph_lease_s", 30.0, "s", "for a worker to plan one graph", (0.05, 86400.0)),
     Setting("starved_leases", 8, "leases", "granted to a process that the kernel does not let run", (1, 1000)),
@@ -55,7 +55,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("graph_deaths_max", 5, "deaths", "of workers that were planning a graph: it is given up", (1, 100)),
     Setting("refusals_max", 3, "programs", "of one local worker that the verifier refuses: it is replaced", (1, 1 << 16)),
     Setting("deaths_max", 5, "deaths", "of one process in a row without progress: the pool is unhealthy", (1, 1000)),
-    Setting("restarts_max", 300, "restarts", "of all processes within restart_window_s", (1, 1 << 16)),
+    Setting("restarts_max", 1000, "restarts", "of all processes within restart_window_s", (1, 1 << 16)),
     Setting("restart_window_s", 10.0, "s", "over which restarts are counted", (0.1, 3600.0)),
     # ---- memory ----
     Setting("arena_bytes_max", 8 << 30, "bytes", "of tensors, packed weights included", (1 << 16, 1 << 46)),

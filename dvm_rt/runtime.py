@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 Result = TypeVar("Result")
 SPIN_ASYNC_US = 20.0
+SPIN_OWED_US = 20.0  # on two CPUs, a caller that spins longer keeps the encoder from what it waits for
 ENCODERS_MAX = 8
 
 
@@ -63,9 +64,9 @@ class Runtime:
         self._pid, self._closed, self._tokens = os.getpid(), False, list[Token]()
         self.inline = inline
         self.encode = str(_row("encode", encode))
+        if type(encoders) is not int or not 0 <= encoders <= ENCODERS_MAX:
+            raise DvmError(f"runtime: encoders: out of range, got {encoders!r}, allowed 0 to {ENCODERS_MAX}")
         self.encoders = 0 if inline else encoders
-        if not 0 <= encoders <= ENCODERS_MAX:
-            raise DvmError(f"runtime: encoders: out of range, got {encoders}, allowed 0 to {ENCODERS_MAX}")
         self._shell: Shell | None = None
         self._loop: SchedulerLoop | None = None
         self._waiters: Waiters | None = None
@@ -103,10 +104,12 @@ class Runtime:
         from dvm_rt import _native
         from dvm_rt.scheduler.loop import SchedulerLoop
         from dvm_rt.scheduler.shell import Placement, Shared, Shell
-        from dvm_rt.scheduler.state import Limits
+        from dvm_rt.scheduler.limits import Limits
 
         cpus = os.sched_getaffinity(0)
         alone = len(cpus) == 1
+        if self.encode == "workers" and len(cpus) <= 2:
+            spin_us = min(spin_us, SPIN_OWED_US)
         self.stream = _native.Stream(
             inline=False, workers=self.encoders, ring_bytes=config.integer("ring_bytes"), spin_us=0.0 if alone else float(spin_us),
             credit_timeout_s=config.number("wait_s"), encode_mode=self.encode, **options,
@@ -132,7 +135,10 @@ class Runtime:
         return self
 
     def __exit__(self, *_: object) -> None:
-        _active.reset(self._tokens.pop())
+        try:
+            _active.reset(self._tokens.pop())
+        except ValueError:
+            pass  # left in another task or thread than entered: there it was never the current one
         self.close()
 
     async def __aenter__(self) -> Runtime:

@@ -1,11 +1,14 @@
 """The zygote: a process without threads that has imported what children need and forks them on request.
 
 Forking it costs a few milliseconds, where starting Python costs a hundred; forking the client, which has threads and
-sockets, would be unsafe. Rules. One request is one JSON object with the descriptors that its names list; the answer is the
-pid with the pidfd, opened before the child can be reaped. Children are killed by the kernel when the zygote goes
-(PDEATHSIG; the zygote has one thread, which forks, so the signal means what it should). The zygote goes when its line ends
-or the client's pidfd says that the client is dead (a forked copy of the client may hold the line open), and removes the
-session folder. It ignores SIGINT and has a session of its own, so that Ctrl-C reaches the client alone.
+sockets, would be unsafe. The first children are forked at once and import for themselves, beside the client; the zygote
+imports for their successors as soon as nobody asks for anything: a start waits for little, a restart for nothing.
+
+Rules. One request is one JSON object with the descriptors that its names list; the answer is the pid with the pidfd, opened
+before the child can be reaped. Children are killed by the kernel when the zygote goes (PDEATHSIG; the zygote has one thread,
+which forks, so the signal means what it should). The zygote goes when its line ends or the client's pidfd says that the
+client is dead (a forked copy of the client may hold the line open), and removes the session folder. It ignores SIGINT and
+has a session of its own, so that Ctrl-C reaches the client alone.
 
 `Zygote` below is the client's handle on it. This module and what it imports stay light: no NumPy, no asyncio."""
 
@@ -28,6 +31,8 @@ from dvm_rt.session import remove_session
 _LINE = 3  # the zygote's end of the line is this descriptor
 _REQUEST_BYTES_MAX = 16384
 _FDS_MAX = 64
+_ENDED_MAX = 1024
+_IDLE_MS = 20
 _PR_SET_PDEATHSIG = 1
 
 
@@ -47,7 +52,7 @@ class Zygote:
             actions = [(os.POSIX_SPAWN_DUP2, theirs.fileno(), _LINE)]
             self.pid = os.posix_spawn(sys.executable, arguments, child_environment(), file_actions=actions, setsid=True)
         self.pidfd = os.pidfd_open(self.pid)
-        self.reaped = False
+        self._ready = self._closed = False
 
     def wait_ready(self) -> None:
         """Raises PoolUnhealthyError if it does not answer in time."""
@@ -56,31 +61,45 @@ class Zygote:
 
     def take_ready(self) -> bool:
         """Reads the word that it is up. False: it is gone."""
-        return self.line.recv(16) == b"ready"
+        try:
+            self._ready = self.line.recv(16) == b"ready"
+        except ConnectionError:
+            pass  # it is gone
+        return self._ready
 
     def fork(self, request: dict[str, object], fds: dict[str, int]) -> Child | None:
         """A child that runs `request["role"]`, with these descriptors. None: the zygote is dead or cannot fork."""
-        message = json.dumps({**request, "fds": list(fds)}).encode()
-        try:
-            socket.send_fds(self.line, [message], list(fds.values()))
-            self.line.settimeout(config.number("fork_s"))
-            answer, (*pidfds,), *_ = socket.recv_fds(self.line, 64, 1, socket.MSG_CMSG_CLOEXEC)
-        except OSError:
-            return None
+        answer, pidfds = self._ask({**request, "fds": list(fds)}, list(fds.values()))
         return Child(int(answer), pidfds[0]) if answer and pidfds else None
 
-    def close(self, timeout_s: float) -> None:
-        """Ends it; its children go with it."""
-        self.line.close()
-        if not self.reaped:
-            if not select.select([self.pidfd], [], [], timeout_s)[0]:
-                signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
-            self.reap()
-        os.close(self.pidfd)
+    def was_killed(self, pid: int) -> bool:
+        """Whether a child that is dead died of SIGKILL. False also where nobody knows."""
+        answer, _ = self._ask({"ended": pid}, [])
+        return answer == str(-signal.SIGKILL).encode()
 
-    def reap(self) -> None:
-        self.reaped = True
-        os.waitpid(self.pid, 0)
+    def _ask(self, request: dict[str, object], fds: list[int]) -> tuple[bytes, list[int]]:
+        """The answer, empty if the zygote is not up yet, dead or silent."""
+        if not self._ready:
+            return b"", []
+        try:
+            socket.send_fds(self.line, [json.dumps(request).encode()], fds)
+            self.line.settimeout(config.number("fork_s"))
+            answer, pidfds, *_ = socket.recv_fds(self.line, 64, 1, socket.MSG_CMSG_CLOEXEC)
+        except OSError:
+            return b"", []
+        return answer, pidfds
+
+    def close(self, timeout_s: float) -> int:
+        """Ends it, if it is not dead already; its children go with it. Returns its exit code (negative: the signal)."""
+        if self._closed:
+            return 0
+        self._closed = True
+        self.line.close()
+        if not select.select([self.pidfd], [], [], timeout_s)[0]:
+            signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+        code = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        os.close(self.pidfd)
+        return code
 
 
 def child_environment() -> dict[str, str]:
@@ -99,7 +118,6 @@ def child_environment() -> dict[str, str]:
 def main() -> None:
     client_pid, session = int(sys.argv[1]), sys.argv[2]
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _preload()
     line = socket.socket(fileno=_LINE)
     line.set_inheritable(False)
     try:
@@ -114,7 +132,6 @@ def main() -> None:
 
 def _preload() -> None:
     """What children need, imported once. None of it may start a thread."""
-    import dvm_rt._native
     import dvm_rt.encoder_workers.worker
     import dvm_rt.npu_device.device  # noqa: F401
 
@@ -123,12 +140,17 @@ def _preload() -> None:
 
 
 def _serve(line: socket.socket, client: int) -> None:
+    ended: dict[int, int] = {}
+    first_idle = True
     poll = select.poll()
     poll.register(line, select.POLLIN)
     poll.register(client, select.POLLIN)
     while True:
-        ready = {fd for fd, _ in poll.poll(1000)}
-        _reap()
+        ready = {fd for fd, _ in poll.poll(_IDLE_MS if first_idle else 1000)}
+        if not ready and first_idle:
+            first_idle = False
+            _preload()
+        _reap(ended)
         if client in ready:
             return
         if line.fileno() not in ready:
@@ -136,18 +158,24 @@ def _serve(line: socket.socket, client: int) -> None:
         message, fds, *_ = socket.recv_fds(line, _REQUEST_BYTES_MAX, _FDS_MAX)
         if not message:
             return
-        _fork(line, json.loads(message), fds)
+        request = json.loads(message)
+        if "ended" in request:
+            line.send(str(ended.pop(request["ended"], 0)).encode())
+        else:
+            _fork(line, request, fds)
         for fd in fds:
             os.close(fd)
 
 
-def _reap() -> None:
-    """The dead ones; their pidfds have told the client already."""
+def _reap(ended: dict[int, int]) -> None:
+    """The dead ones, with their exit codes; their pidfds have told the client already."""
     try:
-        while os.waitpid(-1, os.WNOHANG)[0]:
-            pass
+        while (found := os.waitpid(-1, os.WNOHANG))[0]:
+            ended[found[0]] = os.waitstatus_to_exitcode(found[1])
     except ChildProcessError:
         pass
+    while len(ended) > _ENDED_MAX:
+        del ended[next(iter(ended))]
 
 
 def _fork(line: socket.socket, request: dict, fds: list[int]) -> None:

@@ -192,6 +192,7 @@ def garbage(encoder: _native.Encoder, batch: wire.Instances, how: str, peer: Pee
 )
 def test_a_lying_worker_costs_time_only(endpoint, how, monkeypatch):
     monkeypatch.setenv("DVM_RT_RECHECK_EVERY", "1")
+    monkeypatch.setenv("DVM_RT_REMOTE_LEASE_S", "0.5")
     with Runtime(encoders=0, encode="workers", listen=endpoint) as rt:
         liar = Peer(rt)
         liar.join()

@@ -263,7 +263,7 @@ def test_a_request_that_no_encoder_survives_is_poison_and_the_next_one_works():
 
 
 def test_arguments_out_of_range_are_refused():
-    for bad in ({"encoders": 9}, {"encoders": -1}, {"encode": "nobody"}, {"lease_s": 0.0}, {"spin_us": -1}):
+    for bad in ({"encoders": 9}, {"encoders": -1}, {"encoders": "2"}, {"encoders": 1.5}, {"encode": "nobody"}, {"lease_s": 0.0}, {"spin_us": -1}):
         with pytest.raises(DvmError, match="got .* allowed"):
             Runtime(**bad)
 
@@ -478,6 +478,15 @@ def test_a_graph_survives_its_worker():
     with Runtime(encoders=1) as rt:
         rt.kill("encoder", signal.SIGSTOP)
         future = rt.plan_ahead(small_graph())
+        rt.kill("encoder")
+        assert len(future.result(20)) > 100
+
+
+def test_a_planned_graph_cannot_be_cancelled():
+    with Runtime(encoders=1) as rt:
+        rt.kill("encoder", signal.SIGSTOP)
+        future = rt.plan_ahead(small_graph())
+        assert not future.cancel()
         rt.kill("encoder")
         assert len(future.result(20)) > 100
 

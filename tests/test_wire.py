@@ -32,7 +32,8 @@ def frame_of(kind: int, values: object, body: bytes = b"") -> bytes:
 
 @pytest.mark.parametrize("message", EVERY, ids=lambda m: type(m).__name__)
 def test_every_message_survives_the_trip(message):
-    assert wire.decode(wire.encode(message), ALL) == message
+    decoded = wire.decode(wire.encode(message), ALL)
+    assert decoded == message and type(decoded) is type(message)
 
 
 def test_every_kind_is_listed_once_and_travels_in_a_direction():

@@ -22,7 +22,7 @@ from dvm_rt.errors import DTypeError, GraphError, ShapeError, UnsupportedOperato
 from dvm_rt.graph.graph import NO_FACTS, Node, apply, reachable
 from dvm_rt.graph.operators import OPERATORS, Operator
 from dvm_rt.graph.shapes import Entry, axis_numbers
-from dvm_rt.graph.symbols import Dim, Shape
+from dvm_rt.graph.symbols import Dim, Shape, same
 
 Number = bool | int | float
 Axes = int | tuple[int, ...] | None
@@ -76,6 +76,10 @@ class Array:
         if _is_traced(self):
             return f"Array(traced, shape={self.shape}, dtype={self.dtype})"
         return f"Array({np.array2string(self.__array__(), separator=', ', prefix='Array(')}, dtype={self.dtype})"
+
+    def __format__(self, spec: str) -> str:
+        """One element: as its Python number; else as str() says it."""
+        return format(self.item(), spec) if spec and self.size == 1 else format(str(self), spec)
 
     # ---- its value ----
 
@@ -234,7 +238,7 @@ class Array:
     def reshape(self, *shape: int | Dim | Sequence[int | Dim]) -> Array:
         """The same elements in row-major order in another shape; one size may be -1."""
         sizes = shape[0] if len(shape) == 1 and isinstance(shape[0], (tuple, list)) else shape
-        return record("reshape", (self,), (tuple([n if isinstance(n, Dim) else n.__index__() for n in sizes]),))
+        return record("reshape", (self,), (shape_of(sizes, "reshape"),))
 
     def __getitem__(self, key: object) -> Array:
         return _indexed(self, key if isinstance(key, tuple) else (key,))
@@ -288,6 +292,14 @@ def _from_python(value: object) -> np.ndarray:
     if host.dtype.kind not in "biuf":
         raise DTypeError(f"array: asarray: dtype, got {host.dtype}, allowed numbers and bools")
     return host.astype(np.float32) if host.dtype == np.float64 else host
+
+
+def shape_of(sizes: Sequence[int | Dim], where: str) -> Shape:
+    """A shape from what the user gave for one."""
+    for n in sizes:
+        if not isinstance(n, Dim) and not hasattr(n, "__index__"):
+            raise ShapeError(f"array: {where}: size, got {n!r}, allowed whole numbers")
+    return tuple([n if isinstance(n, Dim) else n.__index__() for n in sizes])
 
 
 def dtype_of(dtype: DType | str | type | np.dtype) -> DType:
@@ -391,7 +403,10 @@ def operand(x: object, like: DType | None, where: str) -> Array | Node:
     if isinstance(x, (int, float, np.floating, np.integer)):
         if like is bool_:
             raise DTypeError(f"array: {where}: a number beside bool, got {x}, allowed bools; x.astype(dvm.float32) converts")
-        return _constant(float(x), "float32")
+        try:
+            return _constant(float(x), "float32")
+        except OverflowError:
+            raise DTypeError(f"array: {where}: a number, got a whole one beyond float, allowed those below 2^1024") from None
     if isinstance(x, (Dim, np.ndarray, list)):
         return asarray(x)
     raise TypeError(f"array: {where}: operand, got {type(x).__name__}, allowed arrays and numbers")
@@ -515,6 +530,9 @@ def _comparable(entry: Entry) -> object:
 
 def take(x: Array, indices: Array, axis: int = 0) -> Array:
     """Rows of x (axis 0), one for each index (int32 or int64; negative ones count from the end; DeviceTrap outside)."""
+    x, indices = (a if isinstance(a, Array) else asarray(a) for a in (x, indices))
     if axis not in (0, -x.ndim):
         raise UnsupportedOperatorError(f"array: take: axis, got {axis}, allowed 0; permute_dims brings another one there")
+    if x.ndim and same(x.shape[0], 0) and not same(indices.size, 0):
+        raise ShapeError(f"array: take: rows, got a table of shape {x.shape}, allowed at least one row")
     return record("take", (x, indices))

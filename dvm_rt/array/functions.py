@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from dvm_rt.array.array import Array, asarray, dtype_of, operand, record, take
+from dvm_rt.array.array import Array, asarray, dtype_of, operand, record, shape_of, take
 from dvm_rt.dtypes import DType, bool_, float32
 from dvm_rt.errors import GraphError, ShapeError
 from dvm_rt.graph.operators import OPERATORS
@@ -202,6 +202,8 @@ def split(x: Array, /, sections: int | Sequence[int], *, axis: int = 0) -> list[
     axis = axis_number("array: split", axis, x.ndim)
     size = x.shape[axis]
     if isinstance(sections, int):
+        if sections < 1:
+            raise ShapeError(f"array: split: parts, got {sections}, allowed at least 1")
         if isinstance(size, int) and size % sections:
             raise ShapeError(f"array: split: parts, got {size} in {sections}, allowed equal ones")
         cuts: list[Size] = [floordiv(size, sections) * i for i in range(1, sections)]
@@ -218,8 +220,7 @@ def _first(arrays: Sequence[Array], where: str) -> Array:
 
 
 def _shape(shape: Size | Sequence[Size], where: str) -> Shape:
-    sizes = shape if isinstance(shape, (tuple, list)) else (shape,)
-    return tuple(n if isinstance(n, Dim) else n.__index__() for n in sizes)
+    return shape_of(shape if isinstance(shape, (tuple, list)) else (shape,), where)
 
 
 # ---- creation -----------------------------------------------------------------------------------------------------

@@ -23,7 +23,15 @@ import numpy as np
 
 from dvm_rt import _native, dtypes, runtime
 from dvm_rt.config import integer, number
-from dvm_rt.errors import ClosedError, DeviceTimeoutError, EncodeError, GraphError, InvalidBytecodeError, ShapeError
+from dvm_rt.errors import (
+    BackpressureTimeout,
+    ClosedError,
+    EncodeError,
+    GraphError,
+    InvalidBytecodeError,
+    ShapeError,
+    WorkerLostError,
+)
 from dvm_rt.fusion.fuser import Fused, fuse
 from dvm_rt.graph.graph import Graph, Node, apply, parameter
 from dvm_rt.graph.operators import OPERATORS
@@ -107,19 +115,18 @@ class Session:
     def plan(self, graph: Graph, captured: list[Tensor]) -> Planned:
         """Fuses and registers a graph: here, or in a worker where all encoding is the workers'."""
         if self.runtime.encode == "workers" and self.runtime.encoders:
-            code = self._plan_by_worker(graph)
-            self.counters["plans_by_workers"] += 1
-            return Planned(self.stream.register(code, captured), _native.Plan(code).info["kernels"], graph, captured)
+            try:
+                code = self._plan_by_worker(graph)
+                self.counters["plans_by_workers"] += 1
+                return Planned(self.stream.register(code, captured), _native.Plan(code).info["kernels"], graph, captured)
+            except (WorkerLostError, BackpressureTimeout, TimeoutError):
+                self.counters["plans_taken_back"] += 1  # workers that die or are overrun cost time, not the result
         fused = _fuse(graph, 0)
         plan = fused.plan
         return Planned(self.stream.register(plan.to_bytes(), captured), len(plan.kernels), graph, captured, _fused=fused)
 
     def _plan_by_worker(self, graph: Graph) -> bytes:
-        limit_s = number("wait_s")
-        try:
-            return self.runtime.plan_ahead(graph.to_wire()).result(limit_s)
-        except TimeoutError as error:
-            raise DeviceTimeoutError(f"array: plan: seconds for a worker to plan a graph, got {limit_s}, allowed more (DVM_RT_WAIT_S)") from error
+        return self.runtime.plan_ahead(graph.to_wire()).result(number("wait_s"))
 
     def call(self, planned: Planned, tensors: list[Tensor]) -> tuple[Tensor, ...]:
         """Launches a plan. Raises ShapeError where the shapes do not fit it, and what the stream raises."""

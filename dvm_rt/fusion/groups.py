@@ -14,10 +14,11 @@ Every refusal is written down: `Grouping.refused`."""
 
 from __future__ import annotations
 
-
 from dataclasses import dataclass, field
 
+from dvm_rt.dtypes import float32
 from dvm_rt.fusion.legalise import Legal, is_computed
+from dvm_rt.fusion.plan import KERNEL_ARGS_MAX
 from dvm_rt.fusion.views import (
     ZERO,
     Access,
@@ -31,13 +32,11 @@ from dvm_rt.fusion.views import (
     same_placement,
     source,
 )
-from dvm_rt.dtypes import float32
 from dvm_rt.graph.graph import Node
 from dvm_rt.graph.operators import Lowering
 from dvm_rt.graph.symbols import Size, exact_quotient, same, to_wire
 from dvm_rt.isa.layout import LIMITS
 
-ARGS_MAX = 12
 NODES_MAX = LIMITS["MAX_NODES"]
 SAME_REDUCTIONS_MAX = LIMITS["MAX_REDUCTIONS"] // 2
 
@@ -184,7 +183,7 @@ def group(legal: Legal, fused: bool = True, nodes_max: int = NODES_MAX) -> Group
 
 def _too_large(grouping: Grouping, made: Group, nodes_max: int) -> bool:
     arguments, nodes = kernel_size(grouping, made, set(made.placed))
-    return arguments > ARGS_MAX or nodes > nodes_max
+    return arguments > KERNEL_ARGS_MAX or nodes > nodes_max
 
 
 def _grouped(legal: Legal, uses: dict[Node, list[Use]], counted: set[Node], fused: bool, nodes_max: int) -> Grouping:
@@ -381,8 +380,8 @@ def check_limits(grouping: Grouping, trial: Group, nodes_max: int, members: set[
         raise Refused("both are written into parts of one join")
     hopeful = trial.product is None and not members & grouping.counted
     arguments, nodes = kernel_size(grouping, trial, members, hopeful)
-    if arguments > ARGS_MAX:
-        raise Refused(f"more than {ARGS_MAX} arguments")
+    if arguments > KERNEL_ARGS_MAX:
+        raise Refused(f"more than {KERNEL_ARGS_MAX} arguments")
     if nodes > nodes_max:
         raise Refused(f"more than {nodes_max} nodes")
 

@@ -15,7 +15,16 @@ from math import inf
 
 from dvm_rt.dtypes import float32
 from dvm_rt.errors import UnsupportedOperatorError
-from dvm_rt.fusion.views import Access, contiguous, contiguous_strides, inverse, is_one, is_view, source, through
+from dvm_rt.fusion.views import (
+    Access,
+    contiguous,
+    contiguous_strides,
+    inverse,
+    is_one,
+    is_view,
+    source,
+    through,
+)
 from dvm_rt.graph.graph import Graph, Make, Node, decomposed, reachable, rewrite
 from dvm_rt.graph.operators import Lowering
 from dvm_rt.graph.symbols import Shape, product, same

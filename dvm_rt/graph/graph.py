@@ -26,7 +26,6 @@ from dvm_rt.graph.operators import Lowering, Operator, operator
 from dvm_rt.graph.symbols import Dim, Facts, Shape, Size
 
 
-
 class NoFacts(Facts):
     """For shapes that are all numbers: nothing can be demanded of a symbol."""
 

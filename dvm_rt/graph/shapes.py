@@ -6,7 +6,18 @@ Every rule has the form rule(facts, where, shapes, *attributes) -> shape. Sizes 
 from __future__ import annotations
 
 from dvm_rt.errors import ShapeError
-from dvm_rt.graph.symbols import Dim, Facts, Shape, Size, cancelled, exact_quotient, floordiv, minimum, product, same
+from dvm_rt.graph.symbols import (
+    Dim,
+    Facts,
+    Shape,
+    Size,
+    cancelled,
+    exact_quotient,
+    floordiv,
+    minimum,
+    product,
+    same,
+)
 from dvm_rt.isa.layout import LIMITS
 
 RANK_MAX = LIMITS["MAX_RANK"]

@@ -33,7 +33,18 @@ from dvm_rt.errors import InvalidBytecodeError
 from dvm_rt.isa import layout, table
 from dvm_rt.isa.checksum import checksum
 from dvm_rt.isa.program import (
-    CHECKED_FROM, MAX_RANK, MNEMONICS, NONE, SCRATCH, WORKSPACE, Argument, Operand, Program, Section, Word, parse,
+    CHECKED_FROM,
+    MAX_RANK,
+    MNEMONICS,
+    NONE,
+    SCRATCH,
+    WORKSPACE,
+    Argument,
+    Operand,
+    Program,
+    Section,
+    Word,
+    parse,
 )  # fmt: skip
 
 KINDS = tuple(name.lower() for name in layout.ENUMS["SectionKind"])

@@ -171,7 +171,7 @@ class _Strip:
 
     def start_row(self, offsets: dict[int, int], in_pass: bool) -> None:
         """`offsets`: first byte of every operand in this row, less what `gather` adds."""
-        self.offsets, self.rows, self.in_pass = offsets, {}, in_pass
+        self.starts, self.offsets, self.rows, self.in_pass = offsets, dict(offsets), {}, in_pass
         self.gathered: set[int] = set()
         self.acc: Array | None = None
         self.slots: dict[int, Array] = {}
@@ -306,7 +306,7 @@ class _Strip:
                 f"reference: section {self.memory.section} word {self.memory.word}: gather index, "
                 f"got {index}, allowed {-operand.limit}..{operand.limit - 1}"
             )
-        self.offsets[word.a] += (index % operand.limit) * operand.depth
+        self.offsets[word.a] = self.starts[word.a] + (index % operand.limit) * operand.depth
         self.gathered.add(word.a)
 
     def do_fetch(self, word: Word) -> None:

@@ -8,7 +8,8 @@ instruction table, and shares nothing else with it: where the two disagree about
     2 limits     every count, size and dimension is within the format; so is the work (fuel), which the head states
     3 operands   in an argument, the workspace or scratch; allowed modes, dtypes and forms for the section's kind
     4 places     every byte that an operand can touch lies inside its argument, each element aligned
-    5 aliasing   a written operand meets no place twice, and no other operand except at the very same places
+    5 aliasing   a written operand meets no place twice, and no other operand except at the very same places; columns
+                 beside each other do not meet
     6 words      fields in range, passes nest, nothing is read before it is set, reductions are folded once
 
 Knows nothing of what is cleared before a run, and nothing of values: gathered rows are checked while it runs."""
@@ -16,7 +17,7 @@ Knows nothing of what is cleared before a run, and nothing of values: gathered r
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import prod
+from math import gcd, prod
 from types import SimpleNamespace
 
 import numpy as np
@@ -295,7 +296,35 @@ class _Verifier:
         (low, high), (low_written, high_written) = self.places[other], self.places[written]
         if x.arg != w.arg or high <= low_written or high_written <= low:
             return True
-        return self.same_places(other, written) and (self.s.kind == "VECTOR" or other > 1)
+        if self.same_places(other, written) and (self.s.kind == "VECTOR" or other > 1):
+            return True
+        return self.beside(other, written)
+
+    def beside(self, i: int, j: int) -> bool:
+        """Columns of one matrix: blocks that repeat every so many bytes, side by side within this distance."""
+        (width_i, pitch_i), (width_j, pitch_j) = self.blocks(i), self.blocks(j)
+        pitch = gcd(pitch_i, pitch_j)
+        if pitch == 0:
+            return False
+        start_i, start_j = self.places[i][0] % pitch, self.places[j][0] % pitch
+        if start_i + width_i > pitch or start_j + width_j > pitch:
+            return False
+        return start_i + width_i <= start_j or start_j + width_j <= start_i
+
+    def blocks(self, number: int) -> tuple[int, int]:
+        """Width and distance of the blocks that an operand touches; distance 0: one block, from first to last byte."""
+        reach, moves = self.steps(number)
+        width = distance = 0
+        for count, stride in sorted(((count, abs(stride)) for count, stride in moves), key=lambda m: m[1]):
+            if stride < reach:  # places meet: nothing is known of what lies between
+                distance = 0
+                break
+            if stride > reach or distance:
+                width = width or reach
+                distance = gcd(distance, stride)
+            reach += (count - 1) * stride
+        low, high = self.places[number]
+        return (width, distance) if distance else (high - low, 0)
 
     def same_places(self, i: int, j: int) -> bool:
         x, y = self.operands[i], self.operands[j]

@@ -90,7 +90,7 @@ struct KernelEncoder : Generator {
     if (!begin_section()) return;
     add_operands();
     operands[2].mode |= READ;  // slices of K are added there
-    merge_matrix_dims();
+    merge_matrix_dims(depth);
     unit_matrices(depth);
     if (failed()) return;
     head->depth = depth;

@@ -174,14 +174,16 @@ struct Domain {
 
   // ---- matrices ---------------------------------------------------------------------------------------------------
 
-  // Batches join the rows where B is the same for all of them. dims[1] is one that B does not step along.
-  void merge_matrix_dims() {
-    const Operand& right = operands[1];
+  // Batches join the rows where B is the same for all of them. dims[1] is one that B does not step along. Rows are what A
+  // is contiguous along, if it is not along k: else a batch stays one, with a single row.
+  void merge_matrix_dims(int64_t depth) {
+    const Operand &left = operands[0], &right = operands[1];
+    auto may_be_rows = [&](int d) { return right.stride[d] == 0 && (left.depth == 4 || left.stride[d] == 4 || depth == 1); };
     if (right.stride[1] != 0) return fail("matrix B steps with the rows of the product");
     int m = 1;
     for (int d = 1; d < rank; d++) {
       if (dims[d] == 1) continue;
-      if (m == 1 && right.stride[d] != 0) add_unit_rows(), m = 2;
+      if (m == 1 && d > 1 && !may_be_rows(d)) add_unit_rows(), m = 2;
       if (m > 1 && continues(m - 1, d)) dims[m - 1] *= dims[d];
       else push(d, m++);
     }

@@ -99,10 +99,12 @@ class ProgramRefused(NamedTuple):
 
 
 class ProcessDied(NamedTuple):
-    """The pidfd of this incarnation is readable: it is gone for certain. A start that failed counts as a death."""
+    """The pidfd of this incarnation is readable: it is gone for certain. A start that failed counts as a death. `killed`: by
+    SIGKILL, ours or somebody else's; it did not end by itself."""
 
     process: Process
     incarnation: int
+    killed: bool = False
 
 
 class ZygoteReady(NamedTuple):

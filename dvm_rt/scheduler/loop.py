@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING
 from dvm_rt import _native, config, wire
 from dvm_rt.errors import DvmError
 from dvm_rt.scheduler import events as e
-from dvm_rt.scheduler.remote import RemoteWorkers
 from dvm_rt.scheduler.shell import LoopPort, Seat, Shell
 from dvm_rt.transport import PullSocket
 from dvm_rt.zygote import Zygote
 
 if TYPE_CHECKING:
     import asyncio
+
+    from dvm_rt.scheduler.remote import RemoteWorkers
 
 IDLE_TICKS = 5  # an idle runtime looks this many times less often
 
@@ -30,10 +31,11 @@ class SchedulerLoop:
     def __init__(self, shell: Shell, listen: str | None) -> None:
         self.shell = shell
         self._answers = PullSocket(shell.context, shell.shared.session.answers())
-        self.remote = RemoteWorkers(shell, listen) if listen else None
+        self.remote = _remote_workers(shell, listen) if listen else None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = threading.Thread(target=self._run, name="dvm-rt scheduler", daemon=True)
         self._stopping = False
+        self._zygotes: dict[Zygote, int] = {}  # watched, with their incarnation
         self._tick_s = config.number("tick_s")
 
     def start(self) -> None:
@@ -55,6 +57,9 @@ class SchedulerLoop:
                 self._loop.run_forever()
         finally:
             self._loop.close()
+            for zygote in self._zygotes:
+                if zygote is not self.shell.zygote:
+                    zygote.close(0.0)
             self._answers.close()
             if self.remote:
                 self.remote.close()
@@ -64,6 +69,7 @@ class SchedulerLoop:
             self.shell.port = LoopPort(
                 lambda process, seat: self._call(self._watch, process, seat),
                 lambda zygote, incarnation: self._call(self._watch_zygote, zygote, incarnation),
+                lambda zygote: self._call(self._forget_zygote, zygote),
                 lambda worker, frame: self._call(self.remote.send, worker, frame) if self.remote else None,
                 lambda worker, why: self._call(self.remote.drop, worker, why) if self.remote else None,
             )
@@ -92,24 +98,36 @@ class SchedulerLoop:
 
     def _died(self, process: e.Process, seat: Seat) -> None:
         self._loop.remove_reader(seat.child.pidfd)
-        self.shell.died(process, seat.incarnation)
+        self.shell.died(process, seat)
 
     def _watch_zygote(self, zygote: Zygote, incarnation: int) -> None:
-        if zygote is not self.shell.zygote:
-            return
-        self._loop.add_reader(zygote.pidfd, self._zygote_died, zygote, incarnation)
+        self._zygotes[zygote] = incarnation
+        self._loop.add_reader(zygote.pidfd, self._zygote_died, zygote)
         if incarnation:
-            self._loop.add_reader(zygote.line, self._zygote_ready, zygote, incarnation)
+            self._loop.add_reader(zygote.line, self._zygote_ready, zygote)
 
-    def _zygote_ready(self, zygote: Zygote, incarnation: int) -> None:
+    def _zygote_ready(self, zygote: Zygote) -> None:
         self._loop.remove_reader(zygote.line)
         if zygote.take_ready():
-            self.shell.tell(self.shell.counters(), e.ZygoteReady(incarnation))
+            self.shell.tell(self.shell.counters(), e.ZygoteReady(self._zygotes[zygote]))
 
-    def _zygote_died(self, zygote: Zygote, incarnation: int) -> None:
+    def _zygote_died(self, zygote: Zygote) -> None:
+        incarnation = self._zygotes.get(zygote)
+        if incarnation is None:
+            return  # forgotten meanwhile
+        self.shell.zygote_died(incarnation, self._end_zygote(zygote))
+
+    def _forget_zygote(self, zygote: Zygote) -> None:
+        """Another has taken its place: it did not answer."""
+        if zygote in self._zygotes:
+            self._end_zygote(zygote)
+
+    def _end_zygote(self, zygote: Zygote) -> int:
+        """Descriptors are given back only when nobody watches them; then their numbers may be another's."""
+        del self._zygotes[zygote]
         self._loop.remove_reader(zygote.pidfd)
         self._loop.remove_reader(zygote.line)
-        self.shell.died(e.ZYGOTE, incarnation)
+        return zygote.close(0.0)
 
     # ---- messages ------------------------------------------------------------------------------------------------
     def _read_answers(self) -> None:
@@ -130,9 +148,19 @@ class SchedulerLoop:
 
     # ---- time ----------------------------------------------------------------------------------------------------
     def _tick(self) -> None:
+        self._read_answers()
+        if self.remote:
+            self.remote.read()
         try:
             busy = self.shell.tick()
         except DvmError:  # the stream failed or was closed: whoever uses it is told
             busy = False
         if not self._stopping:
             self._loop.call_later(self._tick_s * (1 if busy else IDLE_TICKS), self._tick)
+
+
+def _remote_workers(shell: Shell, listen: str) -> RemoteWorkers:
+    # Here, because a start waits for our imports, and few runtimes listen.
+    from dvm_rt.scheduler.remote import RemoteWorkers
+
+    return RemoteWorkers(shell, listen)

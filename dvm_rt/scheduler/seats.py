@@ -1,8 +1,8 @@
 """The runtime's own processes: who sits where, in which life, and how often a seat may be filled again.
 
 A seat whose occupant died is filled at once, unless the zygote is down (then when it answers again). A death counts
-against the seat only if the occupant made no progress in its life; `deaths_max` such deaths in a row, or `restarts_max`
-restarts of all seats within `restart_window_s`, and the pool is unhealthy: nothing is started any more, because a process
+against the seat only if the occupant made no progress in its life and nobody else killed it; `deaths_max` such deaths in
+a row, or `restarts_max` restarts of all seats within `restart_window_s`, and the pool is unhealthy: nothing is started any more, because a process
 that dies at once would otherwise be started hundreds of times a second. Children die with their zygote: that is the zygote's
 account, not theirs."""
 

@@ -17,10 +17,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from dvm_rt import _native, config, errors, wire
+from dvm_rt import _native, errors, wire
 from dvm_rt.scheduler import events as e
+from dvm_rt.scheduler.limits import Limits
 from dvm_rt.scheduler.policy import Costs, Situation, modelled_encode_us, who_encodes
-from dvm_rt.scheduler.state import Limits, SchedulerState
+from dvm_rt.scheduler.state import SchedulerState
 from dvm_rt.session import SessionDirectory
 from dvm_rt.transport import PushSocket, make_context
 from dvm_rt.zygote import Child, Zygote
@@ -59,6 +60,7 @@ class LoopPort:
 
     watch: Callable[[e.Process, Seat], None] = lambda process, seat: None
     watch_zygote: Callable[[Zygote, int], None] = lambda zygote, incarnation: None
+    forget_zygote: Callable[[Zygote], None] = lambda zygote: None
     send_remote: Callable[[int, bytes], None] = lambda worker, frame: None
     drop_remote: Callable[[int, str], None] = lambda worker, why: None
 
@@ -204,6 +206,7 @@ class Shell:
         with self.lock:
             self.last_graph += 1
             future: Future[bytes] = Future()
+            future.set_running_or_notify_cancel()  # an answer can always be set; whoever gives up just does not look
             self.graphs[self.last_graph] = (body, future)
             self.tell(e.GraphWanted(self.last_graph))
             return future
@@ -306,7 +309,7 @@ class Shell:
     def _start_zygote(self, incarnation: int) -> None:
         if incarnation == 0:
             return  # the runtime started it before anything else
-        self.zygote.close(0.1)
+        self.port.forget_zygote(self.zygote)
         self.zygote = Zygote(self.shared.session.path)
         self.port.watch_zygote(self.zygote, incarnation)
 
@@ -347,17 +350,24 @@ class Shell:
         seat = self.seats.get(c.process)
         self._events.append(e.Inspected(c.process, *_kernel_says(seat.child.pid) if seat else ("gone", 0.0)))
 
-    def died(self, process: e.Process, incarnation: int) -> None:
-        """Its pidfd is readable. Counters first: they are final now, and say what it was doing."""
+    def died(self, process: e.Process, seat: Seat) -> None:
+        """Its pidfd is readable, and given back here."""
         with self.lock:
-            seat = self.seats.get(process)
-            if seat and seat.incarnation == incarnation:
-                os.close(seat.child.pidfd)
-                del self.seats[process]
-            if self.closed:
-                return
-            self._take_events()
-            self.tell(self.counters(), e.ProcessDied(process, incarnation))
+            if self.seats.get(process) is not seat:
+                return  # closed meanwhile
+            del self.seats[process]
+            os.close(seat.child.pidfd)
+            self._tell_death(process, seat.incarnation, self.zygote.was_killed(seat.child.pid))
+
+    def zygote_died(self, incarnation: int, code: int) -> None:
+        with self.lock:
+            if not self.closed:
+                self._tell_death(e.ZYGOTE, incarnation, code == -signal.SIGKILL)
+
+    def _tell_death(self, process: e.Process, incarnation: int, killed: bool) -> None:
+        """Counters first: they are final now, and say what it was doing."""
+        self._take_events()
+        self.tell(self.counters(), e.ProcessDied(process, incarnation, killed))
 
     def _replay(self, _: e.ReplayDevice) -> None:
         self.stream.device_lost(encode_all=False)  # what workers have in hand is leased, and may be poison

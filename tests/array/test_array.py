@@ -289,3 +289,37 @@ def test_a_symbolic_size_meets_zero() -> None:
     assert np.asarray((x + 1).reshape(0, 7)).shape == (0, 7)
     empty = dvm.zeros((0, 2))
     assert np.asarray(dvm.function(lambda a: dvm.concat([a, empty], axis=1))(dvm.asarray(fresh(0, 3)))).shape == (0, 5)
+
+
+def test_one_element_is_formatted_as_its_number() -> None:
+    x = dvm.asarray([1.5, 2.25])
+    assert f"{x.sum():.3f} {x[0]:>5}" == "3.750   1.5" and f"{x}" == str(x)
+
+
+@pytest.mark.parametrize(
+    "act",
+    [
+        lambda x: x.reshape(4.0, 3),
+        lambda x: dvm.zeros((2.0,)),
+        lambda x: dvm.split(x, 0),
+        lambda x: x + 10**400,
+        lambda x: dvm.take(dvm.zeros((0, 3)), [0], axis=0),
+    ],
+)
+def test_arguments_that_mean_nothing(act) -> None:
+    with pytest.raises((ShapeError, DTypeError), match=r"^array: \w+: .*, got .*, allowed .*"):
+        act(dvm.asarray(fresh(3, 4)))
+
+
+def test_rows_by_plain_lists() -> None:
+    a = fresh(3, 4)
+    assert (np.asarray(dvm.take(a, [2, -1, 0], axis=0)) == a[[2, -1, 0]]).all()
+    assert np.asarray(dvm.take(dvm.zeros((0, 3)), np.zeros(0, np.int64), axis=0)).shape == (0, 3)
+
+
+@pytest.mark.parametrize("axes", [(0, 3, 1, 2), (3, 0, 1, 2), (2, 0, 1, 3), (2, 3, 1, 0)])
+def test_products_of_single_rows_however_they_lie(axes: tuple[int, ...]) -> None:
+    a = fresh(3, 1, 4, 5)
+    left = a.transpose(axes)
+    b = fresh(left.shape[-1], 6)
+    assert np.allclose(np.asarray(dvm.permute_dims(dvm.asarray(a), axes) @ dvm.asarray(b)), left @ b, atol=1e-5)

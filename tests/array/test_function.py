@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import gc
+import signal
+import threading
+import time
 from typing import NamedTuple
 
 import numpy as np
@@ -365,3 +368,20 @@ def test_graphs_go_to_workers_where_workers_encode(encode) -> None:
         assert np.asarray(dvm.softmax(dvm.asarray(a) @ dvm.asarray(w), axis=-1)).tobytes() == alone
         assert dvm.stats().get("plans_by_workers", 0) == (2 if encode == "workers" else 0)
         assert "kernel" in dvm.explain(f, dvm.asarray(a), dvm.asarray(w))
+
+
+def test_a_graph_whose_workers_die_is_planned_here(monkeypatch) -> None:
+    monkeypatch.setenv("DVM_RT_GRAPH_DEATHS_MAX", "1")
+
+    def kill_the_planner(rt: dvm.Runtime) -> None:
+        while not any(w.graph for w in list(rt._shell.state.book.workers.values())):
+            time.sleep(0.001)
+        rt.kill("encoder")
+
+    with dvm.Runtime(encoders=1, encode="workers") as rt:
+        rt.kill("encoder", signal.SIGSTOP)  # it takes the graph, and no more
+        killer = threading.Thread(target=kill_the_planner, args=(rt,), daemon=True)
+        killer.start()
+        assert float(dvm.function(lambda a: dvm.tanh(a) + a)(dvm.asarray([0.0, 0.0])).sum()) == 0.0
+        killer.join()
+        assert dvm.stats()["plans_taken_back"] >= 1

@@ -1,7 +1,7 @@
 """Writes seed programs for the fuzzer: python -m tests.fuzz.corpus FOLDER
 
 Every instruction and form, random vector programs, matmuls (packed, transposed, with epilogues), gathers, row buffers,
-and what the encoder makes of fused plans. Each file holds the program, what its arguments hold before the run, and
+columns side by side, and what the encoder makes of fused plans. Each file holds the program, what its arguments hold before the run, and
 what the reference interpreter leaves in them (nothing where some instruction is only promised to a few ulp)."""
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ import numpy as np
 from dvm_rt.errors import DeviceTrap
 from dvm_rt.isa import reference, table
 from dvm_rt.isa.assembler import assemble
-from dvm_rt.isa.program import fuel, parse
+from dvm_rt.isa.program import READ, WRITE, ProgramBuilder, fuel, parse
 
 from tests.isa.cases import cases, epilogue
 from tests.isa.random_programs import RandomProgram
 from tests.isa.test_fuzz import random_matmul
 
-WORK_MAX, BYTES_MAX = 400, 1 << 14  # small programs run fast, and reach every rule all the same
+WORK_MAX, BYTES_MAX = 600, 1 << 14  # small programs run fast, and reach every rule all the same
 
 
 def seeds(rng: np.random.Generator) -> Iterator[tuple[bytes, list[np.ndarray]]]:
@@ -37,8 +37,34 @@ def seeds(rng: np.random.Generator) -> Iterator[tuple[bytes, list[np.ndarray]]]:
     for form in ("i", "b", "k"):
         case = epilogue("add", form, 40, rng)
         yield case.program, case.args
+    for _ in range(20):
+        yield columns(rng)
     yield from of_encoder(rng)
     yield from of_listings(rng)
+
+
+def columns(rng: np.random.Generator) -> tuple[bytes, list[np.ndarray]]:
+    """Two columns of one matrix written side by side, as a concatenation does, and perhaps read again."""
+    left, right, rows, depth = (int(n) for n in rng.integers(1, 9, 4))
+    builder, pitch = ProgramBuilder(), 4 * (left + right)
+    x = builder.add_arg(4 * max(left, right) * rows * depth)
+    y = builder.add_arg(pitch * rows * depth, READ | WRITE)
+    for number, (width, base) in enumerate(((left, 0), (right, 4 * left))):
+        section = builder.vector(width, rows, depth)
+        a = section.operand(x, (4, 4 * width, 4 * width * rows))
+        b = section.operand(y, (4, pitch, pitch * rows), base=base, mode=WRITE)
+        other = section.operand(y, (0, pitch, pitch * rows), base=0) if number else None
+        section.begin_pass()
+        section.word("mov.i", a)
+        if other is not None:
+            section.word("add.b", other)
+        section.word("store", b)
+        section.end_pass()
+        section.word("end_row")
+    return builder.build(), [
+        rng.standard_normal(max(left, right) * rows * depth).astype(np.float32),
+        np.zeros((left + right) * rows * depth, np.float32),
+    ]
 
 
 def of_encoder(rng: np.random.Generator) -> Iterator[tuple[bytes, list[np.ndarray]]]:
@@ -55,9 +81,9 @@ def of_encoder(rng: np.random.Generator) -> Iterator[tuple[bytes, list[np.ndarra
 
 
 def of_listings(rng: np.random.Generator) -> Iterator[tuple[bytes, list[np.ndarray]]]:
-    from tests.native.test_verify import LISTINGS
+    from tests.native.test_verify import LISTINGS, ROTARY
 
-    for listing in LISTINGS.values():
+    for listing in (*LISTINGS.values(), ROTARY):
         for _ in range(4):
             program = assemble(listing)
             args = parse(program).args

@@ -179,7 +179,7 @@ class Mutator {
 
   void operand(Part& s, Operand& x) {
     const int64_t element = x.dtype < sizeof DTYPE_BYTES ? DTYPE_BYTES[x.dtype] : 4;
-    int64_t& stride = x.stride[r_.chance(90) && s.head.rank <= MAX_RANK && s.head.rank ? r_.below(s.head.rank) : r_.below(MAX_RANK)];
+    int64_t& stride = x.stride[r_.chance(98) && s.head.rank <= MAX_RANK && s.head.rank ? r_.below(s.head.rank) : r_.below(MAX_RANK)];
     switch (r_.below(16)) {
       case 0: case 1: x.base = near(x.base, element); break;
       case 2: x.base += element * (1 + r_.below(4)) * (r_.chance(50) ? 1 : -1); break;
@@ -187,7 +187,7 @@ class Mutator {
       case 5: stride = 0; break;
       case 6: std::swap(stride, x.stride[r_.below(s.head.rank && s.head.rank <= MAX_RANK ? s.head.rank : 1)]); break;
       case 7: x.mode = r_.chance(70) ? x.mode ^ uint8_t(1u << r_.below(5)) : uint8_t(boundary()); break;
-      case 8: x.mode |= READ; break;
+      case 8: x.mode = r_.chance(50) ? x.mode | READ : x.mode ^ (READ | WRITE); break;
       case 9: {
         const int64_t to = r_.below(int64_t(t_.args.size()) + 2);
         x.arg = uint16_t(to < int64_t(t_.args.size()) ? to : to == int64_t(t_.args.size()) ? WORKSPACE : SCRATCH);
@@ -196,18 +196,24 @@ class Mutator {
       }
       case 10: {
         const Operand& other = r_.of(s.operands);
-        if (r_.chance(50)) x.arg = other.arg, x.base = other.base;
-        else x = other;
+        if (r_.chance(30)) x.arg = other.arg, x.base = other.base;
+        else if (r_.chance(50)) x = other;
+        else shift(x, other, element);
         break;
       }
       case 11: x.dtype = uint8_t(r_.below(14)); break;
-      case 12: x.depth = near(x.depth, 4); break;
+      case 12: if (x.depth || r_.chance(10)) x.depth = near(x.depth, 4); break;
       case 13: if (x.limit || r_.chance(10)) x.limit = near(x.limit, 1); break;
       case 14: x.index = uint16_t(r_.chance(x.limit ? 90 : 10) ? r_.below(int64_t(s.operands.size()) + 1) : x.index); break;
       default:
         if (r_.chance(5)) x.reserved = uint16_t(1 + r_.below(3));
-        else if (s.operands.size() < MAX_OPERANDS + 1) s.operands.push_back(Operand(x));
+        else fill(s, x);
     }
+  }
+  void fill(Part& s, const Operand& x) {  // one more, or up to the limit and beyond
+    const Operand copy = x;
+    const size_t most = r_.chance(80) ? s.operands.size() + 1 : size_t(MAX_OPERANDS + r_.below(2));
+    while (s.operands.size() < most) s.operands.push_back(copy);
   }
   void section(Part& s) {
     int64_t& dim = s.head.dims[r_.chance(85) && s.head.rank && s.head.rank <= MAX_RANK ? r_.below(s.head.rank) : r_.below(MAX_RANK)];
@@ -235,9 +241,24 @@ class Mutator {
       case 6: a.mode = uint8_t(r_.chance(80) ? r_.below(4) : r_.below(256)); break;
       case 7: case 8: a.mode |= READ | WRITE; break;
       case 9: a.align = uint32_t(r_.chance(80) ? 1u << r_.below(8) : boundary()); break;
-      case 10: if (r_.chance(30)) a.dtype = uint8_t(r_.below(14)); break;
+      case 10:
+        if (r_.chance(30)) a.dtype = uint8_t(r_.below(14));
+        if (r_.chance(70)) follow(a);
+        break;
       default: if (r_.chance(10)) a.reserved = 1;
     }
+  }
+  void shift(Operand& x, const Operand& other, int64_t element) {  // over another one, a few elements further
+    x = other;
+    x.base += element * (r_.below(9) - 4);
+    if (x.arg < t_.args.size()) t_.args[x.arg].mode |= READ | WRITE, t_.args[x.arg].bytes += 16;
+    if (x.arg == WORKSPACE) t_.head.workspace_bytes += 16;
+    if (r_.chance(50)) x.mode = READ | WRITE;
+  }
+  void follow(const ProgramArg& a) {  // operands take the dtype of their argument
+    for (Part& s : t_.sections)
+      for (Operand& x : s.operands)
+        if (x.arg == &a - t_.args.data()) x.dtype = a.dtype;
   }
   void whole() {
     auto& sections = t_.sections;

@@ -30,6 +30,13 @@ class Shadow {
   // Why the program breaks a promise, or "" if it does not.
   std::string run() {
     try {
+      const ProgramHead& head = program_.head();
+      need(head.magic == PROGRAM_MAGIC && head.version == VERSION && head.table_hash == TABLE_HASH, "head");
+      need(!head.reserved0 && !head.reserved1 && head.arg_count <= MAX_ARGS, "head");
+      for (int i = 0; i < head.arg_count; i++) {
+        const ProgramArg& a = program_.args()[i];
+        need(!a.reserved && !(a.mode & ~(READ | WRITE | ZERO_FILL)) && a.align && !(a.align & (a.align - 1)) && a.align <= 64, "argument");
+      }
       for (const SectionView& section : program_.sections()) {
         if (trapped) break;
         begin(section);
@@ -82,8 +89,27 @@ class Shadow {
 
   void begin(const SectionView& section) {
     s_ = &section, number_++, word_ = 0;
+    const Section& head = *section.head;
+    const bool vector = SectionKind(head.kind) == SectionKind::VECTOR;
+    need(head.kind <= uint16_t(SectionKind::PACK) && head.dtype == uint8_t(DType::FLOAT32) && !head.reserved, "section head");
+    need(head.operand_count <= MAX_OPERANDS && head.word_count <= MAX_WORDS, "section counts");
+    need(head.rank >= 1 && head.rank <= MAX_RANK && (vector ? head.depth == 0 : head.depth >= 1), "rank or depth");
+    for (int d = 0; d < MAX_RANK; d++) need(head.dims[d] >= 1 && (d < head.rank || head.dims[d] == 1), "dims");
+    for (int i = 0; i < head.operand_count; i++) {
+      const Operand& x = section.operands[i];
+      constexpr uint32_t LOADABLE = 0x9ff;  // bool, integers, float32
+      need(x.dtype < 32 && LOADABLE >> x.dtype & 1 && !x.reserved && x.mode & (READ | WRITE) && x.mode < 16, "operand");
+      need(x.mode & GATHER ? x.limit >= 1 : x.limit == 0 && x.index == NONE, "index or limit without gather");
+      for (int d = head.rank; d < MAX_RANK; d++) need(x.stride[d] == 0, "stride of an unused dimension");
+      if (vector) need(!x.depth || x.mode & GATHER, "depth");
+      if (x.mode & PACKED) need(!vector && i == 1 && !x.depth && !x.stride[0] && !x.stride[1], "packed");
+      if (SectionKind(head.kind) == SectionKind::PACK && i == 1) need(x.mode & PACKED, "destination of a pack");
+      if (x.arg == SCRATCH) need(vector && x.stride[0] == 4 && x.dtype == uint8_t(DType::FLOAT32), "row buffer");
+      for (int d = 1; x.arg == SCRATCH && d < MAX_RANK; d++) need(x.stride[d] == 0, "row buffer");
+    }
     need(section.head->scratch_bytes <= program_.head().scratch_bytes, "more scratch than the head claims");
     scratch().open(section.head->scratch_bytes, READ | WRITE, ARENA_ALIGN, int(DType::FLOAT32), false);
+    for (Place& p : places_) p.writer.clear(), p.reader.clear();
     for (int i = 0; i < section.head->operand_count; i++) {
       const Operand& x = section.operands[i];
       if (!(x.mode & WRITE)) continue;
@@ -141,6 +167,7 @@ class Shadow {
     need(x.mode & GATHER && x.index < s_->head->operand_count, "gather without an index");
     const Operand& index = s_->operands[x.index];
     need(index.dtype == uint8_t(DType::INT32) || index.dtype == uint8_t(DType::INT64), "dtype of an index");
+    need(!(index.mode & GATHER) && index.stride[0] == 0, "an index that is no plain element a row");
     const int64_t size = DTYPE_BYTES[index.dtype];
     touch(x.index, row_at_[x.index], size, READ, element(0));
     st.gathered |= 1u << i;
@@ -150,10 +177,10 @@ class Shadow {
       memcpy(size == 8 ? (void*)&at : (void*)&narrow, content_[index.arg].data() + int64_t(row_at_[x.index]), size);
       if (size == 4) at = narrow;
       if (at < -x.limit || at >= x.limit) trapped = true;
-      else row_at_[i] += __int128(at < 0 ? at + x.limit : at) * x.depth;
+      else row_at_[i] = row_start_[i] + __int128(at < 0 ? at + x.limit : at) * x.depth;
     } else {  // not known: either end
       values_known = false;
-      if (row_ & 1) row_at_[i] += __int128(x.limit - 1) * x.depth;
+      row_at_[i] = row_start_[i] + (row_ & 1 ? __int128(x.limit - 1) * x.depth : 0);
     }
   }
   void reads(int i, const State& st) {
@@ -171,6 +198,7 @@ class Shadow {
       const OpInfo& op = OPS[w.op];
       work_ += st.in_pass ? (head.dims[0] + LANES - 1) / LANES : 1;
       if (op.a == Field::OPERAND) need(w.a < head.operand_count, "no such operand");
+      need((op.a != Field::EMPTY || !w.a) && (op.k != Field::EMPTY || !w.k), "reserved field of a word");
       if (op.k == Field::SLOT) need(w.k < MAX_SLOTS, "no such slot");
       if (op.k == Field::ROW) need(w.k < MAX_ROW_SCALARS, "no such row scalar");
       if (op.a == Field::REDUCTION) need(w.a < MAX_REDUCTIONS, "no such reduction");
@@ -247,6 +275,7 @@ class Shadow {
       for (int i = 0; i < head.operand_count; i++) {
         row_at_[i] = s_->operands[i].base;
         for (int d = first; d < head.rank; d++) row_at_[i] += __int128(index[d]) * s_->operands[i].stride[d];
+        row_start_[i] = row_at_[i];
       }
       body();
       int d = first;
@@ -327,7 +356,7 @@ class Shadow {
   const std::vector<std::vector<uint8_t>>& content_;
   std::vector<Place> places_;
   const SectionView* s_ = nullptr;
-  __int128 row_at_[MAX_OPERANDS];
+  __int128 row_start_[MAX_OPERANDS], row_at_[MAX_OPERANDS];  // of this row, without and with what gathers added
   int64_t row_ = 0;
   uint64_t work_ = 0;
   int number_ = 0, word_ = 0;

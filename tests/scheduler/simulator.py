@@ -16,11 +16,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from dvm_rt.scheduler import events as e
-from dvm_rt.scheduler.state import Limits, SchedulerState
+from dvm_rt.scheduler.limits import Limits
+from dvm_rt.scheduler.state import SchedulerState
 
 LEASE_S = 0.25
 FOREVER = 1 << 30
-LIMITS = Limits(batch_max=8, worker_credits=16, lease_s=LEASE_S, device_lease_s=2.0, graph_lease_s=2.0, story_length=1 << 16)
+LIMITS = Limits(batch_max=8, worker_credits=16, lease_s=LEASE_S, remote_lease_s=1.0, device_lease_s=2.0, graph_lease_s=2.0, story_length=1 << 16)
 
 
 class Broken(AssertionError):

@@ -1,0 +1,220 @@
+"""Planted bugs: does the fuzzer see them? Each is a change of one place in a copy of a source file; production sources
+stay as they are.
+
+    python -m tests.fuzz.plants [--seconds S] [NAME ...]
+
+Needs `FUZZ_BUILD=plain scripts/fuzz --build-only`. Each bug gets an executable of its own with the patched file; what
+is printed: the bug, how it was seen, after how many executions and seconds."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+NATIVE, PLAIN, CORPUS = ROOT / "dvm_rt/native", ROOT / "build/fuzz/plain", ROOT / "build/fuzz/corpus"
+
+
+@dataclass(frozen=True)
+class Plant:
+    """`old`, which stands exactly once in the file, becomes `new`."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+
+
+def _verify(name: str, old: str, new: str) -> Plant:
+    return Plant(name, "verify.cpp", old, new)
+
+
+def _footprint(name: str, old: str, new: str) -> Plant:
+    return Plant(name, "footprint.h", old, new)
+
+
+PLANTS: tuple[Plant, ...] = (
+    # head, arguments
+    _verify("head-reserved", "if (h.reserved0 || h.reserved1)", "if (h.reserved0)"),
+    _verify("argument-mode", "a.mode & ~(READ | WRITE)) return wrong(VerifyCode::ARGUMENT", "a.mode & ~(READ | WRITE | 32)) return wrong(VerifyCode::ARGUMENT"),
+    _verify("argument-align", "!power_of_two(a.align) || a.align", "!a.align || a.align"),
+    _verify("output-one-byte", "!written_.covers(i, 0, a.bytes)", "!written_.covers(i, 0, 1)"),
+    _verify("output-last-byte", "!written_.covers(i, 0, a.bytes)", "!written_.covers(i, 0, a.bytes - 1)"),
+    # section
+    _verify("section-dtype", "if (s.dtype != FLOAT32) return wrong", "if (s.dtype > FLOAT32) return wrong"),
+    _verify("section-dim-zero", "if (dim < 1 || dim > most)", "if (dim < 0 || dim > most)"),
+    _verify("section-unused-dim", "most = d < s.rank ? DIMENSION_MAX : 1", "most = d <= s.rank ? DIMENSION_MAX : 1"),
+    _verify("section-scratch", "if (s.scratch_bytes > head().scratch_bytes)", "if (s.scratch_bytes > head().scratch_bytes + 64)"),
+    _verify("section-operands", "if (s.operand_count > MAX_OPERANDS)", "if (s.operand_count > MAX_OPERANDS + 1)"),
+    _verify("fuel-rows", "int64_t(s.word_count) * strips * rows_", "int64_t(s.word_count) * strips"),
+    _verify("fuel-matmul", "__builtin_add_overflow(fuel_, steps, &fuel_)", "__builtin_add_overflow(fuel_, 0, &fuel_)"),
+    _verify("matmul-scratch", "if (s.scratch_bytes < uint64_t(need))", "if (s.scratch_bytes + 128 < uint64_t(need))"),
+    # operands
+    _verify("operand-permission", "|| !access || access & ~arg_mode)", "|| !access)"),
+    _verify("operand-argument-dtype", "if (x.dtype != dtype) return", "if (DTYPE_BYTES[x.dtype] != DTYPE_BYTES[dtype]) return"),
+    _verify("operand-loadable", "|| !(LOADABLE >> x.dtype & 1))", ")"),
+    _verify("operand-unused-stride", "for (int d = section_.head->rank; d < MAX_RANK; d++)", "for (int d = section_.head->rank + 1; d < MAX_RANK; d++)"),
+    _verify("operand-align-argument", "|| align < element)", ")"),
+    _verify("operand-align-base-only", "offsets |= uint64_t(walk.stride[d]);", ""),
+    _verify("operand-align-stride-only", "uint64_t offsets = uint64_t(x.base);", "uint64_t offsets = 0;"),
+    _verify("bounds-low", "if (print.low < 0) return", "if (false) return"),
+    _verify("bounds-high-by-1", "if (print.high > bytes) return", "if (print.high > bytes + 1) return"),
+    _footprint("bounds-high-by-element", "__builtin_add_overflow(out.high, walk.element, &out.high)", "__builtin_add_overflow(out.high, 0, &out.high)"),
+    _footprint("bounds-count", "__builtin_mul_overflow(walk.stride[d], walk.count[d] - 1, &reach)", "__builtin_mul_overflow(walk.stride[d], walk.count[d] - 2, &reach)"),
+    _footprint("bounds-32-bit", "int64_t& end = reach < 0 ? out.low : out.high;", "reach = int32_t(reach);\n    int64_t& end = reach < 0 ? out.low : out.high;"),
+    _footprint("bounds-negative-stride", "int64_t& end = reach < 0 ? out.low : out.high;", "int64_t& end = out.high;"),
+    _verify("bounds-last-dimension", "for (int d = 1; d < s.rank; d++) walk.step(s.dims[d], x.stride[d]);", "for (int d = 1; d < s.rank - 1; d++) walk.step(s.dims[d], x.stride[d]);"),
+    _verify("bounds-depth", "if (has_depth) walk.step(s.depth, x.depth);", ""),
+    _verify("bounds-gather", "if (gathers) walk.step(x.limit, x.depth);", ""),
+    _verify("bounds-packed", "walk.element = packed_bytes(s.dims[0], s.depth);", "walk.element = s.dims[0] * s.depth * 4;"),
+    _verify("gather-index-dtype", "(index.dtype == uint8_t(DType::INT32) ||", "(index.dtype == uint8_t(DType::INT32) || index.dtype == uint8_t(DType::INT16) ||"),
+    _verify("matmul-across", "if (matmul && across)", "if (matmul && i == 0 && across)"),
+    _verify("matmul-along", "return along == 4 || x.depth == 4 ||", "return true ||"),
+    _verify("matmul-c-stride", "return x.stride[0] == 4 || refuse_operand(VerifyCode::OPERAND, i, x.stride[0], 4);", "return true;"),
+    _verify("matmul-c-mode", "if (x.mode != (READ | WRITE)) return", "if (!(x.mode & WRITE)) return"),
+    _verify("pack-destination-mode", ": kind_ == SectionKind::PACK && x.mode & WRITE && x.mode & PACKED)", ": kind_ == SectionKind::PACK && x.mode & PACKED)"),
+    _verify("row-buffer-stride", "if (x.stride[d] != (d ? 0 : 4)) return", "if (d == 0 && x.stride[d] != 4) return"),
+    # aliasing
+    _verify("separate-none", "return find_blocks(walk_[i], print_[i]) ||", "return find_blocks(walk_[i], print_[i]) || true ||"),
+    _footprint("separate-first-only", "separate &= stride >= below;", "separate &= stride >= uint64_t(walk.element);"),
+    _footprint("dense-always", "if (stride != below && !first)", "if (false)"),
+    _footprint("blocks-pitch-of-first", "out.pitch = std::gcd(out.pitch, stride);", "out.pitch = first;"),
+    _footprint("blocks-count", "out.blocks = stride == first * out.blocks ? out.blocks * count : 0;", "out.blocks *= count;"),
+    _footprint("apart-width", "return from_a + a.width <= from_b ||", "return from_a < from_b ||"),
+    _footprint("apart-other-pitch", "const uint64_t pitch = std::gcd(a.pitch, b.pitch);", "const uint64_t pitch = a.pitch;"),
+    _verify("overlap-base", "bool same = x.base == y.base && x.dtype", "bool same = x.dtype"),
+    _verify("overlap-stride", "same &= x.stride[d] == y.stride[d] || section_.head->dims[d] == 1;", ""),
+    _verify("overlap-end", "if (print_[i].high <= print_[w].low ||", "if (print_[i].high <= print_[w].low + 4 ||"),
+    _verify("overlap-product", "&& (kind_ == SectionKind::VECTOR || i >= 2))", ")"),
+    # words
+    _verify("word-reserved-k", "if (op.k == Field::EMPTY && w.k)", "if (false)"),
+    _verify("word-operand", "if (a >= section_.head->operand_count)", "if (a > section_.head->operand_count)"),
+    _verify("word-epilogue-ab", "return kind_ == SectionKind::VECTOR || a >= 2 ||", "return kind_ == SectionKind::VECTOR || a >= 1 ||"),
+    _verify("word-slot-limit", "w.k >= MAX_SLOTS)", "w.k > MAX_SLOTS)"),
+    _verify("word-row-limit", "w.k >= MAX_ROW_SCALARS)", "w.k > MAX_ROW_SCALARS)"),
+    _verify("acc-unary", "case Group::UNARY: return needs_acc();", "case Group::UNARY: return true;"),
+    _verify("acc-store", "case Group::STORE: return needs_acc() &&", "case Group::STORE: return"),
+    _verify("acc-after-pass", "slots_ = 0, accumulated_ = 0, has_acc_ = false;", "slots_ = 0, accumulated_ = 0;"),
+    _verify("acc-after-loop", "in_pass_ = has_acc_ = false;", "in_pass_ = false;"),
+    _verify("slot-unset", "(slots_ >> w.k & 1 || refuse_word(VerifyCode::UNINITIALISED, w.k))", "true"),
+    _verify("slot-of-last-pass", "pass_at_ = at_, slots_ = 0,", "pass_at_ = at_,"),
+    _verify("row-unset", "return rows_set_ >> w.k & 1 ||", "return true ||"),
+    _verify("form-s-in-row-section", "case FORM_S: return needs_pass() &&", "case FORM_S: return"),
+    _verify("form-i-stride", "needs_pass() && inner_stride(w.a, 4) && reads(w.a)", "needs_pass() && reads(w.a)"),
+    _verify("form-b-dtype", "if (x.dtype != section_.head->dtype) return refuse_word(VerifyCode::OPERAND_FORM", "if (stride && x.dtype != section_.head->dtype) return refuse_word(VerifyCode::OPERAND_FORM"),
+    _verify("read-permission", "if (!(x.mode & READ)) return", "if (!(x.mode & (READ | WRITE))) return"),
+    _verify("read-before-gather", "if (x.mode & GATHER && !(gathered_ >> i & 1)) return", "if (false) return"),
+    _verify("read-row-buffer", "if (x.arg == SCRATCH) return refuse_word(VerifyCode::UNINITIALISED, i);", "if (x.arg == SCRATCH) return true;"),
+    _verify("write-permission", "if (!(x.mode & WRITE)) return refuse_word", "if (!(x.mode & (READ | WRITE))) return refuse_word"),
+    _verify("store-any-still", "section_.head->dims[0] > 1;\n", "section_.head->dims[0] > 64;\n"),
+    _verify("store-per-row-in-pass", "return needs_row_section() && inner_stride(w.a, 0) && writes(w.a);", "return inner_stride(w.a, 0) && writes(w.a);"),
+    _verify("reduction-kind", "r < MAX_REDUCTIONS && (r < SUMS) == sum;", "r < MAX_REDUCTIONS;"),
+    _verify("fold-nothing", "if (!(pending_ >> r & 1)) return", "if (false) return"),
+    _verify("fold-forgotten", "bool all_folded() { return !pending_ ||", "bool all_folded() { return true ||"),
+    _verify("loop-distance", "if (w.k != uint32_t(at_ - pass_at_))", "if (w.k > uint32_t(at_ - pass_at_))"),
+    _verify("loop-mask", "if (w.a != accumulated_)", "if (w.a & ~accumulated_)"),
+    _verify("end-row-in-the-middle", "if (at_ + 1 != section_.head->word_count) return refuse_word(VerifyCode::NESTING, at_,", "if (false) return refuse_word(VerifyCode::NESTING, at_,"),
+    _verify("no-end", "return last == (epilogue ? OP_end : OP_end_row) ||", "return true ||"),
+    _verify("gather-late", "if (row_began_) return", "if (in_pass_) return"),
+    # what is cleared
+    _verify("workspace-not-cleared", "facts_.zero_workspace = true;", ";"),
+    _verify("read-before-write", "else if (args()[x.arg].mode & WRITE) args()[x.arg].mode |= ZERO_FILL;", ";"),
+    _footprint("covers-start-only", "ranges_[i - 1].arg == arg && ranges_[i - 1].high >= high;", "ranges_[i - 1].arg == arg && ranges_[i - 1].high > low;"),
+    _footprint("written-other-argument", "if (begin > 0 && ranges_[begin - 1].arg == arg &&", "if (begin > 0 &&"),
+    # loading, machine
+    Plant("odometer-way-back", "program.cpp", "stride * uint64_t(count - 1));", "stride * uint64_t(count));"),
+    Plant("odometer-wide-dims", "program.cpp", "int64_t(stride - uint64_t(walked[i]))", "int32_t(int16_t(stride - uint64_t(walked[i])))"),
+    Plant("machine-no-zero-fill", "machine.cpp", "if (wanted[i].mode & ZERO_FILL)", "if (wanted[i].mode & ZERO_FILL && i > 0)"),
+    Plant("machine-zero-fill-short", "machine.cpp", "memset(args[i].address, 0, wanted[i].bytes)", "memset(args[i].address, 0, wanted[i].bytes & ~7ull)"),
+    Plant("machine-workspace", "machine.cpp", "if (program.zero_workspace()) memset", "if (false) memset"),
+    Plant("machine-base", "machine.cpp", "address[i] = start + x.base;", "address[i] = start + (x.arg == WORKSPACE ? 0 : x.base);"),
+    Plant("machine-lanes", "machine.cpp", "int r = MAX_REDUCTIONS / 2; r < MAX_REDUCTIONS; r++", "int r = MAX_REDUCTIONS / 2 + 1; r < MAX_REDUCTIONS; r++"),
+    Plant("matmul-batch", "matmul.cpp", "(more ? 1 : 1 - head.dims[d])", "(more ? 1 : -head.dims[d])"),
+    Plant("matmul-epilogue-column", "matmul.cpp", "+ column * p.operands[i].stride[0];", "+ column * 4;"),
+    Plant("matmul-first-slice", "matmul.cpp", "t.first = k0 == 0;", "t.first = true;"),
+    Plant("matmul-edge", "matmul.cpp", "const int64_t rest = t.columns - v * W;", "const int64_t rest = t.columns - v * W + 1;"),
+    Plant("vector-gather-limit", "vector.cpp", "i >= x.limit) {", "i > x.limit) {"),
+    Plant("vector-gather-shift", "vector.cpp", "c->ptr[p->a] += shift - c->shift[p->a];", "c->ptr[p->a] += shift;"),
+    Plant("vector-tail", "vector.cpp", "rest == 4 * W ? &T::half : rest < 4 * W", "rest == 4 * W ? &T::half : rest <= 5 * W"),
+    Plant("vector-fold", "vector.cpp", "for (int h = W / 2; h; h /= 2) v[0]", "for (int h = W / 2; h > 1; h /= 2) v[0]"),
+    Plant("vector-odometer", "vector.cpp", "c->left[d] = c->outer[d].count;\n  }", "c->left[d] = c->outer[0].count;\n  }"),
+    Plant("vector-load-stride", "vector.cpp", "const uint8_t* m = c->ptr[i] + first * stride;", "const uint8_t* m = c->ptr[i] + first * (stride < 0 ? 4 : stride);"),
+    Plant("vector-store-nan", "vector.cpp", "const float x = a0[0] == a0[0] ? a0[0] : NaN;", "const float x = a0[0];"),
+)  # fmt: skip
+
+
+def main(options: list[str]) -> int:
+    seconds = 20.0
+    if options[:1] == ["--seconds"]:
+        seconds, options = float(options[1]), options[2:]
+    missed = 0
+    wanted = [p for p in PLANTS if not options or p.name in options or p.file in options]
+    for plant in wanted:
+        found, line = hunt(plant, seconds)
+        missed += not found
+        print(f"{plant.file:12} {plant.name:26} {line}", flush=True)
+    print(f"{len(wanted) - missed} of {len(wanted)} found")
+    return missed > 0
+
+
+def hunt(plant: Plant, seconds: float) -> tuple[bool, str]:
+    source = (NATIVE / plant.file).read_text()
+    if source.count(plant.old) != 1:
+        return False, f"its place stands {source.count(plant.old)} times in the source"
+    with tempfile.TemporaryDirectory() as folder:
+        fuzz = build(plant, source.replace(plant.old, plant.new), Path(folder))
+        run = subprocess.run(
+            [fuzz, CORPUS, "--seconds", str(seconds)], capture_output=True, text=True, timeout=10 * seconds, check=False
+        )
+    done = re.search(r"executions=(\d+).*seconds=([\d.]+)", run.stdout)
+    after = f"{int(done[1]):>8} executions {done[2]:>6} s" if done else "in an execution it did not survive"
+    why = re.search(r"VIOLATION .*?: (.*)", run.stdout)
+    if run.returncode == 0:
+        return False, f"NOT FOUND {after}"
+    return True, f"{after}  {why[1] if why else f'ended with status {run.returncode}'}"
+
+
+def build(plant: Plant, source: str, folder: Path) -> Path:
+    """An executable with one patched file. A patched kernel replaces all instruction sets: both would have the bug."""
+    patched, stem = folder / plant.file, Path(plant.file).stem
+    patched.write_text(source)
+    if patched.suffix == ".h":  # of the verifier alone
+        patched = folder / "verify.cpp"
+        patched.write_text((NATIVE / "verify.cpp").read_text())
+    kernel = stem in ("vector", "matmul")
+    flags = ["-std=gnu++20", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-w", f"-I{NATIVE}", f"-I{PLAIN}"]
+    flags += ["-O1", "-foptimize-sibling-calls", "-msse4.2", "-DDVM_TARGET=baseline"] if kernel else ["-O0"]
+    if os.uname().machine == "x86_64" and not kernel:
+        flags.append("-DDVM_X86")
+    compiler = os.environ.get("CXX", "g++")
+
+    def compile(path: Path) -> Path:
+        out = folder / f"{path.stem}.o"
+        subprocess.run([compiler, *flags, "-c", path, "-o", out], check=True)
+        return out
+
+    replaced = {patched.stem: compile(patched)}
+    if kernel:  # a machine that knows the baseline only
+        shared = PLAIN / "baseline_only"
+        shared.mkdir(exist_ok=True)
+        for path in (NATIVE / "machine.cpp", ROOT / "tests/fuzz/fuzz.cpp"):
+            if not (shared / f"{path.stem}.o").exists():
+                (shared / f"{path.stem}.o").write_bytes(compile(path).read_bytes())
+            replaced[path.stem] = shared / f"{path.stem}.o"
+    objects = []
+    for path in PLAIN.glob("*.o"):
+        stem, _, target = path.stem.partition(".")
+        if kernel and target not in ("", "baseline"):
+            continue
+        objects.append(replaced.get(stem, path))
+    subprocess.run([compiler, *objects, "-o", folder / "fuzz"], check=True)
+    return folder / "fuzz"
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
