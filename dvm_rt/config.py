@@ -38,6 +38,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("run_ahead_min", 128, "launches", "depth from which on nobody waits for the next program", (1, 1 << 20)),
     Setting("batch_max", 64, "instances", "in one message to a worker; batches double up to it", (1, 4096)),
     Setting("worker_credits", 1024, "instances", "shipped to one worker and not yet encoded", (1, 1 << 16)),
+    Setting("plans_recheck", 256, "plans", "more at workers: those that the client gave up are given up there too", (1, 1 << 20)),
     Setting("graph_credits", 64, "graphs", "waiting or being planned; the next request is refused", (1, 1 << 16)),
     # ---- patience ----
     Setting("lease_s", 0.25, "s", "without a commit until whoever owes one is replaced", (0.05, 3600.0)),

@@ -7,7 +7,7 @@ that fails gives ProtocolError and has no effect. The sender checks the same lim
 message silently. HELLO is the first message of every worker; `check_peer` refuses another protocol or instruction table.
 
     worker -> scheduler   HELLO  PROGRAMS  COUNTS  PLANNED  REFUSED  BYE
-    scheduler -> worker   WELCOME  PLAN  INSTANCES  GRAPH  BYE
+    scheduler -> worker   WELCOME  PLAN  FORGET  INSTANCES  GRAPH  REFUSED  BYE
 
 Programs of local workers go to the device through a ring and are no message. Knows no sockets and imports no NumPy:
 workers and the zygote import it."""
@@ -175,12 +175,20 @@ class Bye(NamedTuple):
     why: str
 
 
-Message = Hello | Welcome | PlanMessage | Instances | Programs | Counts | Graph | Planned | Refused | Bye
+class ForgetPlan(NamedTuple):
+    """No instance of this plan will come, unless the plan comes again."""
+
+    plan: int
+    KIND = 11
+    FIELDS = (_u32("plan"),)
+
+
+Message = Hello | Welcome | PlanMessage | Instances | Programs | Counts | Graph | Planned | Refused | Bye | ForgetPlan
 MESSAGES: tuple[type[Message], ...] = (
-    Hello, Welcome, PlanMessage, Instances, Programs, Counts, Graph, Planned, Refused, Bye,
+    Hello, Welcome, PlanMessage, Instances, Programs, Counts, Graph, Planned, Refused, Bye, ForgetPlan,
 )  # fmt: skip
 FROM_WORKER = frozenset(m.KIND for m in (Hello, Programs, Counts, Planned, Refused, Bye))
-FROM_SCHEDULER = frozenset(m.KIND for m in (Welcome, PlanMessage, Instances, Graph, Refused, Bye))
+FROM_SCHEDULER = frozenset(m.KIND for m in (Welcome, PlanMessage, Instances, Graph, Refused, Bye, ForgetPlan))
 _BY_KIND = {m.KIND: m for m in MESSAGES}
 
 

@@ -83,6 +83,19 @@ def test_every_worker_gets_work():
         assert all(n > 10 for n in rt.stats()["encodes"]["workers"])
 
 
+def test_plans_that_are_given_up_are_given_up_by_everybody(monkeypatch):
+    monkeypatch.setenv("DVM_RT_PLANS_RECHECK", "8")
+    with Runtime(encoders=1, encode="workers") as rt:
+        x = rt.stream.asarray(random(3, 3))
+        for factor in range(40):
+            plan = rt.stream.register(axpy(float(factor)))
+            assert rt.stream.read(rt.stream.call(plan, [x, x])[0])[0, 0] == random(3, 3)[0, 0] * np.float32(factor) + random(3, 3)[0, 0]
+            rt.stream.forget(plan)
+        wait_until(lambda: len(rt._shell.plans) < 16, "plans are forgotten")
+        assert len(rt._shell.state.book.workers[0].plans) < 16
+        assert rt.stats()["deaths"] == 0
+
+
 def test_stats_say_where_the_time_went():
     with Runtime(encoders=1, encode="workers", encode_work_ns=1_000_000) as rt:
         work(rt, 60)

@@ -21,8 +21,9 @@ EVERY = [
     wire.Planned(8, 9, b""),
     wire.Refused(8, 9, "GraphError", "graph: cycle"),
     wire.Bye("done"),
+    wire.ForgetPlan(7),
 ]
-ALL = frozenset(range(1, 11))
+ALL = frozenset(range(1, 12))
 
 
 def frame_of(kind: int, values: object, body: bytes = b"") -> bytes:

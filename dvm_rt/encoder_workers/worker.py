@@ -123,6 +123,8 @@ class Worker:
                 start = self._link.encode(self._encoder, message, start)
         elif isinstance(message, wire.PlanMessage):
             self._encoder.add_plan(message.plan, message.body)
+        elif isinstance(message, wire.ForgetPlan):
+            self._encoder.forget_plan(message.plan)
         elif isinstance(message, wire.Graph):
             self._link.answer(_planned(message))
 

@@ -45,6 +45,12 @@ class PlanKnown(NamedTuple):
     encode_us: float
 
 
+class PlanForgotten(NamedTuple):
+    """The stream has given this plan up; instances of it that are live go on."""
+
+    plan: int
+
+
 class Counters(NamedTuple):
     """The control page: what was committed, which program the device misses (0: none), whether the device of this life got
     as far as its loop, each local worker's counts."""
@@ -146,7 +152,7 @@ class Closing(NamedTuple):
 
 
 Event = (
-    PlanKnown | InstancesArrived | Counters | Waited | Tick | WorkerReady | RemoteJoined | RemoteLeft | ProgramsReceived
+    PlanKnown | PlanForgotten | InstancesArrived | Counters | Waited | Tick | WorkerReady | RemoteJoined | RemoteLeft | ProgramsReceived
     | ProgramRefused | ProcessDied | ZygoteReady | Inspected | GraphWanted | GraphAnswered | Opening | Closing
 )  # fmt: skip
 
@@ -154,6 +160,13 @@ Event = (
 # ---- commands: what to do about it, in this order -------------------------------------------------------------------
 class SendPlan(NamedTuple):
     """A worker meets this plan for the first time in this life."""
+
+    worker: int
+    plan: int
+
+
+class SendForget(NamedTuple):
+    """A worker may give this plan up."""
 
     worker: int
     plan: int
@@ -252,6 +265,6 @@ class FailRuntime(NamedTuple):
 
 
 Command = (
-    SendPlan | SendInstances | EncodeHere | DeliverPrograms | SendGraph | AnswerGraph | FailGraph | FailProgram
+    SendPlan | SendForget | SendInstances | EncodeHere | DeliverPrograms | SendGraph | AnswerGraph | FailGraph | FailProgram
     | StartProcess | KillProcess | DropWorker | InspectProcess | ReplayDevice | RingBells | FailRuntime
 )  # fmt: skip

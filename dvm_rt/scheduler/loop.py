@@ -81,7 +81,7 @@ class SchedulerLoop:
         if self.remote:
             self._loop.add_reader(self.remote.fileno(), self.remote.read)
             self.remote.read()
-        self._tick()
+        self._loop.call_soon(self._tick)
 
     def _call(self, function: object, *args: object) -> None:
         """On the loop's thread, from any; dropped once the loop is closed, when nobody needs it any more."""
@@ -148,15 +148,17 @@ class SchedulerLoop:
 
     # ---- time ----------------------------------------------------------------------------------------------------
     def _tick(self) -> None:
-        self._read_answers()
-        if self.remote:
-            self.remote.read()
+        busy = True
         try:
+            self._read_answers()
+            if self.remote:
+                self.remote.read()
             busy = self.shell.tick()
         except DvmError:  # the stream failed or was closed: whoever uses it is told
             busy = False
-        if not self._stopping:
-            self._loop.call_later(self._tick_s * (1 if busy else IDLE_TICKS), self._tick)
+        finally:  # whatever else went wrong is reported by the loop, and supervision goes on
+            if not self._stopping:
+                self._loop.call_later(self._tick_s * (1 if busy else IDLE_TICKS), self._tick)
 
 
 def _remote_workers(shell: Shell, listen: str) -> RemoteWorkers:

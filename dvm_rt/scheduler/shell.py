@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from dvm_rt import _native, errors, wire
+from dvm_rt import _native, config, errors, wire
 from dvm_rt.scheduler import events as e
 from dvm_rt.scheduler.limits import Limits
 from dvm_rt.scheduler.policy import Costs, Situation, modelled_encode_us, who_encodes
@@ -93,6 +93,7 @@ class Shell:
         self.seats: dict[e.Process, Seat] = {}
         self.pipes: dict[int, PushSocket] = {}
         self.plans: dict[int, bytes] = {}
+        self._plans_checked = 0
         # Of what is live in the state: the bytes of an instance, or of the batch (programs, bytes) that it came in.
         self._bodies: dict[int, bytes | tuple[tuple[int, ...], bytes]] = {}
         self.arriving: dict[int, bytes] = {}  # programs of remote workers that found no room yet
@@ -163,9 +164,22 @@ class Shell:
             self.tell(counters, e.Tick())
             if self.shared.policy == "auto":
                 self._place_plans(counters.launched - counters.done)
+            if len(self.plans) >= self._plans_checked + config.integer("plans_recheck"):
+                self._forget_plans()
             if len(self._bodies) > 2 * len(self.state.book.live) + 1024:
                 self._bodies = {p: self._bodies[p] for p in self.state.book.live}
             return counters.launched > counters.done or bool(self.graphs)
+
+    def _forget_plans(self) -> None:
+        """Plans that the stream has given up are given up here and by the workers, once there are many."""
+        in_use = {plan for batch in self.state.book.live.values() for plan in batch.plans}
+        for plan in self.plans.keys() - in_use:
+            try:
+                self.stream.plan_bytes(plan)
+            except errors.GraphError:
+                del self.plans[plan]
+                self.tell(e.PlanForgotten(plan))
+        self._plans_checked = len(self.plans)
 
     def _take_events(self) -> None:
         for event in self.stream.retire():
@@ -268,6 +282,9 @@ class Shell:
 
     def _send_plan(self, c: e.SendPlan) -> None:
         self._send(c.worker, wire.PlanMessage(c.plan, self.plans[c.plan]))
+
+    def _send_forget(self, c: e.SendForget) -> None:
+        self._send(c.worker, wire.ForgetPlan(c.plan))
 
     def _send_instances(self, c: e.SendInstances) -> None:
         came_in = self._bodies[c.programs[0]]
@@ -418,6 +435,7 @@ def _kernel_says(pid: int) -> tuple[str, float]:
 
 _DO: dict[type, Callable[[Shell, e.Command], None]] = {
     e.SendPlan: Shell._send_plan,
+    e.SendForget: Shell._send_forget,
     e.SendInstances: Shell._send_instances,
     e.EncodeHere: Shell._do_encode_here,
     e.DeliverPrograms: Shell._deliver_programs,

@@ -434,6 +434,15 @@ class SchedulerState:
         self.plan_costs[event.plan] = event.encode_us
         return []
 
+    def _plan_forgotten(self, event: e.PlanForgotten, now: float) -> list[e.Command]:
+        """Workers give it up too. If an instance of it comes all the same, the plan is sent again."""
+        self.plan_costs.pop(event.plan, None)
+        holders = [w for w in self.book.workers.values() if event.plan in w.plans]
+        free = [w for w in holders if not any(event.plan in lease.plans for lease in w.leases)]
+        for worker in free:
+            worker.plans.discard(event.plan)
+        return [e.SendForget(w.number, event.plan) for w in free]
+
     # ---- seeing inside -------------------------------------------------------------------------------------------
     def _note(self, now: float, what: str, programs: tuple[int, ...]) -> None:
         self._log.append((now, what, programs))
@@ -470,6 +479,7 @@ class SchedulerState:
 _HANDLERS: dict[type, str] = {
     e.PlanKnown: "_plan_known",
     e.InstancesArrived: "_arrived",
+    e.PlanForgotten: "_plan_forgotten",
     e.Counters: "_counted",
     e.Waited: "_waited",
     e.Tick: "_tick",

@@ -94,6 +94,15 @@ def test_a_plan_is_sent_once_in_a_life():
     assert [c.plan for c in again if isinstance(c, e.SendPlan)] == [7, 8]
 
 
+def test_a_plan_that_is_given_up_is_sent_again_if_it_is_needed_after_all():
+    d = Driver()
+    d.arrive(1, plan=7)
+    assert d.tell(e.PlanForgotten(7)) == []  # an instance of it is at the worker
+    d.count((1, 1), done=1)
+    assert d.tell(e.PlanForgotten(7)) == [e.SendForget(0, 7)]
+    assert kinds(d.arrive(2, plan=7)) == [e.SendPlan, e.SendInstances]
+
+
 def test_batches_double_until_somebody_waits():
     d = Driver(worker_credits=1000)
     sizes = [len(p) for _, p in sent(d.arrive(*range(100)))]
