@@ -108,6 +108,7 @@ class RemoteWorkers:
             self._socket.send(peer, frame)
         except WorkerLostError as error:
             self._shell.tell(e.RemoteLeft(worker, str(error)))
+        self.read()  # sending may have taken the socket's word that something is there to be read: it comes once
 
     def drop(self, worker: int, why: str) -> None:
         peer = self._peers.pop(worker, None)
@@ -119,6 +120,7 @@ class RemoteWorkers:
             self._socket.send(peer, wire.encode(wire.Bye(why[:256])))
         except WorkerLostError:
             pass  # it is gone already
+        self.read()
 
     def close(self) -> None:
         for worker in list(self._peers):
