@@ -104,7 +104,7 @@ class Runtime:
         from dvm_rt import _native
         from dvm_rt.scheduler.loop import SchedulerLoop
         from dvm_rt.scheduler.shell import Placement, Shared, Shell
-        from dvm_rt.scheduler.state import Limits
+        from dvm_rt.scheduler.limits import Limits
 
         cpus = os.sched_getaffinity(0)
         alone = len(cpus) == 1
@@ -135,7 +135,10 @@ class Runtime:
         return self
 
     def __exit__(self, *_: object) -> None:
-        _active.reset(self._tokens.pop())
+        try:
+            _active.reset(self._tokens.pop())
+        except ValueError:
+            pass  # left in another task or thread than entered: there it was never the current one
         self.close()
 
     async def __aenter__(self) -> Runtime:

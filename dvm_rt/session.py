@@ -6,14 +6,17 @@ of each life of a process have their own names. Imports no zmq: it comes before 
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import stat
+import time
 
 from dvm_rt import config
 from dvm_rt.errors import AuthError, ProtocolError
 
 PATH_BYTES_MAX = 107  # of a Unix socket
+REMOVALS_MAX = 50  # what is there after that is swept by the next start
 
 
 class SessionDirectory:
@@ -39,13 +42,21 @@ class SessionDirectory:
 
 
 def remove_session(path: str) -> None:
-    """Deletes a session folder: sockets and nothing else."""
-    try:
-        for name in os.listdir(path):
-            os.unlink(os.path.join(path, name))
-        os.rmdir(path)
-    except FileNotFoundError:
-        pass  # somebody swept it
+    """Deletes a session folder: sockets and nothing else. A child that dies meanwhile may still bind one: then again."""
+    for _ in range(REMOVALS_MAX):
+        try:
+            for name in os.listdir(path):
+                os.unlink(os.path.join(path, name))
+            os.rmdir(path)
+        except FileNotFoundError:
+            if not os.path.exists(path):
+                return  # somebody swept it
+        except OSError as error:
+            if error.errno != errno.ENOTEMPTY:
+                raise
+            time.sleep(0.005)
+        else:
+            return
 
 
 def _root() -> str:

@@ -62,7 +62,8 @@ class _Socket:
         self.socket.reconnect_ivl = 1  # ms: a worker binds a moment after we connect
 
     def fileno(self) -> int:
-        """Readable when `drain` may have something; edge triggered, so drain until it has nothing."""
+        """Readable when `drain` may have something. Edge triggered, and an edge is used up by sending too: so drain until
+        there is nothing, also after a send."""
         return self.socket.getsockopt(zmq.FD)
 
     def receive(self) -> bytes:

@@ -1,11 +1,14 @@
 """The zygote: a process without threads that has imported what children need and forks them on request.
 
 Forking it costs a few milliseconds, where starting Python costs a hundred; forking the client, which has threads and
-sockets, would be unsafe. Rules. One request is one JSON object with the descriptors that its names list; the answer is the
-pid with the pidfd, opened before the child can be reaped. Children are killed by the kernel when the zygote goes
-(PDEATHSIG; the zygote has one thread, which forks, so the signal means what it should). The zygote goes when its line ends
-or the client's pidfd says that the client is dead (a forked copy of the client may hold the line open), and removes the
-session folder. It ignores SIGINT and has a session of its own, so that Ctrl-C reaches the client alone.
+sockets, would be unsafe. The first children are forked at once and import for themselves, beside the client; the zygote
+imports for their successors as soon as nobody asks for anything: a start waits for little, a restart for nothing.
+
+Rules. One request is one JSON object with the descriptors that its names list; the answer is the pid with the pidfd, opened
+before the child can be reaped. Children are killed by the kernel when the zygote goes (PDEATHSIG; the zygote has one thread,
+which forks, so the signal means what it should). The zygote goes when its line ends or the client's pidfd says that the
+client is dead (a forked copy of the client may hold the line open), and removes the session folder. It ignores SIGINT and
+has a session of its own, so that Ctrl-C reaches the client alone.
 
 `Zygote` below is the client's handle on it. This module and what it imports stay light: no NumPy, no asyncio."""
 
@@ -29,6 +32,7 @@ _LINE = 3  # the zygote's end of the line is this descriptor
 _REQUEST_BYTES_MAX = 16384
 _FDS_MAX = 64
 _ENDED_MAX = 1024
+_IDLE_MS = 20
 _PR_SET_PDEATHSIG = 1
 
 
@@ -114,7 +118,6 @@ def child_environment() -> dict[str, str]:
 def main() -> None:
     client_pid, session = int(sys.argv[1]), sys.argv[2]
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _preload()
     line = socket.socket(fileno=_LINE)
     line.set_inheritable(False)
     try:
@@ -129,7 +132,6 @@ def main() -> None:
 
 def _preload() -> None:
     """What children need, imported once. None of it may start a thread."""
-    import dvm_rt._native
     import dvm_rt.encoder_workers.worker
     import dvm_rt.npu_device.device  # noqa: F401
 
@@ -139,11 +141,15 @@ def _preload() -> None:
 
 def _serve(line: socket.socket, client: int) -> None:
     ended: dict[int, int] = {}
+    first_idle = True
     poll = select.poll()
     poll.register(line, select.POLLIN)
     poll.register(client, select.POLLIN)
     while True:
-        ready = {fd for fd, _ in poll.poll(1000)}
+        ready = {fd for fd, _ in poll.poll(_IDLE_MS if first_idle else 1000)}
+        if not ready and first_idle:
+            first_idle = False
+            _preload()
         _reap(ended)
         if client in ready:
             return

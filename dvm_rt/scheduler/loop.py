@@ -148,6 +148,9 @@ class SchedulerLoop:
 
     # ---- time ----------------------------------------------------------------------------------------------------
     def _tick(self) -> None:
+        self._read_answers()
+        if self.remote:
+            self.remote.read()
         try:
             busy = self.shell.tick()
         except DvmError:  # the stream failed or was closed: whoever uses it is told

@@ -108,7 +108,7 @@ class RemoteWorkers:
             self._socket.send(peer, frame)
         except WorkerLostError as error:
             self._shell.tell(e.RemoteLeft(worker, str(error)))
-        self.read()  # sending may have taken the socket's word that something is there to be read: it comes once
+        self.read()  # sending may use up the descriptor's edge that says that something came
 
     def drop(self, worker: int, why: str) -> None:
         peer = self._peers.pop(worker, None)

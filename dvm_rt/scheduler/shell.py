@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING
 
 from dvm_rt import _native, errors, wire
 from dvm_rt.scheduler import events as e
+from dvm_rt.scheduler.limits import Limits
 from dvm_rt.scheduler.policy import Costs, Situation, modelled_encode_us, who_encodes
-from dvm_rt.scheduler.state import Limits, SchedulerState
+from dvm_rt.scheduler.state import SchedulerState
 from dvm_rt.session import SessionDirectory
 from dvm_rt.transport import PushSocket, make_context
 from dvm_rt.zygote import Child, Zygote

@@ -18,68 +18,14 @@ Instances: waiting -> encoding -> ready -> running -> done, or failed (`book.py`
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
 
-from dvm_rt import config
 from dvm_rt.scheduler import events as e
 from dvm_rt.scheduler.book import Batch, Book, Worker, hold
+from dvm_rt.scheduler.graphs import Graphs
+from dvm_rt.scheduler.limits import Limits
 from dvm_rt.scheduler.policy import Costs, Situation, who_encodes
 from dvm_rt.scheduler.seats import Seats
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """The rows of `config.py` that the state machine uses, with the same names."""
-
-    batch_max: int = 64
-    worker_credits: int = 1024
-    graph_credits: int = 64
-    lease_s: float = 0.25
-    remote_lease_s: float = 5.0
-    device_lease_s: float = 60.0
-    graph_lease_s: float = 30.0
-    starved_leases: int = 8
-    solo_deaths_max: int = 2
-    graph_deaths_max: int = 5
-    refusals_max: int = 3
-    deaths_max: int = 5
-    restarts_max: int = 1000
-    restart_window_s: float = 10.0
-    story_length: int = 4096
-
-    @classmethod
-    def from_config(cls) -> Limits:
-        return cls(**{n: config.number(n) if n.endswith("_s") else config.integer(n) for n in cls.__slots__})
-
-
-@dataclass(slots=True)
-class Watch:
-    """What the kernel said of a process that has owed something since `since`: first and latest look."""
-
-    since: float
-    first_at: float
-    first_cpu_s: float
-    latest: e.Inspected
-    latest_at: float
-
-    def computes(self) -> bool:
-        """It used at least half of the time that it could have had."""
-        spent, elapsed = self.latest.cpu_s - self.first_cpu_s, self.latest_at - self.first_at
-        return self.latest.what == "running" and elapsed > 0 and spent >= elapsed / 2
-
-    def starves(self) -> bool:
-        """It would run, but other processes have the CPUs."""
-        return self.latest.what == "running" and not self.computes()
-
-    def is_evidence(self, since: float, enough_s: float) -> bool:
-        """About this delay, and looked at for long enough."""
-        return self.since == since and self.latest_at - self.first_at >= enough_s
-
-
-@dataclass(slots=True)
-class GraphRequest:
-    worker: int | None = None
-    deaths: int = 0
+from dvm_rt.scheduler.watch import Watch
 
 
 class SchedulerState:
@@ -91,8 +37,7 @@ class SchedulerState:
         self.book.workers = {i: Worker(i, up=False) for i in range(workers)}
         self.batch_limit = 1
         self.plan_costs: dict[int, float] = {}
-        self.graphs: dict[int, GraphRequest] = {}
-        self.graph_line: deque[int] = deque()
+        self.graphs = Graphs()
         self.counters = e.Counters(0, 0, 0, False, ((0, 0),) * workers)
         self.progress_at = 0.0  # last commit, or the last moment with nothing to commit
         self.device_moved_at = 0.0  # the device could go on since then
@@ -246,7 +191,8 @@ class SchedulerState:
         if not seat.up or seat.condemned or late <= self.limits.lease_s / 3:
             return []
         watch = self.watches.get(suspect)
-        if watch and watch.is_evidence(since, self.limits.lease_s / 3) and late > self._patience(suspect, watch):
+        plans = suspect.role == "encoder" and self.book.workers[suspect.index].graph is not None
+        if watch and watch.is_evidence(since, self.limits.lease_s / 3) and late > watch.patience_s(self.limits, plans):
             return self._blame(self._or_stopped_device(suspect), f"owes an answer for {late:.3f} s", now)
         return [e.InspectProcess(p) for p in {suspect: 0, e.DEVICE: 0}]
 
@@ -261,14 +207,6 @@ class SchedulerState:
             return max(self.progress_at, self.device_moved_at)
         worker = self.book.workers[suspect.index]
         return max(self.progress_at, worker.moved_at) if worker.graph is None else worker.graph_since
-
-    def _patience(self, suspect: e.Process, watch: Watch) -> float:
-        plans = suspect.role == "encoder" and self.book.workers[suspect.index].graph is not None
-        if plans and watch.latest.what == "running":
-            return self.limits.graph_lease_s
-        if suspect == e.DEVICE and watch.computes():
-            return max(self.limits.device_lease_s, self.limits.lease_s)
-        return self.limits.lease_s * (self.limits.starved_leases if watch.starves() else 1)
 
     def _blame(self, process: e.Process, why: str, now: float) -> list[e.Command]:
         self.blames, self.progress_at = (self.blames + 1 if process.role == "encoder" else 0), now
@@ -435,59 +373,49 @@ class SchedulerState:
         if len(self.graphs) >= self.limits.graph_credits:
             text = f"scheduler: graphs: waiting, got {len(self.graphs) + 1}, allowed {self.limits.graph_credits}"
             return [e.FailGraph(event.graph, "BackpressureTimeout", text)]
-        self.graphs[event.graph] = GraphRequest()
-        self.graph_line.append(event.graph)
+        self.graphs.want(event.graph)
         return []
 
     def _ship_graphs(self, now: float) -> list[e.Command]:
         """One graph to a worker at a time: planning may take long."""
         out: list[e.Command] = []
-        while self.graph_line:
+        while self.graphs.line:
             idle = [w for w in self.book.workers.values() if w.up and w.graph is None]
             if not idle:
                 break
             worker = min(idle, key=lambda w: (w.backlog, -w.number))
-            worker.graph, worker.graph_since = self.graph_line.popleft(), now
-            self.graphs[worker.graph].worker = worker.number
+            worker.graph, worker.graph_since = self.graphs.give(worker.number), now
             self.book.last_lease += 1
             out.append(e.SendGraph(worker.number, self.book.last_lease, worker.graph))
         return out
 
     def _graph_answered(self, event: e.GraphAnswered, now: float) -> list[e.Command]:
-        """Planning is pure, so a late answer is as good as another; the second one is dropped."""
+        """A late answer is as good as another; the second one is dropped."""
         worker = self.book.workers.get(event.worker)
         if worker and worker.graph == event.graph:
             worker.graph, worker.moved_at = None, now
         if event.graph not in self.graphs:
             return self._ignore()
-        self._forget_graph(event.graph)
+        self.graphs.forget(event.graph)
         return [e.FailGraph(event.graph, event.error, event.text) if event.error else e.AnswerGraph(event.graph)]
 
-    def _forget_graph(self, graph: int) -> None:
-        request = self.graphs.pop(graph)
-        if request.worker is None:
-            self.graph_line.remove(graph)
-
     def _graph_lost(self, graph: int, now: float) -> list[e.Command]:
-        request = self.graphs.get(graph)
-        if request is None:
+        deaths, most = self.graphs.lost(graph), self.limits.graph_deaths_max
+        if deaths < most:
             return []
-        request.worker, request.deaths = None, request.deaths + 1
-        self.graph_line.appendleft(graph)
-        if request.deaths < self.limits.graph_deaths_max:
-            return []
-        self._forget_graph(graph)
-        text = f"scheduler: graph {graph}: deaths of its encoders, got {request.deaths}, allowed {self.limits.graph_deaths_max - 1}"
-        return [e.FailGraph(graph, "WorkerLostError", text)]
+        text = f"scheduler: graph {graph}: deaths of its encoders, got {deaths}, allowed {most - 1}"
+        return [self._fail_graph(graph, text)]
 
     def _graph_too_slow(self, worker: Worker) -> list[e.Command]:
         """A worker that plans is blamed: if it was given all the time there is, its graph is given up with it."""
         graph, spent = worker.graph, self.progress_at - worker.graph_since
         if graph not in self.graphs or spent <= self.limits.graph_lease_s:
             return []
-        self._forget_graph(graph)
-        text = f"scheduler: graph {graph}: seconds to plan it, got {spent:.1f}, allowed {self.limits.graph_lease_s}"
-        return [e.FailGraph(graph, "WorkerLostError", text)]
+        return [self._fail_graph(graph, f"scheduler: graph {graph}: seconds to plan it, got {spent:.1f}, allowed {self.limits.graph_lease_s}")]
+
+    def _fail_graph(self, graph: int, text: str) -> e.Command:
+        self.graphs.forget(graph)
+        return e.FailGraph(graph, "WorkerLostError", text)
 
     # ---- beginning and end -------------------------------------------------------------------------------------------------
     def _open(self, _: e.Opening, now: float) -> list[e.Command]:
@@ -536,11 +464,7 @@ class SchedulerState:
         for worker in self.book.workers.values():
             hold(worker.backlog <= self.limits.worker_credits, "worker {} has {} instances", worker.number, worker.backlog)
             hold(worker.remote or worker.up == self.seats.seats[e.Process("encoder", worker.number)].up, "worker and seat differ")
-        hold(sorted(self.graph_line) == sorted(g for g, r in self.graphs.items() if r.worker is None), "graphs in line")
-        for graph, request in self.graphs.items():
-            if request.worker is not None:
-                holder = self.book.workers.get(request.worker)
-                hold(holder is not None and holder.graph == graph, "graph {} is held by nobody", graph)
+        self.graphs.validate(self.book.workers.values())
 
 
 _HANDLERS: dict[type, str] = {

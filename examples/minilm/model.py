@@ -45,7 +45,10 @@ class Encoder:
         self.config = config
         self.layers = [_layer_weights(tensors, f"encoder.layer.{i}.") for i in range(config.layers)]
         self._words = dvm.asarray(tensors["embeddings.word_embeddings.weight"])
-        places = tensors["embeddings.position_embeddings.weight"] + tensors["embeddings.token_type_embeddings.weight"][0]
+        places = (
+            tensors["embeddings.position_embeddings.weight"]
+            + tensors["embeddings.token_type_embeddings.weight"][0]
+        )
         self._places = dvm.asarray(places)
         self._norm = dvm.asarray(tensors["embeddings.LayerNorm.weight"])
         self._norm_bias = dvm.asarray(tensors["embeddings.LayerNorm.bias"])
@@ -96,7 +99,9 @@ class Encoder:
         heads, hidden = self.config.heads, self.config.hidden
         size = hidden // heads
         qkv = dvm.reshape(dvm.linear(x, w.qkv, w.qkv_bias), (batch, tokens, 3, heads, size))
-        q, k, v = (dvm.permute_dims(qkv[:, :, i], (0, 2, 1, 3)) for i in range(3))  # (batch, heads, tokens, size)
+        q, k, v = (
+            dvm.permute_dims(qkv[:, :, i], (0, 2, 1, 3)) for i in range(3)
+        )  # (batch, heads, tokens, size)
         scores = dvm.matmul(q, dvm.permute_dims(k, (0, 1, 3, 2))) * (1 / sqrt(size))
         if mask is not None:
             scores = dvm.where(mask[:, None, None, :] != 0, scores, MASKED)
@@ -117,7 +122,18 @@ def _layer_weights(tensors: Tensors, prefix: str) -> Layer:
         return dvm.asarray(tensors[f"{prefix}{name}.weight"]), dvm.asarray(tensors[f"{prefix}{name}.bias"])
 
     def three(kind: str) -> dvm.Array:
-        return dvm.asarray(np.concatenate([tensors[f"{prefix}attention.self.{name}.{kind}"] for name in ("query", "key", "value")]))
+        return dvm.asarray(
+            np.concatenate(
+                [tensors[f"{prefix}attention.self.{name}.{kind}"] for name in ("query", "key", "value")]
+            )
+        )
 
-    return Layer(three("weight"), three("bias"), *both("attention.output.dense"), *both("attention.output.LayerNorm"),
-                 *both("intermediate.dense"), *both("output.dense"), *both("output.LayerNorm"))  # fmt: skip
+    return Layer(
+        three("weight"),
+        three("bias"),
+        *both("attention.output.dense"),
+        *both("attention.output.LayerNorm"),
+        *both("intermediate.dense"),
+        *both("output.dense"),
+        *both("output.LayerNorm"),
+    )

@@ -19,7 +19,14 @@ from minilm.reference import Reference
 
 
 def run(
-    console: Console, file: Path, limit: int | None, inline: bool, encoders: int, encode: str, trace: Path, kill_randomly: bool
+    console: Console,
+    file: Path,
+    limit: int | None,
+    inline: bool,
+    encoders: int,
+    encode: str,
+    trace: Path,
+    kill_randomly: bool,
 ) -> bool:
     """The whole of it; True if the check against the reference held."""
     cache = fetch.cache_directory()
@@ -45,7 +52,7 @@ def run(
     report.latencies(console, encoded)
     report.runtime(console, encoded, took_s, inline, killer)
     report.checks(console, encoded, found, config.layers)
-    console.print(f"trace   {trace.resolve()}", highlight=False)
+    console.print(f"trace   {trace.resolve()}", highlight=False, soft_wrap=True)
     console.print(f"digest  {encoded.digest()}", highlight=False)
     return not found.problems()
 

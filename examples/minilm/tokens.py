@@ -21,7 +21,9 @@ def read_sentences(path: Path, limit: int | None = None) -> list[str]:
     try:
         lines = path.read_text("utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise ModelFormatError(f"minilm: {path}: cannot be read, got {error}, allowed a UTF-8 text file") from error
+        raise ModelFormatError(
+            f"minilm: {path}: cannot be read, got {error}, allowed a UTF-8 text file"
+        ) from error
     sentences = [line.strip() for line in lines if line.strip()][:limit]
     if not sentences:
         raise ModelFormatError(f"minilm: {path}: nothing to encode, got 0 sentences, allowed at least 1")
@@ -45,7 +47,9 @@ def tokenize(tokenizer: Tokenizer, sentences: list[str]) -> list[np.ndarray]:
     return [np.array(tokenizer.encode(sentence).ids, np.int32) for sentence in sentences]
 
 
-def ragged_batches(ids: list[np.ndarray], sizes: tuple[int, ...] = (1, 2, 3, 5, 8, 13)) -> Iterator[list[int]]:
+def ragged_batches(
+    ids: list[np.ndarray], sizes: tuple[int, ...] = (1, 2, 3, 5, 8, 13)
+) -> Iterator[list[int]]:
     """Cuts the sentences, in their order, into batches of differing size: lists of sentence numbers."""
     start = 0
     for step in range(len(ids)):

@@ -52,17 +52,23 @@ def read_config(path: Path) -> Config:
     values = read_json(path)
     for key, allowed in _FIXED.items():
         if values.get(key) != allowed:
-            raise ModelFormatError(f"minilm: {path}: {key}: another architecture, got {values.get(key)!r}, allowed {allowed!r}")
+            raise ModelFormatError(
+                f"minilm: {path}: {key}: another architecture, got {values.get(key)!r}, allowed {allowed!r}"
+            )
     for key in _SIZES.values():
         if type(values.get(key)) is not int or values[key] < 1:
-            raise ModelFormatError(f"minilm: {path}: {key}: not a size, got {values.get(key)!r}, allowed an integer above 0")
+            raise ModelFormatError(
+                f"minilm: {path}: {key}: not a size, got {values.get(key)!r}, allowed an integer above 0"
+            )
     eps = values.get("layer_norm_eps")
     if type(eps) is not float or not 0 < eps < 1:
         raise ModelFormatError(f"minilm: {path}: layer_norm_eps: out of range, got {eps!r}, allowed 0 to 1")
     config = Config(**{ours: values[theirs] for ours, theirs in _SIZES.items()}, layer_norm_eps=eps)
     if config.hidden % config.heads:
-        raise ModelFormatError(f"minilm: {path}: hidden_size: heads of unequal size, got {config.hidden} for {config.heads} heads, "
-                               f"allowed a multiple")  # fmt: skip
+        raise ModelFormatError(
+            f"minilm: {path}: hidden_size: heads of unequal size, got {config.hidden} for {config.heads} heads, "
+            f"allowed a multiple"
+        )
     return config
 
 
@@ -73,7 +79,9 @@ def read_json(path: Path) -> dict:
     except (OSError, ValueError) as error:
         raise ModelFormatError(f"minilm: {path}: cannot be read, got {error}, allowed a JSON file") from error
     if not isinstance(values, dict):
-        raise ModelFormatError(f"minilm: {path}: wrong content, got {type(values).__name__}, allowed an object")
+        raise ModelFormatError(
+            f"minilm: {path}: wrong content, got {type(values).__name__}, allowed an object"
+        )
     return values
 
 
@@ -84,19 +92,27 @@ def read_tensors(path: Path, config: Config) -> Tensors:
             found = set(file.keys())
             return {name: _read(file, path, name, shape, found) for name, shape in shapes(config).items()}
     except (SafetensorError, OSError) as error:
-        raise ModelFormatError(f"minilm: {path}: missing or damaged, got {error}, allowed a whole safetensors file") from error
+        raise ModelFormatError(
+            f"minilm: {path}: missing or damaged, got {error}, allowed a whole safetensors file"
+        ) from error
 
 
 def _read(file: safe_open, path: Path, name: str, shape: tuple[int, ...], found: set[str]) -> np.ndarray:
     if name not in found:
-        raise ModelFormatError(f"minilm: {path}: {name}: tensor is missing, got {len(found)} others, allowed F32 {list(shape)}")
+        raise ModelFormatError(
+            f"minilm: {path}: {name}: tensor is missing, got {len(found)} others, allowed F32 {list(shape)}"
+        )
     entry = file.get_slice(name)
     if entry.get_dtype() != "F32" or tuple(entry.get_shape()) != shape:
-        raise ModelFormatError(f"minilm: {path}: {name}: wrong tensor, got {entry.get_dtype()} {entry.get_shape()}, "
-                               f"allowed F32 {list(shape)}")  # fmt: skip
+        raise ModelFormatError(
+            f"minilm: {path}: {name}: wrong tensor, got {entry.get_dtype()} {entry.get_shape()}, "
+            f"allowed F32 {list(shape)}"
+        )
     values = file.get_tensor(name)
     if not np.isfinite(values).all():
-        raise ModelFormatError(f"minilm: {path}: {name}: damaged tensor, got infinity or NaN, allowed finite values")
+        raise ModelFormatError(
+            f"minilm: {path}: {name}: damaged tensor, got infinity or NaN, allowed finite values"
+        )
     return values
 
 

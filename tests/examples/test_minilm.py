@@ -15,9 +15,9 @@ import dvm_rt as dvm
 from dvm_rt.errors import DeviceTrap, ModelFormatError, ShapeError
 
 safetensors = pytest.importorskip("safetensors.numpy", reason="pip install '.[minilm]' installs it")
-from minilm import fetch, job, reference, weights  # noqa: E402
-from minilm.model import Encoder  # noqa: E402
-from minilm.tokens import pad, ragged_batches  # noqa: E402
+from minilm import fetch, job, reference, weights
+from minilm.model import Encoder
+from minilm.tokens import pad, ragged_batches
 
 TINY = weights.Config(layers=4, hidden=48, heads=4, intermediate=80, vocabulary=60, positions=40)
 
@@ -31,7 +31,10 @@ def tensors() -> weights.Tensors:
 def ids() -> list[np.ndarray]:
     """Sentences of 1 to 40 tokens, some lengths twice."""
     rng = np.random.default_rng(2)
-    return [rng.integers(0, TINY.vocabulary, n).astype(np.int32) for n in (5, 1, 17, 5, 40, 2, 9, 33, 17, 12, 1, 28)]
+    return [
+        rng.integers(0, TINY.vocabulary, n).astype(np.int32)
+        for n in (5, 1, 17, 5, 40, 2, 9, 33, 17, 12, 1, 28)
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -116,16 +119,25 @@ def test_processes_give_the_same_bytes_whoever_encodes_and_whoever_is_killed(ten
     inline = job.encode(Encoder(TINY, tensors), ids, lambda step, sentences: None, dvm.stats).digest()
     for options in ({"encode": "caller"}, {"encode": "workers", "encoders": 2}, {"encode": "auto"}):
         with dvm.Runtime(**options) as runtime:
-            assert job.encode(Encoder(TINY, tensors), ids, lambda step, sentences: None, dvm.stats).digest() == inline, options
-            victims = itertools.cycle(["device", "encoder"])
-
-            def kill(step: str, sentences: int) -> None:
-                if sentences > 1 or step == job.STEPS[3] and next(count) % 5 == 0:
-                    runtime.kill(next(victims))
-
-            count = itertools.count()
-            assert job.encode(Encoder(TINY, tensors), ids, kill, dvm.stats).digest() == inline, options
+            assert (
+                job.encode(Encoder(TINY, tensors), ids, lambda step, sentences: None, dvm.stats).digest()
+                == inline
+            ), options
+            assert job.encode(Encoder(TINY, tensors), ids, _killing(runtime), dvm.stats).digest() == inline, (
+                options
+            )
             assert dvm.stats()["deaths"] >= 1
+
+
+def _killing(runtime: dvm.Runtime) -> job.Advance:
+    """Kills the device and an encoder in turn: after each batch, and after every fifth sentence of the early stop."""
+    victims, stopped = itertools.cycle(["device", "encoder"]), itertools.count()
+
+    def advance(step: str, sentences: int) -> None:
+        if sentences > 1 or (step == job.STEPS[3] and next(stopped) % 5 == 0):
+            runtime.kill(next(victims))
+
+    return advance
 
 
 def test_the_check_names_what_is_wrong(tensors, ids):
@@ -136,7 +148,11 @@ def test_the_check_names_what_is_wrong(tensors, ids):
     encoded.depths[0] = encoded.depths[0] % TINY.layers + 1
     found = job.check(encoded, oracle, ids, lambda step, sentences: None)
     text = "\n".join(found.problems())
-    assert "one at a time: difference" in text and "ragged batches: difference" in text and "early stop: difference" in text
+    assert (
+        "one at a time: difference" in text
+        and "ragged batches: difference" in text
+        and "early stop: difference" in text
+    )
     assert found.depths_wrong == [0] and "got numbers [0]" in text
 
 
@@ -145,7 +161,12 @@ def test_the_check_names_what_is_wrong(tensors, ids):
 def model_directory(tmp_path: Path, tensors: weights.Tensors) -> Path:
     names = {ours: theirs for ours, theirs in weights._SIZES.items()}
     values = {theirs: getattr(TINY, ours) for ours, theirs in names.items()}
-    values |= {"layer_norm_eps": 1e-12, "model_type": "bert", "hidden_act": "gelu", "position_embedding_type": "absolute"}
+    values |= {
+        "layer_norm_eps": 1e-12,
+        "model_type": "bert",
+        "hidden_act": "gelu",
+        "position_embedding_type": "absolute",
+    }
     (tmp_path / "config.json").write_text(json.dumps(values))
     safetensors.save_file(tensors, tmp_path / "model.safetensors")
     return tmp_path
@@ -154,7 +175,9 @@ def model_directory(tmp_path: Path, tensors: weights.Tensors) -> Path:
 def test_a_model_directory_is_read_as_it_was_written(model_directory, tensors):
     config, found = weights.load(model_directory)
     assert config == TINY
-    assert {name: array.tobytes() for name, array in found.items()} == {name: array.tobytes() for name, array in tensors.items()}
+    assert {name: array.tobytes() for name, array in found.items()} == {
+        name: array.tobytes() for name, array in tensors.items()
+    }
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
@@ -179,21 +202,32 @@ def test_truncated_weights_are_refused(model_directory, kept):
         (lambda t: t[:-1], "wrong tensor"),
         (lambda t: t.astype(np.float64), "wrong tensor, got F64"),
         (lambda t: None, "tensor is missing"),
-        (lambda t: np.where(np.arange(t.size).reshape(t.shape) == 3, np.float32(np.nan), t), "damaged tensor"),
+        (
+            lambda t: np.where(np.arange(t.size).reshape(t.shape) == 3, np.float32(np.nan), t),
+            "damaged tensor",
+        ),
     ],
 )
 def test_a_wrong_tensor_is_named(model_directory, tensors, change, says):
     name = "encoder.layer.1.output.dense.weight"
     changed = change(tensors[name])
     others = {key: value for key, value in tensors.items() if key != name}
-    safetensors.save_file(others if changed is None else others | {name: changed}, model_directory / "model.safetensors")
+    safetensors.save_file(
+        others if changed is None else others | {name: changed}, model_directory / "model.safetensors"
+    )
     with pytest.raises(ModelFormatError, match=f"model.safetensors: {name}: {says}"):
         weights.load(model_directory)
 
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("hidden_act", "relu"), ("num_hidden_layers", 0), ("num_attention_heads", 5), ("layer_norm_eps", None), ("vocab_size", "many")],
+    [
+        ("hidden_act", "relu"),
+        ("num_hidden_layers", 0),
+        ("num_attention_heads", 5),
+        ("layer_norm_eps", None),
+        ("vocab_size", "many"),
+    ],
 )
 def test_another_architecture_is_refused(model_directory, key, value):
     path = model_directory / "config.json"

@@ -16,7 +16,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from dvm_rt.scheduler import events as e
-from dvm_rt.scheduler.state import Limits, SchedulerState
+from dvm_rt.scheduler.limits import Limits
+from dvm_rt.scheduler.state import SchedulerState
 
 LEASE_S = 0.25
 FOREVER = 1 << 30

@@ -12,8 +12,9 @@ import pytest
 
 from dvm_rt import _native, wire
 from dvm_rt.scheduler import events as e
+from dvm_rt.scheduler.limits import Limits
 from dvm_rt.scheduler.shell import Placement, Shared, Shell
-from dvm_rt.scheduler.state import Limits, SchedulerState
+from dvm_rt.scheduler.state import SchedulerState
 from tests.native.streams import axpy, random, two_steps
 
 LIMITS = Limits(batch_max=8, lease_s=0.5, deaths_max=1000, restarts_max=10_000)

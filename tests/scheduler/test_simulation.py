@@ -99,8 +99,10 @@ class ForgetsTheCounters(SchedulerState):
 
 
 class BlamesWithoutEvidence(SchedulerState):
-    def _patience(self, suspect, watch):
-        return self.limits.lease_s
+    def _look_at(self, suspect, now):
+        late = now - self._since(suspect) > self.limits.lease_s
+        able = suspect in self.seats.seats and self.seats.seats[suspect].up
+        return self._blame(suspect, "late", now) if late and able else []
 
 
 class SuspectsInCompany(SchedulerState):
@@ -148,13 +150,13 @@ class IgnoresCredit(SchedulerState):
 
 class LosesGraphs(SchedulerState):
     def _graph_lost(self, graph, now):
-        self.graphs[graph].worker = None
+        self.graphs.requests[graph].worker = None
         return []
 
 
 class LosesGraphsCleanly(SchedulerState):
     def _graph_lost(self, graph, now):
-        self.graphs.pop(graph, None)
+        self.graphs.requests.pop(graph, None)
         return []
 
 

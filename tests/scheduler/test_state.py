@@ -6,8 +6,10 @@ import pytest
 
 from dvm_rt.scheduler import events as e
 from dvm_rt.scheduler.book import InvariantError
+from dvm_rt.scheduler.graphs import GraphRequest
+from dvm_rt.scheduler.limits import Limits
 from dvm_rt.scheduler.policy import Costs, Situation, modelled_encode_us, who_encodes
-from dvm_rt.scheduler.state import GraphRequest, Limits, SchedulerState
+from dvm_rt.scheduler.state import SchedulerState
 
 LIMITS = Limits(batch_max=8, worker_credits=16, lease_s=1.0, device_lease_s=20.0, graph_lease_s=10.0)
 E0, E1 = e.Process("encoder", 0), e.Process("encoder", 1)
@@ -402,14 +404,14 @@ def test_a_graph_outlives_its_workers_within_a_limit():
     for life in range(2):
         assert e.SendGraph in kinds(d.tell(e.ProcessDied(E0, life)))
     out = d.tell(e.ProcessDied(E0, 2))
-    assert [c.error for c in out if isinstance(c, e.FailGraph)] == ["WorkerLostError"] and not d.state.graphs
+    assert [c.error for c in out if isinstance(c, e.FailGraph)] == ["WorkerLostError"] and not len(d.state.graphs)
 
 
 def test_a_worker_that_plans_has_the_time_for_it_and_not_more():
     d = Driver()
     d.tell(e.GraphWanted(1))
     who, when = d.wait_for_blame({E0: ("running", 1.0)})
-    assert who == E0 and 10.0 < when < 10.2 and not d.state.graphs
+    assert who == E0 and 10.0 < when < 10.2 and not len(d.state.graphs)
     stopped = Driver()
     stopped.tell(e.GraphWanted(1))
     assert stopped.wait_for_blame({E0: ("stopped", 0.0)})[1] < 1.2
@@ -480,4 +482,4 @@ def test_validate_finds_what_is_broken():
     broken(lambda s: s.book.workers[0].leases.popleft())
     broken(lambda s: setattr(s, "batch_limit", 0))
     broken(lambda s: setattr(s.seats.seats[E1], "up", False))
-    broken(lambda s: s.graphs.update({1: GraphRequest()}))
+    broken(lambda s: s.graphs.requests.update({1: GraphRequest()}))

@@ -1,0 +1,43 @@
+"""How long a process that owes something may take, judged by what the kernel says of it.
+
+A process's own word is worth nothing when it hangs, and neither is the clock alone on a machine that others use too. So a
+local process is blamed only on evidence: two looks at it, some time apart, during the same delay."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dvm_rt.scheduler import events as e
+from dvm_rt.scheduler.limits import Limits
+
+
+@dataclass(slots=True)
+class Watch:
+    """What the kernel said of a process that has owed something since `since`: first and latest look."""
+
+    since: float
+    first_at: float
+    first_cpu_s: float
+    latest: e.Inspected
+    latest_at: float
+
+    def computes(self) -> bool:
+        """It used at least half of the time that it could have had."""
+        spent, elapsed = self.latest.cpu_s - self.first_cpu_s, self.latest_at - self.first_at
+        return self.latest.what == "running" and elapsed > 0 and spent >= elapsed / 2
+
+    def starves(self) -> bool:
+        """It would run, but other processes have the CPUs."""
+        return self.latest.what == "running" and not self.computes()
+
+    def is_evidence(self, since: float, enough_s: float) -> bool:
+        """About this delay, and looked at for long enough."""
+        return self.since == since and self.latest_at - self.first_at >= enough_s
+
+    def patience_s(self, limits: Limits, plans_graph: bool) -> float:
+        """How late the process may be. `plans_graph`: a worker with a graph in its hands."""
+        if plans_graph and self.latest.what == "running":
+            return limits.graph_lease_s
+        if self.latest.process == e.DEVICE and self.computes():
+            return max(limits.device_lease_s, limits.lease_s)
+        return limits.lease_s * (limits.starved_leases if self.starves() else 1)
