@@ -51,25 +51,15 @@ def measure(what: str, long: float, once: Callable[[int], None], each: int, stre
         times.append((time.perf_counter_ns() - begin) / each / 1e3)
     kernel = (stream.stats()["busy_ns"] - busy) / len(times) / each / 1e3
     times.sort()
-    print(f"{what:68} least {times[0]:6.2f}  p50 {times[len(times) // 2]:6.2f}  p99 {times[len(times) * 99 // 100]:6.2f}  kernel {kernel:6.2f}")
+    print(f"{what:76} least {times[0]:6.2f}  p50 {times[len(times) // 2]:6.2f}  p99 {times[len(times) * 99 // 100]:6.2f}  kernel {kernel:6.2f}")
 
 
-def rows_for(stream: _native.Stream, plan: int, wanted_us: float) -> int:
-    """Rows of 128 columns whose kernel takes about `wanted_us`, in the best of some tries."""
-    x, least_ns = stream.asarray(np.ones((256, 128), np.float32)), float("inf")
-    for _ in range(20):
-        before = stream.stats()["busy_ns"]
-        for _ in range(10):
-            stream.call(plan, [x, x])
-        stream.wait(stream.launched)
-        least_ns = min(least_ns, (stream.stats()["busy_ns"] - before) / 10)
-    return max(1, round(256 * wanted_us * 1e3 / least_ns))
-
-
-def fetches(stream: _native.Stream, seconds: float, where: str, kernel_us: float) -> None:
+def fetches(stream: _native.Stream, seconds: float, where: str, elements: int) -> None:
+    """One launch of so many elements and its value. New shapes are all factorisations of the number, over one memory."""
     plan = stream.register(plan_bytes())
-    rows = rows_for(stream, plan, kernel_us) if kernel_us else 1
-    x, source = stream.asarray(np.ones((rows, 128), np.float32)), np.ones((rows, 256), np.float32)
+    flat = stream.asarray(np.ones((1, elements), np.float32))
+    shapes = [flat.reshape((elements // n, n)) for n in range(60, elements) if elements % n == 0]
+    x = shapes[len(shapes) // 2]
 
     def cached(_: int) -> None:
         stream.wait(stream.call(plan, (x, x))[0].seq)
@@ -80,14 +70,15 @@ def fetches(stream: _native.Stream, seconds: float, where: str, kernel_us: float
         stream.wait(out[0].seq)
 
     def new(i: int) -> None:
+        number = numbers[i // len(shapes)]
         a = shapes[i % len(shapes)]
-        stream.wait(stream.call(plan, (a, a))[0].seq)
+        stream.wait(stream.call(number, (a, a))[0].seq)
 
-    name = f"{where}, kernel {kernel_us:.0f} us" if kernel_us else where
-    shapes = [stream.asarray(np.ascontiguousarray(source[:, :n])) for n in range(28, 228)]
+    name = f"{where}, {elements} elements"
     measure(f"{name}: cached launch and its value", seconds, cached, 1, stream)
     measure(f"{name}: 100 cached launches and the last value, each", seconds, burst, 100, stream)
-    measure(f"{name}: new shape and its value", len(shapes), new, 1, stream)
+    numbers = [stream.register(plan_bytes()) for _ in range(20)]
+    measure(f"{name}: new shape and its value", 20 * len(shapes), new, 1, stream)
 
 
 def new_shapes(stream: _native.Stream, seconds: float, where: str) -> None:
@@ -109,12 +100,12 @@ if __name__ == "__main__":
     parser.add_argument("--seconds", type=float, default=0.5)
     seconds = parser.parse_args().seconds
     inline = _native.Stream()
-    fetches(inline, seconds, "inline", 0)
+    fetches(inline, seconds, "inline", 720)
     new_shapes(inline, seconds, "inline")
     apart = _native.Stream(inline=False)
     with device(apart):
-        fetches(apart, seconds, "processes", 0)
-        fetches(apart, seconds, "processes", 5)
+        fetches(apart, seconds, "processes", 720)
+        fetches(apart, seconds, "processes", 10_080)
         new_shapes(apart, seconds, "processes")
         stats = apart.stats()
         print({k: stats[k] for k in ("launched", "encoded", "exposed_count", "starved_client_ns", "starved_user_ns", "device_wakes")})

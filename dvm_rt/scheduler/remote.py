@@ -120,6 +120,7 @@ class RemoteWorkers:
             self._socket.send(peer, wire.encode(wire.Bye(why[:256])))
         except WorkerLostError:
             pass  # it is gone already
+        self.read()
 
     def close(self) -> None:
         for worker in list(self._peers):
