@@ -2,8 +2,8 @@
 
 Rules. A frame is bytes from `wire.encode`; nothing here looks inside. Local sockets are ipc files in a session folder,
 never abstract names, never bound twice: each life of a process has its own address, so what was queued for a dead one
-reaches nobody. No send blocks: credits bound every queue, not high-water marks. LINGER is 0 everywhere: what was not
-delivered was leased. A listening runtime binds, workers connect; without keys only local addresses are allowed.
+reaches nobody. No send blocks: credits bound every queue, not high-water marks. LINGER is 0 but for
+goodbyes: what else was not delivered was leased. A listening runtime binds, workers connect; without keys only local addresses are allowed.
 
 The zygote imports this before it forks, so importing must not make a context (a context has threads)."""
 
@@ -150,8 +150,8 @@ class RouterSocket(_Socket):
             peer, *frames = self.socket.recv_multipart(zmq.DONTWAIT)
             yield peer, frames[0] if len(frames) == 1 else b""
 
-    def close(self) -> None:
-        super().close()
+    def close(self, linger_ms: int = 0) -> None:
+        super().close(linger_ms)
         if self._lock is None:
             return
         path, handle = self._lock

@@ -17,6 +17,7 @@ from dvm_rt.scheduler.shell import Shell
 from dvm_rt.transport import RouterSocket
 
 FIRST_NUMBER = 1000  # local workers are numbered from 0
+GOODBYE_MS = 200  # for the last messages to leave; a worker that never hears that we closed would wait for ever
 
 
 class RemoteWorkers:
@@ -111,6 +112,15 @@ class RemoteWorkers:
         self.read()  # sending may use up the descriptor's edge that says that something came
 
     def drop(self, worker: int, why: str) -> None:
+        self._dismiss(worker, why)
+        self.read()
+
+    def close(self) -> None:
+        for worker in list(self._peers):
+            self._dismiss(worker, wire.CLOSED)
+        self._socket.close(GOODBYE_MS)
+
+    def _dismiss(self, worker: int, why: str) -> None:
         peer = self._peers.pop(worker, None)
         if peer is None:
             return
@@ -120,9 +130,3 @@ class RemoteWorkers:
             self._socket.send(peer, wire.encode(wire.Bye(why[:256])))
         except WorkerLostError:
             pass  # it is gone already
-        self.read()
-
-    def close(self) -> None:
-        for worker in list(self._peers):
-            self.drop(worker, wire.CLOSED)
-        self._socket.close()
