@@ -12,8 +12,10 @@
 namespace dvm {
 
 // One build of the kernels each; see CMakeLists.txt.
-#if defined(DVM_X86)
+#if defined(DVM_AVX512)
 namespace avx512 { extern const Target target; }
+#endif
+#if defined(DVM_AVX2)
 namespace avx2 { extern const Target target; }
 #endif
 namespace baseline { extern const Target target; }
@@ -60,11 +62,15 @@ std::span<const Target* const> targets() {
     Found() {
 #if defined(DVM_X86)
       __builtin_cpu_init();
-      const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2");
+      [[maybe_unused]] const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2");
+#if defined(DVM_AVX512)
       if (has_avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw"))
         list[count++] = &avx512::target;
+#endif
+#if defined(DVM_AVX2)
       if (has_avx2) list[count++] = &avx2::target;
+#endif
 #endif
       list[count++] = &baseline::target;
     }

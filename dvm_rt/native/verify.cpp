@@ -57,7 +57,7 @@ class Verifier {
     }
     section_number_ = 0;
     if (at != n_) return refuse(VerifyCode::TRUNCATED, Place::HEAD, 0, n_, at);
-    if (fuel_ > head().fuel || head().fuel > FUEL_MAX) return refuse(VerifyCode::FUEL, Place::HEAD, 0, fuel_, head().fuel);
+    if (uint64_t(fuel_) > head().fuel || head().fuel > FUEL_MAX) return refuse(VerifyCode::FUEL, Place::HEAD, 0, fuel_, int64_t(head().fuel));
     outputs();
     return true;
   }

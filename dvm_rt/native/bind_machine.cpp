@@ -1,0 +1,175 @@
+// Python over the verifier and the machine: a Program that is verified, run and timed on the caller's buffers.
+#include "bind.h"
+#include <nanobind/stl/vector.h>
+#include <memory>
+#include "machine.h"
+
+static std::string at(const char* what, uint64_t number) { return std::string(what) + " " + std::to_string(number); }
+
+
+// What each VerifyCode found wrong; "allowed" is the largest or the only number that passes, where there is one.
+static const char* rule(VerifyCode code) {
+  switch (code) {
+    case VerifyCode::OK: return "nothing";
+    case VerifyCode::TRUNCATED: return "length in bytes is not what the records say";
+    case VerifyCode::MAGIC: return "not a program";
+    case VerifyCode::VERSION: return "another format version";
+    case VerifyCode::TABLE_HASH: return "made for another instruction table";
+    case VerifyCode::CHECKSUM: return "checksum does not match the bytes";
+    case VerifyCode::LIMIT: return "beyond a limit of the format";
+    case VerifyCode::RESERVED: return "a field that must be empty is not";
+    case VerifyCode::SECTION_KIND: return "no such kind of section";
+    case VerifyCode::DTYPE: return "dtype code that cannot stand here";
+    case VerifyCode::DIMENSION: return "rank or dimension";
+    case VerifyCode::ARGUMENT: return "no such argument, or one that cannot stand here";
+    case VerifyCode::OPERAND: return "operand does not have the form that is needed here";
+    case VerifyCode::OPCODE: return "no such opcode";
+    case VerifyCode::OPERAND_FORM: return "inner stride or dtype does not fit the form of the word";
+    case VerifyCode::SLOT: return "slot number";
+    case VerifyCode::ROW_SCALAR: return "row scalar number";
+    case VerifyCode::REDUCTION: return "reduction";
+    case VerifyCode::NESTING: return "word cannot stand here";
+    case VerifyCode::JUMP: return "distance to the start of the pass";
+    case VerifyCode::UNINITIALISED: return "read before it is written";
+    case VerifyCode::OUT_OF_BOUNDS: return "reaches outside of its argument, to byte";
+    case VerifyCode::ALIGNMENT: return "not aligned to its elements";
+    case VerifyCode::PERMISSION: return "mode does not allow the access";
+    case VerifyCode::OVERLAP: return "written bytes move under another access";
+    case VerifyCode::FUEL: return "work is more than the head claims";
+    case VerifyCode::OVERFLOW: return "sizes overflow";
+  }
+  return "unknown";
+}
+
+[[noreturn]] static void raise_refused(const VerifyError& error) {
+  const std::string code = enum_name("VerifyCode", uint32_t(error.code)), section = at("section", error.section);
+  std::string where = "head";
+  switch (error.place) {
+    case Place::HEAD: break;
+    case Place::ARGUMENT: where = at("argument", error.word); break;
+    case Place::SECTION: where = section; break;
+    case Place::OPERAND: where = section + ", " + at("operand", error.word); break;
+    case Place::WORD: where = section + ", " + at("word", error.word); break;
+  }
+  nb::dict fields;
+  fields["code"] = code, fields["section"] = error.section, fields["word"] = error.word;
+  raise_error("InvalidBytecodeError", "verifier: " + where + ": " + rule(error.code) + " (" + code + "), got " +
+              std::to_string(error.got) + ", allowed " + std::to_string(error.allowed), fields);
+}
+
+[[noreturn]] static void raise_trap(const Trap& trap) {
+  const std::string where = at("section", trap.section) + ", " + at("word", trap.word);
+  const std::string got = ", got " + std::to_string(trap.got), most = std::to_string(trap.allowed);
+  if (trap.code == TrapCode::GATHER_RANGE)
+    raise_error("DeviceTrap", "machine: " + where + ": gathered row" + got + ", allowed -" + most + " .. " + most + " - 1");
+  if (trap.code == TrapCode::BINDING)
+    raise_error("DeviceTrap", "machine: " + at("argument", trap.word) + ": bound buffer is too small, not aligned or read-only" +
+                got + " bytes, allowed " + most);
+  raise_error("DeviceTrap", "machine: " + where + ": " + enum_name("TrapCode", uint32_t(trap.code)) + got + ", allowed " + most);
+}
+
+namespace {
+// The buffers of the Python objects that are a program's arguments, for the time of one run.
+class Buffers {
+ public:
+  explicit Buffers(nb::sequence objects) {
+    for (nb::handle object : objects) {
+      Py_buffer view;
+      bool writable = PyObject_GetBuffer(object.ptr(), &view, PyBUF_C_CONTIGUOUS | PyBUF_WRITABLE) == 0;
+      if (!writable) {
+        PyErr_Clear();
+        if (PyObject_GetBuffer(object.ptr(), &view, PyBUF_C_CONTIGUOUS)) {
+          release();
+          throw nb::python_error();
+        }
+      }
+      views_.push_back(view);
+      bindings_.push_back({static_cast<uint8_t*>(view.buf), uint64_t(view.len), writable});
+    }
+  }
+  ~Buffers() { release(); }
+  Buffers(const Buffers&) = delete;
+  std::span<const Binding> bindings() const { return bindings_; }
+
+ private:
+  void release() {
+    for (Py_buffer& view : views_) PyBuffer_Release(&view);
+  }
+  std::vector<Py_buffer> views_;
+  std::vector<Binding> bindings_;
+};
+
+struct AlignedBytes {
+  uint8_t* data;
+  explicit AlignedBytes(size_t n) : data(static_cast<uint8_t*>(::operator new(n + 1, std::align_val_t(ARENA_ALIGN)))) {}
+  ~AlignedBytes() { ::operator delete(data, std::align_val_t(ARENA_ALIGN)); }
+  AlignedBytes(const AlignedBytes&) = delete;
+};
+
+const Target& target_named(const std::string& name) {
+  if (name.empty()) return best_target();
+  const Target* target = find_target(name.c_str());
+  if (!target) throw nb::value_error(("machine: target: not on this CPU, got " + name + ", allowed those of targets()").c_str());
+  return *target;
+}
+
+struct PyProgram {  // Program in Python: verified, loaded, runnable on buffers of the caller
+  std::unique_ptr<VerifiedProgram> program;
+
+  explicit PyProgram(nb::bytes bytes) {
+    VerifyError error;
+    program = VerifiedProgram::load(static_cast<const uint8_t*>(bytes.data()), bytes.size(), error);
+    if (!program) raise_refused(error);
+  }
+  void run(nb::sequence args, const std::string& target) const {
+    Machine machine(target_named(target));
+    const Buffers buffers(args);
+    const AlignedBytes workspace(program->head().workspace_bytes);
+    const Trap trap = machine.run(*program, buffers.bindings(), workspace.data);
+    if (trap.code != TrapCode::NONE) raise_trap(trap);
+  }
+  std::vector<int64_t> cleared() const {
+    std::vector<int64_t> numbers;
+    for (int i = 0; i < program->head().arg_count; i++)
+      if (program->args()[i].mode & ZERO_FILL) numbers.push_back(i);
+    if (program->zero_workspace()) numbers.push_back(WORKSPACE);
+    return numbers;
+  }
+  double time_run(nb::sequence args, int64_t reps, const std::string& target) const {
+    Machine machine(target_named(target));
+    const Buffers buffers(args);
+    const AlignedBytes workspace(program->head().workspace_bytes);
+    Trap trap = machine.run(*program, buffers.bindings(), workspace.data);
+    const double ns = nanoseconds_each(reps, [&] { trap = machine.run(*program, buffers.bindings(), workspace.data); });
+    if (trap.code != TrapCode::NONE) raise_trap(trap);
+    return ns;
+  }
+};
+}  // namespace
+
+static double verify_time(nb::bytes bytes, int64_t reps) {
+  VerifyError error;
+  const double ns = nanoseconds_each(
+      reps, [&] { VerifiedProgram::load(static_cast<const uint8_t*>(bytes.data()), bytes.size(), error); });
+  if (error.code != VerifyCode::OK) raise_refused(error);
+  return ns;
+}
+
+void bind_machine(nb::module_& m) {
+  m.def("targets", [] {
+    std::vector<std::string> names;
+    for (const Target* target : targets()) names.push_back(target->name);
+    return names;
+  }, "Names of the instruction sets that this CPU can run, best first.");
+  m.def("checksum", [](nb::bytes bytes) { return checksum(static_cast<const uint8_t*>(bytes.data()), bytes.size()); },
+        "64-bit checksum of some bytes, as dvm_rt.isa.checksum.");
+  m.def("verify_time", verify_time, nb::arg("program"), nb::arg("reps"), "Nanoseconds to copy, verify and load a program.");
+  nb::class_<PyProgram>(m, "Program", "A verified program. Raises InvalidBytecodeError with code, section and word.")
+      .def(nb::init<nb::bytes>(), nb::arg("program"))
+      .def("run", &PyProgram::run, nb::arg("args"), nb::arg("target") = "",
+           "Runs on C-contiguous buffers, one per argument; raises DeviceTrap. Outputs are written in place.")
+      .def("time_run", &PyProgram::time_run, nb::arg("args"), nb::arg("reps"), nb::arg("target") = "",
+           "Nanoseconds per run, the mean of `reps`.")
+      .def_prop_ro("cleared", &PyProgram::cleared, "Arguments that are cleared before each run, because the program may leave "
+                   "parts of them out; WORKSPACE stands for the workspace.");
+}

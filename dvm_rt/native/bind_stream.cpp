@@ -1,0 +1,333 @@
+// Python over the stream: calls, reports, and the way from a call's signature to its plan.
+#include "bind_stream.h"
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/pair.h>
+#include <nanobind/stl/tuple.h>
+#include <nanobind/stl/vector.h>
+#include <unordered_map>
+
+namespace {
+void collect(nb::handle sequence, Arguments& out) {
+  out.owner = adopt(PySequence_Fast(sequence.ptr(), "stream: call: arguments: not a sequence of tensors"));
+  PyObject* fast = out.owner.ptr();
+  for (Py_ssize_t i = 0; i < PySequence_Fast_GET_SIZE(fast); ++i) out.add(tensor_of(PySequence_Fast_GET_ITEM(fast, i)));
+}
+
+nb::object call(Stream& stream, uint32_t plan, const Arguments& args) {
+  stream.enter();
+  InsideClient inside(stream);
+  take_credit(stream);
+  const size_t count = stream.output_count(plan);
+  nb::object out = adopt(PyTuple_New(Py_ssize_t(count)));  // before the lock: it may start a collection
+  {
+    StreamLock lock(stream);
+    stream.prepare(plan, args.span());
+    for (size_t i = 0; i < count; ++i) PyTuple_SET_ITEM(out.ptr(), i, wrap(std::move(stream.outputs()[i])).release().ptr());
+    if (stream.long_running()) {
+      nb::gil_scoped_release released;
+      stream.execute();
+      inside.is(TraceKind::CALL, stream.launched(), plan);
+      lock.unlock();
+    } else {
+      stream.execute();
+      inside.is(TraceKind::CALL, stream.launched(), plan);
+    }
+  }
+  pump(stream, false);
+  return out;
+}
+
+// ---- reports ----
+nb::dict stats(Stream& stream) {
+  nb::dict out;
+  StreamCounters c;
+  MemoryReport memory;
+  size_t outbox, plans;
+  {
+    StreamLock lock(stream);
+    stream.retire();
+    c = stream.counters();
+    memory = stream.memory();
+    outbox = stream.outbox_count();
+    plans = stream.plan_count();
+  }
+  out["launched"] = stream.launched(), out["done"] = stream.done();
+  out["calls"] = c.calls, out["cached_calls"] = c.cached_calls, out["plans"] = plans, out["programs"] = c.instances;
+  out["encoded"] = c.encoded, out["encode_ns"] = c.encode_ns, out["packs"] = c.packs, out["evicted"] = c.evicted;
+  out["refused"] = c.refused, out["traps"] = c.traps, out["devices_lost"] = c.devices_lost, out["outbox"] = outbox;
+  out["program_cache_bytes"] = c.program_cache_bytes;
+  nb::dict bytes;
+  bytes["tensors"] = memory.tensors, bytes["workspace"] = memory.workspace, bytes["packed"] = memory.packed;
+  bytes["free"] = memory.free, bytes["arena"] = memory.arena;
+  out["memory"] = bytes;
+  const Control& control = stream.control();
+  const bool here = stream.options().inline_mode;
+  out["busy_ns"] = here ? c.busy_ns : control.get(CONTROL_BUSY_NS);
+  for (auto [name, word] : {std::pair{"exposed_ns", CONTROL_EXPOSED_NS}, {"exposed_count", CONTROL_EXPOSED_COUNT},
+                            {"starved_client_ns", CONTROL_STARVED_CLIENT_NS}, {"starved_user_ns", CONTROL_STARVED_USER_NS},
+                            {"waiting_program", CONTROL_WAITING_PROGRAM}, {"device_wakes", CONTROL_DEVICE_WAKES},
+                            {"client_ns", CONTROL_CLIENT_NS}})
+    out[name] = here ? 0 : control.get(word);
+  nb::list workers;
+  for (int i = 0; i < stream.options().workers; ++i) {
+    nb::dict worker;
+    worker["encoded"] = control.worker(i, WORKER_ENCODED).load(), worker["encode_ns"] = control.worker(i, WORKER_ENCODE_NS).load();
+    worker["received"] = control.worker(i, WORKER_RECEIVED).load();
+    workers.append(worker);
+  }
+  out["workers"] = workers;
+  return out;
+}
+
+nb::bytes trace_bytes(const std::vector<TraceRecord>& records) {
+  return nb::bytes(reinterpret_cast<const char*>(records.data()), records.size() * sizeof(TraceRecord));
+}
+
+nb::list events_of(Stream& stream) {
+  std::vector<Event> events;
+  {
+    StreamLock lock(stream);
+    stream.retire();
+    stream.flush();
+    events = stream.take_events();
+  }
+  nb::list out;
+  for (const Event& e : events) {
+    nb::dict row;
+    const bool refused = EventKind(e.kind) == EventKind::PROGRAM_REFUSED;
+    row["kind"] = EventKind_NAMES[e.kind], row["code"] = refused ? VerifyCode_NAMES[e.code] : TrapCode_NAMES[e.code];
+    row["program"] = e.program, row["seq"] = e.seq, row["section"] = e.section, row["word"] = e.word;
+    row["got"] = e.got, row["allowed"] = e.allowed;
+    out.append(row);
+  }
+  return out;
+}
+
+Where where_named(const std::string& name) {
+  if (name == "caller") return Where::CALLER;
+  if (name == "workers") return Where::WORKERS;
+  if (name == "auto") return Where::AUTO;
+  throw Error("GraphError", "stream: where: who encodes, got " + name + ", allowed caller, workers, auto");
+}
+
+// ---- from signature to plan, in one native call ----
+class Dispatcher {
+ public:
+  explicit Dispatcher(nb::object stream) : owner_(stream), stream_(nb::cast<Stream*>(stream)) {}
+
+  void add(nb::sequence signature, uint32_t plan) {
+    std::vector<uint32_t> key;
+    for (nb::handle row : signature) {
+      auto [dtype, rank, ones] = nb::cast<std::tuple<uint32_t, uint32_t, uint32_t>>(row);
+      key.push_back(packed(dtype, rank, ones));
+    }
+    auto& found = plans_[hash(key)];
+    for (auto& entry : found)
+      if (entry.first == key) return void(entry.second = plan);
+    found.emplace_back(std::move(key), plan);
+  }
+
+  nb::object call_tuple(nb::tuple args) {
+    Arguments arguments;
+    uint32_t key[ARGUMENTS_MAX];
+    nb::object held[16];  // what a property returns would not outlive the loop
+    std::vector<nb::object> more;
+    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(args.ptr()); ++i) {
+      nb::object tensor = adopt(PyObject_GetAttr(PyTuple_GET_ITEM(args.ptr(), i), name()));
+      if (tensor.is_none()) return nb::none();
+      const Tensor& t = tensor_of(tensor.ptr());
+      arguments.add(t);
+      uint32_t ones = 0;
+      for (int d = 0; d < t.rank; ++d) ones |= uint32_t(t.dims[d] == 1) << d;
+      key[i] = packed(t.dtype, t.rank, ones);
+      if (i < 16) held[i] = std::move(tensor);
+      else more.push_back(std::move(tensor));
+    }
+    std::span<const uint32_t> wanted(key, arguments.count);
+    auto found = plans_.find(hash(wanted));
+    if (found == plans_.end()) return nb::none();
+    for (auto& [signature, plan] : found->second)
+      if (std::equal(signature.begin(), signature.end(), wanted.begin(), wanted.end())) return call(*stream_, plan, arguments);
+    return nb::none();
+  }
+
+ private:
+  static PyObject* name() {
+    static PyObject* const interned = PyUnicode_InternFromString("_tensor");
+    return interned;
+  }
+  static uint32_t packed(uint32_t dtype, uint32_t rank, uint32_t ones) { return dtype << 16 | rank << 8 | ones; }
+  static uint64_t hash(std::span<const uint32_t> key) {
+    uint64_t h = key.size();
+    for (uint32_t k : key) h = (h ^ k) * 0x9E3779B97F4A7C15ull, h ^= h >> 29;
+    return h;
+  }
+  nb::object owner_;
+  Stream* stream_;
+  std::unordered_map<uint64_t, std::vector<std::pair<std::vector<uint32_t>, uint32_t>>> plans_;
+};
+}  // namespace
+
+static const char* failure_class(const std::string& name) {
+  for (const char* known : {"PoolUnhealthyError", "DeviceLostError", "WorkerLostError", "PoisonRequestError"})
+    if (name == known) return known;
+  throw Error("GraphError", "stream: fail: class of error, got " + name + ", allowed PoolUnhealthyError, DeviceLostError, ...");
+}
+
+static void bind_stream_policy(nb::class_<Stream>& c) {
+  using Ids = std::vector<uint64_t>;
+  c.def_prop_ro("fds", [](Stream& s) {
+     const Stream::Descriptors& d = s.descriptors();
+     nb::dict out;
+     out["control"] = d.control, out["arena"] = d.arena, out["eventfd"] = d.eventfd, out["rings"] = nb::cast(d.rings), out["traces"] = nb::cast(d.traces);
+     return out;
+   }, "Descriptors for the children. rings: client, worker 0, ...; traces: device, worker 0, ... The stream owns them.")
+      .def("set_where", [](Stream& s, uint32_t plan, const std::string& where) { StreamLock l(s); s.set_where(plan, where_named(where)); },
+           nb::arg("plan"), nb::arg("where"), "Who encodes this plan: 'caller', 'workers', or 'auto' (as encode_mode).")
+      .def("set_encode_mode", [](Stream& s, const std::string& where) { StreamLock l(s); s.set_default_where(where_named(where)); }, nb::arg("where"))
+      .def("set_encode_work_ns", [](Stream& s, uint64_t ns) { StreamLock l(s); s.set_encode_work_ns(ns); }, nb::arg("ns"))
+      .def("set_spin_us", [](Stream& s, double us) { StreamLock l(s); s.set_spin_us(us); }, nb::arg("us"))
+      .def_prop_ro("outbox_count", [](Stream& s) { return s.outbox_count(); })
+      .def("take_outbox", [](Stream& s, size_t limit) {
+         std::vector<uint8_t> out;
+         { StreamLock l(s); out = s.take_outbox(limit); }
+         return bytes_of(out);
+       }, nb::arg("limit"), "Instances that a worker should encode: InstanceHead and symbols, one after another.")
+      .def("take_outbox_batch", [](Stream& s, size_t limit) {
+         std::vector<uint8_t> out;
+         { StreamLock l(s); out = s.take_outbox(limit); }
+         std::vector<InstanceHead> heads;
+         for (size_t at = 0; at < out.size(); at += sizeof(InstanceHead) + 8 * heads.back().symbols)
+           memcpy(&heads.emplace_back(), out.data() + at, sizeof(InstanceHead));
+         nb::object programs = adopt(PyTuple_New(Py_ssize_t(heads.size()))), plans = adopt(PyTuple_New(Py_ssize_t(heads.size())));
+         for (size_t i = 0; i < heads.size(); ++i) {
+           PyTuple_SET_ITEM(programs.ptr(), i, PyLong_FromUnsignedLongLong(heads[i].program));
+           PyTuple_SET_ITEM(plans.ptr(), i, PyLong_FromUnsignedLong(heads[i].plan));
+         }
+         return nb::make_tuple(bytes_of(out), programs, plans);
+       }, nb::arg("limit"), "The same, with the program and the plan of each: (bytes, programs, plans).")
+      .def("instances", [](Stream& s, const Ids& ids) {
+         std::vector<uint8_t> out;
+         { StreamLock l(s); out = s.instance_bytes(ids); }
+         return bytes_of(out);
+       }, nb::arg("ids"), "The same bytes again, for another lease. Programs that are gone are left out.")
+      .def("encode_here", [](Stream& s, const Ids& ids) { StreamLock l(s); return s.encode_here(ids); }, nb::arg("ids"),
+           "Encodes and pushes those that the device does not have for certain. Returns how many.")
+      .def("deliver", [](Stream& s, uint64_t id, nb::bytes program) { StreamLock l(s); return s.deliver(id, span_of(program)); },
+           nb::arg("program_id"), nb::arg("program"), "A program from outside. False: not wanted any more, or no room now.")
+      .def("program_state", [](Stream& s, uint64_t id) -> const char* {
+         StreamLock l(s);
+         static const char* const names[] = {"absent", "encoding", "ready", "failed"};
+         auto state = s.program_state(id);
+         return state ? names[int(*state)] : "unknown";
+       }, nb::arg("program_id"))
+      .def("prefetch", [](Stream& s, uint32_t plan, const std::vector<int64_t>& symbols) { StreamLock l(s); return s.prefetch(plan, symbols); },
+           nb::arg("plan"), nb::arg("symbols"), "Has a program made before a launch wants it; returns its number.")
+      .def("plan_bytes", [](Stream& s, uint32_t plan) {
+         StreamLock l(s);
+         auto& bytes = s.plan(plan).bytes;
+         l.unlock();
+         return bytes_of(bytes);
+       }, nb::arg("plan"))
+      .def("set_outbox_pump", [](Stream& s, nb::object pump) {
+         s.on_outbox = pump.is_none() ? nullptr : std::function<void(bool)>([pump](bool waits) { pump(waits); });
+       }, nb::arg("pump").none(), "pump(waits: bool) is called when the outbox has outbox_limit instances, or somebody is about to wait.")
+      .def_prop_rw("outbox_limit", [](Stream& s) { return s.outbox_limit; }, [](Stream& s, size_t limit) { s.outbox_limit = limit; })
+      .def("fail_program", [](Stream& s, uint64_t id, const std::string& type, const std::string& message) {
+         const char* known = failure_class(type);
+         StreamLock l(s);
+         s.fail_program(id, Error(known, message));
+       }, nb::arg("program_id"), nb::arg("type"), nb::arg("message"), "Its launches, and all that is computed from them, give this error.")
+      .def("retire", &events_of, "Takes commits and events into account; returns the events since the last call.")
+      .def("device_lost", [](Stream& s, bool encode_all) { StreamLock l(s); s.device_lost(encode_all); }, nb::arg("encode_all") = true,
+           "The device is dead and no other is started yet: everything that is not committed is pushed again for the next. "
+           "encode_all=False: but not the programs that workers were asked for and that no commit has shown to be there.")
+      .def("wake_all", [](Stream& s) { StreamLock l(s); s.wake_all(); }, "Wakes everybody who waits, to look again.")
+      .def("fail", [](Stream& s, const std::string& type, const std::string& message) {
+         const char* known = failure_class(type);
+         StreamLock l(s);
+         s.fail(Error(known, message));
+       }, nb::arg("type"), nb::arg("message"), "Whoever waits or calls from now on gets this error.")
+      .def("arm", &Stream::arm, nb::arg("seq"), "Has the eventfd written when `seq` is done. True: it is done already.")
+      .def("counters", [](Stream& s) {
+         const Control& control = s.control();
+         nb::list workers;
+         const uint64_t launched = s.launched();  // before `done`: never less
+         for (int i = 0; i < s.options().workers; ++i)
+           workers.append(nb::make_tuple(control.worker(i, WORKER_RECEIVED).load(), control.worker(i, WORKER_ENCODED).load()));
+         const uint64_t done = control.get(CONTROL_DONE);
+         return nb::make_tuple(std::min(done, launched), launched, control.get(CONTROL_WAITING_PROGRAM),
+                               control.get(CONTROL_DEVICE_CPU) != NEVER, nb::tuple(workers));
+       }, "(done, launched, program that the device misses or 0, device is in its loop, ((received, encoded) of each worker)).")
+      .def("control", [](Stream& s, int word) {
+         if (s.options().inline_mode || word < 0 || word >= CONTROL_BYTES / 8) throw nb::index_error("stream: control: no such word");
+         return s.control().get(word);
+       }, nb::arg("word"), "One word of the control page.");
+}
+
+void bind_stream(nb::module_& m) {
+  m.def("now_ns", &now_ns, "The clock of traces and counters.");
+  nb::class_<Stream> c(m, "Stream");
+  c.def("__init__", [](Stream* s, bool inline_mode, uint64_t arena_bytes_max, uint64_t program_cache_bytes, uint64_t ring_bytes,
+                       uint64_t launches_max, int workers, double spin_us, double credit_timeout_s, const std::string& encode_mode,
+                       const std::string& target) {
+     new (s) Stream({inline_mode, arena_bytes_max, program_cache_bytes, ring_bytes, launches_max, workers, spin_us, credit_timeout_s, target});
+     s->set_default_where(where_named(encode_mode));
+   }, nb::arg("inline") = true, nb::arg("arena_bytes_max") = 4ull << 30, nb::arg("program_cache_bytes") = 64ull << 20,
+      nb::arg("ring_bytes") = 16ull << 20, nb::arg("launches_max") = 1024, nb::arg("workers") = 0, nb::arg("spin_us") = 200.0,
+      nb::arg("credit_timeout_s") = 60.0, nb::arg("encode_mode") = "auto", nb::arg("target") = "")
+      .def("asarray", &as_tensor, nb::arg("array"), nb::arg("dtype") = nb::none(), "Copies an array in, C order. `dtype`: code, for bfloat16 bits.")
+      .def("register", [](Stream& s, nb::bytes plan, nb::sequence captured) {
+         std::vector<Tensor> tensors;
+         for (nb::handle t : captured) tensors.push_back(tensor_of(t.ptr()));
+         StreamLock lock(s);
+         return s.register_plan(span_of(plan), std::move(tensors));
+       }, nb::arg("plan"), nb::arg("captured") = nb::list(), "Loads a plan; `captured` tensors are its last parameters. Returns its number.")
+      .def("forget", [](Stream& s, uint32_t plan) {
+         std::vector<Tensor> captured;
+         StreamLock lock(s);
+         captured = s.forget_plan(plan);
+       }, nb::arg("plan"), "Gives up a plan, its programs and its hold on captured tensors; launches in flight go on.")
+      .def("call", [](Stream& s, uint32_t plan, nb::handle args) {
+         Arguments arguments;
+         collect(args, arguments);
+         return call(s, plan, arguments);
+       }, nb::arg("plan"), nb::arg("args"), "Launches a plan; returns its outputs as a tuple, at once.")
+      .def("read", &read_array, nb::arg("tensor"), nb::arg("timeout_s") = 60.0, "Waits; a read-only array over the tensor's memory, which it keeps.")
+      .def("item", &item, nb::arg("tensor"), nb::arg("timeout_s") = 60.0, "Waits; the one element as a Python scalar.")
+      .def("wait", &wait_for, nb::arg("seq"), nb::arg("timeout_s") = 60.0, "Waits until launch `seq` is done. False: the time is over.")
+      .def_prop_ro("launched", &Stream::launched)
+      .def_prop_ro("done", &Stream::done)
+      .def_prop_ro("inline", [](Stream& s) { return s.options().inline_mode; })
+      .def("stats", &stats)
+      .def("trace_records", [](Stream& s, size_t process) { return trace_bytes(s.trace_records(process)); }, nb::arg("process") = 0,
+           "TraceRecords, oldest first, of process 0 (this one), 1 (device), 2.. (workers).")
+      .def("programs", [](Stream& s, uint32_t plan) {
+         std::vector<std::pair<uint64_t, std::vector<int64_t>>> out;
+         { StreamLock l(s); out = s.programs(plan); }
+         return nb::cast(out);
+       }, nb::arg("plan"), "(program number, symbols) of every program of a plan that is in the cache.")
+      .def("program_bytes", [](Stream& s, uint32_t plan, nb::handle args) {
+         Arguments arguments;
+         collect(args, arguments);
+         std::vector<uint8_t> out;
+         { StreamLock l(s); out = s.program_bytes(plan, arguments.span()); }
+         return bytes_of(out);
+       }, nb::arg("plan"), nb::arg("args"), "The program that call() runs for these arguments; empty if there is nothing to run.")
+      .def("planning_began", [](Stream& s) { return s.began(now_ns()); },
+           "The client plans now: device idle time is ours, not the user's. True: from outside, which planning_ended() is told.")
+      .def("planning_ended", [](Stream& s, bool outermost, uint64_t begin_ns, uint32_t plan, uint64_t kernels) {
+         const uint64_t end_ns = now_ns();
+         if (outermost) s.ended(end_ns);
+         s.add_trace(TraceKind::PLAN, begin_ns, end_ns, plan, kernels);
+       }, nb::arg("outermost"), nb::arg("begin_ns"), nb::arg("plan"), nb::arg("kernels"), "begin_ns: of time.monotonic_ns().")
+      .def("close", [](Stream& s) { std::unique_lock lock(s.lock()); s.close(); })
+      .def("fail_allocation", [](Stream& s, uint64_t after) { StreamLock l(s); s.arena().fail_after = after; }, nb::arg("after"),
+           "Fault injection: the allocation after `after` others fails.");
+  bind_stream_policy(c);
+
+  nb::class_<Dispatcher>(m, "Dispatcher", "From the types of a call's arguments to a plan, and through it, in one native call.")
+      .def(nb::init<nb::object>(), nb::arg("stream"))
+      .def("add", &Dispatcher::add, nb::arg("signature"), nb::arg("plan"), "signature: (dtype code, rank, bit mask of dims that are 1) per argument.")
+      .def("__call__", &Dispatcher::call_tuple, nb::arg("args"), "Objects with an attribute `_tensor`. None: no plan, or one is not computed yet.");
+}
