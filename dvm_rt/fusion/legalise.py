@@ -190,7 +190,7 @@ class _Copier:
     def private(self, node: Node) -> Node:
         """The value made anew for one reader, if that costs less than storing it: it then may be computed repeatedly."""
         root, path = source(node)
-        if not self.repeats or not is_computed(root) or _cost(root, CHEAP_CYCLES) > CHEAP_CYCLES or _reads(root) != 1:
+        if not self.repeats or not is_computed(root) or not is_cheap(root):
             return node
         made = self.root(Node(root.operator, tuple([self.private(i) for i in root.inputs]), root.attributes, root.shape, root.dtype))
         self.legal.cheap.add(made)
@@ -251,6 +251,11 @@ class _Copier:
     def views_of(self, root: Node) -> list[Node]:
         """The views that begin at a root, in order."""
         return [n for n, access in self.legal.access.items() if access.root is root and n is not root and is_view(n)]
+
+
+def is_cheap(node: Node) -> bool:
+    """Whether computing a value again costs less than storing it."""
+    return node.operator.lowering is Lowering.ELEMENTWISE and _cost(node, CHEAP_CYCLES) <= CHEAP_CYCLES and _reads(node) == 1
 
 
 def _cost(node: Node, budget: float) -> float:
