@@ -80,16 +80,16 @@ def _written(plan: PlanWriter, segment: Segment, fused: bool, nodes_max: int) ->
     kernels = SegmentKernels(plan, legal, [n.operator.name == "parameter" for n in segment.reads], results)
     for one in order:
         KernelWriter(kernels, grouping, one).write()
-    return kernels, _report(grouping, order)
+    return kernels, _report(grouping, order, segment.refusals())
 
 
-def _report(grouping: Grouping, order: list[Group]) -> Report:
+def _report(grouping: Grouping, order: list[Group], before: list[tuple[str, str, str]]) -> Report:
     kernels = []
     for one in order:
         names = tuple([n.operator.name for n in sorted(one.placed, key=grouping.number.__getitem__)])
         domain = tuple([one.sizes[axis] for axis in one.axes()])
         kernels.append(KernelReport("vector" if one.product is None else "matmul", names, domain))
-    refusals = dict.fromkeys(
+    refusals = dict.fromkeys(before) | dict.fromkeys(
         (r.producer.operator.name, r.consumer.operator.name, r.reason)
         for r in grouping.refused
         if grouping.group_of[r.producer] is not grouping.group_of[r.consumer]

@@ -44,6 +44,18 @@ class Segment:
                 rows.append((node.operator.name, tuple([numbers[i] for i in node.inputs]), _plain(node.attributes)))
         return tuple(rows), tuple([(numbers[node], output is None) for node, output in self.gives])
 
+    def refusals(self) -> list[tuple[str, str, str]]:
+        """(producer, consumer, reason) for what its members read across a cut."""
+        found = []
+        for node in self.members:
+            for operand in node.inputs if node not in self.reads and not is_view(node) else ():
+                root = source(operand)[0]
+                if root in self.reads and root.operator.name != "parameter":
+                    from_memory = node.operator.name in PRODUCTS and operand in node.inputs[:2]
+                    reason = f"{node.operator.name} reads it from memory" if from_memory else "a product has to run between them"
+                    found.append((root.operator.name, node.operator.name, reason))
+        return found
+
     def graph(self) -> Graph:
         """The segment as a graph."""
         new: dict[Node, Node] = {}
