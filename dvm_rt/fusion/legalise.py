@@ -25,7 +25,7 @@ from dvm_rt.fusion.views import (
     source,
     through,
 )
-from dvm_rt.graph.graph import Graph, Make, Node, decomposed, reachable, rewrite
+from dvm_rt.graph.graph import Graph, Make, Node, reachable, rewrite, taken_apart
 from dvm_rt.graph.operators import Lowering
 from dvm_rt.graph.symbols import Shape, product, same
 from dvm_rt.isa import table
@@ -51,13 +51,13 @@ class Legal:
 def legalise(graph: Graph, repeats: bool = True) -> Legal:
     """The graph in the form that kernels need; `repeats`: cheap values are computed by each reader for itself. Raises
     UnsupportedOperatorError for what no kernel can do yet."""
-    return _with_copies(rewrite(decomposed(graph), _last_axis), repeats)
+    return _with_copies(rewrite(graph, _lowered, again=True), repeats)
 
 
-def _last_axis(op: Make, node: Node) -> Node | None:
-    """Reductions over the last axis, which they keep."""
+def _lowered(op: Make, node: Node) -> Node | None:
+    """Composites taken apart; reductions over the last axis, which they keep."""
     if node.operator.lowering is not Lowering.REDUCE:
-        return None
+        return taken_apart(op, node)
     x, (axes, keepdims) = node.inputs[0], node.attributes
     rank = len(x.shape)
     if axes == (rank - 1,) and keepdims:
