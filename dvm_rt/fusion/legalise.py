@@ -95,7 +95,7 @@ def _paths_to_readers(graph: Graph) -> dict[Node, list[tuple[Node, ...]]]:
 
 def _preferred(root: Node, paths: list[tuple[Node, ...]]) -> tuple | None:
     """Strides in which more readers can go without a copy than row-major, or None; what is given lies as it lies."""
-    if not is_computed(root):
+    if not is_computed(root) or not any(paths):
         return None
     best, best_count = None, _served(contiguous(root), paths)
     if best_count == len(paths):

@@ -183,6 +183,7 @@ class PlanBuilder:
         self._list: list[Expression] = []
         self._inputs: dict[int, int] = {}
         self._packed: dict[int, int] = {}
+        self._sizes: dict[tuple, int] = {}  # bytes of buffers
         self._slots = 0
 
     # -- expressions: each returns an expression number --
@@ -255,9 +256,7 @@ class PlanBuilder:
         row = Pack(parameter, k, n, stride_k, stride_n, offset)
         number = self._packs.setdefault(row, len(self._packs))
         if number not in self._packed:
-            panel = LIMITS["PANEL"]
-            panels = self.floordiv(self.add(n, self.const(panel - 1)), self.const(panel))
-            size = self.mul(k, panels, self.const(4 * panel))
+            size = self._panel_bytes(k, n)
             self._packed[number] = self._buffer(Buffer("PACKED", float32, parameter, size, number))
         return self._packed[number]
 
@@ -317,7 +316,17 @@ class PlanBuilder:
         return self._intern(Expression(op, a, b))
 
     def _bytes(self, dtype: DType, dims: Sequence[int]) -> int:
-        return self.mul(*dims, self.const(dtype.bytes))
+        key = (dtype.bytes, *dims)
+        if key not in self._sizes:
+            self._sizes[key] = self.mul(*dims, self.const(dtype.bytes))
+        return self._sizes[key]
+
+    def _panel_bytes(self, k: int, n: int) -> int:
+        panel = LIMITS["PANEL"]
+        if ("panels", k, n) not in self._sizes:
+            panels = self.floordiv(self.add(n, self.const(panel - 1)), self.const(panel))
+            self._sizes["panels", k, n] = self.mul(k, panels, self.const(4 * panel))
+        return self._sizes["panels", k, n]
 
     def _buffer(self, buffer: Buffer) -> int:
         self._buffers.append(buffer)

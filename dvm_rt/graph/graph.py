@@ -343,7 +343,7 @@ def plain(value: object) -> object:
 def hashable(value: object) -> object:
     """As plain, and equal only for what is the same: -0.0 is not 0.0, 1 is not 1.0."""
     if value.__class__ is tuple:
-        return tuple([hashable(v) for v in value])
+        return tuple([hashable(v) for v in value]) if value else value
     if value.__class__ is float:
         return repr(value)
     return ("size", value.key) if value.__class__ is Dim else value
