@@ -149,14 +149,15 @@ class _Copier:
         if is_view(node):
             self.new[node] = self.view(node, inputs[0])
             return
-        if node.operator.lowering is Lowering.PRODUCT:
-            inputs = [self.operand(i) for i in inputs]
-        if node.operator.lowering is Lowering.JOIN:
-            inputs = [self.part(old, i) for old, i in zip(node.inputs, inputs, strict=True)]
-        if node.operator.lowering is Lowering.GATHER:
-            inputs = [self.stored(inputs[0]), inputs[1]]
-        if node.operator.lowering in (Lowering.ELEMENTWISE, Lowering.REDUCE):
+        lowering = node.operator.lowering
+        if lowering is Lowering.ELEMENTWISE or lowering is Lowering.REDUCE:
             inputs = [self.private(i) for i in inputs]
+        elif lowering is Lowering.PRODUCT:
+            inputs = [self.operand(i) for i in inputs]
+        elif lowering is Lowering.JOIN:
+            inputs = [self.part(old, i) for old, i in zip(node.inputs, inputs, strict=True)]
+        elif lowering is Lowering.GATHER:
+            inputs = [self.stored(inputs[0]), inputs[1]]
         self.new[node] = self.root(_again(node, inputs), _preferred(node, self.paths.get(node, [])))
 
     def root(self, node: Node, strides: tuple | None = None) -> Node:
@@ -261,10 +262,11 @@ def is_cheap(node: Node) -> bool:
 def _cost(node: Node, budget: float) -> float:
     """Modelled cycles of computing a value from what is stored; infinite beyond the budget."""
     root, _ = source(node)
-    if root.operator.lowering is Lowering.LEAF:
+    if not root.inputs:
         return 0
-    instruction = table.BY_NAME.get(root.operator.instructions) if isinstance(root.operator.instructions, str) else None
-    if root.operator.lowering is not Lowering.ELEMENTWISE or instruction is None or instruction.cycles > budget:
+    name = root.operator.instructions
+    instruction = table.BY_NAME.get(name) if name.__class__ is str else None
+    if instruction is None or instruction.cycles > budget:
         return inf
     total = instruction.cycles
     for operand in root.inputs:
