@@ -1,4 +1,5 @@
 #include "device.h"
+#include <sys/mman.h>
 #include <cstring>
 #include "errors.h"
 
@@ -105,7 +106,13 @@ void Device::drop(const RingHead& head) {
 
 bool Device::in_arena(uint64_t offset, uint64_t bytes) {
   auto inside = [&] { return offset <= arena_.bytes() && bytes <= arena_.bytes() - offset; };
-  return inside() || (arena_.grow(options_.arena) && inside());
+  if (inside()) return true;
+  const size_t before = arena_.bytes();
+  if (!arena_.grow(options_.arena)) return false;
+#ifdef MADV_POPULATE_WRITE
+  madvise(arena_.data() + before, arena_.bytes() - before, MADV_POPULATE_WRITE);  // the pages are there: map them together
+#endif
+  return inside();
 }
 
 Trap Device::bind_and_run(const VerifiedProgram& program, const LaunchHead& launch, const LaunchArg* args) {
