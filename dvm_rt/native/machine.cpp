@@ -126,7 +126,7 @@ Trap Machine::run(const VerifiedProgram& program, std::span<const Binding> args,
       uint8_t* start = x.arg < head.arg_count ? args[x.arg].address : x.arg == WORKSPACE ? workspace : scratch_.get();
       address[i] = start + x.base;
     }
-    const SectionRun run{section, address, scratch_.get()};
+    const SectionRun run{section, address, scratch_.get(), 0, section.split.units};
     switch (SectionKind(section.head->kind)) {
       case SectionKind::VECTOR: target_->vector(context, run); break;
       case SectionKind::MATMUL: target_->matmul(context, run); break;

@@ -69,6 +69,7 @@ std::unique_ptr<VerifiedProgram> VerifiedProgram::load(const uint8_t* bytes, siz
     SectionView section = section_at(at);
     at += section.head->bytes;
     if (SectionKind(section.head->kind) == SectionKind::VECTOR) outer += resolve(section, outer);
+    section.split = split_of(section);
     program->sections_.push_back(section);
   }
   return program;

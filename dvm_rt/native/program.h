@@ -4,6 +4,7 @@
 #include <span>
 #include <vector>
 #include "layout.h"
+#include "split.h"
 
 namespace dvm {
 
@@ -22,11 +23,12 @@ struct SectionView {
   const Word* words;        // head->word_count
   const Outer* outer = nullptr;  // vector sections of a VerifiedProgram: those dimensions beyond the row that are longer
   int64_t outers = 0;            // than 1, innermost first; outer[0] can always be read
+  Split split = {};              // sections of a VerifiedProgram
 };
 inline SectionView section_at(const uint8_t* bytes) {
   auto* head = reinterpret_cast<const Section*>(bytes);
   auto* operands = reinterpret_cast<const Operand*>(head + 1);
-  return {head, operands, reinterpret_cast<const Word*>(operands + head->operand_count), nullptr, 0};
+  return {head, operands, reinterpret_cast<const Word*>(operands + head->operand_count)};
 }
 
 // 64 bits over everything after ProgramHead.checksum / PlanHead.checksum; catches flipped bits, not forgery.
