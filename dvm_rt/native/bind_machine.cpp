@@ -113,6 +113,12 @@ const Target& target_named(const std::string& name) {
   return *target;
 }
 
+int threads_checked(int threads) {
+  if (threads >= 1 && threads <= ThreadPool::THREADS_MAX) return threads;
+  throw nb::value_error(("machine: threads: out of range, got " + std::to_string(threads) + ", allowed 1 to " +
+                         std::to_string(ThreadPool::THREADS_MAX)).c_str());
+}
+
 struct PyProgram {  // Program in Python: verified, loaded, runnable on buffers of the caller
   std::unique_ptr<VerifiedProgram> program;
 
@@ -121,8 +127,9 @@ struct PyProgram {  // Program in Python: verified, loaded, runnable on buffers 
     program = VerifiedProgram::load(static_cast<const uint8_t*>(bytes.data()), bytes.size(), error);
     if (!program) raise_refused(error);
   }
-  void run(nb::sequence args, const std::string& target) const {
-    Machine machine(target_named(target));
+  void run(nb::sequence args, const std::string& target, int threads, int64_t parts) const {
+    Machine machine(target_named(target), threads_checked(threads));
+    machine.cut_always(parts);
     const Buffers buffers(args);
     const AlignedBytes workspace(program->head().workspace_bytes);
     const Trap trap = machine.run(*program, buffers.bindings(), workspace.data);
@@ -135,8 +142,8 @@ struct PyProgram {  // Program in Python: verified, loaded, runnable on buffers 
     if (program->zero_workspace()) numbers.push_back(WORKSPACE);
     return numbers;
   }
-  double time_run(nb::sequence args, int64_t reps, const std::string& target) const {
-    Machine machine(target_named(target));
+  double time_run(nb::sequence args, int64_t reps, const std::string& target, int threads) const {
+    Machine machine(target_named(target), threads_checked(threads));
     const Buffers buffers(args);
     const AlignedBytes workspace(program->head().workspace_bytes);
     Trap trap = machine.run(*program, buffers.bindings(), workspace.data);
@@ -166,9 +173,10 @@ void bind_machine(nb::module_& m) {
   m.def("verify_time", verify_time, nb::arg("program"), nb::arg("reps"), "Nanoseconds to copy, verify and load a program.");
   nb::class_<PyProgram>(m, "Program", "A verified program. Raises InvalidBytecodeError with code, section and word.")
       .def(nb::init<nb::bytes>(), nb::arg("program"))
-      .def("run", &PyProgram::run, nb::arg("args"), nb::arg("target") = "",
-           "Runs on C-contiguous buffers, one per argument; raises DeviceTrap. Outputs are written in place.")
-      .def("time_run", &PyProgram::time_run, nb::arg("args"), nb::arg("reps"), nb::arg("target") = "",
+      .def("run", &PyProgram::run, nb::arg("args"), nb::arg("target") = "", nb::arg("threads") = 1, nb::arg("parts") = 0,
+           "Runs on C-contiguous buffers, one per argument; raises DeviceTrap. Outputs are written in place. `parts`: every "
+           "section is cut into so many, if it can be; 0: only where it pays.")
+      .def("time_run", &PyProgram::time_run, nb::arg("args"), nb::arg("reps"), nb::arg("target") = "", nb::arg("threads") = 1,
            "Nanoseconds per run, the mean of `reps`.")
       .def_prop_ro("cleared", &PyProgram::cleared, "Arguments that are cleared before each run, because the program may leave "
                    "parts of them out; WORKSPACE stands for the workspace.");

@@ -70,6 +70,7 @@ std::unique_ptr<VerifiedProgram> VerifiedProgram::load(const uint8_t* bytes, siz
     at += section.head->bytes;
     if (SectionKind(section.head->kind) == SectionKind::VECTOR) outer += resolve(section, outer);
     section.split = split_of(section);
+    program->split_ns_ += section.split.ns;
     program->sections_.push_back(section);
   }
   return program;

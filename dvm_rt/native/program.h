@@ -53,6 +53,7 @@ class VerifiedProgram {
   std::span<const SectionView> sections() const { return sections_; }
   bool zero_workspace() const { return zero_workspace_; }  // some section may read what no section wrote
   bool streams() const { return streams_; }                // some section has non-temporal stores
+  int64_t split_ns() const { return split_ns_; }           // modelled time of those sections that several threads share
 
  private:
   VerifiedProgram() = default;
@@ -60,6 +61,7 @@ class VerifiedProgram {
   std::vector<SectionView> sections_;  // into bytes_ and outers_
   std::unique_ptr<Outer[]> outers_;
   bool zero_workspace_ = false, streams_ = false;
+  int64_t split_ns_ = 0;
 };
 
 }  // namespace dvm

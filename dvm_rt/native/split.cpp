@@ -20,7 +20,7 @@ int64_t rows_of(const Section& head) {
 }
 
 Split cut(int64_t units, double ns) {
-  if (ns < SPLIT_NS || units < 2) return {};
+  if (ns < SPLIT_NS || units < 2) return {units};
   return {units, std::min({units, int64_t(ns / PART_NS), PARTS_MAX}), int64_t(ns)};
 }
 
@@ -39,8 +39,20 @@ Split split_vector(const SectionView& section) {
   const Section& head = *section.head;
   const int64_t rows = rows_of(head), strips = ceil_div(head.dims[0], LANES);
   const double most = double(rows) * double(strips) * head.word_count * CYCLES_MAX;
-  if (most < SPLIT_NS * CYCLES_PER_NS) return {};  // small sections pay for nothing
+  if (most < SPLIT_NS * CYCLES_PER_NS) return {rows};  // small sections pay for nothing
   return cut(rows, double(rows) * (double(strips) * strip_cycles(section) + ROW_CYCLES_LEAST) / CYCLES_PER_NS);
+}
+
+Split split_matmul(const SectionView& section) {
+  const Section& head = *section.head;
+  const MatmulCut of = matmul_cut(head, section.operands[1]);
+  const double n = double(head.dims[0]), m = double(head.dims[1]), k = double(head.depth), steps = double(of.steps);
+  if (n * m * k * steps < SPLIT_NS * BYTES_PER_NS / 4) return {of.pieces * of.steps};
+  const double product = std::max(n * m * k / MACS_PER_NS, 4 * n * k / BYTES_PER_NS);
+  const double epilogue = m * double(ceil_div(head.dims[0], LANES)) * strip_cycles(section) / CYCLES_PER_NS;
+  Split split = cut(of.pieces * of.steps, steps * (product + epilogue));
+  split.parts = std::min(split.parts, MATMUL_PARTS_MAX);
+  return split;
 }
 
 Split split_pack(const SectionView& section) {
@@ -53,6 +65,7 @@ Split split_pack(const SectionView& section) {
 Split split_of(const SectionView& section) {
   switch (SectionKind(section.head->kind)) {
     case SectionKind::VECTOR: return split_vector(section);
+    case SectionKind::MATMUL: return split_matmul(section);
     case SectionKind::PACK: return split_pack(section);
     default: return {};
   }
