@@ -1,5 +1,6 @@
 // Python over the verifier and the machine: a Program that is verified, run and timed on the caller's buffers.
 #include "bind.h"
+#include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 #include <memory>
 #include "machine.h"
@@ -142,6 +143,11 @@ struct PyProgram {  // Program in Python: verified, loaded, runnable on buffers 
     if (program->zero_workspace()) numbers.push_back(WORKSPACE);
     return numbers;
   }
+  std::vector<std::tuple<int64_t, int64_t, int64_t>> split() const {
+    std::vector<std::tuple<int64_t, int64_t, int64_t>> out;
+    for (const SectionView& section : program->sections()) out.emplace_back(section.split.units, section.split.parts, section.split.ns);
+    return out;
+  }
   double time_run(nb::sequence args, int64_t reps, const std::string& target, int threads) const {
     Machine machine(target_named(target), threads_checked(threads));
     const Buffers buffers(args);
@@ -178,6 +184,7 @@ void bind_machine(nb::module_& m) {
            "section is cut into so many, if it can be; 0: only where it pays.")
       .def("time_run", &PyProgram::time_run, nb::arg("args"), nb::arg("reps"), nb::arg("target") = "", nb::arg("threads") = 1,
            "Nanoseconds per run, the mean of `reps`.")
+      .def_prop_ro("split", &PyProgram::split, "(units, parts that threads share, modelled ns if they do) of each section.")
       .def_prop_ro("cleared", &PyProgram::cleared, "Arguments that are cleared before each run, because the program may leave "
                    "parts of them out; WORKSPACE stands for the workspace.");
 }
