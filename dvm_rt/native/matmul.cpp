@@ -191,6 +191,7 @@ void pack_panel(const float* b, int64_t b_column, int64_t b_step, int64_t column
 // ---- one product ----------------------------------------------------------------------------------------------------
 struct Product {  // what all steps of the batch share; distances in floats
   int64_t n, m, k, slice;
+  int64_t row_begin, row_end, column_begin, column_end;  // of C, to be made
   int64_t a_row, a_step, b_column, b_step, c_row;
   int64_t rows_max;       // rows of A, one slice long, that L2 holds
   int64_t strip;          // columns that all rows finish before the next ones are begun
@@ -208,6 +209,13 @@ struct Product {  // what all steps of the batch share; distances in floats
   const Word* words;      // epilogue, or nullptr
 };
 
+void set_rows(Product& p, int64_t begin, int64_t end) {
+  const int64_t m = end - begin;
+  p.row_begin = begin, p.row_end = end;
+  p.rows_max = m * p.slice <= L2_FLOATS ? m : ceil_div(m, ceil_div(m * p.slice, L2_FLOATS));
+  p.ring = p.rows_max < m ? GROUP_PANELS : p.shape == 0 && (!p.words || m <= EPILOGUE_ROWS) ? 1 : STRIP / PANEL;
+}
+
 Product product(const SectionRun& run) {
   const Section& head = *run.section.head;
   const Operand *a = run.section.operands, *b = a + 1, *c = a + 2;
@@ -215,7 +223,7 @@ Product product(const SectionRun& run) {
   p.n = head.dims[0], p.m = head.dims[1], p.k = head.depth, p.slice = slice_k(p.k);
   p.a_row = a->stride[1] / 4, p.a_step = a->depth / 4, p.c_row = c->stride[1] / 4;
   p.b_column = b->stride[0] / 4, p.b_step = b->depth / 4;
-  p.rows_max = p.m * p.slice <= L2_FLOATS ? p.m : ceil_div(p.m, ceil_div(p.m * p.slice, L2_FLOATS));
+  p.column_end = p.n;
   p.shape = p.m <= ROWS_MAX[2] ? 2 : p.m <= ROWS_MAX[1] ? 1 : 0;
   p.kernels = p.a_step == 1 ? KERNELS<true> : KERNELS<false>;
   p.form = matmul_b(head, *b);
@@ -225,7 +233,7 @@ Product product(const SectionRun& run) {
   p.copying = !copies ? nullptr : p.a_step == 1 ? &COPYING<true> : &COPYING<false>;
   p.words = head.word_count ? run.section.words : nullptr;
   p.strip = p.shape == 0 ? PANEL : STRIP;
-  p.ring = p.rows_max < p.m ? GROUP_PANELS : p.shape == 0 && (!p.words || p.m <= EPILOGUE_ROWS) ? 1 : STRIP / PANEL;
+  set_rows(p, 0, p.m);
   p.scratch = reinterpret_cast<float*>(run.scratch), p.operands = a, p.operand_count = head.operand_count;
   for (int i = 0; i < p.operand_count; i++) p.base[i] = run.address[i];
   return p;
@@ -242,7 +250,7 @@ struct Columns {
 
 Columns columns_of(const Product& p, int64_t k0, int64_t k, int64_t begin) {
   const float* const b = reinterpret_cast<const float*>(p.base[1]);
-  const int64_t end = smaller(p.n, begin + GROUP_PANELS * PANEL);
+  const int64_t end = smaller(p.column_end, begin + GROUP_PANELS * PANEL);
   if (p.form == MatmulB::PACKED)
     return {b + k0 * panels(p.n) * PANEL + begin * k, begin, end, PANEL, k * PANEL, nullptr, end};
   if (p.form == MatmulB::COPIED) return {p.scratch, begin, end, PANEL, k * PANEL, nullptr, end};
@@ -300,8 +308,8 @@ void strip(const Product& p, Columns from, Tile t, int64_t k0, int64_t row, int6
   if (p.form == MatmulB::COPIED) {
     from.b += (column - from.begin) / PANEL % p.ring * from.panel, from.begin = column;
     const float* const b = reinterpret_cast<const float*>(p.base[1]) + k0 * p.b_step;
-    if (row == 0 && p.copying && end - column == PANEL) source = b;
-    else if (row == 0) copy(p, b, t.k, column, end, const_cast<float*>(from.b));
+    if (row == p.row_begin && p.copying && end - column == PANEL) source = b;
+    else if (row == p.row_begin) copy(p, b, t.k, column, end, const_cast<float*>(from.b));
   }
   const float* const pull_end = from.b + (end - from.begin + p.strip) * t.k;
   t.next = pull_end - p.strip * t.k;
@@ -337,11 +345,11 @@ void multiply(Context& context, const Product& p) {
   t.a_row = p.a_row, t.a_step = p.a_step, t.c_row = p.c_row;
   for (int64_t k0 = 0; k0 < p.k; k0 += p.slice) {
     t.k = smaller(p.slice, p.k - k0), t.first = k0 == 0;
-    for (int64_t column = 0; column < p.n; column += GROUP_PANELS * PANEL) {
+    for (int64_t column = p.column_begin; column < p.column_end; column += GROUP_PANELS * PANEL) {
       const Columns from = columns_of(p, k0, t.k, column);
       t.panel = from.panel;
-      for (int64_t row = 0; row < p.m; row += p.rows_max)
-        group_of_panels(context, p, from, t, k0, row, smaller(p.rows_max, p.m - row));
+      for (int64_t row = p.row_begin; row < p.row_end; row += p.rows_max)
+        group_of_panels(context, p, from, t, k0, row, smaller(p.rows_max, p.row_end - row));
     }
   }
 }
@@ -352,9 +360,23 @@ void run_matmul(Context& context, const SectionRun& run) {
   const Section& head = *run.section.head;
   Product p = product(run);
   context.operands = run.section.operands;
-  int64_t index[MAX_RANK] = {};
-  for (;;) {
+  int64_t index[MAX_RANK] = {}, piece = 0, left = INT64_MAX;
+  MatmulCut cut{MatmulCut::BATCH, 1, 1};
+  if (run.end - run.begin < run.section.split.units) {
+    cut = matmul_cut(head, p.operands[1]);
+    piece = run.begin % cut.pieces, left = run.end - run.begin;
+    int64_t rest = run.begin / cut.pieces;
+    for (int d = 2; d < head.rank; rest /= head.dims[d++]) {
+      index[d] = rest % head.dims[d];
+      for (int i = 0; i < p.operand_count; i++) p.base[i] += p.operands[i].stride[d] * index[d];
+    }
+  }
+  for (;; piece = 0) {
+    const int64_t pieces = smaller(cut.pieces - piece, left);
+    if (cut.along == MatmulCut::ROWS) set_rows(p, piece, piece + pieces);
+    if (cut.along == MatmulCut::PANELS) p.column_begin = piece * PANEL, p.column_end = smaller(p.n, (piece + pieces) * PANEL);
     multiply(context, p);
+    if (!(left -= pieces)) return;
     int d = 2;  // the batch dimensions count like an odometer
     for (; d < head.rank; d++) {
       const bool more = ++index[d] < head.dims[d];
@@ -372,10 +394,9 @@ void run_pack(Context&, const SectionRun& run) {
   const int64_t column = run.section.operands[0].stride[0] / 4, step = run.section.operands[0].depth / 4;
   const float* b = reinterpret_cast<const float*>(run.address[0]);
   float* out = reinterpret_cast<float*>(run.address[1]);
-  for (int64_t k0 = 0; k0 < k; k0 += slice) {
-    const int64_t rows = smaller(slice, k - k0);
-    for (int64_t j = 0; j < n; j += PANEL, out += rows * PANEL)
-      pack_panel(b + k0 * step + j * column, column, step, n - j, rows, out);
+  for (int64_t unit = run.begin; unit < run.end; unit++) {
+    const int64_t k0 = unit / panels(n) * slice, j = unit % panels(n) * PANEL, rows = smaller(slice, k - k0);
+    pack_panel(b + k0 * step + j * column, column, step, n - j, rows, out + k0 * panels(n) * PANEL + j * rows);
   }
 }
 

@@ -52,5 +52,23 @@ MATMUL_FACT int64_t matmul_scratch_bytes(const Section& section, const Operand& 
   return 0;
 }
 
+// How a product is cut (split.h): unit u is piece u % pieces of step u / pieces of the batch. Pieces are rows of C, panels
+// of columns, or the whole; a range of pieces reads all of the other operand again.
+struct MatmulCut {
+  enum Along : uint8_t { BATCH, ROWS, PANELS } along;
+  int64_t pieces, steps;
+};
+constexpr int64_t MATMUL_PARTS_MAX = 16;
+
+MATMUL_FACT MatmulCut matmul_cut(const Section& section, const Operand& b) {
+  int64_t steps = 1;
+  for (int d = 2; d < section.rank; d++) steps *= section.dims[d];
+  if (steps >= MATMUL_PARTS_MAX) return {MatmulCut::BATCH, 1, steps};
+  const int64_t n = section.dims[0], m = section.dims[1];
+  // Parts of rows would each copy all of B; parts of columns read all of A, but have most of B in L2.
+  const bool rows = matmul_b(section, b) == MatmulB::COPIED ? m >= 16 * n : m >= n || (b.mode & PACKED && m >= 56);
+  return {rows ? MatmulCut::ROWS : MatmulCut::PANELS, rows ? m : panels(n), steps};
+}
+
 #undef MATMUL_FACT
 }  // namespace dvm

@@ -78,6 +78,8 @@ std::unique_ptr<VerifiedProgram> VerifiedProgram::load(const uint8_t* bytes, siz
     SectionView section = section_at(at);
     at += section.head->bytes;
     if (SectionKind(section.head->kind) == SectionKind::VECTOR) outer += resolve(section, outer);
+    section.split = split_of(section);
+    program->split_ns_ += section.split.ns;
     program->sections_[i] = section;
   }
   return program;

@@ -5,6 +5,7 @@
 #include <new>
 #include <span>
 #include "layout.h"
+#include "split.h"
 
 namespace dvm {
 
@@ -23,11 +24,12 @@ struct SectionView {
   const Word* words;        // head->word_count
   const Outer* outer = nullptr;  // vector sections of a VerifiedProgram: those dimensions beyond the row that are longer
   int64_t outers = 0;            // than 1, innermost first; outer[0] can always be read
+  Split split = {};              // sections of a VerifiedProgram
 };
 inline SectionView section_at(const uint8_t* bytes) {
   auto* head = reinterpret_cast<const Section*>(bytes);
   auto* operands = reinterpret_cast<const Operand*>(head + 1);
-  return {head, operands, reinterpret_cast<const Word*>(operands + head->operand_count), nullptr, 0};
+  return {head, operands, reinterpret_cast<const Word*>(operands + head->operand_count)};
 }
 
 // 64 bits over everything after ProgramHead.checksum / PlanHead.checksum; catches flipped bits, not forgery.
@@ -55,6 +57,7 @@ class VerifiedProgram {
   std::span<const SectionView> sections() const { return {sections_, head().section_count}; }
   bool zero_workspace() const { return zero_workspace_; }  // some section may read what no section wrote
   bool streams() const { return streams_; }                // some section has non-temporal stores
+  int64_t split_ns() const { return split_ns_; }           // modelled time of those sections that several threads share
   VerifiedProgram(const VerifiedProgram&) = delete;
   static void operator delete(VerifiedProgram* program, std::destroying_delete_t) {
     program->memory_->deallocate(program, program->block_bytes_, alignof(VerifiedProgram));
@@ -67,6 +70,7 @@ class VerifiedProgram {
   size_t block_bytes_;
   SectionView* sections_;
   bool zero_workspace_ = false, streams_ = false;
+  int64_t split_ns_ = 0;
 };
 
 }  // namespace dvm

@@ -412,17 +412,43 @@ FN void enter(Context& c, const void* table, const Word* p) {
   t->handler[p->op](z, z, z, z, z, z, z, z, p, &c, 0, t);
 }
 
+// Sets the odometer to `row`, for as many rows up to `end` as it can walk in one go: a range of one dimension, and all of
+// those below. Returns the row after those.
+int64_t walk_from(Context& c, const SectionRun& run, int64_t row, int64_t end) {
+  const SectionView& s = run.section;
+  int64_t index[MAX_RANK], rest = row, level = 0, below = 1;
+  for (int d = 1, n = 0; d < s.head->rank; d++) {
+    const int64_t count = s.head->dims[d];
+    if (count == 1) continue;
+    const int64_t at = index[n++] = rest % count;
+    rest /= count;
+    for (int i = 0; at && i < s.head->operand_count; i++) c.ptr[i] += at * s.operands[i].stride[d];
+  }
+  while (level + 1 < s.outers && !index[level] && below * s.outer[level].count <= end - row) below *= s.outer[level++].count;
+  for (int64_t d = 0; d < level; d++) c.left[d] = s.outer[d].count;
+  const int64_t steps = (end - row) / below, most = s.outer[level].count - index[level];
+  c.left[level] = steps < most ? steps : most;
+  c.outers = level + 1;
+  return row + c.left[level] * below;
+}
+
 void run_vector(Context& c, const SectionRun& run) {
   const SectionView& s = run.section;
   const int operands = s.head->operand_count;
-  for (int i = 0; i < operands; i++) c.ptr[i] = run.address[i];
-  for (int64_t& shift : c.shift) shift = 0;
-  for (int64_t d = 0; d < s.outers; d++) c.left[d] = s.outer[d].count;
-  c.outer = s.outer, c.outers = s.outers;
+  c.outer = s.outer, c.operands = s.operands, c.start = s.words;
   c.row_bytes = 4 * s.head->dims[0];
-  c.operands = s.operands, c.start = s.words;
   c.row_bytes > BLOCK_BYTES ? choose_tables<true>(c) : choose_tables<false>(c);
-  enter(c, c.row, c.start);
+  for (int64_t row = run.begin; row < run.end && c.trap.code == TrapCode::NONE;) {
+    for (int i = 0; i < operands; i++) c.ptr[i] = run.address[i];
+    for (int64_t& shift : c.shift) shift = 0;
+    if (run.end - run.begin == s.split.units) {
+      for (int64_t d = 0; d < s.outers; d++) c.left[d] = s.outer[d].count;
+      c.outers = s.outers, row = run.end;
+    } else {
+      row = walk_from(c, run, row, run.end);
+    }
+    enter(c, c.row, c.start);
+  }
   leave();
 }
 void run_matmul_and_leave(Context& c, const SectionRun& run) { run_matmul(c, run), leave(); }
