@@ -92,6 +92,8 @@ def through(view: Node, access: Access) -> Access | None:
         return Access(access.root, access.offset, (0,) * (len(shape) - len(kept)) + kept, shape)
     if name == "index":
         return _indexed(view, access)
+    if name == "windows":
+        return Access(access.root, access.offset, _window_strides(view, strides), shape)
     if all(map(same, strides, contiguous_strides(access.shape))):  # whatever the sizes are
         return Access(access.root, access.offset, contiguous_strides(shape), shape)
     found = reshaped_strides(access.shape, strides, shape)
@@ -106,6 +108,12 @@ def _indexed(view: Node, access: Access) -> Access:
         if step is not None:
             strides.append(step * stride)
     return Access(access.root, offset, tuple(strides), view.shape)
+
+
+def _window_strides(view: Node, strides: tuple[Size, ...]) -> tuple[Size, ...]:
+    kernel, steps, taps = view.attributes
+    lead, space = strides[: len(strides) - len(kernel)], strides[len(strides) - len(kernel) :]
+    return (*lead, *(s * n for s, n in zip(space, steps, strict=True)), *(s * n for s, n in zip(space, taps, strict=True)))
 
 
 def _entries(view: Node, rank: int) -> tuple:
@@ -248,6 +256,8 @@ def pull(view: Node, placement: Placement, sizes: Callable[[int], Size], refine:
         return broadcast(placement, before)
     if name == "index":
         return _pull_index(view, placement, before)
+    if name == "windows":
+        return _pull_windows(view, placement)
     return _pull_reshape(before, view.shape, placement, sizes, refine)
 
 
@@ -257,6 +267,14 @@ def _pull_index(view: Node, placement: Placement, before: Shape) -> Placement:
         first, step = _first_and_step(size, entry)
         found.append(Index(first) if step is None else next(rest).times(step).plus(Index(first)))
     return tuple(found)
+
+
+def _pull_windows(view: Node, placement: Placement) -> Placement:
+    kernel, steps, taps = view.attributes
+    first = len(placement) - 2 * len(kernel)
+    places, inside = placement[first : first + len(kernel)], placement[first + len(kernel) :]
+    starts = (p.times(s) for p, s in zip(places, steps, strict=True))
+    return (*placement[:first], *(a.plus(b.times(d)) for a, b, d in zip(starts, inside, taps, strict=True)))
 
 
 def _pull_reshape(
