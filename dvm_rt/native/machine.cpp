@@ -96,9 +96,9 @@ const Target& best_target() {
   return *named;
 }
 
-Machine::Machine(const Target& target, int threads, uint64_t spin_ns) : target_(&target), threads_(size_t(threads)), scratch_(nullptr, release) {
+Machine::Machine(const Target& target, int threads) : target_(&target), threads_(size_t(threads)), scratch_(nullptr, release) {
   for (Thread& thread : threads_) thread.context.reset(new Context);
-  if (threads > 1) pool_.reset(new ThreadPool(threads, spin_ns));
+  if (threads > 1) pool_.reset(new ThreadPool(threads));
 }
 
 void Machine::reserve(const VerifiedProgram& program) {

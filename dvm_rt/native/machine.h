@@ -19,7 +19,7 @@ struct Binding {  // what a launch gives for one argument of a program: authorit
 class Machine {
  public:
   // Throws std::system_error if the system gives no threads.
-  explicit Machine(const Target& target = best_target(), int threads = 1, uint64_t spin_ns = 50'000);
+  explicit Machine(const Target& target = best_target(), int threads = 1);
   // `workspace` holds head().workspace_bytes, ARENA_ALIGN aligned. Bindings smaller than the program declares, not
   // aligned, or not writable where it writes give TrapCode::BINDING (word = argument) before anything runs.
   Trap run(const VerifiedProgram& program, std::span<const Binding> args, uint8_t* workspace);
