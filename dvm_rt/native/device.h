@@ -26,6 +26,7 @@ struct DeviceOptions {
   double spin_us = 50;
   uint64_t program_bytes_max = 1ull << 30;  // of all programs together
   std::string target;
+  int threads = 1;  // that run kernels
 };
 
 class Device {
@@ -73,6 +74,7 @@ class Device {
   uint64_t first_ = 0, last_ = 0, queued_seq_;
   std::vector<Binding> bindings_;
   std::vector<Event> unposted_;
+  uint64_t sections_split_ = 0;  // as far as the control page knows
   uint64_t program_bytes_ = 0, refused_ = 0;
   bool ran_ = false;
   Trap trap_;
