@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dvm_rt.fusion.groups import NODES_MAX, Grouping, group
+from dvm_rt.fusion.groups import NODES_MAX, Grouping, group, host_node
 from dvm_rt.fusion.kernels import KernelWriter, PlanWriter, run_order
 from dvm_rt.fusion.legalise import legalise
 from dvm_rt.fusion.plan import Plan
@@ -69,7 +69,8 @@ def _report(grouping: Grouping, order: list) -> Report:
     for one in order:
         names = tuple(n.operator.name for n in grouping.legal.graph.nodes if n in one.placed)
         domain = tuple(str(one.sizes[axis]) for axis in one.axes())
-        kernels.append(KernelReport("vector" if one.product is None else "matmul", names, domain))
+        kind = "host" if host_node(one) is not None else "vector" if one.product is None else "matmul"
+        kernels.append(KernelReport(kind, names, domain))
     refusals = dict.fromkeys(
         (r.producer.operator.name, r.consumer.operator.name, r.reason)
         for r in grouping.refused

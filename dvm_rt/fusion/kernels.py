@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from dvm_rt.fusion.groups import Group, Grouping, argument_key, argument_strides
+from dvm_rt.fusion.groups import Group, Grouping, argument_key, argument_strides, host_node
 from dvm_rt.fusion.legalise import Legal
 from dvm_rt.fusion.memory import Lifetime, slots
 from dvm_rt.fusion.plan import GATHER, NONE, PACKED, READ, STREAM, WRITE, KernelBuilder, PlanBuilder
@@ -17,6 +17,8 @@ from dvm_rt.graph.graph import Node
 from dvm_rt.graph.operators import Lowering
 from dvm_rt.graph.symbols import Check, Dim, Size, maximum, product, same, to_wire
 from dvm_rt.isa import table
+from dvm_rt.isa.host import BY_NAME as HOST
+from dvm_rt.isa.layout import enum_value
 
 
 @dataclass(slots=True, eq=False)
@@ -157,6 +159,21 @@ def _producers(grouping: Grouping, group: Group) -> list[Group]:
     return found
 
 
+# ---- a host function ----------------------------------------------------------------------------------------------
+
+
+def write_host(plan: PlanWriter, node: Node) -> None:
+    """A kernel that is one host function: its attributes are the kernel's dims, sizes of operands their strides."""
+    count = len(HOST[node.operator.instructions].attributes)
+    attributes = [plan.expression(int(a) if isinstance(a, bool) else a) for a in node.attributes[:count]]
+    number = enum_value("HostFunction", node.operator.instructions) + 1
+    kernel = plan.builder.kernel("HOST", attributes, plan.builder.const(number))
+    for access, mode in [(plan.legal.access[i], READ) for i in node.inputs] + [(plan.legal.home[node], WRITE)]:
+        sizes = [plan.expression(n) for n in reversed(access.shape)]
+        offset = NONE if same(access.offset, 0) else plan.expression(access.offset)
+        kernel.arg(plan.buffer(access.root), mode, access.root.dtype, sizes, offset, depth=plan.builder.const(len(sizes)))
+
+
 # ---- one kernel ---------------------------------------------------------------------------------------------------
 
 
@@ -174,6 +191,8 @@ class KernelWriter:
 
     def write(self) -> None:
         """Adds the kernel to the plan."""
+        if (host := host_node(self.group)) is not None:
+            return write_host(self.plan, host)
         group, product_node = self.group, self.group.product
         members = [n for n in self.grouping.legal.graph.nodes if n in group.placed]
         stored = [n for n in members if self.grouping.is_stored(n)]

@@ -10,6 +10,7 @@ result, what it means in NumPy (in float64 for float32: the oracle of every test
     PRODUCT      the matrix unit
     GATHER       rows picked by an index
     JOIN         several producers write into one buffer
+    HOST         a host function (isa/host.py), in NumPy
     COMPOSITE    taken apart into other operators (composites.py), before any plan is made
 
 Booleans are 1.0 and 0.0 inside a kernel. Integers are storage: they are gathered by, viewed, and converted to float32;
@@ -27,9 +28,9 @@ import numpy as np
 from dvm_rt import dtypes
 from dvm_rt.dtypes import DType, bool_, float32
 from dvm_rt.errors import DTypeError, UnsupportedOperatorError
-from dvm_rt.graph import composites, shapes
+from dvm_rt.graph import composites, movement, shapes
 
-Lowering = Enum("Lowering", "LEAF ELEMENTWISE REDUCE VIEW PRODUCT GATHER JOIN COMPOSITE")
+Lowering = Enum("Lowering", "LEAF ELEMENTWISE REDUCE VIEW PRODUCT GATHER JOIN COMPOSITE HOST")
 VARIADIC = -1
 
 
@@ -39,7 +40,7 @@ class Operator:
 
     `dtype(where, dtypes, *attributes)` and `shape(facts, where, shapes, *attributes)` give the result's, or raise;
     `meaning(*arrays, *attributes)` is the NumPy definition; `instructions` (ELEMENTWISE) is the name of the instruction
-    that does it, or a function of an emitter; `compose(op, *nodes, *attributes)` (COMPOSITE) takes it apart."""
+    that does it, or a function of an emitter (HOST: the name of the host function); `compose(op, *nodes, *attributes)` (COMPOSITE) takes it apart."""
 
     name: str
     inputs: int | tuple[int, ...]
@@ -346,6 +347,8 @@ TABLE: tuple[Operator, ...] = (
     Operator("full", 0, L.COMPOSITE, "one value everywhere", lambda where, given, shape, value, name: _named(where, given, value, name),
              shapes.given, lambda shape, value, name: np.broadcast_to(_constant(value, name), shape),
              ("shape", "value", "dtype"), compose=composites.full),
+    # ---- the long tail ----------------------------------------------------------------------------------------------
+    *movement.rows(Operator, L.HOST),
 )  # fmt: skip
 
 OPERATORS: dict[str, Operator] = {row.name: row for row in TABLE}

@@ -1,5 +1,6 @@
 // Runs verified programs: binds arguments, clears what must not show old bytes, runs section after section.
 #include "machine.h"
+#include "shared.h"
 #include <cstdlib>
 #include <cstring>
 #include <new>
@@ -19,6 +20,8 @@ namespace avx512 { extern const Target target; }
 namespace avx2 { extern const Target target; }
 #endif
 namespace baseline { extern const Target target; }
+
+HostRunner host_runner = nullptr;
 
 namespace {
 
@@ -104,6 +107,15 @@ void Machine::reserve(const VerifiedProgram& program) {
   scratch_bytes_ = need;
 }
 
+Trap Machine::run_host(const SectionRun& run) {
+  const auto function = uint32_t(run.section.head->depth - 1);
+  if (!host_runner) return {TrapCode::HOST_FAILED, 0, function, 0, 0};
+  const uint64_t begin = now_ns();
+  const Trap trap = host_runner(run);
+  host_calls_.push_back({begin, now_ns(), function});
+  return trap;
+}
+
 Trap Machine::run(const VerifiedProgram& program, std::span<const Binding> args, uint8_t* workspace) {
   const ProgramHead& head = program.head();
   const ProgramArg* wanted = program.args();
@@ -115,6 +127,7 @@ Trap Machine::run(const VerifiedProgram& program, std::span<const Binding> args,
     if (wanted[i].mode & ZERO_FILL) memset(args[i].address, 0, wanted[i].bytes);
   if (program.zero_workspace()) memset(workspace, 0, head.workspace_bytes);
 
+  host_calls_.clear();
   const FloatMode float_mode;
   Context& context = *context_;
   context.trap = {};
@@ -131,6 +144,7 @@ Trap Machine::run(const VerifiedProgram& program, std::span<const Binding> args,
       case SectionKind::VECTOR: target_->vector(context, run); break;
       case SectionKind::MATMUL: target_->matmul(context, run); break;
       case SectionKind::PACK: target_->pack(context, run); break;
+      case SectionKind::HOST: context.trap = run_host(run); break;
     }
     if (context.trap.code != TrapCode::NONE) {
       context.trap.section = number;
