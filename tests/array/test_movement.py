@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 from collections.abc import Callable, Iterator
 
@@ -10,7 +9,6 @@ import numpy as np
 import pytest
 
 import dvm_rt as dvm
-from dvm_rt.array.array import Array
 from dvm_rt.errors import DeviceTrap, GraphError, ShapeError
 
 RNG = np.random.default_rng(7)
@@ -115,3 +113,154 @@ def assigned(x: np.ndarray, key: object, value: object) -> np.ndarray:
 def test_against_numpy(rt: dvm.Runtime, name: str) -> None:
     ours, theirs, arrays = CASES[name]
     check(ours, theirs, *arrays)
+
+
+# ---- sizes that depend on values ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(0,), (1,), (7, 9), (3, 0, 2), (64, 65)])
+def test_sizes_that_depend_on_values(rt: dvm.Runtime, shape: tuple[int, ...]) -> None:
+    a = np.round(floats(*shape))
+    x = dvm.asarray(a) + 0.0
+    for got, want in zip(dvm.nonzero(x), np.nonzero(a), strict=True):
+        np.testing.assert_array_equal(np.asarray(got), want)
+    np.testing.assert_array_equal(np.asarray(dvm.argwhere(x > 0)), np.argwhere(a > 0))
+    np.testing.assert_array_equal(np.asarray(x[x > 0]), a[a > 0])
+    np.testing.assert_array_equal(np.asarray(dvm.compress(x, dvm.asarray(a.any(axis=tuple(range(1, a.ndim)))))), a[a.any(axis=tuple(range(1, a.ndim)))])
+    ours, theirs = dvm.unique_all(x), np.unique(a, return_index=True, return_inverse=True, return_counts=True)
+    for got, want in zip(ours, theirs, strict=True):
+        np.testing.assert_array_equal(np.asarray(got), want.reshape(got.shape))
+    counts = RNG.integers(0, 4, shape[0])
+    np.testing.assert_array_equal(np.asarray(dvm.repeat(x, dvm.asarray(counts), axis=0)), np.repeat(a, counts, 0))
+
+
+def test_the_results_can_be_computed_with(rt: dvm.Runtime) -> None:
+    a = floats(40, 3)
+    rows = dvm.asarray(a)[dvm.asarray(a[:, 0]) > 0.5]
+    np.testing.assert_allclose(np.asarray((rows * 2 + 1).sum(axis=0)), (a[a[:, 0] > 0.5] * 2 + 1).sum(0), 1e-5)
+    few = dvm.asarray(a)[dvm.asarray(a[:, 0]) > 5]
+    assert few.shape == (0, 3) and np.asarray(few * 2).shape == (0, 3)
+
+
+def test_nan_is_different_from_itself(rt: dvm.Runtime) -> None:
+    a = np.array([np.nan, 1.0, np.nan, 1.0], np.float32)
+    assert dvm.unique_values(dvm.asarray(a)).shape == (3,)
+    assert np.isnan(np.asarray(dvm.sort(dvm.asarray(a)))[2:]).all()
+
+
+def test_inside_of_a_function_a_size_has_to_be_given(rt: dvm.Runtime) -> None:
+    a = np.array([0.0, 2.0, 0.0, 3.0, 4.0], np.float32)
+    first = dvm.function(lambda x: dvm.nonzero(x, size=2)[0])
+    assert np.asarray(first(dvm.asarray(a))).tolist() == [1, 3]
+    for refused in (lambda x: x[x > 0], lambda x: dvm.unique_values(x), lambda x: dvm.nonzero(x)):
+        with pytest.raises(GraphError, match="size=... or outside"):
+            dvm.function(refused)(dvm.asarray(a))
+
+
+# ---- updates ------------------------------------------------------------------------------------------------------
+
+
+def test_assignment_makes_another_array(rt: dvm.Runtime) -> None:
+    a = floats(5, 6)
+    x = dvm.asarray(a)
+    before, later, alias = x * 2, x + 0.0, x[1:3]
+    x[1:3, ::2] = 7.0
+    x[-1] = later[0]
+    x[[0, 2], [1, -1]] = [8.0, 9.0]
+    x[x < -1] = 0.0
+    want = a.copy()
+    want[1:3, ::2] = 7.0
+    want[-1] = a[0]
+    want[[0, 2], [1, -1]] = [8.0, 9.0]
+    want[want < -1] = 0.0
+    np.testing.assert_array_equal(np.asarray(x), want)
+    np.testing.assert_array_equal(np.asarray(before), a * 2)
+    np.testing.assert_array_equal(np.asarray(alias), a[1:3])
+    pending = x + 1
+    reader = pending * 2
+    pending[0] = 5.0
+    np.testing.assert_array_equal(np.asarray(reader), (want + 1) * 2)
+    np.testing.assert_array_equal(np.asarray(pending), assigned(want + 1, 0, 5.0))
+
+
+def test_blocks_are_replaced_at_any_place(rt: dvm.Runtime) -> None:
+    a = floats(4, 5, 3)
+    for key in (np.s_[1], np.s_[-1, 2:4], np.s_[:, 0], np.s_[..., -2:], np.s_[1:1], np.s_[0:100, 1:-1, 2], np.s_[...], np.s_[2, 3, 1], np.s_[::-1, 1::3]):
+        value = floats(*a[key].shape)
+        np.testing.assert_array_equal(np.asarray(dvm.updated(dvm.asarray(a), key, value)), assigned(a, key, value))
+
+
+# ---- failures -----------------------------------------------------------------------------------------------------
+
+
+def test_an_index_outside_fails_its_launch_alone(rt: dvm.Runtime) -> None:
+    x = dvm.asarray(floats(4, 3))
+    bad = dvm.take_along_axis(x, dvm.asarray(np.full((1, 3), 4)), axis=0)
+    with pytest.raises(DeviceTrap, match=r"host function take_along_axis: index out of range, got 4, allowed -4 to 3"):
+        np.asarray(bad)
+    with pytest.raises(DeviceTrap, match="take_along_axis"):
+        np.asarray(bad * 2)
+    np.testing.assert_array_equal(np.asarray(dvm.sort(x)), np.sort(np.asarray(x)))
+
+
+def test_take_from_nothing(rt: dvm.Runtime) -> None:
+    rows, none = dvm.asarray(np.zeros((0, 3), np.float32)), dvm.asarray(np.zeros(0, np.int64))
+    pick = dvm.function(lambda x, i: dvm.take(x, i) + 1)
+    assert pick(rows, none).shape == (0, 3)
+    assert pick(dvm.asarray(floats(2, 3)), dvm.asarray([1, 0, 1])).shape == (3, 3)
+    with pytest.raises(ShapeError, match="at least one row"):
+        pick(rows, dvm.asarray([0, 0]))
+    assert dvm.take(rows, none).shape == (0, 3)
+
+
+def test_arguments_that_mean_nothing() -> None:
+    x = dvm.asarray(floats(4, 5))
+    for act in (
+        lambda: dvm.sort(x, axis=2), lambda: dvm.topk(x, 6), lambda: dvm.pad(x, [(1, 2)]), lambda: dvm.pad(x, 1, mode="none"),
+        lambda: dvm.pad(x, [(4, 0), (0, 0)], mode="reflect"), lambda: dvm.repeat(x, -1), lambda: dvm.moveaxis(x, (0, 0), (0, 1)),
+        lambda: dvm.meshgrid(x), lambda: dvm.tril(x[0]), lambda: x[[0], [0], [0]], lambda: x[[0.5]], lambda: dvm.arange(0, 5, 0),
+        lambda: dvm.scatter(x, dvm.asarray([[0]]), x), lambda: dvm.searchsorted(x, x), lambda: dvm.nonzero(x.sum()),
+    ):  # fmt: skip
+        with pytest.raises((ShapeError, GraphError, dvm.DTypeError), match=r"got .*, allowed "):
+            act()
+
+
+# ---- host functions in the runtime --------------------------------------------------------------------------------
+
+
+def test_they_are_counted_and_shown() -> None:
+    with dvm.Runtime(inline=True) as rt:
+        f = dvm.function(lambda x: dvm.topk(dvm.exp(x), 2, axis=1).values * 2)
+        x = dvm.asarray(floats(5, 8))
+        launched = rt.stats()["launched"]
+        np.testing.assert_allclose(np.asarray(f(x)), -np.sort(-np.exp(np.asarray(x)), 1)[:, :2] * 2, 1e-6)
+        stats = rt.stats()
+        assert stats["launched"] == launched + 1 and stats["host_calls"] == 2 and stats["host_ns"] > 0
+        text = dvm.explain(f, x)
+        assert "host [s0, 2]: topk" in text and "host [s0, 2]: take_along_axis" in text
+        assert "section1 host" in dvm.das(f, x)
+
+
+def test_a_killed_device_changes_nothing() -> None:
+    a = np.round(floats(200, 40) * 3)
+
+    def work() -> list[bytes]:
+        out, x = [], dvm.asarray(a)
+        for i in range(12):
+            y = dvm.sort(x * (i + 1.0), axis=1)
+            values, counts = dvm.unique_counts(y[: 10 * (i + 1)])
+            out += [np.asarray(v).tobytes() for v in (y[y > i], values, counts, dvm.scatter_nd(y, dvm.asarray([[i], [0], [i]]), y[:3], how="add"))]
+        return out
+
+    with dvm.Runtime(inline=True):
+        wanted = work()
+    with dvm.Runtime(encoders=1) as rt:
+        assert work() == wanted
+        import threading
+
+        for delay in (0.0, 0.01, 0.03):
+            killer = threading.Timer(delay, rt.kill, ("device", signal.SIGKILL))
+            killer.start()
+            assert work() == wanted
+            killer.join()
+        assert rt.stats()["host_calls"] > 0 and rt.stats()["devices_lost"] > 0
