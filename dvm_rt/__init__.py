@@ -34,6 +34,8 @@ _MODULES: dict[str, tuple[str, ...]] = {
         "searchsorted", "sort", "take", "take_along_axis", "tile", "topk", "tril", "triu", "unique_all", "unique_counts",
         "unique_inverse", "unique_values", "unstack", "updated",
     ),
+    "dvm_rt.array.windows": ("avg_pool", "conv", "conv_transpose", "max_pool"),
+    "dvm_rt.array.einsum": ("einsum", "outer", "tensordot", "vecdot"),
     "dvm_rt.array.function": ("Function", "function"),
     "dvm_rt.array.explain": ("explain", "dump", "das"),
     "dvm_rt.array.session": ("stats",),
