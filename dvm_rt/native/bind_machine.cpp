@@ -66,6 +66,9 @@ static const char* rule(VerifyCode code) {
   if (trap.code == TrapCode::BINDING)
     raise_error("DeviceTrap", "machine: " + at("argument", trap.word) + ": bound buffer is too small, not aligned or read-only" +
                 got + " bytes, allowed " + most);
+  if (trap.code == TrapCode::HOST_RANGE || trap.code == TrapCode::HOST_FAILED)
+    raise_error("DeviceTrap", "machine: " + at("section", trap.section) + ": host function " + enum_name("HostFunction", trap.word) +
+                (trap.code == TrapCode::HOST_RANGE ? ": index" + got + ", allowed -" + most + " .. " + most + " - 1" : " failed"));
   raise_error("DeviceTrap", "machine: " + where + ": " + enum_name("TrapCode", uint32_t(trap.code)) + got + ", allowed " + most);
 }
 

@@ -65,6 +65,8 @@ nb::dict stats(Stream& stream) {
   const Control& control = stream.control();
   const bool here = stream.options().inline_mode;
   out["busy_ns"] = here ? c.busy_ns : control.get(CONTROL_BUSY_NS);
+  out["host_calls"] = here ? c.host_calls : control.get(CONTROL_HOST_CALLS);
+  out["host_ns"] = here ? c.host_ns : control.get(CONTROL_HOST_NS);
   for (auto [name, word] : {std::pair{"exposed_ns", CONTROL_EXPOSED_NS}, {"exposed_count", CONTROL_EXPOSED_COUNT},
                             {"starved_client_ns", CONTROL_STARVED_CLIENT_NS}, {"starved_user_ns", CONTROL_STARVED_USER_NS},
                             {"waiting_program", CONTROL_WAITING_PROGRAM}, {"device_wakes", CONTROL_DEVICE_WAKES},

@@ -127,7 +127,9 @@ Trap Device::bind_and_run(const VerifiedProgram& program, const LaunchHead& laun
   if (!in_arena(launch.workspace, launch.workspace_bytes)) return refuse(head.arg_count, launch.workspace, arena_.bytes());
   bindings_.clear();
   for (uint32_t i = 0; i < launch.head.count; ++i) bindings_.push_back({arena_.data() + args[i].offset, args[i].bytes, args[i].writable == 1});
-  return machine_.run(program, bindings_, arena_.data() + launch.workspace);
+  const Trap trap = machine_.run(program, bindings_, arena_.data() + launch.workspace);
+  host_calls_ = machine_.host_calls();
+  return trap;
 }
 
 // False: its program is missing.
@@ -173,6 +175,12 @@ void Device::commit_head() {
   }
   control_.commit(launch.seq, options_.eventfd);
   trace_.add(TraceKind::LAUNCH, begin_ns_, end_ns_, launch.seq, launch.head.program);
+  for (const HostSpan& call : host_calls_) {
+    control_.add(CONTROL_HOST_CALLS, 1);
+    control_.add(CONTROL_HOST_NS, call.end_ns - call.begin_ns);
+    trace_.add(TraceKind::HOST, call.begin_ns, call.end_ns, launch.seq, call.function);
+  }
+  host_calls_.clear();
   if (!head_waits()) starve(std::exchange(end_ns_, 0));
 }
 

@@ -1,5 +1,6 @@
 // Runs verified programs: binds arguments, clears what must not show old bytes, runs section after section.
 #include "machine.h"
+#include "shared.h"
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
@@ -20,6 +21,8 @@ namespace avx512 { extern const Target target; }
 namespace avx2 { extern const Target target; }
 #endif
 namespace baseline { extern const Target target; }
+
+HostRunner host_runner = nullptr;
 
 namespace {
 
@@ -203,9 +206,18 @@ Machine::Run Machine::run_of(SectionKind kind) const {
   switch (kind) {
     case SectionKind::VECTOR: return target_->vector;
     case SectionKind::MATMUL: return target_->matmul;
-    case SectionKind::PACK: break;
+    case SectionKind::PACK: case SectionKind::HOST: break;  // a host section is never cut
   }
   return target_->pack;
+}
+
+Trap Machine::run_host(const SectionRun& run) {
+  const auto function = uint32_t(run.section.head->depth - 1);
+  if (!host_runner) return {TrapCode::HOST_FAILED, 0, function, 0, 0};
+  const uint64_t begin = now_ns();
+  const Trap trap = host_runner(run);
+  host_calls_.push_back({begin, now_ns(), function});
+  return trap;
 }
 
 Trap Machine::run(const VerifiedProgram& program, std::span<const Binding> args, uint8_t* workspace) {
@@ -219,6 +231,7 @@ Trap Machine::run(const VerifiedProgram& program, std::span<const Binding> args,
     if (wanted[i].mode & ZERO_FILL) memset(args[i].address, 0, wanted[i].bytes);
   if (program.zero_workspace()) memset(workspace, 0, head.workspace_bytes);
 
+  host_calls_.clear();
   if (pool_ && program.split_ns() >= WAKE_NS) pool_->wake();
   const FloatMode float_mode;
   Context& context = *threads_[0].context;
@@ -240,6 +253,7 @@ Trap Machine::run(const VerifiedProgram& program, std::span<const Binding> args,
         case SectionKind::VECTOR: target_->vector(context, run); break;
         case SectionKind::MATMUL: target_->matmul(context, run); break;
         case SectionKind::PACK: target_->pack(context, run); break;
+        case SectionKind::HOST: context.trap = run_host(run); break;
       }
     }
     if (context.trap.code != TrapCode::NONE) {

@@ -16,6 +16,16 @@ struct Binding {  // what a launch gives for one argument of a program: authorit
   bool writable;
 };
 
+// Runs a HOST section: its operands' memory is proven, the rest is the runner's. Set where there is Python; without one such
+// sections trap. The trap's word is the number of the function.
+using HostRunner = Trap (*)(const SectionRun& run);
+extern HostRunner host_runner;
+
+struct HostSpan {  // one host function that a run called
+  uint64_t begin_ns, end_ns;
+  uint32_t function;
+};
+
 class Machine {
  public:
   // Throws std::system_error if the system gives no threads.
@@ -24,12 +34,14 @@ class Machine {
   // aligned, or not writable where it writes give TrapCode::BINDING (word = argument) before anything runs.
   Trap run(const VerifiedProgram& program, std::span<const Binding> args, uint8_t* workspace);
   void reserve(const VerifiedProgram& program);  // scratch, so that run() does not allocate
+  const std::vector<HostSpan>& host_calls() const { return host_calls_; }  // of the last run()
   int threads() const { return int(threads_.size()); }
   uint64_t sections_split() const { return sections_split_; }
   // Cuts every section into (at most) so many parts, however little work it is; 0: as split.h says. For tests.
   void cut_always(int64_t parts) { parts_always_ = parts; }
 
  private:
+  Trap run_host(const SectionRun& run);
   struct Thread {
     std::unique_ptr<Context> context;
     uint8_t* scratch = nullptr;
@@ -54,6 +66,7 @@ class Machine {
   size_t result_bytes_ = 0;
   int64_t parts_always_ = 0;
   uint64_t sections_split_ = 0;
+  std::vector<HostSpan> host_calls_;
 };
 
 }  // namespace dvm

@@ -96,7 +96,7 @@ struct Argument {
 
 struct StreamCounters {
   uint64_t calls = 0, cached_calls = 0, encoded = 0, encode_ns = 0, packs = 0, evicted = 0, refused = 0, traps = 0,
-           devices_lost = 0, busy_ns = 0, program_cache_bytes = 0, instances = 0;
+           devices_lost = 0, busy_ns = 0, program_cache_bytes = 0, instances = 0, host_calls = 0, host_ns = 0;
 };
 
 inline uint64_t hash_of(std::span<const int64_t> values) {
