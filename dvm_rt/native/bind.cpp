@@ -24,4 +24,5 @@ NB_MODULE(_native, m) {
   bind_stream(m);
   bind_arena(m);
   bind_processes(m);
+  bind_lazy(m);
 }
