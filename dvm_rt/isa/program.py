@@ -256,7 +256,7 @@ class SectionBuilder:
         if self.kind == MATMUL:
             b = self.operands[1]
             scratch_bytes = matmul.scratch_bytes(
-                *dims[:2], self.depth, bool(b.mode & PACKED), b.stride[0], b.depth
+                *dims[:2], self.depth, bool(b.mode & PACKED), b.stride[0]
             )
         return Section(
             self.kind, self.dtype.code, len(self.dims), 0, self.depth, scratch_bytes, dims,

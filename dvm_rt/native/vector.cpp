@@ -69,7 +69,19 @@ using meaning::identity;
 
 // ---- arithmetic; N vectors hold the strip, PART: the last of them may not be full ------------------------------------
 template <class O, Form FORM, int N, bool PART> void binary(ARGS) {
-  if constexpr (FORM == FORM_S) {
+  if constexpr (wide_binary<O>) {
+    E* const strip = (E*)c->convert;
+    each<N>(EACH { store(strip + j * W, a); }, ACC);
+    if constexpr (FORM == FORM_S) {
+      apply<O>(strip, (const E*)c->slot[p->k], N * W);
+    } else if constexpr (FORM == FORM_I) {
+      const E* m = (const E*)(c->ptr[p->a] + off);
+      PART ? apply_part<O>(strip, m, int(rest(c, off, 0))) : apply<O>(strip, m, N * W);
+    } else {
+      apply_to_all<O>(strip, one_element<FORM>(c, p), N * W);
+    }
+    each<N>(EACH { a = load(strip + j * W); }, ACC);
+  } else if constexpr (FORM == FORM_S) {
     const E* m = (const E*)c->slot[p->k];
     each<N>(EACH { a = O::of(a, load(m + j * W)); }, ACC);
   } else if constexpr (FORM == FORM_I) {
@@ -82,7 +94,13 @@ template <class O, Form FORM, int N, bool PART> void binary(ARGS) {
   NEXT;
 }
 template <class O, int N> void unary(ARGS) {
-  each<N>(EACH { a = O::of(a); }, ACC);
+  if constexpr (wide_unary<O>) {
+    each<N>(EACH { store(c->convert + j * sizeof(V), a); }, ACC);
+    apply<O>((E*)c->convert, N * W);
+    each<N>(EACH { a = load(c->convert + j * sizeof(V)); }, ACC);
+  } else {
+    each<N>(EACH { a = O::of(a); }, ACC);
+  }
   NEXT;
 }
 
@@ -451,20 +469,46 @@ template <class O> FN void set_lanes(Context& c, int first) {
   set_lanes<meaning::min>(c, 2 * REDUCTIONS_EACH), set_lanes<meaning::mul>(c, 3 * REDUCTIONS_EACH);
   c.lanes_dtype = DTYPE;
 }
+
+// Sets the odometer to `row`, for as many rows up to `end` as it can walk in one go: a range of one dimension, and all of
+// those below. Returns the row after those.
+int64_t walk_from(Context& c, const SectionRun& run, int64_t row, int64_t end) {
+  const SectionView& s = run.section;
+  int64_t index[MAX_RANK], rest = row, level = 0, below = 1;
+  for (int d = 1, n = 0; d < s.head->rank; d++) {
+    const int64_t count = s.head->dims[d];
+    if (count == 1) continue;
+    const int64_t at = index[n++] = rest % count;
+    rest /= count;
+    for (int i = 0; at && i < s.head->operand_count; i++) c.ptr[i] += at * s.operands[i].stride[d];
+  }
+  while (level + 1 < s.outers && !index[level] && below * s.outer[level].count <= end - row) below *= s.outer[level++].count;
+  for (int64_t d = 0; d < level; d++) c.left[d] = s.outer[d].count;
+  const int64_t steps = (end - row) / below, most = s.outer[level].count - index[level];
+  c.left[level] = steps < most ? steps : most;
+  c.outers = level + 1;
+  return row + c.left[level] * below;
+}
 }  // namespace
 
 void run_vector(Context& c, const SectionRun& run) {
   const SectionView& s = run.section;
   const int operands = s.head->operand_count;
-  for (int i = 0; i < operands; i++) c.ptr[i] = run.address[i];
-  for (int64_t& shift : c.shift) shift = 0;
-  for (int64_t d = 0; d < s.outers; d++) c.left[d] = s.outer[d].count;
-  c.outer = s.outer, c.outers = s.outers;
+  c.outer = s.outer, c.operands = s.operands, c.start = s.words, c.constants = s.constants;
   c.row_bytes = long(sizeof(E)) * s.head->dims[0];
-  c.operands = s.operands, c.start = s.words, c.constants = s.constants;
   if (c.lanes_dtype != DTYPE) take_lanes(c);
   c.row_bytes > BLOCK_BYTES ? choose_tables<true>(c) : choose_tables<false>(c);
-  enter(c, c.row, c.start);
+  for (int64_t row = run.begin; row < run.end && c.trap.code == TrapCode::NONE;) {
+    for (int i = 0; i < operands; i++) c.ptr[i] = run.address[i];
+    for (int64_t& shift : c.shift) shift = 0;
+    if (run.end - run.begin == s.split.units) {
+      for (int64_t d = 0; d < s.outers; d++) c.left[d] = s.outer[d].count;
+      c.outers = s.outers, row = run.end;
+    } else {
+      row = walk_from(c, run, row, run.end);
+    }
+    enter(c, c.row, c.start);
+  }
   leave();
 }
 
