@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dvm_rt.isa import table
+from dvm_rt.isa import host, table
 
 # ---- limits of the format (not tunable: they are part of it) ------------------------------------------------------
 LIMITS: dict[str, int] = {
@@ -50,7 +50,7 @@ LIMITS: dict[str, int] = {
 
 # ---- enumerations -------------------------------------------------------------------------------------------------
 ENUMS: dict[str, tuple[str, ...]] = {
-    "SectionKind": ("VECTOR", "MATMUL", "PACK"),
+    "SectionKind": ("VECTOR", "MATMUL", "PACK", "HOST"),
     "ExprOp": ("SYMBOL", "CONST", "ADD", "MUL", "FLOORDIV", "MOD", "MIN", "MAX"),  # SYMBOL: k = index
     "BufferRole": ("PARAMETER", "PACKED", "OUTPUT", "TEMPORARY"),
     "VerifyCode": (
@@ -59,10 +59,11 @@ ENUMS: dict[str, tuple[str, ...]] = {
         "JUMP", "UNINITIALISED", "OUT_OF_BOUNDS", "ALIGNMENT", "PERMISSION", "OVERLAP", "FUEL", "OVERFLOW",
         "CONSTANT",
     ),
-    "TrapCode": ("NONE", "GATHER_RANGE", "BINDING", "STOPPED"),
-    "TraceKind": ("NONE", "CALL", "PLAN", "ENCODE", "LAUNCH", "EXPOSED", "STARVED", "WAIT", "PACK", "LOAD", "RECOVERY"),
+    "TrapCode": ("NONE", "GATHER_RANGE", "BINDING", "STOPPED", "HOST_RANGE", "HOST_FAILED"),
+    "TraceKind": ("NONE", "CALL", "PLAN", "ENCODE", "LAUNCH", "EXPOSED", "STARVED", "WAIT", "PACK", "LOAD", "RECOVERY", "HOST"),
     "RingKind": ("PROGRAM", "LAUNCH", "DROP"),
     "EventKind": ("NONE", "PROGRAM_REFUSED", "TRAPPED"),
+    "HostFunction": host.NAMES,
 }  # fmt: skip
 
 FLAGS: dict[str, dict[str, int]] = {
@@ -107,9 +108,10 @@ RECORDS: dict[str, Fields] = {
         ("bytes", "u4"),  # of the whole section: head, operands, words, constants of 8 bytes
         ("constant_count", "u2"),  # 0 unless elements of the compute dtype have 8 bytes
         ("reserved", "u2"),
-        ("depth", "i8"),  # matmul, pack: K
+        ("depth", "i8"),  # matmul, pack: K; host: number of the function, from 1
         ("scratch_bytes", "u8"),  # of SCRATCH that this section uses
-        ("dims[8]", "i8"),  # innermost first; matmul: N, M, batch...; pack: N; unused ones are 1
+        ("dims[8]", "i8"),  # innermost first; matmul: N, M, batch...; pack: N; host: elements of all
+        # operands together; unused ones are 1
     ),
     "Operand": (
         ("arg", "u2"), ("dtype", "u1"), ("mode", "u1"),
@@ -117,8 +119,8 @@ RECORDS: dict[str, Fields] = {
         ("reserved", "u2"),
         ("base", "i8"),  # bytes from the start of the argument
         ("limit", "i8"),  # gather: number of rows that the index may name
-        ("depth", "i8"),  # bytes per step of K (matmul, pack), or per gathered row
-        ("stride[8]", "i8"),  # bytes per step of each dimension
+        ("depth", "i8"),  # bytes per step of K (matmul, pack), or per gathered row; host: rank
+        ("stride[8]", "i8"),  # bytes per step of each dimension; host: the dimensions themselves
     ),
     "Word": (("op", "u2"), ("a", "u2"), ("k", "u4")),
     # ---- plan ----
@@ -182,8 +184,10 @@ CONTROL_LINES: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
             ("starved_user_ns", "device"), ("waiting_program", "device"), ("device_cpu", "device"), ("device_loops", "device"),
         ),
     ),
+    ("device_threads", (("sections_split", "device"),)),  # sections that several threads have run
     ("client", (("client_ns", "client"), ("client_call_began", "client"), ("launched", "client"), ("device_wakes", "device"))),
     ("events", (("event_written", "device"), ("event_read", "client"))),
+    ("host", (("host_calls", "device"), ("host_ns", "device"))),
 )  # fmt: skip
 WORKER_LINE: tuple[str, ...] = ("encoded", "encode_ns", "worker_cpu", "received")  # one line per worker, worker-written
 
