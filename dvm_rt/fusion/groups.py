@@ -38,7 +38,7 @@ from dvm_rt.graph.symbols import Size, exact_quotient, same, to_wire
 from dvm_rt.isa.layout import LIMITS
 
 NODES_MAX = LIMITS["MAX_NODES"]
-SAME_REDUCTIONS_MAX = LIMITS["MAX_REDUCTIONS"] // 2
+SAME_REDUCTIONS_MAX = LIMITS["REDUCTIONS_EACH"]
 
 
 @dataclass(slots=True, eq=False)

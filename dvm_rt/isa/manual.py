@@ -26,8 +26,11 @@ PLACES = (
     ("row scalars", "one element each; they live until the end of the row"),
     (
         "lanes",
-        "of reductions 0..3 (sums, from 0) and 4..7 (maxima, from -inf), to which `fold_*` returns them",
+        "of reductions 0..3 (sums), 4..7 (maxima), 8..11 (minima) and 12..15 (products), which start from the value that "
+        "changes no other, to which `fold_*` returns them",
     ),
+    ("constants", "64-bit values behind the words of a section whose elements have 8 bytes"),
+    ("INDEX operands", "no memory: base and strides are numbers, which `iota` reads"),
     ("row buffers", "operands in SCRATCH: a row stored in one pass and read in later passes of that row"),
 )
 PROGRAMS = (
@@ -36,7 +39,8 @@ PROGRAMS = (
     "written, and the workspace, start as zeros: no program sees or leaves old bytes there."
 )
 REDUCTION_RULE = (
-    "Element j of a row goes to lane j mod {LANES}; lanes fold 64, 32, .. 1 apart: v[l] = v[l] op v[l + h]. A row "
+    "Element j of a row goes to lane j mod {LANES} (half as many lanes of 8-byte elements); lanes fold in halves, neighbours "
+    "last, 64, 32, .. 1 apart: v[l] = v[l] op v[l + h]. A row "
     "longer than {BLOCK} elements is cut into blocks of {BLOCK}: each is folded to one value (by `loop`), which goes "
     "to lane (block number mod {LANES}) of the block results, and those are folded in the same way."
 )
@@ -66,7 +70,7 @@ def manual() -> str:
 
 
 def instruction_line(instruction: table.Instruction) -> tuple[str, ...]:
-    """One row of the manual: name, opcodes by form, word fields, meaning, promised ulp, cycles."""
+    """One row of the manual: name, opcodes by form, word fields, compute dtypes, meaning, promised ulp, cycles."""
     codes = [(form, table.CODES[instruction.name, form]) for form in table.forms(instruction)]
     opcodes = " ".join(f"{form}:{code}" if form else str(code) for form, code in codes)
     fields = " ".join(
@@ -75,7 +79,13 @@ def instruction_line(instruction: table.Instruction) -> tuple[str, ...]:
     promise = f"{instruction.ulp:g}" if instruction.meaning else ""
     form_fields = "by form" if instruction.group is table.Group.BINARY else fields
     cycles = f"{instruction.cycles:g}"
-    return (f"`{instruction.name}`", opcodes, form_fields, instruction.doc, promise, cycles)
+    return (f"`{instruction.name}`", opcodes, form_fields, _dtypes(instruction), instruction.doc, promise, cycles)
+
+
+def _dtypes(instruction: table.Instruction) -> str:
+    """Compute dtypes of a row, in short: kinds (f, i, u), with bits where not both widths exist."""
+    widths = "" if len(instruction.widths) == 2 else str(8 * instruction.widths[0])
+    return " ".join(f"{kind}{widths}" for kind in instruction.kinds)
 
 
 def _group(group: table.Group) -> str:
@@ -85,7 +95,7 @@ def _group(group: table.Group) -> str:
         forms = tuple((form, " ".join(f"{n}={k}" for n, k in zip("ak", fields, strict=True) if k))
                       for form, fields in table.FORM_FIELDS.items())  # fmt: skip
         heading += "\n" + _table(("form", "word holds"), forms, code=True) + "\n\n"
-    return heading + _table(("name", "opcodes", "word holds", "meaning", "ulp", "cycles"), rows)
+    return heading + _table(("name", "opcodes", "word holds", "dtypes", "meaning", "ulp", "cycles"), rows)
 
 
 def _enumerations() -> tuple[tuple[str, str], ...]:

@@ -12,11 +12,15 @@
 // with a shift. Polynomials: scripts/polynomials.
 #pragma once
 #include "polynomials.h"
+#ifdef DVM_IS_float64
+#include "vec_float64.h"
+#else
 #include "vec.h"
+#endif
 
 namespace dvm::DVM_TARGET {
 namespace {
-constexpr int WD = W / 2;
+constexpr int WD = 8 * sizeof(V) / 64;  // doubles of a vector
 typedef double D __attribute__((vector_size(8 * WD)));
 typedef int64_t Di __attribute__((vector_size(8 * WD)));
 typedef uint64_t Du __attribute__((vector_size(8 * WD)));
@@ -24,10 +28,15 @@ enum Precision { SINGLE, DOUBLE };
 constexpr double INF = __builtin_inf(), NOT_A_NUMBER = __builtin_nan("");
 
 // ---- primitives -------------------------------------------------------------------------------------------------------
+FN D loadD(const double* p) { D v; memcpy(&v, p, sizeof v); return v; }
+#ifdef DVM_IS_float64  // the rest is that of vec_float64.h
+#if defined(__AVX512F__)
+FN bool any(Di x) { return _mm512_movepi64_mask((__m512i)x); }
+#endif
+#else
 FN D all(double k) { return k - D{}; }
 FN D bits(Di i) { return (D)i; }
 FN Di bits(D v) { return (Di)v; }
-FN D loadD(const double* p) { D v; memcpy(&v, p, sizeof v); return v; }
 FN void store(double* p, D v) { memcpy(p, &v, sizeof v); }
 typedef float Half __attribute__((vector_size(4 * WD)));
 FN D loadD(const float* p) { Half h; memcpy(&h, p, sizeof h); return __builtin_convertvector(h, D); }
@@ -55,8 +64,9 @@ template <int MODE> FN D roundv(D a) {
 }
 FN bool any(Di x) { for (int i = 0; i < WD; i++) if (x[i]) return true; return false; }
 #endif
-FN Di signBit(D x) { return bits(x) & INT64_MIN; }
 FN D absv(D x) { return bits(bits(x) & INT64_MAX); }
+#endif
+FN Di signBit(D x) { return bits(x) & INT64_MIN; }
 FN D flip(D x, Di sign) { return bits(bits(x) ^ sign); }
 FN Di isNaN(D x) { return x != x; }
 FN D nearest(D x) { return roundv<ROUND_EVEN>(x); }

@@ -57,8 +57,7 @@ bool fits(const ProgramArg& want, const Binding& got) {
 
 Context::Context() {
   memset(static_cast<void*>(this), 0, sizeof *this);
-  for (int r = MAX_REDUCTIONS / 2; r < MAX_REDUCTIONS; r++)
-    for (int lane = 0; lane < LANES; lane++) lanes[r][lane] = blocks[r][lane] = -__builtin_inff();
+  lanes_dtype = 255;
 }
 
 std::span<const Target* const> targets() {
@@ -68,7 +67,7 @@ std::span<const Target* const> targets() {
     Found() {
 #if defined(DVM_X86)
       __builtin_cpu_init();
-      [[maybe_unused]] const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2");
+      [[maybe_unused]] const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2") && __builtin_cpu_supports("f16c");
 #if defined(DVM_AVX512)
       if (has_avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw"))
@@ -167,7 +166,7 @@ void Machine::run_cut(Run run, const SectionRun& whole, bool streams) {
 class Machine::Crew : public Team {
  public:
   Crew(Machine& machine, const Split& split, bool streams) : machine_(machine), streams_(streams), wake_(split.ns >= WAKE_NS) {
-    parts = split.parts, results = reinterpret_cast<float*>(machine.results_.get());
+    parts = split.parts, results = machine.results_.get();
   }
   void each(int64_t count, Work work, void* job) override {
     work_ = work, job_ = job;
@@ -193,7 +192,7 @@ void Machine::run_wide(const SectionRun& whole, bool streams) {
   Crew crew(*this, split_of_run(whole.section.split), streams);
   SectionRun run = whole;
   run.team = &crew;
-  target_->vector(*threads_[0].context, run);
+  run_of(*whole.section.head)(*threads_[0].context, run);
   sections_split_++;
 }
 
@@ -202,9 +201,9 @@ Split Machine::split_of_run(const Split& split) const {
   return {split.units, std::min(split.pieces(), parts_always_), split.ns, split.blocks};
 }
 
-Machine::Run Machine::run_of(SectionKind kind) const {
-  switch (kind) {
-    case SectionKind::VECTOR: return target_->vector;
+Machine::Run Machine::run_of(const Section& section) const {
+  switch (SectionKind(section.kind)) {
+    case SectionKind::VECTOR: return target_->vector[section.dtype];
     case SectionKind::MATMUL: return target_->matmul;
     case SectionKind::PACK: case SectionKind::HOST: break;  // a host section is never cut
   }
@@ -241,20 +240,18 @@ Trap Machine::run(const VerifiedProgram& program, std::span<const Binding> args,
   for (const SectionView& section : program.sections()) {
     for (int i = 0; i < section.head->operand_count; i++) {
       const Operand& x = section.operands[i];
-      uint8_t* start = x.arg < head.arg_count ? args[x.arg].address : x.arg == WORKSPACE ? workspace : scratch_.get();
+      uint8_t* start = x.arg < head.arg_count ? args[x.arg].address : x.arg == WORKSPACE ? workspace
+                       : x.arg == INDEX ? INDEX_ORIGIN : scratch_.get();
       address[i] = start + x.base;
     }
     const SectionRun run{section, address, scratch_.get(), 0, section.split.units};
     if (pool_ && split_of_run(section.split).parts > 1) {
       if (section.split.wide()) run_wide(run, program.streams());
-      else run_cut(run_of(SectionKind(section.head->kind)), run, program.streams());
+      else run_cut(run_of(*section.head), run, program.streams());
+    } else if (SectionKind(section.head->kind) == SectionKind::HOST) {
+      context.trap = run_host(run);
     } else {
-      switch (SectionKind(section.head->kind)) {
-        case SectionKind::VECTOR: target_->vector(context, run); break;
-        case SectionKind::MATMUL: target_->matmul(context, run); break;
-        case SectionKind::PACK: target_->pack(context, run); break;
-        case SectionKind::HOST: context.trap = run_host(run); break;
-      }
+      run_of(*section.head)(context, run);
     }
     if (context.trap.code != TrapCode::NONE) {
       context.trap.section = number;

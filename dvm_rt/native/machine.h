@@ -51,7 +51,7 @@ class Machine {
   struct Cut;  // a section on its way through the threads
   class Crew;  // they themselves, for a wide section
   using Run = void (*)(Context&, const SectionRun&);
-  Run run_of(SectionKind kind) const;
+  Run run_of(const Section& section) const;
   Split split_of_run(const Split& split) const;
   void run_wide(const SectionRun& whole, bool streams);
   void run_cut(Run run, const SectionRun& whole, bool streams);

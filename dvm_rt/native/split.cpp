@@ -49,8 +49,8 @@ bool rows_can_be_cut(const SectionView& section) {
 
 Split split_vector(const SectionView& section) {
   const Section& head = *section.head;
-  const int64_t rows = rows_of(head), strips = ceil_div(head.dims[0], LANES);
-  const bool may_be_wide = rows < WIDE_ROWS && head.dims[0] > BLOCK;
+  const int64_t rows = rows_of(head), strips = ceil_div(head.dims[0], lanes_of(head.dtype));
+  const bool may_be_wide = rows < WIDE_ROWS && head.dims[0] > BLOCK && DTYPE_BYTES[head.dtype] == 4;  // block results have 4 bytes
   const double most = double(rows) * double(strips) * head.word_count * CYCLES_MAX;
   if (most < SPLIT_NS * CYCLES_PER_NS && !may_be_wide) return {rows};  // small sections pay for nothing
   const double row_ns = (double(strips) * strip_cycles(section) + ROW_CYCLES_LEAST) / CYCLES_PER_NS;

@@ -24,6 +24,7 @@ struct Part {
   Section head;
   std::vector<Operand> operands;
   std::vector<Word> words;
+  std::vector<uint64_t> constants;
 };
 struct Tree {
   ProgramHead head;
@@ -38,9 +39,10 @@ struct Tree {
     sections.resize(head.section_count);
     for (Part& s : sections) {
       memcpy(&s.head, at, sizeof s.head), at += sizeof s.head;
-      s.operands.resize(s.head.operand_count), s.words.resize(s.head.word_count);
+      s.operands.resize(s.head.operand_count), s.words.resize(s.head.word_count), s.constants.resize(s.head.constant_count);
       for (Operand& x : s.operands) memcpy(&x, at, sizeof x), at += sizeof x;
       for (Word& w : s.words) memcpy(&w, at, sizeof w), at += sizeof w;
+      for (uint64_t& k : s.constants) memcpy(&k, at, sizeof k), at += sizeof k;
     }
   }
   uint64_t work() const {  // dvm_rt/isa/program.py
@@ -48,7 +50,7 @@ struct Tree {
     for (const Part& s : sections) {
       unsigned __int128 rows = 1;
       for (int d = 1; d < MAX_RANK && d < s.head.rank; d++) rows = rows * uint64_t(s.head.dims[d]) & ~0ull;
-      const uint64_t n = uint64_t(s.head.dims[0]), strips = n / LANES + (n % LANES != 0);
+      const uint64_t n = uint64_t(s.head.dims[0]), lanes = uint64_t(is_compute_dtype(s.head.dtype) ? lanes_of(s.head.dtype) : LANES), strips = n / lanes + (n % lanes != 0);
       total += s.words.size() * strips * rows + 1;
       if (s.head.kind) total += (uint64_t(n * rows) * (unsigned __int128)uint64_t(s.head.depth) + 1023) / 1024;
     }
@@ -63,10 +65,12 @@ struct Tree {
     for (auto& a : args) put(a);
     for (Part& s : sections) {
       s.head.operand_count = uint16_t(s.operands.size()), s.head.word_count = uint16_t(s.words.size());
-      s.head.bytes = uint32_t(sizeof s.head + s.operands.size() * sizeof(Operand) + s.words.size() * sizeof(Word));
+      s.head.bytes = uint32_t(sizeof s.head + s.operands.size() * sizeof(Operand) + s.words.size() * sizeof(Word) + s.constants.size() * sizeof(uint64_t));
+      s.head.constant_count = uint16_t(s.constants.size());
       put(s.head);
       for (auto& x : s.operands) put(x);
       for (auto& w : s.words) put(w);
+      for (auto& k : s.constants) put(k);
     }
     head.arg_count = uint16_t(args.size()), head.section_count = uint16_t(sections.size()), head.bytes = uint32_t(out.size());
     memcpy(out.data(), &head, sizeof head);
@@ -143,7 +147,7 @@ class Mutator {
       case 4: w.op = uint16_t(r_.chance(5) ? boundary() : r_.below(OP_COUNT)); break;
       case 5: w.a = uint16_t(r_.chance(80) ? r_.below(int64_t(s.operands.size()) + 2) : boundary()); break;
       case 6:
-        if (info.k == Field::CONSTANT || info.k == Field::AHEAD) w.k = uint32_t(r_.next());
+        if (info.k == Field::CONSTANT || info.k == Field::AHEAD) w.k = r_.chance(50) ? uint32_t(r_.below(4)) : uint32_t(r_.next());
         else w.k = uint32_t(near(w.k, 1));
         break;
       case 7: w.k = uint32_t(r_.chance(50) ? r_.below(34) : boundary()); break;
@@ -161,7 +165,7 @@ class Mutator {
     if (info.a == Field::OPERAND) w.a = uint16_t(r_.below(int64_t(s.operands.size()) + 1));
     if (info.a == Field::REDUCTION) w.a = uint16_t(r_.below(MAX_REDUCTIONS + 1));
     if (info.k == Field::SLOT || info.k == Field::ROW) w.k = uint32_t(r_.below(4));
-    if (info.k == Field::CONSTANT) w.k = uint32_t(r_.next());
+    if (info.k == Field::CONSTANT) w.k = r_.chance(50) ? uint32_t(r_.below(4)) : uint32_t(r_.next());
     return w;
   }
   void jumps(Part& s) {  // most of the time the distances and masks of passes follow
@@ -229,7 +233,12 @@ class Mutator {
       case 9: s.head.rank = uint8_t(r_.chance(70) ? s.head.rank + 1 : boundary()); break;
       case 10: if (r_.chance(30)) s.head.kind = uint16_t(r_.below(4)); else s.head.scratch_bytes += 64 * r_.below(8); break;
       case 11: if (r_.chance(20)) s.head.dtype = uint8_t(r_.below(14)); break;
-      case 12: if (r_.chance(20)) s.head.reserved = 1; break;
+      case 12:
+        if (r_.chance(20)) s.head.reserved = 1;
+        else if (r_.chance(50)) s.head.dtype = uint8_t(r_.below(int64_t(sizeof DTYPE_BYTES) + 1));
+        else if (s.constants.empty()) s.constants.push_back(r_.next());
+        else s.constants.pop_back();
+        break;
       default: if (r_.chance(30)) s.head.rank--;
     }
   }

@@ -91,24 +91,26 @@ class Shadow {
     s_ = &section, number_++, word_ = 0;
     const Section& head = *section.head;
     const bool vector = SectionKind(head.kind) == SectionKind::VECTOR;
-    need(head.kind <= uint16_t(SectionKind::PACK) && head.dtype == uint8_t(DType::FLOAT32) && !head.reserved, "section head");
+    need(head.kind <= uint16_t(SectionKind::PACK) && !head.reserved, "section head");
+    need(head.dtype == uint8_t(DType::FLOAT32) || (vector && is_compute_dtype(head.dtype)), "compute dtype");
+    need(!head.constant_count || element_bytes() == 8, "constants");
     need(head.operand_count <= MAX_OPERANDS && head.word_count <= MAX_WORDS, "section counts");
     need(head.rank >= 1 && head.rank <= MAX_RANK && (vector ? head.depth == 0 : head.depth >= 1), "rank or depth");
     for (int d = 0; d < MAX_RANK; d++) need(head.dims[d] >= 1 && (d < head.rank || head.dims[d] == 1), "dims");
     for (int i = 0; i < head.operand_count; i++) {
       const Operand& x = section.operands[i];
-      constexpr uint32_t LOADABLE = 0x9ff;  // bool, integers, float32
-      need(x.dtype < 32 && LOADABLE >> x.dtype & 1 && !x.reserved && x.mode & (READ | WRITE) && x.mode < 16, "operand");
+      need(x.dtype < sizeof DTYPE_BYTES && !x.reserved && x.mode & (READ | WRITE) && x.mode < 16, "operand");
       need(x.mode & GATHER ? x.limit >= 1 : x.limit == 0 && x.index == NONE, "index or limit without gather");
       for (int d = head.rank; d < MAX_RANK; d++) need(x.stride[d] == 0, "stride of an unused dimension");
       if (vector) need(!x.depth || x.mode & GATHER, "depth");
       if (x.mode & PACKED) need(!vector && i == 1 && !x.depth && !x.stride[0] && !x.stride[1], "packed");
       if (SectionKind(head.kind) == SectionKind::PACK && i == 1) need(x.mode & PACKED, "destination of a pack");
-      if (x.arg == SCRATCH) need(vector && x.stride[0] == 4 && x.dtype == uint8_t(DType::FLOAT32), "row buffer");
+      if (x.arg == SCRATCH) need(vector && x.stride[0] == element_bytes() && x.dtype == head.dtype, "row buffer");
+      if (x.arg == INDEX) need(vector && x.mode == READ && !x.depth, "index operand");
       for (int d = 1; x.arg == SCRATCH && d < MAX_RANK; d++) need(x.stride[d] == 0, "row buffer");
     }
     need(section.head->scratch_bytes <= program_.head().scratch_bytes, "more scratch than the head claims");
-    scratch().open(section.head->scratch_bytes, READ | WRITE, ARENA_ALIGN, int(DType::FLOAT32), false);
+    scratch().open(section.head->scratch_bytes, READ | WRITE, ARENA_ALIGN, head.dtype, false);
     for (Place& p : places_) p.writer.clear(), p.reader.clear();
     for (int i = 0; i < section.head->operand_count; i++) {
       const Operand& x = section.operands[i];
@@ -122,6 +124,7 @@ class Shadow {
   // One element of operand i at byte `at`, for the element `id` (1..) of the section's domain.
   void touch(int i, __int128 at, int64_t size, int how, uint32_t id) {
     const Operand& x = s_->operands[i];
+    need(x.arg != INDEX, "an index operand has no memory");
     Place& p = place(x);
     need(at >= 0 && at + size <= p.bytes, "outside its argument");
     need(x.dtype < sizeof DTYPE_BYTES && (p.dtype < 0 || p.dtype == x.dtype), "dtype of its argument");
@@ -155,6 +158,7 @@ class Shadow {
     for (int64_t j = 0; j < s_->head->dims[0]; j++)
       touch(i, row_at_[i] + __int128(j) * stride, DTYPE_BYTES[x.dtype], how, element(stride ? j : 0));
   }
+  int64_t element_bytes() const { return DTYPE_BYTES[s_->head->dtype]; }
   uint32_t element(int64_t j) const { return uint32_t(row_ * s_->head->dims[0] + j + 1); }
 
   // ---- words over one row ----
@@ -183,6 +187,12 @@ class Shadow {
       row_at_[i] = row_start_[i] + (row_ & 1 ? __int128(x.limit - 1) * x.depth : 0);
     }
   }
+  void numbers(int i) {  // what iota makes of an index operand fits in 49 bits
+    const Operand& x = s_->operands[i];
+    need(x.arg == INDEX, "iota of memory");
+    const __int128 first = row_at_[i], last = first + __int128(s_->head->dims[0] - 1) * x.stride[0];
+    for (const __int128 v : {first, last}) need(v >= -INDEX_MAX && v <= INDEX_MAX, "an index beyond its limit");
+  }
   void reads(int i, const State& st) {
     need(!(s_->operands[i].mode & GATHER) || st.gathered >> i & 1, "used before its gather");
   }
@@ -196,26 +206,30 @@ class Shadow {
       word_ = at;
       need(w.op < OP_COUNT, "no such opcode");
       const OpInfo& op = OPS[w.op];
-      work_ += st.in_pass ? (head.dims[0] + LANES - 1) / LANES : 1;
+      work_ += st.in_pass ? (head.dims[0] + lanes_of(head.dtype) - 1) / lanes_of(head.dtype) : 1;
+      need(op.dtypes >> head.dtype & 1, "no such row for this compute dtype");
+      if (op.form == FORM_K && element_bytes() == 8) need(w.k < head.constant_count, "no such constant");
       if (op.a == Field::OPERAND) need(w.a < head.operand_count, "no such operand");
       need((op.a != Field::EMPTY || !w.a) && (op.k != Field::EMPTY || !w.k), "reserved field of a word");
       if (op.k == Field::SLOT) need(w.k < MAX_SLOTS, "no such slot");
       if (op.k == Field::ROW) need(w.k < MAX_ROW_SCALARS, "no such row scalar");
       if (op.a == Field::REDUCTION) need(w.a < MAX_REDUCTIONS, "no such reduction");
-      const bool plain = op.a != Field::OPERAND || s_->operands[w.a].dtype == uint8_t(DType::FLOAT32);
+      const bool plain = op.a != Field::OPERAND || s_->operands[w.a].dtype == head.dtype;
+      const int64_t size = element_bytes(), kind = w.a / REDUCTIONS_EACH;
       const int64_t inner = op.a == Field::OPERAND ? s_->operands[w.a].stride[0] : 0;
       switch (op.group) {
         case Group::BINARY:
           need(st.acc || op.row == ROW_mov, "acc is not set");
           if (op.form == FORM_S) need(st.in_pass && st.slots >> w.k & 1, "slot is not set");
           if (op.form == FORM_R) need(!epilogue && st.rows >> w.k & 1, "row scalar is not set");
-          if (op.form == FORM_I) need(st.in_pass && plain && inner == 4, "form i"), reads(w.a, st), strip(w.a, READ, 4);
-          if (op.form == FORM_B) need(plain && inner == 0, "form b"), reads(w.a, st), touch(w.a, row_at_[w.a], 4, READ, element(0));
+          if (op.form == FORM_I) need(st.in_pass && plain && inner == size, "form i"), reads(w.a, st), strip(w.a, READ, size);
+          if (op.form == FORM_B) need(plain && inner == 0, "form b"), reads(w.a, st), touch(w.a, row_at_[w.a], size, READ, element(0));
           st.acc = true;
           break;
         case Group::UNARY: need(st.acc, "acc is not set"); break;
         case Group::LOAD:
-          need(st.in_pass, "load outside a pass"), reads(w.a, st), strip(w.a, READ, inner);
+          if (op.row == ROW_iota) numbers(w.a);
+          else need(st.in_pass, "load outside a pass"), reads(w.a, st), strip(w.a, READ, inner);
           st.acc = true;
           break;
         case Group::STORE:
@@ -223,18 +237,18 @@ class Shadow {
           if (op.row == ROW_store_slot) need(st.in_pass, "slot outside a pass"), st.slots |= 1u << w.k;
           else if (op.row == ROW_store_row) need(!st.in_pass, "row scalar inside a pass"), st.rows |= 1u << w.k;
           else if (op.row == ROW_store_per_row)
-            need(!st.in_pass && plain && inner == 0, "store_per_row"), touch(w.a, row_at_[w.a], 4, WRITE, element(0));
-          else if (op.row == ROW_store_any)
+            need(!st.in_pass && inner == 0, "store_per_row"), touch(w.a, row_at_[w.a], DTYPE_BYTES[s_->operands[w.a].dtype], WRITE, element(0));
+          else if (op.row == ROW_store_any || op.row == ROW_store_any_nt)
             need(st.in_pass && (inner || head.dims[0] == 1), "store_any"), strip(w.a, WRITE, inner);
-          else need(st.in_pass && plain && inner == 4, "store"), strip(w.a, WRITE, 4);
+          else need(st.in_pass && plain && inner == size, "store"), strip(w.a, WRITE, size);
           break;
         case Group::REDUCE:
           need(st.in_pass && !epilogue && st.acc, "reduction outside a pass");
-          need((w.a < MAX_REDUCTIONS / 2) == (op.row == ROW_acc_sum), "kind of reduction");
+          need(kind == op.row - ROW_acc_sum, "kind of reduction");
           st.open |= 1u << w.a;
           break;
         case Group::FOLD:
-          need(!st.in_pass && (w.a < MAX_REDUCTIONS / 2) == (op.row == ROW_fold_sum), "kind of reduction");
+          need(!st.in_pass && kind == op.row - ROW_fold_sum, "kind of reduction");
           need(st.open >> w.a & 1, "nothing to fold");
           st.open &= ~(1u << w.a), st.acc = true;
           break;
