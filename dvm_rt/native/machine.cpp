@@ -167,6 +167,7 @@ Machine::Run Machine::run_of(SectionKind kind) const {
   switch (kind) {
     case SectionKind::VECTOR: return target_->vector;
     case SectionKind::MATMUL: return target_->matmul;
+    case SectionKind::COPY: return target_->copy;
     case SectionKind::PACK: case SectionKind::HOST: break;  // a host section is never cut
   }
   return target_->pack;
@@ -214,6 +215,7 @@ Trap Machine::run(const VerifiedProgram& program, std::span<const Binding> args,
         case SectionKind::MATMUL: target_->matmul(context, run); break;
         case SectionKind::PACK: target_->pack(context, run); break;
         case SectionKind::HOST: context.trap = run_host(run); break;
+        case SectionKind::COPY: target_->copy(context, run); break;
       }
     }
     if (context.trap.code != TrapCode::NONE) {

@@ -515,6 +515,7 @@ void run_strip(Context& c, const Word* words, int64_t columns) {
 
 #define NAME_OF(target) #target
 #define NAME(target) NAME_OF(target)
+void copy(Context&, const SectionRun&);  // copy.cpp
 extern const Target target;
-const Target target{NAME(DVM_TARGET), FULL * W, run_vector, run_matmul_and_leave, run_pack_and_leave};
+const Target target{NAME(DVM_TARGET), FULL * W, run_vector, run_matmul_and_leave, run_pack_and_leave, copy};
 }  // namespace dvm::DVM_TARGET
