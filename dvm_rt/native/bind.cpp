@@ -25,4 +25,5 @@ NB_MODULE(_native, m) {
   bind_arena(m);
   bind_processes(m);
   bind_host();
+  bind_lazy(m);
 }

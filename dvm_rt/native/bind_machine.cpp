@@ -117,12 +117,6 @@ const Target& target_named(const std::string& name) {
   return *target;
 }
 
-int threads_checked(int threads) {
-  if (threads >= 1 && threads <= ThreadPool::THREADS_MAX) return threads;
-  throw nb::value_error(("machine: threads: out of range, got " + std::to_string(threads) + ", allowed 1 to " +
-                         std::to_string(ThreadPool::THREADS_MAX)).c_str());
-}
-
 struct PyProgram {  // Program in Python: verified, loaded, runnable on buffers of the caller
   std::unique_ptr<VerifiedProgram> program;
 

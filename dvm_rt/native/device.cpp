@@ -13,7 +13,7 @@ Device::Device(const DeviceOptions& options)
         if (!found) throw Error("EncodeError", say("device: target: unknown here, got ", options.target,
             ", allowed those of targets()"));
         return *found;
-      }()) {
+      }(), options.threads) {
   for (int fd : options.rings) rings_.emplace_back(fd);
   if (options.trace >= 0) trace_ = Trace(options.trace);
   queue_.resize(LOG_CAPACITY);
@@ -169,6 +169,10 @@ void Device::commit_head() {
   ran_ = false;
   end_ns_ = now_ns();
   control_.add(CONTROL_BUSY_NS, end_ns_ - begin_ns_);
+  if (const uint64_t split = machine_.sections_split(); split != sections_split_) {
+    control_.add(CONTROL_SECTIONS_SPLIT, split - sections_split_);
+    sections_split_ = split;
+  }
   control_.commit(launch.seq, options_.eventfd);
   trace_.add(TraceKind::LAUNCH, begin_ns_, end_ns_, launch.seq, launch.head.program);
   for (const HostSpan& call : host_calls_) {

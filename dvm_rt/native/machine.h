@@ -29,7 +29,7 @@ struct HostSpan {  // one host function that a run called
 class Machine {
  public:
   // Throws std::system_error if the system gives no threads.
-  explicit Machine(const Target& target = best_target(), int threads = 1, uint64_t spin_ns = 50'000);
+  explicit Machine(const Target& target = best_target(), int threads = 1);
   // `workspace` holds head().workspace_bytes, ARENA_ALIGN aligned. Bindings smaller than the program declares, not
   // aligned, or not writable where it writes give TrapCode::BINDING (word = argument) before anything runs.
   Trap run(const VerifiedProgram& program, std::span<const Binding> args, uint8_t* workspace);
@@ -49,9 +49,11 @@ class Machine {
     Trap trap;
   };
   struct Cut;  // a section on its way through the threads
+  class Crew;  // they themselves, for a wide section
   using Run = void (*)(Context&, const SectionRun&);
   Run run_of(SectionKind kind) const;
   Split split_of_run(const Split& split) const;
+  void run_wide(const SectionRun& whole, bool streams);
   void run_cut(Run run, const SectionRun& whole, bool streams);
   static void run_part(void* cut, int thread, int64_t part);
 
@@ -60,6 +62,8 @@ class Machine {
   std::unique_ptr<ThreadPool> pool_;  // none: one thread
   std::unique_ptr<uint8_t[], void (*)(uint8_t*)> scratch_;
   size_t scratch_bytes_ = 0;  // of each thread
+  std::unique_ptr<uint8_t[], void (*)(uint8_t*)> results_;  // of blocks of long rows
+  size_t result_bytes_ = 0;
   int64_t parts_always_ = 0;
   uint64_t sections_split_ = 0;
   std::vector<HostSpan> host_calls_;

@@ -323,3 +323,11 @@ def test_products_of_single_rows_however_they_lie(axes: tuple[int, ...]) -> None
     left = a.transpose(axes)
     b = fresh(left.shape[-1], 6)
     assert np.allclose(np.asarray(dvm.permute_dims(dvm.asarray(a), axes) @ dvm.asarray(b)), left @ b, atol=1e-5)
+
+
+def test_numbers_of_a_lazy_graph_are_told_apart_exactly() -> None:
+    x = dvm.asarray(np.ones(3, np.float32))
+    for number in (0.0, -0.0, 0.0, np.nan, 1.0, -1.0):
+        got, want = np.asarray(x * number), np.ones(3, np.float32) * np.float32(number)
+        assert got.tobytes() == want.tobytes() or np.isnan(number)
+        assert np.isnan(got).all() == np.isnan(number)
