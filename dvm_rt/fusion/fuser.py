@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dvm_rt.fusion.groups import NODES_MAX, Group, Grouping, group, host_node
+from dvm_rt.fusion.groups import NODES_MAX, Group, Grouping, group, host_node, plain_copy
 from dvm_rt.fusion.kernels import KernelWriter, PlanWriter, SegmentKernels, run_order
 from dvm_rt.fusion.legalise import legalise
 from dvm_rt.fusion.plan import Plan
@@ -93,7 +93,7 @@ def _report(grouping: Grouping, order: list[Group], reasons: bool) -> Report:
     for one in order:
         names = tuple([n.operator.name for n in sorted(one.placed, key=grouping.number.__getitem__)])
         domain = tuple([one.sizes[axis] for axis in one.axes()])
-        kind = "host" if host_node(one) is not None else "vector" if one.product is None else "matmul"
+        kind = "host" if host_node(one) is not None else "copy" if plain_copy(one) is not None else "vector" if one.product is None else "matmul"
         kernels.append(KernelReport(kind, names, domain))
     refusals = dict.fromkeys(
         (r.producer.operator.name, r.consumer.operator.name, r.reason)

@@ -17,7 +17,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from dvm_rt.dtypes import float32
-from dvm_rt.fusion.legalise import Legal, is_computed
+from dvm_rt.fusion.legalise import COPIED_EXACTLY, Legal, is_computed
 from dvm_rt.fusion.plan import KERNEL_ARGS_MAX
 from dvm_rt.fusion.views import (
     ZERO,
@@ -178,6 +178,22 @@ def host_node(made: Group) -> Node | None:
     return node if node.operator.lowering is Lowering.HOST else None
 
 
+def plain_copy(made: Group) -> Node | None:
+    """The copy that is this group, if it is one of stored elements without a conversion."""
+    node = next(iter(made.placed))
+    if len(made.placed) != 1 or node.operator.name != "copy":
+        return None
+    root = source(node.inputs[0])[0]
+    return node if root.dtype is node.dtype and root.operator.name not in ("constant", "dimension") else None
+
+
+def stands_alone(node: Node) -> bool:
+    """It shares a kernel with nothing: a host function, or a copy of what arithmetic would not keep."""
+    if node.operator.lowering is Lowering.HOST:
+        return True
+    return node.operator.name == "copy" and node.dtype.name not in COPIED_EXACTLY
+
+
 def group(legal: Legal, fused: bool = True, nodes_max: int = NODES_MAX) -> Grouping:
     """Cuts a legal graph into kernels; fused=False: one operator a kernel.
 
@@ -229,7 +245,7 @@ def _uses(legal: Legal) -> dict[Node, list[Use]]:
 def _place(grouping: Grouping, node: Node, fused: bool, nodes_max: int) -> None:
     """Puts a node into the group of its readers, or into a new one."""
     candidates = {id(g): g for use in grouping.uses[node] if (g := grouping.group_of.get(use.reader)) is not None}
-    for target in candidates.values() if node.operator.lowering is not Lowering.HOST else ():
+    for target in candidates.values() if not stands_alone(node) else ():
         reader = next(use.reader for use in grouping.uses[node] if grouping.group_of.get(use.reader) is target)
         try:
             if not fused:
@@ -259,7 +275,7 @@ def _joined(grouping: Grouping, target: Group, node: Node, nodes_max: int) -> Gr
     readers = [use for use in grouping.uses[node] if grouping.group_of.get(use.reader) is target]
     placement: Placement | None = None
     for use in readers:
-        if use.reader is trial.product or use.reader.operator.lowering in (Lowering.GATHER, Lowering.HOST):
+        if use.reader is trial.product or use.reader.operator.lowering is Lowering.GATHER or stands_alone(use.reader):
             raise Refused(f"{use.reader.operator.name} reads it from memory")
         found = trial.pulled(use.path, trial.needed(use.reader, use.number))
         placement = found if placement is None else trial.current(placement)
@@ -471,7 +487,7 @@ def _merge_siblings(grouping: Grouping, target: Group, node: Node, nodes_max: in
         other = grouping.group_of.get(use.reader)
         if other is None or other is target or other.product is not None or target.product is not None:
             continue
-        if use.reader.operator.lowering is Lowering.HOST:
+        if stands_alone(use.reader):
             continue
         try:
             merged = _merged(grouping, target, other, node, use, nodes_max)

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from dvm_rt.dtypes import float32
-from dvm_rt.fusion.groups import Group, Grouping, argument_key, argument_strides, host_node
+from dvm_rt.fusion.groups import Group, Grouping, argument_key, argument_strides, host_node, plain_copy
 from dvm_rt.fusion.legalise import Legal
 from dvm_rt.fusion.plan import GATHER, NONE, PACKED, READ, STREAM, WRITE, Kernel, KernelBuilder, PlanBuilder
 from dvm_rt.fusion.segments import Segment
@@ -241,6 +241,8 @@ class KernelWriter:
         """Adds the kernel to the plan."""
         if (host := host_node(self.group)) is not None:
             return write_host(self.plan, host)
+        if (copied := plain_copy(self.group)) is not None:
+            return self._write_copy(copied)
         group, product_node = self.group, self.group.product
         members = sorted(group.placed, key=self.grouping.number.__getitem__)
         stored = [n for n in members if self.grouping.is_stored(n)]
@@ -258,15 +260,21 @@ class KernelWriter:
                 self.kernel.output(self.nodes[node], argument)
         self.plan.kernels.append(self.kernel.build())
 
-    def _open(self, product_node: Node | None) -> None:
+    def _write_copy(self, node: Node) -> None:
+        """A kernel that is one copy: memory to memory, in any dtype."""
+        self._read(node, 0)
+        self._home(node)
+        self._open(None, "COPY")
+        self.plan.kernels.append(self.kernel.build())
+
+    def _open(self, product_node: Node | None, kind: str = "VECTOR") -> None:
         plan, axes, sizes = self.plan, list(reversed(self.group.axes())), dict(self.group.sizes)
         if product_node is not None:
             axes = self._matmul_axes(product_node, sizes)
         depth = NONE if product_node is None else plan.expression(product_node.inputs[0].shape[-1])
         final = self.group.product is None and all(a.node in plan.results for a in self.arguments if a.mode & WRITE)
         dims = tuple([plan.expression(sizes[a]) for a in axes] or [plan.expression(1)])
-        kind = "VECTOR" if product_node is None else "MATMUL"
-        self.kernel = KernelBuilder(kind, float32, dims, depth, STREAM if final else 0)
+        self.kernel = KernelBuilder(kind if product_node is None else "MATMUL", float32, dims, depth, STREAM if final else 0)
         for a in self.arguments:
             strides = [self._number(a.strides.get(axis, 0)) for axis in axes] or [NONE]
             index = NONE if a.index is None else a.index

@@ -185,9 +185,11 @@ class _Copier:
         """The value in memory of its own, row-major."""
         if shared and (node, True) in self.copies:
             return self.copies[node, True]
-        if node.dtype.name not in COPIED_EXACTLY:
+        root, _ = source(node)
+        stored = root.dtype is node.dtype and root.operator.name not in ("constant", "dimension")
+        if node.dtype.name not in COPIED_EXACTLY and not stored:
             raise UnsupportedOperatorError(
-                f"fusion: copy: an integer view that has to be stored, got {node!r}, allowed {', '.join(COPIED_EXACTLY)}"
+                f"fusion: copy: a number or a conversion that has to be stored, got {node!r}, allowed {', '.join(COPIED_EXACTLY)}"
             )
         made = self.root(self.op.copy(node))
         self.copies[node, shared] = made

@@ -50,7 +50,7 @@ LIMITS: dict[str, int] = {
 
 # ---- enumerations -------------------------------------------------------------------------------------------------
 ENUMS: dict[str, tuple[str, ...]] = {
-    "SectionKind": ("VECTOR", "MATMUL", "PACK", "HOST"),
+    "SectionKind": ("VECTOR", "MATMUL", "PACK", "HOST", "COPY"),
     "ExprOp": ("SYMBOL", "CONST", "ADD", "MUL", "FLOORDIV", "MOD", "MIN", "MAX"),  # SYMBOL: k = index
     "BufferRole": ("PARAMETER", "PACKED", "OUTPUT", "TEMPORARY"),
     "VerifyCode": (

@@ -16,6 +16,8 @@ SECTION_KINDS = {
     "as in a pass over each finished row of C (operand 2), without reductions or a row section, and end with `end`.",
     "PACK": "dims[0] = N, depth = K. Operand 0 is B, operand 1 its packed form: floats [K slice][panel][k][32], "
     "columns beyond N zero.",
+    "COPY": "Operand 0 to operand 1, over dims, of any one dtype and any strides (the destination's meet no place twice). NaN "
+    "becomes canonical. No words.",
     "HOST": "A function of the host table (depth = its number, from 1) on whole arrays, row-major: operands are its inputs, "
     "then its output; their strides hold the dimensions, depth the rank. Words are its attributes, 64-bit numbers. "
     "dims[0] = elements of all operands together.",

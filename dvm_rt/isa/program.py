@@ -26,7 +26,7 @@ HEAD, ARG, SECTION, OPERAND, WORD = (
 MAX_RANK, LANES, NONE = (layout.LIMITS[name] for name in ("MAX_RANK", "LANES", "NONE"))
 WORKSPACE, SCRATCH, INDEX = (layout.LIMITS[name] for name in ("WORKSPACE", "SCRATCH", "INDEX"))
 READ, WRITE, GATHER, PACKED = (layout.FLAGS["Mode"][name] for name in ("READ", "WRITE", "GATHER", "PACKED"))
-VECTOR, MATMUL, PACK, HOST = (layout.enum_value("SectionKind", name) for name in ("VECTOR", "MATMUL", "PACK", "HOST"))
+VECTOR, MATMUL, PACK, HOST, COPY = (layout.enum_value("SectionKind", name) for name in layout.ENUMS["SectionKind"])
 CHECKED_FROM = HEAD.fields["checksum"][1] + 8  # the checksum covers everything from this byte on
 T = TypeVar("T")
 
@@ -174,12 +174,13 @@ def fuel(sections: Sequence[Section]) -> int:
         matmul   ceil(M * N * K * batch / 1024) + word_count * M * batch * ceil(N / LANES) + 1
         pack     ceil(N * K / 1024) + 1
         host     ceil(elements / 16) + 1
+        copy     ceil(elements / 16) + 1
 
     in 64 bits: the verifier computes the same with overflow checks and refuses a program that claims less."""
     total = 0
     for section in sections:
-        if section.kind == HOST:
-            total += -(-section.dims[0] // 16) + 1
+        if section.kind in (HOST, COPY):
+            total += -(-prod(section.dims[: section.rank]) // 16) + 1
             continue
         strips, rows = -(-section.dims[0] // lanes_of(section.dtype)), prod(section.dims[1 : section.rank])
         words = len(section.words) * strips * rows
@@ -307,6 +308,10 @@ class ProgramBuilder:
     def pack(self, n: int, k: int) -> SectionBuilder:
         """Adds a pack section; operand 0 is the source, operand 1 the packed form."""
         return self._add(SectionBuilder(PACK, (n,), k))
+
+    def copy(self, *dims: int) -> SectionBuilder:
+        """Adds a section that copies operand 0 to operand 1."""
+        return self._add(SectionBuilder(COPY, dims))
 
     def host(self, name: str, attributes: Sequence[int], elements: int) -> SectionBuilder:
         """Adds a section that runs a host function; `elements` of all operands together. Operands: its inputs, then its

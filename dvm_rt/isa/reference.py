@@ -21,7 +21,7 @@ from dvm_rt.isa import host, layout, table
 from dvm_rt.isa.convert import convert_load, convert_store
 from dvm_rt.isa.matmul import matmul, pack, packed_bytes, unpack
 from dvm_rt.isa.program import (
-    GATHER, HOST, INDEX, MATMUL, PACK, PACKED, READ, SCRATCH, VECTOR, WORKSPACE, WRITE, Operand, Program, Section, Word,
+    COPY, GATHER, HOST, INDEX, MATMUL, PACK, PACKED, READ, SCRATCH, VECTOR, WORKSPACE, WRITE, Operand, Program, Section, Word,
     lanes_of, parse,
 )  # fmt: skip
 
@@ -431,6 +431,21 @@ def _run_pack(section: Section, memory: _Memory) -> None:
     memory.view(packed, packed.base, (packed_bytes(n, k) // 4,), (4,), WRITE)[:] = pack(b)
 
 
+def _run_copy(section: Section, memory: _Memory) -> None:
+    shape = section.dims[: section.rank]
+    source, target = (
+        memory.view(x, x.base, shape, x.stride[: section.rank], mode) for x, mode in zip(section.operands, (READ, WRITE), strict=True)
+    )
+    target[...] = _canonical(source, dtypes.DTYPES[section.operands[0].dtype])
+
+
+def _canonical(values: Array, dtype: dtypes.DType) -> Array:
+    """NaN of any float dtype made canonical."""
+    if dtype is dtypes.bfloat16:
+        return np.where((values & 0x7FFF) > 0x7F80, np.uint16(0x7FC0), values)
+    return np.where(np.isnan(values), dtype.numpy.type(np.nan), values) if dtype.kind == "f" else values
+
+
 def _run_host(section: Section, memory: _Memory) -> None:
     views = []
     for number, x in enumerate(section.operands):
@@ -456,4 +471,5 @@ _RUN: dict[int, Callable[[Section, _Memory], None]] = {
     MATMUL: _run_matmul,
     PACK: _run_pack,
     HOST: _run_host,
+    COPY: _run_copy,
 }

@@ -161,14 +161,14 @@ class _Verifier:
         require(all(1 <= d <= DIMENSION_MAX for d in s.dims), "DIMENSION")
         require(all(d == 1 for d in s.dims[s.rank :]), "DIMENSION")
         require(prod(s.dims) <= DIMENSION_MAX, "OVERFLOW")
-        if s.kind == "VECTOR":
+        if s.kind in ("VECTOR", "COPY"):
             require(s.depth == 0, "RESERVED")
         else:
             require(1 <= s.depth <= DIMENSION_MAX, "DIMENSION")
         require(s.scratch_bytes <= self.head.scratch_bytes, "LIMIT")
         rows = prod(s.dims[1:])
         strips = -(-s.dims[0] // (LIMIT.LANES * 4 // self.element))
-        if s.kind == "HOST":  # its words are attributes
+        if s.kind in ("HOST", "COPY"):  # a host function's words are attributes
             self.work += -(-s.dims[0] * rows // 16) + 1
             return
         steps = 0 if s.kind == "VECTOR" else -(-s.dims[0] * rows * s.depth // 1024)
@@ -183,6 +183,9 @@ class _Verifier:
             require(s.operand_count >= 3, "OPERAND")
         if s.kind == "PACK":
             require(s.rank == 1, "DIMENSION")
+            require(s.operand_count == 2, "OPERAND")
+            require(not words, "NESTING")
+        if s.kind == "COPY":
             require(s.operand_count == 2, "OPERAND")
             require(not words, "NESTING")
         if s.kind == "HOST":
@@ -202,7 +205,7 @@ class _Verifier:
         require(0 <= x.mode < 16 and x.mode & (MODE.READ | MODE.WRITE) != 0, "PERMISSION")
         require(not x.mode & MODE.READ or bool(memory.mode & MODE.READ), "PERMISSION")
         require(not x.mode & MODE.WRITE or bool(memory.mode & MODE.WRITE), "PERMISSION")
-        require(x.dtype in STORED or s.kind == "HOST", "DTYPE")
+        require(x.dtype in STORED or (s.kind in ("HOST", "COPY") and x.dtype < len(dtypes.DTYPES)), "DTYPE")
         require(memory.dtype in (None, x.dtype), "DTYPE")
         if s.kind == "HOST":
             return self.operand_of_host(number, memory)
@@ -213,7 +216,11 @@ class _Verifier:
             require(x.index == LIMIT.NONE and x.limit == 0, "RESERVED")
         if x.arg == LIMIT.SCRATCH:
             require(x.stride == [self.element, *[0] * (LIMIT.MAX_RANK - 1)], "OPERAND")
-        if s.kind != "VECTOR":
+        if s.kind == "COPY":
+            require(x.mode == (MODE.READ, MODE.WRITE)[number], "PERMISSION")
+            require(x.depth == 0, "RESERVED")
+            require(x.dtype == self.operands[0].dtype, "DTYPE")
+        elif s.kind != "VECTOR":
             self.operand_of_product(number)
         elif not x.mode & MODE.GATHER:
             require(x.depth == 0, "RESERVED")
@@ -303,13 +310,13 @@ class _Verifier:
         moves = [(s.dims[d], x.stride[d]) for d in range(s.rank)]
         if x.mode & MODE.PACKED:
             return matmul.packed_bytes(s.dims[0], s.depth), [m for m in moves[2:] if m[0] > 1]
-        if x.stride[0] == 0:
+        if x.stride[0] == 0 and not (s.kind == "COPY" and x.mode & MODE.WRITE):
             del moves[0]  # one element a row
         if x.mode & MODE.GATHER:
             moves.append((x.limit, x.depth))
-        elif s.kind != "VECTOR" and (number == 0 or (number == 1 and s.kind == "MATMUL")):
+        elif s.kind not in ("VECTOR", "COPY") and (number == 0 or (number == 1 and s.kind == "MATMUL")):
             moves.append((s.depth, x.depth))
-        return STORED[x.dtype].bytes, [m for m in moves if m[0] > 1]
+        return dtypes.DTYPES[x.dtype].bytes, [m for m in moves if m[0] > 1]
 
     def inside(self, number: int, x: SimpleNamespace, memory: SimpleNamespace) -> tuple[int, int]:
         size, moves = self.steps(number)

@@ -125,6 +125,15 @@ struct KernelEncoder : Generator {
     finish(SectionKind::PACK, depth);
   }
 
+  void copy() {
+    if (!read_dims() || any_empty(0) || !begin_section()) return;
+    used = 3;
+    add_operands();
+    collapse(false, false);
+    head->scratch_bytes = 0;
+    finish(SectionKind::COPY, 0);
+  }
+
   // A host function: whole arrays, and attributes as words.
   void host() {
     if (!begin_section()) return;
@@ -172,8 +181,10 @@ struct KernelEncoder : Generator {
   void add_fuel(SectionKind section_kind, int64_t depth) {
     uint64_t rows = 1, work = 0, steps = 0;
     bool overflow = false;
-    if (section_kind == SectionKind::HOST) {
-      program.fuel += uint64_t(dims[0] + 15) / 16 + 1;
+    if (section_kind == SectionKind::HOST || section_kind == SectionKind::COPY) {
+      uint64_t elements = 1;
+      for (int d = 0; d < rank; d++) elements *= uint64_t(dims[d]);  // at most 2^40
+      program.fuel += (elements + 15) / 16 + 1;
       if (program.fuel > FUEL_MAX) fail("more work than 2^40 steps");
       return;
     }
@@ -201,6 +212,7 @@ void encode_kernel(Program& program, const PlanKernel& kernel, const PreparedKer
   if (matmul) encoder.matmul(prepared);
   else if (kernel.kind == uint8_t(SectionKind::PACK)) encoder.pack();
   else if (kernel.kind == uint8_t(SectionKind::HOST)) encoder.host();
+  else if (kernel.kind == uint8_t(SectionKind::COPY)) encoder.copy();
   else encoder.vector(prepared);
 }
 
@@ -230,7 +242,7 @@ PreparedKernel prepare(const Plan& plan, const PlanKernel& kernel) {
   using namespace encoding;
   PreparedKernel prepared;
   const SectionKind kind = SectionKind(kernel.kind);
-  if (kind == SectionKind::PACK || kind == SectionKind::HOST) return prepared;
+  if (kind == SectionKind::PACK || kind == SectionKind::HOST || kind == SectionKind::COPY) return prepared;
   Program program{plan, nullptr, nullptr, 0, 0, nullptr};
   Generator generator(program, kernel, plan.nodes().data() + kernel.first_node, kernel.nodes);
   generator.epilogue = kind == SectionKind::MATMUL;

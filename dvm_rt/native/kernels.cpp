@@ -6,6 +6,7 @@
 #endif
 
 namespace dvm::DVM_TARGET {
+void copy(Context&, const SectionRun&);  // copy.cpp
 namespace {
 // Without this every SSE instruction of the caller is slow after vector code.
 void leave() {
@@ -26,7 +27,7 @@ constexpr int STRIP = 32;
 #define NAME_OF(target) #target
 #define NAME(target) NAME_OF(target)
 constexpr Target made() {
-  Target t{NAME(DVM_TARGET), STRIP, {}, run_matmul_and_leave, run_pack_and_leave};
+  Target t{NAME(DVM_TARGET), STRIP, {}, run_matmul_and_leave, run_pack_and_leave, copy};
 #define X(dtype) \
   for (size_t i = 0; i < sizeof DTYPE_BYTES; i++) \
     if (std::string_view(DTYPE_NAMES[i]) == #dtype) t.vector[i] = dtype::run_vector;

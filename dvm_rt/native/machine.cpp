@@ -205,6 +205,7 @@ Machine::Run Machine::run_of(const Section& section) const {
   switch (SectionKind(section.kind)) {
     case SectionKind::VECTOR: return target_->vector[section.dtype];
     case SectionKind::MATMUL: return target_->matmul;
+    case SectionKind::COPY: return target_->copy;
     case SectionKind::PACK: case SectionKind::HOST: break;  // a host section is never cut
   }
   return target_->pack;

@@ -93,8 +93,9 @@ struct Checker {
 
   bool kernel(const PlanKernel& k) {
     const SectionKind kind = SectionKind(k.kind);
-    const bool matmul = kind == SectionKind::MATMUL, pack = kind == SectionKind::PACK, host = kind == SectionKind::HOST;
-    if (!(check.below("kind", k.kind, size_t(SectionKind::HOST) + 1) &&
+    const bool matmul = kind == SectionKind::MATMUL, pack = kind == SectionKind::PACK, host = kind == SectionKind::HOST,
+               copy = kind == SectionKind::COPY;
+    if (!(check.below("kind", k.kind, size_t(SectionKind::COPY) + 1) &&
           check.is(kind == SectionKind::VECTOR ? is_compute_dtype(k.dtype) : k.dtype == uint8_t(DType::FLOAT32), "compute dtype",
                    k.dtype, "32 and 64 bits, float32 where it is not a vector kernel") && dims(k.rank, k.dims) &&
           check.is(matmul ? k.rank >= 2 : pack ? k.rank == 1 : host || k.rank >= 1, "rank", k.rank,
@@ -103,8 +104,8 @@ struct Checker {
           check.is(size_t(k.first_node) + k.nodes <= plan.nodes().size(), "nodes", k.nodes, "nodes of the plan") &&
           check.is(k.args <= KERNEL_ARGS_MAX, "args", k.args, "0 to 12") &&
           check.is(k.nodes <= MAX_NODES, "nodes", k.nodes, "0 to 64") &&
-          check.is(matmul ? k.args >= 3 : pack ? k.args == 2 : !host || k.args >= 1, "args", k.args, "3 and more, pack 2, host 1 and more") &&
-          check.is(!(pack || host) || k.nodes == 0, "nodes", k.nodes, "none in a pack or a host kernel") &&
+          check.is(matmul ? k.args >= 3 : pack || copy ? k.args == 2 : !host || k.args >= 1, "args", k.args, "3 and more, pack and copy 2, host 1 and more") &&
+          check.is(!(pack || host || copy) || k.nodes == 0, "nodes", k.nodes, "none in a pack, a copy or a host kernel") &&
           (matmul || pack || host ? expr("depth", k.depth) : expr_or_none("depth", k.depth)))) {
       return false;
     }
@@ -115,6 +116,10 @@ struct Checker {
     if (matmul && !matmul_args(args)) return false;
     if (pack && !pack_args(args)) return false;
     if (host) return host_args(args);
+    if (copy) {
+      return check.is(args[0].mode == READ && args[1].mode == WRITE, "mode", args[0].mode, "READ, then WRITE") &&
+             check.is(args[0].dtype == args[1].dtype, "dtype of a copy", args[1].dtype, "one for both");
+    }
     return nodes(k, args, plan.nodes().subspan(k.first_node, k.nodes));
   }
 

@@ -72,6 +72,7 @@ struct Target {
   void (*vector[sizeof DTYPE_BYTES])(Context&, const SectionRun&);  // by compute dtype; sets Context.trap on a trap
   void (*matmul)(Context&, const SectionRun&);
   void (*pack)(Context&, const SectionRun&);
+  void (*copy)(Context&, const SectionRun&);
 };
 
 std::span<const Target* const> targets();  // those this CPU can run, best first

@@ -100,7 +100,7 @@ class Verifier {
   bool section_head(size_t rest) {
     const Section& s = *section_.head;
     auto wrong = [&](VerifyCode code, int64_t got, int64_t allowed) { return refuse(code, Place::SECTION, 0, got, allowed); };
-    if (s.kind > uint16_t(SectionKind::HOST)) return wrong(VerifyCode::SECTION_KIND, s.kind, uint16_t(SectionKind::HOST));
+    if (s.kind > uint16_t(SectionKind::COPY)) return wrong(VerifyCode::SECTION_KIND, s.kind, uint16_t(SectionKind::COPY));
     kind_ = SectionKind(s.kind);
     if (s.operand_count > MAX_OPERANDS) return wrong(VerifyCode::LIMIT, s.operand_count, MAX_OPERANDS);
     if (s.word_count > MAX_WORDS) return wrong(VerifyCode::LIMIT, s.word_count, MAX_WORDS);
@@ -123,7 +123,7 @@ class Verifier {
       if (d) rows_ *= dim, outers += dim > 1;
     }
     if (kind_ == SectionKind::VECTOR) facts_.outer_rows += outers ? outers : 1;
-    const bool has_depth = kind_ != SectionKind::VECTOR;
+    const bool has_depth = kind_ != SectionKind::VECTOR && kind_ != SectionKind::COPY;
     if (has_depth ? s.depth < 1 || s.depth > DIMENSION_MAX : s.depth != 0)
       return wrong(has_depth ? VerifyCode::DIMENSION : VerifyCode::RESERVED, s.depth, has_depth ? DIMENSION_MAX : 0);
     return burn();
@@ -133,7 +133,7 @@ class Verifier {
   bool burn() {
     const Section& s = *section_.head;
     int64_t steps = 0;
-    if (kind_ == SectionKind::HOST) {  // its words are attributes
+    if (kind_ == SectionKind::HOST || kind_ == SectionKind::COPY) {  // a host function's words are attributes
       if (__builtin_add_overflow(fuel_, ceil_div(elements_, int64_t(16)) + 1, &fuel_))
         return refuse(VerifyCode::OVERFLOW, Place::SECTION, 0, elements_, FUEL_MAX);
       return true;
@@ -159,6 +159,7 @@ class Verifier {
     if (pack && (s.rank != 1 || s.operand_count != 2))
       return wrong(s.rank != 1 ? VerifyCode::DIMENSION : VerifyCode::OPERAND, s.rank != 1 ? s.rank : s.operand_count, s.rank != 1 ? 1 : 2);
     if (kind_ == SectionKind::HOST) return host();
+    if (kind_ == SectionKind::COPY) return copy();
     for (int i = 0; i < s.operand_count; i++)
       if (!operand(i)) return false;
     if (matmul) {
@@ -173,6 +174,25 @@ class Verifier {
     }
     if (matmul) read_ = 3, stored_ = 4;
     if (!pack && !words()) return false;
+    record();
+    return true;
+  }
+
+  // ---- copies: operand 0 to operand 1, any dtype ----
+  bool copy() {
+    const Section& s = *section_.head;
+    auto wrong = [&](VerifyCode code, int64_t got, int64_t allowed) { return refuse(code, Place::SECTION, 0, got, allowed); };
+    if (s.operand_count != 2) return wrong(VerifyCode::OPERAND, s.operand_count, 2);
+    if (s.word_count) return wrong(VerifyCode::NESTING, s.word_count, 0);
+    for (int i = 0; i < 2; i++) {
+      if (!operand(i)) return false;
+      const uint8_t mode = section_.operands[i].mode, allowed = i ? WRITE : READ;
+      if (mode != allowed) return refuse_operand(VerifyCode::PERMISSION, i, mode, allowed);
+    }
+    if (section_.operands[0].dtype != section_.operands[1].dtype)
+      return refuse_operand(VerifyCode::DTYPE, 1, section_.operands[1].dtype, section_.operands[0].dtype);
+    if (!overlaps()) return false;
+    read_ = 1, stored_ = 2;
     record();
     return true;
   }
@@ -288,7 +308,8 @@ class Verifier {
       for (int d = 2; d < s.rank; d++) walk.step(s.dims[d], x.stride[d]);
       return true;
     }
-    if (x.stride[0]) walk.step(s.dims[0], x.stride[0]);  // 0: one element a row, which may be written once a row
+    const bool each = kind_ == SectionKind::COPY && x.mode & WRITE;
+    if (x.stride[0] || each) walk.step(s.dims[0], x.stride[0]);  // 0: one element a row, which may be written once a row
     for (int d = 1; d < s.rank; d++) walk.step(s.dims[d], x.stride[d]);
     if (has_depth) walk.step(s.depth, x.depth);
     if (gathers) walk.step(x.limit, x.depth);
@@ -296,7 +317,7 @@ class Verifier {
       for (int d = 0; d < s.rank; d++)
         if (x.stride[d] != (d ? 0 : element_)) return refuse_operand(VerifyCode::OPERAND, i, x.stride[d], d ? 0 : element_);
     }
-    if (kind_ == SectionKind::VECTOR || i > 2) return true;
+    if (kind_ == SectionKind::VECTOR || kind_ == SectionKind::COPY || i > 2) return true;
     return product_shape(i);
   }
 

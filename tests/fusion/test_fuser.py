@@ -83,7 +83,7 @@ def test_a_product_is_stored_as_its_reader_wants_it() -> None:
 
 def test_operands_that_lie_badly_are_copied() -> None:
     fused = check(lambda op, x, y: op.matmul(op.index(x, entries=((None, None, 2), (None, None, 2))), y), [normal(8, 10), normal(5, 3)])
-    assert kinds(fused) == ["vector", "matmul"]
+    assert kinds(fused) == ["copy", "matmul"]
     fused = check(lambda op, x, y: op.matmul(op.astype(x, dtype="float32"), y), [np.ones((4, 5), np.int32), normal(5, 3)])
     assert kinds(fused) == ["vector", "matmul"]
 
@@ -159,12 +159,13 @@ def test_slots_of_values_that_live_together_differ() -> None:
     assert given[0] != given[1] and given[2] == given[0] and len({given[1], given[2], given[3]}) == 3 and given[4] != given[3]
 
 
-def test_integers_can_be_viewed_but_not_stored_anew() -> None:
+def test_integers_can_be_viewed_and_copied() -> None:
     indices = np.array([[0, 2, 1], [1, 1, 0]], np.int64)
     view = lambda op, t, i: op.take(t, op.index(op.permute_dims(i, axes=(1, 0)), entries=((None, None, -1),)))  # noqa: E731
     check(view, [normal(3, 4), indices])
-    with pytest.raises(UnsupportedOperatorError, match="integer"):
-        fuse(graph_of(lambda op, i: op.permute_dims(i, axes=(1, 0)), [indices]))
+    fused = check(lambda op, i: op.permute_dims(i, axes=(1, 0)), [indices])
+    assert kinds(fused) == ["copy"]
+    check(lambda op, i: op.concat(i, op.index(i, entries=((None, None, -1),)), axis=0), [indices])
 
 
 def test_plans_do_not_depend_on_the_run() -> None:

@@ -94,7 +94,7 @@ PLANTS: tuple[Plant, ...] = (
     _verify("overlap-base", "bool same = x.base == y.base && x.dtype", "bool same = x.dtype"),
     _verify("overlap-stride", "same &= x.stride[d] == y.stride[d] || section_.head->dims[d] == 1;", ""),
     _verify("overlap-end", "if (print_[i].high <= print_[w].low ||", "if (print_[i].high <= print_[w].low + 4 ||"),
-    _verify("overlap-product", "&& (kind_ == SectionKind::VECTOR || i >= 2))", ")"),
+    _verify("overlap-product", "&& (kind_ == SectionKind::VECTOR || (kind_ == SectionKind::MATMUL && i >= 2)))", ")"),
     # words
     _verify("word-reserved-k", "if (op.k == Field::EMPTY && w.k)", "if (false)"),
     _verify("word-operand", "if (a >= section_.head->operand_count)", "if (a > section_.head->operand_count)"),

@@ -44,6 +44,8 @@ class Shadow {
           case SectionKind::VECTOR: vector(); break;
           case SectionKind::MATMUL: matmul(); break;
           case SectionKind::PACK: pack(); break;
+          case SectionKind::HOST: host(); break;
+          case SectionKind::COPY: copy(); break;
         }
       }
       if (work_ > program_.head().fuel) fail("more work than fuel");
@@ -90,19 +92,20 @@ class Shadow {
   void begin(const SectionView& section) {
     s_ = &section, number_++, word_ = 0;
     const Section& head = *section.head;
-    const bool vector = SectionKind(head.kind) == SectionKind::VECTOR;
-    need(head.kind <= uint16_t(SectionKind::PACK) && !head.reserved, "section head");
+    const SectionKind kind = SectionKind(head.kind);
+    const bool vector = kind == SectionKind::VECTOR, copies = kind == SectionKind::COPY, host = kind == SectionKind::HOST;
+    need(head.kind <= uint16_t(SectionKind::COPY) && !head.reserved, "section head");
     need(head.dtype == uint8_t(DType::FLOAT32) || (vector && is_compute_dtype(head.dtype)), "compute dtype");
     need(!head.constant_count || element_bytes() == 8, "constants");
     need(head.operand_count <= MAX_OPERANDS && head.word_count <= MAX_WORDS, "section counts");
-    need(head.rank >= 1 && head.rank <= MAX_RANK && (vector ? head.depth == 0 : head.depth >= 1), "rank or depth");
+    need(head.rank >= 1 && head.rank <= MAX_RANK && (vector || copies ? head.depth == 0 : head.depth >= 1), "rank or depth");
     for (int d = 0; d < MAX_RANK; d++) need(head.dims[d] >= 1 && (d < head.rank || head.dims[d] == 1), "dims");
     for (int i = 0; i < head.operand_count; i++) {
       const Operand& x = section.operands[i];
       need(x.dtype < sizeof DTYPE_BYTES && !x.reserved && x.mode & (READ | WRITE) && x.mode < 16, "operand");
       need(x.mode & GATHER ? x.limit >= 1 : x.limit == 0 && x.index == NONE, "index or limit without gather");
-      for (int d = head.rank; d < MAX_RANK; d++) need(x.stride[d] == 0, "stride of an unused dimension");
-      if (vector) need(!x.depth || x.mode & GATHER, "depth");
+      for (int d = host ? int(x.depth) : head.rank; d < MAX_RANK; d++) need(x.stride[d] == 0, "stride of an unused dimension");
+      if (vector || copies) need(!x.depth || x.mode & GATHER, "depth");
       if (x.mode & PACKED) need(!vector && i == 1 && !x.depth && !x.stride[0] && !x.stride[1], "packed");
       if (SectionKind(head.kind) == SectionKind::PACK && i == 1) need(x.mode & PACKED, "destination of a pack");
       if (x.arg == SCRATCH) need(vector && x.stride[0] == element_bytes() && x.dtype == head.dtype, "row buffer");
@@ -119,6 +122,41 @@ class Shadow {
       p.writer.assign(p.bytes, NOBODY), p.reader.assign(p.bytes, NOBODY);
     }
     work_++;
+  }
+
+  // Whole arrays; nothing of this machine runs the function, so the launch traps.
+  void host() {
+    const Section& head = *s_->head;
+    need(head.rank == 1 && head.operand_count >= 1 && head.depth <= int64_t(std::size(HostFunction_NAMES)), "host section");
+    __int128 total = 0;
+    for (int i = 0; i < head.operand_count; i++) {
+      const Operand& x = s_->operands[i];
+      const int how = i == head.operand_count - 1 ? WRITE : READ;
+      need(x.mode == how && x.depth >= 0 && x.depth <= MAX_RANK, "host operand");
+      __int128 elements = 1;
+      for (int d = 0; d < x.depth; d++) need(x.stride[d] >= 0, "host dimension"), elements = std::min<__int128>(elements * x.stride[d], __int128(1) << 62);
+      for (int d = 0; d < x.depth; d++) elements = x.stride[d] ? elements : 0;
+      total += elements;
+      need(total <= head.dims[0], "more elements than the section says");
+      if (elements) touch(i, x.base, int64_t(elements) * DTYPE_BYTES[x.dtype], how, 1);
+    }
+    trapped = true;
+  }
+  void copy() {
+    const Section& head = *s_->head;
+    need(head.operand_count == 2 && !head.word_count, "copy section");
+    need(s_->operands[0].mode == READ && s_->operands[1].mode == WRITE && s_->operands[0].dtype == s_->operands[1].dtype, "copy operands");
+    int64_t index[MAX_RANK] = {};
+    for (uint32_t id = 1;; id++) {
+      for (int i = 0; i < 2; i++) {
+        __int128 at = s_->operands[i].base;
+        for (int d = 0; d < head.rank; d++) at += __int128(index[d]) * s_->operands[i].stride[d];
+        touch(i, at, DTYPE_BYTES[s_->operands[i].dtype], i ? WRITE : READ, id);
+      }
+      int d = 0;
+      while (d < head.rank && ++index[d] == head.dims[d]) index[d++] = 0;
+      if (d == head.rank) return;
+    }
   }
 
   // One element of operand i at byte `at`, for the element `id` (1..) of the section's domain.

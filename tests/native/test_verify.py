@@ -242,7 +242,7 @@ def edits() -> Iterator[Edit]:
     yield e("ALIGNMENT", 0, 0, "arg0 2400 float32 read align=4", "arg0 2400 float32 read align=3")
     yield e("ALIGNMENT", 0, 0, "arg0 2400 float32 read align=4", "arg0 2400 float32 read align=128")
     # section head
-    yield e("SECTION_KIND", 0, 0, "section0 vector", "section0 4")
+    yield e("SECTION_KIND", 0, 0, "section0 vector", f"section0 {len(layout.ENUMS['SectionKind'])}")
     yield e("DTYPE", 0, 0, "vector float32 [", "vector float16 [", "gather")
     yield e("DTYPE", 0, 0, "matmul float32 [", "matmul float64 [", "matmul")
     yield e("DTYPE", 0, 0, "vector float32 [", "vector bool [", "gather")

@@ -1,0 +1,85 @@
+"""Copy sections: every geometry and dtype, on every instruction set, against the reference; and what both verifiers refuse."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from dvm_rt import _native, dtypes
+from dvm_rt.errors import InvalidBytecodeError
+from dvm_rt.isa import reference
+from dvm_rt.isa.program import READ, WRITE, ProgramBuilder
+from dvm_rt.isa.verifier import check
+
+
+def program(shape: tuple[int, ...], source: tuple[int, ...], target: tuple[int, ...], dtype: dtypes.DType, base: int, elements: tuple[int, int]) -> bytes:
+    """Strides in elements, innermost first."""
+    builder, size = ProgramBuilder(), dtype.bytes
+    section = builder.copy(*shape)
+    section.operand(builder.add_arg(elements[0] * size, READ, dtype), [s * size for s in source], dtype=dtype, base=base * size)
+    section.operand(builder.add_arg(elements[1] * size, WRITE, dtype), [s * size for s in target], dtype=dtype, mode=WRITE)
+    return builder.build()
+
+
+def same(code: bytes, x: np.ndarray, out: np.ndarray) -> None:
+    want = out.copy()
+    reference.run(code, [x.copy(), want])
+    for name in _native.targets():
+        got = np.full_like(out, 77)
+        _native.Program(code).run([x, got], name)
+        assert got.tobytes() == want.tobytes(), name
+
+
+def random_bits(rng: np.random.Generator, count: int, dtype: dtypes.DType) -> np.ndarray:
+    data = rng.integers(0, 256, count * dtype.bytes, np.uint8)
+    data[rng.random(len(data)) < 0.2] = 0xFF  # NaN of many kinds
+    return np.frombuffer(data.tobytes(), np.uint8 if dtype.kind == "b" else dtype.numpy)
+
+
+@pytest.mark.parametrize("dtype", dtypes.DTYPES, ids=lambda d: d.name)
+def test_random_geometry(dtype: dtypes.DType) -> None:
+    rng = np.random.default_rng(dtype.code)
+    for _ in range(60):
+        rank = int(rng.integers(1, 6))
+        shape = tuple(int(n) for n in rng.integers(1, (150, 70, 20, 7, 4)[rank - 1], rank))
+        order = rng.permutation(rank)
+        source, step = [0] * rank, 1
+        for d in order:
+            source[d] = 0 if rng.random() < 0.1 else step * (-1 if rng.random() < 0.2 else 1)
+            step *= shape[d] + int(rng.integers(0, 3))
+        target, size = [0] * rank, 1
+        for d in rng.permutation(rank) if rng.random() < 0.5 else range(rank):
+            target[d] = size
+            size *= shape[d] + int(rng.random() < 0.2)
+        base = sum(-s * (n - 1) for s, n in zip(source, shape, strict=True) if s < 0)
+        code = program(shape, tuple(source), tuple(target), dtype, base, (step, size))
+        assert check(code) is None
+        same(code, random_bits(rng, step, dtype), random_bits(rng, size, dtype).copy())
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (65, 63), (16, 1000), (1000, 16), (15, 15), (300, 200, 3)])
+@pytest.mark.parametrize("name", ["int8", "float16", "float32", "int64"])
+def test_transposes(shape: tuple[int, ...], name: str) -> None:
+    dtype = dtypes.BY_NAME[name]
+    rng = np.random.default_rng(len(shape))
+    x = random_bits(rng, int(np.prod(shape)), dtype)
+    rows, columns = shape[:2]
+    rest = (rows * columns,) * (len(shape) - 2)
+    same(program(shape, (columns, 1, *rest), (1, rows, *rest), dtype, 0, (x.size, x.size)), x, np.zeros_like(x))
+
+
+def test_both_verifiers_refuse() -> None:
+    f = dtypes.float32
+    good = ((4, 5), (5, 1), (1, 4), f, 0, (20, 20))
+    assert check(program(*good)) is None
+    for code, bad in (
+        ("OUT_OF_BOUNDS", ((4, 5), (5, 1), (1, 4), f, 1, (20, 20))),
+        ("OUT_OF_BOUNDS", ((4, 5), (5, 1), (1, 5), f, 0, (20, 20))),
+        ("OVERLAP", ((4, 5), (5, 1), (1, 3), f, 0, (20, 20))),
+        ("OVERLAP", ((4, 5), (5, 1), (0, 4), f, 0, (20, 20))),
+    ):
+        data = program(*bad)
+        refused = check(data)
+        assert refused is not None and refused.code == code
+        with pytest.raises(InvalidBytecodeError, match=code):
+            _native.Program(data)
