@@ -38,6 +38,7 @@ LIMITS: dict[str, int] = {
     "BLOCK": 16384,  # elements of a row that are reduced together
     "PANEL": 32,  # columns of a packed matmul panel, whatever the instruction set
     "SLICE_K": 1024,  # longest fma chain of a matmul
+    "KEY_BLOCK": 128,  # keys of an attention section between two looks at the largest score
     "ARENA_ALIGN": 64,
     "WORKSPACE": 0xFFFE,  # Operand.arg: the launch's workspace
     "SCRATCH": 0xFFFF,  # Operand.arg: the thread's own scratch (row buffers)
@@ -46,7 +47,7 @@ LIMITS: dict[str, int] = {
 
 # ---- enumerations -------------------------------------------------------------------------------------------------
 ENUMS: dict[str, tuple[str, ...]] = {
-    "SectionKind": ("VECTOR", "MATMUL", "PACK"),
+    "SectionKind": ("VECTOR", "MATMUL", "PACK", "ATTENTION"),
     "ExprOp": ("SYMBOL", "CONST", "ADD", "MUL", "FLOORDIV", "MOD", "MIN", "MAX"),  # SYMBOL: k = index
     "BufferRole": ("PARAMETER", "PACKED", "OUTPUT", "TEMPORARY"),
     "VerifyCode": (
@@ -99,17 +100,17 @@ RECORDS: dict[str, Fields] = {
         ("kind", "u2"), ("dtype", "u1"), ("rank", "u1"), ("operand_count", "u2"), ("word_count", "u2"),
         ("bytes", "u4"),  # of the whole section: head, operands, words
         ("reserved", "u4"),
-        ("depth", "i8"),  # matmul, pack: K
+        ("depth", "i8"),  # matmul, pack: K; attention: D
         ("scratch_bytes", "u8"),  # of SCRATCH that this section uses
-        ("dims[8]", "i8"),  # innermost first; matmul: N, M, batch...; pack: N; unused ones are 1
+        ("dims[8]", "i8"),  # innermost first; matmul: N, M, batch...; pack: N; attention: keys, queries, batch...; unused ones are 1
     ),
     "Operand": (
         ("arg", "u2"), ("dtype", "u1"), ("mode", "u1"),
         ("index", "u2"),  # gather: the operand that holds the row index
         ("reserved", "u2"),
         ("base", "i8"),  # bytes from the start of the argument
-        ("limit", "i8"),  # gather: number of rows that the index may name
-        ("depth", "i8"),  # bytes per step of K (matmul, pack), or per gathered row
+        ("limit", "i8"),  # gather: number of rows that the index may name; attention, Q: keys that query 0 sees
+        ("depth", "i8"),  # bytes per step of K (matmul, pack), of D (attention), or per gathered row
         ("stride[8]", "i8"),  # bytes per step of each dimension
     ),
     "Word": (("op", "u2"), ("a", "u2"), ("k", "u4")),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 
 from dvm_rt import dtypes
-from dvm_rt.isa import layout, matmul, program, table
+from dvm_rt.isa import attention, layout, matmul, program, table
 
 SECTION_KINDS = {
     "VECTOR": "dims[0] is the row, dims[1..] the outer dimensions, walked as an odometer (dims[1] fastest). The words "
@@ -16,6 +16,8 @@ SECTION_KINDS = {
     "as in a pass over each finished row of C (operand 2), without reductions or a row section, and end with `end`.",
     "PACK": "dims[0] = N, depth = K. Operand 0 is B, operand 1 its packed form: floats [K slice][panel][k][32], "
     "columns beyond N zero.",
+    "ATTENTION": "dims = keys, queries, batch...; depth = D. Operands Q, K, V, O, perhaps a mask; four words of constants. The "
+    "score matrix is never stored; the arithmetic is defined below.",
 }
 PLACES = (
     ("acc", "the strip that words work on; undefined after `pass`, `loop` and at the start of a row"),
@@ -53,6 +55,7 @@ def manual() -> str:
         "## Instructions\n" + "\n\n".join(_group(group) for group in table.Group),
         "## Fuel\n" + inspect.cleandoc(program.fuel.__doc__),
         "## Matmul\n" + inspect.cleandoc(matmul.__doc__).partition("\n\n")[2],
+        "## Attention\n" + inspect.cleandoc(attention.__doc__).partition("\n\n")[2],
         "## Element types\n"
         + _table(("code", "name", "bytes"), tuple((d.code, d.name, d.bytes) for d in dtypes.DTYPES)),
         "## Limits\n" + _table(("limit", "value"), tuple(layout.LIMITS.items()), code=True),

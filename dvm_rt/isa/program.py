@@ -17,7 +17,7 @@ import numpy as np
 
 from dvm_rt import dtypes
 from dvm_rt.errors import InvalidBytecodeError
-from dvm_rt.isa import layout, matmul, table
+from dvm_rt.isa import attention, layout, matmul, table
 from dvm_rt.isa.checksum import checksum
 
 HEAD, ARG, SECTION, OPERAND, WORD = (
@@ -26,7 +26,9 @@ HEAD, ARG, SECTION, OPERAND, WORD = (
 MAX_RANK, LANES, NONE = (layout.LIMITS[name] for name in ("MAX_RANK", "LANES", "NONE"))
 WORKSPACE, SCRATCH = layout.LIMITS["WORKSPACE"], layout.LIMITS["SCRATCH"]
 READ, WRITE, GATHER, PACKED = (layout.FLAGS["Mode"][name] for name in ("READ", "WRITE", "GATHER", "PACKED"))
-VECTOR, MATMUL, PACK = (layout.enum_value("SectionKind", name) for name in ("VECTOR", "MATMUL", "PACK"))
+VECTOR, MATMUL, PACK, ATTENTION = (
+    layout.enum_value("SectionKind", name) for name in ("VECTOR", "MATMUL", "PACK", "ATTENTION")
+)
 CHECKED_FROM = HEAD.fields["checksum"][1] + 8  # the checksum covers everything from this byte on
 T = TypeVar("T")
 
@@ -159,6 +161,7 @@ def fuel(sections: Sequence[Section]) -> int:
         vector   word_count * ceil(dims[0] / LANES) * rows + 1
         matmul   ceil(M * N * K * batch / 1024) + word_count * M * batch * ceil(N / LANES) + 1
         pack     ceil(N * K / 1024) + 1
+        attention ceil(keys * queries * D * batch / 1024) + word_count * queries * batch * ceil(keys / LANES) + 1
 
     in 64 bits: the verifier computes the same with overflow checks and refuses a program that claims less."""
     total = 0
@@ -231,6 +234,9 @@ class SectionBuilder:
             scratch_bytes = matmul.scratch_bytes(
                 *dims[:2], self.depth, bool(b.mode & PACKED), b.stride[0], b.depth
             )
+        if self.kind == ATTENTION:
+            packed = bool(self.operands[1].mode & PACKED)
+            scratch_bytes = attention.scratch_bytes(*dims[:2], self.depth, packed)
         return Section(
             self.kind, dtypes.float32.code, len(self.dims), 0, self.depth, scratch_bytes, dims,
             tuple(self.operands), tuple(self.words),
@@ -265,6 +271,17 @@ class ProgramBuilder:
     def pack(self, n: int, k: int) -> SectionBuilder:
         """Adds a pack section; operand 0 is the source, operand 1 the packed form."""
         return self._add(SectionBuilder(PACK, (n,), k))
+
+    def attention(
+        self, keys: int, queries: int, depth: int, *batch: int, scale: float = 1.0, masked: float = -np.inf,
+        empty: float = 0.0,
+    ) -> SectionBuilder:  # fmt: skip
+        """Adds an attention section with its words; operands are Q (its limit says what query 0 sees), K, V, O and
+        perhaps a mask."""
+        section = self._add(SectionBuilder(ATTENTION, (keys, queries, *batch), depth))
+        for mnemonic, value in zip(attention.WORDS, (scale, masked, empty, None), strict=True):
+            section.word(mnemonic, value)
+        return section
 
     def build(self) -> bytes:
         sections = tuple(s.section() for s in self.sections)

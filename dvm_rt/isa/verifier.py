@@ -23,7 +23,7 @@ from types import SimpleNamespace
 import numpy as np
 
 from dvm_rt import dtypes
-from dvm_rt.isa import layout, matmul, table
+from dvm_rt.isa import attention, layout, matmul, table
 from dvm_rt.isa.checksum import checksum
 from dvm_rt.isa.table import Group
 
@@ -139,7 +139,12 @@ class _Verifier:
                 *section.dims[:2], section.depth, bool(b.mode & MODE.PACKED), b.stride[0], b.depth
             )
             require(section.scratch_bytes >= need, "LIMIT")
-        if words:
+        if section.kind == "ATTENTION":
+            packed = bool(operands[1].mode & MODE.PACKED)
+            need = attention.scratch_bytes(*section.dims[:2], section.depth, packed)
+            require(section.scratch_bytes >= need, "LIMIT")
+            self.words_of_attention(words)
+        elif words:
             _Words(self, words).check()
 
     def head_of_section(self, s: SimpleNamespace) -> None:
@@ -174,6 +179,16 @@ class _Verifier:
             require(s.rank == 1, "DIMENSION")
             require(s.operand_count == 2, "OPERAND")
             require(not words, "NESTING")
+        if s.kind == "ATTENTION":
+            require(s.rank >= 2 and s.depth <= attention.DEPTH_MAX, "DIMENSION")
+            require(s.operand_count in (4, 5), "OPERAND")
+            require(len(words) == len(attention.WORDS), "NESTING")
+
+    def words_of_attention(self, words: list[SimpleNamespace]) -> None:
+        """Three constants and the end, in this order; nothing else can be said."""
+        for self.word_number, (word, mnemonic) in enumerate(zip(words, attention.WORDS, strict=True)):
+            self.require(word.op < len(table.OPCODES) and table.mnemonic(word.op) == mnemonic, "OPCODE")
+            self.require(word.a == 0 and (word.k == 0 or mnemonic != "end"), "RESERVED")
 
     # ---- operands ----
 
@@ -190,11 +205,16 @@ class _Verifier:
         require(not any(x.stride[s.rank :]), "RESERVED")
         if x.mode & MODE.GATHER:
             self.gathered(x)
+        elif s.kind == "ATTENTION" and number == 0:
+            require(x.index == LIMIT.NONE, "RESERVED")
+            require(-DIMENSION_MAX <= x.limit <= DIMENSION_MAX, "DIMENSION")
         else:
             require(x.index == LIMIT.NONE and x.limit == 0, "RESERVED")
         if x.arg == LIMIT.SCRATCH:
             require(x.stride == [4, *[0] * (LIMIT.MAX_RANK - 1)], "OPERAND")
-        if s.kind != "VECTOR":
+        if s.kind == "ATTENTION":
+            self.operand_of_attention(number)
+        elif s.kind != "VECTOR":
             self.operand_of_product(number)
         elif not x.mode & MODE.GATHER:
             require(x.depth == 0, "RESERVED")
@@ -247,6 +267,26 @@ class _Verifier:
         elif role in ("", "C"):
             require(x.depth == 0, "RESERVED")
 
+    def operand_of_attention(self, number: int) -> None:
+        """Q, K, V, O and the mask: what each does not step along, and how it lies along D."""
+        x, require = self.operands[number], self.require
+        role = "QKVOM"[number]
+        if x.mode & MODE.PACKED:
+            require(role == "K" and x.mode == MODE.READ | MODE.PACKED and x.dtype == FLOAT32, "OPERAND")
+            require(x.stride[0] == 0 and x.stride[1] == 0 and x.depth == 0, "OPERAND")
+            return
+        if role == "M":
+            size = STORED[x.dtype].bytes
+            require(x.dtype in (FLOAT32, dtypes.bool_.code), "DTYPE")
+            require(x.mode == MODE.READ, "PERMISSION")
+            require(x.stride[0] in (0, size), "OPERAND")
+            require(x.depth == 0, "RESERVED")
+            return
+        require(x.dtype == FLOAT32, "DTYPE")
+        require(x.mode in ((MODE.WRITE, MODE.READ | MODE.WRITE) if role == "O" else (MODE.READ,)), "PERMISSION")
+        require(x.stride[0 if role in "QO" else 1] == 0, "OPERAND")
+        require(x.depth == 4 or role in "QK", "OPERAND")
+
     def steps(self, number: int) -> tuple[int, list[tuple[int, int]]]:
         """Bytes of one access, and (count, stride) of every way in which an operand moves."""
         x, s = self.operands[number], self.s
@@ -257,7 +297,9 @@ class _Verifier:
             del moves[0]  # one element a row
         if x.mode & MODE.GATHER:
             moves.append((x.limit, x.depth))
-        elif s.kind != "VECTOR" and (number == 0 or (number == 1 and s.kind == "MATMUL")):
+        elif s.kind == "ATTENTION" and number < 4:
+            moves.append((s.depth, x.depth))
+        elif s.kind in ("MATMUL", "PACK") and (number == 0 or (number == 1 and s.kind == "MATMUL")):
             moves.append((s.depth, x.depth))
         return STORED[x.dtype].bytes, [m for m in moves if m[0] > 1]
 
@@ -296,7 +338,7 @@ class _Verifier:
         (low, high), (low_written, high_written) = self.places[other], self.places[written]
         if x.arg != w.arg or high <= low_written or high_written <= low:
             return True
-        if self.same_places(other, written) and (self.s.kind == "VECTOR" or other > 1):
+        if self.same_places(other, written) and (self.s.kind == "VECTOR" or (self.s.kind == "MATMUL" and other > 1)):
             return True
         return self.beside(other, written)
 

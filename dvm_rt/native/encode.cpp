@@ -8,7 +8,7 @@
 // Rules. Pure: no clock, no look at the machine, every number that tunes is a constant. No heap, no strings while it
 // encodes. Every program must pass the verifier, which trusts nothing of this. Plan::load has checked all indices.
 #include "encode_words.h"
-#include "matmul.h"
+#include "attention.h"
 
 namespace dvm {
 namespace encoding {
@@ -118,6 +118,31 @@ struct KernelEncoder : Generator {
     finish(SectionKind::PACK, depth);
   }
 
+  void attention() {
+    const int64_t depth = program.values[kernel.depth];
+    if (!read_dims() || any_empty(1) || depth == 0) return;
+    if (depth < 0 || depth > SLICE_K) return fail("the heads of an attention are wider than 1024");
+    if (!begin_section()) return;
+    used = (uint64_t{1} << kernel.args) - 1;
+    add_operands();
+    operands[0].limit = program.value(program.plan.args()[kernel.first_arg].limit);
+    if (dims[0] == 0) without_keys();
+    unit_heads(depth);
+    merge_heads();
+    if (failed()) return;
+    head->depth = depth;
+    for (int d = 0; d < MAX_RANK; d++) head->dims[d] = d < rank ? dims[d] : 1;
+    head->scratch_bytes = uint64_t(attention_scratch_bytes(*head, operands[1]));
+    words = reinterpret_cast<Word*>(operands + operand_count);
+    constexpr uint16_t OPS_OF_WORDS[ATTENTION_WORDS] = {OP_mul_k, OP_mov_k, OP_mov_k, OP_end};
+    for (word_count = 0; word_count < ATTENTION_WORDS; word_count++) {
+      const bool has_constant = word_count < kernel.nodes;
+      const float constant = has_constant ? float(nodes[word_count].k) : 0.f;
+      words[word_count] = {OPS_OF_WORDS[word_count], 0, std::bit_cast<uint32_t>(constant)};
+    }
+    finish(SectionKind::ATTENTION, depth);
+  }
+
   void finish(SectionKind section_kind, int64_t depth) {
     if (failed()) return;
     head->kind = uint16_t(section_kind), head->dtype = kernel.dtype, head->rank = uint8_t(rank);
@@ -156,6 +181,7 @@ void encode_kernel(Program& program, const PlanKernel& kernel, const PreparedKer
   KernelEncoder encoder(program, kernel, nodes, count);
   if (matmul) encoder.matmul(prepared);
   else if (kernel.kind == uint8_t(SectionKind::PACK)) encoder.pack();
+  else if (kernel.kind == uint8_t(SectionKind::ATTENTION)) encoder.attention();
   else encoder.vector(prepared);
 }
 
@@ -185,7 +211,7 @@ PreparedKernel prepare(const Plan& plan, const PlanKernel& kernel) {
   using namespace encoding;
   PreparedKernel prepared;
   const SectionKind kind = SectionKind(kernel.kind);
-  if (kind == SectionKind::PACK) return prepared;
+  if (kind == SectionKind::PACK || kind == SectionKind::ATTENTION) return prepared;
   Program program{plan, nullptr, nullptr, 0, 0, nullptr};
   Generator generator(program, kernel, plan.nodes().data() + kernel.first_node, kernel.nodes);
   generator.epilogue = kind == SectionKind::MATMUL;

@@ -131,6 +131,7 @@ Trap Machine::run(const VerifiedProgram& program, std::span<const Binding> args,
       case SectionKind::VECTOR: target_->vector(context, run); break;
       case SectionKind::MATMUL: target_->matmul(context, run); break;
       case SectionKind::PACK: target_->pack(context, run); break;
+      case SectionKind::ATTENTION: target_->attention(context, run); break;
     }
     if (context.trap.code != TrapCode::NONE) {
       context.trap.section = number;

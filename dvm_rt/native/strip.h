@@ -12,4 +12,7 @@ void run_strip(Context& context, const Word* words, int64_t columns);
 void run_matmul(Context& context, const SectionRun& run);
 void run_pack(Context& context, const SectionRun& run);
 
+// Defined in attention.cpp.
+void run_attention(Context& context, const SectionRun& run);
+
 }  // namespace dvm::DVM_TARGET

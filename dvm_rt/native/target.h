@@ -44,6 +44,7 @@ struct Target {
   void (*vector)(Context&, const SectionRun&);          // sets Context.trap on a trap
   void (*matmul)(Context&, const SectionRun&);
   void (*pack)(Context&, const SectionRun&);
+  void (*attention)(Context&, const SectionRun&);
 };
 
 std::span<const Target* const> targets();  // those this CPU can run, best first

@@ -427,6 +427,7 @@ void run_vector(Context& c, const SectionRun& run) {
 }
 void run_matmul_and_leave(Context& c, const SectionRun& run) { run_matmul(c, run), leave(); }
 void run_pack_and_leave(Context& c, const SectionRun& run) { run_pack(c, run), leave(); }
+void run_attention_and_leave(Context& c, const SectionRun& run) { run_attention(c, run), leave(); }
 }  // namespace
 
 void run_strip(Context& c, const Word* words, int64_t columns) {
@@ -438,5 +439,6 @@ void run_strip(Context& c, const Word* words, int64_t columns) {
 #define NAME_OF(target) #target
 #define NAME(target) NAME_OF(target)
 extern const Target target;
-const Target target{NAME(DVM_TARGET), FULL * W, run_vector, run_matmul_and_leave, run_pack_and_leave};
+const Target target{NAME(DVM_TARGET), FULL * W, run_vector, run_matmul_and_leave, run_pack_and_leave,
+                    run_attention_and_leave};
 }  // namespace dvm::DVM_TARGET

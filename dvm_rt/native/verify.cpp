@@ -2,6 +2,7 @@
 // were checked before. Order: head, arguments, then for each section its head, its operands, how they overlap, its
 // words, and what of the workspace and the outputs is known to be written.
 #include "verify.h"
+#include "attention.h"
 #include "footprint.h"
 #include "matmul.h"
 
@@ -104,7 +105,8 @@ class Verifier {
   bool section_head(size_t rest) {
     const Section& s = *section_.head;
     auto wrong = [&](VerifyCode code, int64_t got, int64_t allowed) { return refuse(code, Place::SECTION, 0, got, allowed); };
-    if (s.kind > uint16_t(SectionKind::PACK)) return wrong(VerifyCode::SECTION_KIND, s.kind, uint16_t(SectionKind::PACK));
+    constexpr uint16_t LAST = uint16_t(SectionKind::ATTENTION);
+    if (s.kind > LAST) return wrong(VerifyCode::SECTION_KIND, s.kind, LAST);
     kind_ = SectionKind(s.kind);
     if (s.operand_count > MAX_OPERANDS) return wrong(VerifyCode::LIMIT, s.operand_count, MAX_OPERANDS);
     if (s.word_count > MAX_WORDS) return wrong(VerifyCode::LIMIT, s.word_count, MAX_WORDS);
@@ -150,6 +152,7 @@ class Verifier {
     const Section& s = *section_.head;
     const bool matmul = kind_ == SectionKind::MATMUL, pack = kind_ == SectionKind::PACK;
     auto wrong = [&](VerifyCode code, int64_t got, int64_t allowed) { return refuse(code, Place::SECTION, 0, got, allowed); };
+    if (kind_ == SectionKind::ATTENTION) return attention();
     if (matmul && (s.rank < 2 || s.operand_count < 3))
       return wrong(s.rank < 2 ? VerifyCode::DIMENSION : VerifyCode::OPERAND, s.rank < 2 ? s.rank : s.operand_count, s.rank < 2 ? 2 : 3);
     if (pack && (s.rank != 1 || s.operand_count != 2))
@@ -168,6 +171,31 @@ class Verifier {
     }
     if (matmul) read_ = 3, stored_ = 4;
     if (!pack && !words()) return false;
+    record();
+    return true;
+  }
+
+  // Everything about an attention section but what operand() sees to.
+  bool attention() {
+    const Section& s = *section_.head;
+    auto wrong = [&](VerifyCode code, int64_t got, int64_t allowed) { return refuse(code, Place::SECTION, 0, got, allowed); };
+    if (s.rank < 2) return wrong(VerifyCode::DIMENSION, s.rank, 2);
+    if (s.depth > SLICE_K) return wrong(VerifyCode::DIMENSION, s.depth, SLICE_K);
+    if (s.operand_count < 4 || s.operand_count > 5) return wrong(VerifyCode::OPERAND, s.operand_count, 5);
+    if (s.word_count != ATTENTION_WORDS) return wrong(VerifyCode::NESTING, s.word_count, ATTENTION_WORDS);
+    for (int i = 0; i < s.operand_count; i++)
+      if (!operand(i)) return false;
+    const int64_t need = attention_scratch_bytes(s, section_.operands[1]);
+    if (s.scratch_bytes < uint64_t(need)) return wrong(VerifyCode::LIMIT, s.scratch_bytes, need);
+    if (!overlaps()) return false;
+    constexpr uint16_t OPS_OF_WORDS[ATTENTION_WORDS] = {OP_mul_k, OP_mov_k, OP_mov_k, OP_end};
+    for (at_ = 0; at_ < ATTENTION_WORDS; at_++) {
+      const Word& w = section_.words[at_];
+      if (w.op != OPS_OF_WORDS[at_]) return refuse_word(VerifyCode::OPCODE, w.op, OPS_OF_WORDS[at_]);
+      if (w.a || (w.op == OP_end && w.k)) return refuse_word(VerifyCode::RESERVED, w.a, 0);
+    }
+    constexpr uint32_t O = 1u << 3;
+    stored_ = O, read_ = ((1u << s.operand_count) - 1) & ~O;
     record();
     return true;
   }
@@ -203,13 +231,16 @@ class Verifier {
     Walk& walk = walk_[i];
     walk.element = DTYPE_BYTES[x.dtype], walk.n = 0;
     const Section& s = *section_.head;
-    const bool has_depth = (kind_ == SectionKind::MATMUL && i < 2) || (kind_ == SectionKind::PACK && i == 0);
+    const bool attends = kind_ == SectionKind::ATTENTION;
+    const bool has_depth = (kind_ == SectionKind::MATMUL && i < 2) || (kind_ == SectionKind::PACK && i == 0) || (attends && i < 4);
     const bool gathers = x.mode & GATHER, packed = x.mode & PACKED || (kind_ == SectionKind::PACK && i == 1);
     if (gathers && !gathered_shape(i)) return false;
-    if (!gathers && (x.index != NONE || x.limit)) return refuse_operand(VerifyCode::RESERVED, i, x.index, NONE);
+    if (attends && i == 0 && x.index == NONE) {
+      if (x.limit < -DIMENSION_MAX || x.limit > DIMENSION_MAX) return refuse_operand(VerifyCode::DIMENSION, i, x.limit, DIMENSION_MAX);
+    } else if (!gathers && (x.index != NONE || x.limit)) return refuse_operand(VerifyCode::RESERVED, i, x.index, NONE);
     if (x.depth && !gathers && (!has_depth || packed)) return refuse_operand(VerifyCode::RESERVED, i, x.depth, 0);
     if (packed) {
-      const bool may = i == 1 && (kind_ == SectionKind::MATMUL ? (x.mode & (READ | WRITE)) == READ
+      const bool may = i == 1 && (kind_ == SectionKind::MATMUL || attends ? (x.mode & (READ | WRITE)) == READ
                                                                   : kind_ == SectionKind::PACK && x.mode & WRITE && x.mode & PACKED);
       if (!may || x.dtype != FLOAT32 || x.stride[0] || x.stride[1]) return refuse_operand(VerifyCode::OPERAND, i, x.mode, READ);
       walk.element = packed_bytes(s.dims[0], s.depth);
@@ -224,8 +255,27 @@ class Verifier {
       for (int d = 0; d < s.rank; d++)
         if (x.stride[d] != (d ? 0 : 4)) return refuse_operand(VerifyCode::OPERAND, i, x.stride[d], d ? 0 : 4);
     }
+    if (attends) return attention_shape(i);
     if (kind_ == SectionKind::VECTOR || i > 2) return true;
     return product_shape(i);
+  }
+
+  // Q, K not packed, V, O, mask of an attention.
+  bool attention_shape(int i) {
+    const Operand& x = section_.operands[i];
+    constexpr int K = 1, V = 2, O = 3, MASK = 4;
+    if (i == MASK) {
+      const bool known = x.dtype == FLOAT32 || x.dtype == uint8_t(DType::BOOL);
+      if (!known) return refuse_operand(VerifyCode::DTYPE, i, x.dtype, FLOAT32);
+      if (x.mode != READ) return refuse_operand(VerifyCode::PERMISSION, i, x.mode, READ);
+      return !x.stride[0] || x.stride[0] == DTYPE_BYTES[x.dtype] || refuse_operand(VerifyCode::OPERAND, i, x.stride[0], 0);
+    }
+    if (x.dtype != FLOAT32) return refuse_operand(VerifyCode::DTYPE, i, x.dtype, FLOAT32);
+    const bool may = i == O ? (x.mode & ~READ) == WRITE : x.mode == READ;
+    if (!may) return refuse_operand(VerifyCode::PERMISSION, i, x.mode, i == O ? WRITE : READ);
+    const int64_t across = i == K || i == V ? x.stride[1] : x.stride[0];
+    if (across) return refuse_operand(VerifyCode::OPERAND, i, across, 0);
+    return i < V || x.depth == 4 || refuse_operand(VerifyCode::OPERAND, i, x.depth, 4);
   }
 
   bool gathered_shape(int i) {
@@ -280,7 +330,7 @@ class Verifier {
       for (int i = 0; i < n; i++) {
         if (i == w || section_.operands[i].arg != section_.operands[w].arg) continue;
         if (print_[i].high <= print_[w].low || print_[w].high <= print_[i].low) continue;
-        if (same_places(section_.operands[i], section_.operands[w]) && (kind_ == SectionKind::VECTOR || i >= 2)) {
+        if (same_places(section_.operands[i], section_.operands[w]) && (kind_ == SectionKind::VECTOR || (kind_ == SectionKind::MATMUL && i >= 2))) {
           same_[i] |= 1u << w;
           continue;
         }
