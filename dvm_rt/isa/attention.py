@@ -28,7 +28,7 @@ from dvm_rt.isa.matmul import PANEL, canonical, fma, panels
 
 KEY_BLOCK = layout.LIMITS["KEY_BLOCK"]
 DEPTH_MAX = layout.LIMITS["SLICE_K"]
-ROWS, FEW_ROWS, BLOCKS_MAX = 16, 12, 512  # of the scratch rule
+ROWS, BLOCK_ROWS, FEW_ROWS, BLOCKS_MAX = 64, 16, 48, 512  # of the scratch rule
 WORDS = ("mul.k", "mov.k", "mov.k", "end")
 LOG2_E = np.float32(1.4426950408889634)
 _POWERS = (1.5403530e-4, 1.3333558e-3, 9.6181291e-3, 5.5504109e-2, 2.4022651e-1, 6.9314718e-1, 1.0)
@@ -40,7 +40,7 @@ def scratch_bytes(keys: int, queries: int, depth: int, packed: bool) -> int:
     """Section.scratch_bytes of an attention section."""
     width, blocks = panels(depth) * PANEL, -(-keys // KEY_BLOCK)
     slots = 0 if packed else 1 if queries <= FEW_ROWS or blocks > BLOCKS_MAX else blocks
-    rows = ROWS * (depth + width + KEY_BLOCK + 16)
+    rows = ROWS * (depth + width + 16) + BLOCK_ROWS * KEY_BLOCK
     return 4 * (rows + (KEY_BLOCK * width if width != depth else 0) + slots * KEY_BLOCK * depth)
 
 

@@ -15,11 +15,14 @@ namespace {
 constexpr int UNIT = 2 * W;                                            // columns of the narrowest tile
 constexpr int ROWS_MAX[3] = {W == 16 ? 14 : 6, W == 16 ? 6 : 2, W == 16 ? 3 : 1};  // rows of tiles of 1, 2, 4 units
 constexpr int BLOCK_ROWS = W == 16 ? 14 : 12;                          // queries that go through the keys together
+constexpr int64_t GROUP_BLOCKS = 4;                                    // such blocks that share a look at a block of keys
 constexpr int DIRECT_ROWS = W == 16 ? 3 : W == 8 ? 2 : 1;              // so few that packing keys does not pay
 constexpr int GROUPS = W >= 8 ? 4 : 8;                                 // of W keys that are transposed side by side: whole panels
+constexpr int64_t PULL_FLOATS = 1 << 16;                               // of the keys of a head that is fetched ahead
 constexpr int LANE_VECTORS = 16 / W;
 constexpr float LOG2E = 0x1.715476p+0f;
-static_assert(PANEL % UNIT == 0 && KEY_BLOCK % PANEL == 0 && GROUPS * W % PANEL == 0 && BLOCK_ROWS <= ATTENTION_ROWS);
+static_assert(PANEL % UNIT == 0 && KEY_BLOCK % PANEL == 0 && GROUPS * W % PANEL == 0 && BLOCK_ROWS <= ATTENTION_BLOCK_ROWS);
+static_assert(GROUP_BLOCKS * BLOCK_ROWS <= ATTENTION_ROWS && GROUP_BLOCKS * BLOCK_ROWS >= ATTENTION_FEW_ROWS);
 
 FN V canonical(V x) { return x == x ? x : all(NaN); }
 FN void accumulate(V& c, V x, V b) {  // c += x * b in place: left to itself gcc lets sums move between registers
@@ -39,12 +42,25 @@ FN V exp2v(V x) {
   const V p = poly(r, all(1.5403530e-4f), 1.3333558e-3f, 9.6181291e-3f, 5.5504109e-2f, 2.4022651e-1f, 6.9314718e-1f, 1.f);
   return scaleBetween(p, n, x, -126.f, 128.f);
 }
-FN float largest(V x) {  // no element is NaN
-  float t[W];
-  store(t, x);
-  for (int half = W / 2; half; half /= 2)
-    for (int i = 0; i < half; i++) t[i] = t[i] > t[i + half] ? t[i] : t[i + half];
-  return t[0];
+template <int BY, int... I>
+FN V rotated(V x, std::integer_sequence<int, I...>) { return __builtin_shuffle(x, Vi{((I + BY) % W)...}); }
+template <int BY> FN V rotated(V x) { return rotated<BY>(x, std::make_integer_sequence<int, W>()); }
+FN V largest(V x) {  // in every element; none is NaN
+  if constexpr (W >= 16) x = max2(rotated<8>(x), x);
+  if constexpr (W >= 8) x = max2(rotated<4 % W>(x), x);
+  x = max2(rotated<2>(x), x);
+  return max2(rotated<1>(x), x);
+}
+// The sum of 16 lanes, folded 8, 4, 2, 1 apart, in every element.
+FN V folded(const float* lanes) {
+  V x[LANE_VECTORS];
+  for (int v = 0; v < LANE_VECTORS; v++) x[v] = load(lanes + v * W);
+  for (int half = LANE_VECTORS / 2; half; half /= 2)
+    for (int v = 0; v < half; v++) x[v] += x[v + half];
+  if constexpr (W >= 16) x[0] += rotated<8>(x[0]);
+  if constexpr (W >= 8) x[0] += rotated<4 % W>(x[0]);
+  x[0] += rotated<2>(x[0]);
+  return x[0] + rotated<1>(x[0]);
 }
 
 // ---- products -------------------------------------------------------------------------------------------------------
@@ -174,10 +190,13 @@ FN void transposed(const float* p, int64_t key, V (&r)[W]) {
 #endif
 // The same with `keys` keys of `depth` elements each, perhaps more or less than W; what is missing is 0.
 void transposed_part(const float* p, int64_t key, int64_t step, int64_t keys, int64_t depth, V (&r)[W]) {
-  alignas(64) float t[W][W] = {};
-  for (int i = 0; i < std::min<int64_t>(W, keys); i++)
-    for (int d = 0; d < std::min<int64_t>(W, depth); d++) t[d][i] = p[i * key + d * step];
-  for (int d = 0; d < W; d++) r[d] = load(t[d]);
+  alignas(64) float t[W][W];
+  for (int i = 0; i < W; i++) {
+    store(t[i], i < keys && step == 1 ? loadPart(p + i * key, long(std::min<int64_t>(W, depth))) : V{});
+    if (i < keys && step != 1)
+      for (int d = 0; d < std::min<int64_t>(W, depth); d++) t[i][d] = p[i * key + d * step];
+  }
+  transposed(t[0], W, r);
 }
 
 struct Keys {
@@ -193,24 +212,39 @@ void pack(const Keys& from, int64_t count, int64_t depth, float* out) {
       const float* p = from.at + (j + part) * from.key;
       for (int64_t d = 0; d < depth; d += W) {
         V r[W];
-        if (keys >= W && depth - d >= W && from.step == 1) transposed(p + d, from.key, r);
-        else transposed_part(p + d * from.step, from.key, from.step, keys, depth - d, r);
+        if (keys >= W && depth - d >= W && from.step == 1) {
+#pragma GCC unroll 16
+          for (int i = 0; i < W; i++) __builtin_prefetch(p + (W + i) * from.key + d);
+          transposed(p + d, from.key, r);
+#pragma GCC unroll 16
+          for (int i = 0; i < W; i++) store(out + (d + i) * PANEL + part, r[i]);
+          continue;
+        }
+        if (keys <= 0) {
+          for (int i = 0; i < std::min<int64_t>(W, depth - d); i++) store(out + (d + i) * PANEL + part, V{});
+          continue;
+        }
+        transposed_part(p + d * from.step, from.key, from.step, keys, depth - d, r);
         for (int i = 0; i < std::min<int64_t>(W, depth - d); i++) store(out + (d + i) * PANEL + part, r[i]);
       }
     }
   }
 }
 
-// Scores of ROWS queries and GROUPS * W keys, at `s`, KEY_BLOCK floats a query. Each key is read once, from where it lies.
+// Scores of ROWS queries and GROUPS * W keys, at `s`, KEY_BLOCK floats a query. Each key is read once, from where it lies;
+// the values of these keys are on their way meanwhile.
 template <int ROWS>
-void scores_in_place(const float* q, int64_t depth, const float* p, int64_t key, float* s) {
+void scores_in_place(const float* q, int64_t depth, const float* p, int64_t key, const float* values, int64_t value, float* s) {
   V sum[ROWS][GROUPS] = {};
   for (int64_t d = 0; d < depth; d += W) {
 #pragma GCC unroll 4
     for (int g = 0; g < GROUPS; g++) {
       const float* at = p + g * W * key + d;
 #pragma GCC unroll 16
-      for (int i = 0; i < W; i++) __builtin_prefetch(at + (GROUPS * W + i) * key);
+      for (int i = 0; i < W; i++) {
+        __builtin_prefetch(at + (GROUPS * W + i) * key);
+        __builtin_prefetch(values + (g * W + i) * value + d, 0, 2);
+      }
       V r[W];
       transposed(at, key, r);
 #pragma GCC unroll 16
@@ -224,12 +258,13 @@ void scores_in_place(const float* q, int64_t depth, const float* p, int64_t key,
 #pragma GCC unroll 4
     for (int g = 0; g < GROUPS; g++) store(s + i * KEY_BLOCK + g * W, sum[i][g]);
 }
-void scores_in_place(int64_t rows, const float* q, int64_t depth, const float* p, int64_t key, float* s) {
-  if (rows == 1) scores_in_place<1>(q, depth, p, key, s);
+void scores_in_place(int64_t rows, const float* q, int64_t depth, const float* p, int64_t key, const float* values, int64_t value,
+                     float* s) {
+  if (rows == 1) scores_in_place<1>(q, depth, p, key, values, value, s);
   if constexpr (DIRECT_ROWS >= 2)
-    if (rows == 2) scores_in_place<2>(q, depth, p, key, s);
+    if (rows == 2) scores_in_place<2>(q, depth, p, key, values, value, s);
   if constexpr (DIRECT_ROWS >= 3)
-    if (rows == 3) scores_in_place<3>(q, depth, p, key, s);
+    if (rows == 3) scores_in_place<3>(q, depth, p, key, values, value, s);
 }
 
 // ---- softmax --------------------------------------------------------------------------------------------------------
@@ -261,17 +296,23 @@ FN V with_mask(V y, const Mask& mask, int64_t j, int64_t rest) {
 FN void softmax_block(float* s, int64_t columns, int64_t keys, int64_t seen, const Mask& mask, float& top, float* lanes,
                       float* o, int64_t width) {
   V most = all(-Inf);
-  for (int64_t j = 0; j < columns; j += W) {
+  int64_t j = 0;
+  if (!mask.at) {  // what has nothing to hide
+    V other = most;
+    for (; j + 2 * W <= seen; j += 2 * W) most = max2(load(s + j), most), other = max2(load(s + j + W), other);
+    most = max2(other, most);
+  }
+  for (; j < columns; j += W) {
     V y = load(s + j);
     if (mask.at) y = with_mask(y, mask, j, keys - j);
     if (j + W > seen) y = keepPart(y, all(-Inf), long(seen - j));
-    if (mask.at || j + W > seen) store(s + j, y);
+    store(s + j, y);
     most = max2(y, most);
   }
-  const float largest_here = largest(most), now = top > largest_here ? top : largest_here;
-  const V level = all(now == -Inf ? 0.f : now);
+  const V now = max2(largest(most), all(top)), level = now == -Inf ? V{} : now;
   V sum[LANE_VECTORS] = {};
-  for (int64_t j = 0; j < columns; j += 16)
+#pragma GCC unroll 2
+  for (j = 0; j < columns; j += 16)
 #pragma GCC unroll 4
     for (int v = 0; v < LANE_VECTORS; v++) {
       const V p = exp2v(load(s + j + v * W) - level);
@@ -282,11 +323,28 @@ FN void softmax_block(float* s, int64_t columns, int64_t keys, int64_t seen, con
   for (int v = 0; v < LANE_VECTORS; v++) store(lanes + v * W, fma(load(lanes + v * W), back, sum[v]));
   if (!(back[0] == 1.f))
     for (int64_t d = 0; d < width; d += W) store(o + d, load(o + d) * back);
-  top = now;
+  top = now[0];
 }
 
 // ---- one head -------------------------------------------------------------------------------------------------------
+// What the next head will read, on its way to L2 while this one is computed: a few rows after each row of the softmax.
+struct Pull {
+  const char* at[3];
+  int64_t step[3], left[3];  // bytes from row to row; rows
+  int64_t bytes, rows;       // of a row; at a time
+
+  FN void some() {
+    for (int64_t n = rows; n > 0; n--) {
+      const int i = left[0] ? 0 : left[1] ? 1 : 2;
+      if (!left[i]) return;
+      for (int64_t line = 0; line < bytes; line += 64) __builtin_prefetch(at[i] + line, 0, 2);
+      at[i] += step[i], left[i]--;
+    }
+  }
+};
+
 struct Attention {
+  Pull pull;
   int64_t keys, queries, depth, width;
   int64_t q_row, q_step, v_key, o_row, mask_row, limit;  // floats (mask_row: bytes)
   Keys k;
@@ -296,11 +354,11 @@ struct Attention {
   bool packed;         // K lies in panels
   float scale, empty;
   float *query, *sum, *score, *lanes, *values, *panels;  // scratch
-  int64_t slots, filled;                                 // panels: room, and how many blocks of keys are there
+  int64_t slots, filled;                                 // panels: room for blocks of keys; one behind the last that is there
 };
 
 // The first row's limit is `limit`; each further row sees one key more. Rows with as many keys in their chains go together.
-void add_values(const Attention& t, int64_t rows, int64_t limit, int64_t keys, const float* v, int64_t v_key) {
+void add_values(const Attention& t, float* sum, int64_t rows, int64_t limit, int64_t keys, const float* v, int64_t v_key) {
   auto chain = [&](int64_t row) {
     const int64_t seen = std::clamp<int64_t>(limit + row, 0, keys);
     return std::min(keys, ceil_div(seen, PANEL) * PANEL);
@@ -309,12 +367,12 @@ void add_values(const Attention& t, int64_t rows, int64_t limit, int64_t keys, c
     const int64_t length = chain(row);
     for (end = row + 1; end < rows && chain(end) == length;) end++;
     if (length == 0) continue;
-    multiply({length, t.score + row * KEY_BLOCK, v, t.sum + row * t.width, KEY_BLOCK, v_key, PANEL, t.width, false}, end - row,
+    multiply({length, t.score + row * KEY_BLOCK, v, sum + row * t.width, KEY_BLOCK, v_key, PANEL, t.width, false}, end - row,
              t.width);
   }
 }
 
-void score_block(Attention& t, int64_t rows, int64_t j0, int64_t columns) {
+void score_block(Attention& t, const float* query, int64_t rows, int64_t j0, int64_t columns) {
   const int64_t keys = std::min(KEY_BLOCK, t.keys - j0);
   const Keys from{t.k.at + j0 * t.k.key, t.k.key, t.k.step};
   int64_t column = 0;
@@ -322,79 +380,92 @@ void score_block(Attention& t, int64_t rows, int64_t j0, int64_t columns) {
   if (t.packed) {
     panels = t.k.at + j0 * t.depth;
   } else {
-    if (rows <= DIRECT_ROWS && t.queries <= ATTENTION_FEW_ROWS && t.depth % W == 0 && from.step == 1)
+    if (t.queries <= DIRECT_ROWS && t.depth % W == 0 && from.step == 1)
       for (; column + GROUPS * W <= std::min(columns, keys); column += GROUPS * W)
-        scores_in_place(rows, t.query, t.depth, from.at + column * from.key, from.key, t.score + column);
+        scores_in_place(rows, query, t.depth, from.at + column * from.key, from.key, t.v + (j0 + column) * t.v_key, t.v_key,
+                        t.score + column);
     if (column >= columns) return;
-    const int64_t block = j0 / KEY_BLOCK, slot = t.slots == 1 ? 0 : block;
-    float* const out = t.panels + slot * KEY_BLOCK * t.depth;
-    if (t.slots == 1 || block >= t.filled) {
+    const int64_t block = j0 / KEY_BLOCK;
+    float* const out = t.panels + (t.slots == 1 ? 0 : block) * KEY_BLOCK * t.depth;
+    if (t.slots == 1 ? t.filled != block + 1 : t.filled <= block) {
       pack({from.at + column * from.key, from.key, from.step}, keys - column, t.depth, out + column * t.depth);
       t.filled = block + 1;
     }
     panels = out;
   }
-  multiply({t.depth, t.query, panels + column * t.depth, t.score + column, t.depth, PANEL, t.depth * PANEL, KEY_BLOCK, true}, rows,
+  multiply({t.depth, query, panels + column * t.depth, t.score + column, t.depth, PANEL, t.depth * PANEL, KEY_BLOCK, true}, rows,
            columns - column);
 }
 
-void block_of_rows(Attention& t, int64_t row, int64_t rows) {
+// The values of a block of keys as the tiles want them: in place, or padded to whole panels.
+const float* values_of(const Attention& t, int64_t j0, int64_t keys) {
+  const float* v = t.v + j0 * t.v_key;
+  if (t.width == t.depth) return v;
+  for (int64_t j = 0; j < keys; j++) {
+    std::copy_n(v + j * t.v_key, t.depth, t.values + j * t.width);
+    std::fill_n(t.values + j * t.width + t.depth, t.width - t.depth, 0.f);
+  }
+  return t.values;
+}
+
+void begin_row(const Attention& t, int64_t row, int64_t i) {
   const V factor = all(t.scale * LOG2E);
-  for (int64_t i = 0; i < rows; i++) {
-    const float* q = t.q + (row + i) * t.q_row;
-    int64_t d = 0;
-    if (t.q_step == 1)
-      for (; d + W <= t.depth; d += W) store(t.query + i * t.depth + d, load(q + d) * factor);
-    for (; d < t.depth; d++) t.query[i * t.depth + d] = q[d * t.q_step] * factor[0];
-  }
-  std::fill_n(t.sum, rows * t.width, 0.f);
-  std::fill_n(t.lanes, rows * 16, 0.f);
-  float top[ATTENTION_ROWS];
-  std::fill_n(top, rows, -Inf);
-  const int64_t limit = t.limit + row;  // keys that the first row sees
-  const int64_t last = std::clamp<int64_t>(limit + rows - 1, 0, t.keys);
-  for (int64_t j0 = 0; j0 < last; j0 += KEY_BLOCK) {
-    const int64_t keys = std::min(KEY_BLOCK, t.keys - j0), columns = ceil_div(std::min(keys, last - j0), PANEL) * PANEL;
-    score_block(t, rows, j0, columns);
-    for (int64_t i = 0; i < rows; i++) {
-      const int64_t seen = std::clamp<int64_t>(limit + i - j0, 0, keys);
-      if (!seen) continue;
-      Mask mask = t.mask;
-      if (mask.at) mask.at += (row + i) * t.mask_row + j0 * mask.key;
-      softmax_block(t.score + i * KEY_BLOCK, columns, keys, seen, mask, top[i], t.lanes + i * 16, t.sum + i * t.width, t.width);
-    }
-    const float* v = t.v + j0 * t.v_key;
-    int64_t v_key = t.v_key;
-    if (t.width != t.depth) {
-      for (int64_t j = 0; j < keys; j++) {
-        std::copy_n(v + j * v_key, t.depth, t.values + j * t.width);
-        std::fill_n(t.values + j * t.width + t.depth, t.width - t.depth, 0.f);
-      }
-      v = t.values, v_key = t.width;
-    }
-    add_values(t, rows, limit - j0, keys, v, v_key);
-  }
-  for (int64_t i = 0; i < rows; i++) {
-    float* l = t.lanes + i * 16;
-    for (int half = 8; half; half /= 2)
-      for (int j = 0; j < half; j++) l[j] += l[j + half];
-    const bool none = l[0] == 0.f;
-    const V share = all(1.f / l[0]);
-    float* out = t.o + (row + i) * t.o_row;
-    for (int64_t d = 0; d < t.depth; d += W) {
-      const V x = canonical(none ? all(t.empty) : load(t.sum + i * t.width + d) * share);
-      if (t.depth - d >= W) store(out + d, x);
-      else storePart(out + d, x, long(t.depth - d));
-    }
+  const float* q = t.q + row * t.q_row;
+  float* const query = t.query + i * t.depth;
+  int64_t d = 0;
+  if (t.q_step == 1)
+    for (; d + W <= t.depth; d += W) store(query + d, load(q + d) * factor);
+  for (; d < t.depth; d++) query[d] = q[d * t.q_step] * factor[0];
+  std::fill_n(t.sum + i * t.width, t.width, 0.f);
+  std::fill_n(t.lanes + i * 16, 16, 0.f);
+}
+
+void end_row(const Attention& t, int64_t row, int64_t i) {
+  const V total = folded(t.lanes + i * 16), share = 1.f / total;
+  const bool none = total[0] == 0.f;
+  float* const out = t.o + row * t.o_row;
+  for (int64_t d = 0; d < t.depth; d += W) {
+    const V x = canonical(none ? all(t.empty) : load(t.sum + i * t.width + d) * share);
+    if (t.depth - d >= W) store(out + d, x);
+    else storePart(out + d, x, long(t.depth - d));
   }
 }
 
+// `rows` queries from `row` on, number `first` and on of their group, and the block of keys from j0 on.
+void visit(Attention& t, int64_t row, int64_t first, int64_t rows, int64_t j0, const float* v, float* top) {
+  const int64_t limit = t.limit + row;  // keys that the first row sees
+  const int64_t last = std::clamp<int64_t>(limit + rows - 1, 0, t.keys);
+  if (last <= j0) return;
+  const int64_t keys = std::min(KEY_BLOCK, t.keys - j0), columns = ceil_div(std::min(keys, last - j0), PANEL) * PANEL;
+  float *const sum = t.sum + first * t.width, *const lanes = t.lanes + first * 16;
+  score_block(t, t.query + first * t.depth, rows, j0, columns);
+  for (int64_t i = 0; i < rows; i++) {
+    const int64_t seen = std::clamp<int64_t>(limit + i - j0, 0, keys);
+    if (!seen) continue;
+    Mask mask = t.mask;
+    if (mask.at) mask.at += (row + i) * t.mask_row + j0 * mask.key;
+    softmax_block(t.score + i * KEY_BLOCK, columns, keys, seen, mask, top[first + i], lanes + i * 16, sum + i * t.width, t.width);
+    t.pull.some();
+  }
+  add_values(t, sum, rows, limit - j0, keys, v, t.width == t.depth ? t.v_key : t.width);
+}
+
+// Groups of blocks of queries go through the keys together: a block of keys and values is read from L1 by all but the first.
 void head(Attention& t) {
   const int64_t blocks = ceil_div(t.queries, BLOCK_ROWS), height = t.queries / blocks, taller = t.queries % blocks;
-  for (int64_t block = 0, row = 0; block < blocks; block++) {  // heights differ by at most one
-    const int64_t rows = height + (block < taller);
-    block_of_rows(t, row, rows);
-    row += rows;
+  auto row_of = [&](int64_t block) { return block * height + std::min(block, taller); };  // heights differ by at most one
+  for (int64_t from = 0; from < blocks; from += GROUP_BLOCKS) {
+    const int64_t to = std::min(from + GROUP_BLOCKS, blocks), begin = row_of(from), end = row_of(to);
+    float top[ATTENTION_ROWS];
+    std::fill_n(top, end - begin, -Inf);
+    for (int64_t row = begin; row < end; row++) begin_row(t, row, row - begin);
+    const int64_t last = std::clamp<int64_t>(t.limit + end - 1, 0, t.keys);
+    for (int64_t j0 = 0; j0 < last; j0 += KEY_BLOCK) {
+      const float* const v = values_of(t, j0, std::min(KEY_BLOCK, t.keys - j0));
+      for (int64_t block = from; block < to; block++)
+        visit(t, row_of(block), row_of(block) - begin, row_of(block + 1) - row_of(block), j0, v, top);
+    }
+    for (int64_t row = begin; row < end; row++) end_row(t, row, row - begin);
   }
 }
 
@@ -418,13 +489,28 @@ Attention attention(const SectionRun& run) {
   if (masked) t.mask.key = m->stride[0], t.mask_row = m->stride[1], t.mask.additive = m->dtype == uint8_t(DType::FLOAT32);
   float* at = reinterpret_cast<float*>(run.scratch);
   t.lanes = at, at += ATTENTION_ROWS * 16;
-  t.score = at, at += ATTENTION_ROWS * KEY_BLOCK;
+  t.score = at, at += ATTENTION_BLOCK_ROWS * KEY_BLOCK;
   t.sum = at, at += ATTENTION_ROWS * t.width;
   if (t.width != t.depth) t.values = at, at += KEY_BLOCK * t.width;
   t.query = at, at += ATTENTION_ROWS * t.depth;
   t.panels = at;
   t.slots = key_slots(section, *k);
   return t;
+}
+
+// Queries, keys and values of the head at `base`, if they fit into L2 beside the one at hand.
+Pull pull(const Attention& t, uint8_t* const* base, const Operand* operands) {
+  if (t.packed || t.queries <= ATTENTION_FEW_ROWS || t.depth % 16 || t.keys * t.depth > PULL_FLOATS) return {};
+  Pull next{};
+  next.bytes = 4 * t.depth;
+  for (int i = 0; i < 3; i++) {
+    next.at[i] = reinterpret_cast<const char*>(base[i]);
+    next.step[i] = operands[i].stride[i == 0];
+    next.left[i] = i == 0 ? t.queries : t.keys;
+  }
+  if (next.at[1] == reinterpret_cast<const char*>(t.k.at)) next.left[1] = next.left[2] = 0;
+  next.rows = ceil_div(next.left[0] + next.left[1] + next.left[2], t.queries * ceil_div(t.keys, KEY_BLOCK));
+  return next;
 }
 
 }  // namespace
@@ -436,20 +522,19 @@ void run_attention(Context&, const SectionRun& run) {
   uint8_t* base[5] = {};
   std::copy_n(run.address, operands, base);
   int64_t index[MAX_RANK] = {};
-  for (;;) {
+  for (bool more = true; more;) {
     const float* k = reinterpret_cast<const float*>(base[1]);
     if (k != t.k.at) t.filled = 0;  // heads of one group share their keys
     t.q = reinterpret_cast<const float*>(base[0]), t.k.at = k, t.v = reinterpret_cast<const float*>(base[2]);
     t.o = reinterpret_cast<float*>(base[3]), t.mask.at = base[4];
-    head(t);
-    int d = 2;  // the batch dimensions count like an odometer
-    for (; d < section.rank; d++) {
-      const bool more = ++index[d] < section.dims[d];
+    more = false;
+    for (int d = 2; d < section.rank && !more; d++) {  // the batch dimensions count like an odometer
+      more = ++index[d] < section.dims[d];
       for (int i = 0; i < operands; i++) base[i] += run.section.operands[i].stride[d] * (more ? 1 : 1 - section.dims[d]);
-      if (more) break;
-      index[d] = 0;
+      if (!more) index[d] = 0;
     }
-    if (d >= section.rank) return;
+    t.pull = more ? pull(t, base, run.section.operands) : Pull{};
+    head(t);
   }
 }
 

@@ -21,8 +21,9 @@ namespace dvm {
 #define ATTENTION_FACT [[gnu::always_inline]] inline
 
 constexpr int ATTENTION_WORDS = 4;           // mul.k scale, mov.k masked, mov.k empty, end
-constexpr int64_t ATTENTION_ROWS = 16;       // queries that scratch has room for at once; every target takes fewer
-constexpr int64_t ATTENTION_FEW_ROWS = 12;   // queries that every target takes at once: no block of keys is met twice
+constexpr int64_t ATTENTION_ROWS = 64;         // queries that go through the keys together, at most
+constexpr int64_t ATTENTION_BLOCK_ROWS = 16;   // queries whose scores exist at once, at most
+constexpr int64_t ATTENTION_FEW_ROWS = 48;     // queries that every target takes together: no block of keys is met twice
 constexpr int64_t ATTENTION_BLOCKS_MAX = 512;  // packed blocks of keys that scratch holds; beyond them they are packed anew
 
 ATTENTION_FACT int64_t padded_width(int64_t depth) { return ceil_div(depth, PANEL) * PANEL; }
@@ -34,7 +35,7 @@ ATTENTION_FACT int64_t key_slots(const Section& section, const Operand& k) {
 }
 ATTENTION_FACT int64_t attention_scratch_bytes(const Section& section, const Operand& k) {
   const int64_t depth = section.depth, width = padded_width(depth);
-  const int64_t rows = ATTENTION_ROWS * (depth + width + KEY_BLOCK + 16);  // Q, O, scores, lanes
+  const int64_t rows = ATTENTION_ROWS * (depth + width + 16) + ATTENTION_BLOCK_ROWS * KEY_BLOCK;  // Q, O, lanes; scores
   return 4 * (rows + (width == depth ? 0 : KEY_BLOCK * width) + key_slots(section, k) * KEY_BLOCK * depth);
 }
 

@@ -171,7 +171,7 @@ def edits() -> Iterator[Edit]:
     yield e("ALIGNMENT", 0, 0, "arg0 2400 float32 read align=4", "arg0 2400 float32 read align=3")
     yield e("ALIGNMENT", 0, 0, "arg0 2400 float32 read align=4", "arg0 2400 float32 read align=128")
     # section head
-    yield e("SECTION_KIND", 0, 0, "section0 vector", "section0 3")
+    yield e("SECTION_KIND", 0, 0, "section0 vector", "section0 4")
     yield e("DTYPE", 0, 0, "vector float32 [", "vector float64 [")
     yield e("RESERVED", 0, 0, "[100,2,3]", "[100,2,3] reserved=1")
     yield e("RESERVED", 0, 0, "[100,2,3]", "[100,2,3] depth=1")
