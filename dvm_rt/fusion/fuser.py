@@ -11,11 +11,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dvm_rt.fusion.groups import NODES_MAX, Grouping, group
+from dvm_rt.fusion.groups import NODES_MAX, Group, Grouping, group
 from dvm_rt.fusion.kernels import KernelWriter, PlanWriter, run_order
 from dvm_rt.fusion.legalise import legalise
 from dvm_rt.fusion.plan import Plan
 from dvm_rt.graph.graph import Graph
+from dvm_rt.graph.operators import Lowering
 from dvm_rt.graph.symbols import Check
 
 
@@ -64,12 +65,18 @@ def fuse(graph: Graph, fused: bool = True, nodes_max: int = NODES_MAX) -> Fused:
     return Fused(writer.builder.build(), _report(grouping, order), tuple(graph.facts.resolved_checks()))
 
 
+def _kind(one: Group) -> str:
+    if one.product is None:
+        return "vector"
+    return "attention" if one.product.operator.lowering is Lowering.ATTENTION else "matmul"
+
+
 def _report(grouping: Grouping, order: list) -> Report:
     kernels = []
     for one in order:
         names = tuple(n.operator.name for n in grouping.legal.graph.nodes if n in one.placed)
         domain = tuple(str(one.sizes[axis]) for axis in one.axes())
-        kernels.append(KernelReport("vector" if one.product is None else "matmul", names, domain))
+        kernels.append(KernelReport(_kind(one), names, domain))
     refusals = dict.fromkeys(
         (r.producer.operator.name, r.consumer.operator.name, r.reason)
         for r in grouping.refused

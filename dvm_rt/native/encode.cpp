@@ -7,6 +7,7 @@
 //
 // Rules. Pure: no clock, no look at the machine, every number that tunes is a constant. No heap, no strings while it
 // encodes. Every program must pass the verifier, which trusts nothing of this. Plan::load has checked all indices.
+#include <cmath>
 #include "encode_words.h"
 #include "attention.h"
 
@@ -137,8 +138,9 @@ struct KernelEncoder : Generator {
     constexpr uint16_t OPS_OF_WORDS[ATTENTION_WORDS] = {OP_mul_k, OP_mov_k, OP_mov_k, OP_end};
     for (word_count = 0; word_count < ATTENTION_WORDS; word_count++) {
       const bool has_constant = word_count < kernel.nodes;
-      const float constant = has_constant ? float(nodes[word_count].k) : 0.f;
-      words[word_count] = {OPS_OF_WORDS[word_count], 0, std::bit_cast<uint32_t>(constant)};
+      double constant = has_constant ? nodes[word_count].k : 0;
+      if (has_constant && nodes[word_count].op == NODE_SIZE) constant = 1 / std::sqrt(double(program.value(nodes[word_count].a)));
+      words[word_count] = {OPS_OF_WORDS[word_count], 0, std::bit_cast<uint32_t>(float(constant))};
     }
     finish(SectionKind::ATTENTION, depth);
   }

@@ -180,9 +180,10 @@ struct Checker {
                                  check.is(args[4].dtype == uint8_t(DType::FLOAT32) || args[4].dtype == uint8_t(DType::BOOL),
                                           "dtype of a mask", args[4].dtype, "float32, bool")));
   }
-  // Scale, masked, empty.
+  // Scale (a size stands for 1 / its square root), masked, empty.
   bool attention_nodes(std::span<const PlanNode> nodes) {
-    return check.is(nodes.size() == 3 && nodes[0].op == NODE_CONST && nodes[1].op == NODE_CONST && nodes[2].op == NODE_CONST,
+    if (nodes.size() == 3 && nodes[0].op == NODE_SIZE && !expr("size", nodes[0].a)) return false;
+    return check.is(nodes.size() == 3 && (nodes[0].op == NODE_CONST || nodes[0].op == NODE_SIZE) && nodes[1].op == NODE_CONST && nodes[2].op == NODE_CONST,
                     "nodes", int64_t(nodes.size()), "three constants in an attention");
   }
 
