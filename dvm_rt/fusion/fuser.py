@@ -1,5 +1,6 @@
 """Graph -> Plan: one plan, one launch, for every shape.
 
+    patterns   attention found, composites apart
     legalise   composites apart, views affine, copies where they must be
     groups     which operators share a kernel
     kernels    groups written into the plan, workspace shared out
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from dvm_rt.fusion.groups import NODES_MAX, Group, Grouping, group
 from dvm_rt.fusion.kernels import KernelWriter, PlanWriter, run_order
 from dvm_rt.fusion.legalise import legalise
+from dvm_rt.fusion.patterns import Found, rewritten
 from dvm_rt.fusion.plan import Plan
 from dvm_rt.graph.graph import Graph
 from dvm_rt.graph.operators import Lowering
@@ -35,10 +37,12 @@ class Report:
 
     kernels: tuple[KernelReport, ...]
     refusals: tuple[tuple[str, str, str], ...]  # producer, consumer, reason
+    patterns: tuple[Found, ...] = ()
 
     def text(self) -> str:
         """The report, one line a kernel and a refusal."""
         lines = [f"kernel {i}: {k.kind} [{', '.join(k.domain)}]: {' '.join(k.operators)}" for i, k in enumerate(self.kernels)]
+        lines += [one.text() for one in self.patterns]
         return "\n".join(lines + [f"not fused: {a} -> {b}: {reason}" for a, b, reason in self.refusals])
 
 
@@ -53,6 +57,7 @@ class Fused:
 
 def fuse(graph: Graph, fused: bool = True, nodes_max: int = NODES_MAX) -> Fused:
     """The plan of a graph. Raises UnsupportedOperatorError, GraphError (too large for one plan)."""
+    graph, patterns = rewritten(graph)
     legal = legalise(graph, fused)
     grouping = group(legal, fused, nodes_max)
     order = run_order(grouping)
@@ -62,7 +67,7 @@ def fuse(graph: Graph, fused: bool = True, nodes_max: int = NODES_MAX) -> Fused:
     writer.add_temporaries(grouping, order)
     for one in order:
         KernelWriter(writer, grouping, one).write()
-    return Fused(writer.builder.build(), _report(grouping, order), tuple(graph.facts.resolved_checks()))
+    return Fused(writer.builder.build(), _report(grouping, order, patterns), tuple(graph.facts.resolved_checks()))
 
 
 def _kind(one: Group) -> str:
@@ -71,7 +76,7 @@ def _kind(one: Group) -> str:
     return "attention" if one.product.operator.lowering is Lowering.ATTENTION else "matmul"
 
 
-def _report(grouping: Grouping, order: list) -> Report:
+def _report(grouping: Grouping, order: list, patterns: tuple[Found, ...]) -> Report:
     kernels = []
     for one in order:
         names = tuple(n.operator.name for n in grouping.legal.graph.nodes if n in one.placed)
@@ -82,4 +87,4 @@ def _report(grouping: Grouping, order: list) -> Report:
         for r in grouping.refused
         if grouping.group_of[r.producer] is not grouping.group_of[r.consumer]
     )
-    return Report(tuple(kernels), tuple(refusals))
+    return Report(tuple(kernels), tuple(refusals), patterns)

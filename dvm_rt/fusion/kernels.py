@@ -235,9 +235,9 @@ class KernelWriter:
         seen = keys - queries + 1 if causal else keys
         place = {operand: legal.access[operand] for operand in node.inputs}
         argument(q, place[q], READ, 0, place[q].strides[-2], depth=express(place[q].strides[-1]), limit=express(seen))
-        for operand in (k, v):
+        for operand, limit in ((k, NONE), (v, express(v.shape[-1]))):
             access = place[operand]
-            argument(operand, access, READ, access.strides[-2], 0, depth=express(access.strides[-1]))
+            argument(operand, access, READ, access.strides[-2], 0, depth=express(access.strides[-1]), limit=limit)
         home = legal.home[node]
         argument(node, home, WRITE, 0, home.strides[-2], depth=express(home.strides[-1]))
         for mask in masks:

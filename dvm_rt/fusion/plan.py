@@ -129,8 +129,8 @@ class Node:
 class Kernel:
     """A section of the program: VECTOR over dims[0] (the row) and outer dims; MATMUL over N, M, batch... with K =
     depth, args A, B, C and an epilogue in nodes; PACK over N with K = depth, args source and destination;
-    ATTENTION over keys, queries, batch... with D = depth, args Q (limit: keys that query 0 sees), K, V, O and perhaps a
-    mask, nodes the constants scale (or a NODE_SIZE, for 1 / its square root), masked, empty."""
+    ATTENTION over keys, queries, batch... with D = depth, args Q (limit: keys that query 0 sees), K, V (limit: their
+    width), O and perhaps a mask, nodes the constants scale (or a NODE_SIZE, for 1 / its square root), masked, empty."""
 
     kind: str
     dtype: DType

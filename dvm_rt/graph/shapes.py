@@ -92,14 +92,13 @@ def matmul(facts: Facts, where: str, shapes: tuple[Shape, ...]) -> Shape:
 
 
 def attention(facts: Facts, where: str, shapes: tuple[Shape, ...], *_: object) -> Shape:
-    """q (..., M, D), k and v (..., T, D), mask broadcasting to (..., M, T); batch dimensions broadcast."""
+    """q (..., M, D), k (..., T, D), v (..., T, E), mask broadcasting to (..., M, T); batch dimensions broadcast."""
     q, k, v, *masks = shapes
     if min(len(q), len(k), len(v)) < 2:
         raise ShapeError(f"{where}: rank, got {q}, {k} and {v}, allowed at least two dimensions each")
-    for other in (k, v):
-        if q[-1].__class__ is int and other[-1].__class__ is int and q[-1] != other[-1]:
-            raise ShapeError(f"{where}: widths of the heads differ, got {q} and {other}, allowed (..., M, D) and (..., T, D)")
-        facts.equate(q[-1], other[-1], where)
+    if q[-1].__class__ is int and k[-1].__class__ is int and q[-1] != k[-1]:
+        raise ShapeError(f"{where}: widths of the heads differ, got {q} and {k}, allowed (..., M, D) and (..., T, D)")
+    facts.equate(q[-1], k[-1], where)
     facts.equate(k[-2], v[-2], where)
     batch = elementwise(facts, where, (q[:-2], k[:-2], v[:-2]))
     for mask in masks:
@@ -109,7 +108,7 @@ def attention(facts: Facts, where: str, shapes: tuple[Shape, ...], *_: object) -
         for size, full in zip(reversed(mask), reversed(scores), strict=False):
             if not (size.__class__ is int and size == 1):
                 facts.equate(size, full, where)
-    return (*batch, q[-2], q[-1])
+    return (*batch, q[-2], v[-1])
 
 
 def linear(facts: Facts, where: str, shapes: tuple[Shape, ...]) -> Shape:

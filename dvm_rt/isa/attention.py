@@ -1,7 +1,7 @@
 """What an attention section means, with the bits: blocks of keys, running maximum, powers of two, lanes, chains.
 
-dims = keys, queries, batch...; depth = D, the width of a head. Operands Q, K, V, O and perhaps a mask (float32: added;
-bool: keys where it is 0 are masked). Words: `mul.k` scale, `mov.k` masked, `mov.k` empty, `end`. Query i sees keys
+dims = keys, queries, batch... Operands Q, K, V, O and perhaps a mask (float32: added; bool: keys where it is 0 are masked).
+K.limit is the width D of Q and K, V.limit that of V and O; depth is the larger one. Words: `mul.k` scale, `mov.k` masked, `mov.k` empty, `end`. Query i sees keys
 0 .. limit + i - 1, limit = Q.limit. For each query
 
     s[j] = chain over d of (q[d] * (scale * log2 e)) * k[j, d]          one fma chain from 0, rising d
@@ -27,8 +27,8 @@ from dvm_rt.isa import layout
 from dvm_rt.isa.matmul import PANEL, canonical, fma, panels
 
 KEY_BLOCK = layout.LIMITS["KEY_BLOCK"]
-DEPTH_MAX = layout.LIMITS["SLICE_K"]
-ROWS, BLOCK_ROWS, FEW_ROWS, BLOCKS_MAX = 64, 16, 48, 512  # of the scratch rule
+PACKED_DEPTH_MAX = layout.LIMITS["SLICE_K"]
+ROWS, BLOCK_ROWS, FEW_ROWS, PANEL_FLOATS_MAX = 64, 16, 48, 1 << 24  # of the scratch rule
 WORDS = ("mul.k", "mov.k", "mov.k", "end")
 LOG2_E = np.float32(1.4426950408889634)
 _POWERS = (1.5403530e-4, 1.3333558e-3, 9.6181291e-3, 5.5504109e-2, 2.4022651e-1, 6.9314718e-1, 1.0)
@@ -39,9 +39,9 @@ Array = np.ndarray
 def scratch_bytes(keys: int, queries: int, depth: int, packed: bool) -> int:
     """Section.scratch_bytes of an attention section."""
     width, blocks = panels(depth) * PANEL, -(-keys // KEY_BLOCK)
-    slots = 0 if packed else 1 if queries <= FEW_ROWS or blocks > BLOCKS_MAX else blocks
+    slots = 0 if packed else 1 if queries <= FEW_ROWS or blocks * KEY_BLOCK * depth > PANEL_FLOATS_MAX else blocks
     rows = ROWS * (depth + width + 16) + BLOCK_ROWS * KEY_BLOCK
-    return 4 * (rows + (KEY_BLOCK * width if width != depth else 0) + slots * KEY_BLOCK * depth)
+    return 4 * (rows + KEY_BLOCK * width + slots * KEY_BLOCK * depth)
 
 
 def power_of_two(x: Array) -> Array:
@@ -59,11 +59,11 @@ def power_of_two(x: Array) -> Array:
 def attention(
     q: Array, k: Array, v: Array, limit: int, scale: float, masked: float, empty: float, mask: Array | None = None
 ) -> Array:  # fmt: skip
-    """softmax(scale * q @ k.T + mask) @ v of one head: q[M, D], k and v[T, D], mask[M, T] float32 or bool."""
+    """softmax(scale * q @ k.T + mask) @ v of one head: q[M, D], k[T, D], v[T, Dv], mask[M, T] float32 or bool."""
     keys = len(k)
     seen = np.clip(limit + np.arange(len(q)), 0, keys)
     query = q * (np.float32(scale) * LOG2_E)
-    o, lanes = np.zeros_like(q), np.zeros((len(q), 16), np.float32)
+    o, lanes = np.zeros((len(q), v.shape[1]), np.float32), np.zeros((len(q), 16), np.float32)
     top = np.full(len(q), -np.inf, np.float32)
     for begin in range(0, keys, KEY_BLOCK):
         end = min(begin + KEY_BLOCK, keys)

@@ -100,7 +100,7 @@ RECORDS: dict[str, Fields] = {
         ("kind", "u2"), ("dtype", "u1"), ("rank", "u1"), ("operand_count", "u2"), ("word_count", "u2"),
         ("bytes", "u4"),  # of the whole section: head, operands, words
         ("reserved", "u4"),
-        ("depth", "i8"),  # matmul, pack: K; attention: D
+        ("depth", "i8"),  # matmul, pack: K; attention: the larger of both widths
         ("scratch_bytes", "u8"),  # of SCRATCH that this section uses
         ("dims[8]", "i8"),  # innermost first; matmul: N, M, batch...; pack: N; attention: keys, queries, batch...; unused ones are 1
     ),
@@ -109,7 +109,7 @@ RECORDS: dict[str, Fields] = {
         ("index", "u2"),  # gather: the operand that holds the row index
         ("reserved", "u2"),
         ("base", "i8"),  # bytes from the start of the argument
-        ("limit", "i8"),  # gather: number of rows that the index may name; attention, Q: keys that query 0 sees
+        ("limit", "i8"),  # gather: number of rows that the index may name; attention: Q: keys that query 0 sees, K, V: their width
         ("depth", "i8"),  # bytes per step of K (matmul, pack), of D (attention), or per gathered row
         ("stride[8]", "i8"),  # bytes per step of each dimension
     ),

@@ -276,8 +276,8 @@ class ProgramBuilder:
         self, keys: int, queries: int, depth: int, *batch: int, scale: float = 1.0, masked: float = -np.inf,
         empty: float = 0.0,
     ) -> SectionBuilder:  # fmt: skip
-        """Adds an attention section with its words; operands are Q (its limit says what query 0 sees), K, V, O and
-        perhaps a mask."""
+        """Adds an attention section with its words; operands are Q (limit: keys that query 0 sees), K and V
+        (limit: their width), O and perhaps a mask."""
         section = self._add(SectionBuilder(ATTENTION, (keys, queries, *batch), depth))
         for mnemonic, value in zip(attention.WORDS, (scale, masked, empty, None), strict=True):
             section.word(mnemonic, value)

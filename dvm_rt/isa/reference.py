@@ -440,20 +440,22 @@ def _right(operand: Operand, offset: int, n: int, k: int, memory: _Memory) -> Ar
 
 
 def _run_attention(section: Section, memory: _Memory) -> None:
-    keys, queries, depth = section.dims[0], section.dims[1], section.depth
+    keys, queries = section.dims[:2]
     if tuple(table.mnemonic(w.op) for w in section.words if w.op < len(table.OPCODES)) != ATTENTION_WORDS:
         raise memory.invalid("OPCODE", "words of an attention", section.words, ATTENTION_WORDS)
     scale, masked, empty = (np.uint32(w.k).view(np.float32) for w in section.words[:3])
     q, k, v, o, *masks = section.operands
     for step in _odometer(section.dims[2 : section.rank]):
         query, values, out = (
-            memory.view(x, _offset(x, step, 2), (n, depth), (x.stride[stride], x.depth), mode)
-            for x, n, stride, mode in ((q, queries, 1, READ), (v, keys, 0, READ), (o, queries, 1, WRITE))
-        )
+            memory.view(x, _offset(x, step, 2), (n, width), (x.stride[stride], x.depth), mode)
+            for x, n, width, stride, mode in (
+                (q, queries, k.limit, 1, READ), (v, keys, v.limit, 0, READ), (o, queries, v.limit, 1, WRITE),
+            )
+        )  # fmt: skip
         mask = None
         for x in masks:
             mask = memory.view(x, _offset(x, step, 2), (queries, keys), (x.stride[1], x.stride[0]), READ).copy()
-        key = _right(k, _offset(k, step, 2), keys, depth, memory).T
+        key = _right(k, _offset(k, step, 2), keys, k.limit, memory).T
         out[:] = attention(query.copy(), key.copy(), values.copy(), q.limit, scale, masked, empty, mask)
 
 

@@ -180,7 +180,7 @@ class _Verifier:
             require(s.operand_count == 2, "OPERAND")
             require(not words, "NESTING")
         if s.kind == "ATTENTION":
-            require(s.rank >= 2 and s.depth <= attention.DEPTH_MAX, "DIMENSION")
+            require(s.rank >= 2, "DIMENSION")
             require(s.operand_count in (4, 5), "OPERAND")
             require(len(words) == len(attention.WORDS), "NESTING")
 
@@ -205,9 +205,10 @@ class _Verifier:
         require(not any(x.stride[s.rank :]), "RESERVED")
         if x.mode & MODE.GATHER:
             self.gathered(x)
-        elif s.kind == "ATTENTION" and number == 0:
+        elif s.kind == "ATTENTION" and number < 3:  # Q: keys that query 0 sees; K, V: their width
             require(x.index == LIMIT.NONE, "RESERVED")
-            require(-DIMENSION_MAX <= x.limit <= DIMENSION_MAX, "DIMENSION")
+            least, most = (1, s.depth) if number else (-DIMENSION_MAX, DIMENSION_MAX)
+            require(least <= x.limit <= most, "DIMENSION")
         else:
             require(x.index == LIMIT.NONE and x.limit == 0, "RESERVED")
         if x.arg == LIMIT.SCRATCH:
@@ -274,6 +275,7 @@ class _Verifier:
         if x.mode & MODE.PACKED:
             require(role == "K" and x.mode == MODE.READ | MODE.PACKED and x.dtype == FLOAT32, "OPERAND")
             require(x.stride[0] == 0 and x.stride[1] == 0 and x.depth == 0, "OPERAND")
+            require(x.limit <= attention.PACKED_DEPTH_MAX, "DIMENSION")
             return
         if role == "M":
             size = STORED[x.dtype].bytes
@@ -292,13 +294,14 @@ class _Verifier:
         x, s = self.operands[number], self.s
         moves = [(s.dims[d], x.stride[d]) for d in range(s.rank)]
         if x.mode & MODE.PACKED:
-            return matmul.packed_bytes(s.dims[0], s.depth), [m for m in moves[2:] if m[0] > 1]
+            depth = x.limit if s.kind == "ATTENTION" else s.depth
+            return matmul.packed_bytes(s.dims[0], depth), [m for m in moves[2:] if m[0] > 1]
         if x.stride[0] == 0:
             del moves[0]  # one element a row
         if x.mode & MODE.GATHER:
             moves.append((x.limit, x.depth))
         elif s.kind == "ATTENTION" and number < 4:
-            moves.append((s.depth, x.depth))
+            moves.append((self.operands[1 if number < 2 else 2].limit, x.depth))
         elif s.kind in ("MATMUL", "PACK") and (number == 0 or (number == 1 and s.kind == "MATMUL")):
             moves.append((s.depth, x.depth))
         return STORED[x.dtype].bytes, [m for m in moves if m[0] > 1]

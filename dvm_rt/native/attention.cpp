@@ -345,7 +345,7 @@ struct Pull {
 
 struct Attention {
   Pull pull;
-  int64_t keys, queries, depth, width;
+  int64_t keys, queries, depth, columns, width;          // width of Q and K; of V and O, also in whole panels
   int64_t q_row, q_step, v_key, o_row, mask_row, limit;  // floats (mask_row: bytes)
   Keys k;
   const float *q, *v;
@@ -400,10 +400,10 @@ void score_block(Attention& t, const float* query, int64_t rows, int64_t j0, int
 // The values of a block of keys as the tiles want them: in place, or padded to whole panels.
 const float* values_of(const Attention& t, int64_t j0, int64_t keys) {
   const float* v = t.v + j0 * t.v_key;
-  if (t.width == t.depth) return v;
+  if (t.width == t.columns) return v;
   for (int64_t j = 0; j < keys; j++) {
-    std::copy_n(v + j * t.v_key, t.depth, t.values + j * t.width);
-    std::fill_n(t.values + j * t.width + t.depth, t.width - t.depth, 0.f);
+    std::copy_n(v + j * t.v_key, t.columns, t.values + j * t.width);
+    std::fill_n(t.values + j * t.width + t.columns, t.width - t.columns, 0.f);
   }
   return t.values;
 }
@@ -424,10 +424,10 @@ void end_row(const Attention& t, int64_t row, int64_t i) {
   const V total = folded(t.lanes + i * 16), share = 1.f / total;
   const bool none = total[0] == 0.f;
   float* const out = t.o + row * t.o_row;
-  for (int64_t d = 0; d < t.depth; d += W) {
+  for (int64_t d = 0; d < t.columns; d += W) {
     const V x = canonical(none ? all(t.empty) : load(t.sum + i * t.width + d) * share);
-    if (t.depth - d >= W) store(out + d, x);
-    else storePart(out + d, x, long(t.depth - d));
+    if (t.columns - d >= W) store(out + d, x);
+    else storePart(out + d, x, long(t.columns - d));
   }
 }
 
@@ -447,7 +447,7 @@ void visit(Attention& t, int64_t row, int64_t first, int64_t rows, int64_t j0, c
     softmax_block(t.score + i * KEY_BLOCK, columns, keys, seen, mask, top[first + i], lanes + i * 16, sum + i * t.width, t.width);
     t.pull.some();
   }
-  add_values(t, sum, rows, limit - j0, keys, v, t.width == t.depth ? t.v_key : t.width);
+  add_values(t, sum, rows, limit - j0, keys, v, t.width == t.columns ? t.v_key : t.width);
 }
 
 // Groups of blocks of queries go through the keys together: a block of keys and values is read from L1 by all but the first.
@@ -480,7 +480,7 @@ Attention attention(const SectionRun& run) {
   const Operand *q = run.section.operands, *k = q + 1, *v = q + 2, *o = q + 3, *m = q + 4;
   const bool masked = section.operand_count > 4;
   Attention t{};
-  t.keys = section.dims[0], t.queries = section.dims[1], t.depth = section.depth, t.width = padded_width(t.depth);
+  t.keys = section.dims[0], t.queries = section.dims[1], t.depth = k->limit, t.columns = v->limit, t.width = padded_width(t.columns);
   t.q_row = q->stride[1] / 4, t.q_step = q->depth / 4, t.v_key = v->stride[0] / 4, t.o_row = o->stride[1] / 4;
   t.limit = q->limit;
   t.k.key = k->stride[0] / 4, t.k.step = k->depth / 4, t.packed = k->mode & PACKED;
@@ -491,7 +491,7 @@ Attention attention(const SectionRun& run) {
   t.lanes = at, at += ATTENTION_ROWS * 16;
   t.score = at, at += ATTENTION_BLOCK_ROWS * KEY_BLOCK;
   t.sum = at, at += ATTENTION_ROWS * t.width;
-  if (t.width != t.depth) t.values = at, at += KEY_BLOCK * t.width;
+  if (t.width != t.columns) t.values = at, at += KEY_BLOCK * t.width;
   t.query = at, at += ATTENTION_ROWS * t.depth;
   t.panels = at;
   t.slots = key_slots(section, *k);
@@ -500,7 +500,7 @@ Attention attention(const SectionRun& run) {
 
 // Queries, keys and values of the head at `base`, if they fit into L2 beside the one at hand.
 Pull pull(const Attention& t, uint8_t* const* base, const Operand* operands) {
-  if (t.packed || t.queries <= ATTENTION_FEW_ROWS || t.depth % 16 || t.keys * t.depth > PULL_FLOATS) return {};
+  if (t.packed || t.queries <= ATTENTION_FEW_ROWS || t.depth != t.columns || t.depth % 16 || t.keys * t.depth > PULL_FLOATS) return {};
   Pull next{};
   next.bytes = 4 * t.depth;
   for (int i = 0; i < 3; i++) {

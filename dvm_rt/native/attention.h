@@ -1,7 +1,7 @@
 // What an attention section means before any instruction set enters: its words, and the scratch that it needs.
 //
-// dims = keys, queries, batch...; depth = D, the width of a head (at most SLICE_K). Operands: Q, K, V, O and perhaps a
-// mask. Query i sees keys 0 .. Q.limit + i - 1. Words: mul.k scale, mov.k masked, mov.k empty, end. For each query
+// dims = keys, queries, batch... Operands: Q, K, V, O and perhaps a mask. K.limit is the width D of Q and K (at most SLICE_K
+// where K lies in panels), V.limit that of V and O; depth is the larger one. Query i sees keys 0 .. Q.limit + i - 1. Words: mul.k scale, mov.k masked, mov.k empty, end. For each query
 //
 //   s[j] = chain over d of (q[d] * (scale * log2 e)) * k[j, d]              one fma chain from 0, rising d
 //   s[j] = fma(mask[j], log2 e, s[j]), or masked * log2 e where a bool mask is 0
@@ -24,19 +24,21 @@ constexpr int ATTENTION_WORDS = 4;           // mul.k scale, mov.k masked, mov.k
 constexpr int64_t ATTENTION_ROWS = 64;         // queries that go through the keys together, at most
 constexpr int64_t ATTENTION_BLOCK_ROWS = 16;   // queries whose scores exist at once, at most
 constexpr int64_t ATTENTION_FEW_ROWS = 48;     // queries that every target takes together: no block of keys is met twice
-constexpr int64_t ATTENTION_BLOCKS_MAX = 512;  // packed blocks of keys that scratch holds; beyond them they are packed anew
+constexpr int64_t ATTENTION_PANEL_FLOATS_MAX = 1 << 24;  // of packed keys that scratch holds; beyond them they are packed anew
 
 ATTENTION_FACT int64_t padded_width(int64_t depth) { return ceil_div(depth, PANEL) * PANEL; }
 // Blocks of keys whose panels are kept.
 ATTENTION_FACT int64_t key_slots(const Section& section, const Operand& k) {
   if (k.mode & PACKED) return 0;
   const int64_t blocks = ceil_div(section.dims[0], KEY_BLOCK);
-  return section.dims[1] <= ATTENTION_FEW_ROWS || blocks > ATTENTION_BLOCKS_MAX ? 1 : blocks;
+  return section.dims[1] <= ATTENTION_FEW_ROWS || blocks * KEY_BLOCK * section.depth > ATTENTION_PANEL_FLOATS_MAX
+             ? 1
+             : blocks;
 }
 ATTENTION_FACT int64_t attention_scratch_bytes(const Section& section, const Operand& k) {
   const int64_t depth = section.depth, width = padded_width(depth);
   const int64_t rows = ATTENTION_ROWS * (depth + width + 16) + ATTENTION_BLOCK_ROWS * KEY_BLOCK;  // Q, O, lanes; scores
-  return 4 * (rows + (width == depth ? 0 : KEY_BLOCK * width) + key_slots(section, k) * KEY_BLOCK * depth);
+  return 4 * (rows + KEY_BLOCK * width + key_slots(section, k) * KEY_BLOCK * depth);
 }
 
 #undef ATTENTION_FACT

@@ -121,17 +121,22 @@ struct KernelEncoder : Generator {
 
   void attention() {
     const int64_t depth = program.values[kernel.depth];
-    if (!read_dims() || any_empty(1) || depth == 0) return;
-    if (depth < 0 || depth > SLICE_K) return fail("the heads of an attention are wider than 1024");
+    if (!read_dims() || any_empty(1)) return;
+    if (depth < 0 || depth > DIMENSION_MAX) return fail("the width of a head is negative or beyond 2^40");
     if (!begin_section()) return;
     used = (uint64_t{1} << kernel.args) - 1;
     add_operands();
-    operands[0].limit = program.value(program.plan.args()[kernel.first_arg].limit);
+    const PlanArg* args = program.plan.args().data() + kernel.first_arg;
+    const int64_t columns = program.value(args[2].limit), width = std::max(depth, columns);
+    if (columns == 0) return;
+    if (depth == 0) return fail("heads of width 0");
+    if (columns < 0 || columns > DIMENSION_MAX) return fail("the width of the values of a head is negative or beyond 2^40");
+    operands[0].limit = program.value(args[0].limit), operands[1].limit = depth, operands[2].limit = columns;
     if (dims[0] == 0) without_keys();
-    unit_heads(depth);
+    unit_heads();
     merge_heads();
     if (failed()) return;
-    head->depth = depth;
+    head->depth = width;
     for (int d = 0; d < MAX_RANK; d++) head->dims[d] = d < rank ? dims[d] : 1;
     head->scratch_bytes = uint64_t(attention_scratch_bytes(*head, operands[1]));
     words = reinterpret_cast<Word*>(operands + operand_count);
@@ -142,7 +147,7 @@ struct KernelEncoder : Generator {
       if (has_constant && nodes[word_count].op == NODE_SIZE) constant = 1 / std::sqrt(double(program.value(nodes[word_count].a)));
       words[word_count] = {OPS_OF_WORDS[word_count], 0, std::bit_cast<uint32_t>(float(constant))};
     }
-    finish(SectionKind::ATTENTION, depth);
+    finish(SectionKind::ATTENTION, width);
   }
 
   void finish(SectionKind section_kind, int64_t depth) {

@@ -226,16 +226,18 @@ struct Domain {
     operand_count = 4, dims[0] = 1, operands[0].limit = -DIMENSION_MAX;
     for (int i = 1; i <= 2; i++) {
       operands[i] = operands[0];
-      operands[i].limit = operands[i].stride[1] = 0;
+      operands[i].limit = 1, operands[i].stride[1] = 0;
     }
+    operands[2].depth = 4;
   }
   // Strides along dimensions of one element say nothing: make them what an attention wants.
-  void unit_heads(int64_t depth) {
+  void unit_heads() {
     Operand &k = operands[1], &v = operands[2];
     if (k.mode & PACKED) k.stride[0] = k.depth = 0;
     for (int i = 0; i < operand_count; i++) {
       if (dims[0] == 1) operands[i].stride[0] = 0;
-      if (depth == 1 && i < 4 && !(operands[i].mode & PACKED)) operands[i].depth = 4;
+      const int64_t width = i < 2 ? k.limit : v.limit;
+      if (width == 1 && i < 4 && !(operands[i].mode & PACKED)) operands[i].depth = 4;
     }
     if (operands[0].stride[0] || operands[3].stride[0]) return fail("queries or results of an attention step with the keys");
     if (k.stride[1] || v.stride[1]) return fail("keys or values of an attention step with the queries");

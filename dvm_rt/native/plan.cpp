@@ -173,6 +173,7 @@ struct Checker {
         return false;
     }
     return check.is(args[0].mode == READ, "mode of Q", args[0].mode, "READ") && expr("keys that query 0 sees", args[0].limit) &&
+           expr("width of V", args[2].limit) &&
            check.is(args[1].mode == READ || args[1].mode == (READ | PACKED), "mode of K", args[1].mode, "READ, PACKED") &&
            check.is(args[2].mode == READ, "mode of V", args[2].mode, "READ") &&
            check.is(args[3].mode == WRITE, "mode of O", args[3].mode, "WRITE") &&

@@ -180,7 +180,6 @@ class Verifier {
     const Section& s = *section_.head;
     auto wrong = [&](VerifyCode code, int64_t got, int64_t allowed) { return refuse(code, Place::SECTION, 0, got, allowed); };
     if (s.rank < 2) return wrong(VerifyCode::DIMENSION, s.rank, 2);
-    if (s.depth > SLICE_K) return wrong(VerifyCode::DIMENSION, s.depth, SLICE_K);
     if (s.operand_count < 4 || s.operand_count > 5) return wrong(VerifyCode::OPERAND, s.operand_count, 5);
     if (s.word_count != ATTENTION_WORDS) return wrong(VerifyCode::NESTING, s.word_count, ATTENTION_WORDS);
     for (int i = 0; i < s.operand_count; i++)
@@ -235,21 +234,24 @@ class Verifier {
     const bool has_depth = (kind_ == SectionKind::MATMUL && i < 2) || (kind_ == SectionKind::PACK && i == 0) || (attends && i < 4);
     const bool gathers = x.mode & GATHER, packed = x.mode & PACKED || (kind_ == SectionKind::PACK && i == 1);
     if (gathers && !gathered_shape(i)) return false;
-    if (attends && i == 0 && x.index == NONE) {
-      if (x.limit < -DIMENSION_MAX || x.limit > DIMENSION_MAX) return refuse_operand(VerifyCode::DIMENSION, i, x.limit, DIMENSION_MAX);
+    if (attends && i < 3 && x.index == NONE) {  // Q: keys that query 0 sees; K, V: their width
+      const int64_t least = i ? 1 : -DIMENSION_MAX, most = i ? s.depth : DIMENSION_MAX;
+      if (x.limit < least || x.limit > most) return refuse_operand(VerifyCode::DIMENSION, i, x.limit, most);
     } else if (!gathers && (x.index != NONE || x.limit)) return refuse_operand(VerifyCode::RESERVED, i, x.index, NONE);
     if (x.depth && !gathers && (!has_depth || packed)) return refuse_operand(VerifyCode::RESERVED, i, x.depth, 0);
     if (packed) {
       const bool may = i == 1 && (kind_ == SectionKind::MATMUL || attends ? (x.mode & (READ | WRITE)) == READ
                                                                   : kind_ == SectionKind::PACK && x.mode & WRITE && x.mode & PACKED);
       if (!may || x.dtype != FLOAT32 || x.stride[0] || x.stride[1]) return refuse_operand(VerifyCode::OPERAND, i, x.mode, READ);
-      walk.element = packed_bytes(s.dims[0], s.depth);
+      const int64_t depth = attends ? x.limit : s.depth;
+      if (attends && depth > SLICE_K) return refuse_operand(VerifyCode::DIMENSION, i, depth, SLICE_K);
+      walk.element = packed_bytes(s.dims[0], depth);
       for (int d = 2; d < s.rank; d++) walk.step(s.dims[d], x.stride[d]);
       return true;
     }
     if (x.stride[0]) walk.step(s.dims[0], x.stride[0]);  // 0: one element a row, which may be written once a row
     for (int d = 1; d < s.rank; d++) walk.step(s.dims[d], x.stride[d]);
-    if (has_depth) walk.step(s.depth, x.depth);
+    if (has_depth) walk.step(attends ? section_.operands[i < 2 ? 1 : 2].limit : s.depth, x.depth);
     if (gathers) walk.step(x.limit, x.depth);
     if (x.arg == SCRATCH) {
       for (int d = 0; d < s.rank; d++)

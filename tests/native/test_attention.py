@@ -31,7 +31,7 @@ def program(
     writes."""
     (queries, depth), keys = q.shape[-2:], k.shape[-2]
     batch = np.broadcast_shapes(q.shape[:-2], k.shape[:-2], v.shape[:-2])
-    whole = np.zeros((*batch, queries, depth + 5), np.float32)
+    whole = np.zeros((*batch, queries, v.shape[-1] + 5), np.float32)
     builder, args = ProgramBuilder(), [whole]
     result = builder.add_arg(whole.nbytes, WRITE)
     fill = builder.vector(whole.size)
@@ -41,7 +41,7 @@ def program(
     fill.word("store", 0)
     fill.end_pass()
     fill.word("end_row")
-    section = builder.attention(keys, queries, depth, *batch[::-1], scale=scale, masked=masked, empty=empty)
+    section = builder.attention(keys, queries, max(depth, v.shape[-1]), *batch[::-1], scale=scale, masked=masked, empty=empty)
 
     def operand(x: Array, sizes: list[int], **named: int) -> None:
         root, base = storage(x)
@@ -53,11 +53,11 @@ def program(
 
     operand(q, [0, q.strides[-2]], depth=q.strides[-1], limit=limit)
     if packed is None:
-        operand(k, [k.strides[-2], 0], depth=k.strides[-1])
+        operand(k, [k.strides[-2], 0], depth=k.strides[-1], limit=depth)
     else:
-        operand(packed, [0, 0], mode=READ | PACKED)
-    operand(v, [v.strides[-2], 0], depth=v.strides[-1])
-    o = whole[..., 2 : 2 + depth]
+        operand(packed, [0, 0], mode=READ | PACKED, limit=depth)
+    operand(v, [v.strides[-2], 0], depth=v.strides[-1], limit=v.shape[-1])
+    o = whole[..., 2:-3]
     section.operand(result, [0, *o.strides[-2::-1]], mode=WRITE, base=8, depth=4)
     if mask is not None:
         full = np.broadcast_to(mask, (*mask.shape[:-2], queries, keys))
@@ -164,7 +164,8 @@ def test_any_shape(data: st.DataObject) -> None:
     groups = data.draw(st.sampled_from([batch, (1,) * len(batch), ()]), "groups")
     limit = data.draw(st.sampled_from([FAR, keys - queries + 1, 1]), "limit")
     target = data.draw(st.sampled_from(TARGETS), "target")
-    q, k, v = random(*batch, queries, depth), random(*groups, keys, depth, seed=1), random(*groups, keys, depth, seed=2)
+    width = data.draw(st.sampled_from([depth, 1, 33]), "width of the values")
+    q, k, v = random(*batch, queries, depth), random(*groups, keys, depth, seed=1), random(*groups, keys, width, seed=2)
     o = run(q, k, v, target=target, limit=limit)
     for index in np.ndindex(*batch):
         one = [np.broadcast_to(x, (*batch, *x.shape[-2:]))[index] for x in (k, v)]
