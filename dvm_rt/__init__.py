@@ -28,6 +28,8 @@ _MODULES: dict[str, tuple[str, ...]] = {
         "relu", "reshape", "rms_norm", "round", "rsqrt", "sigmoid", "silu", "softmax", "split", "sqrt", "square", "squeeze",
         "stack", "subtract", "sum", "take", "tanh", "trunc", "var", "where", "zeros",
     ),
+    "dvm_rt.array.windows": ("avg_pool", "conv", "conv_transpose", "max_pool"),
+    "dvm_rt.array.einsum": ("einsum", "outer", "tensordot", "vecdot"),
     "dvm_rt.array.function": ("Function", "function"),
     "dvm_rt.array.explain": ("explain", "dump", "das"),
     "dvm_rt.array.session": ("stats",),

@@ -2,6 +2,8 @@
 
     array      Array: operators record nodes, values are fetched
     functions  the Array API names, made from the operator table
+    einsum     einsum, tensordot, outer, vecdot
+    windows    convolution and pooling
     session    what belongs to one runtime: the stream, plans by structure, counters; the flush
     tracing    symbolic arguments, captured arrays
     function   @function

@@ -20,8 +20,9 @@ kernels that their composites give."""
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import nan
 
-from dvm_rt.graph.graph import Graph, Make, Node, decomposed, rewrite
+from dvm_rt.graph.graph import Graph, Make, Node, rewrite
 from dvm_rt.graph.operators import Lowering
 from dvm_rt.graph.symbols import same
 from dvm_rt.fusion.views import is_one
@@ -46,17 +47,12 @@ class _NotUsed(Exception):
 
 
 def rewritten(graph: Graph) -> tuple[Graph, tuple[Found, ...]]:
-    """The graph without composites and with every pattern that pays rewritten, and what was found."""
-    graph = decomposed(graph)
-    readers = _readers(graph)
+    """The graph with every pattern that pays rewritten, and what was found."""
+    candidates = [(node, softmax) for node in graph.nodes if _is_product(node) and (softmax := _softmax(_plain(node.inputs[0])))]
+    readers = _readers(graph) if candidates else {}
     matches: dict[Node, _Match] = {}
     found: list[Found] = []
-    for node in graph.nodes:
-        if node.operator.lowering is not Lowering.PRODUCT:
-            continue
-        softmax = _softmax(_plain(node.inputs[0]), readers)
-        if softmax is None:
-            continue
+    for node, softmax in candidates:
         try:
             matches[node] = _match(graph, node, softmax, readers)
             reason = ""
@@ -108,10 +104,18 @@ def _unchanged(node: Node) -> bool:
     return equal and before.dtype is node.dtype and node.operator.name != "index"
 
 
+def _is_product(node: Node) -> bool:
+    name = node.operator.name
+    return name == "matrix_product" or (name == "matmul" and len(node.inputs[0].shape) > 1 and len(node.inputs[1].shape) > 1)
+
+
 # ---- softmax ------------------------------------------------------------------------------------------------------
 
 
-def _softmax(node: Node, readers: Readers) -> _Softmax | None:
+def _softmax(node: Node) -> _Softmax | None:
+    if node.operator.name == "softmax":
+        scores = node.inputs[0]
+        return _Softmax(scores, (node,)) if node.attributes == (len(scores.shape) - 1,) else None
     e, total = _quotient(node)
     if e is None or e.operator.name != "exp" or total.operator.name != "sum" or total.inputs[0] is not e or not _along_last(total):
         return None
@@ -148,7 +152,7 @@ def _match(graph: Graph, node: Node, softmax: _Softmax, readers: Readers) -> _Ma
     at, scale, mask, masked, turned = softmax.scores, 1.0, None, float("-inf"), False
     while True:
         inside.add(at)
-        if at.operator.lowering is Lowering.PRODUCT:
+        if _is_product(at):
             break
         step = _scaled(at)
         if step is not None:
@@ -195,7 +199,7 @@ def _masked(node: Node) -> tuple[Node, Node, float, bool]:
 def _leads_to_product(node: Node) -> bool:
     while (step := _scaled(node)) is not None:
         node = step[0]
-    return node.operator.lowering is Lowering.PRODUCT
+    return _is_product(node)
 
 
 def _number(node: Node) -> float | None:
@@ -239,4 +243,4 @@ def _attention(op: Make, match: _Match, new: dict[Node, Node]) -> Node:
     if match.mask is not None:
         mask = new[match.mask]
         inputs.append(op.logical_not(mask) if match.seen_where_zero else mask)
-    return op.attention(*inputs, scale=match.scale, causal=False, masked=match.masked, empty=float("nan"))
+    return op.attention(*inputs, scale=match.scale, causal=False, masked=match.masked, empty=nan)

@@ -21,6 +21,8 @@ from dvm_rt.graph.operators import Lowering
 from dvm_rt.graph.shapes import index_offset, selected
 from dvm_rt.graph.symbols import Facts, Shape, Size, exact_quotient, product, same
 
+VIEW = Lowering.VIEW
+
 
 def is_one(size: Size) -> bool:
     """Known to be 1."""
@@ -29,13 +31,16 @@ def is_one(size: Size) -> bool:
 
 def is_view(node: Node) -> bool:
     """Costs nothing inside a kernel: a view, or a conversion that a load does by itself."""
-    if node.operator.lowering is Lowering.VIEW:
+    row = node.operator
+    if row.lowering is VIEW:
         return True
-    return node.operator.name == "astype" and (node.dtype is float32 or node.dtype is node.inputs[0].dtype)
+    return row.name == "astype" and (node.dtype is float32 or node.dtype is node.inputs[0].dtype)
 
 
 def source(node: Node) -> tuple[Node, tuple[Node, ...]]:
     """(the node that the views begin at, the views from there to `node`)."""
+    if not is_view(node):
+        return node, ()
     path = []
     while is_view(node):
         path.append(node)
@@ -87,6 +92,8 @@ def through(view: Node, access: Access) -> Access | None:
         return Access(access.root, access.offset, (0,) * (len(shape) - len(kept)) + kept, shape)
     if name == "index":
         return _indexed(view, access)
+    if name == "windows":
+        return Access(access.root, access.offset, _window_strides(view, strides), shape)
     if all(map(same, strides, contiguous_strides(access.shape))):  # whatever the sizes are
         return Access(access.root, access.offset, contiguous_strides(shape), shape)
     found = reshaped_strides(access.shape, strides, shape)
@@ -101,6 +108,12 @@ def _indexed(view: Node, access: Access) -> Access:
         if step is not None:
             strides.append(step * stride)
     return Access(access.root, offset, tuple(strides), view.shape)
+
+
+def _window_strides(view: Node, strides: tuple[Size, ...]) -> tuple[Size, ...]:
+    kernel, steps, taps = view.attributes
+    lead, space = strides[: len(strides) - len(kernel)], strides[len(strides) - len(kernel) :]
+    return (*lead, *(s * n for s, n in zip(space, steps, strict=True)), *(s * n for s, n in zip(space, taps, strict=True)))
 
 
 def _entries(view: Node, rank: int) -> tuple:
@@ -200,7 +213,7 @@ def axis_index(axis: int) -> Index:
 
 def same_index(a: Index, b: Index) -> bool:
     """Equal for every size."""
-    return (
+    return a is b or (
         same(a.offset, b.offset)
         and len(a.terms) == len(b.terms)
         and all(x == y and same(p, q) for (x, p), (y, q) in zip(a.terms, b.terms, strict=True))
@@ -209,7 +222,7 @@ def same_index(a: Index, b: Index) -> bool:
 
 def same_placement(a: Placement, b: Placement) -> bool:
     """Equal for every size."""
-    return len(a) == len(b) and all(map(same_index, a, b))
+    return a is b or (len(a) == len(b) and all(map(same_index, a, b)))
 
 
 def axes_of(placement: Placement) -> set[int]:
@@ -219,7 +232,9 @@ def axes_of(placement: Placement) -> set[int]:
 
 def broadcast(placement: Placement, shape: Shape) -> Placement:
     """The placement of an elementwise input of this shape, given that of the result."""
-    return tuple(ZERO if is_one(n) else p for n, p in zip(shape, placement[len(placement) - len(shape) :], strict=True))
+    if len(shape) == len(placement) and not any(map(is_one, shape)):
+        return placement
+    return tuple([ZERO if is_one(n) else p for n, p in zip(shape, placement[len(placement) - len(shape) :], strict=True)])
 
 
 Refine = Callable[[int, Size], tuple[int, int]]  # (axis, inner size) -> (outer axis, inner axis)
@@ -241,6 +256,8 @@ def pull(view: Node, placement: Placement, sizes: Callable[[int], Size], refine:
         return broadcast(placement, before)
     if name == "index":
         return _pull_index(view, placement, before)
+    if name == "windows":
+        return _pull_windows(view, placement)
     return _pull_reshape(before, view.shape, placement, sizes, refine)
 
 
@@ -250,6 +267,14 @@ def _pull_index(view: Node, placement: Placement, before: Shape) -> Placement:
         first, step = _first_and_step(size, entry)
         found.append(Index(first) if step is None else next(rest).times(step).plus(Index(first)))
     return tuple(found)
+
+
+def _pull_windows(view: Node, placement: Placement) -> Placement:
+    kernel, steps, taps = view.attributes
+    first = len(placement) - 2 * len(kernel)
+    places, inside = placement[first : first + len(kernel)], placement[first + len(kernel) :]
+    starts = (p.times(s) for p, s in zip(places, steps, strict=True))
+    return (*placement[:first], *(a.plus(b.times(d)) for a, b, d in zip(starts, inside, taps, strict=True)))
 
 
 def _pull_reshape(

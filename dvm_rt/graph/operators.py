@@ -28,7 +28,7 @@ import numpy as np
 from dvm_rt import dtypes
 from dvm_rt.dtypes import DType, bool_, float32
 from dvm_rt.errors import DTypeError, UnsupportedOperatorError
-from dvm_rt.graph import composites, shapes
+from dvm_rt.graph import composites, shapes, windows
 
 Lowering = Enum("Lowering", "LEAF ELEMENTWISE REDUCE VIEW PRODUCT GATHER JOIN COMPOSITE ATTENTION")
 VARIADIC = -1
@@ -370,6 +370,18 @@ TABLE: tuple[Operator, ...] = (
     Operator("full", 0, L.COMPOSITE, "one value everywhere", lambda where, given, shape, value, name: _named(where, given, value, name),
              shapes.given, lambda shape, value, name: np.broadcast_to(_constant(value, name), shape),
              ("shape", "value", "dtype"), compose=composites.full),
+    # ---- windows ----------------------------------------------------------------------------------------------------
+    Operator("windows", 1, L.VIEW, "(..., S) -> (..., O, K): windows that slide over the last axes", _kept, windows.windowed,
+             windows.sliding, ("kernel", "stride", "dilation")),
+    Operator("conv", (2, 3), L.COMPOSITE, "convolution: x (B, C, *S), weight (M, C / groups, *K), bias (M,)", _floats,
+             windows.conv_shape, windows.conv_meaning, ("stride", "padding", "dilation", "groups"), compose=windows.conv),
+    Operator("conv_transpose", (2, 3), L.COMPOSITE, "transposed convolution: x (B, C, *S), weight (C, M / groups, *K), bias (M,)",
+             _floats, windows.conv_transpose_shape, windows.conv_transpose_meaning,
+             ("stride", "padding", "output_padding", "dilation", "groups"), compose=windows.conv_transpose),
+    Operator("max_pool", 1, L.COMPOSITE, "largest of each window", _floats, windows.pooled, windows.max_pool_meaning,
+             ("kernel", "stride", "padding", "dilation", "ceil_mode"), compose=windows.max_pool),
+    Operator("avg_pool", 1, L.COMPOSITE, "mean of each window", _floats, windows.pooled, windows.avg_pool_meaning,
+             ("kernel", "stride", "padding", "dilation", "ceil_mode", "count_include_pad"), compose=windows.avg_pool),
 )  # fmt: skip
 
 OPERATORS: dict[str, Operator] = {row.name: row for row in TABLE}

@@ -12,9 +12,8 @@ from dvm_rt.isa import layout
 
 SLICE_K, PANEL = layout.LIMITS["SLICE_K"], layout.LIMITS["PANEL"]
 GROUP_PANELS = 32  # panels of one slice that scratch holds when B is copied
-ROWS_TO_COPY, ROWS_TO_COPY_SCATTERED = 96, 17  # rows of A that pay for a copy of B
+IN_PLACE_ROWS = 14  # with more rows of A, B is copied
 CANONICAL_NAN = np.uint32(0x7FC00000).view(np.float32)  # the only NaN in outputs
-SCATTERED_BYTES = 640 * 4096  # a panel of B spread over more than this touches too many pages
 
 
 def slice_k(k: int) -> int:
@@ -33,13 +32,12 @@ def packed_bytes(n: int, k: int) -> int:
     return k * panels(n) * PANEL * 4
 
 
-def scratch_bytes(n: int, m: int, k: int, packed: bool, stride_n: int, stride_k: int) -> int:
-    """Section.scratch_bytes of a matmul section; strides of B in bytes."""
+def scratch_bytes(n: int, m: int, k: int, packed: bool, stride_n: int) -> int:
+    """Section.scratch_bytes of a matmul section; stride_n of B in bytes."""
     panel_bytes = slice_k(k) * PANEL * 4
-    scattered = slice_k(k) * min(abs(stride_k), 4096) > SCATTERED_BYTES
     if packed:
         return 0
-    if stride_n != 4 or m >= (ROWS_TO_COPY_SCATTERED if scattered else ROWS_TO_COPY):
+    if stride_n != 4 or m > IN_PLACE_ROWS:
         return min(panels(n), GROUP_PANELS) * panel_bytes
     return panel_bytes if n % PANEL else 0
 

@@ -232,7 +232,7 @@ class SectionBuilder:
         if self.kind == MATMUL:
             b = self.operands[1]
             scratch_bytes = matmul.scratch_bytes(
-                *dims[:2], self.depth, bool(b.mode & PACKED), b.stride[0], b.depth
+                *dims[:2], self.depth, bool(b.mode & PACKED), b.stride[0]
             )
         if self.kind == ATTENTION:
             packed = bool(self.operands[1].mode & PACKED)

@@ -136,7 +136,7 @@ class _Verifier:
         if section.kind == "MATMUL":
             b = operands[1]
             need = matmul.scratch_bytes(
-                *section.dims[:2], section.depth, bool(b.mode & MODE.PACKED), b.stride[0], b.depth
+                *section.dims[:2], section.depth, bool(b.mode & MODE.PACKED), b.stride[0]
             )
             require(section.scratch_bytes >= need, "LIMIT")
         if section.kind == "ATTENTION":

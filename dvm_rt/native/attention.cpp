@@ -451,9 +451,9 @@ void visit(Attention& t, int64_t row, int64_t first, int64_t rows, int64_t j0, c
 }
 
 // Groups of blocks of queries go through the keys together: a block of keys and values is read from L1 by all but the first.
-void head(Attention& t) {
-  const int64_t blocks = ceil_div(t.queries, BLOCK_ROWS), height = t.queries / blocks, taller = t.queries % blocks;
-  auto row_of = [&](int64_t block) { return block * height + std::min(block, taller); };  // heights differ by at most one
+void head(Attention& t, int64_t first, int64_t rows) {
+  const int64_t blocks = ceil_div(rows, BLOCK_ROWS), height = rows / blocks, taller = rows % blocks;
+  auto row_of = [&](int64_t block) { return first + block * height + std::min(block, taller); };  // heights differ by at most one
   for (int64_t from = 0; from < blocks; from += GROUP_BLOCKS) {
     const int64_t to = std::min(from + GROUP_BLOCKS, blocks), begin = row_of(from), end = row_of(to);
     float top[ATTENTION_ROWS];
@@ -517,24 +517,33 @@ Pull pull(const Attention& t, uint8_t* const* base, const Operand* operands) {
 
 void run_attention(Context&, const SectionRun& run) {
   const Section& section = *run.section.head;
-  const int operands = section.operand_count;
+  const Operand* operands = run.section.operands;
+  const int operand_count = section.operand_count;
   Attention t = attention(run);
   uint8_t* base[5] = {};
-  std::copy_n(run.address, operands, base);
-  int64_t index[MAX_RANK] = {};
-  for (bool more = true; more;) {
+  std::copy_n(run.address, operand_count, base);
+  const int64_t pieces = attention_pieces(section);
+  int64_t index[MAX_RANK] = {}, rest = run.begin / pieces;
+  for (int d = 2; d < section.rank; rest /= section.dims[d++]) {
+    index[d] = rest % section.dims[d];
+    for (int i = 0; i < operand_count; i++) base[i] += operands[i].stride[d] * index[d];
+  }
+  for (int64_t unit = run.begin; unit < run.end;) {
+    const int64_t piece = unit % pieces, count = std::min(pieces - piece, run.end - unit);
     const float* k = reinterpret_cast<const float*>(base[1]);
     if (k != t.k.at) t.filled = 0;  // heads of one group share their keys
     t.q = reinterpret_cast<const float*>(base[0]), t.k.at = k, t.v = reinterpret_cast<const float*>(base[2]);
     t.o = reinterpret_cast<float*>(base[3]), t.mask.at = base[4];
-    more = false;
-    for (int d = 2; d < section.rank && !more; d++) {  // the batch dimensions count like an odometer
-      more = ++index[d] < section.dims[d];
-      for (int i = 0; i < operands; i++) base[i] += run.section.operands[i].stride[d] * (more ? 1 : 1 - section.dims[d]);
-      if (!more) index[d] = 0;
+    for (int d = 2; d < section.rank; d++) {  // the batch dimensions count like an odometer
+      const bool more = ++index[d] < section.dims[d];
+      for (int i = 0; i < operand_count; i++) base[i] += operands[i].stride[d] * (more ? 1 : 1 - section.dims[d]);
+      if (more) break;
+      index[d] = 0;
     }
-    t.pull = more ? pull(t, base, run.section.operands) : Pull{};
-    head(t);
+    unit += count;
+    t.pull = unit < run.end ? pull(t, base, operands) : Pull{};
+    const int64_t first = piece * ATTENTION_FEW_ROWS;
+    head(t, first, std::min(count * ATTENTION_FEW_ROWS, t.queries - first));
   }
 }
 

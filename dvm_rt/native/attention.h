@@ -27,6 +27,8 @@ constexpr int64_t ATTENTION_FEW_ROWS = 48;     // queries that every target take
 constexpr int64_t ATTENTION_PANEL_FLOATS_MAX = 1 << 24;  // of packed keys that scratch holds; beyond them they are packed anew
 
 ATTENTION_FACT int64_t padded_width(int64_t depth) { return ceil_div(depth, PANEL) * PANEL; }
+// Units of a head for threads: runs of ATTENTION_FEW_ROWS queries.
+ATTENTION_FACT int64_t attention_pieces(const Section& section) { return ceil_div(section.dims[1], ATTENTION_FEW_ROWS); }
 // Blocks of keys whose panels are kept.
 ATTENTION_FACT int64_t key_slots(const Section& section, const Operand& k) {
   if (k.mode & PACKED) return 0;

@@ -1,5 +1,6 @@
 // Python over the verifier and the machine: a Program that is verified, run and timed on the caller's buffers.
 #include "bind.h"
+#include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 #include <memory>
 #include "machine.h"
@@ -113,6 +114,12 @@ const Target& target_named(const std::string& name) {
   return *target;
 }
 
+int threads_checked(int threads) {
+  if (threads >= 1 && threads <= ThreadPool::THREADS_MAX) return threads;
+  throw nb::value_error(("machine: threads: out of range, got " + std::to_string(threads) + ", allowed 1 to " +
+                         std::to_string(ThreadPool::THREADS_MAX)).c_str());
+}
+
 struct PyProgram {  // Program in Python: verified, loaded, runnable on buffers of the caller
   std::unique_ptr<VerifiedProgram> program;
 
@@ -121,8 +128,9 @@ struct PyProgram {  // Program in Python: verified, loaded, runnable on buffers 
     program = VerifiedProgram::load(static_cast<const uint8_t*>(bytes.data()), bytes.size(), error);
     if (!program) raise_refused(error);
   }
-  void run(nb::sequence args, const std::string& target) const {
-    Machine machine(target_named(target));
+  void run(nb::sequence args, const std::string& target, int threads, int64_t parts) const {
+    Machine machine(target_named(target), threads_checked(threads));
+    machine.cut_always(parts);
     const Buffers buffers(args);
     const AlignedBytes workspace(program->head().workspace_bytes);
     const Trap trap = machine.run(*program, buffers.bindings(), workspace.data);
@@ -135,8 +143,13 @@ struct PyProgram {  // Program in Python: verified, loaded, runnable on buffers 
     if (program->zero_workspace()) numbers.push_back(WORKSPACE);
     return numbers;
   }
-  double time_run(nb::sequence args, int64_t reps, const std::string& target) const {
-    Machine machine(target_named(target));
+  std::vector<std::tuple<int64_t, int64_t, int64_t>> split() const {
+    std::vector<std::tuple<int64_t, int64_t, int64_t>> out;
+    for (const SectionView& section : program->sections()) out.emplace_back(section.split.units, section.split.parts, section.split.ns);
+    return out;
+  }
+  double time_run(nb::sequence args, int64_t reps, const std::string& target, int threads) const {
+    Machine machine(target_named(target), threads_checked(threads));
     const Buffers buffers(args);
     const AlignedBytes workspace(program->head().workspace_bytes);
     Trap trap = machine.run(*program, buffers.bindings(), workspace.data);
@@ -166,10 +179,12 @@ void bind_machine(nb::module_& m) {
   m.def("verify_time", verify_time, nb::arg("program"), nb::arg("reps"), "Nanoseconds to copy, verify and load a program.");
   nb::class_<PyProgram>(m, "Program", "A verified program. Raises InvalidBytecodeError with code, section and word.")
       .def(nb::init<nb::bytes>(), nb::arg("program"))
-      .def("run", &PyProgram::run, nb::arg("args"), nb::arg("target") = "",
-           "Runs on C-contiguous buffers, one per argument; raises DeviceTrap. Outputs are written in place.")
-      .def("time_run", &PyProgram::time_run, nb::arg("args"), nb::arg("reps"), nb::arg("target") = "",
+      .def("run", &PyProgram::run, nb::arg("args"), nb::arg("target") = "", nb::arg("threads") = 1, nb::arg("parts") = 0,
+           "Runs on C-contiguous buffers, one per argument; raises DeviceTrap. Outputs are written in place. `parts`: every "
+           "section is cut into so many, if it can be; 0: only where it pays.")
+      .def("time_run", &PyProgram::time_run, nb::arg("args"), nb::arg("reps"), nb::arg("target") = "", nb::arg("threads") = 1,
            "Nanoseconds per run, the mean of `reps`.")
+      .def_prop_ro("split", &PyProgram::split, "(units, parts that threads share, modelled ns if they do) of each section.")
       .def_prop_ro("cleared", &PyProgram::cleared, "Arguments that are cleared before each run, because the program may leave "
                    "parts of them out; WORKSPACE stands for the workspace.");
 }

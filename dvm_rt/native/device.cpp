@@ -1,4 +1,5 @@
 #include "device.h"
+#include <sys/mman.h>
 #include <cstring>
 #include "errors.h"
 
@@ -52,16 +53,17 @@ void Device::take_program(size_t ring, const RingHead& head, std::span<const uin
     return;
   }
   if (programs_.contains(head.program) || dropped_.erase(head.program)) return;  // the same bytes again
-  uint64_t begin = now_ns();
+  const uint64_t begin = end_ns_ ? end_ns_ : now_ns();
   VerifyError error;
   error.code = VerifyCode::LIMIT;
   Entry entry{nullptr, bytes.size()};
-  if (program_bytes_ + bytes.size() <= options_.program_bytes_max) entry.program = VerifiedProgram::load(bytes.data(), bytes.size(), error);
+  if (program_bytes_ + bytes.size() <= options_.program_bytes_max) entry.program = VerifiedProgram::load(bytes.data(), bytes.size(), error, &memory_);
   if (!entry.program) return refuse(ring, head, error);
   machine_.reserve(*entry.program);
   program_bytes_ += bytes.size();
   programs_.emplace(head.program, std::move(entry));
-  trace_.add(TraceKind::LOAD, begin, now_ns(), head.program, uint64_t(error.code));
+  end_ns_ = now_ns();
+  trace_.add(TraceKind::LOAD, begin, end_ns_, head.program, uint64_t(error.code));
 }
 
 void Device::refuse(size_t ring, const RingHead& head, const VerifyError& error) {
@@ -104,7 +106,13 @@ void Device::drop(const RingHead& head) {
 
 bool Device::in_arena(uint64_t offset, uint64_t bytes) {
   auto inside = [&] { return offset <= arena_.bytes() && bytes <= arena_.bytes() - offset; };
-  return inside() || (arena_.grow(options_.arena) && inside());
+  if (inside()) return true;
+  const size_t before = arena_.bytes();
+  if (!arena_.grow(options_.arena)) return false;
+#ifdef MADV_POPULATE_WRITE
+  madvise(arena_.data() + before, arena_.bytes() - before, MADV_POPULATE_WRITE);  // the pages are there: map them together
+#endif
+  return inside();
 }
 
 Trap Device::bind_and_run(const VerifiedProgram& program, const LaunchHead& launch, const LaunchArg* args) {
@@ -200,7 +208,7 @@ void Device::serve(uint64_t timeout_ns) {
   for (uint64_t now = last; now < stop; now = now_ns()) {
     bool any = false;
     while (take_one()) any = true;
-    for (end_ns_ = 0; head_waits() && run_head(); any = true) {
+    for (; head_waits() && run_head(); any = true) {
       commit_head();
       while (take_one()) {
       }
@@ -211,6 +219,7 @@ void Device::serve(uint64_t timeout_ns) {
       last = now;
       continue;
     }
+    end_ns_ = 0;
     if (now - last < spin && control_.get(CONTROL_CLIENT_CPU) != cpu) {
       pause_cpu();
       continue;

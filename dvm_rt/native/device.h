@@ -66,7 +66,8 @@ class Device {
   std::vector<Ring> rings_;
   Trace trace_;
   Machine machine_;
-  std::unordered_map<uint64_t, Entry> programs_;
+  std::pmr::unsynchronized_pool_resource memory_;  // of programs: they come and go by the thousand
+  std::pmr::unordered_map<uint64_t, Entry> programs_{&memory_};
   std::unordered_set<uint64_t> dropped_;  // given up by the client, but a worker may still send them
   std::vector<std::vector<uint8_t>> queue_;  // launch records, from first_ to last_
   uint64_t first_ = 0, last_ = 0, queued_seq_;
@@ -75,7 +76,7 @@ class Device {
   uint64_t program_bytes_ = 0, refused_ = 0;
   bool ran_ = false;
   Trap trap_;
-  uint64_t begin_ns_ = 0, end_ns_ = 0;
+  uint64_t begin_ns_ = 0, end_ns_ = 0;  // of the last launch; end_ns_ is also the end of a program's check, 0: long ago
   uint64_t exposed_from_ = 0, starved_from_ = 0, client_at_ = 0;
 };
 

@@ -1,5 +1,6 @@
 // Runs verified programs: binds arguments, clears what must not show old bytes, runs section after section.
 #include "machine.h"
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
 #include <new>
@@ -38,6 +39,8 @@ class FloatMode {
   unsigned before_;
 #endif
 };
+
+constexpr int64_t WAKE_NS = 100'000;  // modelled work from which on threads that sleep are woken: a wake-up takes 30 to 50 us
 
 uint8_t* allocate(size_t bytes) { return static_cast<uint8_t*>(::operator new(bytes, std::align_val_t(ARENA_ALIGN))); }
 void release(uint8_t* p) { ::operator delete(p, std::align_val_t(ARENA_ALIGN)); }
@@ -93,15 +96,78 @@ const Target& best_target() {
   return *named;
 }
 
-Machine::Machine(const Target& target) : target_(&target), context_(new Context), scratch_(nullptr, release) {}
+Machine::Machine(const Target& target, int threads, uint64_t spin_ns) : target_(&target), threads_(size_t(threads)), scratch_(nullptr, release) {
+  for (Thread& thread : threads_) thread.context.reset(new Context);
+  if (threads > 1) pool_.reset(new ThreadPool(threads, spin_ns));
+}
 
 void Machine::reserve(const VerifiedProgram& program) {
   const size_t need = program.head().scratch_bytes;
   if (need <= scratch_bytes_) return;
+  const size_t room = (need + ARENA_ALIGN - 1) / ARENA_ALIGN * ARENA_ALIGN;
   scratch_.reset();
   scratch_bytes_ = 0;
-  scratch_.reset(allocate(need));
-  scratch_bytes_ = need;
+  scratch_.reset(allocate(room * threads_.size()));
+  for (size_t i = 0; i < threads_.size(); i++) threads_[i].scratch = scratch_.get() + i * room;
+  scratch_bytes_ = room;
+}
+
+// ---- one section on several threads ---------------------------------------------------------------------------------
+
+struct Machine::Cut {
+  Machine& machine;
+  const Run run;
+  const SectionRun& whole;
+  const Split split;
+  const bool streams;
+  std::atomic<int64_t> trapped;  // the first part that trapped so far: later ones need not run
+};
+
+void Machine::run_part(void* job, int number, int64_t part) {
+  Cut& cut = *static_cast<Cut*>(job);
+  if (part > cut.trapped.load(std::memory_order_relaxed)) return;
+  const FloatMode float_mode;
+  Thread& thread = cut.machine.threads_[size_t(number)];
+  const SectionView& section = cut.whole.section;
+  uint8_t* address[MAX_OPERANDS];
+  for (int i = 0; i < section.head->operand_count; i++)
+    address[i] = section.operands[i].arg == SCRATCH ? thread.scratch + section.operands[i].base : cut.whole.address[i];
+  thread.context->trap = {};
+  cut.run(*thread.context, {section, address, thread.scratch, part_begin(cut.split, part), part_begin(cut.split, part + 1)});
+#if defined(DVM_X86)
+  if (cut.streams) _mm_sfence();  // before anybody hears that this part is done
+#endif
+  if (thread.context->trap.code == TrapCode::NONE) return;
+  if (part < thread.trapped_part) thread.trapped_part = part, thread.trap = thread.context->trap;
+  for (int64_t first = cut.trapped; part < first && !cut.trapped.compare_exchange_weak(first, part);) {
+  }
+}
+
+void Machine::run_cut(Run run, const SectionRun& whole, bool streams) {
+  const Split split = split_of_run(whole.section.split);
+  Cut cut{*this, run, whole, split, streams, {split.parts}};
+  for (Thread& thread : threads_) thread.trapped_part = split.parts;
+  pool_->run(split.parts, run_part, &cut, split.ns >= WAKE_NS);
+  sections_split_++;
+  Trap& trap = threads_[0].context->trap;
+  trap = {};
+  for (Thread& thread : threads_)
+    if (thread.trapped_part < split.parts && thread.trapped_part == cut.trapped) trap = thread.trap;
+}
+
+Split Machine::split_of_run(const Split& split) const {
+  if (!parts_always_) return split;
+  return {split.units, std::min(split.units, parts_always_), split.ns};
+}
+
+Machine::Run Machine::run_of(SectionKind kind) const {
+  switch (kind) {
+    case SectionKind::VECTOR: return target_->vector;
+    case SectionKind::MATMUL: return target_->matmul;
+    case SectionKind::ATTENTION: return target_->attention;
+    case SectionKind::PACK: break;
+  }
+  return target_->pack;
 }
 
 Trap Machine::run(const VerifiedProgram& program, std::span<const Binding> args, uint8_t* workspace) {
@@ -115,8 +181,9 @@ Trap Machine::run(const VerifiedProgram& program, std::span<const Binding> args,
     if (wanted[i].mode & ZERO_FILL) memset(args[i].address, 0, wanted[i].bytes);
   if (program.zero_workspace()) memset(workspace, 0, head.workspace_bytes);
 
+  if (pool_ && program.split_ns() >= WAKE_NS) pool_->wake();
   const FloatMode float_mode;
-  Context& context = *context_;
+  Context& context = *threads_[0].context;
   context.trap = {};
   uint8_t* address[MAX_OPERANDS];
   uint16_t number = 0;
@@ -126,12 +193,16 @@ Trap Machine::run(const VerifiedProgram& program, std::span<const Binding> args,
       uint8_t* start = x.arg < head.arg_count ? args[x.arg].address : x.arg == WORKSPACE ? workspace : scratch_.get();
       address[i] = start + x.base;
     }
-    const SectionRun run{section, address, scratch_.get()};
-    switch (SectionKind(section.head->kind)) {
-      case SectionKind::VECTOR: target_->vector(context, run); break;
-      case SectionKind::MATMUL: target_->matmul(context, run); break;
-      case SectionKind::PACK: target_->pack(context, run); break;
-      case SectionKind::ATTENTION: target_->attention(context, run); break;
+    const SectionRun run{section, address, scratch_.get(), 0, section.split.units};
+    if (pool_ && split_of_run(section.split).parts > 1) {
+      run_cut(run_of(SectionKind(section.head->kind)), run, program.streams());
+    } else {
+      switch (SectionKind(section.head->kind)) {
+        case SectionKind::VECTOR: target_->vector(context, run); break;
+        case SectionKind::MATMUL: target_->matmul(context, run); break;
+        case SectionKind::PACK: target_->pack(context, run); break;
+        case SectionKind::ATTENTION: target_->attention(context, run); break;
+      }
     }
     if (context.trap.code != TrapCode::NONE) {
       context.trap.section = number;

@@ -1,6 +1,12 @@
-// Runs verified programs. One Machine per device thread; it allocates only when it meets a larger scratch need.
+// Runs verified programs, large sections on several threads. One owner, who runs one program at a time; it allocates only
+// when it meets a larger scratch need.
+//
+// Bits do not depend on the number of threads, and neither do traps: of all units that would trap, the first one counts.
+// Buffers of a launch that overlap where one of them is written are the only exception; the stream never makes such.
 #pragma once
+#include <vector>
 #include "target.h"
+#include "threads.h"
 
 namespace dvm {
 
@@ -12,17 +18,38 @@ struct Binding {  // what a launch gives for one argument of a program: authorit
 
 class Machine {
  public:
-  explicit Machine(const Target& target = best_target());
+  // Throws std::system_error if the system gives no threads.
+  explicit Machine(const Target& target = best_target(), int threads = 1, uint64_t spin_ns = 50'000);
   // `workspace` holds head().workspace_bytes, ARENA_ALIGN aligned. Bindings smaller than the program declares, not
   // aligned, or not writable where it writes give TrapCode::BINDING (word = argument) before anything runs.
   Trap run(const VerifiedProgram& program, std::span<const Binding> args, uint8_t* workspace);
   void reserve(const VerifiedProgram& program);  // scratch, so that run() does not allocate
+  int threads() const { return int(threads_.size()); }
+  uint64_t sections_split() const { return sections_split_; }
+  // Cuts every section into (at most) so many parts, however little work it is; 0: as split.h says. For tests.
+  void cut_always(int64_t parts) { parts_always_ = parts; }
 
  private:
+  struct Thread {
+    std::unique_ptr<Context> context;
+    uint8_t* scratch = nullptr;
+    int64_t trapped_part = 0;  // in the section at hand
+    Trap trap;
+  };
+  struct Cut;  // a section on its way through the threads
+  using Run = void (*)(Context&, const SectionRun&);
+  Run run_of(SectionKind kind) const;
+  Split split_of_run(const Split& split) const;
+  void run_cut(Run run, const SectionRun& whole, bool streams);
+  static void run_part(void* cut, int thread, int64_t part);
+
   const Target* target_;
-  std::unique_ptr<Context> context_;
+  std::vector<Thread> threads_;  // the caller's first
+  std::unique_ptr<ThreadPool> pool_;  // none: one thread
   std::unique_ptr<uint8_t[], void (*)(uint8_t*)> scratch_;
-  size_t scratch_bytes_ = 0;
+  size_t scratch_bytes_ = 0;  // of each thread
+  int64_t parts_always_ = 0;
+  uint64_t sections_split_ = 0;
 };
 
 }  // namespace dvm

@@ -37,6 +37,7 @@ struct Tile {
   int64_t columns;        // valid ones
   bool first;             // the first slice of K overwrites C, later ones add to it
   bool ahead;             // fetch B to L1, AHEAD_K steps in front of its use
+  float* copy;            // the panel of scratch that B is copied to while it is multiplied, or nullptr
   int pull;               // fetch so many cache lines from `next` to L2 every 4 k: B of the next strip
   const float* next;
 };
@@ -56,7 +57,8 @@ FN const float* opaque(const float* p) {  // not to be rederived from another po
 FN V canonical(V x) { return x == x ? x : all(NaN); }
 FN int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
-template <int ROWS, int UNITS, bool ROW_MAJOR>  // ROW_MAJOR: a_step is 1, worth 10 %
+// ROW_MAJOR: a_step is 1, worth 10 %. COPY: B goes to t.copy too.
+template <int ROWS, int UNITS, bool ROW_MAJOR, bool COPY = false>
 void tile_kernel(const Tile& t) {
   constexpr int VECTORS = 2 * UNITS;
   V c[ROWS][VECTORS];
@@ -71,12 +73,18 @@ void tile_kernel(const Tile& t) {
   constexpr int BASES = (ROWS + 2) / 3;
   const int64_t a_row = t.a_row, a_step = ROW_MAJOR ? 1 : t.a_step, b_step = t.b_step, panel = t.panel;
   const float *b = t.b, *next = t.next, *a[BASES];
+  float* copy = t.copy;
 #pragma GCC unroll 5
   for (int i = 0; i < BASES; i++) a[i] = opaque(t.a + 3 * i * a_row);
   auto step = [&]() __attribute__((always_inline)) {
     V row[VECTORS];
 #pragma GCC unroll 8
     for (int v = 0; v < VECTORS; v++) row[v] = load(b + v * W / PANEL * panel + v * W % PANEL);
+    if constexpr (COPY) {
+#pragma GCC unroll 8
+      for (int v = 0; v < VECTORS; v++) store(copy + v * W, row[v]);
+      copy += PANEL;
+    }
 #pragma GCC unroll 16
     for (int i = 0; i < ROWS; i++) {
       const V x = all(a[i / 3][i % 3 * a_row]);
@@ -114,15 +122,17 @@ void tile_kernel(const Tile& t) {
 
 using Kernel = void (*)(const Tile&);
 struct Kernels { Kernel of_rows[ROWS_MAX[0] + 1]; };
-template <int UNITS, bool ROW_MAJOR, int... ROWS>
+template <int UNITS, bool ROW_MAJOR, bool COPY = false, int... ROWS>
 constexpr Kernels kernels(std::integer_sequence<int, 0, ROWS...>) {
   constexpr int MAX = ROWS_MAX[UNITS / 2];
-  return {nullptr, (ROWS <= MAX ? tile_kernel<ROWS <= MAX ? ROWS : 1, UNITS, ROW_MAJOR> : nullptr)...};
+  return {nullptr, (ROWS <= MAX ? tile_kernel<ROWS <= MAX ? ROWS : 1, UNITS, ROW_MAJOR, COPY> : nullptr)...};
 }
 using Rows = std::make_integer_sequence<int, ROWS_MAX[0] + 1>;
 template <bool ROW_MAJOR>
 constexpr Kernels KERNELS[3] = {kernels<1, ROW_MAJOR>(Rows()), kernels<2, ROW_MAJOR>(Rows()),
                                 kernels<4, ROW_MAJOR>(Rows())};
+template <bool ROW_MAJOR>
+constexpr Kernels COPYING = kernels<1, ROW_MAJOR, true>(Rows());  // of the first block of rows
 
 // ---- packing --------------------------------------------------------------------------------------------------------
 // One round of a transpose: blocks of S x S change places across the diagonal of blocks of 2S x 2S.
@@ -181,11 +191,14 @@ void pack_panel(const float* b, int64_t b_column, int64_t b_step, int64_t column
 // ---- one product ----------------------------------------------------------------------------------------------------
 struct Product {  // what all steps of the batch share; distances in floats
   int64_t n, m, k, slice;
+  int64_t row_begin, row_end, column_begin, column_end;  // of C, to be made
   int64_t a_row, a_step, b_column, b_step, c_row;
   int64_t rows_max;       // rows of A, one slice long, that L2 holds
   int64_t strip;          // columns that all rows finish before the next ones are begun
   int shape;              // tiles of up to 1 << shape units
   const Kernels* kernels; // [shape]
+  const Kernels* copying; // for the first block of rows, where that copies B; else nullptr
+  int64_t ring;           // copied panels that scratch keeps: few stay in L1 or L2, if no other rows come back to them
   MatmulB form;
   bool fetch;             // B comes from beyond L2, packed
   bool fetch_in_place;    // B in place: only the first row block waits for it
@@ -196,6 +209,13 @@ struct Product {  // what all steps of the batch share; distances in floats
   const Word* words;      // epilogue, or nullptr
 };
 
+void set_rows(Product& p, int64_t begin, int64_t end) {
+  const int64_t m = end - begin;
+  p.row_begin = begin, p.row_end = end;
+  p.rows_max = m * p.slice <= L2_FLOATS ? m : ceil_div(m, ceil_div(m * p.slice, L2_FLOATS));
+  p.ring = p.rows_max < m ? GROUP_PANELS : p.shape == 0 && (!p.words || m <= EPILOGUE_ROWS) ? 1 : STRIP / PANEL;
+}
+
 Product product(const SectionRun& run) {
   const Section& head = *run.section.head;
   const Operand *a = run.section.operands, *b = a + 1, *c = a + 2;
@@ -203,14 +223,17 @@ Product product(const SectionRun& run) {
   p.n = head.dims[0], p.m = head.dims[1], p.k = head.depth, p.slice = slice_k(p.k);
   p.a_row = a->stride[1] / 4, p.a_step = a->depth / 4, p.c_row = c->stride[1] / 4;
   p.b_column = b->stride[0] / 4, p.b_step = b->depth / 4;
-  p.rows_max = p.m * p.slice <= L2_FLOATS ? p.m : ceil_div(p.m, ceil_div(p.m * p.slice, L2_FLOATS));
+  p.column_end = p.n;
   p.shape = p.m <= ROWS_MAX[2] ? 2 : p.m <= ROWS_MAX[1] ? 1 : 0;
   p.kernels = p.a_step == 1 ? KERNELS<true> : KERNELS<false>;
   p.form = matmul_b(head, *b);
   p.fetch = p.form == MatmulB::PACKED && panels(p.n) * PANEL * p.slice > STREAM_FLOATS;
   p.fetch_in_place = p.form == MatmulB::IN_PLACE && p.shape == 0;
+  const bool copies = p.form == MatmulB::COPIED && b->stride[0] == 4 && p.shape == 0;
+  p.copying = !copies ? nullptr : p.a_step == 1 ? &COPYING<true> : &COPYING<false>;
   p.words = head.word_count ? run.section.words : nullptr;
   p.strip = p.shape == 0 ? PANEL : STRIP;
+  set_rows(p, 0, p.m);
   p.scratch = reinterpret_cast<float*>(run.scratch), p.operands = a, p.operand_count = head.operand_count;
   for (int i = 0; i < p.operand_count; i++) p.base[i] = run.address[i];
   return p;
@@ -227,7 +250,7 @@ struct Columns {
 
 Columns columns_of(const Product& p, int64_t k0, int64_t k, int64_t begin) {
   const float* const b = reinterpret_cast<const float*>(p.base[1]);
-  const int64_t end = smaller(p.n, begin + GROUP_PANELS * PANEL);
+  const int64_t end = smaller(p.column_end, begin + GROUP_PANELS * PANEL);
   if (p.form == MatmulB::PACKED)
     return {b + k0 * panels(p.n) * PANEL + begin * k, begin, end, PANEL, k * PANEL, nullptr, end};
   if (p.form == MatmulB::COPIED) return {p.scratch, begin, end, PANEL, k * PANEL, nullptr, end};
@@ -237,10 +260,10 @@ Columns columns_of(const Product& p, int64_t k0, int64_t k, int64_t begin) {
   return {b + k0 * p.b_step + begin, begin, end, p.b_step, PANEL, p.scratch, full};
 }
 
-// Panels of B from `column` on, to where columns_of() says that the tiles find them.
-void copy(const Product& p, const float* b, int64_t k, int64_t group, int64_t column, int64_t end) {
-  for (; column < end; column += PANEL)
-    pack_panel(b + column * p.b_column, p.b_column, p.b_step, end - column, k, p.scratch + (column - group) * k);
+// The panels of B from `column` on, packed.
+void copy(const Product& p, const float* b, int64_t k, int64_t column, int64_t end, float* out) {
+  for (; column < end; column += PANEL, out += PANEL * k)
+    pack_panel(b + column * p.b_column, p.b_column, p.b_step, end - column, k, out);
 }
 
 // The epilogue over a finished block of C.
@@ -256,7 +279,7 @@ void finish(Context& context, const Product& p, int64_t row, int64_t rows, int64
 
 // A block of rows (t.a, `rows`; C from `c`) by the columns [column, end).
 void block_of_strip(const Product& p, const Columns& from, Tile& t, float* c, int64_t rows, int64_t column,
-                    int64_t end) {
+                    int64_t end, const float* source) {
   for (int shape = p.shape; column < end; column += UNIT << shape) {
     const bool edge = column >= from.edge_begin;
     const int64_t limit = edge ? end : smaller(end, from.edge_begin);
@@ -265,27 +288,38 @@ void block_of_strip(const Product& p, const Columns& from, Tile& t, float* c, in
     t.b = edge ? from.edge + at : from.b + at / PANEL * from.panel + at % PANEL;
     t.b_step = edge ? PANEL : from.step;
     t.c = c + column;
+    if (source) {  // one panel, and full: what the next blocks read is written here
+      t.copy = const_cast<float*>(t.b);
+      t.b = source + column, t.b_step = p.b_step;
+    }
     t.columns = smaller(limit - column, UNIT << shape);
-    p.kernels[shape].of_rows[rows](t);
+    (source ? *p.copying : p.kernels[shape]).of_rows[rows](t);
     t.next += ceil_div(t.k, 4) * t.pull * 16;
   }
 }
 
 // Rows [row, row + m) by the columns [column, end), for the slice that `t` describes. `pull`: B of the next strip too.
-void strip(const Product& p, const Columns& from, Tile t, int64_t k0, int64_t row, int64_t m, int64_t column,
+void strip(const Product& p, Columns from, Tile t, int64_t k0, int64_t row, int64_t m, int64_t column,
            int64_t end, bool pull) {
   const float* const a = reinterpret_cast<const float*>(p.base[0]) + k0 * p.a_step;
   float* const c = reinterpret_cast<float*>(p.base[2]);
   const int64_t blocks = ceil_div(m, ROWS_MAX[p.shape]), height = m / blocks, taller = m % blocks;
+  const float* source = nullptr;  // what the first block of rows reads while it copies
+  if (p.form == MatmulB::COPIED) {
+    from.b += (column - from.begin) / PANEL % p.ring * from.panel, from.begin = column;
+    const float* const b = reinterpret_cast<const float*>(p.base[1]) + k0 * p.b_step;
+    if (row == p.row_begin && p.copying && end - column == PANEL) source = b;
+    else if (row == p.row_begin) copy(p, b, t.k, column, end, const_cast<float*>(from.b));
+  }
   const float* const pull_end = from.b + (end - from.begin + p.strip) * t.k;
   t.next = pull_end - p.strip * t.k;
   if (pull && p.fetch && blocks > 1) t.pull = int(ceil_div(p.strip / 4, blocks * ceil_div(end - column, UNIT)));
   for (int64_t block = 0; block < blocks; block++) {  // heights differ by at most one
     const int64_t rows = height + (block < taller);
     t.a = a + row * p.a_row;
-    t.ahead = p.fetch ? blocks == 1 : block == 0 && p.fetch_in_place;
+    t.ahead = p.fetch ? blocks == 1 : block == 0 && (p.fetch_in_place || source);
     if (t.next >= pull_end) t.pull = 0;
-    block_of_strip(p, from, t, c + row * p.c_row, rows, column, end);
+    block_of_strip(p, from, t, c + row * p.c_row, rows, column, end, block == 0 ? source : nullptr);
     row += rows;
   }
 }
@@ -295,10 +329,8 @@ void group_of_panels(Context& context, const Product& p, const Columns& from, co
                      int64_t m) {
   const bool finished = p.words && k0 + t.k == p.k;
   const int64_t step = finished ? smaller(m, EPILOGUE_ROWS) : m;
-  const float* const b = reinterpret_cast<const float*>(p.base[1]) + k0 * p.b_step;
   for (int64_t begin = from.begin; begin < from.end; begin += STRIP) {
     const int64_t end = smaller(begin + STRIP, from.end);
-    if (p.form == MatmulB::COPIED && row == 0) copy(p, b, t.k, from.begin, begin, end);
     for (int64_t i = 0; i < m; i += step) {
       const int64_t rows = smaller(step, m - i);
       for (int64_t column = begin; column < end; column += p.strip)
@@ -313,11 +345,11 @@ void multiply(Context& context, const Product& p) {
   t.a_row = p.a_row, t.a_step = p.a_step, t.c_row = p.c_row;
   for (int64_t k0 = 0; k0 < p.k; k0 += p.slice) {
     t.k = smaller(p.slice, p.k - k0), t.first = k0 == 0;
-    for (int64_t column = 0; column < p.n; column += GROUP_PANELS * PANEL) {
+    for (int64_t column = p.column_begin; column < p.column_end; column += GROUP_PANELS * PANEL) {
       const Columns from = columns_of(p, k0, t.k, column);
       t.panel = from.panel;
-      for (int64_t row = 0; row < p.m; row += p.rows_max)
-        group_of_panels(context, p, from, t, k0, row, smaller(p.rows_max, p.m - row));
+      for (int64_t row = p.row_begin; row < p.row_end; row += p.rows_max)
+        group_of_panels(context, p, from, t, k0, row, smaller(p.rows_max, p.row_end - row));
     }
   }
 }
@@ -328,9 +360,23 @@ void run_matmul(Context& context, const SectionRun& run) {
   const Section& head = *run.section.head;
   Product p = product(run);
   context.operands = run.section.operands;
-  int64_t index[MAX_RANK] = {};
-  for (;;) {
+  int64_t index[MAX_RANK] = {}, piece = 0, left = INT64_MAX;
+  MatmulCut cut{MatmulCut::BATCH, 1, 1};
+  if (run.end - run.begin < run.section.split.units) {
+    cut = matmul_cut(head, p.operands[1]);
+    piece = run.begin % cut.pieces, left = run.end - run.begin;
+    int64_t rest = run.begin / cut.pieces;
+    for (int d = 2; d < head.rank; rest /= head.dims[d++]) {
+      index[d] = rest % head.dims[d];
+      for (int i = 0; i < p.operand_count; i++) p.base[i] += p.operands[i].stride[d] * index[d];
+    }
+  }
+  for (;; piece = 0) {
+    const int64_t pieces = smaller(cut.pieces - piece, left);
+    if (cut.along == MatmulCut::ROWS) set_rows(p, piece, piece + pieces);
+    if (cut.along == MatmulCut::PANELS) p.column_begin = piece * PANEL, p.column_end = smaller(p.n, (piece + pieces) * PANEL);
     multiply(context, p);
+    if (!(left -= pieces)) return;
     int d = 2;  // the batch dimensions count like an odometer
     for (; d < head.rank; d++) {
       const bool more = ++index[d] < head.dims[d];
@@ -348,10 +394,9 @@ void run_pack(Context&, const SectionRun& run) {
   const int64_t column = run.section.operands[0].stride[0] / 4, step = run.section.operands[0].depth / 4;
   const float* b = reinterpret_cast<const float*>(run.address[0]);
   float* out = reinterpret_cast<float*>(run.address[1]);
-  for (int64_t k0 = 0; k0 < k; k0 += slice) {
-    const int64_t rows = smaller(slice, k - k0);
-    for (int64_t j = 0; j < n; j += PANEL, out += rows * PANEL)
-      pack_panel(b + k0 * step + j * column, column, step, n - j, rows, out);
+  for (int64_t unit = run.begin; unit < run.end; unit++) {
+    const int64_t k0 = unit / panels(n) * slice, j = unit % panels(n) * PANEL, rows = smaller(slice, k - k0);
+    pack_panel(b + k0 * step + j * column, column, step, n - j, rows, out + k0 * panels(n) * PANEL + j * rows);
   }
 }
 

@@ -28,18 +28,16 @@ MATMUL_FACT int64_t packed_bytes(int64_t n, int64_t k) { return k * panels(n) * 
 enum class MatmulB : uint8_t {
   PACKED,    // packed by a pack section
   IN_PLACE,  // columns contiguous; a last panel that is not full is copied to scratch
-  COPIED,    // packed into scratch, GROUP_PANELS at a time: k contiguous; or enough rows of A to pay for the copy
+  COPIED,    // packed into scratch, GROUP_PANELS at a time: k contiguous; or more than one block of rows reads it
 };
 
 constexpr int64_t GROUP_PANELS = 32;  // panels of one slice that scratch holds when B is copied: at most 4 MiB
 
-// The rows that pay for a copy were measured: about 96; 17 where every row of a long panel touches a page of its own.
+constexpr int64_t IN_PLACE_ROWS = 14;  // rows of the tallest tile: all others read a copy that the first block of rows makes
 MATMUL_FACT MatmulB matmul_b(const Section& section, const Operand& b) {
   if (b.mode & PACKED) return MatmulB::PACKED;
   if (b.stride[0] != 4) return MatmulB::COPIED;
-  const int64_t step = std::clamp<int64_t>(b.depth, -4096, 4096);
-  const bool scattered = slice_k(section.depth) * (step < 0 ? -step : step) > 640 * 4096;
-  return section.dims[1] >= (scattered ? 17 : 96) ? MatmulB::COPIED : MatmulB::IN_PLACE;
+  return section.dims[1] > IN_PLACE_ROWS ? MatmulB::COPIED : MatmulB::IN_PLACE;
 }
 
 // Section.scratch_bytes of a MATMUL section with this head (dims, depth) and B = operand 1. The same for every
@@ -52,6 +50,24 @@ MATMUL_FACT int64_t matmul_scratch_bytes(const Section& section, const Operand& 
     case MatmulB::COPIED: return std::min(panels(n), GROUP_PANELS) * panel_bytes;
   }
   return 0;
+}
+
+// How a product is cut (split.h): unit u is piece u % pieces of step u / pieces of the batch. Pieces are rows of C, panels
+// of columns, or the whole; a range of pieces reads all of the other operand again.
+struct MatmulCut {
+  enum Along : uint8_t { BATCH, ROWS, PANELS } along;
+  int64_t pieces, steps;
+};
+constexpr int64_t MATMUL_PARTS_MAX = 16;
+
+MATMUL_FACT MatmulCut matmul_cut(const Section& section, const Operand& b) {
+  int64_t steps = 1;
+  for (int d = 2; d < section.rank; d++) steps *= section.dims[d];
+  if (steps >= MATMUL_PARTS_MAX) return {MatmulCut::BATCH, 1, steps};
+  const int64_t n = section.dims[0], m = section.dims[1];
+  // Parts of rows would each copy all of B; parts of columns read all of A, but have most of B in L2.
+  const bool rows = matmul_b(section, b) == MatmulB::COPIED ? m >= 16 * n : m >= n || (b.mode & PACKED && m >= 56);
+  return {rows ? MatmulCut::ROWS : MatmulCut::PANELS, rows ? m : panels(n), steps};
 }
 
 #undef MATMUL_FACT

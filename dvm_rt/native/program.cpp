@@ -2,6 +2,7 @@
 #include "program.h"
 #include <bit>
 #include <cstring>
+#include <vector>
 #include "verify.h"
 
 namespace dvm {
@@ -53,23 +54,33 @@ static int64_t resolve(SectionView& section, Outer* out) {
   return outers ? outers : 1;
 }
 
-std::unique_ptr<VerifiedProgram> VerifiedProgram::load(const uint8_t* bytes, size_t n, VerifyError& error) {
-  std::unique_ptr<VerifiedProgram> program(new VerifiedProgram);
-  program->bytes_.assign(bytes, bytes + n);
+std::unique_ptr<VerifiedProgram> VerifiedProgram::load(const uint8_t* bytes, size_t n, VerifyError& error,
+                                                       std::pmr::memory_resource* memory) {
+  thread_local std::vector<uint64_t> copy;  // nobody else can change it between the proof and its use
+  if (copy.size() * sizeof(uint64_t) < n) copy.resize(n / sizeof(uint64_t) + 1);
+  memcpy(copy.data(), bytes, n);
   VerifyFacts facts;
-  error = verify(program->bytes_.data(), n, facts);
+  error = verify(reinterpret_cast<uint8_t*>(copy.data()), n, facts);
   if (error.code != VerifyCode::OK) return nullptr;
+  const ProgramHead& head = *reinterpret_cast<const ProgramHead*>(copy.data());
+  const size_t outers_at = sizeof(VerifiedProgram) + (n + 7) / 8 * 8, sections_at = outers_at + facts.outer_rows * sizeof(Outer);
+  const size_t block_bytes = sections_at + head.section_count * sizeof(SectionView);
+  static_assert(alignof(Outer) == 8 && alignof(SectionView) == 8 && sizeof(VerifiedProgram) % 8 == 0);
+  uint8_t* block = static_cast<uint8_t*>(memory->allocate(block_bytes, alignof(VerifiedProgram)));
+  std::unique_ptr<VerifiedProgram> program(new (block) VerifiedProgram);
+  program->memory_ = memory, program->block_bytes_ = block_bytes;
+  program->sections_ = reinterpret_cast<SectionView*>(block + sections_at);
   program->zero_workspace_ = facts.zero_workspace, program->streams_ = facts.streams;
-  const ProgramHead& head = program->head();
-  program->sections_.reserve(head.section_count);
-  program->outers_.reset(new Outer[facts.outer_rows]);
-  const uint8_t* at = program->bytes_.data() + sizeof(ProgramHead) + head.arg_count * sizeof(ProgramArg);
-  Outer* outer = program->outers_.get();
+  memcpy(block + sizeof(VerifiedProgram), copy.data(), n);
+  const uint8_t* at = program->bytes() + sizeof(ProgramHead) + head.arg_count * sizeof(ProgramArg);
+  Outer* outer = reinterpret_cast<Outer*>(block + outers_at);
   for (int i = 0; i < head.section_count; i++) {
     SectionView section = section_at(at);
     at += section.head->bytes;
     if (SectionKind(section.head->kind) == SectionKind::VECTOR) outer += resolve(section, outer);
-    program->sections_.push_back(section);
+    section.split = split_of(section);
+    program->split_ns_ += section.split.ns;
+    program->sections_[i] = section;
   }
   return program;
 }

@@ -1,9 +1,11 @@
 // Views of program bytes, and the only thing that can run: a VerifiedProgram.
 #pragma once
 #include <memory>
+#include <memory_resource>
+#include <new>
 #include <span>
-#include <vector>
 #include "layout.h"
+#include "split.h"
 
 namespace dvm {
 
@@ -22,11 +24,12 @@ struct SectionView {
   const Word* words;        // head->word_count
   const Outer* outer = nullptr;  // vector sections of a VerifiedProgram: those dimensions beyond the row that are longer
   int64_t outers = 0;            // than 1, innermost first; outer[0] can always be read
+  Split split = {};              // sections of a VerifiedProgram
 };
 inline SectionView section_at(const uint8_t* bytes) {
   auto* head = reinterpret_cast<const Section*>(bytes);
   auto* operands = reinterpret_cast<const Operand*>(head + 1);
-  return {head, operands, reinterpret_cast<const Word*>(operands + head->operand_count), nullptr, 0};
+  return {head, operands, reinterpret_cast<const Word*>(operands + head->operand_count)};
 }
 
 // 64 bits over everything after ProgramHead.checksum / PlanHead.checksum; catches flipped bits, not forgery.
@@ -42,22 +45,32 @@ struct VerifyError {
   int64_t got = 0, allowed = 0;  // where the rule is about a number
 };
 
-// A private, immutable copy of program bytes that passed verify(). No other way to make one, no switch to skip it.
+// A private, immutable copy of program bytes that passed verify(), and what is worked out from it, in one block. No other
+// way to make one, no switch to skip it.
 class VerifiedProgram {
  public:
-  static std::unique_ptr<VerifiedProgram> load(const uint8_t* bytes, size_t n, VerifyError& error);
-  const ProgramHead& head() const { return *reinterpret_cast<const ProgramHead*>(bytes_.data()); }
-  const ProgramArg* args() const { return reinterpret_cast<const ProgramArg*>(bytes_.data() + sizeof(ProgramHead)); }
-  std::span<const SectionView> sections() const { return sections_; }
+  // Null, and why, if refused. The block comes from `memory`, which outlives it.
+  static std::unique_ptr<VerifiedProgram> load(const uint8_t* bytes, size_t n, VerifyError& error,
+                                               std::pmr::memory_resource* memory = std::pmr::new_delete_resource());
+  const ProgramHead& head() const { return *reinterpret_cast<const ProgramHead*>(bytes()); }
+  const ProgramArg* args() const { return reinterpret_cast<const ProgramArg*>(bytes() + sizeof(ProgramHead)); }
+  std::span<const SectionView> sections() const { return {sections_, head().section_count}; }
   bool zero_workspace() const { return zero_workspace_; }  // some section may read what no section wrote
   bool streams() const { return streams_; }                // some section has non-temporal stores
+  int64_t split_ns() const { return split_ns_; }           // modelled time of those sections that several threads share
+  VerifiedProgram(const VerifiedProgram&) = delete;
+  static void operator delete(VerifiedProgram* program, std::destroying_delete_t) {
+    program->memory_->deallocate(program, program->block_bytes_, alignof(VerifiedProgram));
+  }
 
  private:
   VerifiedProgram() = default;
-  std::vector<uint8_t> bytes_;
-  std::vector<SectionView> sections_;  // into bytes_ and outers_
-  std::unique_ptr<Outer[]> outers_;
+  const uint8_t* bytes() const { return reinterpret_cast<const uint8_t*>(this + 1); }  // then outers, then sections
+  std::pmr::memory_resource* memory_;
+  size_t block_bytes_;
+  SectionView* sections_;
   bool zero_workspace_ = false, streams_ = false;
+  int64_t split_ns_ = 0;
 };
 
 }  // namespace dvm

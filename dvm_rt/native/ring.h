@@ -18,23 +18,32 @@ class Ring {
   static constexpr size_t HEAD_BYTES = 128, HOT_BYTES = 512 << 10;
 
   Ring() = default;
-  explicit Ring(int fd) : map_(fd), size_((map_.bytes() - HEAD_BYTES) & ~size_t(7)) { seen_ = word(0).load(); }
+  explicit Ring(int fd) : map_(fd), size_((map_.bytes() - HEAD_BYTES) & ~size_t(7)) { seen_ = word(0).load(), written_ = word(64).load(); }
 
   bool empty() { return word(0).load(std::memory_order_acquire) == word(64).load(std::memory_order_acquire); }
   size_t message_bytes_max() const { return size_ / 2 - 16; }
   bool corrupt() const { return corrupt_; }
-  void reset() { word(0).store(0), word(64).store(0), seen_ = 0; }  // nobody else may be at the ring
+  void reset() { word(0).store(0), word(64).store(0), seen_ = written_ = 0; }  // nobody else may be at the ring
 
-  // Producer. False: no room now. The store of `written` is sequentially consistent: it is ordered before the caller's
-  // look at whether the consumer sleeps.
+  // Producer. False: no room now.
   bool push(std::span<const uint8_t> head, std::span<const uint8_t> body = {}) {
-    uint64_t written = word(64).load(std::memory_order_relaxed), length = head.size() + body.size();
+    const bool there = append(head, body);
+    publish();
+    return there;
+  }
+  // What was appended can be seen. The store is sequentially consistent: it is ordered before the caller's look at whether
+  // the consumer sleeps; it also takes the line from a consumer that watches it, so several messages share one.
+  void publish() {
+    if (word(64).load(std::memory_order_relaxed) != written_) word(64).store(written_);
+  }
+  bool append(std::span<const uint8_t> head, std::span<const uint8_t> body = {}) {
+    uint64_t written = written_, length = head.size() + body.size();
     uint64_t need = 8 + round_up(length), at = written % size_, skipped = 0;
     // A consumer that keeps up lets the producer stay in few, hot lines: it starts again at the first bytes. Until the
     // consumer follows, the room is what it had read there.
     const bool again = at > HOT_BYTES && written - read_now() < HOT_BYTES / 8;
     if (size_ - at < need || (again && written + (size_ - at) + need - seen_ <= size_)) skipped = size_ - at;
-    if (written + skipped + need - seen_ > size_ && written + skipped + need - read_now() > size_) return false;
+    if (written + skipped + need - seen_ > size_ && written + skipped + need - read_now() > size_) return publish(), false;
     if (skipped) {
       store_at(at, SKIP);
       at = 0;
@@ -42,7 +51,7 @@ class Ring {
     store_at(at, length);
     memcpy(data() + at + 8, head.data(), head.size());
     if (!body.empty()) memcpy(data() + at + 8 + head.size(), body.data(), body.size());
-    word(64).store(written + skipped + need);
+    written_ = written + skipped + need;
     return true;
   }
 
@@ -78,7 +87,7 @@ class Ring {
   }
 
   Mapping map_;
-  uint64_t size_ = 0, seen_ = 0, next_ = 0;  // seen_: the producer's last look at `read`
+  uint64_t size_ = 0, seen_ = 0, written_ = 0, next_ = 0;  // seen_: the producer's last look at `read`
   bool corrupt_ = false;
 };
 

@@ -205,6 +205,7 @@ class Stream {
   std::span<const uint8_t> encode(Instance& instance, Failure& failure, bool evaluated = false);
   bool provide(Instance& instance, bool here);
   bool push_program(Instance& instance);
+  void wake_device();
   bool push_record(uint32_t flags, uint64_t id, std::span<const uint8_t> program);
   size_t program_bytes_max() const { return ring_.message_bytes_max() - sizeof(RingHead); }
   void refuse(const Event& event);

@@ -60,9 +60,14 @@ void Stream::log(Instance& instance, std::span<const Argument> arguments, uint64
   }
 }
 
+void Stream::wake_device() {
+  ring_.publish();
+  control_.wake_device();
+}
+
 void Stream::flush() {
   if (inline_mode_ || closed_) return;
-  auto push = [&](const void* record, size_t bytes) { return ring_.push({static_cast<const uint8_t*>(record), bytes}); };
+  auto push = [&](const void* record, size_t bytes) { return ring_.append({static_cast<const uint8_t*>(record), bytes}); };
   while (!drops_.empty() && push(&drops_.back(), sizeof(RingHead))) drops_.pop_back();
   while (!owed_.empty()) {
     Instance* instance = instance_of(owed_.back());
@@ -73,7 +78,7 @@ void Stream::flush() {
     Launched& e = entry(pushed_ + 1);
     if (!provide(*e.instance, false) || !push(e.record.data(), e.record.size())) break;
   }
-  control_.wake_device();
+  wake_device();
 }
 
 void Stream::retire() {
@@ -146,7 +151,7 @@ size_t Stream::encode_here(std::span<const uint64_t> ids) {
     if (!provide(*instance, true)) break;
     ++count;
   }
-  control_.wake_device();
+  wake_device();
   return count;
 }
 
@@ -154,7 +159,7 @@ bool Stream::deliver(uint64_t id, std::span<const uint8_t> program) {
   Instance* instance = instance_of(id);
   if (!instance || instance->state != ProgramState::ENCODING) return false;
   if (program.size() > program_bytes_max() || !push_record(RING_FOREIGN, id, program)) return false;
-  control_.wake_device();
+  wake_device();
   return true;
 }
 
@@ -165,7 +170,7 @@ void Stream::fail_program(uint64_t id, Error error) {
   instance.failure = failure_of(std::move(error));
   instance.state = ProgramState::FAILED;
   owe(instance);
-  control_.wake_device();
+  wake_device();
 }
 
 std::optional<ProgramState> Stream::program_state(uint64_t id) const {

@@ -283,7 +283,7 @@ void Stream::check_encoded(Instance& instance) {
 
 bool Stream::push_record(uint32_t flags, uint64_t id, std::span<const uint8_t> program) {
   RingHead record{uint32_t(RingKind::PROGRAM), flags, id};
-  return ring_.push({reinterpret_cast<const uint8_t*>(&record), sizeof record}, program);
+  return ring_.append({reinterpret_cast<const uint8_t*>(&record), sizeof record}, program);
 }
 
 // False: no room in the ring.
@@ -402,7 +402,7 @@ uint64_t Stream::prefetch(uint32_t number, std::span<const int64_t> symbols) {
   Instance* instance = find(plan, symbols, hash);
   if (!instance && !evaluate(plan, symbols)) throw no_sizes(plan, symbols);
   if (!instance) instance = &make_instance(plan, symbols, hash);
-  if (!inline_mode_ && !instance->empty) provide(*instance, false), control_.wake_device();
+  if (!inline_mode_ && !instance->empty) provide(*instance, false), wake_device();
   return instance->id;
 }
 

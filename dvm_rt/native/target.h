@@ -31,11 +31,15 @@ struct alignas(64) Context {
   Context();
 };
 
-// A section with every address resolved. `address[i]` is where operand i starts; `scratch` is the thread's own.
+// A part of a section with every address resolved. `address[i]` is where operand i of the whole section starts; `scratch`
+// and the Context are the running thread's own. Only units [begin, end) of section.split.units are to be run (split.h says
+// what they are and how to add a kind of section); a section that is not cut runs as {0, section.split.units}. Parts of a
+// section run at once, so nothing may pass from one unit to another: no carried state, no scratch, no order.
 struct SectionRun {
   SectionView section;
   uint8_t* const* address;
   uint8_t* scratch;
+  int64_t begin, end;
 };
 
 struct Target {

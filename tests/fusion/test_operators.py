@@ -206,5 +206,19 @@ def test_attention(q: tuple[int, ...], k: tuple[int, ...], mask: tuple[int, ...]
             check(lambda op, *xs: op.attention(*xs, **attributes), [*inputs, given], atol=1e-5)
 
 
+def test_windows() -> None:
+    """Geometry of all kinds is in tests/array/test_windows.py."""
+    checked("windows", "conv", "conv_transpose", "max_pool", "avg_pool")
+    x, two = normal(2, 3, 9, 8), {"stride": (2, 1), "padding": ((1, 0), (1, 1)), "dilation": (1, 2)}
+    check(lambda op, x: op.windows(op.tanh(x), kernel=(3, 2), stride=(2, 2), dilation=(1, 2)), [x])
+    check(lambda op, x: op.sum(op.windows(x, kernel=(3,), stride=(1,), dilation=(2,)), axes=(4,), keepdims=False), [x])
+    weight = {"shape": (4, 3, 3, 3), "value": 0.5, "dtype": "float32"}
+    check(lambda op, x: op.relu(op.conv(x, op.full(**weight), **two, groups=1)), [x], atol=1e-4)
+    weight = {"shape": (3, 4, 3, 3), "value": 0.5, "dtype": "float32"}
+    check(lambda op, x: op.conv_transpose(x, op.full(**weight), output_padding=(1, 0), **two, groups=1), [x], atol=1e-4)
+    check(lambda op, x: op.max_pool(x, kernel=(3, 2), ceil_mode=True, **two), [x])
+    check(lambda op, x: op.avg_pool(op.exp(x), kernel=(3, 2), ceil_mode=True, count_include_pad=False, **two), [x])
+
+
 def test_no_operator_is_left_out() -> None:
     assert set(OPERATORS) == CHECKED

@@ -1,0 +1,86 @@
+// Modelled time and units of sections.
+#include "split.h"
+#include <algorithm>
+#include "attention.h"
+#include "program.h"
+
+namespace dvm {
+namespace {
+
+// Measured: handing a section to threads that spin and collecting it costs 1 to 2 us, so a section of 20 us gains from two.
+constexpr double SPLIT_NS = 20e3, PART_NS = 5e3;
+constexpr double CYCLES_PER_NS = 2.8, MACS_PER_NS = 70, BYTES_PER_NS = 20;  // of one thread, AVX-512
+constexpr double ATTENTION_MACS_PER_NS = 45;
+constexpr double ROW_CYCLES_LEAST = 30;
+constexpr double CYCLES_MAX = 256;  // more than any word takes for a strip
+
+int64_t rows_of(const Section& head) {
+  int64_t rows = 1;
+  for (int d = 1; d < head.rank; d++) rows *= head.dims[d];
+  return rows;
+}
+
+Split cut(int64_t units, double ns) {
+  if (ns < SPLIT_NS || units < 2) return {units};
+  return {units, std::min({units, int64_t(ns / PART_NS), PARTS_MAX}), int64_t(ns)};
+}
+
+double strip_cycles(const SectionView& section) {  // of all words that run once a strip; an epilogue has no `pass`
+  double cycles = 0;
+  bool in_pass = SectionKind(section.head->kind) != SectionKind::VECTOR;
+  for (int i = 0; i < section.head->word_count; i++) {
+    const uint16_t op = section.words[i].op;
+    in_pass = op == OP_pass || (in_pass && op != OP_loop);
+    if (in_pass) cycles += OPS[op].cycles;
+  }
+  return cycles;
+}
+
+Split split_vector(const SectionView& section) {
+  const Section& head = *section.head;
+  const int64_t rows = rows_of(head), strips = ceil_div(head.dims[0], LANES);
+  const double most = double(rows) * double(strips) * head.word_count * CYCLES_MAX;
+  if (most < SPLIT_NS * CYCLES_PER_NS) return {rows};  // small sections pay for nothing
+  return cut(rows, double(rows) * (double(strips) * strip_cycles(section) + ROW_CYCLES_LEAST) / CYCLES_PER_NS);
+}
+
+Split split_matmul(const SectionView& section) {
+  const Section& head = *section.head;
+  const MatmulCut of = matmul_cut(head, section.operands[1]);
+  const double n = double(head.dims[0]), m = double(head.dims[1]), k = double(head.depth), steps = double(of.steps);
+  if (n * m * k * steps < SPLIT_NS * BYTES_PER_NS / 4) return {of.pieces * of.steps};
+  const double product = std::max(n * m * k / MACS_PER_NS, 4 * n * k / BYTES_PER_NS);
+  const double epilogue = m * double(ceil_div(head.dims[0], LANES)) * strip_cycles(section) / CYCLES_PER_NS;
+  Split split = cut(of.pieces * of.steps, steps * (product + epilogue));
+  split.parts = std::min(split.parts, MATMUL_PARTS_MAX);
+  return split;
+}
+
+Split split_pack(const SectionView& section) {
+  const Section& head = *section.head;
+  return cut(panels(head.dims[0]) * ceil_div(head.depth, slice_k(head.depth)), 8.0 * double(head.dims[0]) * double(head.depth) / BYTES_PER_NS);
+}
+
+Split split_attention(const SectionView& section) {
+  const Section& head = *section.head;
+  const double keys = double(head.dims[0]), queries = double(head.dims[1]);
+  const double width = double(section.operands[1].limit) + double(section.operands[2].limit);
+  int64_t heads = 1;
+  for (int d = 2; d < head.rank; d++) heads *= head.dims[d];
+  const double ns = std::max(keys * queries * width / ATTENTION_MACS_PER_NS, 4 * keys * width / BYTES_PER_NS);
+  return cut(heads * attention_pieces(head), double(heads) * ns);
+}
+
+}  // namespace
+
+Split split_of(const SectionView& section) {
+  switch (SectionKind(section.head->kind)) {
+    case SectionKind::VECTOR: return split_vector(section);
+    case SectionKind::MATMUL: return split_matmul(section);
+    case SectionKind::PACK: return split_pack(section);
+    case SectionKind::ATTENTION: return split_attention(section);
+    default: return {};
+  }
+}
+
+}  // namespace dvm

@@ -1,0 +1,150 @@
+#include "threads.h"
+#include <linux/futex.h>
+#include <pthread.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#include <chrono>
+#include <csignal>
+#include "shared.h"
+
+namespace dvm {
+namespace {
+
+uint64_t fork_generation = 0;
+void watch_forks() {
+  static const int once = pthread_atfork(nullptr, nullptr, [] { ++fork_generation; });
+  (void)once;
+}
+
+void sleep_on(std::atomic<uint32_t>& word, uint32_t seen) {
+  syscall(SYS_futex, &word, FUTEX_WAIT_PRIVATE, seen, nullptr, nullptr, 0);
+}
+void wake_from(std::atomic<uint32_t>& word) { syscall(SYS_futex, &word, FUTEX_WAKE_PRIVATE, 1 << 30, nullptr, nullptr, 0); }
+
+template <class F> bool spin_until(F condition, uint64_t spin_ns) {
+  if (condition()) return true;
+  using Clock = std::chrono::steady_clock;
+  for (const auto stop = Clock::now() + std::chrono::nanoseconds(spin_ns); Clock::now() < stop;)
+    for (int i = 0; i < 16; i++) {
+      pause_cpu();
+      if (condition()) return true;
+    }
+  return false;
+}
+
+constexpr uint64_t range_of(uint32_t generation, int64_t next, int64_t end) {
+  return uint64_t(generation) << 32 | uint64_t(next) << 16 | uint64_t(end);
+}
+constexpr int64_t next_of(uint64_t range) { return range >> 16 & 0xffff; }
+constexpr int64_t end_of(uint64_t range) { return range & 0xffff; }
+
+}  // namespace
+
+ThreadPool::ThreadPool(int threads, uint64_t spin_ns)
+    : threads_(threads), spin_ns_(spin_ns), fork_generation_((watch_forks(), fork_generation)),
+      ranges_(new Range[size_t(threads)]), workers_(new std::thread[size_t(threads)]) {
+  sigset_t all, before;
+  sigfillset(&all);
+  pthread_sigmask(SIG_SETMASK, &all, &before);  // signals are for the threads of the program that we are part of
+  try {
+    for (int i = 1; i < threads; i++) workers_[i] = std::thread([this, i] { serve(i); });
+  } catch (...) {
+    pthread_sigmask(SIG_SETMASK, &before, nullptr);
+    stop();
+    throw;
+  }
+  pthread_sigmask(SIG_SETMASK, &before, nullptr);
+}
+
+ThreadPool::~ThreadPool() {
+  if (fork_generation != fork_generation_) {
+    workers_.release();  // nobody to join; their records belong to threads of the parent
+    return;
+  }
+  stop();
+}
+
+void ThreadPool::stop() {
+  stop_ = true;
+  job_number_.fetch_add(1);
+  wake_from(job_number_);
+  for (int i = 1; i < threads_; i++)
+    if (workers_[i].joinable()) workers_[i].join();
+}
+
+void ThreadPool::run(int64_t parts, Work work, void* job, bool wake) {
+  if (threads_ == 1 || fork_generation != fork_generation_) {
+    for (int64_t part = 0; part < parts; part++) work(job, 0, part);
+    return;
+  }
+  work_ = work, job_ = job;
+  done_.store(0, std::memory_order_relaxed);
+  generation_++;
+  for (int i = threads_ - 1; i >= 0; i--)
+    ranges_[i].parts.store(range_of(generation_, parts * i / threads_, parts * (i + 1) / threads_), std::memory_order_release);
+  job_number_.fetch_add(1);
+  if (wake) this->wake();
+  take_parts(0);
+  wait_for_parts(parts);
+}
+
+void ThreadPool::wake() {
+  if (sleepers_.load() && fork_generation == fork_generation_) wake_from(job_number_);
+}
+
+void ThreadPool::wait_for_parts(int64_t parts) {
+  auto over = [&] { return done_.load(std::memory_order_acquire) == uint32_t(parts); };
+  if (spin_until(over, spin_ns_)) return;
+  caller_sleeps_ = true;
+  for (uint32_t seen; (seen = done_.load()) != uint32_t(parts);) sleep_on(done_, seen);
+  caller_sleeps_ = false;
+}
+
+void ThreadPool::serve(int thread) {
+  pthread_setname_np(pthread_self(), "dvm_rt kernels");
+  uint32_t seen = 0;
+  while (wait_for_job(seen)) take_parts(thread);
+}
+
+// False: the pool ends.
+bool ThreadPool::wait_for_job(uint32_t& seen) {
+  auto changed = [&] { return job_number_.load(std::memory_order_acquire) != seen; };
+  while (!spin_until(changed, spin_ns_)) {
+    sleepers_.fetch_add(1);
+    sleep_on(job_number_, seen);
+    sleepers_.fetch_sub(1);
+  }
+  seen = job_number_.load();
+  return !stop_;
+}
+
+void ThreadPool::take_parts(int thread) {
+  uint32_t count = 0;
+  int64_t part;
+  for (; take_first(ranges_[thread], part); count++) work_(job_, thread, part);
+  for (int i = 1; i < threads_; i++)
+    for (Range& other = ranges_[(thread + i) % threads_]; take_last(other, part); count++) work_(job_, thread, part);
+  if (!count) return;
+  done_.fetch_add(count);  // from here on the caller may begin another job
+  if (caller_sleeps_.load()) wake_from(done_);
+}
+
+bool ThreadPool::take_first(Range& range, int64_t& part) {
+  uint64_t seen = range.parts.load(std::memory_order_acquire);
+  do {
+    part = next_of(seen);
+    if (part == end_of(seen)) return false;
+  } while (!range.parts.compare_exchange_weak(seen, seen + (1 << 16), std::memory_order_acq_rel, std::memory_order_acquire));
+  return true;
+}
+
+bool ThreadPool::take_last(Range& range, int64_t& part) {
+  uint64_t seen = range.parts.load(std::memory_order_acquire);
+  do {
+    part = end_of(seen) - 1;
+    if (part < next_of(seen)) return false;
+  } while (!range.parts.compare_exchange_weak(seen, seen - 1, std::memory_order_acq_rel, std::memory_order_acquire));
+  return true;
+}
+
+}  // namespace dvm

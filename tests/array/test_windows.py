@@ -1,0 +1,146 @@
+"""Convolution and pooling against float64 NumPy on random geometry, and at the edges: empty, NaN, infinities, ceil mode."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import dvm_rt as dvm
+from dvm_rt.errors import GraphError, ShapeError
+from dvm_rt.graph.operators import OPERATORS
+
+
+def draw(random: np.random.Generator, *shape: int) -> np.ndarray:
+    return random.standard_normal(shape).astype(np.float32)
+
+
+def numbers(random: np.random.Generator, rank: int, low: int, high: int) -> tuple[int, ...]:
+    return tuple(int(n) for n in random.integers(low, high + 1, rank))
+
+
+def pairs(random: np.random.Generator, high: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
+    return tuple(tuple(int(n) for n in random.integers(0, h + 1, 2)) for h in high)
+
+
+def agree(got: dvm.Array, want: np.ndarray, scale: float = 1.0) -> None:
+    found = np.asarray(got)
+    assert found.shape == want.shape
+    np.testing.assert_allclose(found, want, rtol=1e-5, atol=2e-6 * scale)
+
+
+def meaning(name: str, *args: object) -> np.ndarray:
+    return OPERATORS[name].meaning(*(a.astype(np.float64) if isinstance(a, np.ndarray) else a for a in args))
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_conv(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    rank = int(random.integers(1, 4))
+    kernel, stride, dilation = numbers(random, rank, 1, 3), numbers(random, rank, 1, 3), numbers(random, rank, 1, 2)
+    groups = int(random.choice([1, 1, 2, 3]))
+    channels, outputs = groups * int(random.integers(1, 4)), groups * int(random.integers(1, 5))
+    padding = pairs(random, (2,) * rank)
+    space = tuple(max(1, d * (k - 1) + 1 - sum(p)) + int(random.integers(0, 6)) for k, d, p in zip(kernel, dilation, padding, strict=True))
+    x = draw(random, int(random.integers(1, 3)), channels, *space)
+    w, b = draw(random, outputs, channels // groups, *kernel), draw(random, outputs)
+    got = dvm.conv(dvm.asarray(x), dvm.asarray(w), dvm.asarray(b), stride=stride, padding=padding, dilation=dilation, groups=groups)
+    agree(got, meaning("conv", x, w, b, stride, padding, dilation, groups), np.sqrt(w[0].size) * 4)
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_conv_transpose(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    rank = int(random.integers(1, 4)) if seed % 2 else 2
+    kernel, stride, dilation = numbers(random, rank, 1, 3), numbers(random, rank, 1, 3), numbers(random, rank, 1, 2)
+    groups = int(random.choice([1, 2]))
+    channels, outputs = groups * int(random.integers(1, 4)), int(random.integers(1, 4))
+    space, extra = numbers(random, rank, 3, 6), tuple(int(random.integers(0, s)) for s in stride)
+    padding = pairs(random, (1,) * rank)
+    x, w = draw(random, 2, channels, *space), draw(random, channels, outputs, *kernel)
+    b = draw(random, outputs * groups)
+    got = dvm.conv_transpose(
+        dvm.asarray(x), dvm.asarray(w), dvm.asarray(b), stride=stride, padding=padding, output_padding=extra, dilation=dilation,
+        groups=groups,
+    )  # fmt: skip
+    agree(got, meaning("conv_transpose", x, w, b, stride, padding, extra, dilation, groups), np.sqrt(w[:, 0].size) * 4)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_pooling(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    rank = int(random.integers(1, 4))
+    kernel, stride, dilation = numbers(random, rank, 1, 5), numbers(random, rank, 1, 3), numbers(random, rank, 1, 2)
+    padding, ceil_mode = pairs(random, tuple(k // 2 for k in kernel)), bool(random.integers(2))
+    space = tuple(d * (k - 1) + 1 + int(random.integers(0, 6)) for k, d in zip(kernel, dilation, strict=True))
+    x = draw(random, 2, 3, *space)
+    geometry = {"stride": stride, "padding": padding, "dilation": dilation, "ceil_mode": ceil_mode}
+    args = (kernel, stride, padding, dilation, ceil_mode)
+    np.testing.assert_array_equal(np.asarray(dvm.max_pool(dvm.asarray(x), kernel, **geometry)), meaning("max_pool", x, *args))
+    for include in (True, False):
+        got = dvm.avg_pool(dvm.asarray(x), kernel, **geometry, count_include_pad=include)
+        agree(got, meaning("avg_pool", x, *args, include))
+
+
+def test_transposed_convolution_is_the_adjoint() -> None:
+    """<conv(x), y> == <x, conv_transpose(y)>: a check of both that needs no formula."""
+    random = np.random.default_rng(1)
+    x, w = draw(random, 2, 3, 9, 11), draw(random, 5, 3, 3, 2)
+    geometry = {"stride": (2, 3), "padding": ((1, 1), (0, 0)), "dilation": (1, 2)}
+    forward = dvm.conv(dvm.asarray(x), dvm.asarray(w), **geometry)
+    y = draw(random, *forward.shape)
+    back = np.asarray(dvm.conv_transpose(dvm.asarray(y), dvm.asarray(w), **geometry))
+    left = (np.asarray(forward).astype(np.float64) * y).sum()
+    right = (back.astype(np.float64) * x[..., : back.shape[2], : back.shape[3]]).sum()
+    assert abs(left - right) < 1e-3 * abs(left)
+
+
+def test_one_function_for_all_sizes() -> None:
+    """Symbolic space, in ceil mode too: the rules for numbers and for symbols agree."""
+    random = np.random.default_rng(2)
+    w, b = draw(random, 4, 3, 3, 3), draw(random, 4)
+    weight, bias = dvm.asarray(w), dvm.asarray(b)
+
+    @dvm.function
+    def network(x):
+        y = dvm.relu(dvm.conv(x, weight, bias, stride=2, padding=1))
+        return dvm.max_pool(y, 2, ceil_mode=True)
+
+    for size in ((1, 8, 9), (2, 15, 4), (1, 32, 31)):
+        x = draw(random, size[0], 3, *size[1:])
+        y = np.maximum(meaning("conv", x, w, b, (2, 2), ((1, 1), (1, 1)), (1, 1), 1), 0)
+        want = OPERATORS["max_pool"].meaning(y, (2, 2), (2, 2), ((0, 0), (0, 0)), (1, 1), True)
+        agree(network(dvm.asarray(x)), want, 20)
+
+
+def test_special_values() -> None:
+    x = np.zeros((1, 1, 5, 5), np.float32)
+    x[0, 0, 2, 2], x[0, 0, 0, 0] = np.nan, -np.inf
+    largest = np.asarray(dvm.max_pool(dvm.asarray(x), 3, stride=1, padding=1))
+    assert np.isnan(largest[0, 0, 1:4, 1:4]).all() and (largest[0, 0, 0] == 0).all()
+    ones = np.ones((1, 1, 3, 3), np.float32)
+    total = np.asarray(dvm.conv(dvm.asarray(x), dvm.asarray(ones), padding=1))
+    assert np.isnan(total[0, 0, 1:4, 1:4]).all() and total[0, 0, 0, 0] == -np.inf and total[0, 0, 4, 4] == 0
+
+
+def test_nothing_to_do() -> None:
+    w = dvm.asarray(np.ones((4, 3, 3, 3), np.float32))
+    assert np.asarray(dvm.conv(dvm.asarray(np.ones((0, 3, 8, 8), np.float32)), w)).shape == (0, 4, 6, 6)
+    assert np.asarray(dvm.max_pool(dvm.asarray(np.ones((2, 0, 8, 8), np.float32)), 2)).shape == (2, 0, 4, 4)
+
+
+@pytest.mark.parametrize(
+    ("error", "call"),
+    [
+        (ShapeError, lambda x, w: dvm.conv(x, w[:, :2])),
+        (ShapeError, lambda x, w: dvm.conv(x, w, groups=2)),
+        (ShapeError, lambda x, w: dvm.conv(x, w, stride=0)),
+        (ShapeError, lambda x, w: dvm.conv(x, w, padding=(1, -1))),
+        (ShapeError, lambda x, w: dvm.conv(x[:, :, :2], w)),
+        (ShapeError, lambda x, w: dvm.max_pool(x, 3, padding=2)),
+        (ShapeError, lambda x, w: dvm.conv_transpose(x, w)),
+        (GraphError, lambda x, w: dvm.conv(x, w, stride=2, padding="same")),
+    ],
+)
+def test_refused(error: type, call) -> None:
+    with pytest.raises(error):
+        call(dvm.asarray(np.ones((1, 3, 8, 8), np.float32)), dvm.asarray(np.ones((4, 3, 3, 3), np.float32)))
