@@ -8,6 +8,7 @@ from math import sqrt
 import numpy as np
 import pytest
 
+from dvm_rt.dtypes import float32
 from dvm_rt.fusion import fuse
 from dvm_rt.fusion.patterns import rewritten
 from dvm_rt.graph.graph import Graph, Make, Node, parameter
@@ -89,7 +90,7 @@ def used(form: Form, *arrays: np.ndarray) -> list[str]:
             for size in array.shape:
                 shape.append(symbol(count) if symbolic and size not in (1, D, H) else size)
                 count += 1
-            parameters.append(parameter(i, tuple(shape), __import__("dvm_rt").dtypes.float32))
+            parameters.append(parameter(i, tuple(shape), float32))
         graph = Graph.of(parameters, [form(Make(facts), *parameters)], facts)
         answers.append([one.reason for one in rewritten(graph)[1]])
     assert answers[0] == answers[1]
@@ -102,7 +103,7 @@ def two_results(op: Make, q: Node, k: Node, v: Node) -> Node:
 
 
 REFUSED: dict[str, tuple[Form, str]] = {
-    "probabilities read elsewhere": (two_results, "the result of multiply inside of it is read elsewhere"),
+    "probabilities read elsewhere": (two_results, "the result of softmax inside of it is read elsewhere"),
     "activation between": (
         lambda op, q, k, v: op.matmul(softmax(op, op.tanh(scores(op, q, k))), v), "its scores come from tanh",
     ),
@@ -132,7 +133,7 @@ def test_a_query_without_keys_is_nan_as_in_softmax() -> None:
 
 
 def test_the_report_says_so() -> None:
-    parameters = [parameter(i, x.shape, __import__("dvm_rt").dtypes.float32) for i, x in enumerate((Q, K, V))]
+    parameters = [parameter(i, x.shape, float32) for i, x in enumerate((Q, K, V))]
     graph = Graph.of(parameters, [PLAIN["scaled"](Make(Facts()), *parameters)], Facts())
     report = fuse(graph).report
     assert [k.kind for k in report.kernels] == ["attention"]
