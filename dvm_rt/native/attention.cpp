@@ -267,6 +267,35 @@ void scores_in_place(int64_t rows, const float* q, int64_t depth, const float* p
     if (rows == 3) scores_in_place<3>(q, depth, p, key, values, value, s);
 }
 
+// The same for up to W keys.
+template <int ROWS>
+void scores_of_few(const float* q, int64_t depth, const float* p, int64_t key, int64_t keys, float* s) {
+  alignas(64) float t[W][W] = {};
+  V sum[ROWS] = {};
+  for (int64_t d = 0; d < depth; d += W) {
+    V r[W];
+    if (keys >= W) {
+      transposed(p + d, key, r);
+    } else {
+      for (int64_t i = 0; i < keys; i++) store(t[i], load(p + i * key + d));
+      transposed(t[0], W, r);
+    }
+#pragma GCC unroll 16
+    for (int c = 0; c < W; c++)
+#pragma GCC unroll 4
+      for (int i = 0; i < ROWS; i++) accumulate(sum[i], all(q[i * depth + d + c]), r[c]);
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < ROWS; i++) store(s + i * KEY_BLOCK, sum[i]);
+}
+void scores_of_few(int64_t rows, const float* q, int64_t depth, const float* p, int64_t key, int64_t keys, float* s) {
+  if (rows == 1) scores_of_few<1>(q, depth, p, key, keys, s);
+  if constexpr (DIRECT_ROWS >= 2)
+    if (rows == 2) scores_of_few<2>(q, depth, p, key, keys, s);
+  if constexpr (DIRECT_ROWS >= 3)
+    if (rows == 3) scores_of_few<3>(q, depth, p, key, keys, s);
+}
+
 // ---- softmax --------------------------------------------------------------------------------------------------------
 struct Mask {
   const uint8_t* at;  // nullptr: none
@@ -375,26 +404,28 @@ void add_values(const Attention& t, float* sum, int64_t rows, int64_t limit, int
 void score_block(Attention& t, const float* query, int64_t rows, int64_t j0, int64_t columns) {
   const int64_t keys = std::min(KEY_BLOCK, t.keys - j0);
   const Keys from{t.k.at + j0 * t.k.key, t.k.key, t.k.step};
-  int64_t column = 0;
   const float* panels;
   if (t.packed) {
     panels = t.k.at + j0 * t.depth;
   } else {
-    if (t.queries <= DIRECT_ROWS && t.depth % W == 0 && from.step == 1)
+    if (t.queries <= DIRECT_ROWS && t.depth % W == 0 && from.step == 1) {
+      int64_t column = 0;
       for (; column + GROUPS * W <= std::min(columns, keys); column += GROUPS * W)
         scores_in_place(rows, query, t.depth, from.at + column * from.key, from.key, t.v + (j0 + column) * t.v_key, t.v_key,
                         t.score + column);
-    if (column >= columns) return;
+      for (; column < std::min(columns, keys); column += W)  // what lies behind these keys is hidden from every query
+        scores_of_few(rows, query, t.depth, from.at + column * from.key, from.key, keys - column, t.score + column);
+      return;
+    }
     const int64_t block = j0 / KEY_BLOCK;
     float* const out = t.panels + (t.slots == 1 ? 0 : block) * KEY_BLOCK * t.depth;
     if (t.slots == 1 ? t.filled != block + 1 : t.filled <= block) {
-      pack({from.at + column * from.key, from.key, from.step}, keys - column, t.depth, out + column * t.depth);
+      pack(from, keys, t.depth, out);
       t.filled = block + 1;
     }
     panels = out;
   }
-  multiply({t.depth, query, panels + column * t.depth, t.score + column, t.depth, PANEL, t.depth * PANEL, KEY_BLOCK, true}, rows,
-           columns - column);
+  multiply({t.depth, query, panels, t.score, t.depth, PANEL, t.depth * PANEL, KEY_BLOCK, true}, rows, columns);
 }
 
 // The values of a block of keys as the tiles want them: in place, or padded to whole panels.
