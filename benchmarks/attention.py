@@ -2,8 +2,8 @@
 
     python -m benchmarks.attention [--quick]
 
-8 heads; decode (1 query), a few queries, prefill (as many queries as keys), causal prefill; heads 32, 64, 128 wide; 1 to 2048 keys. Each
-engine computes the same float32 problem from aligned arrays, in turns; a result is checked against float64 before it is
+8 heads; decode (1 query), a few queries, prefill (as many queries as keys), causal prefill; heads 32, 64, 128
+wide; 1 to 2048 keys. Each engine computes the same float32 problem from aligned arrays, in turns; a result is checked against float64 before it is
 timed. Times are minima of the thread's CPU time over rounds, so that a busy machine costs little. Ours run encoded
 programs through the verifier and the machine, from Python; the unfused ones are the kernels of the written form: matmul,
 softmax, matmul. A row ends with the bandwidth that reading K and V once would need."""
@@ -77,7 +77,8 @@ def minima(calls: list[Callable[[], object]]) -> list[float]:
     for call in calls:
         call()
     repeats = [max(1, int(ROUND_S / max(_timed(call, 1), 1e-7))) for call in calls]
-    return [min(times) for times in zip(*([_timed(c, n) for c, n in zip(calls, repeats, strict=True)] for _ in range(ROUNDS)), strict=True)]
+    rounds = [[_timed(c, n) for c, n in zip(calls, repeats, strict=True)] for _ in range(ROUNDS)]
+    return [min(times) for times in zip(*rounds, strict=True)]
 
 
 def _timed(call: Callable[[], object], repeats: int) -> float:

@@ -155,8 +155,8 @@ def attention(
 ) -> Array:
     """softmax(scale * q @ k^T + mask) @ v as one kernel that never stores the scores: scaled dot product attention.
 
-    q (..., heads, M, D), k (..., heads, T, D), v (..., heads, T, E); batch dimensions broadcast. k and v may have fewer heads, of which
-    equal runs of q's heads share one each (grouped heads). mask broadcasts to (..., M, T): float32 is added, bool says
+    q (..., heads, M, D), k (..., heads, T, D), v (..., heads, T, E); batch dimensions broadcast. k and v
+    may have fewer heads, of which equal runs of q's heads share one each (grouped heads). mask broadcasts to (..., M, T): float32 is added, bool says
     which keys are seen. causal: query i sees keys up to i + T - M. scale: 1 / sqrt(D) if not given. A query that sees no
     key gives 0."""
     q, k, v = (_array(x, "attention") for x in (q, k, v))

@@ -11,11 +11,11 @@ k^T and everything else may lie behind views, which cost nothing. A query that s
 The rewrite is a function of the graph alone: quick and fused plans, all modes and all processes make the same one. What
 was found, and why it was or was not rewritten, is in `Found`, which `explain` prints.
 
-Not rewritten, with the reason: scores or probabilities that something else reads too (they would be stored all the same), masks that
-are computed for every score, factors that are no numbers.
+Not rewritten, with the reason: scores or probabilities that something else reads too (they would be stored all the
+same), masks that are computed for every score, factors that are no numbers.
 
-Sums of products that share their input, norms, gelu, silu, swiglu and rotary need no pattern: written out by hand they already are the
-kernels that their composites give."""
+Norms, gelu, silu, swiglu and rotary need no pattern: written out by hand they already are the kernels that their
+composites give."""
 
 from __future__ import annotations
 
@@ -117,7 +117,9 @@ def _softmax(node: Node) -> _Softmax | None:
         scores = node.inputs[0]
         return _Softmax(scores, (node,)) if node.attributes == (len(scores.shape) - 1,) else None
     e, total = _quotient(node)
-    if e is None or e.operator.name != "exp" or total.operator.name != "sum" or total.inputs[0] is not e or not _along_last(total):
+    if e is None or e.operator.name != "exp" or total.operator.name != "sum":
+        return None
+    if total.inputs[0] is not e or not _along_last(total):
         return None
     shifted = e.inputs[0]
     if shifted.operator.name == "subtract":
@@ -210,7 +212,9 @@ def _number(node: Node) -> float | None:
 
 def _full(mask: Node, scores: Node) -> bool:
     """As many elements as there are scores, and more than one head shares none of them."""
-    return len(mask.shape) == len(scores.shape) and not any(is_one(n) and not is_one(m) for n, m in zip(mask.shape, scores.shape, strict=True))
+    if len(mask.shape) != len(scores.shape):
+        return False
+    return not any(is_one(n) and not is_one(m) for n, m in zip(mask.shape, scores.shape, strict=True))
 
 
 def _check_stays_inside(graph: Graph, inside: set[Node], last: Node, readers: Readers) -> None:

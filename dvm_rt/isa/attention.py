@@ -1,7 +1,8 @@
 """What an attention section means, with the bits: blocks of keys, running maximum, powers of two, lanes, chains.
 
 dims = keys, queries, batch... Operands Q, K, V, O and perhaps a mask (float32: added; bool: keys where it is 0 are masked).
-K.limit is the width D of Q and K, V.limit that of V and O; depth is the larger one. Words: `mul.k` scale, `mov.k` masked, `mov.k` empty, `end`. Query i sees keys
+K.limit is the width D of Q and K, V.limit that of V and O; depth is the larger one. Words: `mul.k` scale, `mov.k`
+masked, `mov.k` empty, `end`. Query i sees keys
 0 .. limit + i - 1, limit = Q.limit. For each query
 
     s[j] = chain over d of (q[d] * (scale * log2 e)) * k[j, d]          one fma chain from 0, rising d

@@ -511,7 +511,8 @@ Attention attention(const SectionRun& run) {
   const Operand *q = run.section.operands, *k = q + 1, *v = q + 2, *o = q + 3, *m = q + 4;
   const bool masked = section.operand_count > 4;
   Attention t{};
-  t.keys = section.dims[0], t.queries = section.dims[1], t.depth = k->limit, t.columns = v->limit, t.width = padded_width(t.columns);
+  t.keys = section.dims[0], t.queries = section.dims[1], t.depth = k->limit;
+  t.columns = v->limit, t.width = padded_width(t.columns);
   t.q_row = q->stride[1] / 4, t.q_step = q->depth / 4, t.v_key = v->stride[0] / 4, t.o_row = o->stride[1] / 4;
   t.limit = q->limit;
   t.k.key = k->stride[0] / 4, t.k.step = k->depth / 4, t.packed = k->mode & PACKED;
@@ -531,7 +532,8 @@ Attention attention(const SectionRun& run) {
 
 // Queries, keys and values of the head at `base`, if they fit into L2 beside the one at hand.
 Pull pull(const Attention& t, uint8_t* const* base, const Operand* operands) {
-  if (t.packed || t.queries <= ATTENTION_FEW_ROWS || t.depth != t.columns || t.depth % 16 || t.keys * t.depth > PULL_FLOATS) return {};
+  if (t.packed || t.queries <= ATTENTION_FEW_ROWS || t.depth != t.columns) return {};
+  if (t.depth % 16 || t.keys * t.depth > PULL_FLOATS) return {};
   Pull next{};
   next.bytes = 4 * t.depth;
   for (int i = 0; i < 3; i++) {

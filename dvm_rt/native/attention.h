@@ -1,7 +1,8 @@
 // What an attention section means before any instruction set enters: its words, and the scratch that it needs.
 //
 // dims = keys, queries, batch... Operands: Q, K, V, O and perhaps a mask. K.limit is the width D of Q and K (at most SLICE_K
-// where K lies in panels), V.limit that of V and O; depth is the larger one. Query i sees keys 0 .. Q.limit + i - 1. Words: mul.k scale, mov.k masked, mov.k empty, end. For each query
+// where K lies in panels), V.limit that of V and O; depth is the larger one. Query i sees keys
+// 0 .. Q.limit + i - 1. Words: mul.k scale, mov.k masked, mov.k empty, end. For each query
 //
 //   s[j] = chain over d of (q[d] * (scale * log2 e)) * k[j, d]              one fma chain from 0, rising d
 //   s[j] = fma(mask[j], log2 e, s[j]), or masked * log2 e where a bool mask is 0

@@ -241,7 +241,8 @@ struct Domain {
     }
     if (operands[0].stride[0] || operands[3].stride[0]) return fail("queries or results of an attention step with the keys");
     if (k.stride[1] || v.stride[1]) return fail("keys or values of an attention step with the queries");
-    if (v.depth != 4 || operands[3].depth != 4) return fail("values or results of an attention are not contiguous in their heads");
+    if (v.depth != 4 || operands[3].depth != 4)
+      return fail("values or results of an attention are not contiguous in their heads");
     if (operand_count > 4 && operands[4].stride[0] && operands[4].stride[0] != DTYPE_BYTES[operands[4].dtype])
       return fail("the mask of an attention is not contiguous along the keys");
   }

@@ -184,7 +184,8 @@ struct Checker {
   // Scale (a size stands for 1 / its square root), masked, empty.
   bool attention_nodes(std::span<const PlanNode> nodes) {
     if (nodes.size() == 3 && nodes[0].op == NODE_SIZE && !expr("size", nodes[0].a)) return false;
-    return check.is(nodes.size() == 3 && (nodes[0].op == NODE_CONST || nodes[0].op == NODE_SIZE) && nodes[1].op == NODE_CONST && nodes[2].op == NODE_CONST,
+    return check.is(nodes.size() == 3 && (nodes[0].op == NODE_CONST || nodes[0].op == NODE_SIZE) &&
+                        nodes[1].op == NODE_CONST && nodes[2].op == NODE_CONST,
                     "nodes", int64_t(nodes.size()), "three constants in an attention");
   }
 

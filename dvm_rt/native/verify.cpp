@@ -231,7 +231,8 @@ class Verifier {
     walk.element = DTYPE_BYTES[x.dtype], walk.n = 0;
     const Section& s = *section_.head;
     const bool attends = kind_ == SectionKind::ATTENTION;
-    const bool has_depth = (kind_ == SectionKind::MATMUL && i < 2) || (kind_ == SectionKind::PACK && i == 0) || (attends && i < 4);
+    const bool has_depth = (kind_ == SectionKind::MATMUL && i < 2) || (kind_ == SectionKind::PACK && i == 0) ||
+                           (attends && i < 4);
     const bool gathers = x.mode & GATHER, packed = x.mode & PACKED || (kind_ == SectionKind::PACK && i == 1);
     if (gathers && !gathered_shape(i)) return false;
     if (attends && i < 3 && x.index == NONE) {  // Q: keys that query 0 sees; K, V: their width

@@ -77,7 +77,8 @@ def test_masks(form: Form, shape: tuple[int, ...]) -> None:
     mask[..., 0] = 1
     check(form, [Q, K, V, mask], atol=3e-6)
     (reason,) = used(form, Q, K, V, mask)
-    assert reason == ("its mask is computed for every score" if shape == (B, H, M, T) and form in (MASKED["where"], MASKED["where, hidden first"]) else "")
+    computed = shape == (B, H, M, T) and form in (MASKED["where"], MASKED["where, hidden first"])
+    assert reason == ("its mask is computed for every score" if computed else "")
 
 
 def used(form: Form, *arrays: np.ndarray) -> list[str]:

@@ -135,7 +135,8 @@ def test_a_query_does_not_know_its_neighbours(target: str) -> None:
         part = run(q[first : first + rows], k, v, target=target, limit=258 + first)
         np.testing.assert_array_equal(bits(part), bits(whole[first : first + rows]))
     for row in (0, 20, 42):  # decode over the keys so far is that row of the causal pass
-        np.testing.assert_array_equal(bits(run(q[row : row + 1], k[: 258 + row], v[: 258 + row], target=target)), bits(whole[row : row + 1]))
+        alone = run(q[row : row + 1], k[: 258 + row], v[: 258 + row], target=target)
+        np.testing.assert_array_equal(bits(alone), bits(whole[row : row + 1]))
 
 
 def test_nobody_to_attend_to() -> None:
@@ -159,7 +160,8 @@ def test_nan_and_infinity(target: str) -> None:
 @settings(max_examples=40, deadline=None)
 @given(st.data())
 def test_any_shape(data: st.DataObject) -> None:
-    queries, keys, depth = (data.draw(st.integers(1, high), name) for name, high in (("queries", 30), ("keys", 200), ("depth", 70)))
+    sizes = {"queries": 30, "keys": 200, "depth": 70}
+    queries, keys, depth = (data.draw(st.integers(1, high), name) for name, high in sizes.items())
     batch = tuple(data.draw(st.lists(st.integers(1, 3), max_size=2), "batch"))
     groups = data.draw(st.sampled_from([batch, (1,) * len(batch), ()]), "groups")
     limit = data.draw(st.sampled_from([FAR, keys - queries + 1, 1]), "limit")
