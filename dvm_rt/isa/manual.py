@@ -18,6 +18,9 @@ SECTION_KINDS = {
     "columns beyond N zero.",
     "ATTENTION": "dims = keys, queries, batch...; depth = D. Operands Q, K, V, O, perhaps a mask; four words of constants. The "
     "score matrix is never stored; the arithmetic is defined below.",
+    "HOST": "A function of the host table (depth = its number, from 1) on whole arrays, row-major: operands are its inputs, "
+    "then its output; their strides hold the dimensions, depth the rank. Words are its attributes, 64-bit numbers. "
+    "dims[0] = elements of all operands together.",
 }
 PLACES = (
     ("acc", "the strip that words work on; undefined after `pass`, `loop` and at the start of a row"),

@@ -26,8 +26,8 @@ HEAD, ARG, SECTION, OPERAND, WORD = (
 MAX_RANK, LANES, NONE = (layout.LIMITS[name] for name in ("MAX_RANK", "LANES", "NONE"))
 WORKSPACE, SCRATCH = layout.LIMITS["WORKSPACE"], layout.LIMITS["SCRATCH"]
 READ, WRITE, GATHER, PACKED = (layout.FLAGS["Mode"][name] for name in ("READ", "WRITE", "GATHER", "PACKED"))
-VECTOR, MATMUL, PACK, ATTENTION = (
-    layout.enum_value("SectionKind", name) for name in ("VECTOR", "MATMUL", "PACK", "ATTENTION")
+VECTOR, MATMUL, PACK, HOST, ATTENTION = (
+    layout.enum_value("SectionKind", name) for name in ("VECTOR", "MATMUL", "PACK", "HOST", "ATTENTION")
 )
 CHECKED_FROM = HEAD.fields["checksum"][1] + 8  # the checksum covers everything from this byte on
 T = TypeVar("T")
@@ -40,6 +40,16 @@ class Word:
     op: int
     a: int = 0
     k: int = 0
+
+    @property
+    def number(self) -> int:
+        """The word as one whole number of 64 bits: an attribute, in a host section."""
+        return int.from_bytes(np.array((self.op, self.a, self.k), WORD).tobytes(), "little", signed=True)
+
+    @staticmethod
+    def of_number(value: int) -> Word:
+        """The word that is this number."""
+        return Word(*np.frombuffer(int(value).to_bytes(8, "little", signed=True), WORD)[0].tolist())
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,11 +171,15 @@ def fuel(sections: Sequence[Section]) -> int:
         vector   word_count * ceil(dims[0] / LANES) * rows + 1
         matmul   ceil(M * N * K * batch / 1024) + word_count * M * batch * ceil(N / LANES) + 1
         pack     ceil(N * K / 1024) + 1
+        host     ceil(elements / 16) + 1
         attention ceil(keys * queries * D * batch / 1024) + word_count * queries * batch * ceil(keys / LANES) + 1
 
     in 64 bits: the verifier computes the same with overflow checks and refuses a program that claims less."""
     total = 0
     for section in sections:
+        if section.kind == HOST:
+            total += -(-section.dims[0] // 16) + 1
+            continue
         strips, rows = -(-section.dims[0] // LANES), prod(section.dims[1 : section.rank])
         words = len(section.words) * strips * rows
         steps = 0 if section.kind == VECTOR else -(-section.dims[0] * rows * section.depth // 1024)
@@ -281,6 +295,13 @@ class ProgramBuilder:
         section = self._add(SectionBuilder(ATTENTION, (keys, queries, *batch), depth))
         for mnemonic, value in zip(attention.WORDS, (scale, masked, empty, None), strict=True):
             section.word(mnemonic, value)
+        return section
+
+    def host(self, name: str, attributes: Sequence[int], elements: int) -> SectionBuilder:
+        """Adds a section that runs a host function; `elements` of all operands together. Operands: its inputs, then its
+        output, each with dims innermost first in the place of strides, and its rank as depth."""
+        section = self._add(SectionBuilder(HOST, (max(elements, 1),), layout.enum_value("HostFunction", name) + 1))
+        section.words += [Word.of_number(value) for value in attributes]
         return section
 
     def build(self) -> bytes:

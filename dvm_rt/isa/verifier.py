@@ -133,6 +133,8 @@ class _Verifier:
         for self.word_number in range(section.operand_count):
             self.places.append(self.operand(self.word_number))
         self.aliasing()
+        if section.kind == "HOST":
+            return
         if section.kind == "MATMUL":
             b = operands[1]
             need = matmul.scratch_bytes(
@@ -165,6 +167,9 @@ class _Verifier:
         require(s.scratch_bytes <= self.head.scratch_bytes, "LIMIT")
         rows = prod(s.dims[1:])
         strips = -(-s.dims[0] // LIMIT.LANES)
+        if s.kind == "HOST":  # its words are attributes
+            self.work += -(-s.dims[0] * rows // 16) + 1
+            return
         steps = 0 if s.kind == "VECTOR" else -(-s.dims[0] * rows * s.depth // 1024)
         self.work += s.word_count * strips * rows + steps + 1
 
@@ -179,6 +184,10 @@ class _Verifier:
             require(s.rank == 1, "DIMENSION")
             require(s.operand_count == 2, "OPERAND")
             require(not words, "NESTING")
+        if s.kind == "HOST":
+            require(s.rank == 1, "DIMENSION")
+            require(s.operand_count >= 1, "OPERAND")
+            require(s.depth <= len(layout.ENUMS["HostFunction"]), "OPCODE")
         if s.kind == "ATTENTION":
             require(s.rank >= 2, "DIMENSION")
             require(s.operand_count in (4, 5), "OPERAND")
@@ -200,8 +209,10 @@ class _Verifier:
         require(0 <= x.mode < 16 and x.mode & (MODE.READ | MODE.WRITE) != 0, "PERMISSION")
         require(not x.mode & MODE.READ or bool(memory.mode & MODE.READ), "PERMISSION")
         require(not x.mode & MODE.WRITE or bool(memory.mode & MODE.WRITE), "PERMISSION")
-        require(x.dtype in STORED, "DTYPE")
+        require(x.dtype in STORED or s.kind == "HOST", "DTYPE")
         require(memory.dtype in (None, x.dtype), "DTYPE")
+        if s.kind == "HOST":
+            return self.operand_of_host(number, memory)
         require(not any(x.stride[s.rank :]), "RESERVED")
         if x.mode & MODE.GATHER:
             self.gathered(x)
@@ -288,10 +299,26 @@ class _Verifier:
         require(x.mode in ((MODE.WRITE, MODE.READ | MODE.WRITE) if role == "O" else (MODE.READ,)), "PERMISSION")
         require(x.stride[0 if role in "QO" else 1] == 0, "OPERAND")
         require(x.depth == 4 or role in "QK", "OPERAND")
+    def operand_of_host(self, number: int, memory: SimpleNamespace) -> tuple[int, int]:
+        """Whole arrays, row-major: inputs are read, the last one is written; together no more elements than dims[0]."""
+        x, require = self.operands[number], self.require
+        require(x.dtype < len(dtypes.DTYPES), "DTYPE")
+        require(x.mode == (MODE.WRITE if number == len(self.operands) - 1 else MODE.READ), "PERMISSION")
+        require(x.index == LIMIT.NONE and x.limit == 0, "RESERVED")
+        require(0 <= x.depth <= LIMIT.MAX_RANK, "DIMENSION")
+        require(all(0 <= n <= DIMENSION_MAX for n in x.stride[: x.depth]), "DIMENSION")
+        require(not any(x.stride[x.depth :]), "RESERVED")
+        require(sum(prod(y.stride[: y.depth]) for y in self.operands[: number + 1]) <= self.s.dims[0], "DIMENSION")
+        if prod(x.stride[: x.depth]) == 0:
+            require(x.base == 0, "OUT_OF_BOUNDS")
+            return 0, 0
+        return self.inside(number, x, memory)
 
     def steps(self, number: int) -> tuple[int, list[tuple[int, int]]]:
         """Bytes of one access, and (count, stride) of every way in which an operand moves."""
         x, s = self.operands[number], self.s
+        if s.kind == "HOST":
+            return prod(x.stride[: x.depth]) * dtypes.DTYPES[x.dtype].bytes, []
         moves = [(s.dims[d], x.stride[d]) for d in range(s.rank)]
         if x.mode & MODE.PACKED:
             depth = x.limit if s.kind == "ATTENTION" else s.depth
@@ -312,7 +339,7 @@ class _Verifier:
         low = x.base + sum(e for e in ends if e < 0)
         high = x.base + sum(e for e in ends if e > 0) + size
         self.require(low >= 0 and high <= memory.bytes, "OUT_OF_BOUNDS")
-        element = STORED[x.dtype].bytes
+        element = dtypes.DTYPES[x.dtype].bytes
         self.require(memory.align % element == 0, "ALIGNMENT")
         self.require(all(v % element == 0 for v in (x.base, *(stride for _, stride in moves))), "ALIGNMENT")
         return low, high

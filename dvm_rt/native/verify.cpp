@@ -136,6 +136,11 @@ class Verifier {
   bool burn() {
     const Section& s = *section_.head;
     int64_t steps = 0;
+    if (kind_ == SectionKind::HOST) {  // its words are attributes
+      if (__builtin_add_overflow(fuel_, ceil_div(elements_, int64_t(16)) + 1, &fuel_))
+        return refuse(VerifyCode::OVERFLOW, Place::SECTION, 0, elements_, FUEL_MAX);
+      return true;
+    }
     if (kind_ != SectionKind::VECTOR) {
       if (__builtin_mul_overflow(elements_, s.depth, &steps) || steps > int64_t(FUEL_MAX) * 1024)
         return refuse(VerifyCode::OVERFLOW, Place::SECTION, 0, steps, FUEL_MAX * 1024);
@@ -157,6 +162,7 @@ class Verifier {
       return wrong(s.rank < 2 ? VerifyCode::DIMENSION : VerifyCode::OPERAND, s.rank < 2 ? s.rank : s.operand_count, s.rank < 2 ? 2 : 3);
     if (pack && (s.rank != 1 || s.operand_count != 2))
       return wrong(s.rank != 1 ? VerifyCode::DIMENSION : VerifyCode::OPERAND, s.rank != 1 ? s.rank : s.operand_count, s.rank != 1 ? 1 : 2);
+    if (kind_ == SectionKind::HOST) return host();
     for (int i = 0; i < s.operand_count; i++)
       if (!operand(i)) return false;
     if (matmul) {
@@ -198,6 +204,47 @@ class Verifier {
     record();
     return true;
   }
+  // ---- host functions: whole arrays, row-major; inputs are read, the last operand is written ----
+  bool host() {
+    const Section& s = *section_.head;
+    auto wrong = [&](VerifyCode code, int64_t got, int64_t allowed) { return refuse(code, Place::SECTION, 0, got, allowed); };
+    if (s.rank != 1) return wrong(VerifyCode::DIMENSION, s.rank, 1);
+    if (!s.operand_count) return wrong(VerifyCode::OPERAND, 0, 1);
+    if (s.depth > int64_t(std::size(HostFunction_NAMES))) return wrong(VerifyCode::OPCODE, s.depth, int64_t(std::size(HostFunction_NAMES)));
+    host_elements_ = 0;
+    stored_ = read_ = 0;
+    for (int i = 0; i < s.operand_count; i++)
+      if (!operand(i)) return false;
+    if (!overlaps()) return false;
+    record();
+    return true;
+  }
+  // The rest of operand() for a host function.
+  bool host_operand(int i) {
+    const Operand& x = section_.operands[i];
+    const Section& s = *section_.head;
+    const bool last = i == s.operand_count - 1;
+    if (x.mode != (last ? WRITE : READ)) return refuse_operand(VerifyCode::PERMISSION, i, x.mode, last ? WRITE : READ);
+    if (x.index != NONE || x.limit) return refuse_operand(VerifyCode::RESERVED, i, x.index, NONE);
+    if (x.depth < 0 || x.depth > MAX_RANK) return refuse_operand(VerifyCode::DIMENSION, i, x.depth, MAX_RANK);
+    int64_t elements = 1;
+    for (int d = 0; d < MAX_RANK; d++) {
+      const int64_t n = x.stride[d];
+      if (d >= x.depth && n) return refuse_operand(VerifyCode::RESERVED, i, n, 0);
+      if (n < 0 || n > DIMENSION_MAX) return refuse_operand(VerifyCode::DIMENSION, i, n, DIMENSION_MAX);
+      if (d < x.depth && n == 0) elements = 0;
+    }
+    for (int d = 0; d < x.depth && elements; d++)
+      if (__builtin_mul_overflow(elements, x.stride[d], &elements) || elements > s.dims[0])
+        return refuse_operand(VerifyCode::DIMENSION, i, x.stride[d], s.dims[0]);
+    host_elements_ += elements;  // each at most 2^40
+    if (host_elements_ > s.dims[0]) return refuse_operand(VerifyCode::DIMENSION, i, host_elements_, s.dims[0]);
+    walk_[i].n = 0, walk_[i].element = elements * DTYPE_BYTES[x.dtype];
+    print_[i] = {};
+    if (!elements) return x.base == 0 || refuse_operand(VerifyCode::OUT_OF_BOUNDS, i, x.base, 0);
+    (last ? stored_ : read_) |= 1u << i;
+    return true;
+  }
 
   // ---- operands ----
   bool operand(int i) {
@@ -211,12 +258,17 @@ class Verifier {
     const uint8_t access = x.mode & (READ | WRITE);
     if (x.mode & ~(READ | WRITE | GATHER | PACKED) || !access || access & ~arg_mode)
       return refuse_operand(VerifyCode::PERMISSION, i, x.mode, arg_mode);
-    if (x.dtype >= sizeof DTYPE_BYTES || !(LOADABLE >> x.dtype & 1)) return refuse_operand(VerifyCode::DTYPE, i, x.dtype, FLOAT32);
+    if (x.dtype >= sizeof DTYPE_BYTES || !(kind_ == SectionKind::HOST || LOADABLE >> x.dtype & 1)) return refuse_operand(VerifyCode::DTYPE, i, x.dtype, FLOAT32);
     const uint8_t dtype = scratch ? FLOAT32 : workspace ? x.dtype : args()[x.arg].dtype;
     if (x.dtype != dtype) return refuse_operand(VerifyCode::DTYPE, i, x.dtype, dtype);
-    for (int d = section_.head->rank; d < MAX_RANK; d++)
-      if (x.stride[d]) return refuse_operand(VerifyCode::RESERVED, i, x.stride[d], 0);
-    if (!shape(i)) return false;
+    if (kind_ == SectionKind::HOST) {
+      if (!host_operand(i)) return false;
+      if (!walk_[i].element) return true;
+    } else {
+      for (int d = section_.head->rank; d < MAX_RANK; d++)
+        if (x.stride[d]) return refuse_operand(VerifyCode::RESERVED, i, x.stride[d], 0);
+      if (!shape(i)) return false;
+    }
     const uint64_t align = scratch || workspace ? ARENA_ALIGN : args()[x.arg].align;
     const int64_t bytes = scratch ? section_.head->scratch_bytes : workspace ? head().workspace_bytes : args()[x.arg].bytes;
     if (!inside(i, align, bytes)) return false;
@@ -518,6 +570,7 @@ class Verifier {
   int section_number_ = 0;
   SectionView section_{};
   SectionKind kind_{};
+  int64_t host_elements_ = 0;        // of the operands so far
   int64_t elements_ = 0, rows_ = 0;  // product of all dimensions; of those beyond the first
   Walk walk_[MAX_OPERANDS];          // where operands go
   Footprint print_[MAX_OPERANDS];    // and what they touch
