@@ -21,7 +21,7 @@ from importlib import import_module
 _MODULES: dict[str, tuple[str, ...]] = {
     "dvm_rt.array.array": ("Array", "asarray", "eval", "aeval"),
     "dvm_rt.array.functions": (
-        "abs", "add", "all", "any", "astype", "broadcast_to", "ceil", "clip", "concat", "divide", "equal", "erf", "exp",
+        "abs", "add", "all", "any", "astype", "attention", "broadcast_to", "ceil", "clip", "concat", "divide", "equal", "erf", "exp",
         "expand_dims", "floor", "full", "gelu", "greater", "greater_equal", "isnan", "layer_norm", "less", "less_equal", "linear",
         "log", "log_softmax", "logical_and", "logical_not", "logical_or", "logical_xor", "matmul", "matrix_transpose", "max",
         "maximum", "mean", "min", "minimum", "multiply", "negative", "not_equal", "ones", "permute_dims", "pow", "reciprocal",

@@ -150,6 +150,41 @@ def linear(x: Array, weight: Array, bias: Array | None = None) -> Array:
     return record("linear", tuple(p for p in (x, weight, bias) if p is not None))
 
 
+def attention(
+    q: Array, k: Array, v: Array, /, mask: Array | None = None, *, causal: bool = False, scale: float | None = None
+) -> Array:
+    """softmax(scale * q @ k^T + mask) @ v as one kernel that never stores the scores: scaled dot product attention.
+
+    q (..., heads, M, D), k (..., heads, T, D), v (..., heads, T, E); batch dimensions broadcast. k and v
+    may have fewer heads, of which equal runs of q's heads share one each (grouped heads). mask broadcasts to (..., M, T): float32 is added, bool says
+    which keys are seen. causal: query i sees keys up to i + T - M. scale: 1 / sqrt(D) if not given. A query that sees no
+    key gives 0."""
+    q, k, v = (_array(x, "attention") for x in (q, k, v))
+    mask = None if mask is None else _array(mask, "attention")
+    groups = q.shape[-3] if q.ndim > 2 and k.ndim > 2 and v.ndim > 2 and _grouped(q.shape[-3], k.shape[-3]) else None
+    if groups is not None:
+        q, k, v, mask = _group_heads(q, k, v, mask)
+    attributes = (None if scale is None else float(scale), bool(causal), float("-inf"), 0.0)
+    result = record("attention", (q, k, v) if mask is None else (q, k, v, mask), attributes)
+    return result if groups is None else reshape(result, (*result.shape[:-4], groups, *result.shape[-2:]))
+
+
+def _grouped(heads: Size, shared: Size) -> bool:
+    return isinstance(heads, int) and isinstance(shared, int) and 1 < shared < heads and heads % shared == 0
+
+
+def _group_heads(q: Array, k: Array, v: Array, mask: Array | None) -> tuple[Array, Array, Array, Array | None]:
+    """Heads as (heads of k, heads that share one)."""
+    heads, shared = q.shape[-3], k.shape[-3]
+
+    def split(x: Array) -> Array:
+        return reshape(x, (*x.shape[:-3], shared, heads // shared, *x.shape[-2:]))
+
+    if mask is not None and mask.ndim > 2:
+        mask = expand_dims(mask, axis=mask.ndim - 2) if mask.shape[-3] == 1 else split(mask)
+    return split(q), expand_dims(k, axis=k.ndim - 2), expand_dims(v, axis=v.ndim - 2), mask
+
+
 # ---- views, joins -------------------------------------------------------------------------------------------------
 
 
@@ -244,6 +279,6 @@ def ones(shape: Size | Sequence[Size], *, dtype: DType | str | None = None) -> A
 
 __all__ = [
     *UNARY, *BINARY, "where", "astype", "pow", "clip", "gelu", "sum", "max", "min", "mean", "any", "all", "var", "softmax",
-    "log_softmax", "layer_norm", "rms_norm", "matmul", "linear", "reshape", "permute_dims", "matrix_transpose", "expand_dims",
+    "log_softmax", "layer_norm", "rms_norm", "matmul", "linear", "attention", "reshape", "permute_dims", "matrix_transpose", "expand_dims",
     "squeeze", "broadcast_to", "concat", "stack", "split", "full", "zeros", "ones",
 ]  # fmt: skip

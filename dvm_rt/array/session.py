@@ -236,11 +236,17 @@ class Session:
             seen = self.variants[key] = set()
         if len(seen) < VARIANTS_MAX:
             seen.add(numbers)
-        return len(seen) >= VARIANTS_MAX
+        return len(seen) >= VARIANTS_MAX and not _attends(key)
 
     def stats(self) -> dict[str, object]:
         """Counters of arrays and functions, then the runtime's. plan_ns: spent on tracing, fusing and registering."""
         return {"plan_ns": 0, **self.counters, "lazy_plans": sum(p is not None for p in self.plans.values()), **self.runtime.stats()}
+
+
+def _attends(key: tuple) -> bool:
+    """Whether attention may be found in such graphs: it is found by its numbers, so they stay numbers."""
+    names = {row[0] for row in key[0]}
+    return "matmul" in names and not names.isdisjoint(("softmax", "exp"))
 
 
 def _fuse(graph: Graph, kernels_small: int, reasons: bool = False) -> Fused:

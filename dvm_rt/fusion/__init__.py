@@ -1,6 +1,7 @@
 """From graph to plan: what runs together, and the plan that an encoder turns into programs.
 
     views      where elements lie, which element is needed: both affine, over symbolic sizes
+    patterns   rewrites that change arithmetic: attention
     segments   cuts that no kernel could span: equal segments are planned once
     legalise   the graph in the form that kernels need
     groups     which operators share a kernel

@@ -1,5 +1,6 @@
 """Graph -> Plan: one plan, one launch, for every shape.
 
+    patterns   attention found, composites apart
     segments   cuts that no kernel could span: what repeats is planned once
     legalise   composites apart, views affine, copies where they must be
     groups     which operators share a kernel
@@ -15,10 +16,12 @@ from dataclasses import dataclass
 from dvm_rt.fusion.groups import NODES_MAX, Group, Grouping, group, host_node, plain_copy
 from dvm_rt.fusion.kernels import KernelWriter, PlanWriter, SegmentKernels, run_order
 from dvm_rt.fusion.legalise import legalise
+from dvm_rt.fusion.patterns import Found, rewritten
 from dvm_rt.fusion.plan import Plan
 from dvm_rt.fusion.reasons import Edges, edges, edges_across
 from dvm_rt.fusion.segments import Segment, segments
 from dvm_rt.graph.graph import Graph
+from dvm_rt.graph.operators import Lowering
 from dvm_rt.graph.symbols import Check, Size
 
 
@@ -38,10 +41,12 @@ class Report:
     kernels: tuple[KernelReport, ...]
     refusals: tuple[tuple[str, str, str], ...]  # producer, consumer, reason
     edges: Edges | None = None  # with reasons=True
+    patterns: tuple[Found, ...] = ()
 
     def text(self) -> str:
         """The report, one line a kernel, then one a kind of edge, or at least a refusal."""
         lines = [f"kernel {i}: {k.kind} [{', '.join(map(str, k.domain))}]: {' '.join(k.operators)}" for i, k in enumerate(self.kernels)]
+        lines += [one.text() for one in self.patterns]
         if self.edges is not None:
             return "\n".join([*lines, self.edges.text()])
         return "\n".join(lines + [f"not fused: {a} -> {b}: {reason}" for a, b, reason in self.refusals])
@@ -59,6 +64,7 @@ class Fused:
 def fuse(graph: Graph, fused: bool = True, nodes_max: int = NODES_MAX, reasons: bool = False) -> Fused:
     """The plan of a graph; with `reasons` the report knows every edge. Raises UnsupportedOperatorError, GraphError (too large
     for one plan)."""
+    graph, patterns = rewritten(graph)
     known = len(graph.facts.substitutions)
     plan, written, reports = PlanWriter(graph), {}, []
     plan.add_parameters()
@@ -73,7 +79,7 @@ def fuse(graph: Graph, fused: bool = True, nodes_max: int = NODES_MAX, reasons: 
     if len(graph.facts.substitutions) > known:  # taking composites apart has shown more of the sizes
         return fuse(Graph.of(graph.parameters, graph.outputs, graph.facts), fused, nodes_max, reasons)
     plan.builder.share_workspace()
-    return Fused(plan.builder.build(), _joined(reports), tuple(graph.facts.resolved_checks()))
+    return Fused(plan.builder.build(), _joined(reports, patterns), tuple(graph.facts.resolved_checks()))
 
 
 def _written(plan: PlanWriter, segment: Segment, fused: bool, nodes_max: int, reasons: bool) -> tuple[SegmentKernels, Report]:
@@ -88,13 +94,22 @@ def _written(plan: PlanWriter, segment: Segment, fused: bool, nodes_max: int, re
     return kernels, _report(grouping, order, reasons)
 
 
+def _kind(one: Group) -> str:
+    if host_node(one) is not None:
+        return "host"
+    if plain_copy(one) is not None:
+        return "copy"
+    if one.product is None:
+        return "vector"
+    return "attention" if one.product.operator.lowering is Lowering.ATTENTION else "matmul"
+
+
 def _report(grouping: Grouping, order: list[Group], reasons: bool) -> Report:
     kernels = []
     for one in order:
         names = tuple([n.operator.name for n in sorted(one.placed, key=grouping.number.__getitem__)])
         domain = tuple([one.sizes[axis] for axis in one.axes()])
-        kind = "host" if host_node(one) is not None else "copy" if plain_copy(one) is not None else "vector" if one.product is None else "matmul"
-        kernels.append(KernelReport(kind, names, domain))
+        kernels.append(KernelReport(_kind(one), names, domain))
     refusals = dict.fromkeys(
         (r.producer.operator.name, r.consumer.operator.name, r.reason)
         for r in grouping.refused
@@ -103,8 +118,8 @@ def _report(grouping: Grouping, order: list[Group], reasons: bool) -> Report:
     return Report(tuple(kernels), tuple(refusals), edges(grouping) if reasons else None)
 
 
-def _joined(reports: list[Report]) -> Report:
+def _joined(reports: list[Report], patterns: tuple[Found, ...]) -> Report:
     kernels = tuple([kernel for report in reports for kernel in report.kernels])
     refusals = tuple(dict.fromkeys(refusal for report in reports for refusal in report.refusals))
     found = [report.edges for report in reports if report.edges is not None]
-    return Report(kernels, refusals, sum(found[1:], found[0]) if found else None)
+    return Report(kernels, refusals, sum(found[1:], found[0]) if found else None, patterns)

@@ -43,7 +43,7 @@ SAME_REDUCTIONS_MAX = LIMITS["REDUCTIONS_EACH"]
 
 @dataclass(slots=True, eq=False)
 class Group:
-    """Nodes that one kernel computes. `sizes[axis]` spans the domain, outermost first; `product`: of the matrix unit."""
+    """Nodes that one kernel computes. `sizes[axis]` spans the domain, outermost first; `product`: a matmul or an attention."""
 
     sizes: dict[int, Size] = field(default_factory=dict)
     inner: int | None = None
@@ -222,6 +222,8 @@ def _grouped(legal: Legal, uses: dict[Node, list[Use]], counted: set[Node], fuse
     for node in computed:
         if node.operator.lowering is Lowering.PRODUCT:
             _start_product(grouping, node, fused, nodes_max)
+        elif node.operator.lowering is Lowering.ATTENTION:
+            grouping.group_of[node] = _product_group(grouping, node, [], nodes_max)
     for node in reversed(computed):
         if node not in grouping.group_of:
             _place(grouping, node, fused, nodes_max)
@@ -432,7 +434,7 @@ def kernel_size(grouping: Grouping, trial: Group, members: set[Node], stored: in
                 continue
             if root.operator.name in ("constant", "dimension"):
                 leaves.add(root)
-            elif node.operator.lowering in (Lowering.PRODUCT, Lowering.GATHER, Lowering.HOST):
+            elif node.operator.lowering in (Lowering.PRODUCT, Lowering.GATHER, Lowering.HOST, Lowering.ATTENTION):
                 reads.add((node, number))
             elif not (hopeful and _may_join(grouping, root)):
                 reads.add(_read_key(grouping, trial, node, number))
@@ -636,6 +638,6 @@ def _check_product(grouping: Grouping, made: Group, last: Node) -> None:
             raise Refused("the columns of the product do not lie behind each other in the result")
         made.inner = column.terms[0][0]
     if last.dtype is not float32 or home.root.dtype is not float32:
-        raise Refused("the matrix unit writes float32")
+        raise Refused("matmuls and attention write float32")
 
 

@@ -244,6 +244,9 @@ class KernelWriter:
         if (copied := plain_copy(self.group)) is not None:
             return self._write_copy(copied)
         group, product_node = self.group, self.group.product
+        if product_node is not None and product_node.operator.lowering is Lowering.ATTENTION:
+            self._attention(product_node)
+            return
         members = sorted(group.placed, key=self.grouping.number.__getitem__)
         stored = [n for n in members if self.grouping.is_stored(n)]
         if product_node is not None:
@@ -285,6 +288,45 @@ class KernelWriter:
 
     def _number(self, size: Size) -> int:
         return NONE if same(size, 0) else self.plan.expression(size)
+
+    def _attention(self, node: Node) -> None:
+        """An attention: dims are keys, queries, then the batch from the inside out."""
+        legal, at, express = self.plan.legal, self.group.placed[node], self.plan.expression
+        q, k, v, *masks = node.inputs
+        scale, causal, masked, empty = node.attributes
+        keys, queries, width = k.shape[-2], q.shape[-2], q.shape[-1]
+        batch = [(axis_of[0][0], i) for i, axis_of in enumerate(p.terms for p in at[:-2]) if axis_of]
+        dims = [express(keys), express(queries)] + [express(self.group.sizes[axis]) for axis, _ in reversed(batch)]
+        self.kernel = KernelBuilder("ATTENTION", float32, tuple(dims), express(width), 0)
+
+        def argument(operand: Node, access: Access, mode: int, of_keys: Size, of_queries: Size, **rest: int) -> None:
+            lead = len(node.shape) - len(operand.shape)
+            outer = [
+                0 if i < lead or is_one(operand.shape[i - lead]) else access.strides[i - lead] for _, i in reversed(batch)
+            ]
+            strides = [self._number(size) for size in (of_keys, of_queries, *outer)]
+            buffer = self.plan.buffer(access.root)
+            self.kernel.arg(buffer, mode, operand.dtype, strides, self._number(access.offset), **rest)
+
+        seen = keys - queries + 1 if causal else keys
+        place = {operand: legal.access[operand] for operand in node.inputs}
+        argument(q, place[q], READ, 0, place[q].strides[-2], depth=express(place[q].strides[-1]), limit=express(seen))
+        for operand, limit in ((k, NONE), (v, express(v.shape[-1]))):
+            access = place[operand]
+            argument(operand, access, READ, access.strides[-2], 0, depth=express(access.strides[-1]), limit=limit)
+        home = legal.home[node]
+        argument(node, home, WRITE, 0, home.strides[-2], depth=express(home.strides[-1]))
+        for mask in masks:
+            access = place[mask]
+            steps = [0 if is_one(n) else s for n, s in zip(mask.shape, access.strides, strict=True)]
+            argument(mask, access, READ, steps[-1] if steps else 0, steps[-2] if len(steps) > 1 else 0)
+        if scale is None:
+            self.kernel.size(express(width))
+        else:
+            self.kernel.const(scale)
+        self.kernel.const(masked)
+        self.kernel.const(empty)
+        self.plan.kernels.append(self.kernel.build())
 
     # -- arguments --
 

@@ -127,7 +127,7 @@ def _writable(root: Node, strides: tuple) -> bool:
     """The matrix unit writes rows: its last axis has to be the innermost. Host functions write row-major."""
     if root.operator.lowering is Lowering.HOST:
         return is_row_major(Access(root, 0, strides, root.shape))
-    rows = any(n.operator.lowering is Lowering.PRODUCT for n in (root, *_parts(root)))
+    rows = any(n.operator.lowering in (Lowering.PRODUCT, Lowering.ATTENTION) for n in (root, *_parts(root)))
     return not rows or same(strides[-1], 1) or is_one(root.shape[-1])
 
 
@@ -157,6 +157,8 @@ class _Copier:
             inputs = [self.private(i) for i in inputs]
         elif lowering is Lowering.PRODUCT:
             inputs = [self.operand(i) for i in inputs]
+        elif lowering is Lowering.ATTENTION:
+            inputs = [self.head(i, number) for number, i in enumerate(inputs)]
         elif lowering is Lowering.JOIN:
             inputs = [self.part(old, i) for old, i in zip(node.inputs, inputs, strict=True)]
         elif lowering is Lowering.GATHER:
@@ -214,6 +216,16 @@ class _Copier:
         given = access.root.dtype is float32 and access.root.operator.name == "parameter"
         return node if straight and (stored or given) else self.copy(node)
 
+    def head(self, node: Node, number: int) -> Node:
+        """An operand of an attention: Q as it lies, K and V straight, V along its rows; a mask of float32 or bool in
+        memory."""
+        mask = number == 3
+        access = self.legal.access[node]
+        root, last = access.root, access.strides[-1] if node.shape else 1
+        in_memory = root.operator.name == "parameter" or root.operator.lowering is not Lowering.LEAF
+        lies = number < 2 or same(last, 1) or is_one(node.shape[-1] if node.shape else 1) or (mask and same(last, 0))
+        return node if in_memory and lies and root.dtype is node.dtype else self.copy(node)
+
     def stored(self, node: Node) -> Node:
         """A float32 value in memory: conversions and constants have to be made."""
         root = self.legal.access[node].root
@@ -248,6 +260,9 @@ class _Copier:
             if found is None:
                 return False
             access[node] = found
+        heads = [n for n in self.new.values() if n.operator.lowering is Lowering.ATTENTION]
+        if any(i in access and not same(access[i].strides[-1], 1) for node in heads for i in node.inputs[1:]):
+            return False
         hosts = (n for n in self.new.values() if n.operator.lowering is Lowering.HOST)
         if any(not is_row_major(access[i]) for node in hosts for i in node.inputs if i in access):
             return False
@@ -299,7 +314,7 @@ def _reads(node: Node) -> int:
 
 
 def _joinable(node: Node) -> bool:
-    return node.operator.lowering in (Lowering.ELEMENTWISE, Lowering.REDUCE, Lowering.PRODUCT, Lowering.GATHER)
+    return node.operator.lowering in (Lowering.ELEMENTWISE, Lowering.REDUCE, Lowering.PRODUCT, Lowering.GATHER, Lowering.ATTENTION)
 
 
 def _again(node: Node, inputs: list[Node]) -> Node:

@@ -125,7 +125,9 @@ class Node(NamedTuple):
 class Kernel:
     """A section of the program: VECTOR over dims[0] (the row) and outer dims; MATMUL over N, M, batch... with K =
     depth, args A, B, C and an epilogue in nodes; PACK over N with K = depth, args source and destination; HOST: dims are
-    the attributes of the host function whose number (from 1) depth is, strides of args their sizes, depth their rank."""
+    the attributes of the host function whose number (from 1) depth is, strides of args their sizes, depth their rank;
+    ATTENTION over keys, queries, batch... with D = depth, args Q (limit: keys that query 0 sees), K, V (limit: their
+    width), O and perhaps a mask, nodes the constants scale (or a NODE_SIZE, for 1 / its square root), masked, empty."""
 
     kind: str
     dtype: DType

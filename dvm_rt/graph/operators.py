@@ -9,6 +9,7 @@ result, what it means in NumPy (in float64 for float32: the oracle of every test
     VIEW         the same elements at other places: offsets and strides, no work
     PRODUCT      the matrix unit
     GATHER       rows picked by an index
+    ATTENTION    a product, a softmax and a product in one, without storing the scores
     JOIN         several producers write into one buffer
     HOST         a host function (isa/host.py), in NumPy
     COMPOSITE    taken apart into other operators (composites.py), before any plan is made
@@ -30,7 +31,7 @@ from dvm_rt.dtypes import DType, bool_, float32
 from dvm_rt.errors import DTypeError, UnsupportedOperatorError
 from dvm_rt.graph import composites, movement, shapes, windows
 
-Lowering = Enum("Lowering", "LEAF ELEMENTWISE REDUCE VIEW PRODUCT GATHER JOIN COMPOSITE HOST")
+Lowering = Enum("Lowering", "LEAF ELEMENTWISE REDUCE VIEW PRODUCT GATHER JOIN COMPOSITE HOST ATTENTION")
 VARIADIC = -1
 
 
@@ -103,6 +104,12 @@ def _choice(where: str, given: tuple[DType, ...]) -> DType:
     if given[1] is not given[2] or given[1] not in (float32, bool_):
         raise _refused(where, given[1] if given[1] is not float32 else given[2], "float32 on both sides, or bool on both")
     return given[1]
+
+
+def _attended(where: str, given: tuple[DType, ...], *_: object) -> DType:
+    if len(given) == 4 and given[3] not in (float32, bool_):
+        raise _refused(where + " (mask)", given[3], "float32 or bool")
+    return _floats(where, given[:3])
 
 
 def _cast(where: str, given: tuple[DType, ...], name: str) -> DType:
@@ -228,6 +235,20 @@ def _constant(value: float, name: str) -> np.ndarray:
     return np.asarray(value, bool) if name == "bool" else np.asarray(np.float32(value), np.float64)
 
 
+def _attention(q: np.ndarray, k: np.ndarray, v: np.ndarray, *rest: np.ndarray | float) -> np.ndarray:
+    *masks, scale, causal, masked, empty = rest
+    scores = (q @ np.swapaxes(k, -1, -2)) * (max(q.shape[-1], 1) ** -0.5 if scale is None else scale)
+    for mask in masks:
+        scores = np.where(mask, scores, masked) if mask.dtype == bool else scores + mask
+    queries, keys = scores.shape[-2:]
+    if causal:
+        scores = np.where(np.arange(keys) <= np.arange(queries)[:, None] + keys - queries, scores, -np.inf)
+    top = scores.max(-1, keepdims=True, initial=-np.inf)
+    p = np.exp(scores - np.where(top == -np.inf, 0.0, top))
+    total = p.sum(-1, keepdims=True)
+    return np.where(total == 0, empty, (p @ v) / np.where(total == 0, 1.0, total))
+
+
 def _power(x: np.ndarray, exponent: float) -> np.ndarray:
     return np.power(x, exponent)
 
@@ -311,6 +332,9 @@ TABLE: tuple[Operator, ...] = (
     Operator("matrix_product", 2, L.PRODUCT, "(..., M, K) x (..., K, N)", _floats, shapes.matmul, np.matmul),
     Operator("take", 2, L.GATHER, "rows of a table, one for each index; negative indices count from the end", _rows,
              shapes.taken, _take),
+    Operator("attention", (3, 4), L.ATTENTION, "softmax(scale * q @ k^T + mask) @ v; scale None: 1 / sqrt(D); causal: query i sees keys up to i + keys - "
+             "queries; masked: what a bool mask puts in place of a score; empty: the result of a query that sees no key",
+             _attended, shapes.attention, _attention, ("scale", "causal", "masked", "empty")),
     Operator("concat", VARIADIC, L.JOIN, "one behind the other along an axis", _one_for_all, shapes.concatenated,
              lambda *rest: np.concatenate(rest[:-1], axis=rest[-1]), ("axis",)),
     # ---- composites -------------------------------------------------------------------------------------------------

@@ -91,6 +91,26 @@ def matmul(facts: Facts, where: str, shapes: tuple[Shape, ...]) -> Shape:
     return batch + ((left[-2],) if len(a) > 1 else ()) + ((right[-1],) if len(b) > 1 else ())
 
 
+def attention(facts: Facts, where: str, shapes: tuple[Shape, ...], *_: object) -> Shape:
+    """q (..., M, D), k (..., T, D), v (..., T, E), mask broadcasting to (..., M, T); batch dimensions broadcast."""
+    q, k, v, *masks = shapes
+    if min(len(q), len(k), len(v)) < 2:
+        raise ShapeError(f"{where}: rank, got {q}, {k} and {v}, allowed at least two dimensions each")
+    if q[-1].__class__ is int and k[-1].__class__ is int and q[-1] != k[-1]:
+        raise ShapeError(f"{where}: widths of the heads differ, got {q} and {k}, allowed (..., M, D) and (..., T, D)")
+    facts.equate(q[-1], k[-1], where)
+    facts.equate(k[-2], v[-2], where)
+    batch = elementwise(facts, where, (q[:-2], k[:-2], v[:-2]))
+    for mask in masks:
+        scores = (*batch, q[-2], k[-2])
+        if len(mask) > len(scores) or len(_broadcast(facts, where, scores, mask)) != len(scores):
+            raise ShapeError(f"{where}: rank of the mask, got {mask}, allowed at most that of {scores}")
+        for size, full in zip(reversed(mask), reversed(scores), strict=False):
+            if not (size.__class__ is int and size == 1):
+                facts.equate(size, full, where)
+    return (*batch, q[-2], v[-1])
+
+
 def linear(facts: Facts, where: str, shapes: tuple[Shape, ...]) -> Shape:
     """(..., K) with weights (N, K) and bias (N,)."""
     x, w = shapes[:2]

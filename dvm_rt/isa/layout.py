@@ -39,6 +39,7 @@ LIMITS: dict[str, int] = {
     "BLOCK": 16384,  # elements of a row that are reduced together
     "PANEL": 32,  # columns of a packed matmul panel, whatever the instruction set
     "SLICE_K": 1024,  # longest fma chain of a matmul
+    "KEY_BLOCK": 128,  # keys of an attention section between two looks at the largest score
     "ARENA_ALIGN": 64,
     "MAX_CONSTANTS": 512,  # of a section
     "INDEX": 0xFFFD,  # Operand.arg: no bytes; `iota` reads where the operand stands
@@ -50,7 +51,7 @@ LIMITS: dict[str, int] = {
 
 # ---- enumerations -------------------------------------------------------------------------------------------------
 ENUMS: dict[str, tuple[str, ...]] = {
-    "SectionKind": ("VECTOR", "MATMUL", "PACK", "HOST", "COPY"),
+    "SectionKind": ("VECTOR", "MATMUL", "PACK", "HOST", "COPY", "ATTENTION"),
     "ExprOp": ("SYMBOL", "CONST", "ADD", "MUL", "FLOORDIV", "MOD", "MIN", "MAX"),  # SYMBOL: k = index
     "BufferRole": ("PARAMETER", "PACKED", "OUTPUT", "TEMPORARY"),
     "VerifyCode": (
@@ -108,18 +109,18 @@ RECORDS: dict[str, Fields] = {
         ("bytes", "u4"),  # of the whole section: head, operands, words, constants of 8 bytes
         ("constant_count", "u2"),  # 0 unless elements of the compute dtype have 8 bytes
         ("reserved", "u2"),
-        ("depth", "i8"),  # matmul, pack: K; host: number of the function, from 1
+        ("depth", "i8"),  # matmul, pack: K; host: number of the function, from 1; attention: the larger of both widths
         ("scratch_bytes", "u8"),  # of SCRATCH that this section uses
         ("dims[8]", "i8"),  # innermost first; matmul: N, M, batch...; pack: N; host: elements of all
-        # operands together; unused ones are 1
+        # operands together; attention: keys, queries, batch...; unused ones are 1
     ),
     "Operand": (
         ("arg", "u2"), ("dtype", "u1"), ("mode", "u1"),
         ("index", "u2"),  # gather: the operand that holds the row index
         ("reserved", "u2"),
         ("base", "i8"),  # bytes from the start of the argument
-        ("limit", "i8"),  # gather: number of rows that the index may name
-        ("depth", "i8"),  # bytes per step of K (matmul, pack), or per gathered row; host: rank
+        ("limit", "i8"),  # gather: number of rows that the index may name; attention: Q: keys that query 0 sees, K, V: their width
+        ("depth", "i8"),  # bytes per step of K (matmul, pack), of D (attention), or per gathered row; host: rank
         ("stride[8]", "i8"),  # bytes per step of each dimension; host: the dimensions themselves
     ),
     "Word": (("op", "u2"), ("a", "u2"), ("k", "u4")),

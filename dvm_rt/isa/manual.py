@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 
 from dvm_rt import dtypes
-from dvm_rt.isa import layout, matmul, program, table
+from dvm_rt.isa import attention, layout, matmul, program, table
 
 SECTION_KINDS = {
     "VECTOR": "dims[0] is the row, dims[1..] the outer dimensions, walked as an odometer (dims[1] fastest). The words "
@@ -18,6 +18,8 @@ SECTION_KINDS = {
     "columns beyond N zero.",
     "COPY": "Operand 0 to operand 1, over dims, of any one dtype and any strides (the destination's meet no place twice). NaN "
     "becomes canonical. No words.",
+    "ATTENTION": "dims = keys, queries, batch...; depth = D. Operands Q, K, V, O, perhaps a mask; four words of constants. The "
+    "score matrix is never stored; the arithmetic is defined below.",
     "HOST": "A function of the host table (depth = its number, from 1) on whole arrays, row-major: operands are its inputs, "
     "then its output; their strides hold the dimensions, depth the rank. Words are its attributes, 64-bit numbers. "
     "dims[0] = elements of all operands together.",
@@ -62,6 +64,7 @@ def manual() -> str:
         "## Instructions\n" + "\n\n".join(_group(group) for group in table.Group),
         "## Fuel\n" + inspect.cleandoc(program.fuel.__doc__),
         "## Matmul\n" + inspect.cleandoc(matmul.__doc__).partition("\n\n")[2],
+        "## Attention\n" + inspect.cleandoc(attention.__doc__).partition("\n\n")[2],
         "## Element types\n"
         + _table(("code", "name", "bytes"), tuple((d.code, d.name, d.bytes) for d in dtypes.DTYPES)),
         "## Limits\n" + _table(("limit", "value"), tuple(layout.LIMITS.items()), code=True),

@@ -17,7 +17,7 @@ import numpy as np
 
 from dvm_rt import dtypes
 from dvm_rt.errors import InvalidBytecodeError
-from dvm_rt.isa import layout, matmul, table
+from dvm_rt.isa import attention, layout, matmul, table
 from dvm_rt.isa.checksum import checksum
 
 HEAD, ARG, SECTION, OPERAND, WORD = (
@@ -26,7 +26,7 @@ HEAD, ARG, SECTION, OPERAND, WORD = (
 MAX_RANK, LANES, NONE = (layout.LIMITS[name] for name in ("MAX_RANK", "LANES", "NONE"))
 WORKSPACE, SCRATCH, INDEX = (layout.LIMITS[name] for name in ("WORKSPACE", "SCRATCH", "INDEX"))
 READ, WRITE, GATHER, PACKED = (layout.FLAGS["Mode"][name] for name in ("READ", "WRITE", "GATHER", "PACKED"))
-VECTOR, MATMUL, PACK, HOST, COPY = (layout.enum_value("SectionKind", name) for name in layout.ENUMS["SectionKind"])
+VECTOR, MATMUL, PACK, HOST, COPY, ATTENTION = (layout.enum_value("SectionKind", name) for name in layout.ENUMS["SectionKind"])
 CHECKED_FROM = HEAD.fields["checksum"][1] + 8  # the checksum covers everything from this byte on
 T = TypeVar("T")
 
@@ -175,6 +175,7 @@ def fuel(sections: Sequence[Section]) -> int:
         pack     ceil(N * K / 1024) + 1
         host     ceil(elements / 16) + 1
         copy     ceil(elements / 16) + 1
+        attention ceil(keys * queries * D * batch / 1024) + word_count * queries * batch * ceil(keys / LANES) + 1
 
     in 64 bits: the verifier computes the same with overflow checks and refuses a program that claims less."""
     total = 0
@@ -273,6 +274,9 @@ class SectionBuilder:
             scratch_bytes = matmul.scratch_bytes(
                 *dims[:2], self.depth, bool(b.mode & PACKED), b.stride[0]
             )
+        if self.kind == ATTENTION:
+            packed = bool(self.operands[1].mode & PACKED)
+            scratch_bytes = attention.scratch_bytes(*dims[:2], self.depth, packed)
         return Section(
             self.kind, self.dtype.code, len(self.dims), 0, self.depth, scratch_bytes, dims,
             tuple(self.operands), tuple(self.words), tuple(self.constants),
@@ -312,6 +316,17 @@ class ProgramBuilder:
     def copy(self, *dims: int) -> SectionBuilder:
         """Adds a section that copies operand 0 to operand 1."""
         return self._add(SectionBuilder(COPY, dims))
+
+    def attention(
+        self, keys: int, queries: int, depth: int, *batch: int, scale: float = 1.0, masked: float = -np.inf,
+        empty: float = 0.0,
+    ) -> SectionBuilder:  # fmt: skip
+        """Adds an attention section with its words; operands are Q (limit: keys that query 0 sees), K and V
+        (limit: their width), O and perhaps a mask."""
+        section = self._add(SectionBuilder(ATTENTION, (keys, queries, *batch), depth))
+        for mnemonic, value in zip(attention.WORDS, (scale, masked, empty, None), strict=True):
+            section.word(mnemonic, value)
+        return section
 
     def host(self, name: str, attributes: Sequence[int], elements: int) -> SectionBuilder:
         """Adds a section that runs a host function; `elements` of all operands together. Operands: its inputs, then its

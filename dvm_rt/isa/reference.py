@@ -18,11 +18,13 @@ import numpy as np
 from dvm_rt import dtypes
 from dvm_rt.errors import DeviceTrap, InvalidBytecodeError
 from dvm_rt.isa import host, layout, table
+from dvm_rt.isa.attention import WORDS as ATTENTION_WORDS
+from dvm_rt.isa.attention import attention
 from dvm_rt.isa.convert import convert_load, convert_store
 from dvm_rt.isa.matmul import matmul, pack, packed_bytes, unpack
 from dvm_rt.isa.program import (
-    COPY, GATHER, HOST, INDEX, MATMUL, PACK, PACKED, READ, SCRATCH, VECTOR, WORKSPACE, WRITE, Operand, Program, Section, Word,
-    lanes_of, parse,
+    ATTENTION, COPY, GATHER, HOST, INDEX, MATMUL, PACK, PACKED, READ, SCRATCH, VECTOR, WORKSPACE, WRITE, Operand, Program, Section,
+    Word, lanes_of, parse,
 )  # fmt: skip
 
 BLOCK, EACH = layout.LIMITS["BLOCK"], layout.LIMITS["REDUCTIONS_EACH"]
@@ -466,10 +468,31 @@ def _right(operand: Operand, offset: int, n: int, k: int, memory: _Memory) -> Ar
     return memory.view(operand, offset, (k, n), (operand.depth, operand.stride[0]), READ)
 
 
+def _run_attention(section: Section, memory: _Memory) -> None:
+    keys, queries = section.dims[:2]
+    if tuple(table.mnemonic(w.op) for w in section.words if w.op < len(table.OPCODES)) != ATTENTION_WORDS:
+        raise memory.invalid("OPCODE", "words of an attention", section.words, ATTENTION_WORDS)
+    scale, masked, empty = (np.uint32(w.k).view(np.float32) for w in section.words[:3])
+    q, k, v, o, *masks = section.operands
+    for step in _odometer(section.dims[2 : section.rank]):
+        query, values, out = (
+            memory.view(x, _offset(x, step, 2), (n, width), (x.stride[stride], x.depth), mode)
+            for x, n, width, stride, mode in (
+                (q, queries, k.limit, 1, READ), (v, keys, v.limit, 0, READ), (o, queries, v.limit, 1, WRITE),
+            )
+        )  # fmt: skip
+        mask = None
+        for x in masks:
+            mask = memory.view(x, _offset(x, step, 2), (queries, keys), (x.stride[1], x.stride[0]), READ).copy()
+        key = _right(k, _offset(k, step, 2), keys, k.limit, memory).T
+        out[:] = attention(query.copy(), key.copy(), values.copy(), q.limit, scale, masked, empty, mask)
+
+
 _RUN: dict[int, Callable[[Section, _Memory], None]] = {
     VECTOR: _run_vector,
     MATMUL: _run_matmul,
     PACK: _run_pack,
+    ATTENTION: _run_attention,
     HOST: _run_host,
     COPY: _run_copy,
 }

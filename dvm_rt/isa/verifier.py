@@ -23,7 +23,7 @@ from types import SimpleNamespace
 import numpy as np
 
 from dvm_rt import dtypes
-from dvm_rt.isa import layout, matmul, table
+from dvm_rt.isa import attention, layout, matmul, table
 from dvm_rt.isa.checksum import checksum
 from dvm_rt.isa.table import Group
 
@@ -144,7 +144,12 @@ class _Verifier:
                 *section.dims[:2], section.depth, bool(b.mode & MODE.PACKED), b.stride[0]
             )
             require(section.scratch_bytes >= need, "LIMIT")
-        if words:
+        if section.kind == "ATTENTION":
+            packed = bool(operands[1].mode & MODE.PACKED)
+            need = attention.scratch_bytes(*section.dims[:2], section.depth, packed)
+            require(section.scratch_bytes >= need, "LIMIT")
+            self.words_of_attention(words)
+        elif words:
             _Words(self, words).check()
 
     def head_of_section(self, s: SimpleNamespace) -> None:
@@ -192,6 +197,16 @@ class _Verifier:
             require(s.rank == 1, "DIMENSION")
             require(s.operand_count >= 1, "OPERAND")
             require(s.depth <= len(layout.ENUMS["HostFunction"]), "OPCODE")
+        if s.kind == "ATTENTION":
+            require(s.rank >= 2, "DIMENSION")
+            require(s.operand_count in (4, 5), "OPERAND")
+            require(len(words) == len(attention.WORDS), "NESTING")
+
+    def words_of_attention(self, words: list[SimpleNamespace]) -> None:
+        """Three constants and the end, in this order; nothing else can be said."""
+        for self.word_number, (word, mnemonic) in enumerate(zip(words, attention.WORDS, strict=True)):
+            self.require(word.op < len(table.OPCODES) and table.mnemonic(word.op) == mnemonic, "OPCODE")
+            self.require(word.a == 0 and (word.k == 0 or mnemonic != "end"), "RESERVED")
 
     # ---- operands ----
 
@@ -212,6 +227,10 @@ class _Verifier:
         require(not any(x.stride[s.rank :]), "RESERVED")
         if x.mode & MODE.GATHER:
             self.gathered(x)
+        elif s.kind == "ATTENTION" and number < 3:  # Q: keys that query 0 sees; K, V: their width
+            require(x.index == LIMIT.NONE, "RESERVED")
+            least, most = (1, s.depth) if number else (-DIMENSION_MAX, DIMENSION_MAX)
+            require(least <= x.limit <= most, "DIMENSION")
         else:
             require(x.index == LIMIT.NONE and x.limit == 0, "RESERVED")
         if x.arg == LIMIT.SCRATCH:
@@ -220,6 +239,8 @@ class _Verifier:
             require(x.mode == (MODE.READ, MODE.WRITE)[number], "PERMISSION")
             require(x.depth == 0, "RESERVED")
             require(x.dtype == self.operands[0].dtype, "DTYPE")
+        elif s.kind == "ATTENTION":
+            self.operand_of_attention(number)
         elif s.kind != "VECTOR":
             self.operand_of_product(number)
         elif not x.mode & MODE.GATHER:
@@ -287,6 +308,26 @@ class _Verifier:
         elif role in ("", "C"):
             require(x.depth == 0, "RESERVED")
 
+    def operand_of_attention(self, number: int) -> None:
+        """Q, K, V, O and the mask: what each does not step along, and how it lies along D."""
+        x, require = self.operands[number], self.require
+        role = "QKVOM"[number]
+        if x.mode & MODE.PACKED:
+            require(role == "K" and x.mode == MODE.READ | MODE.PACKED and x.dtype == FLOAT32, "OPERAND")
+            require(x.stride[0] == 0 and x.stride[1] == 0 and x.depth == 0, "OPERAND")
+            require(x.limit <= attention.PACKED_DEPTH_MAX, "DIMENSION")
+            return
+        if role == "M":
+            size = STORED[x.dtype].bytes
+            require(x.dtype in (FLOAT32, dtypes.bool_.code), "DTYPE")
+            require(x.mode == MODE.READ, "PERMISSION")
+            require(x.stride[0] in (0, size), "OPERAND")
+            require(x.depth == 0, "RESERVED")
+            return
+        require(x.dtype == FLOAT32, "DTYPE")
+        require(x.mode in ((MODE.WRITE, MODE.READ | MODE.WRITE) if role == "O" else (MODE.READ,)), "PERMISSION")
+        require(x.stride[0 if role in "QO" else 1] == 0, "OPERAND")
+        require(x.depth == 4 or role in "QK", "OPERAND")
     def operand_of_host(self, number: int, memory: SimpleNamespace) -> tuple[int, int]:
         """Whole arrays, row-major: inputs are read, the last one is written; together no more elements than dims[0]."""
         x, require = self.operands[number], self.require
@@ -309,12 +350,15 @@ class _Verifier:
             return prod(x.stride[: x.depth]) * dtypes.DTYPES[x.dtype].bytes, []
         moves = [(s.dims[d], x.stride[d]) for d in range(s.rank)]
         if x.mode & MODE.PACKED:
-            return matmul.packed_bytes(s.dims[0], s.depth), [m for m in moves[2:] if m[0] > 1]
+            depth = x.limit if s.kind == "ATTENTION" else s.depth
+            return matmul.packed_bytes(s.dims[0], depth), [m for m in moves[2:] if m[0] > 1]
         if x.stride[0] == 0 and not (s.kind == "COPY" and x.mode & MODE.WRITE):
             del moves[0]  # one element a row
         if x.mode & MODE.GATHER:
             moves.append((x.limit, x.depth))
-        elif s.kind not in ("VECTOR", "COPY") and (number == 0 or (number == 1 and s.kind == "MATMUL")):
+        elif s.kind == "ATTENTION" and number < 4:
+            moves.append((self.operands[1 if number < 2 else 2].limit, x.depth))
+        elif s.kind in ("MATMUL", "PACK") and (number == 0 or (number == 1 and s.kind == "MATMUL")):
             moves.append((s.depth, x.depth))
         return dtypes.DTYPES[x.dtype].bytes, [m for m in moves if m[0] > 1]
 

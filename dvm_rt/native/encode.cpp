@@ -7,8 +7,9 @@
 //
 // Rules. Pure: no clock, no look at the machine, every number that tunes is a constant. No heap, no strings while it
 // encodes. Every program must pass the verifier, which trusts nothing of this. Plan::load has checked all indices.
+#include <cmath>
 #include "encode_words.h"
-#include "matmul.h"
+#include "attention.h"
 
 namespace dvm {
 namespace encoding {
@@ -134,6 +135,37 @@ struct KernelEncoder : Generator {
     finish(SectionKind::COPY, 0);
   }
 
+  void attention() {
+    const int64_t depth = program.values[kernel.depth];
+    if (!read_dims() || any_empty(1)) return;
+    if (depth < 0 || depth > DIMENSION_MAX) return fail("the width of a head is negative or beyond 2^40");
+    if (!begin_section()) return;
+    used = (uint64_t{1} << kernel.args) - 1;
+    add_operands();
+    const PlanArg* args = program.plan.args().data() + kernel.first_arg;
+    const int64_t columns = program.value(args[2].limit), width = std::max(depth, columns);
+    if (columns == 0) return;
+    if (depth == 0) return fail("heads of width 0");
+    if (columns < 0 || columns > DIMENSION_MAX) return fail("the width of the values of a head is negative or beyond 2^40");
+    operands[0].limit = program.value(args[0].limit), operands[1].limit = depth, operands[2].limit = columns;
+    if (dims[0] == 0) without_keys();
+    unit_heads();
+    merge_heads();
+    if (failed()) return;
+    head->depth = width;
+    for (int d = 0; d < MAX_RANK; d++) head->dims[d] = d < rank ? dims[d] : 1;
+    head->scratch_bytes = uint64_t(attention_scratch_bytes(*head, operands[1]));
+    words = reinterpret_cast<Word*>(operands + operand_count);
+    constexpr uint16_t OPS_OF_WORDS[ATTENTION_WORDS] = {OP_mul_k, OP_mov_k, OP_mov_k, OP_end};
+    for (word_count = 0; word_count < ATTENTION_WORDS; word_count++) {
+      const bool has_constant = word_count < kernel.nodes;
+      double constant = has_constant ? nodes[word_count].k : 0;
+      if (has_constant && nodes[word_count].op == NODE_SIZE) constant = 1 / std::sqrt(double(program.value(nodes[word_count].a)));
+      words[word_count] = {OPS_OF_WORDS[word_count], 0, std::bit_cast<uint32_t>(float(constant))};
+    }
+    finish(SectionKind::ATTENTION, width);
+  }
+
   // A host function: whole arrays, and attributes as words.
   void host() {
     if (!begin_section()) return;
@@ -211,6 +243,7 @@ void encode_kernel(Program& program, const PlanKernel& kernel, const PreparedKer
   KernelEncoder encoder(program, kernel, nodes, count);
   if (matmul) encoder.matmul(prepared);
   else if (kernel.kind == uint8_t(SectionKind::PACK)) encoder.pack();
+  else if (kernel.kind == uint8_t(SectionKind::ATTENTION)) encoder.attention();
   else if (kernel.kind == uint8_t(SectionKind::HOST)) encoder.host();
   else if (kernel.kind == uint8_t(SectionKind::COPY)) encoder.copy();
   else encoder.vector(prepared);
@@ -242,7 +275,7 @@ PreparedKernel prepare(const Plan& plan, const PlanKernel& kernel) {
   using namespace encoding;
   PreparedKernel prepared;
   const SectionKind kind = SectionKind(kernel.kind);
-  if (kind == SectionKind::PACK || kind == SectionKind::HOST || kind == SectionKind::COPY) return prepared;
+  if (kind != SectionKind::VECTOR && kind != SectionKind::MATMUL) return prepared;
   Program program{plan, nullptr, nullptr, 0, 0, nullptr};
   Generator generator(program, kernel, plan.nodes().data() + kernel.first_node, kernel.nodes);
   generator.epilogue = kind == SectionKind::MATMUL;

@@ -223,6 +223,49 @@ struct Domain {
     }
     if (product.stride[0] != 4) return fail("the rows of the product are not contiguous");
   }
+
+  // ---- attention --------------------------------------------------------------------------------------------------
+
+  // No keys: one that no query sees, and that is never read. It has to lie somewhere.
+  void without_keys() {
+    operand_count = 4, dims[0] = 1, operands[0].limit = -DIMENSION_MAX;
+    for (int i = 1; i <= 2; i++) {
+      operands[i] = operands[0];
+      operands[i].limit = 1, operands[i].stride[1] = 0;
+    }
+    operands[2].depth = 4;
+  }
+  // Strides along dimensions of one element say nothing: make them what an attention wants.
+  void unit_heads() {
+    Operand &k = operands[1], &v = operands[2];
+    if (k.mode & PACKED) k.stride[0] = k.depth = 0;
+    for (int i = 0; i < operand_count; i++) {
+      if (dims[0] == 1) operands[i].stride[0] = 0;
+      const int64_t width = i < 2 ? k.limit : v.limit;
+      if (width == 1 && i < 4 && !(operands[i].mode & PACKED)) operands[i].depth = 4;
+    }
+    if (operands[0].stride[0] || operands[3].stride[0]) return fail("queries or results of an attention step with the keys");
+    if (k.stride[1] || v.stride[1]) return fail("keys or values of an attention step with the queries");
+    if (v.depth != 4 || operands[3].depth != 4)
+      return fail("values or results of an attention are not contiguous in their heads");
+    if (operand_count > 4 && operands[4].stride[0] && operands[4].stride[0] != DTYPE_BYTES[operands[4].dtype])
+      return fail("the mask of an attention is not contiguous along the keys");
+  }
+  // Heads that share their keys are further queries, as long as all of them see all keys.
+  void merge_heads() {
+    if (rank < 2) return add_unit_rows(), set_rank(2);
+    const bool sees_all = operands[0].limit >= dims[0];
+    int m = 2;
+    for (int d = 2; d < rank; d++) {
+      if (dims[d] == 1) continue;
+      const bool shared = sees_all && operands[1].stride[d] == 0 && operands[2].stride[d] == 0;
+      if (shared && dims[1] == 1) push(d, 1);
+      else if (shared && continues(1, d)) dims[1] *= dims[d];
+      else if (m > 2 && continues(m - 1, d)) dims[m - 1] *= dims[d];
+      else push(d, m++);
+    }
+    set_rank(m);
+  }
 };
 
 }  // namespace dvm::encoding

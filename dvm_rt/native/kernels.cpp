@@ -16,6 +16,7 @@ void leave() {
 }
 void run_matmul_and_leave(Context& c, const SectionRun& run) { run_matmul(c, run), leave(); }
 void run_pack_and_leave(Context& c, const SectionRun& run) { run_pack(c, run), leave(); }
+void run_attention_and_leave(Context& c, const SectionRun& run) { run_attention(c, run), leave(); }
 
 #if defined(__AVX512F__)
 constexpr int STRIP = 128;
@@ -27,7 +28,7 @@ constexpr int STRIP = 32;
 #define NAME_OF(target) #target
 #define NAME(target) NAME_OF(target)
 constexpr Target made() {
-  Target t{NAME(DVM_TARGET), STRIP, {}, run_matmul_and_leave, run_pack_and_leave, copy};
+  Target t{NAME(DVM_TARGET), STRIP, {}, run_matmul_and_leave, run_pack_and_leave, copy, run_attention_and_leave};
 #define X(dtype) \
   for (size_t i = 0; i < sizeof DTYPE_BYTES; i++) \
     if (std::string_view(DTYPE_NAMES[i]) == #dtype) t.vector[i] = dtype::run_vector;

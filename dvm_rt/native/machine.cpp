@@ -206,6 +206,7 @@ Machine::Run Machine::run_of(const Section& section) const {
     case SectionKind::VECTOR: return target_->vector[section.dtype];
     case SectionKind::MATMUL: return target_->matmul;
     case SectionKind::COPY: return target_->copy;
+    case SectionKind::ATTENTION: return target_->attention;
     case SectionKind::PACK: case SectionKind::HOST: break;  // a host section is never cut
   }
   return target_->pack;

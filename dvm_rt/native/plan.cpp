@@ -94,19 +94,20 @@ struct Checker {
   bool kernel(const PlanKernel& k) {
     const SectionKind kind = SectionKind(k.kind);
     const bool matmul = kind == SectionKind::MATMUL, pack = kind == SectionKind::PACK, host = kind == SectionKind::HOST,
-               copy = kind == SectionKind::COPY;
-    if (!(check.below("kind", k.kind, size_t(SectionKind::COPY) + 1) &&
+               copy = kind == SectionKind::COPY, attends = kind == SectionKind::ATTENTION;
+    if (!(check.below("kind", k.kind, size_t(SectionKind::ATTENTION) + 1) &&
           check.is(kind == SectionKind::VECTOR ? is_compute_dtype(k.dtype) : k.dtype == uint8_t(DType::FLOAT32), "compute dtype",
                    k.dtype, "32 and 64 bits, float32 where it is not a vector kernel") && dims(k.rank, k.dims) &&
-          check.is(matmul ? k.rank >= 2 : pack ? k.rank == 1 : host || k.rank >= 1, "rank", k.rank,
-                   "1 and more, matmul 2 and more, pack 1, host 0 and more") &&
+          check.is(matmul || attends ? k.rank >= 2 : pack ? k.rank == 1 : host || k.rank >= 1, "rank", k.rank,
+                   "1 and more, matmul and attention 2 and more, pack 1, host 0 and more") &&
           check.is(size_t(k.first_arg) + k.args <= plan.args().size(), "args", k.args, "args of the plan") &&
           check.is(size_t(k.first_node) + k.nodes <= plan.nodes().size(), "nodes", k.nodes, "nodes of the plan") &&
           check.is(k.args <= KERNEL_ARGS_MAX, "args", k.args, "0 to 12") &&
           check.is(k.nodes <= MAX_NODES, "nodes", k.nodes, "0 to 64") &&
-          check.is(matmul ? k.args >= 3 : pack || copy ? k.args == 2 : !host || k.args >= 1, "args", k.args, "3 and more, pack and copy 2, host 1 and more") &&
+          check.is(matmul ? k.args >= 3 : pack || copy ? k.args == 2 : attends ? k.args == 4 || k.args == 5 : !host || k.args >= 1, "args",
+                   k.args, "3 and more, pack and copy 2, attention 4 or 5, host 1 and more") &&
           check.is(!(pack || host || copy) || k.nodes == 0, "nodes", k.nodes, "none in a pack, a copy or a host kernel") &&
-          (matmul || pack || host ? expr("depth", k.depth) : expr_or_none("depth", k.depth)))) {
+          (matmul || pack || host || attends ? expr("depth", k.depth) : expr_or_none("depth", k.depth)))) {
       return false;
     }
     auto args = plan.args().subspan(k.first_arg, k.args);
@@ -115,6 +116,7 @@ struct Checker {
     }
     if (matmul && !matmul_args(args)) return false;
     if (pack && !pack_args(args)) return false;
+    if (attends) return attention_args(args) && attention_nodes(plan.nodes().subspan(k.first_node, k.nodes));
     if (host) return host_args(args);
     if (copy) {
       return check.is(args[0].mode == READ && args[1].mode == WRITE, "mode", args[0].mode, "READ, then WRITE") &&
@@ -181,6 +183,29 @@ struct Checker {
            check.is(args[0].mode == READ, "mode of the source", args[0].mode, "READ") &&
            check.is((args[1].mode & ~PACKED) == WRITE, "mode of the packed form", args[1].mode, "WRITE") &&
            expr("depth", args[0].depth);
+  }
+
+  // Q, K, V, O and perhaps a mask.
+  bool attention_args(std::span<const PlanArg> args) {
+    for (const PlanArg& a : args.first(4)) {
+      if (!check.is(a.dtype == uint8_t(DType::FLOAT32), "dtype of an attention", a.dtype, "float32") || !expr("depth", a.depth))
+        return false;
+    }
+    return check.is(args[0].mode == READ, "mode of Q", args[0].mode, "READ") && expr("keys that query 0 sees", args[0].limit) &&
+           expr("width of V", args[2].limit) &&
+           check.is(args[1].mode == READ || args[1].mode == (READ | PACKED), "mode of K", args[1].mode, "READ, PACKED") &&
+           check.is(args[2].mode == READ, "mode of V", args[2].mode, "READ") &&
+           check.is(args[3].mode == WRITE, "mode of O", args[3].mode, "WRITE") &&
+           (args.size() == 4 || (check.is(args[4].mode == READ, "mode of a mask", args[4].mode, "READ") &&
+                                 check.is(args[4].dtype == uint8_t(DType::FLOAT32) || args[4].dtype == uint8_t(DType::BOOL),
+                                          "dtype of a mask", args[4].dtype, "float32, bool")));
+  }
+  // Scale (a size stands for 1 / its square root), masked, empty.
+  bool attention_nodes(std::span<const PlanNode> nodes) {
+    if (nodes.size() == 3 && nodes[0].op == NODE_SIZE && !expr("size", nodes[0].a)) return false;
+    return check.is(nodes.size() == 3 && (nodes[0].op == NODE_CONST || nodes[0].op == NODE_SIZE) &&
+                        nodes[1].op == NODE_CONST && nodes[2].op == NODE_CONST,
+                    "nodes", int64_t(nodes.size()), "three constants in an attention");
   }
 
   bool nodes(const PlanKernel& k, std::span<const PlanArg> args, std::span<const PlanNode> nodes) {

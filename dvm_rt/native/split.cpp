@@ -1,7 +1,7 @@
 // Modelled time and units of sections.
 #include "split.h"
 #include <algorithm>
-#include "matmul.h"
+#include "attention.h"
 #include "program.h"
 
 namespace dvm {
@@ -10,6 +10,7 @@ namespace {
 // Measured: handing a section to threads that spin and collecting it costs 1 to 2 us, so a section of 20 us gains from two.
 constexpr double SPLIT_NS = 20e3, PART_NS = 5e3;
 constexpr double CYCLES_PER_NS = 2.8, MACS_PER_NS = 70, BYTES_PER_NS = 20;  // of one thread, AVX-512
+constexpr double ATTENTION_MACS_PER_NS = 45;
 constexpr double ROW_CYCLES_LEAST = 30;
 constexpr int64_t WIDE_ROWS = 16;  // so many rows or more are parts enough
 constexpr double CYCLES_MAX = 256;  // more than any word takes for a strip
@@ -80,6 +81,16 @@ Split split_pack(const SectionView& section) {
   return cut(panels(head.dims[0]) * ceil_div(head.depth, slice_k(head.depth)), 8.0 * double(head.dims[0]) * double(head.depth) / BYTES_PER_NS);
 }
 
+Split split_attention(const SectionView& section) {
+  const Section& head = *section.head;
+  const double keys = double(head.dims[0]), queries = double(head.dims[1]);
+  const double width = double(section.operands[1].limit) + double(section.operands[2].limit);
+  int64_t heads = 1;
+  for (int d = 2; d < head.rank; d++) heads *= head.dims[d];
+  const double ns = std::max(keys * queries * width / ATTENTION_MACS_PER_NS, 4 * keys * width / BYTES_PER_NS);
+  return cut(heads * attention_pieces(head), double(heads) * ns);
+}
+
 }  // namespace
 
 Split split_of(const SectionView& section) {
@@ -87,6 +98,7 @@ Split split_of(const SectionView& section) {
     case SectionKind::VECTOR: return split_vector(section);
     case SectionKind::MATMUL: return split_matmul(section);
     case SectionKind::PACK: return split_pack(section);
+    case SectionKind::ATTENTION: return split_attention(section);
     default: return {};
   }
 }

@@ -17,7 +17,7 @@ namespace dvm {
 struct SectionView;
 
 struct Split {
-  int64_t units = 1;   // vector: rows; matmul: matmul_cut() of matmul.h; pack: panels of all slices
+  int64_t units = 1;   // vector: rows; matmul: matmul_cut() of matmul.h; pack: panels of all slices; attention: attention_pieces() a head
   int64_t parts = 1;   // that the machine cuts the units into; 1: too little work to share
   int64_t ns = 0;      // modelled time on one thread; 0 where parts is 1
   int64_t blocks = 0;  // wide sections: BLOCKs of a row; `parts` cuts each row, by blocks, in each of its passes

@@ -20,4 +20,7 @@ DVM_EACH_DTYPE(X)
 void run_matmul(Context& context, const SectionRun& run);
 void run_pack(Context& context, const SectionRun& run);
 
+// Defined in attention.cpp.
+void run_attention(Context& context, const SectionRun& run);
+
 }  // namespace dvm::DVM_TARGET

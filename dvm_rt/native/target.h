@@ -73,6 +73,7 @@ struct Target {
   void (*matmul)(Context&, const SectionRun&);
   void (*pack)(Context&, const SectionRun&);
   void (*copy)(Context&, const SectionRun&);
+  void (*attention)(Context&, const SectionRun&);
 };
 
 std::span<const Target* const> targets();  // those this CPU can run, best first

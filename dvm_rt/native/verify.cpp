@@ -2,6 +2,7 @@
 // were checked before. Order: head, arguments, then for each section its head, its operands, how they overlap, its
 // words, and what of the workspace and the outputs is known to be written.
 #include "verify.h"
+#include "attention.h"
 #include "footprint.h"
 #include "matmul.h"
 
@@ -100,7 +101,8 @@ class Verifier {
   bool section_head(size_t rest) {
     const Section& s = *section_.head;
     auto wrong = [&](VerifyCode code, int64_t got, int64_t allowed) { return refuse(code, Place::SECTION, 0, got, allowed); };
-    if (s.kind > uint16_t(SectionKind::COPY)) return wrong(VerifyCode::SECTION_KIND, s.kind, uint16_t(SectionKind::COPY));
+    constexpr uint16_t LAST = uint16_t(SectionKind::ATTENTION);
+    if (s.kind > LAST) return wrong(VerifyCode::SECTION_KIND, s.kind, LAST);
     kind_ = SectionKind(s.kind);
     if (s.operand_count > MAX_OPERANDS) return wrong(VerifyCode::LIMIT, s.operand_count, MAX_OPERANDS);
     if (s.word_count > MAX_WORDS) return wrong(VerifyCode::LIMIT, s.word_count, MAX_WORDS);
@@ -154,6 +156,7 @@ class Verifier {
     const Section& s = *section_.head;
     const bool matmul = kind_ == SectionKind::MATMUL, pack = kind_ == SectionKind::PACK;
     auto wrong = [&](VerifyCode code, int64_t got, int64_t allowed) { return refuse(code, Place::SECTION, 0, got, allowed); };
+    if (kind_ == SectionKind::ATTENTION) return attention();
     if (matmul && (s.rank < 2 || s.operand_count < 3))
       return wrong(s.rank < 2 ? VerifyCode::DIMENSION : VerifyCode::OPERAND, s.rank < 2 ? s.rank : s.operand_count, s.rank < 2 ? 2 : 3);
     if (pack && (s.rank != 1 || s.operand_count != 2))
@@ -197,6 +200,29 @@ class Verifier {
     return true;
   }
 
+  // Everything about an attention section but what operand() sees to.
+  bool attention() {
+    const Section& s = *section_.head;
+    auto wrong = [&](VerifyCode code, int64_t got, int64_t allowed) { return refuse(code, Place::SECTION, 0, got, allowed); };
+    if (s.rank < 2) return wrong(VerifyCode::DIMENSION, s.rank, 2);
+    if (s.operand_count < 4 || s.operand_count > 5) return wrong(VerifyCode::OPERAND, s.operand_count, 5);
+    if (s.word_count != ATTENTION_WORDS) return wrong(VerifyCode::NESTING, s.word_count, ATTENTION_WORDS);
+    for (int i = 0; i < s.operand_count; i++)
+      if (!operand(i)) return false;
+    const int64_t need = attention_scratch_bytes(s, section_.operands[1]);
+    if (s.scratch_bytes < uint64_t(need)) return wrong(VerifyCode::LIMIT, s.scratch_bytes, need);
+    if (!overlaps()) return false;
+    constexpr uint16_t OPS_OF_WORDS[ATTENTION_WORDS] = {OP_mul_k, OP_mov_k, OP_mov_k, OP_end};
+    for (at_ = 0; at_ < ATTENTION_WORDS; at_++) {
+      const Word& w = section_.words[at_];
+      if (w.op != OPS_OF_WORDS[at_]) return refuse_word(VerifyCode::OPCODE, w.op, OPS_OF_WORDS[at_]);
+      if (w.a || (w.op == OP_end && w.k)) return refuse_word(VerifyCode::RESERVED, w.a, 0);
+    }
+    constexpr uint32_t O = 1u << 3;
+    stored_ = O, read_ = ((1u << s.operand_count) - 1) & ~O;
+    record();
+    return true;
+  }
   // ---- host functions: whole arrays, row-major; inputs are read, the last operand is written ----
   bool host() {
     const Section& s = *section_.head;
@@ -295,30 +321,56 @@ class Verifier {
     Walk& walk = walk_[i];
     walk.element = DTYPE_BYTES[x.dtype], walk.n = 0;
     const Section& s = *section_.head;
-    const bool has_depth = (kind_ == SectionKind::MATMUL && i < 2) || (kind_ == SectionKind::PACK && i == 0);
+    const bool attends = kind_ == SectionKind::ATTENTION;
+    const bool has_depth = (kind_ == SectionKind::MATMUL && i < 2) || (kind_ == SectionKind::PACK && i == 0) ||
+                           (attends && i < 4);
     const bool gathers = x.mode & GATHER, packed = x.mode & PACKED || (kind_ == SectionKind::PACK && i == 1);
     if (gathers && !gathered_shape(i)) return false;
-    if (!gathers && (x.index != NONE || x.limit)) return refuse_operand(VerifyCode::RESERVED, i, x.index, NONE);
+    if (attends && i < 3 && x.index == NONE) {  // Q: keys that query 0 sees; K, V: their width
+      const int64_t least = i ? 1 : -DIMENSION_MAX, most = i ? s.depth : DIMENSION_MAX;
+      if (x.limit < least || x.limit > most) return refuse_operand(VerifyCode::DIMENSION, i, x.limit, most);
+    } else if (!gathers && (x.index != NONE || x.limit)) return refuse_operand(VerifyCode::RESERVED, i, x.index, NONE);
     if (x.depth && !gathers && (!has_depth || packed)) return refuse_operand(VerifyCode::RESERVED, i, x.depth, 0);
     if (packed) {
-      const bool may = i == 1 && (kind_ == SectionKind::MATMUL ? (x.mode & (READ | WRITE)) == READ
+      const bool may = i == 1 && (kind_ == SectionKind::MATMUL || attends ? (x.mode & (READ | WRITE)) == READ
                                                                   : kind_ == SectionKind::PACK && x.mode & WRITE && x.mode & PACKED);
       if (!may || x.dtype != FLOAT32 || x.stride[0] || x.stride[1]) return refuse_operand(VerifyCode::OPERAND, i, x.mode, READ);
-      walk.element = packed_bytes(s.dims[0], s.depth);
+      const int64_t depth = attends ? x.limit : s.depth;
+      if (attends && depth > SLICE_K) return refuse_operand(VerifyCode::DIMENSION, i, depth, SLICE_K);
+      walk.element = packed_bytes(s.dims[0], depth);
       for (int d = 2; d < s.rank; d++) walk.step(s.dims[d], x.stride[d]);
       return true;
     }
     const bool each = kind_ == SectionKind::COPY && x.mode & WRITE;
     if (x.stride[0] || each) walk.step(s.dims[0], x.stride[0]);  // 0: one element a row, which may be written once a row
     for (int d = 1; d < s.rank; d++) walk.step(s.dims[d], x.stride[d]);
-    if (has_depth) walk.step(s.depth, x.depth);
+    if (has_depth) walk.step(attends ? section_.operands[i < 2 ? 1 : 2].limit : s.depth, x.depth);
     if (gathers) walk.step(x.limit, x.depth);
     if (x.arg == SCRATCH) {
       for (int d = 0; d < s.rank; d++)
         if (x.stride[d] != (d ? 0 : element_)) return refuse_operand(VerifyCode::OPERAND, i, x.stride[d], d ? 0 : element_);
     }
+    if (attends) return attention_shape(i);
     if (kind_ == SectionKind::VECTOR || kind_ == SectionKind::COPY || i > 2) return true;
     return product_shape(i);
+  }
+
+  // Q, K not packed, V, O, mask of an attention.
+  bool attention_shape(int i) {
+    const Operand& x = section_.operands[i];
+    constexpr int K = 1, V = 2, O = 3, MASK = 4;
+    if (i == MASK) {
+      const bool known = x.dtype == FLOAT32 || x.dtype == uint8_t(DType::BOOL);
+      if (!known) return refuse_operand(VerifyCode::DTYPE, i, x.dtype, FLOAT32);
+      if (x.mode != READ) return refuse_operand(VerifyCode::PERMISSION, i, x.mode, READ);
+      return !x.stride[0] || x.stride[0] == DTYPE_BYTES[x.dtype] || refuse_operand(VerifyCode::OPERAND, i, x.stride[0], 0);
+    }
+    if (x.dtype != FLOAT32) return refuse_operand(VerifyCode::DTYPE, i, x.dtype, FLOAT32);
+    const bool may = i == O ? (x.mode & ~READ) == WRITE : x.mode == READ;
+    if (!may) return refuse_operand(VerifyCode::PERMISSION, i, x.mode, i == O ? WRITE : READ);
+    const int64_t across = i == K || i == V ? x.stride[1] : x.stride[0];
+    if (across) return refuse_operand(VerifyCode::OPERAND, i, across, 0);
+    return i < V || x.depth == 4 || refuse_operand(VerifyCode::OPERAND, i, x.depth, 4);
   }
 
   bool gathered_shape(int i) {

@@ -186,6 +186,26 @@ def test_full() -> None:
     check(lambda op, x: op.sum(op.full(shape=(2, x.shape[0]), value=1.0, dtype="float32"), axes=(1,), keepdims=False), [normal(4)])
 
 
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize(
+    ("q", "k", "mask"),
+    [((5, 8), (9, 8), None), ((2, 3, 5, 32), (2, 1, 140, 32), None), ((3, 1, 20), (3, 7, 20), (7,)), ((2, 2, 4, 3), (2, 1, 6, 3), (2, 1, 1, 6)),
+     ((4, 6, 1), (6, 1), (4, 6, 1)), ((3, 0, 8), (3, 5, 8), None), ((3, 2, 8), (3, 0, 8), None), ((2, 1, 4), (2, 1, 4), (1, 1)),
+     ((2, 0, 4), (2, 0, 4), (0, 0))],
+)  # fmt: skip
+def test_attention(q: tuple[int, ...], k: tuple[int, ...], mask: tuple[int, ...] | None, causal: bool) -> None:
+    checked("attention")
+    attributes = {"scale": None, "causal": causal, "masked": float("-inf"), "empty": 0.0}
+    inputs = [normal(*q), normal(*k), normal(*k)]
+    if mask is None:
+        check(lambda op, *xs: op.attention(*xs, **attributes), inputs, atol=1e-5)
+        return
+    for given in (normal(*mask), normal(*mask) > 0):
+        for masked in (float("-inf"), -3.0):
+            attributes |= {"scale": 0.3, "masked": masked}
+            check(lambda op, *xs: op.attention(*xs, **attributes), [*inputs, given], atol=1e-5)
+
+
 def test_windows() -> None:
     """Geometry of all kinds is in tests/array/test_windows.py."""
     checked("windows", "conv", "conv_transpose", "max_pool", "avg_pool")

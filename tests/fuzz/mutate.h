@@ -50,7 +50,7 @@ struct Tree {
     for (const Part& s : sections) {
       unsigned __int128 rows = 1;
       for (int d = 1; d < MAX_RANK && d < s.head.rank; d++) rows = rows * uint64_t(s.head.dims[d]) & ~0ull;
-      if (s.head.kind >= uint16_t(SectionKind::HOST)) {
+      if (s.head.kind == uint16_t(SectionKind::HOST) || s.head.kind == uint16_t(SectionKind::COPY)) {
         total += (uint64_t(s.head.dims[0]) * rows + 15) / 16 + 1;
         continue;
       }
@@ -235,7 +235,7 @@ class Mutator {
       case 7: s.head.depth = s.head.depth > 1 ? 1 + r_.below(s.head.depth) : s.head.depth; break;
       case 8: s.head.scratch_bytes = uint64_t(near(int64_t(s.head.scratch_bytes), 4)), t_.head.scratch_bytes = std::max(t_.head.scratch_bytes, s.head.scratch_bytes); break;
       case 9: s.head.rank = uint8_t(r_.chance(70) ? s.head.rank + 1 : boundary()); break;
-      case 10: if (r_.chance(30)) s.head.kind = uint16_t(r_.below(6)); else s.head.scratch_bytes += 64 * r_.below(8); break;
+      case 10: if (r_.chance(30)) s.head.kind = uint16_t(r_.below(7)); else s.head.scratch_bytes += 64 * r_.below(8); break;
       case 11: if (r_.chance(20)) s.head.dtype = uint8_t(r_.below(14)); break;
       case 12:
         if (r_.chance(20)) s.head.reserved = 1;

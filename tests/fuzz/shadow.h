@@ -46,6 +46,7 @@ class Shadow {
           case SectionKind::PACK: pack(); break;
           case SectionKind::HOST: host(); break;
           case SectionKind::COPY: copy(); break;
+          case SectionKind::ATTENTION: attention(); break;
         }
       }
       if (work_ > program_.head().fuel) fail("more work than fuel");
@@ -93,8 +94,9 @@ class Shadow {
     s_ = &section, number_++, word_ = 0;
     const Section& head = *section.head;
     const SectionKind kind = SectionKind(head.kind);
-    const bool vector = kind == SectionKind::VECTOR, copies = kind == SectionKind::COPY, host = kind == SectionKind::HOST;
-    need(head.kind <= uint16_t(SectionKind::COPY) && !head.reserved, "section head");
+    const bool vector = kind == SectionKind::VECTOR, copies = kind == SectionKind::COPY, host = kind == SectionKind::HOST,
+               attends = kind == SectionKind::ATTENTION;
+    need(head.kind <= uint16_t(SectionKind::ATTENTION) && !head.reserved, "section head");
     need(head.dtype == uint8_t(DType::FLOAT32) || (vector && is_compute_dtype(head.dtype)), "compute dtype");
     need(!head.constant_count || element_bytes() == 8, "constants");
     need(head.operand_count <= MAX_OPERANDS && head.word_count <= MAX_WORDS, "section counts");
@@ -103,7 +105,7 @@ class Shadow {
     for (int i = 0; i < head.operand_count; i++) {
       const Operand& x = section.operands[i];
       need(x.dtype < sizeof DTYPE_BYTES && !x.reserved && x.mode & (READ | WRITE) && x.mode < 16, "operand");
-      need(x.mode & GATHER ? x.limit >= 1 : x.limit == 0 && x.index == NONE, "index or limit without gather");
+      need(x.mode & GATHER ? x.limit >= 1 : (x.limit == 0 || (attends && i < 3)) && x.index == NONE, "index or limit without gather");
       for (int d = host ? int(x.depth) : head.rank; d < MAX_RANK; d++) need(x.stride[d] == 0, "stride of an unused dimension");
       if (vector || copies) need(!x.depth || x.mode & GATHER, "depth");
       if (x.mode & PACKED) need(!vector && i == 1 && !x.depth && !x.stride[0] && !x.stride[1], "packed");
@@ -402,6 +404,40 @@ class Shadow {
       touch(1, row_at_[1], head.depth * ((head.dims[0] + PANEL - 1) / PANEL) * PANEL * 4, WRITE, 1);
     });
     work_ += (head.dims[0] * head.depth + 1023) / 1024;
+  }
+
+  void attention() {
+    const Section& head = *s_->head;
+    const Operand *q = s_->operands, *k = q + 1, *v = q + 2, *o = q + 3, *m = q + 4;
+    const int64_t keys = head.dims[0], queries = head.dims[1];
+    need(head.rank >= 2 && (head.operand_count == 4 || head.operand_count == 5) && head.word_count == 4, "shape of an attention");
+    need(k->limit >= 1 && k->limit <= head.depth && v->limit >= 1 && v->limit <= head.depth, "widths of an attention");
+    const int64_t wide = (head.depth + PANEL - 1) / PANEL * PANEL, blocks = (keys + KEY_BLOCK - 1) / KEY_BLOCK * KEY_BLOCK;
+    const int64_t kept = k->mode & PACKED ? 0 : queries <= 48 || blocks * head.depth > 1 << 24 ? KEY_BLOCK : blocks;
+    const int64_t need_scratch = 64 * (head.depth + wide + 16) + 16 * KEY_BLOCK + KEY_BLOCK * wide + kept * head.depth;
+    need(4 * need_scratch <= int64_t(head.scratch_bytes), "scratch of an attention");
+    for (const Operand* x : {q, k, v, o}) need(x->dtype == 11, "dtype of an attention");
+    need(!q->stride[0] && !o->stride[0] && !k->stride[1] && !v->stride[1] && v->depth == 4 && o->depth == 4, "strides of an attention");
+    auto rows = [&](int i, int dim, int64_t width, int how) {
+      const Operand& x = q[i];
+      for (int64_t r = 0; r < head.dims[dim]; r++)
+        for (int64_t d = 0; d < width; d++)
+          touch(i, row_at_[i] + __int128(r) * x.stride[dim] + __int128(d) * x.depth, 4, how,
+                how == READ ? MANY : uint32_t((row_ * queries + r) * width + d + 1));
+    };
+    odometer(2, [&] {
+      rows(0, 1, k->limit, READ), rows(2, 0, v->limit, READ);
+      if (k->mode & PACKED) touch(1, row_at_[1], k->limit * ((keys + PANEL - 1) / PANEL) * PANEL * 4, READ, MANY);
+      else rows(1, 0, k->limit, READ);
+      if (head.operand_count == 5) {
+        const int64_t size = DTYPE_BYTES[m->dtype];
+        need((m->dtype == 11 || m->dtype == 0) && (!m->stride[0] || m->stride[0] == size) && !m->depth, "mask of an attention");
+        for (int64_t i = 0; i < queries; i++)
+          for (int64_t j = 0; j < keys; j++) touch(4, row_at_[4] + __int128(i) * m->stride[1] + j * m->stride[0], size, READ, MANY);
+      }
+      rows(3, 1, v->limit, WRITE);
+    });
+    work_ += (keys * rows_of(head) * head.depth + 1023) / 1024 + 4 * ((keys + LANES - 1) / LANES) * rows_of(head);
   }
 
   const VerifiedProgram& program_;

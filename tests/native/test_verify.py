@@ -161,6 +161,38 @@ section0 vector int64 [100,3] scratch=832
   constant 0xffffffffffffffff
 """
 
+ATTENTION = """
+program workspace=0 scratch=100000 fuel=100
+arg0 960 float32 read align=4
+arg1 3840 float32 read align=4
+arg2 2000 float32 read align=4
+arg3 840 float32 write align=4
+arg4 200 bool read align=1
+arg5 1536 float32 read|write align=4
+section0 attention float32 [20,5,2] depth=12 scratch=46080
+  x0 arg0+480 float32 read [0,48,-240] limit=16 depth=4
+  x1 arg1+0 float32 read [48,0,960] limit=12 depth=4
+  x2 arg2+0 float32 read [28,0,0] limit=7 depth=4
+  x3 arg3+280 float32 write [0,28,-140] depth=4
+  x4 arg4+0 bool read [1,20,100]
+  0 mul.k 0.25
+  1 mov.k 0xff800000
+  2 mov.k 0.0
+  3 end
+section1 pack float32 [20] depth=12
+  x0 arg1+0 float32 read [48] depth=4
+  x1 arg5+0 float32 write|packed [0]
+section2 attention float32 [20,5] depth=12 scratch=39936
+  x0 arg0+0 float32 read [0,48] limit=20 depth=4
+  x1 arg5+0 float32 read|packed [0,0] limit=12
+  x2 arg2+0 float32 read [28,0] limit=7 depth=4
+  x3 arg3+280 float32 write [0,28] depth=4
+  0 mul.k 1.0
+  1 mov.k 0.0
+  2 mov.k 0.0
+  3 end
+"""
+
 HOST = """
 program workspace=64 scratch=0 fuel=11
 arg0 48 float32 read align=4
@@ -182,7 +214,7 @@ section2 host float32 [48] depth=2
 
 LISTINGS = {
     "elementwise": ELEMENTWISE, "softmax": SOFTMAX, "gather": GATHER, "matmul": MATMUL, "packed": PACKED, "host": HOST,
-    "wide": WIDE,
+    "wide": WIDE, "attention": ATTENTION,
 }  # fmt: skip
 
 
@@ -333,6 +365,39 @@ def edits() -> Iterator[Edit]:
     yield e("NESTING", 0, 1, "1 add.i x3", "1 add.r r0", "matmul")
     yield e("NESTING", 0, 1, "1 add.i x3", "1 store_row r0", "matmul")
     yield e("NESTING", 0, 1, "1 add.i x3", "1 fetch x3 64", "matmul")
+    # attention
+    def a(code: str, section: int, word: int, old: str, new: str) -> Edit:
+        return e(code, section, word, old, new, "attention")
+
+    yield a("LIMIT", 0, 0, "depth=12 scratch=46080", "depth=12 scratch=46076")
+    yield a("LIMIT", 2, 0, "depth=12 scratch=39936", "depth=12 scratch=39935")
+    yield a("DIMENSION", 0, 0, "[20,5,2] depth=12", "[20,5,2] depth=0")
+    yield a("DIMENSION", 0, 1, "[20,5,2] depth=12", "[20,5,2] depth=11")
+    yield a("DIMENSION", 0, 0, "limit=16", f"limit={(1 << 40) + 1}")
+    yield a("DIMENSION", 0, 1, "[48,0,960] limit=12", "[48,0,960] limit=0")
+    yield a("DIMENSION", 0, 2, "[28,0,0] limit=7", "[28,0,0] limit=13")
+    yield a("OUT_OF_BOUNDS", 0, 0, "arg0+480", "arg0+236")
+    yield a("OUT_OF_BOUNDS", 0, 1, "[48,0,960] limit=12", "[152,0,960] limit=12")
+    yield a("OUT_OF_BOUNDS", 0, 2, "[28,0,0] limit=7", "[104,0,0] limit=7")
+    yield a("OUT_OF_BOUNDS", 0, 3, "arg3+280 float32 write [0,28,-140]", "arg3+136 float32 write [0,28,-140]")
+    yield a("OUT_OF_BOUNDS", 0, 4, "arg4 200 bool", "arg4 199 bool")
+    yield a("OUT_OF_BOUNDS", 2, 1, "arg5+0 float32 read|packed", "arg5+4 float32 read|packed")
+    yield a("OPERAND", 0, 0, "read [0,48,-240]", "read [4,48,-240]")
+    yield a("OPERAND", 0, 1, "[48,0,960] limit=12", "[48,4,960] limit=12")
+    yield a("OPERAND", 0, 2, "[28,0,0] limit=7 depth=4", "[28,4,0] limit=7 depth=4")
+    yield a("OPERAND", 0, 2, "[28,0,0] limit=7 depth=4", "[28,0,0] limit=7 depth=8")
+    yield a("OPERAND", 0, 3, "write [0,28,-140]", "write [4,28,-140]")
+    yield a("OPERAND", 0, 4, "read [1,20,100]", "read [2,20,50]")
+    yield a("OPERAND", 2, 1, "arg5+0 float32 read|packed [0,0]", "arg5+0 float32 read|packed [4,0]")
+    yield a("RESERVED", 0, 4, "read [1,20,100]", "read [1,20,100] depth=1")
+    yield a("RESERVED", 0, 3, "write [0,28,-140] depth=4", "write [0,28,-140] depth=4 limit=1")
+    yield a("OVERLAP", 0, 3, "write [0,28,-140]", "write [0,24,-140]")
+    yield a("OVERLAP", 2, 1, "x3 arg3+280 float32 write [0,28] depth=4\n", "x3 arg5+0 float32 write [0,28] depth=4\n")
+    yield a("PERMISSION", 0, 0, "arg0+480 float32 read [", "arg0+480 float32 write [")
+    yield a("OPCODE", 0, 0, "0 mul.k 0.25", "0 add.k 0.25")
+    yield a("OPCODE", 0, 3, "2 mov.k 0.0\n  3 end\nsection1", "2 mov.k 0.0\n  3 end_row\nsection1")
+    yield a("RESERVED", 0, 1, "1 mov.k 0xff800000", "1 mov.k 0xff800000 a=1")
+    yield a("NESTING", 2, 0, "1 mov.k 0.0\n  2 mov.k 0.0\n", "1 mov.k 0.0\n")
     # host functions
     yield e("DIMENSION", 0, 0, "host float32 [18]", "host float32 [18,1] rank=2", "host")
     yield e("OPCODE", 0, 0, "[18] depth=1", f"[18] depth={len(layout.ENUMS['HostFunction']) + 1}", "host")
