@@ -181,18 +181,20 @@ class SectionBuilder:
     kind: int
     dims: tuple[int, ...]
     depth: int = 0
+    dtype: dtypes.DType = dtypes.float32
     operands: list[Operand] = field(default_factory=list)
     words: list[Word] = field(default_factory=list)
     scratch_bytes: int = 0
     _pass: int = 0
 
     def operand(
-        self, arg: int, strides: Sequence[int] = (), *, dtype: dtypes.DType = dtypes.float32, mode: int = READ,
+        self, arg: int, strides: Sequence[int] = (), *, dtype: dtypes.DType | None = None, mode: int = READ,
         base: int = 0, depth: int = 0, index: int = NONE, limit: int = 0,
     ) -> int:  # fmt: skip
-        """Adds an operand and returns its number. `strides` in bytes, innermost first, missing ones 0."""
+        """Adds an operand and returns its number. `strides` in bytes, innermost first, missing ones 0; `dtype` is the
+        compute dtype unless another is named."""
         padded = tuple(strides) + (0,) * (MAX_RANK - len(strides))
-        self.operands.append(Operand(arg, dtype.code, mode, index, 0, base, limit, depth, padded))
+        self.operands.append(Operand(arg, (dtype or self.dtype).code, mode, index, 0, base, limit, depth, padded))
         return len(self.operands) - 1
 
     def row_buffer(self) -> int:
@@ -229,10 +231,10 @@ class SectionBuilder:
         if self.kind == MATMUL:
             b = self.operands[1]
             scratch_bytes = matmul.scratch_bytes(
-                *dims[:2], self.depth, bool(b.mode & PACKED), b.stride[0]
+                *dims[:2], self.depth, bool(b.mode & PACKED), b.stride[0], self.dtype
             )
         return Section(
-            self.kind, dtypes.float32.code, len(self.dims), 0, self.depth, scratch_bytes, dims,
+            self.kind, self.dtype.code, len(self.dims), 0, self.depth, scratch_bytes, dims,
             tuple(self.operands), tuple(self.words),
         )  # fmt: skip
 
@@ -257,10 +259,10 @@ class ProgramBuilder:
         """Adds a vector section; dims[0] is the row. Its words end with `end_row`, which the caller adds."""
         return self._add(SectionBuilder(VECTOR, dims))
 
-    def matmul(self, n: int, m: int, k: int, *batch: int) -> SectionBuilder:
+    def matmul(self, n: int, m: int, k: int, *batch: int, dtype: dtypes.DType = dtypes.float32) -> SectionBuilder:
         """Adds a matmul section; operands 0, 1, 2 are A, B, C. Epilogue words, if any, end with `end`. Its
         scratch follows from B."""
-        return self._add(SectionBuilder(MATMUL, (n, m, *batch), k))
+        return self._add(SectionBuilder(MATMUL, (n, m, *batch), k, dtype))
 
     def pack(self, n: int, k: int) -> SectionBuilder:
         """Adds a pack section; operand 0 is the source, operand 1 the packed form."""

@@ -33,6 +33,9 @@ LIMIT = SimpleNamespace(**layout.LIMITS)
 MODE = SimpleNamespace(**layout.FLAGS["Mode"])
 KINDS = layout.ENUMS["SectionKind"]
 STORED = {d.code: d for d in dtypes.DTYPES if d.kind in "biu" or d is dtypes.float32}  # what load and store_any take
+PRODUCTS = {d.code for d in dtypes.DTYPES if d.name in ("float32", "float64", "int32", "uint32", "int64", "uint64")}
+PACKABLE = {d.code for d in (dtypes.float32, dtypes.float16, dtypes.bfloat16)}
+BYTES = (dtypes.int8.code, dtypes.uint8.code)
 FLOAT32, INDEXES = dtypes.float32.code, (dtypes.int32.code, dtypes.int64.code)
 SUMS = range(LIMIT.MAX_REDUCTIONS // 2)
 MAXIMA = range(LIMIT.MAX_REDUCTIONS // 2, LIMIT.MAX_REDUCTIONS)
@@ -136,7 +139,7 @@ class _Verifier:
         if section.kind == "MATMUL":
             b = operands[1]
             need = matmul.scratch_bytes(
-                *section.dims[:2], section.depth, bool(b.mode & MODE.PACKED), b.stride[0]
+                *section.dims[:2], section.depth, bool(b.mode & MODE.PACKED), b.stride[0], dtypes.DTYPES[section.dtype]
             )
             require(section.scratch_bytes >= need, "LIMIT")
         if words:
@@ -147,7 +150,8 @@ class _Verifier:
         require(s.kind < len(KINDS), "SECTION_KIND")
         s.kind = KINDS[s.kind]
         require(s.operand_count <= LIMIT.MAX_OPERANDS and s.word_count <= LIMIT.MAX_WORDS, "LIMIT")
-        require(s.dtype == FLOAT32, "DTYPE")
+        require(s.dtype in PRODUCTS if s.kind == "MATMUL" else s.dtype == FLOAT32, "DTYPE")
+        require(s.dtype == FLOAT32 or s.word_count == 0, "DTYPE")
         require(s.reserved == 0, "RESERVED")
         require(1 <= s.rank <= LIMIT.MAX_RANK, "DIMENSION")
         require(all(1 <= d <= DIMENSION_MAX for d in s.dims), "DIMENSION")
@@ -185,7 +189,8 @@ class _Verifier:
         require(0 <= x.mode < 16 and x.mode & (MODE.READ | MODE.WRITE) != 0, "PERMISSION")
         require(not x.mode & MODE.READ or bool(memory.mode & MODE.READ), "PERMISSION")
         require(not x.mode & MODE.WRITE or bool(memory.mode & MODE.WRITE), "PERMISSION")
-        require(x.dtype in STORED, "DTYPE")
+        in_product = s.kind == "PACK" or (s.kind == "MATMUL" and number < 3)
+        require(x.dtype in (range(len(dtypes.DTYPES)) if in_product else STORED), "DTYPE")
         require(memory.dtype in (None, x.dtype), "DTYPE")
         require(not any(x.stride[s.rank :]), "RESERVED")
         if x.mode & MODE.GATHER:
@@ -228,20 +233,28 @@ class _Verifier:
         """A, B, C and the rest of a matmul; source and destination of a pack."""
         x, kind, require = self.operands[number], self.s.kind, self.require
         role = {"MATMUL": "ABC", "PACK": "BP"}[kind][number : number + 1]
-        if role:
-            require(x.dtype == FLOAT32, "DTYPE")
+        compute = self.s.dtype
+        if kind == "PACK":
+            require(x.dtype in PACKABLE and x.dtype == self.operands[0].dtype, "DTYPE")
+        elif role == "B" and x.mode & MODE.PACKED:
+            require(compute == FLOAT32 and x.dtype in PACKABLE, "DTYPE")
+        elif role in ("A", "B") and compute == dtypes.int32.code:
+            require(x.dtype in (compute, *BYTES), "DTYPE")
+        elif role:
+            require(x.dtype == compute, "DTYPE")
+        element = dtypes.DTYPES[x.dtype].bytes
         if role == "P":
             require(x.mode in (MODE.WRITE | MODE.PACKED, MODE.READ | MODE.WRITE | MODE.PACKED), "OPERAND")
         elif role == "C":
             require(x.mode == MODE.READ | MODE.WRITE, "PERMISSION")
-            require(x.stride[0] == 4, "OPERAND")
+            require(x.stride[0] == element, "OPERAND")
         elif role == "B" and kind == "MATMUL" and x.mode & MODE.PACKED:
             require(x.mode == MODE.READ | MODE.PACKED, "OPERAND")
         elif role:
             require(x.mode == MODE.READ, "PERMISSION")
             along, across = (x.stride[1], x.stride[0]) if role == "A" else (x.stride[0], x.stride[1])
             require(across == 0, "OPERAND")
-            require(along == 4 or x.depth == 4, "OPERAND")
+            require(element in (along, x.depth), "OPERAND")
         if x.mode & MODE.PACKED:
             require(x.stride[0] == 0 and x.stride[1] == 0 and x.depth == 0, "OPERAND")
         elif role in ("", "C"):
@@ -252,14 +265,14 @@ class _Verifier:
         x, s = self.operands[number], self.s
         moves = [(s.dims[d], x.stride[d]) for d in range(s.rank)]
         if x.mode & MODE.PACKED:
-            return matmul.packed_bytes(s.dims[0], s.depth), [m for m in moves[2:] if m[0] > 1]
+            return matmul.packed_bytes(s.dims[0], s.depth, dtypes.DTYPES[x.dtype].bytes), [m for m in moves[2:] if m[0] > 1]
         if x.stride[0] == 0:
             del moves[0]  # one element a row
         if x.mode & MODE.GATHER:
             moves.append((x.limit, x.depth))
         elif s.kind != "VECTOR" and (number == 0 or (number == 1 and s.kind == "MATMUL")):
             moves.append((s.depth, x.depth))
-        return STORED[x.dtype].bytes, [m for m in moves if m[0] > 1]
+        return dtypes.DTYPES[x.dtype].bytes, [m for m in moves if m[0] > 1]
 
     def inside(self, number: int, x: SimpleNamespace, memory: SimpleNamespace) -> tuple[int, int]:
         size, moves = self.steps(number)
@@ -267,7 +280,7 @@ class _Verifier:
         low = x.base + sum(e for e in ends if e < 0)
         high = x.base + sum(e for e in ends if e > 0) + size
         self.require(low >= 0 and high <= memory.bytes, "OUT_OF_BOUNDS")
-        element = STORED[x.dtype].bytes
+        element = dtypes.DTYPES[x.dtype].bytes
         self.require(memory.align % element == 0, "ALIGNMENT")
         self.require(all(v % element == 0 for v in (x.base, *(stride for _, stride in moves))), "ALIGNMENT")
         return low, high

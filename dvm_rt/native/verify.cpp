@@ -14,6 +14,10 @@ constexpr uint32_t LOADABLE = 1u << uint32_t(DType::BOOL) | 1u << uint32_t(DType
                               1u << uint32_t(DType::UINT16) | 1u << uint32_t(DType::UINT32) | 1u << uint32_t(DType::UINT64) |
                               1u << uint32_t(DType::FLOAT32);
 constexpr uint8_t FLOAT32 = uint8_t(DType::FLOAT32);
+constexpr uint32_t bit_of(DType d) { return 1u << uint32_t(d); }
+constexpr uint32_t PRODUCTS = bit_of(DType::FLOAT32) | bit_of(DType::FLOAT64) | bit_of(DType::INT32) | bit_of(DType::UINT32) |
+                              bit_of(DType::INT64) | bit_of(DType::UINT64);  // compute dtypes of a matmul
+constexpr uint32_t PACKABLE = bit_of(DType::FLOAT32) | bit_of(DType::FLOAT16) | bit_of(DType::BFLOAT16);
 static_assert(MAX_OPERANDS <= 32 && MAX_SLOTS <= 32 && MAX_ROW_SCALARS <= 32 && MAX_REDUCTIONS <= 8);
 
 bool power_of_two(uint64_t x) { return x && !(x & (x - 1)); }
@@ -110,7 +114,8 @@ class Verifier {
     if (s.word_count > MAX_WORDS) return wrong(VerifyCode::LIMIT, s.word_count, MAX_WORDS);
     const size_t bytes = sizeof s + s.operand_count * sizeof(Operand) + s.word_count * sizeof(Word);
     if (s.bytes != bytes || bytes > rest) return wrong(VerifyCode::TRUNCATED, s.bytes, bytes);
-    if (s.dtype != FLOAT32) return wrong(VerifyCode::DTYPE, s.dtype, FLOAT32);
+    const uint32_t computes = kind_ == SectionKind::MATMUL ? PRODUCTS : 1u << FLOAT32;
+    if (s.dtype >= sizeof DTYPE_BYTES || !(computes >> s.dtype & 1)) return wrong(VerifyCode::DTYPE, s.dtype, FLOAT32);
     if (s.reserved) return wrong(VerifyCode::RESERVED, s.reserved, 0);
     if (s.rank < 1 || s.rank > MAX_RANK) return wrong(VerifyCode::DIMENSION, s.rank, MAX_RANK);
     if (s.scratch_bytes > head().scratch_bytes) return wrong(VerifyCode::LIMIT, s.scratch_bytes, head().scratch_bytes);
@@ -152,6 +157,7 @@ class Verifier {
     auto wrong = [&](VerifyCode code, int64_t got, int64_t allowed) { return refuse(code, Place::SECTION, 0, got, allowed); };
     if (matmul && (s.rank < 2 || s.operand_count < 3))
       return wrong(s.rank < 2 ? VerifyCode::DIMENSION : VerifyCode::OPERAND, s.rank < 2 ? s.rank : s.operand_count, s.rank < 2 ? 2 : 3);
+    if (matmul && s.word_count && s.dtype != FLOAT32) return wrong(VerifyCode::DTYPE, s.dtype, FLOAT32);
     if (pack && (s.rank != 1 || s.operand_count != 2))
       return wrong(s.rank != 1 ? VerifyCode::DIMENSION : VerifyCode::OPERAND, s.rank != 1 ? s.rank : s.operand_count, s.rank != 1 ? 1 : 2);
     for (int i = 0; i < s.operand_count; i++)
@@ -184,7 +190,8 @@ class Verifier {
     const uint8_t access = x.mode & (READ | WRITE);
     if (x.mode & ~(READ | WRITE | GATHER | PACKED) || !access || access & ~arg_mode)
       return refuse_operand(VerifyCode::PERMISSION, i, x.mode, arg_mode);
-    if (x.dtype >= sizeof DTYPE_BYTES || !(LOADABLE >> x.dtype & 1)) return refuse_operand(VerifyCode::DTYPE, i, x.dtype, FLOAT32);
+    const uint32_t storable = kind_ == SectionKind::VECTOR || (kind_ == SectionKind::MATMUL && i > 2) ? LOADABLE : ~0u;
+    if (x.dtype >= sizeof DTYPE_BYTES || !(storable >> x.dtype & 1)) return refuse_operand(VerifyCode::DTYPE, i, x.dtype, FLOAT32);
     const uint8_t dtype = scratch ? FLOAT32 : workspace ? x.dtype : args()[x.arg].dtype;
     if (x.dtype != dtype) return refuse_operand(VerifyCode::DTYPE, i, x.dtype, dtype);
     for (int d = section_.head->rank; d < MAX_RANK; d++)
@@ -211,8 +218,11 @@ class Verifier {
     if (packed) {
       const bool may = i == 1 && (kind_ == SectionKind::MATMUL ? (x.mode & (READ | WRITE)) == READ
                                                                   : kind_ == SectionKind::PACK && x.mode & WRITE && x.mode & PACKED);
-      if (!may || x.dtype != FLOAT32 || x.stride[0] || x.stride[1]) return refuse_operand(VerifyCode::OPERAND, i, x.mode, READ);
-      walk.element = packed_bytes(s.dims[0], s.depth);
+      if (!may || x.stride[0] || x.stride[1]) return refuse_operand(VerifyCode::OPERAND, i, x.mode, READ);
+      const bool known = s.dtype == FLOAT32 && PACKABLE >> x.dtype & 1;
+      if (!known || (kind_ == SectionKind::PACK && x.dtype != section_.operands[0].dtype))
+        return refuse_operand(VerifyCode::DTYPE, i, x.dtype, FLOAT32);
+      walk.element = packed_bytes(s.dims[0], s.depth, DTYPE_BYTES[x.dtype]);
       for (int d = 2; d < s.rank; d++) walk.step(s.dims[d], x.stride[d]);
       return true;
     }
@@ -244,16 +254,20 @@ class Verifier {
   bool product_shape(int i) {
     const Operand& x = section_.operands[i];
     const bool matmul = kind_ == SectionKind::MATMUL;
-    if (x.dtype != FLOAT32) return refuse_operand(VerifyCode::DTYPE, i, x.dtype, FLOAT32);
+    const uint8_t dtype = section_.head->dtype;
+    const bool bytes = matmul && i < 2 && dtype == uint8_t(DType::INT32) && (bit_of(DType::INT8) | bit_of(DType::UINT8)) >> x.dtype & 1;
+    const bool may = matmul ? x.dtype == dtype || bytes : PACKABLE >> x.dtype & 1;
+    if (!may) return refuse_operand(VerifyCode::DTYPE, i, x.dtype, dtype);
+    const int64_t element = DTYPE_BYTES[x.dtype];
     if (i == 2) {
       if (x.mode != (READ | WRITE)) return refuse_operand(VerifyCode::PERMISSION, i, x.mode, READ | WRITE);
-      return x.stride[0] == 4 || refuse_operand(VerifyCode::OPERAND, i, x.stride[0], 4);
+      return x.stride[0] == element || refuse_operand(VerifyCode::OPERAND, i, x.stride[0], element);
     }
     if (x.mode != READ) return refuse_operand(VerifyCode::PERMISSION, i, x.mode, READ);
     const bool is_a = matmul && i == 0;
     const int64_t along = is_a ? x.stride[1] : x.stride[0], across = is_a ? x.stride[0] : x.stride[1];
     if (matmul && across) return refuse_operand(VerifyCode::OPERAND, i, across, 0);
-    return along == 4 || x.depth == 4 || refuse_operand(VerifyCode::OPERAND, i, along, 4);
+    return along == element || x.depth == element || refuse_operand(VerifyCode::OPERAND, i, along, element);
   }
 
   bool inside(int i, uint64_t align, int64_t bytes) {
