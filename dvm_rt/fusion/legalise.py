@@ -25,7 +25,7 @@ from dvm_rt.fusion.views import (
     source,
     through,
 )
-from dvm_rt.graph.graph import Graph, Make, Node, decomposed, reachable, rewrite
+from dvm_rt.graph.graph import Graph, Make, Node, reachable, rewrite, taken_apart
 from dvm_rt.graph.operators import Lowering
 from dvm_rt.graph.symbols import Shape, product, same
 from dvm_rt.isa import table
@@ -51,13 +51,13 @@ class Legal:
 def legalise(graph: Graph, repeats: bool = True) -> Legal:
     """The graph in the form that kernels need; `repeats`: cheap values are computed by each reader for itself. Raises
     UnsupportedOperatorError for what no kernel can do yet."""
-    return _with_copies(rewrite(decomposed(graph), _last_axis), repeats)
+    return _with_copies(rewrite(graph, _lowered, again=True), repeats)
 
 
-def _last_axis(op: Make, node: Node) -> Node | None:
-    """Reductions over the last axis, which they keep."""
+def _lowered(op: Make, node: Node) -> Node | None:
+    """Composites taken apart; reductions over the last axis, which they keep."""
     if node.operator.lowering is not Lowering.REDUCE:
-        return None
+        return taken_apart(op, node)
     x, (axes, keepdims) = node.inputs[0], node.attributes
     rank = len(x.shape)
     if axes == (rank - 1,) and keepdims:
@@ -95,7 +95,7 @@ def _paths_to_readers(graph: Graph) -> dict[Node, list[tuple[Node, ...]]]:
 
 def _preferred(root: Node, paths: list[tuple[Node, ...]]) -> tuple | None:
     """Strides in which more readers can go without a copy than row-major, or None; what is given lies as it lies."""
-    if not is_computed(root):
+    if not is_computed(root) or not any(paths):
         return None
     best, best_count = None, _served(contiguous(root), paths)
     if best_count == len(paths):
@@ -149,14 +149,15 @@ class _Copier:
         if is_view(node):
             self.new[node] = self.view(node, inputs[0])
             return
-        if node.operator.lowering is Lowering.PRODUCT:
-            inputs = [self.operand(i) for i in inputs]
-        if node.operator.lowering is Lowering.JOIN:
-            inputs = [self.part(old, i) for old, i in zip(node.inputs, inputs, strict=True)]
-        if node.operator.lowering is Lowering.GATHER:
-            inputs = [self.stored(inputs[0]), inputs[1]]
-        if node.operator.lowering in (Lowering.ELEMENTWISE, Lowering.REDUCE):
+        lowering = node.operator.lowering
+        if lowering is Lowering.ELEMENTWISE or lowering is Lowering.REDUCE:
             inputs = [self.private(i) for i in inputs]
+        elif lowering is Lowering.PRODUCT:
+            inputs = [self.operand(i) for i in inputs]
+        elif lowering is Lowering.JOIN:
+            inputs = [self.part(old, i) for old, i in zip(node.inputs, inputs, strict=True)]
+        elif lowering is Lowering.GATHER:
+            inputs = [self.stored(inputs[0]), inputs[1]]
         self.new[node] = self.root(_again(node, inputs), _preferred(node, self.paths.get(node, [])))
 
     def root(self, node: Node, strides: tuple | None = None) -> Node:
@@ -190,7 +191,7 @@ class _Copier:
     def private(self, node: Node) -> Node:
         """The value made anew for one reader, if that costs less than storing it: it then may be computed repeatedly."""
         root, path = source(node)
-        if not self.repeats or not is_computed(root) or _cost(root, CHEAP_CYCLES) > CHEAP_CYCLES or _reads(root) != 1:
+        if not self.repeats or not is_computed(root) or not is_cheap(root):
             return node
         made = self.root(Node(root.operator, tuple([self.private(i) for i in root.inputs]), root.attributes, root.shape, root.dtype))
         self.legal.cheap.add(made)
@@ -253,13 +254,19 @@ class _Copier:
         return [n for n, access in self.legal.access.items() if access.root is root and n is not root and is_view(n)]
 
 
+def is_cheap(node: Node) -> bool:
+    """Whether computing a value again costs less than storing it."""
+    return node.operator.lowering is Lowering.ELEMENTWISE and _cost(node, CHEAP_CYCLES) <= CHEAP_CYCLES and _reads(node) == 1
+
+
 def _cost(node: Node, budget: float) -> float:
     """Modelled cycles of computing a value from what is stored; infinite beyond the budget."""
     root, _ = source(node)
-    if root.operator.lowering is Lowering.LEAF:
+    if not root.inputs:
         return 0
-    instruction = table.BY_NAME.get(root.operator.instructions) if isinstance(root.operator.instructions, str) else None
-    if root.operator.lowering is not Lowering.ELEMENTWISE or instruction is None or instruction.cycles > budget:
+    name = root.operator.instructions
+    instruction = table.BY_NAME.get(name) if name.__class__ is str else None
+    if instruction is None or instruction.cycles > budget:
         return inf
     total = instruction.cycles
     for operand in root.inputs:
