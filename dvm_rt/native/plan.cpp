@@ -95,7 +95,8 @@ struct Checker {
     const SectionKind kind = SectionKind(k.kind);
     const bool matmul = kind == SectionKind::MATMUL, pack = kind == SectionKind::PACK;
     if (!(check.below("kind", k.kind, size_t(SectionKind::PACK) + 1) &&
-          check.is(k.dtype == uint8_t(DType::FLOAT32), "compute dtype", k.dtype, "float32") && dims(k.rank, k.dims) &&
+          check.is(k.dtype == uint8_t(DType::FLOAT32) || (matmul && k.nodes == 0 && is_product_dtype(k.dtype)), "compute dtype",
+                   k.dtype, "float32; of a matmul without nodes also float64 and integers of 32 and 64 bits") && dims(k.rank, k.dims) &&
           check.is(matmul ? k.rank >= 2 : pack ? k.rank == 1 : k.rank >= 1, "rank", k.rank,
                    "1 and more, matmul 2 and more, pack 1") &&
           check.is(size_t(k.first_arg) + k.args <= plan.args().size(), "args", k.args, "args of the plan") &&
@@ -111,7 +112,7 @@ struct Checker {
     for (const PlanArg& a : args) {
       if (!arg(a, k)) return false;
     }
-    if (matmul && !matmul_args(args)) return false;
+    if (matmul && !matmul_args(args, k.dtype)) return false;
     if (pack && !pack_args(args)) return false;
     return nodes(k, args, plan.nodes().subspan(k.first_node, k.nodes));
   }
@@ -125,8 +126,8 @@ struct Checker {
     }
     if (!(check.is(a.mode & (READ | WRITE), "mode", a.mode, "READ, WRITE") &&
           check.is(a.dtype == plan.buffers()[a.buffer].dtype, "dtype of an arg", a.dtype, "that of its buffer") &&
-          check.is(a.dtype <= uint8_t(DType::UINT64) || a.dtype == uint8_t(DType::FLOAT32), "dtype of an arg", a.dtype,
-                   "bool, integers, float32"))) {
+          check.is(a.dtype <= uint8_t(DType::UINT64) || a.dtype == k.dtype, "dtype of an arg", a.dtype,
+                   "bool, integers, the compute dtype"))) {
       return false;
     }
     const BufferRole role = BufferRole(plan.buffers()[a.buffer].role);
@@ -146,11 +147,17 @@ struct Checker {
            check.is((index.mode & (READ | GATHER)) == READ, "mode of an index", index.mode, "READ");
   }
 
-  bool matmul_args(std::span<const PlanArg> args) {
+  static bool is_product_dtype(uint8_t dtype) {
+    const DType d = DType(dtype);
+    return d == DType::FLOAT32 || d == DType::FLOAT64 || d == DType::INT32 || d == DType::UINT32 || d == DType::INT64 || d == DType::UINT64;
+  }
+  bool matmul_args(std::span<const PlanArg> args, uint8_t dtype) {
     for (const PlanArg& a : args.first(3)) {
-      if (!check.is(a.dtype == uint8_t(DType::FLOAT32), "dtype of a matrix", a.dtype, "float32")) return false;
+      const bool bytes = &a != &args[2] && DType(dtype) == DType::INT32 && (DType(a.dtype) == DType::INT8 || DType(a.dtype) == DType::UINT8);
+      if (!check.is(a.dtype == dtype || bytes, "dtype of a matrix", a.dtype, "the compute dtype; int8, uint8 into int32")) return false;
     }
-    return check.is(args[0].mode == READ, "mode of A", args[0].mode, "READ") &&
+    return check.is(!(args[1].mode & PACKED) || DType(dtype) == DType::FLOAT32, "mode of B", args[1].mode, "READ") &&
+           check.is(args[0].mode == READ, "mode of A", args[0].mode, "READ") &&
            check.is(args[1].mode == READ || args[1].mode == (READ | PACKED), "mode of B", args[1].mode, "READ, PACKED") &&
            check.is((args[2].mode & ~READ) == WRITE, "mode of C", args[2].mode, "WRITE, READ | WRITE") &&
            expr("depth of A", args[0].depth) && ((args[1].mode & PACKED) || expr("depth of B", args[1].depth));
