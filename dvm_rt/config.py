@@ -63,6 +63,8 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("ring_bytes", 4 << 20, "bytes", "of the caller's ring to the device, and of each worker's", (1 << 16, 1 << 30)),
     Setting("worker_budget_us", 50, "us", "that a worker encodes before the programs so far leave", (1, 1_000_000)),
     Setting("worker_nice", 10, "", "added to the niceness of encoder workers", (0, 19)),
+    # ---- kernels ----
+    Setting("threads", 0, "threads", "that run kernels; 0: one inline, with processes the CPUs that caller and encoders leave", (0, 64)),
     # ---- spinning ----
     Setting("spin_us", 200, "us", "that a caller spins before it sleeps; 0 on one CPU", (0, 1_000_000)),
     Setting("device_spin_us", 50, "us", "that the device spins before it sleeps; 0 on one CPU", (0, 1_000_000)),

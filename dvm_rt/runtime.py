@@ -45,7 +45,8 @@ class Runtime:
     encoders: encoder workers, 0 to 8. inline: no processes at all. encode: who encodes instances of known plans: "auto",
     "workers" or "caller" (the bytes are the same). listen: an endpoint for remote workers (ipc:///path or
     tcp://127.0.0.1:port; port 0 picks one, see `endpoint`). Other arguments override rows of config.py: arena_bytes_max
-    (bytes), spin_us, lease_s. encode_work_ns makes each encode that much dearer, for experiments.
+    (bytes), spin_us, lease_s, threads (that run kernels; the bytes do not depend on it; 0 or nothing: one inline, else the
+    CPUs that this process may use less one for the caller and one for each encoder, at least one). encode_work_ns makes each encode that much dearer, for experiments.
     Raises DvmError for values out of range, PoolUnhealthyError if the processes do not start."""
 
     def __init__(
@@ -60,6 +61,7 @@ class Runtime:
         lease_s: float | None = None,
         target: str = "",
         encode_work_ns: int = 0,
+        threads: int | None = None,
     ) -> None:
         self._pid, self._closed, self._tokens = os.getpid(), False, list[Token]()
         self.inline = inline
@@ -72,13 +74,17 @@ class Runtime:
         self._waiters: Waiters | None = None
         self._lock = threading.Lock()
         options = {"arena_bytes_max": _row("arena_bytes_max", arena_bytes_max), "target": target}
+        self.threads = self._count_threads(_row("threads", threads))
         if inline:
             from dvm_rt import _native
 
-            self.stream: _native.Stream = _native.Stream(inline=True, **options)
+            self.stream: _native.Stream = _native.Stream(inline=True, threads=self.threads, **options)
         else:
             self._start(options, _row("spin_us", spin_us), _row("lease_s", lease_s), listen, encode_work_ns)
         _open_runtimes.add(self)
+
+    def _count_threads(self, asked: int) -> int:
+        return asked or (1 if self.inline else max(1, len(os.sched_getaffinity(0)) - 1 - self.encoders))
 
     # ---- starting ------------------------------------------------------------------------------------------------
     def _start(self, options: dict[str, Any], spin_us: float, lease_s: float, listen: str | None, encode_work_ns: int) -> None:
@@ -118,7 +124,8 @@ class Runtime:
         limits = replace(Limits.from_config(), lease_s=lease_s)
         device_spin_us = 0.0 if alone else float(config.integer("device_spin_us"))
         shared = Shared(
-            self.stream, directory, Placement.of(cpus), self.encoders, self.encode, limits, device_spin_us, options["target"], work_ns
+            self.stream, directory, Placement.of(cpus, self.threads), self.encoders, self.encode, limits, device_spin_us,
+            options["target"], work_ns, self.threads,
         )
         self._directory = directory
         self._shell = Shell(shared, zygote)
@@ -227,6 +234,7 @@ class Runtime:
         workers = out.get("workers", [])
         out["encodes"] = {"caller": out["encoded"], "workers": [w["encoded"] for w in workers]}
         out["encode"], out["inline"], out["encoders"] = self.encode, self.inline, self.encoders
+        out["threads"] = self.threads
         out["launches"] = out["launched"]
         state = self._shell.state if self._shell else None
         out["deaths"] = state.deaths if state else 0

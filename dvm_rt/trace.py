@@ -49,7 +49,7 @@ def spans(track: int, records: bytes) -> Iterator[Span]:
 # ---- writing --------------------------------------------------------------------------------------------------------
 _LABELS = {  # kind -> (what `id` is, what `extra` is)
     "CALL": ("seq", "plan"), "PLAN": ("plan", "kernels"), "ENCODE": ("program", "plan"), "LAUNCH": ("seq", "program"),
-    "EXPOSED": ("seq", "program"), "STARVED": ("seq", "client_ns"), "WAIT": ("seq", "arrived"), "PACK": ("program", "bytes"),
+    "EXPOSED": ("seq", "program"), "STARVED": ("seq", "client_ns"), "WAIT": ("seq", "arrived"), "PACK": ("program", "bytes"), "HOST": ("seq", "function"),
     "LOAD": ("program", "code"), "RECOVERY": ("done", "replayed"),
 }  # fmt: skip
 

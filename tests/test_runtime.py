@@ -538,3 +538,51 @@ def test_traps_are_errors_of_the_value_and_the_next_call_works():
         with pytest.raises(DeviceTrap):
             rt.stream.read(rt.stream.call(plan, [x, rows, bad])[0])
         assert np.array_equal(rt.stream.read(rt.stream.call(plan, [x, rows, good])[0]), random(2, 3) + random(4, 3)[[0, 1]])
+
+
+def products_and_sums(rt: Runtime) -> bytes:
+    """Large enough for several threads: a product with an epilogue, rows, and one reduction over everything."""
+    import dvm_rt as dvm
+
+    with rt:
+        x, w = dvm.asarray(random(700, 300)), dvm.asarray(random(300, 500, seed=1))
+        y = dvm.tanh(x @ w) * 0.5
+        out = np.asarray(y).tobytes() + np.asarray(dvm.sum(y, axis=1)).tobytes() + np.asarray(dvm.sum(dvm.exp(y))).tobytes()
+        assert rt.stats()["sections_split"] > 0 if rt.threads > 1 else rt.stats()["sections_split"] == 0
+        return out
+
+
+def test_bytes_do_not_depend_on_the_number_of_threads() -> None:
+    want = products_and_sums(Runtime(inline=True))
+    assert products_and_sums(Runtime(inline=True, threads=3)) == want
+    assert products_and_sums(Runtime(encoders=1, threads=2)) == want
+
+
+def test_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    cpus = len(os.sched_getaffinity(0))
+    monkeypatch.delenv("DVM_RT_THREADS", raising=False)
+    with Runtime(inline=True) as rt:
+        assert rt.threads == rt.stats()["threads"] == 1
+    with Runtime(encoders=1) as rt:
+        assert rt.stats()["threads"] == max(1, cpus - 2)
+    monkeypatch.setenv("DVM_RT_THREADS", "2")
+    with Runtime(inline=True) as rt:
+        assert rt.stats()["threads"] == 2
+    with pytest.raises(DvmError, match="threads: out of range, got 65"):
+        Runtime(inline=True, threads=65)
+
+
+def test_threads_in_a_forked_child() -> None:
+    """The child has none of the parent's threads: it must neither wait for them nor fail to end."""
+    rt = Runtime(inline=True, threads=4)
+    want = products_and_sums(rt)
+    child = os.fork()
+    if not child:
+        code = 1
+        try:
+            code = 0 if products_and_sums(Runtime(inline=True, threads=2)) == want else 2
+            del rt
+            gc.collect()
+        finally:
+            os._exit(code)
+    assert os.waitpid(child, 0)[1] == 0

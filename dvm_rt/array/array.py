@@ -243,6 +243,20 @@ class Array:
     def __getitem__(self, key: object) -> Array:
         return _indexed(self, key if isinstance(key, tuple) else (key,))
 
+    def __setitem__(self, key: object, value: object) -> None:
+        """x[key] = value: x becomes another array; what was computed from it, or is still to be, keeps the old values."""
+        from dvm_rt.array import movement
+
+        self._become(movement.updated(self, key, value))
+
+    def _become(self, other: Array) -> None:
+        node = self._node
+        if node is not None and node.data.__class__ is Pending:
+            node.data = Pending(_nobody, node.data.size)
+        self._tensor, self._node, self._session = other._tensor, other._node, other._session
+        if self._node is not None and self._node.data.__class__ is Pending:
+            self._node.data.array = weakref.ref(self)
+
     def __iter__(self) -> Iterator[Array]:
         return (self[i] for i in range(len(self)))
 
@@ -250,6 +264,10 @@ class Array:
         """The array in another dtype."""
         wanted = dtype_of(dtype)
         return self if wanted is self.dtype else record("astype", (self,), (wanted.name,))
+
+
+def _nobody() -> None:
+    """In the place of a reference to an array: a node whose array has become another."""
 
 
 # ---- making arrays ------------------------------------------------------------------------------------------------
@@ -486,11 +504,11 @@ def _is_traced(array: Array) -> bool:
 
 
 def _indexed(x: Array, key: tuple) -> Array:
-    """Basic indexing with slices, whole numbers, None and `...`; or rows by an array of whole numbers."""
-    if len(key) == 1 and isinstance(key[0], (Array, np.ndarray, list)):
-        return take(x, asarray(key[0]), 0)
+    """Indexing with slices, whole numbers, None and `...`; arrays of whole numbers or bools as in NumPy."""
     if any(isinstance(k, (Array, np.ndarray, list)) for k in key):
-        raise UnsupportedOperatorError("array: index: an array among several indices is not there yet, allowed x[indices] alone")
+        from dvm_rt.array import movement  # it is made of the functions that are made of this
+
+        return movement.indexed(x, key)
     given = sum(k is not None and k is not Ellipsis for k in key)
     if sum(k is Ellipsis for k in key) > 1 or given > x.ndim:
         raise ShapeError(f"array: index: got {given} indices, allowed {x.ndim} for shape {x.shape} and one ...")
@@ -526,13 +544,3 @@ def _bound(b: object) -> int | Dim | None:
 
 def _comparable(entry: Entry) -> object:
     return tuple(b if b is None else "bound" for b in entry) if isinstance(entry, tuple) else "index"
-
-
-def take(x: Array, indices: Array, axis: int = 0) -> Array:
-    """Rows of x (axis 0), one for each index (int32 or int64; negative ones count from the end; DeviceTrap outside)."""
-    x, indices = (a if isinstance(a, Array) else asarray(a) for a in (x, indices))
-    if axis not in (0, -x.ndim):
-        raise UnsupportedOperatorError(f"array: take: axis, got {axis}, allowed 0; permute_dims brings another one there")
-    if x.ndim and same(x.shape[0], 0) and not same(indices.size, 0):
-        raise ShapeError(f"array: take: rows, got a table of shape {x.shape}, allowed at least one row")
-    return record("take", (x, indices))

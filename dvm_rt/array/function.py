@@ -36,6 +36,10 @@ class Entry:
 
     planned: Planned | None
     tree: object
+    exact: bool = False  # for one shape alone
+
+
+NOT_FOR_ALL_SIZES = Entry(None, ())  # each shape is traced for itself
 
 
 class Function:
@@ -86,19 +90,29 @@ class Function:
         of = _session_of(leaves)
         arrays = [x if isinstance(x, Array) else asarray(_host(x)) for x in leaves]
         entry = self._entry(of, tree, arrays, args, kwargs)
+        if entry is NOT_FOR_ALL_SIZES:
+            entry = self._entry(of, tree, arrays, args, kwargs, exact=True)
         if entry.planned is None:
             return _unflatten(entry.tree, iter(()))
         number = entry.planned.number
-        tensors = of.call(entry.planned, [a._tensor for a in arrays])
-        if entry.planned.number != number:  # cut smaller: the fast path has to know
+        try:
+            tensors = of.call(entry.planned, [a._tensor for a in arrays])
+        except ShapeError:  # what was traced for all sizes does not hold for these: a slice beyond the end, for example
+            if entry.exact:
+                raise
+            entry = self._entry(of, tree, arrays, args, kwargs, exact=True)
+            number = entry.planned.number
+            tensors = of.call(entry.planned, [a._tensor for a in arrays])
+        if entry.planned.number != number and not entry.exact:  # cut smaller: the fast path has to know
             self._shorten(of, entry, tuple([_row(a._tensor) for a in arrays]), args, kwargs)
         return _unflatten(entry.tree, iter([wrap(t, of) for t in tensors]))
 
-    def _entry(self, of: Session, tree: object, arrays: list[Array], args: tuple, kwargs: dict[str, object]) -> Entry:
+    def _entry(self, of: Session, tree: object, arrays: list[Array], args: tuple, kwargs: dict[str, object], exact: bool = False) -> Entry:
         of.flush([a._node for a in arrays if a._tensor is None], "argument")
         rows = tuple([_row(computed(a, "argument")) for a in arrays])
         entries = self._entries.setdefault(of, {})
-        key = (tree, rows)
+        shapes = tuple([a._tensor.shape for a in arrays]) if exact else None
+        key = (tree, rows, shapes)
         try:
             entry = entries.get(key)
         except TypeError as error:
@@ -107,9 +121,12 @@ class Function:
             if len(entries) >= of.plans_max:
                 self._forget(of)
             with of.planning() as made:
-                entry = self._entries.setdefault(of, {})[key] = self._trace(of, tree, rows)
+                entry = self._entries.setdefault(of, {})[key] = self._traced(of, tree, rows, shapes)
                 made += [entry.planned] if entry.planned else []
-            self._shorten(of, entry, rows, args, kwargs)
+            if exact:
+                of.counters["plans_for_one_shape"] += 1
+            else:
+                self._shorten(of, entry, rows, args, kwargs)
         return entry
 
     def _forget(self, of: Session) -> None:
@@ -120,18 +137,31 @@ class Function:
         self._fast.pop(of, None)
         self._single.pop(id(of), None)
 
-    def _trace(self, of: Session, tree: object, rows: tuple) -> Entry:
+    def _traced(self, of: Session, tree: object, rows: tuple, shapes: tuple | None) -> Entry:
+        """The trace; where the code needs sizes that are numbers (an index array of how many coordinates?), none for all."""
+        try:
+            return self._trace(of, tree, rows, shapes)
+        except ShapeError:
+            if shapes is not None:
+                raise
+            return NOT_FOR_ALL_SIZES
+
+    def _trace(self, of: Session, tree: object, rows: tuple, shapes: tuple | None) -> Entry:
+        """Runs the Python code; `shapes`: for these sizes alone, else for all of them."""
         of.counters["traces"] += 1
         outputs: list[object] = []
         with Trace() as trace:
-            nodes = [trace.argument(DTYPES[dtype], rank, ones) for dtype, rank, ones in rows]
+            if shapes is None:
+                nodes = [trace.argument(DTYPES[dtype], rank, ones) for dtype, rank, ones in rows]
+            else:
+                nodes = [trace.fixed(DTYPES[row[0]], shape) for row, shape in zip(rows, shapes, strict=True)]
             args, kwargs = _unflatten(tree, iter([wrap_node(n, None) for n in nodes]))
             result = self.python(*args, **kwargs)
             out_tree = _flatten(result, outputs)
             nodes = [_output_node(x, trace, self._name) for x in outputs]
         if not nodes:
-            return Entry(None, out_tree)
-        return Entry(of.plan(trace.graph(nodes), trace.captured), out_tree)
+            return Entry(None, out_tree, shapes is not None)
+        return Entry(of.plan(trace.graph(nodes), trace.captured), out_tree, shapes is not None)
 
     def _shorten(self, of: Session, entry: Entry, rows: tuple, args: tuple, kwargs: dict[str, object]) -> None:
         """Lets later calls of this signature take the fast path, if they may."""
@@ -157,6 +187,8 @@ def planned_for(called: Function, args: tuple, kwargs: dict[str, object]) -> tup
     of = _session_of(leaves)
     arrays = [x if isinstance(x, Array) else asarray(_host(x)) for x in leaves]
     entry = called._entry(of, tree, arrays, args, kwargs)
+    if entry is NOT_FOR_ALL_SIZES:
+        entry = called._entry(of, tree, arrays, args, kwargs, exact=True)
     if entry.planned is None:
         raise GraphError(f"function: {called._name}: computes nothing, allowed functions that give arrays")
     return of, entry.planned, [a._tensor for a in arrays]

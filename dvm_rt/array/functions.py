@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from dvm_rt.array.array import Array, asarray, dtype_of, operand, record, shape_of, take
+from dvm_rt.array.array import Array, asarray, dtype_of, operand, record, shape_of
 from dvm_rt.dtypes import DType, bool_, float32
 from dvm_rt.errors import GraphError, ShapeError
 from dvm_rt.graph.operators import OPERATORS
@@ -253,5 +253,5 @@ def ones(shape: Size | Sequence[Size], *, dtype: DType | str | None = None) -> A
 __all__ = [
     *UNARY, *BINARY, "where", "astype", "pow", "clip", "gelu", "sum", "max", "min", "mean", "any", "all", "var", "softmax",
     "log_softmax", "layer_norm", "rms_norm", "matmul", "matmul_integer", "linear", "reshape", "permute_dims", "matrix_transpose", "expand_dims",
-    "squeeze", "broadcast_to", "concat", "stack", "split", "take", "full", "zeros", "ones",
+    "squeeze", "broadcast_to", "concat", "stack", "split", "full", "zeros", "ones",
 ]  # fmt: skip

@@ -17,7 +17,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -56,6 +56,18 @@ class Pending:
         self.array, self.size = array, size
 
 
+class Lazy(NamedTuple):
+    """What a flush computes, as `_native.lazy_structure` finds it. `key` is equal for graphs that are the same but for sizes
+    and numbers; `numbers` are these numbers, the values of `constants`, one for each place where one is read."""
+
+    order: list[Node]  # constants aside, each node after its inputs
+    outputs: list[Node]  # what was asked for, and what somebody still holds
+    leaves: list[Node]
+    constants: list[Node]
+    key: tuple
+    numbers: bytes
+
+
 @dataclass(slots=True, eq=False)
 class Planned:
     """A registered plan. `number` is the stream's; `kernels_small` counts how often it was cut smaller."""
@@ -84,7 +96,7 @@ class Session:
         self._runtime = weakref.ref(of)  # a runtime keeps its session, not the other way round
         self.stream: Stream = of.stream
         self.plans: OrderedDict[object, Planned | None] = OrderedDict()
-        self.variants: dict[object, set[tuple]] = {}
+        self.variants: dict[object, set[bytes]] = {}
         self.counters: Counter[str] = Counter()
         self.lock = threading.RLock()
         self.pending_max, self.plans_max = integer("pending_max"), integer("plans_max")
@@ -160,32 +172,27 @@ class Session:
     def flush(self, nodes: list[Node], reason: str) -> None:
         """Computes what these nodes wait for, in one launch."""
         with self.lock:
-            order = _ordered([n for n in nodes if n.data.__class__ is Pending])
-            pending = [n for n in order if n.data.__class__ is Pending]
-            if not pending:
+            waiting = [n for n in nodes if n.data.__class__ is Pending]
+            if not waiting:
                 return
             self.counters[f"flush {reason}"] += 1
-            wanted = set(nodes)
-            outputs = [n for n in pending if n in wanted or n.data.array() is not None]
-            tensors = self._run(order, outputs)
-            for node, tensor in zip(outputs, tensors, strict=True):
+            lazy = Lazy(*_native.lazy_structure(waiting, PARAMETER, CONSTANT, Pending))
+            for node, tensor in zip(lazy.outputs, self._run(lazy), strict=True):
                 array = node.data.array()
                 become_leaf(node, tensor)
                 if array is not None:
                     array._tensor = tensor
 
-    def _run(self, order: list[Node], outputs: list[Node]) -> tuple[Tensor, ...]:
-        leaves = [n for n in order if n.data.__class__ is not Pending and n.operator is PARAMETER]
-        inputs = [n.data for n in leaves]
-        key, numbers = _structure(order, outputs)
-        lifted = self._lifts(key, numbers)
+    def _run(self, lazy: Lazy) -> tuple[Tensor, ...]:
+        inputs = [n.data for n in lazy.leaves]
+        lifted = self._lifts(lazy.key, lazy.numbers)
         if lifted:
-            inputs += [self.stream.asarray(np.asarray(n.attributes[0], n.dtype.numpy)) for n in _constants(order)]
-        symbolic = (key, None) if lifted else (key, numbers)
+            inputs += [self.stream.asarray(np.asarray(n.attributes[0], n.dtype.numpy)) for n in lazy.constants]
+        symbolic = (lazy.key, None) if lifted else (lazy.key, lazy.numbers)
         planned = self.plans.get(symbolic, False)
         if planned is False:
             with self.planning() as made:
-                planned = self._plan_lazy(order, outputs, leaves, symbolic, lifted)
+                planned = self._plan_lazy(lazy, symbolic, lifted)
                 made += [planned] if planned else []
         if planned is not None:
             self.plans.move_to_end(symbolic)
@@ -193,17 +200,17 @@ class Session:
                 return self.call(planned, inputs)
             except ShapeError:
                 self.counters["plans_for_one_shape"] += 1
-        exact = (symbolic, tuple([n.shape for n in leaves]))
+        exact = (symbolic, tuple([n.shape for n in lazy.leaves]))
         planned = self.plans.get(exact)
         if planned is None:
             with self.planning() as made:
-                planned = self._keep(exact, self.plan(_replayed(order, outputs, leaves, False, lifted), []))
+                planned = self._keep(exact, self.plan(_replayed(lazy, False, lifted), []))
                 made.append(planned)
         return self.call(planned, inputs)
 
-    def _plan_lazy(self, order: list, outputs: list, leaves: list, key: object, lifted: bool) -> Planned | None:
+    def _plan_lazy(self, lazy: Lazy, key: object, lifted: bool) -> Planned | None:
         try:
-            graph = _replayed(order, outputs, leaves, True, lifted)
+            graph = _replayed(lazy, True, lifted)
         except (GraphError, ShapeError):
             return self._keep(key, None)
         return self._keep(key, self.plan(graph, []))
@@ -216,11 +223,13 @@ class Session:
                 self.stream.forget(old.number)
         return planned
 
-    def _lifts(self, key: object, numbers: tuple) -> bool:
+    def _lifts(self, key: object, numbers: bytes) -> bool:
         """Whether the numbers of such graphs change so often that they should be inputs."""
         if not numbers:
             return False
-        seen = self.variants.setdefault(key, set())
+        seen = self.variants.get(key)
+        if seen is None:
+            seen = self.variants[key] = set()
         if len(seen) < VARIANTS_MAX:
             seen.add(numbers)
         return len(seen) >= VARIANTS_MAX
@@ -248,48 +257,7 @@ def leaf(tensor: Tensor) -> Node:
     return node
 
 
-def _ordered(roots: list[Node]) -> list[Node]:
-    """What the roots wait for, constants aside, each node after its inputs: an order that the structure alone decides."""
-    order: list[Node] = []
-    seen: set[Node] = set()
-    stack = roots[::-1]
-    while stack:
-        node = stack[-1]
-        waiting = [i for i in node.inputs if i not in seen and i.operator is not CONSTANT]
-        if waiting:
-            stack += waiting[::-1]
-            continue
-        stack.pop()
-        if node not in seen:
-            seen.add(node)
-            order.append(node)
-    return order
-
-
-def _constants(order: list[Node]) -> list[Node]:
-    """The numbers in a graph, one for each place where one is read."""
-    return [i for node in order for i in node.inputs if i.operator is CONSTANT]
-
-
-def _structure(order: list[Node], outputs: list[Node]) -> tuple[tuple, tuple]:
-    """(what makes two lazy graphs the same but for sizes and numbers, the numbers)."""
-    number: dict[Node, int] = {}
-    rows = []
-    for node in order:
-        number[node] = len(rows)
-        if node.operator is PARAMETER:
-            ones = 0
-            for d, size in enumerate(node.shape):
-                ones |= (size == 1) << d
-            rows.append((node.dtype.code, len(node.shape), ones))
-        else:
-            reads = tuple([i.dtype if i.operator is CONSTANT else number[i] for i in node.inputs])
-            rows.append((node.operator.name, reads, node.attributes))
-    numbers = tuple([float.hex(float(n.attributes[0])) for n in _constants(order)])
-    return (tuple(rows), tuple([number[n] for n in outputs])), numbers
-
-
-def _replayed(order: list[Node], outputs: list[Node], leaves: list[Node], symbolic: bool, lifted: bool) -> Graph:
+def _replayed(lazy: Lazy, symbolic: bool, lifted: bool) -> Graph:
     """The graph of lazy nodes: over symbols, or for exactly these sizes; numbers as constants, or as inputs at the end."""
     facts, parameters, count = Facts(), [], 0
 
@@ -302,13 +270,13 @@ def _replayed(order: list[Node], outputs: list[Node], leaves: list[Node], symbol
         parameters.append(parameter(len(parameters), tuple(shape), node.dtype))
         return parameters[-1]
 
-    new = {node: add_parameter(node) for node in leaves}
-    constants = iter([add_parameter(n) if lifted else n for n in _constants(order)])
-    for node in order:
+    new = {node: add_parameter(node) for node in lazy.leaves}
+    constants = iter([add_parameter(n) if lifted else n for n in lazy.constants])
+    for node in lazy.order:
         if node not in new:
             inputs = tuple([next(constants) if i.operator is CONSTANT else new[i] for i in node.inputs])
             new[node] = apply(node.operator, inputs, node.attributes, facts)
-    return Graph.of(parameters, [new[n] for n in outputs], facts)
+    return Graph.of(parameters, [new[n] for n in lazy.outputs], facts)
 
 
 # ---- the session of the current runtime ---------------------------------------------------------------------------

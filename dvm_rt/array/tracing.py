@@ -47,6 +47,10 @@ class Trace:
             self.symbol_count += not ones >> d & 1
         return self._parameter(tuple(sizes), dtype)
 
+    def fixed(self, dtype: dtypes.DType, shape: tuple[int, ...]) -> Node:
+        """A further parameter of exactly this shape."""
+        return self._parameter(shape, dtype)
+
     def capture(self, tensor: Tensor) -> Node:
         """The parameter that stands for an array from outside."""
         node = self._captured_nodes.get(id(tensor))

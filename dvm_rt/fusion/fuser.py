@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dvm_rt.fusion.groups import NODES_MAX, Group, Grouping, group
+from dvm_rt.fusion.groups import NODES_MAX, Group, Grouping, group, host_node
 from dvm_rt.fusion.kernels import KernelWriter, PlanWriter, SegmentKernels, run_order
 from dvm_rt.fusion.legalise import legalise
 from dvm_rt.fusion.plan import Plan
@@ -88,7 +88,8 @@ def _report(grouping: Grouping, order: list[Group], before: list[tuple[str, str,
     for one in order:
         names = tuple([n.operator.name for n in sorted(one.placed, key=grouping.number.__getitem__)])
         domain = tuple([one.sizes[axis] for axis in one.axes()])
-        kernels.append(KernelReport("vector" if one.product is None else "matmul", names, domain))
+        kind = "host" if host_node(one) is not None else "vector" if one.product is None else "matmul"
+        kernels.append(KernelReport(kind, names, domain))
     refusals = dict.fromkeys(before) | dict.fromkeys(
         (r.producer.operator.name, r.consumer.operator.name, r.reason)
         for r in grouping.refused

@@ -172,6 +172,12 @@ class Grouping:
         return any(self.group_of.get(use.reader) is not self.group_of[node] for use in self.uses[node])
 
 
+def host_node(made: Group) -> Node | None:
+    """The host function that is this group, if it is one: they share a kernel with nothing."""
+    node = next(iter(made.placed))
+    return node if node.operator.lowering is Lowering.HOST else None
+
+
 def group(legal: Legal, fused: bool = True, nodes_max: int = NODES_MAX) -> Grouping:
     """Cuts a legal graph into kernels; fused=False: one operator a kernel.
 
@@ -223,7 +229,7 @@ def _uses(legal: Legal) -> dict[Node, list[Use]]:
 def _place(grouping: Grouping, node: Node, fused: bool, nodes_max: int) -> None:
     """Puts a node into the group of its readers, or into a new one."""
     candidates = {id(g): g for use in grouping.uses[node] if (g := grouping.group_of.get(use.reader)) is not None}
-    for target in candidates.values():
+    for target in candidates.values() if node.operator.lowering is not Lowering.HOST else ():
         reader = next(use.reader for use in grouping.uses[node] if grouping.group_of.get(use.reader) is target)
         try:
             if not fused:
@@ -253,7 +259,7 @@ def _joined(grouping: Grouping, target: Group, node: Node, nodes_max: int) -> Gr
     readers = [use for use in grouping.uses[node] if grouping.group_of.get(use.reader) is target]
     placement: Placement | None = None
     for use in readers:
-        if use.reader is trial.product or use.reader.operator.lowering is Lowering.GATHER:
+        if use.reader is trial.product or use.reader.operator.lowering in (Lowering.GATHER, Lowering.HOST):
             raise Refused(f"{use.reader.operator.name} reads it from memory")
         found = trial.pulled(use.path, trial.needed(use.reader, use.number))
         placement = found if placement is None else trial.current(placement)
@@ -410,7 +416,7 @@ def kernel_size(grouping: Grouping, trial: Group, members: set[Node], stored: in
                 continue
             if root.operator.name in ("constant", "dimension"):
                 leaves.add(root)
-            elif node.operator.lowering in (Lowering.PRODUCT, Lowering.GATHER):
+            elif node.operator.lowering in (Lowering.PRODUCT, Lowering.GATHER, Lowering.HOST):
                 reads.add((node, number))
             elif not (hopeful and _may_join(grouping, root)):
                 reads.add(_read_key(grouping, trial, node, number))
@@ -464,6 +470,8 @@ def _merge_siblings(grouping: Grouping, target: Group, node: Node, nodes_max: in
     for use in grouping.uses[node]:
         other = grouping.group_of.get(use.reader)
         if other is None or other is target or other.product is not None or target.product is not None:
+            continue
+        if use.reader.operator.lowering is Lowering.HOST:
             continue
         try:
             merged = _merged(grouping, target, other, node, use, nodes_max)

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from dvm_rt.dtypes import float32
-from dvm_rt.fusion.groups import Group, Grouping, argument_key, argument_strides
+from dvm_rt.fusion.groups import Group, Grouping, argument_key, argument_strides, host_node
 from dvm_rt.fusion.legalise import Legal
 from dvm_rt.fusion.plan import GATHER, NONE, PACKED, READ, STREAM, WRITE, Kernel, KernelBuilder, PlanBuilder
 from dvm_rt.fusion.segments import Segment
@@ -20,6 +20,8 @@ from dvm_rt.graph.graph import Graph, Node
 from dvm_rt.graph.operators import Lowering
 from dvm_rt.graph.symbols import Check, Dim, Size, maximum, same
 from dvm_rt.isa import table
+from dvm_rt.isa.host import BY_NAME as HOST
+from dvm_rt.isa.layout import enum_value
 
 
 @dataclass(slots=True, eq=False)
@@ -204,6 +206,22 @@ def _producers(grouping: Grouping, group: Group) -> list[Group]:
     return found
 
 
+# ---- a host function ----------------------------------------------------------------------------------------------
+
+
+def write_host(plan: SegmentKernels, node: Node) -> None:
+    """A kernel that is one host function: its attributes are the kernel's dims, sizes of operands their strides."""
+    count = len(HOST[node.operator.instructions].attributes)
+    attributes = [plan.expression(int(a) if isinstance(a, bool) else a) for a in node.attributes[:count]]
+    number = enum_value("HostFunction", node.operator.instructions) + 1
+    kernel = KernelBuilder("HOST", float32, tuple(attributes), plan.expression(number), 0)
+    for access, mode in [(plan.legal.access[i], READ) for i in node.inputs] + [(plan.legal.home[node], WRITE)]:
+        sizes = [plan.expression(n) for n in reversed(access.shape)]
+        offset = NONE if same(access.offset, 0) else plan.expression(access.offset)
+        kernel.arg(plan.buffer(access.root), mode, access.root.dtype, sizes, offset, depth=plan.expression(len(sizes)))
+    plan.kernels.append(kernel.build())
+
+
 # ---- one kernel ---------------------------------------------------------------------------------------------------
 
 
@@ -221,6 +239,8 @@ class KernelWriter:
 
     def write(self) -> None:
         """Adds the kernel to the plan."""
+        if (host := host_node(self.group)) is not None:
+            return write_host(self.plan, host)
         group, product_node = self.group, self.group.product
         members = sorted(group.placed, key=self.grouping.number.__getitem__)
         stored = [n for n in members if self.grouping.is_stored(n)]

@@ -21,6 +21,7 @@ from dvm_rt.fusion.views import (
     contiguous_strides,
     inverse,
     is_one,
+    is_row_major,
     is_view,
     source,
     through,
@@ -123,7 +124,9 @@ def _served(access: Access, paths: list[tuple[Node, ...]]) -> int:
 
 
 def _writable(root: Node, strides: tuple) -> bool:
-    """The matrix unit writes rows: its last axis has to be the innermost."""
+    """The matrix unit writes rows: its last axis has to be the innermost. Host functions write row-major."""
+    if root.operator.lowering is Lowering.HOST:
+        return is_row_major(Access(root, 0, strides, root.shape))
     rows = any(n.operator.lowering is Lowering.PRODUCT for n in (root, *_parts(root)))
     return not rows or same(strides[-1], 1) or is_one(root.shape[-1])
 
@@ -158,6 +161,8 @@ class _Copier:
             inputs = [self.part(old, i) for old, i in zip(node.inputs, inputs, strict=True)]
         elif lowering is Lowering.GATHER:
             inputs = [self.stored(inputs[0]), inputs[1]]
+        elif lowering is Lowering.HOST:
+            inputs = [self.whole(i) for i in inputs]
         self.new[node] = self.root(_again(node, inputs), _preferred(node, self.paths.get(node, [])))
 
     def root(self, node: Node, strides: tuple | None = None) -> Node:
@@ -212,6 +217,12 @@ class _Copier:
         root = self.legal.access[node].root
         return node if root.dtype is float32 and root.operator.name not in ("constant", "dimension") else self.copy(node)
 
+    def whole(self, node: Node) -> Node:
+        """A value as a host function reads it: stored, in its own dtype, row-major."""
+        access = self.legal.access[node]
+        stored = access.root.operator.name not in ("constant", "dimension") and access.root.dtype is node.dtype
+        return node if stored and is_row_major(access) else self.copy(node)
+
     def part(self, old: Node, node: Node) -> Node:
         """A part of a join, written by nobody else and read by nobody else."""
         return node if is_computed(node) and self.readers[old] == 1 and _joinable(node) else self.copy(node, shared=False)
@@ -235,6 +246,9 @@ class _Copier:
             if found is None:
                 return False
             access[node] = found
+        hosts = (n for n in self.new.values() if n.operator.lowering is Lowering.HOST)
+        if any(not is_row_major(access[i]) for node in hosts for i in node.inputs if i in access):
+            return False
         products = (n for n in self.new.values() if n.operator.lowering is Lowering.PRODUCT)
         return all(
             any(same(s, 1) or is_one(n) for s, n in zip(access[i].strides[-2:], i.shape[-2:], strict=True))

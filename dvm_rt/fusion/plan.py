@@ -122,7 +122,8 @@ class Node(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class Kernel:
     """A section of the program: VECTOR over dims[0] (the row) and outer dims; MATMUL over N, M, batch... with K =
-    depth, args A, B, C and an epilogue in nodes; PACK over N with K = depth, args source and destination."""
+    depth, args A, B, C and an epilogue in nodes; PACK over N with K = depth, args source and destination; HOST: dims are
+    the attributes of the host function whose number (from 1) depth is, strides of args their sizes, depth their rank."""
 
     kind: str
     dtype: DType
@@ -546,7 +547,7 @@ def _from_rows(rows: dict[str, list[tuple]], slots: int) -> Plan:
         own = tuple(args[first_arg : first_arg + arg_count])
         kernels.append(Kernel(
             ENUMS["SectionKind"][kind], DTYPES[dtype], tuple(dims[:rank]),
-            tuple(Arg(a.buffer, a.mode, a.dtype, a.strides[:rank], a.offset, a.index, a.limit, a.depth) for a in own),
+            tuple(a._replace(strides=_strides(a, kind, rank)) for a in own),
             tuple(nodes[first_node : first_node + node_count]), depth, flags,
         ))  # fmt: skip
     return Plan(
@@ -559,6 +560,13 @@ def _from_rows(rows: dict[str, list[tuple]], slots: int) -> Plan:
         tuple(kernels),
         slots,
     )
+
+
+def _strides(arg: Arg, kind: int, rank: int) -> tuple[int, ...]:
+    """Those of the kernel's dims; of a host kernel, all sizes that are there."""
+    if ENUMS["SectionKind"][kind] != "HOST":
+        return arg.strides[:rank]
+    return tuple(s for s in arg.strides if s != NONE)
 
 
 def _node_name(op: int) -> str:

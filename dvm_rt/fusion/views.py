@@ -70,6 +70,12 @@ def contiguous_strides(shape: Shape) -> tuple[Size, ...]:
     return tuple(reversed(strides))
 
 
+def is_row_major(access: Access) -> bool:
+    """Whether the elements lie behind each other in order, whatever the sizes are."""
+    wanted = contiguous_strides(access.shape)
+    return all(is_one(n) or same(a, b) for n, a, b in zip(access.shape, access.strides, wanted, strict=True))
+
+
 def contiguous(root: Node) -> Access:
     """The whole of a value, stored row-major."""
     return Access(root, 0, contiguous_strides(root.shape), root.shape)

@@ -10,6 +10,7 @@ result, what it means in NumPy (in float64 for float32: the oracle of every test
     PRODUCT      the matrix unit
     GATHER       rows picked by an index
     JOIN         several producers write into one buffer
+    HOST         a host function (isa/host.py), in NumPy
     COMPOSITE    taken apart into other operators (composites.py), before any plan is made
 
 Booleans are 1.0 and 0.0 inside a kernel. Integers are storage: they are gathered by, viewed, and converted to float32;
@@ -27,9 +28,9 @@ import numpy as np
 from dvm_rt import dtypes
 from dvm_rt.dtypes import DType, bool_, float32
 from dvm_rt.errors import DTypeError, UnsupportedOperatorError
-from dvm_rt.graph import composites, shapes, windows
+from dvm_rt.graph import composites, movement, shapes, windows
 
-Lowering = Enum("Lowering", "LEAF ELEMENTWISE REDUCE VIEW PRODUCT GATHER JOIN COMPOSITE")
+Lowering = Enum("Lowering", "LEAF ELEMENTWISE REDUCE VIEW PRODUCT GATHER JOIN COMPOSITE HOST")
 VARIADIC = -1
 
 
@@ -39,7 +40,7 @@ class Operator:
 
     `dtype(where, dtypes, *attributes)` and `shape(facts, where, shapes, *attributes)` give the result's, or raise;
     `meaning(*arrays, *attributes)` is the NumPy definition; `instructions` (ELEMENTWISE) is the name of the instruction
-    that does it, or a function of an emitter; `compose(op, *nodes, *attributes)` (COMPOSITE) takes it apart."""
+    that does it, or a function of an emitter (HOST: the name of the host function); `compose(op, *nodes, *attributes)` (COMPOSITE) takes it apart."""
 
     name: str
     inputs: int | tuple[int, ...]
@@ -376,6 +377,8 @@ TABLE: tuple[Operator, ...] = (
              ("kernel", "stride", "padding", "dilation", "ceil_mode"), compose=windows.max_pool),
     Operator("avg_pool", 1, L.COMPOSITE, "mean of each window", _floats, windows.pooled, windows.avg_pool_meaning,
              ("kernel", "stride", "padding", "dilation", "ceil_mode", "count_include_pad"), compose=windows.avg_pool),
+    # ---- the long tail ----------------------------------------------------------------------------------------------
+    *movement.rows(Operator, L.HOST),
 )  # fmt: skip
 
 OPERATORS: dict[str, Operator] = {row.name: row for row in TABLE}

@@ -210,6 +210,10 @@ def taken(facts: Facts, where: str, shapes: tuple[Shape, ...]) -> Shape:
     table, indices = shapes
     if not table:
         raise ShapeError(f"{where}: rank of the table, got (), allowed at least one dimension")
+    if not same(product(indices), 0):
+        if same(table[0], 0):
+            raise ShapeError(f"{where}: rows, got a table of shape {table}, allowed at least one row")
+        facts.demand_at_least(table[0], 1, where)
     return checked_shape(where, indices + table[1:])
 
 

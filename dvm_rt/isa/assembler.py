@@ -145,7 +145,8 @@ def _section_lines(number: int, section: Section) -> list[str]:
                 index=(x.index, NONE), limit=(x.limit, 0), depth=(x.depth, 0), reserved=(x.reserved, 0)
             )
         )
-    out += [f"  {index} {word_text(word, section.dtype)}" for index, word in enumerate(section.words)]
+    of_host = section.kind < len(KINDS) and KINDS[section.kind] == "host"
+    out += [f"  {index} {f'attribute {word.number}' if of_host else word_text(word, section.dtype)}" for index, word in enumerate(section.words)]
     return out
 
 
@@ -241,6 +242,8 @@ def _read_operand(values: list[str], named: dict[str, int]) -> Operand:
 
 def _read_word(values: list[str], named: dict[str, int]) -> Word:
     mnemonic, *shown = values
+    if mnemonic == "attribute":
+        return Word.of_number(int(shown[0]))
     fields = {"a": named.get("a", 0), "k": named.get("k", 0)}
     if mnemonic not in MNEMONICS:
         return Word(int(mnemonic.removeprefix("op")), **fields)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dvm_rt.isa import table
+from dvm_rt.isa import host, table
 
 # ---- limits of the format (not tunable: they are part of it) ------------------------------------------------------
 LIMITS: dict[str, int] = {
@@ -46,7 +46,7 @@ LIMITS: dict[str, int] = {
 
 # ---- enumerations -------------------------------------------------------------------------------------------------
 ENUMS: dict[str, tuple[str, ...]] = {
-    "SectionKind": ("VECTOR", "MATMUL", "PACK"),
+    "SectionKind": ("VECTOR", "MATMUL", "PACK", "HOST"),
     "ExprOp": ("SYMBOL", "CONST", "ADD", "MUL", "FLOORDIV", "MOD", "MIN", "MAX"),  # SYMBOL: k = index
     "BufferRole": ("PARAMETER", "PACKED", "OUTPUT", "TEMPORARY"),
     "VerifyCode": (
@@ -54,10 +54,11 @@ ENUMS: dict[str, tuple[str, ...]] = {
         "DIMENSION", "ARGUMENT", "OPERAND", "OPCODE", "OPERAND_FORM", "SLOT", "ROW_SCALAR", "REDUCTION", "NESTING",
         "JUMP", "UNINITIALISED", "OUT_OF_BOUNDS", "ALIGNMENT", "PERMISSION", "OVERLAP", "FUEL", "OVERFLOW",
     ),
-    "TrapCode": ("NONE", "GATHER_RANGE", "BINDING", "STOPPED"),
-    "TraceKind": ("NONE", "CALL", "PLAN", "ENCODE", "LAUNCH", "EXPOSED", "STARVED", "WAIT", "PACK", "LOAD", "RECOVERY"),
+    "TrapCode": ("NONE", "GATHER_RANGE", "BINDING", "STOPPED", "HOST_RANGE", "HOST_FAILED"),
+    "TraceKind": ("NONE", "CALL", "PLAN", "ENCODE", "LAUNCH", "EXPOSED", "STARVED", "WAIT", "PACK", "LOAD", "RECOVERY", "HOST"),
     "RingKind": ("PROGRAM", "LAUNCH", "DROP"),
     "EventKind": ("NONE", "PROGRAM_REFUSED", "TRAPPED"),
+    "HostFunction": host.NAMES,
 }  # fmt: skip
 
 FLAGS: dict[str, dict[str, int]] = {
@@ -99,9 +100,10 @@ RECORDS: dict[str, Fields] = {
         ("kind", "u2"), ("dtype", "u1"), ("rank", "u1"), ("operand_count", "u2"), ("word_count", "u2"),
         ("bytes", "u4"),  # of the whole section: head, operands, words
         ("reserved", "u4"),
-        ("depth", "i8"),  # matmul, pack: K
+        ("depth", "i8"),  # matmul, pack: K; host: number of the function, from 1
         ("scratch_bytes", "u8"),  # of SCRATCH that this section uses
-        ("dims[8]", "i8"),  # innermost first; matmul: N, M, batch...; pack: N; unused ones are 1
+        ("dims[8]", "i8"),  # innermost first; matmul: N, M, batch...; pack: N; host: elements of all
+        # operands together; unused ones are 1
     ),
     "Operand": (
         ("arg", "u2"), ("dtype", "u1"), ("mode", "u1"),
@@ -109,8 +111,8 @@ RECORDS: dict[str, Fields] = {
         ("reserved", "u2"),
         ("base", "i8"),  # bytes from the start of the argument
         ("limit", "i8"),  # gather: number of rows that the index may name
-        ("depth", "i8"),  # bytes per step of K (matmul, pack), or per gathered row
-        ("stride[8]", "i8"),  # bytes per step of each dimension
+        ("depth", "i8"),  # bytes per step of K (matmul, pack), or per gathered row; host: rank
+        ("stride[8]", "i8"),  # bytes per step of each dimension; host: the dimensions themselves
     ),
     "Word": (("op", "u2"), ("a", "u2"), ("k", "u4")),
     # ---- plan ----
@@ -171,8 +173,10 @@ CONTROL_LINES: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
             ("starved_user_ns", "device"), ("waiting_program", "device"), ("device_cpu", "device"), ("device_loops", "device"),
         ),
     ),
+    ("device_threads", (("sections_split", "device"),)),  # sections that several threads have run
     ("client", (("client_ns", "client"), ("client_call_began", "client"), ("launched", "client"), ("device_wakes", "device"))),
     ("events", (("event_written", "device"), ("event_read", "client"))),
+    ("host", (("host_calls", "device"), ("host_ns", "device"))),
 )  # fmt: skip
 WORKER_LINE: tuple[str, ...] = ("encoded", "encode_ns", "worker_cpu", "received")  # one line per worker, worker-written
 

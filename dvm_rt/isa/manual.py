@@ -16,6 +16,9 @@ SECTION_KINDS = {
     "as in a pass over each finished row of C (operand 2), without reductions or a row section, and end with `end`.",
     "PACK": "dims[0] = N, depth = K. Operand 0 is B, operand 1 its packed form: floats [K slice][panel][k][32], "
     "columns beyond N zero.",
+    "HOST": "A function of the host table (depth = its number, from 1) on whole arrays, row-major: operands are its inputs, "
+    "then its output; their strides hold the dimensions, depth the rank. Words are its attributes, 64-bit numbers. "
+    "dims[0] = elements of all operands together.",
 }
 PLACES = (
     ("acc", "the strip that words work on; undefined after `pass`, `loop` and at the start of a row"),

@@ -26,7 +26,7 @@ HEAD, ARG, SECTION, OPERAND, WORD = (
 MAX_RANK, LANES, NONE = (layout.LIMITS[name] for name in ("MAX_RANK", "LANES", "NONE"))
 WORKSPACE, SCRATCH = layout.LIMITS["WORKSPACE"], layout.LIMITS["SCRATCH"]
 READ, WRITE, GATHER, PACKED = (layout.FLAGS["Mode"][name] for name in ("READ", "WRITE", "GATHER", "PACKED"))
-VECTOR, MATMUL, PACK = (layout.enum_value("SectionKind", name) for name in ("VECTOR", "MATMUL", "PACK"))
+VECTOR, MATMUL, PACK, HOST = (layout.enum_value("SectionKind", name) for name in ("VECTOR", "MATMUL", "PACK", "HOST"))
 CHECKED_FROM = HEAD.fields["checksum"][1] + 8  # the checksum covers everything from this byte on
 T = TypeVar("T")
 
@@ -38,6 +38,16 @@ class Word:
     op: int
     a: int = 0
     k: int = 0
+
+    @property
+    def number(self) -> int:
+        """The word as one whole number of 64 bits: an attribute, in a host section."""
+        return int.from_bytes(np.array((self.op, self.a, self.k), WORD).tobytes(), "little", signed=True)
+
+    @staticmethod
+    def of_number(value: int) -> Word:
+        """The word that is this number."""
+        return Word(*np.frombuffer(int(value).to_bytes(8, "little", signed=True), WORD)[0].tolist())
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,10 +169,14 @@ def fuel(sections: Sequence[Section]) -> int:
         vector   word_count * ceil(dims[0] / LANES) * rows + 1
         matmul   ceil(M * N * K * batch / 1024) + word_count * M * batch * ceil(N / LANES) + 1
         pack     ceil(N * K / 1024) + 1
+        host     ceil(elements / 16) + 1
 
     in 64 bits: the verifier computes the same with overflow checks and refuses a program that claims less."""
     total = 0
     for section in sections:
+        if section.kind == HOST:
+            total += -(-section.dims[0] // 16) + 1
+            continue
         strips, rows = -(-section.dims[0] // LANES), prod(section.dims[1 : section.rank])
         words = len(section.words) * strips * rows
         steps = 0 if section.kind == VECTOR else -(-section.dims[0] * rows * section.depth // 1024)
@@ -267,6 +281,13 @@ class ProgramBuilder:
     def pack(self, n: int, k: int) -> SectionBuilder:
         """Adds a pack section; operand 0 is the source, operand 1 the packed form."""
         return self._add(SectionBuilder(PACK, (n,), k))
+
+    def host(self, name: str, attributes: Sequence[int], elements: int) -> SectionBuilder:
+        """Adds a section that runs a host function; `elements` of all operands together. Operands: its inputs, then its
+        output, each with dims innermost first in the place of strides, and its rank as depth."""
+        section = self._add(SectionBuilder(HOST, (max(elements, 1),), layout.enum_value("HostFunction", name) + 1))
+        section.words += [Word.of_number(value) for value in attributes]
+        return section
 
     def build(self) -> bytes:
         sections = tuple(s.section() for s in self.sections)

@@ -17,10 +17,10 @@ import numpy as np
 
 from dvm_rt import dtypes
 from dvm_rt.errors import DeviceTrap, InvalidBytecodeError
-from dvm_rt.isa import layout, table
+from dvm_rt.isa import host, layout, table
 from dvm_rt.isa.matmul import canonical, pack, packed_bytes, product, unpack, wide
 from dvm_rt.isa.program import (
-    GATHER, MATMUL, PACK, PACKED, READ, SCRATCH, VECTOR, WORKSPACE, WRITE, Operand, Program, Section, Word, parse,
+    GATHER, HOST, MATMUL, PACK, PACKED, READ, SCRATCH, VECTOR, WORKSPACE, WRITE, Operand, Program, Section, Word, parse,
 )  # fmt: skip
 
 LANES, BLOCK = layout.LIMITS["LANES"], layout.LIMITS["BLOCK"]
@@ -432,6 +432,20 @@ def _run_pack(section: Section, memory: _Memory) -> None:
     memory.view(packed, packed.base, (packed_bytes(n, k, size) // size,), (size,), WRITE)[:] = pack(b)
 
 
+def _run_host(section: Section, memory: _Memory) -> None:
+    views = []
+    for number, x in enumerate(section.operands):
+        shape = x.stride[: x.depth][::-1]
+        size = dtypes.DTYPES[x.dtype].bytes
+        strides = tuple(size * int(np.prod(shape[i + 1 :], dtype=np.int64)) for i in range(len(shape)))
+        mode = WRITE if number == len(section.operands) - 1 else READ
+        views.append(memory.view(x, x.base, shape, strides, mode) if 0 not in shape else np.zeros(shape, _storage(x)))
+    try:
+        host.run(section.depth - 1, views[:-1], tuple(word.number for word in section.words), views[-1])
+    except host.OutOfRange as error:
+        raise DeviceTrap(f"reference: section {memory.section}: {host.NAMES[section.depth - 1]}: {error}") from error
+
+
 def _right(operand: Operand, offset: int, n: int, k: int, memory: _Memory) -> Array:
     if operand.mode & PACKED:
         dtype = dtypes.DTYPES[operand.dtype]
@@ -444,4 +458,5 @@ _RUN: dict[int, Callable[[Section, _Memory], None]] = {
     VECTOR: _run_vector,
     MATMUL: _run_matmul,
     PACK: _run_pack,
+    HOST: _run_host,
 }

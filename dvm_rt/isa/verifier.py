@@ -136,6 +136,8 @@ class _Verifier:
         for self.word_number in range(section.operand_count):
             self.places.append(self.operand(self.word_number))
         self.aliasing()
+        if section.kind == "HOST":
+            return
         if section.kind == "MATMUL":
             b = operands[1]
             need = matmul.scratch_bytes(
@@ -164,6 +166,9 @@ class _Verifier:
         require(s.scratch_bytes <= self.head.scratch_bytes, "LIMIT")
         rows = prod(s.dims[1:])
         strips = -(-s.dims[0] // LIMIT.LANES)
+        if s.kind == "HOST":  # its words are attributes
+            self.work += -(-s.dims[0] * rows // 16) + 1
+            return
         steps = 0 if s.kind == "VECTOR" else -(-s.dims[0] * rows * s.depth // 1024)
         self.work += s.word_count * strips * rows + steps + 1
 
@@ -178,6 +183,10 @@ class _Verifier:
             require(s.rank == 1, "DIMENSION")
             require(s.operand_count == 2, "OPERAND")
             require(not words, "NESTING")
+        if s.kind == "HOST":
+            require(s.rank == 1, "DIMENSION")
+            require(s.operand_count >= 1, "OPERAND")
+            require(s.depth <= len(layout.ENUMS["HostFunction"]), "OPCODE")
 
     # ---- operands ----
 
@@ -189,9 +198,11 @@ class _Verifier:
         require(0 <= x.mode < 16 and x.mode & (MODE.READ | MODE.WRITE) != 0, "PERMISSION")
         require(not x.mode & MODE.READ or bool(memory.mode & MODE.READ), "PERMISSION")
         require(not x.mode & MODE.WRITE or bool(memory.mode & MODE.WRITE), "PERMISSION")
-        in_product = s.kind == "PACK" or (s.kind == "MATMUL" and number < 3)
-        require(x.dtype in (range(len(dtypes.DTYPES)) if in_product else STORED), "DTYPE")
+        any_dtype = s.kind in ("HOST", "PACK") or (s.kind == "MATMUL" and number < 3)
+        require(x.dtype in (range(len(dtypes.DTYPES)) if any_dtype else STORED), "DTYPE")
         require(memory.dtype in (None, x.dtype), "DTYPE")
+        if s.kind == "HOST":
+            return self.operand_of_host(number, memory)
         require(not any(x.stride[s.rank :]), "RESERVED")
         if x.mode & MODE.GATHER:
             self.gathered(x)
@@ -260,9 +271,26 @@ class _Verifier:
         elif role in ("", "C"):
             require(x.depth == 0, "RESERVED")
 
+    def operand_of_host(self, number: int, memory: SimpleNamespace) -> tuple[int, int]:
+        """Whole arrays, row-major: inputs are read, the last one is written; together no more elements than dims[0]."""
+        x, require = self.operands[number], self.require
+        require(x.dtype < len(dtypes.DTYPES), "DTYPE")
+        require(x.mode == (MODE.WRITE if number == len(self.operands) - 1 else MODE.READ), "PERMISSION")
+        require(x.index == LIMIT.NONE and x.limit == 0, "RESERVED")
+        require(0 <= x.depth <= LIMIT.MAX_RANK, "DIMENSION")
+        require(all(0 <= n <= DIMENSION_MAX for n in x.stride[: x.depth]), "DIMENSION")
+        require(not any(x.stride[x.depth :]), "RESERVED")
+        require(sum(prod(y.stride[: y.depth]) for y in self.operands[: number + 1]) <= self.s.dims[0], "DIMENSION")
+        if prod(x.stride[: x.depth]) == 0:
+            require(x.base == 0, "OUT_OF_BOUNDS")
+            return 0, 0
+        return self.inside(number, x, memory)
+
     def steps(self, number: int) -> tuple[int, list[tuple[int, int]]]:
         """Bytes of one access, and (count, stride) of every way in which an operand moves."""
         x, s = self.operands[number], self.s
+        if s.kind == "HOST":
+            return prod(x.stride[: x.depth]) * dtypes.DTYPES[x.dtype].bytes, []
         moves = [(s.dims[d], x.stride[d]) for d in range(s.rank)]
         if x.mode & MODE.PACKED:
             return matmul.packed_bytes(s.dims[0], s.depth, dtypes.DTYPES[x.dtype].bytes), [m for m in moves[2:] if m[0] > 1]
@@ -309,7 +337,7 @@ class _Verifier:
         (low, high), (low_written, high_written) = self.places[other], self.places[written]
         if x.arg != w.arg or high <= low_written or high_written <= low:
             return True
-        if self.same_places(other, written) and (self.s.kind == "VECTOR" or other > 1):
+        if self.same_places(other, written) and (self.s.kind == "VECTOR" or (self.s.kind == "MATMUL" and other > 1)):
             return True
         return self.beside(other, written)
 

@@ -24,4 +24,6 @@ NB_MODULE(_native, m) {
   bind_stream(m);
   bind_arena(m);
   bind_processes(m);
+  bind_host();
+  bind_lazy(m);
 }

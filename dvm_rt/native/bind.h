@@ -7,6 +7,7 @@
 #include "layout.h"
 #include "shared.h"
 #include "control.h"
+#include "threads.h"
 
 namespace nb = nanobind;
 using namespace dvm;
@@ -18,6 +19,8 @@ void bind_tensor(nb::module_& m);
 void bind_stream(nb::module_& m);
 void bind_arena(nb::module_& m);
 void bind_processes(nb::module_& m);
+void bind_host();
+void bind_lazy(nb::module_& m);
 
 // Raises a class of dvm_rt.errors with keyword arguments `fields`.
 [[noreturn]] inline void raise_error(const char* name, const std::string& message, nb::dict fields = nb::dict()) {
@@ -36,6 +39,11 @@ template <class F> double nanoseconds_each(int64_t reps, F run) {
   const auto begin = std::chrono::steady_clock::now();
   for (int64_t i = 0; i < reps; i++) run();
   return std::chrono::duration<double, std::nano>(std::chrono::steady_clock::now() - begin).count() / double(reps);
+}
+inline int threads_checked(int threads) {
+  if (threads >= 1 && threads <= ThreadPool::THREADS_MAX) return threads;
+  throw nb::value_error(("machine: threads: out of range, got " + std::to_string(threads) + ", allowed 1 to " +
+                         std::to_string(ThreadPool::THREADS_MAX)).c_str());
 }
 inline std::span<const uint8_t> span_of(nb::bytes bytes) { return {static_cast<const uint8_t*>(bytes.data()), bytes.size()}; }
 inline nb::bytes bytes_of(std::span<const uint8_t> bytes) { return nb::bytes(bytes.data(), bytes.size()); }

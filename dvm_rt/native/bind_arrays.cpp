@@ -145,6 +145,14 @@ nb::object item(Stream& stream, nb::handle object, double timeout_s) {
 }
 
 namespace {
+Tensor prefix(const Tensor& tensor, int64_t rows) {
+  if (!tensor.rank || rows < 0 || rows > tensor.dims[0])
+    throw Error("ShapeError", "stream: prefix: rows, got " + std::to_string(rows) + ", allowed 0 to the first dimension of " + shape_text(tensor.shape()));
+  Tensor out = tensor;
+  out.dims[0] = rows;
+  out.bytes = shape_bytes(tensor.dtype, out.shape());
+  return out;
+}
 Tensor reshaped(const Tensor& tensor, nb::sequence shape) {
   Tensor out = tensor;
   std::vector<int64_t> dims;
@@ -166,5 +174,6 @@ void bind_tensor(nb::module_& m) {
       .def_prop_ro("nbytes", [](const Tensor& t) { return t.bytes; })
       .def_prop_ro("seq", [](const Tensor& t) { return t.seq(); }, "The launch that makes it; 0: it was copied in.")
       .def_prop_ro("arena_offset", [](const Tensor& t) { return t.arena_offset(); })
+      .def("prefix", &prefix, nb::arg("rows"), "The first rows along the first dimension, in the same memory.")
       .def("reshape", &reshaped, nb::arg("shape"), "The same memory in another shape of as many elements.");
 }

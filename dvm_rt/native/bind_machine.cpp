@@ -66,6 +66,9 @@ static const char* rule(VerifyCode code) {
   if (trap.code == TrapCode::BINDING)
     raise_error("DeviceTrap", "machine: " + at("argument", trap.word) + ": bound buffer is too small, not aligned or read-only" +
                 got + " bytes, allowed " + most);
+  if (trap.code == TrapCode::HOST_RANGE || trap.code == TrapCode::HOST_FAILED)
+    raise_error("DeviceTrap", "machine: " + at("section", trap.section) + ": host function " + enum_name("HostFunction", trap.word) +
+                (trap.code == TrapCode::HOST_RANGE ? ": index" + got + ", allowed -" + most + " .. " + most + " - 1" : " failed"));
   raise_error("DeviceTrap", "machine: " + where + ": " + enum_name("TrapCode", uint32_t(trap.code)) + got + ", allowed " + most);
 }
 
@@ -112,12 +115,6 @@ const Target& target_named(const std::string& name) {
   const Target* target = find_target(name.c_str());
   if (!target) throw nb::value_error(("machine: target: not on this CPU, got " + name + ", allowed those of targets()").c_str());
   return *target;
-}
-
-int threads_checked(int threads) {
-  if (threads >= 1 && threads <= ThreadPool::THREADS_MAX) return threads;
-  throw nb::value_error(("machine: threads: out of range, got " + std::to_string(threads) + ", allowed 1 to " +
-                         std::to_string(ThreadPool::THREADS_MAX)).c_str());
 }
 
 struct PyProgram {  // Program in Python: verified, loaded, runnable on buffers of the caller

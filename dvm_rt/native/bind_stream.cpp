@@ -42,11 +42,13 @@ nb::dict stats(Stream& stream) {
   nb::dict out;
   StreamCounters c;
   MemoryReport memory;
+  uint64_t split;
   size_t outbox, plans;
   {
     StreamLock lock(stream);
     stream.retire();
     c = stream.counters();
+    split = stream.sections_split();
     memory = stream.memory();
     outbox = stream.outbox_count();
     plans = stream.plan_count();
@@ -55,7 +57,7 @@ nb::dict stats(Stream& stream) {
   out["calls"] = c.calls, out["cached_calls"] = c.cached_calls, out["plans"] = plans, out["programs"] = c.instances;
   out["encoded"] = c.encoded, out["encode_ns"] = c.encode_ns, out["packs"] = c.packs, out["evicted"] = c.evicted;
   out["refused"] = c.refused, out["traps"] = c.traps, out["devices_lost"] = c.devices_lost, out["outbox"] = outbox;
-  out["program_cache_bytes"] = c.program_cache_bytes;
+  out["program_cache_bytes"] = c.program_cache_bytes, out["sections_split"] = split;
   nb::dict bytes;
   bytes["tensors"] = memory.tensors, bytes["workspace"] = memory.workspace, bytes["packed"] = memory.packed;
   bytes["free"] = memory.free, bytes["arena"] = memory.arena;
@@ -63,6 +65,8 @@ nb::dict stats(Stream& stream) {
   const Control& control = stream.control();
   const bool here = stream.options().inline_mode;
   out["busy_ns"] = here ? c.busy_ns : control.get(CONTROL_BUSY_NS);
+  out["host_calls"] = here ? c.host_calls : control.get(CONTROL_HOST_CALLS);
+  out["host_ns"] = here ? c.host_ns : control.get(CONTROL_HOST_NS);
   for (auto [name, word] : {std::pair{"exposed_ns", CONTROL_EXPOSED_NS}, {"exposed_count", CONTROL_EXPOSED_COUNT},
                             {"starved_client_ns", CONTROL_STARVED_CLIENT_NS}, {"starved_user_ns", CONTROL_STARVED_USER_NS},
                             {"waiting_program", CONTROL_WAITING_PROGRAM}, {"device_wakes", CONTROL_DEVICE_WAKES},
@@ -270,12 +274,13 @@ void bind_stream(nb::module_& m) {
   nb::class_<Stream> c(m, "Stream");
   c.def("__init__", [](Stream* s, bool inline_mode, uint64_t arena_bytes_max, uint64_t program_cache_bytes, uint64_t ring_bytes,
                        uint64_t launches_max, int workers, double spin_us, double credit_timeout_s, const std::string& encode_mode,
-                       const std::string& target) {
-     new (s) Stream({inline_mode, arena_bytes_max, program_cache_bytes, ring_bytes, launches_max, workers, spin_us, credit_timeout_s, target});
+                       const std::string& target, int threads) {
+     new (s) Stream({inline_mode, arena_bytes_max, program_cache_bytes, ring_bytes, launches_max, workers, spin_us, credit_timeout_s, target,
+                     threads_checked(threads)});
      s->set_default_where(where_named(encode_mode));
    }, nb::arg("inline") = true, nb::arg("arena_bytes_max") = 4ull << 30, nb::arg("program_cache_bytes") = 64ull << 20,
       nb::arg("ring_bytes") = 16ull << 20, nb::arg("launches_max") = 1024, nb::arg("workers") = 0, nb::arg("spin_us") = 200.0,
-      nb::arg("credit_timeout_s") = 60.0, nb::arg("encode_mode") = "auto", nb::arg("target") = "")
+      nb::arg("credit_timeout_s") = 60.0, nb::arg("encode_mode") = "auto", nb::arg("target") = "", nb::arg("threads") = 1)
       .def("asarray", &as_tensor, nb::arg("array"), nb::arg("dtype") = nb::none(), "Copies an array in, C order. `dtype`: code, for bfloat16 bits.")
       .def("register", [](Stream& s, nb::bytes plan, nb::sequence captured) {
          std::vector<Tensor> tensors;

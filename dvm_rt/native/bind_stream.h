@@ -8,9 +8,13 @@
 
 // The stream's lock, without ever waiting for it with the GIL: who holds it may be inside a long kernel. Nothing that can
 // run Python code (collections included) may happen while it is held.
+extern thread_local bool inside_host_function;  // this thread runs one, and may hold the lock of its stream
+
 class StreamLock {
  public:
-  explicit StreamLock(Stream& stream) : held_(stream.lock(), std::try_to_lock) {
+  explicit StreamLock(Stream& stream) : held_(stream.lock(), std::defer_lock) {
+    if (inside_host_function) throw Error("GraphError", "stream: call: from a host function that runs, got a call, allowed calls outside of it");
+    held_.try_lock();
     while (!held_) {
       {
         nb::gil_scoped_release released;

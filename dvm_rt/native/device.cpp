@@ -13,7 +13,7 @@ Device::Device(const DeviceOptions& options)
         if (!found) throw Error("EncodeError", say("device: target: unknown here, got ", options.target,
             ", allowed those of targets()"));
         return *found;
-      }()) {
+      }(), options.threads) {
   for (int fd : options.rings) rings_.emplace_back(fd);
   if (options.trace >= 0) trace_ = Trace(options.trace);
   queue_.resize(LOG_CAPACITY);
@@ -127,7 +127,9 @@ Trap Device::bind_and_run(const VerifiedProgram& program, const LaunchHead& laun
   if (!in_arena(launch.workspace, launch.workspace_bytes)) return refuse(head.arg_count, launch.workspace, arena_.bytes());
   bindings_.clear();
   for (uint32_t i = 0; i < launch.head.count; ++i) bindings_.push_back({arena_.data() + args[i].offset, args[i].bytes, args[i].writable == 1});
-  return machine_.run(program, bindings_, arena_.data() + launch.workspace);
+  const Trap trap = machine_.run(program, bindings_, arena_.data() + launch.workspace);
+  host_calls_ = machine_.host_calls();
+  return trap;
 }
 
 // False: its program is missing.
@@ -167,8 +169,18 @@ void Device::commit_head() {
   ran_ = false;
   end_ns_ = now_ns();
   control_.add(CONTROL_BUSY_NS, end_ns_ - begin_ns_);
+  if (const uint64_t split = machine_.sections_split(); split != sections_split_) {
+    control_.add(CONTROL_SECTIONS_SPLIT, split - sections_split_);
+    sections_split_ = split;
+  }
   control_.commit(launch.seq, options_.eventfd);
   trace_.add(TraceKind::LAUNCH, begin_ns_, end_ns_, launch.seq, launch.head.program);
+  for (const HostSpan& call : host_calls_) {
+    control_.add(CONTROL_HOST_CALLS, 1);
+    control_.add(CONTROL_HOST_NS, call.end_ns - call.begin_ns);
+    trace_.add(TraceKind::HOST, call.begin_ns, call.end_ns, launch.seq, call.function);
+  }
+  host_calls_.clear();
   if (!head_waits()) starve(std::exchange(end_ns_, 0));
 }
 

@@ -118,6 +118,36 @@ struct KernelEncoder : Generator {
     finish(SectionKind::PACK, depth);
   }
 
+  // A host function: whole arrays, and attributes as words.
+  void host() {
+    if (!begin_section()) return;
+    if (word_limit < kernel.rank) return fail("the program is longer than the room for it");
+    int64_t elements = 0;
+    for (int i = 0; i < kernel.args; i++) {
+      const PlanArg& arg = program.plan.args()[kernel.first_arg + i];
+      Operand& o = operands[operand_count++];
+      const int64_t arg_rank = program.value(arg.depth);
+      if (arg_rank < 0 || arg_rank > MAX_RANK) return fail("the rank of a host operand is beyond 8");
+      rank = 0;
+      add_operand(arg, o);  // base and place; its strides are dims here
+      o.depth = arg_rank;
+      double count = 1;
+      for (int d = 0; d < MAX_RANK; d++) {
+        o.stride[d] = d < arg_rank ? program.value(arg.strides[d]) : 0;
+        if (o.stride[d] < 0) return fail("a dimension is negative");
+        if (d < arg_rank) count *= double(o.stride[d]);
+      }
+      if (count + double(elements) > double(DIMENSION_MAX)) return fail("more than 2^40 elements");
+      elements += int64_t(count);
+      if (count == 0) o.base = 0;
+    }
+    words = reinterpret_cast<Word*>(operands + operand_count);
+    for (word_count = 0; word_count < kernel.rank; word_count++)
+      words[word_count] = std::bit_cast<Word>(program.values[kernel.dims[word_count]]);
+    rank = 1, dims[0] = std::max<int64_t>(elements, 1), head->scratch_bytes = 0;
+    finish(SectionKind::HOST, program.values[kernel.depth]);
+  }
+
   void finish(SectionKind section_kind, int64_t depth) {
     if (failed()) return;
     head->kind = uint16_t(section_kind), head->dtype = kernel.dtype, head->rank = uint8_t(rank);
@@ -133,6 +163,11 @@ struct KernelEncoder : Generator {
   void add_fuel(SectionKind section_kind, int64_t depth) {
     uint64_t rows = 1, work = 0, steps = 0;
     bool overflow = false;
+    if (section_kind == SectionKind::HOST) {
+      program.fuel += uint64_t(dims[0] + 15) / 16 + 1;
+      if (program.fuel > FUEL_MAX) fail("more work than 2^40 steps");
+      return;
+    }
     for (int d = 1; d < rank; d++) overflow |= __builtin_mul_overflow(rows, uint64_t(dims[d]), &rows);
     overflow |= __builtin_mul_overflow(uint64_t(word_count) * uint64_t((dims[0] + LANES - 1) / LANES), rows, &work);
     if (section_kind != SectionKind::VECTOR) {
@@ -156,6 +191,7 @@ void encode_kernel(Program& program, const PlanKernel& kernel, const PreparedKer
   KernelEncoder encoder(program, kernel, nodes, count);
   if (matmul) encoder.matmul(prepared);
   else if (kernel.kind == uint8_t(SectionKind::PACK)) encoder.pack();
+  else if (kernel.kind == uint8_t(SectionKind::HOST)) encoder.host();
   else encoder.vector(prepared);
 }
 
@@ -185,7 +221,7 @@ PreparedKernel prepare(const Plan& plan, const PlanKernel& kernel) {
   using namespace encoding;
   PreparedKernel prepared;
   const SectionKind kind = SectionKind(kernel.kind);
-  if (kind == SectionKind::PACK) return prepared;
+  if (kind == SectionKind::PACK || kind == SectionKind::HOST) return prepared;
   Program program{plan, nullptr, nullptr, 0, 0, nullptr};
   Generator generator(program, kernel, plan.nodes().data() + kernel.first_node, kernel.nodes);
   generator.epilogue = kind == SectionKind::MATMUL;

@@ -1,5 +1,6 @@
 // Runs verified programs: binds arguments, clears what must not show old bytes, runs section after section.
 #include "machine.h"
+#include "shared.h"
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
@@ -20,6 +21,8 @@ namespace avx512 { extern const Target target; }
 namespace avx2 { extern const Target target; }
 #endif
 namespace baseline { extern const Target target; }
+
+HostRunner host_runner = nullptr;
 
 namespace {
 
@@ -96,12 +99,18 @@ const Target& best_target() {
   return *named;
 }
 
-Machine::Machine(const Target& target, int threads, uint64_t spin_ns) : target_(&target), threads_(size_t(threads)), scratch_(nullptr, release) {
+Machine::Machine(const Target& target, int threads) : target_(&target), threads_(size_t(threads)), scratch_(nullptr, release), results_(nullptr, release) {
   for (Thread& thread : threads_) thread.context.reset(new Context);
-  if (threads > 1) pool_.reset(new ThreadPool(threads, spin_ns));
+  if (threads > 1) pool_.reset(new ThreadPool(threads));
 }
 
 void Machine::reserve(const VerifiedProgram& program) {
+  if (const size_t bytes = program.result_bytes(); pool_ && bytes > result_bytes_) {
+    results_.reset();
+    result_bytes_ = 0;
+    results_.reset(allocate(bytes));
+    result_bytes_ = bytes;
+  }
   const size_t need = program.head().scratch_bytes;
   if (need <= scratch_bytes_) return;
   const size_t room = (need + ARENA_ALIGN - 1) / ARENA_ALIGN * ARENA_ALIGN;
@@ -155,18 +164,60 @@ void Machine::run_cut(Run run, const SectionRun& whole, bool streams) {
     if (thread.trapped_part < split.parts && thread.trapped_part == cut.trapped) trap = thread.trap;
 }
 
+class Machine::Crew : public Team {
+ public:
+  Crew(Machine& machine, const Split& split, bool streams) : machine_(machine), streams_(streams), wake_(split.ns >= WAKE_NS) {
+    parts = split.parts, results = reinterpret_cast<float*>(machine.results_.get());
+  }
+  void each(int64_t count, Work work, void* job) override {
+    work_ = work, job_ = job;
+    machine_.pool_->run(count, run_one, this, wake_);
+  }
+
+ private:
+  static void run_one(void* crew, int thread, int64_t part) {
+    Crew& own = *static_cast<Crew*>(crew);
+    const FloatMode float_mode;
+    own.work_(own.job_, *own.machine_.threads_[size_t(thread)].context, part);
+#if defined(DVM_X86)
+    if (own.streams_) _mm_sfence();
+#endif
+  }
+  Machine& machine_;
+  const bool streams_, wake_;
+  Work work_ = nullptr;
+  void* job_ = nullptr;
+};
+
+void Machine::run_wide(const SectionRun& whole, bool streams) {
+  Crew crew(*this, split_of_run(whole.section.split), streams);
+  SectionRun run = whole;
+  run.team = &crew;
+  target_->vector(*threads_[0].context, run);
+  sections_split_++;
+}
+
 Split Machine::split_of_run(const Split& split) const {
   if (!parts_always_) return split;
-  return {split.units, std::min(split.units, parts_always_), split.ns};
+  return {split.units, std::min(split.pieces(), parts_always_), split.ns, split.blocks};
 }
 
 Machine::Run Machine::run_of(SectionKind kind) const {
   switch (kind) {
     case SectionKind::VECTOR: return target_->vector;
     case SectionKind::MATMUL: return target_->matmul;
-    case SectionKind::PACK: break;
+    case SectionKind::PACK: case SectionKind::HOST: break;  // a host section is never cut
   }
   return target_->pack;
+}
+
+Trap Machine::run_host(const SectionRun& run) {
+  const auto function = uint32_t(run.section.head->depth - 1);
+  if (!host_runner) return {TrapCode::HOST_FAILED, 0, function, 0, 0};
+  const uint64_t begin = now_ns();
+  const Trap trap = host_runner(run);
+  host_calls_.push_back({begin, now_ns(), function});
+  return trap;
 }
 
 Trap Machine::run(const VerifiedProgram& program, std::span<const Binding> args, uint8_t* workspace) {
@@ -180,6 +231,7 @@ Trap Machine::run(const VerifiedProgram& program, std::span<const Binding> args,
     if (wanted[i].mode & ZERO_FILL) memset(args[i].address, 0, wanted[i].bytes);
   if (program.zero_workspace()) memset(workspace, 0, head.workspace_bytes);
 
+  host_calls_.clear();
   if (pool_ && program.split_ns() >= WAKE_NS) pool_->wake();
   const FloatMode float_mode;
   Context& context = *threads_[0].context;
@@ -194,12 +246,14 @@ Trap Machine::run(const VerifiedProgram& program, std::span<const Binding> args,
     }
     const SectionRun run{section, address, scratch_.get(), 0, section.split.units};
     if (pool_ && split_of_run(section.split).parts > 1) {
-      run_cut(run_of(SectionKind(section.head->kind)), run, program.streams());
+      if (section.split.wide()) run_wide(run, program.streams());
+      else run_cut(run_of(SectionKind(section.head->kind)), run, program.streams());
     } else {
       switch (SectionKind(section.head->kind)) {
         case SectionKind::VECTOR: target_->vector(context, run); break;
         case SectionKind::MATMUL: target_->matmul(context, run); break;
         case SectionKind::PACK: target_->pack(context, run); break;
+        case SectionKind::HOST: context.trap = run_host(run); break;
       }
     }
     if (context.trap.code != TrapCode::NONE) {

@@ -16,20 +16,32 @@ struct Binding {  // what a launch gives for one argument of a program: authorit
   bool writable;
 };
 
+// Runs a HOST section: its operands' memory is proven, the rest is the runner's. Set where there is Python; without one such
+// sections trap. The trap's word is the number of the function.
+using HostRunner = Trap (*)(const SectionRun& run);
+extern HostRunner host_runner;
+
+struct HostSpan {  // one host function that a run called
+  uint64_t begin_ns, end_ns;
+  uint32_t function;
+};
+
 class Machine {
  public:
   // Throws std::system_error if the system gives no threads.
-  explicit Machine(const Target& target = best_target(), int threads = 1, uint64_t spin_ns = 50'000);
+  explicit Machine(const Target& target = best_target(), int threads = 1);
   // `workspace` holds head().workspace_bytes, ARENA_ALIGN aligned. Bindings smaller than the program declares, not
   // aligned, or not writable where it writes give TrapCode::BINDING (word = argument) before anything runs.
   Trap run(const VerifiedProgram& program, std::span<const Binding> args, uint8_t* workspace);
   void reserve(const VerifiedProgram& program);  // scratch, so that run() does not allocate
+  const std::vector<HostSpan>& host_calls() const { return host_calls_; }  // of the last run()
   int threads() const { return int(threads_.size()); }
   uint64_t sections_split() const { return sections_split_; }
   // Cuts every section into (at most) so many parts, however little work it is; 0: as split.h says. For tests.
   void cut_always(int64_t parts) { parts_always_ = parts; }
 
  private:
+  Trap run_host(const SectionRun& run);
   struct Thread {
     std::unique_ptr<Context> context;
     uint8_t* scratch = nullptr;
@@ -37,9 +49,11 @@ class Machine {
     Trap trap;
   };
   struct Cut;  // a section on its way through the threads
+  class Crew;  // they themselves, for a wide section
   using Run = void (*)(Context&, const SectionRun&);
   Run run_of(SectionKind kind) const;
   Split split_of_run(const Split& split) const;
+  void run_wide(const SectionRun& whole, bool streams);
   void run_cut(Run run, const SectionRun& whole, bool streams);
   static void run_part(void* cut, int thread, int64_t part);
 
@@ -48,8 +62,11 @@ class Machine {
   std::unique_ptr<ThreadPool> pool_;  // none: one thread
   std::unique_ptr<uint8_t[], void (*)(uint8_t*)> scratch_;
   size_t scratch_bytes_ = 0;  // of each thread
+  std::unique_ptr<uint8_t[], void (*)(uint8_t*)> results_;  // of blocks of long rows
+  size_t result_bytes_ = 0;
   int64_t parts_always_ = 0;
   uint64_t sections_split_ = 0;
+  std::vector<HostSpan> host_calls_;
 };
 
 }  // namespace dvm

@@ -93,19 +93,19 @@ struct Checker {
 
   bool kernel(const PlanKernel& k) {
     const SectionKind kind = SectionKind(k.kind);
-    const bool matmul = kind == SectionKind::MATMUL, pack = kind == SectionKind::PACK;
-    if (!(check.below("kind", k.kind, size_t(SectionKind::PACK) + 1) &&
+    const bool matmul = kind == SectionKind::MATMUL, pack = kind == SectionKind::PACK, host = kind == SectionKind::HOST;
+    if (!(check.below("kind", k.kind, size_t(SectionKind::HOST) + 1) &&
           check.is(k.dtype == uint8_t(DType::FLOAT32) || (matmul && k.nodes == 0 && is_product_dtype(k.dtype)), "compute dtype",
                    k.dtype, "float32; of a matmul without nodes also float64 and integers of 32 and 64 bits") && dims(k.rank, k.dims) &&
-          check.is(matmul ? k.rank >= 2 : pack ? k.rank == 1 : k.rank >= 1, "rank", k.rank,
-                   "1 and more, matmul 2 and more, pack 1") &&
+          check.is(matmul ? k.rank >= 2 : pack ? k.rank == 1 : host || k.rank >= 1, "rank", k.rank,
+                   "1 and more, matmul 2 and more, pack 1, host 0 and more") &&
           check.is(size_t(k.first_arg) + k.args <= plan.args().size(), "args", k.args, "args of the plan") &&
           check.is(size_t(k.first_node) + k.nodes <= plan.nodes().size(), "nodes", k.nodes, "nodes of the plan") &&
           check.is(k.args <= KERNEL_ARGS_MAX, "args", k.args, "0 to 12") &&
           check.is(k.nodes <= MAX_NODES, "nodes", k.nodes, "0 to 64") &&
-          check.is(matmul ? k.args >= 3 : pack ? k.args == 2 : true, "args", k.args, "3 and more, pack 2") &&
-          check.is(!pack || k.nodes == 0, "nodes", k.nodes, "none in a pack") &&
-          (matmul || pack ? expr("depth", k.depth) : expr_or_none("depth", k.depth)))) {
+          check.is(matmul ? k.args >= 3 : pack ? k.args == 2 : !host || k.args >= 1, "args", k.args, "3 and more, pack 2, host 1 and more") &&
+          check.is(!(pack || host) || k.nodes == 0, "nodes", k.nodes, "none in a pack or a host kernel") &&
+          (matmul || pack || host ? expr("depth", k.depth) : expr_or_none("depth", k.depth)))) {
       return false;
     }
     auto args = plan.args().subspan(k.first_arg, k.args);
@@ -114,6 +114,7 @@ struct Checker {
     }
     if (matmul && !matmul_args(args, k.dtype)) return false;
     if (pack && !pack_args(args)) return false;
+    if (host) return host_args(args);
     return nodes(k, args, plan.nodes().subspan(k.first_node, k.nodes));
   }
 
@@ -121,13 +122,13 @@ struct Checker {
     if (!(check.below("buffer of an arg", a.buffer, plan.buffers().size()) && dtype(a.dtype) &&
           check.is((a.mode & ~(READ | WRITE | GATHER | PACKED)) == 0, "mode", a.mode, "READ, WRITE, GATHER, PACKED") &&
           expr_or_none("limit", a.limit) && expr_or_none("offset", a.offset) && expr_or_none("depth", a.depth) &&
-          std::all_of(a.strides, a.strides + k.rank, [&](uint16_t s) { return expr_or_none("stride", s); }))) {
+          std::all_of(a.strides, a.strides + (k.kind == uint8_t(SectionKind::HOST) ? MAX_RANK : k.rank), [&](uint16_t s) { return expr_or_none("stride", s); }))) {
       return false;
     }
     if (!(check.is(a.mode & (READ | WRITE), "mode", a.mode, "READ, WRITE") &&
           check.is(a.dtype == plan.buffers()[a.buffer].dtype, "dtype of an arg", a.dtype, "that of its buffer") &&
-          check.is(a.dtype <= uint8_t(DType::UINT64) || a.dtype == k.dtype, "dtype of an arg", a.dtype,
-                   "bool, integers, the compute dtype"))) {
+          check.is(k.kind == uint8_t(SectionKind::HOST) || a.dtype <= uint8_t(DType::UINT64) || a.dtype == k.dtype, "dtype of an arg",
+                   a.dtype, "bool, integers, the compute dtype"))) {
       return false;
     }
     const BufferRole role = BufferRole(plan.buffers()[a.buffer].role);
@@ -161,6 +162,13 @@ struct Checker {
            check.is(args[1].mode == READ || args[1].mode == (READ | PACKED), "mode of B", args[1].mode, "READ, PACKED") &&
            check.is((args[2].mode & ~READ) == WRITE, "mode of C", args[2].mode, "WRITE, READ | WRITE") &&
            expr("depth of A", args[0].depth) && ((args[1].mode & PACKED) || expr("depth of B", args[1].depth));
+  }
+  bool host_args(std::span<const PlanArg> args) {  // inputs, then the output; strides are dims, depth is the rank
+    for (const PlanArg& a : args) {
+      const uint8_t mode = &a == &args.back() ? WRITE : READ;
+      if (!(check.is(a.mode == mode, "mode", a.mode, "READ, and WRITE of the last one") && expr("rank", a.depth))) return false;
+    }
+    return true;
   }
   bool pack_args(std::span<const PlanArg> args) {
     return check.is(args[0].dtype == uint8_t(DType::FLOAT32) && args[1].dtype == uint8_t(DType::FLOAT32), "dtype of a pack",

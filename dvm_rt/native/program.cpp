@@ -80,6 +80,8 @@ std::unique_ptr<VerifiedProgram> VerifiedProgram::load(const uint8_t* bytes, siz
     if (SectionKind(section.head->kind) == SectionKind::VECTOR) outer += resolve(section, outer);
     section.split = split_of(section);
     program->split_ns_ += section.split.ns;
+    if (const size_t room = size_t(section.split.blocks) * MAX_REDUCTIONS * sizeof(double); room > program->result_bytes_)
+      program->result_bytes_ = room;
     program->sections_[i] = section;
   }
   return program;

@@ -57,6 +57,7 @@ class VerifiedProgram {
   std::span<const SectionView> sections() const { return {sections_, head().section_count}; }
   bool zero_workspace() const { return zero_workspace_; }  // some section may read what no section wrote
   bool streams() const { return streams_; }                // some section has non-temporal stores
+  size_t result_bytes() const { return result_bytes_; }    // of the blocks of the longest row of wide sections
   int64_t split_ns() const { return split_ns_; }           // modelled time of those sections that several threads share
   VerifiedProgram(const VerifiedProgram&) = delete;
   static void operator delete(VerifiedProgram* program, std::destroying_delete_t) {
@@ -71,6 +72,7 @@ class VerifiedProgram {
   SectionView* sections_;
   bool zero_workspace_ = false, streams_ = false;
   int64_t split_ns_ = 0;
+  size_t result_bytes_ = 0;
 };
 
 }  // namespace dvm

@@ -11,6 +11,7 @@ namespace {
 constexpr double SPLIT_NS = 20e3, PART_NS = 5e3;
 constexpr double CYCLES_PER_NS = 2.8, MACS_PER_NS = 70, BYTES_PER_NS = 20;  // of one thread, AVX-512
 constexpr double ROW_CYCLES_LEAST = 30;
+constexpr int64_t WIDE_ROWS = 16;  // so many rows or more are parts enough
 constexpr double CYCLES_MAX = 256;  // more than any word takes for a strip
 
 int64_t rows_of(const Section& head) {
@@ -35,12 +36,31 @@ double strip_cycles(const SectionView& section) {  // of all words that run once
   return cycles;
 }
 
+// Words whose elements know nothing of each other and of their place in the row, or whose reductions go by blocks. A word
+// that is not listed here keeps rows in one piece.
+bool rows_can_be_cut(const SectionView& section) {
+  for (int i = 0; i < section.head->word_count; i++) {
+    const OpInfo& op = OPS[section.words[i].op];
+    const bool known = op.row == ROW_gather || op.row == ROW_fetch || op.row == ROW_pass || op.row == ROW_loop || op.row == ROW_end_row;
+    if (op.group == Group::CONTROL && !known) return false;
+  }
+  return true;
+}
+
 Split split_vector(const SectionView& section) {
   const Section& head = *section.head;
   const int64_t rows = rows_of(head), strips = ceil_div(head.dims[0], LANES);
+  const bool may_be_wide = rows < WIDE_ROWS && head.dims[0] > BLOCK;
   const double most = double(rows) * double(strips) * head.word_count * CYCLES_MAX;
-  if (most < SPLIT_NS * CYCLES_PER_NS) return {rows};  // small sections pay for nothing
-  return cut(rows, double(rows) * (double(strips) * strip_cycles(section) + ROW_CYCLES_LEAST) / CYCLES_PER_NS);
+  if (most < SPLIT_NS * CYCLES_PER_NS && !may_be_wide) return {rows};  // small sections pay for nothing
+  const double row_ns = (double(strips) * strip_cycles(section) + ROW_CYCLES_LEAST) / CYCLES_PER_NS;
+  if (may_be_wide && (row_ns >= SPLIT_NS || rows == 1) && rows_can_be_cut(section)) {
+    const int64_t blocks = ceil_div(head.dims[0], BLOCK);
+    Split split = cut(blocks, row_ns);
+    split.units = rows, split.blocks = blocks, split.ns *= rows;
+    return split;
+  }
+  return cut(rows, double(rows) * row_ns);
 }
 
 Split split_matmul(const SectionView& section) {

@@ -34,7 +34,7 @@ Stream::Stream(const StreamOptions& options)
         if (!found) throw Error("EncodeError", say("stream: target: unknown here, got ", options.target,
             ", allowed those of targets()"));
         return *found;
-      }()) {
+      }(), options.inline_mode ? options.threads : 1) {
   watch_forks();
   fork_generation_ = fork_generation;
   plans_.push_back(std::make_unique<PlanState>());  // number 0: packing

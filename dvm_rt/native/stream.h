@@ -44,6 +44,7 @@ struct StreamOptions {
   double spin_us = 200;
   double credit_timeout_s = 60;
   std::string target;  // "": the best
+  int threads = 1;     // that run kernels, inline
 };
 
 struct PlanState;
@@ -95,7 +96,7 @@ struct Argument {
 
 struct StreamCounters {
   uint64_t calls = 0, cached_calls = 0, encoded = 0, encode_ns = 0, packs = 0, evicted = 0, refused = 0, traps = 0,
-           devices_lost = 0, busy_ns = 0, program_cache_bytes = 0, instances = 0;
+           devices_lost = 0, busy_ns = 0, program_cache_bytes = 0, instances = 0, host_calls = 0, host_ns = 0;
 };
 
 inline uint64_t hash_of(std::span<const int64_t> values) {
@@ -163,6 +164,7 @@ class Stream {
 
   // ---- under the lock: for those who look ----
   const StreamCounters& counters() const { return counters_; }
+  uint64_t sections_split() const { return inline_mode_ ? machine_.sections_split() : control_.get(CONTROL_SECTIONS_SPLIT); }
   MemoryReport memory() const { return arena_->report(); }
   const PlanState& plan(uint32_t number) { return plan_state(number); }
   size_t plan_count() const { return plans_.size() - 1; }

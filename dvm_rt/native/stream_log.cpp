@@ -14,6 +14,12 @@ static Failure trapped(uint64_t seq, const Instance& instance, const Trap& trap)
     what = "gather index out of range";
     allowed = say(-trap.allowed, " to ", trap.allowed - 1);
   }
+  if (trap.code == TrapCode::HOST_RANGE || trap.code == TrapCode::HOST_FAILED) {
+    const std::string function = trap.word < std::size(HostFunction_NAMES) ? HostFunction_NAMES[trap.word] : "unknown";
+    const bool range = trap.code == TrapCode::HOST_RANGE;
+    what = "host function " + function + (range ? ": index out of range" : " failed");
+    allowed = range ? say(-trap.allowed, " to ", trap.allowed - 1) : "inputs and attributes that fit each other, and memory for them";
+  }
   return failure_of({"DeviceTrap", say("device: launch ", seq, " of plan ", instance.plan->number, ", section ", trap.section, ", word ",
       trap.word, ": ", what, ", got ", trap.got, ", allowed ", allowed),
       {{"code", int64_t(trap.code)}, {"got", trap.got}, {"allowed", trap.allowed}}});
@@ -37,6 +43,11 @@ void Stream::run(Instance& instance, std::span<const Argument> arguments, uint64
       if (a.writable) a.buffer->failure = failure;
   uint64_t end = now_ns();
   counters_.busy_ns += end - begin;
+  for (const HostSpan& call : machine_.host_calls()) {
+    ++counters_.host_calls;
+    counters_.host_ns += call.end_ns - call.begin_ns;
+    trace_.add(TraceKind::HOST, call.begin_ns, call.end_ns, seq, call.function);
+  }
   trace_.add(TraceKind::LAUNCH, begin, end, seq, instance.id);
   retired_.store(seq, std::memory_order_release);
   done_.store(seq, std::memory_order_release);

@@ -23,6 +23,9 @@ struct alignas(64) Context {
   const Word* start;
   const void *full, *tail, *row;             // dispatch tables: whole strip, last strip, one-vector row section
   Trap trap;
+  const Word* stopped;                       // where a table with stops has stopped
+  float* results;                            // of the blocks of a part of a row ([block][reduction]); null: to `blocks`
+  int64_t first;                             // element of the row that offset 0 is: not 0 in a later part of a row
   alignas(64) float row_scalar[MAX_ROW_SCALARS];
   alignas(64) float lanes[MAX_REDUCTIONS][LANES];   // of the current block of the row
   alignas(64) float blocks[MAX_REDUCTIONS][LANES];  // of block results, for rows beyond BLOCK
@@ -35,11 +38,23 @@ struct alignas(64) Context {
 // and the Context are the running thread's own. Only units [begin, end) of section.split.units are to be run (split.h says
 // what they are and how to add a kind of section); a section that is not cut runs as {0, section.split.units}. Parts of a
 // section run at once, so nothing may pass from one unit to another: no carried state, no scratch, no order.
+//
+// A wide section (Split.wide: few rows, very long) gets a Team instead and is whole: it takes its rows in phases, each of
+// which the threads of the team share, by ranges of blocks.
+class Team {
+ public:
+  using Work = void (*)(void* job, Context& context, int64_t part);
+  virtual void each(int64_t parts, Work work, void* job) = 0;  // on any thread, with that thread's Context; until all are done
+  int64_t parts;
+  float* results;  // room for MAX_REDUCTIONS of each block of the longest row
+};
+
 struct SectionRun {
   SectionView section;
   uint8_t* const* address;
   uint8_t* scratch;
   int64_t begin, end;
+  Team* team = nullptr;
 };
 
 struct Target {

@@ -1,6 +1,7 @@
 #include "threads.h"
 #include <linux/futex.h>
 #include <pthread.h>
+#include <sched.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 #include <chrono>
@@ -14,6 +15,13 @@ uint64_t fork_generation = 0;
 void watch_forks() {
   static const int once = pthread_atfork(nullptr, nullptr, [] { ++fork_generation; });
   (void)once;
+}
+
+// After a job, or while others finish it. Where there are fewer CPUs than threads, whoever spins keeps the others from working.
+constexpr uint64_t SPIN_NS = 50'000;
+int free_cpus() {
+  cpu_set_t cpus;
+  return sched_getaffinity(0, sizeof cpus, &cpus) ? ThreadPool::THREADS_MAX : CPU_COUNT(&cpus);
 }
 
 void sleep_on(std::atomic<uint32_t>& word, uint32_t seen) {
@@ -40,8 +48,8 @@ constexpr int64_t end_of(uint64_t range) { return range & 0xffff; }
 
 }  // namespace
 
-ThreadPool::ThreadPool(int threads, uint64_t spin_ns)
-    : threads_(threads), spin_ns_(spin_ns), fork_generation_((watch_forks(), fork_generation)),
+ThreadPool::ThreadPool(int threads)
+    : threads_(threads), spin_ns_(free_cpus() < threads ? 0 : SPIN_NS), fork_generation_((watch_forks(), fork_generation)),
       ranges_(new Range[size_t(threads)]), workers_(new std::thread[size_t(threads)]) {
   sigset_t all, before;
   sigfillset(&all);

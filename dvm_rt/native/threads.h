@@ -20,7 +20,7 @@ class ThreadPool {
  public:
   using Work = void (*)(void* job, int thread, int64_t part);  // thread 0 is the caller
 
-  ThreadPool(int threads, uint64_t spin_ns);  // throws std::system_error
+  explicit ThreadPool(int threads);  // throws std::system_error
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;
 

@@ -289,14 +289,18 @@ template <class O, bool LONG> void fold(ARGS) {
   a0 = a1 = a2 = a3 = a4 = a5 = a6 = a7 = folded<O>(LONG ? c->blocks[p->a] : c->lanes[p->a]);
   NEXT;
 }
-// The reductions named in `mask` have seen the whole block: their lanes go to one lane of `blocks`.
+FN void add_block(Context* c, int r, long block, V result) {
+  float* total = c->blocks[r] + block % LANES;
+  *total = (r < MAX_REDUCTIONS / 2 ? meaning::add::of(all(*total), result) : meaning::max::of(all(*total), result))[0];
+}
+// The reductions named in `mask` have seen the whole block: their lanes go to one lane of `blocks`, or wait for the blocks
+// before them.
 [[gnu::noinline]] void end_block(Context* c, uint32_t mask, long block) {
   for (int r = 0; r < MAX_REDUCTIONS; r++) {
     if (!(mask >> r & 1)) continue;
-    float* total = c->blocks[r] + block % LANES;
-    const bool sum = r < MAX_REDUCTIONS / 2;
-    const V all_of_it = sum ? folded<meaning::add>(c->lanes[r]) : folded<meaning::max>(c->lanes[r]);
-    *total = (sum ? meaning::add::of(all(*total), all_of_it) : meaning::max::of(all(*total), all_of_it))[0];
+    const V result = r < MAX_REDUCTIONS / 2 ? folded<meaning::add>(c->lanes[r]) : folded<meaning::max>(c->lanes[r]);
+    if (c->results) c->results[block * MAX_REDUCTIONS + r] = result[0];
+    else add_block(c, r, block, result);
   }
 }
 
@@ -440,6 +444,17 @@ template <bool LONG> constexpr Table row_table() {
   h[OP_gather] = gather, h[OP_fetch] = fetch<1>, h[OP_pass] = pass, h[OP_end_row] = end_row;
   return t;
 }
+void stop(ARGS) { c->stopped = p; }
+constexpr Table stop_table() {
+  Table t{};
+  for (Handler& h : t.handler) h = stop;
+  return t;
+}
+constexpr Table row_table_with_stops() {  // row words of a long row, up to a pass or the end
+  Table t = row_table<true>();
+  t.handler[OP_pass] = t.handler[OP_end_row] = stop;
+  return t;
+}
 template <bool LONG> struct Tables {
   static constexpr Table full = strip_table<FULL, false, LONG>(), half = strip_table<4, false, LONG>(),
                          part8 = strip_table<FULL, true, LONG>(), part4 = strip_table<4, true, LONG>(),
@@ -484,7 +499,68 @@ int64_t walk_from(Context& c, const SectionRun& run, int64_t row, int64_t end) {
   return row + c.left[level] * below;
 }
 
+// ---- long rows on several threads ---------------------------------------------------------------------------------------
+constexpr Table STOP = stop_table(), ROW_WITH_STOPS = row_table_with_stops();
+
+struct PassJob {  // a pass over a row, on its way through the threads; the caller's Context is one of those it uses
+  const SectionRun& run;
+  const Context& row;  // row scalars
+  const Word* pass;
+  uint8_t* ptr[MAX_OPERANDS];
+};
+
+// Blocks of the row that are a part's.
+void run_pass_part(void* job, Context& c, int64_t part) {
+  const PassJob& j = *static_cast<PassJob*>(job);
+  const SectionView& s = j.run.section;
+  const Split cut{s.split.blocks, j.run.team->parts};
+  const int64_t block = part_begin(cut, part), first = block * BLOCK, end = part_begin(cut, part + 1) * BLOCK;
+  const int64_t n = (end < s.head->dims[0] ? end : s.head->dims[0]) - first;
+  for (int i = 0; i < s.head->operand_count; i++) c.ptr[i] = j.ptr[i] + first * s.operands[i].stride[0];
+  if (&c != &j.row) memcpy(c.row_scalar, j.row.row_scalar, sizeof c.row_scalar);
+  c.outer = s.outer, c.operands = s.operands, c.start = s.words;
+  c.row_bytes = 4 * n, c.first = first, c.results = j.run.team->results + block * MAX_REDUCTIONS;
+  choose_tables<true>(c);
+  c.row = &STOP;
+  const V z{};
+  pass(z, z, z, z, z, z, z, z, j.pass, &c, 0, &STOP);
+  c.first = 0, c.results = nullptr;
+  leave();
+}
+
+// Returns the word after its loop.
+const Word* run_pass(Context& c, const SectionRun& run, const Word* pass) {
+  PassJob job{run, c, pass, {}};
+  memcpy(job.ptr, c.ptr, sizeof job.ptr);
+  run.team->each(run.team->parts, run_pass_part, &job);
+  memcpy(c.ptr, job.ptr, sizeof job.ptr);
+  while (pass->op != OP_loop) pass++;
+  for (int64_t block = 0; block < run.section.split.blocks; block++)
+    for (int r = 0; r < MAX_REDUCTIONS; r++)
+      if (pass->a >> r & 1) add_block(&c, r, block, all(run.team->results[block * MAX_REDUCTIONS + r]));
+  return pass + 1;
+}
+
+// Every row: its row words on this thread, its passes on all.
+void run_wide(Context& c, const SectionRun& run) {
+  for (int64_t row = 0; row < run.section.split.units; row++) {
+    for (int i = 0; i < run.section.head->operand_count; i++) c.ptr[i] = run.address[i];
+    for (int64_t& shift : c.shift) shift = 0;
+    c.operands = run.section.operands, c.outer = run.section.outer;
+    walk_from(c, run, row, row + 1);
+    for (const Word* word = run.section.words; word->op != OP_end_row;) {
+      c.start = run.section.words, c.row_bytes = 4 * run.section.head->dims[0];
+      enter(c, &ROW_WITH_STOPS, word);
+      if (c.trap.code != TrapCode::NONE) return leave();
+      word = c.stopped;
+      if (word->op == OP_pass) word = run_pass(c, run, word);
+    }
+  }
+  leave();
+}
+
 void run_vector(Context& c, const SectionRun& run) {
+  if (run.team) return run_wide(c, run);
   const SectionView& s = run.section;
   const int operands = s.head->operand_count;
   c.outer = s.outer, c.operands = s.operands, c.start = s.words;

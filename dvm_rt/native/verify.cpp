@@ -108,7 +108,7 @@ class Verifier {
   bool section_head(size_t rest) {
     const Section& s = *section_.head;
     auto wrong = [&](VerifyCode code, int64_t got, int64_t allowed) { return refuse(code, Place::SECTION, 0, got, allowed); };
-    if (s.kind > uint16_t(SectionKind::PACK)) return wrong(VerifyCode::SECTION_KIND, s.kind, uint16_t(SectionKind::PACK));
+    if (s.kind > uint16_t(SectionKind::HOST)) return wrong(VerifyCode::SECTION_KIND, s.kind, uint16_t(SectionKind::HOST));
     kind_ = SectionKind(s.kind);
     if (s.operand_count > MAX_OPERANDS) return wrong(VerifyCode::LIMIT, s.operand_count, MAX_OPERANDS);
     if (s.word_count > MAX_WORDS) return wrong(VerifyCode::LIMIT, s.word_count, MAX_WORDS);
@@ -139,6 +139,11 @@ class Verifier {
   bool burn() {
     const Section& s = *section_.head;
     int64_t steps = 0;
+    if (kind_ == SectionKind::HOST) {  // its words are attributes
+      if (__builtin_add_overflow(fuel_, ceil_div(elements_, int64_t(16)) + 1, &fuel_))
+        return refuse(VerifyCode::OVERFLOW, Place::SECTION, 0, elements_, FUEL_MAX);
+      return true;
+    }
     if (kind_ != SectionKind::VECTOR) {
       if (__builtin_mul_overflow(elements_, s.depth, &steps) || steps > int64_t(FUEL_MAX) * 1024)
         return refuse(VerifyCode::OVERFLOW, Place::SECTION, 0, steps, FUEL_MAX * 1024);
@@ -160,6 +165,7 @@ class Verifier {
     if (matmul && s.word_count && s.dtype != FLOAT32) return wrong(VerifyCode::DTYPE, s.dtype, FLOAT32);
     if (pack && (s.rank != 1 || s.operand_count != 2))
       return wrong(s.rank != 1 ? VerifyCode::DIMENSION : VerifyCode::OPERAND, s.rank != 1 ? s.rank : s.operand_count, s.rank != 1 ? 1 : 2);
+    if (kind_ == SectionKind::HOST) return host();
     for (int i = 0; i < s.operand_count; i++)
       if (!operand(i)) return false;
     if (matmul) {
@@ -178,6 +184,48 @@ class Verifier {
     return true;
   }
 
+  // ---- host functions: whole arrays, row-major; inputs are read, the last operand is written ----
+  bool host() {
+    const Section& s = *section_.head;
+    auto wrong = [&](VerifyCode code, int64_t got, int64_t allowed) { return refuse(code, Place::SECTION, 0, got, allowed); };
+    if (s.rank != 1) return wrong(VerifyCode::DIMENSION, s.rank, 1);
+    if (!s.operand_count) return wrong(VerifyCode::OPERAND, 0, 1);
+    if (s.depth > int64_t(std::size(HostFunction_NAMES))) return wrong(VerifyCode::OPCODE, s.depth, int64_t(std::size(HostFunction_NAMES)));
+    host_elements_ = 0;
+    stored_ = read_ = 0;
+    for (int i = 0; i < s.operand_count; i++)
+      if (!operand(i)) return false;
+    if (!overlaps()) return false;
+    record();
+    return true;
+  }
+  // The rest of operand() for a host function.
+  bool host_operand(int i) {
+    const Operand& x = section_.operands[i];
+    const Section& s = *section_.head;
+    const bool last = i == s.operand_count - 1;
+    if (x.mode != (last ? WRITE : READ)) return refuse_operand(VerifyCode::PERMISSION, i, x.mode, last ? WRITE : READ);
+    if (x.index != NONE || x.limit) return refuse_operand(VerifyCode::RESERVED, i, x.index, NONE);
+    if (x.depth < 0 || x.depth > MAX_RANK) return refuse_operand(VerifyCode::DIMENSION, i, x.depth, MAX_RANK);
+    int64_t elements = 1;
+    for (int d = 0; d < MAX_RANK; d++) {
+      const int64_t n = x.stride[d];
+      if (d >= x.depth && n) return refuse_operand(VerifyCode::RESERVED, i, n, 0);
+      if (n < 0 || n > DIMENSION_MAX) return refuse_operand(VerifyCode::DIMENSION, i, n, DIMENSION_MAX);
+      if (d < x.depth && n == 0) elements = 0;
+    }
+    for (int d = 0; d < x.depth && elements; d++)
+      if (__builtin_mul_overflow(elements, x.stride[d], &elements) || elements > s.dims[0])
+        return refuse_operand(VerifyCode::DIMENSION, i, x.stride[d], s.dims[0]);
+    host_elements_ += elements;  // each at most 2^40
+    if (host_elements_ > s.dims[0]) return refuse_operand(VerifyCode::DIMENSION, i, host_elements_, s.dims[0]);
+    walk_[i].n = 0, walk_[i].element = elements * DTYPE_BYTES[x.dtype];
+    print_[i] = {};
+    if (!elements) return x.base == 0 || refuse_operand(VerifyCode::OUT_OF_BOUNDS, i, x.base, 0);
+    (last ? stored_ : read_) |= 1u << i;
+    return true;
+  }
+
   // ---- operands ----
   bool operand(int i) {
     const Operand& x = section_.operands[i];
@@ -190,13 +238,19 @@ class Verifier {
     const uint8_t access = x.mode & (READ | WRITE);
     if (x.mode & ~(READ | WRITE | GATHER | PACKED) || !access || access & ~arg_mode)
       return refuse_operand(VerifyCode::PERMISSION, i, x.mode, arg_mode);
-    const uint32_t storable = kind_ == SectionKind::VECTOR || (kind_ == SectionKind::MATMUL && i > 2) ? LOADABLE : ~0u;
+    const bool vector_like = kind_ == SectionKind::VECTOR || (kind_ == SectionKind::MATMUL && i > 2);
+    const uint32_t storable = vector_like ? LOADABLE : ~0u;  // products and host calls say what they take themselves
     if (x.dtype >= sizeof DTYPE_BYTES || !(storable >> x.dtype & 1)) return refuse_operand(VerifyCode::DTYPE, i, x.dtype, FLOAT32);
     const uint8_t dtype = scratch ? FLOAT32 : workspace ? x.dtype : args()[x.arg].dtype;
     if (x.dtype != dtype) return refuse_operand(VerifyCode::DTYPE, i, x.dtype, dtype);
-    for (int d = section_.head->rank; d < MAX_RANK; d++)
-      if (x.stride[d]) return refuse_operand(VerifyCode::RESERVED, i, x.stride[d], 0);
-    if (!shape(i)) return false;
+    if (kind_ == SectionKind::HOST) {
+      if (!host_operand(i)) return false;
+      if (!walk_[i].element) return true;
+    } else {
+      for (int d = section_.head->rank; d < MAX_RANK; d++)
+        if (x.stride[d]) return refuse_operand(VerifyCode::RESERVED, i, x.stride[d], 0);
+      if (!shape(i)) return false;
+    }
     const uint64_t align = scratch || workspace ? ARENA_ALIGN : args()[x.arg].align;
     const int64_t bytes = scratch ? section_.head->scratch_bytes : workspace ? head().workspace_bytes : args()[x.arg].bytes;
     if (!inside(i, align, bytes)) return false;
@@ -294,7 +348,7 @@ class Verifier {
       for (int i = 0; i < n; i++) {
         if (i == w || section_.operands[i].arg != section_.operands[w].arg) continue;
         if (print_[i].high <= print_[w].low || print_[w].high <= print_[i].low) continue;
-        if (same_places(section_.operands[i], section_.operands[w]) && (kind_ == SectionKind::VECTOR || i >= 2)) {
+        if (same_places(section_.operands[i], section_.operands[w]) && (kind_ == SectionKind::VECTOR || (kind_ == SectionKind::MATMUL && i >= 2))) {
           same_[i] |= 1u << w;
           continue;
         }
@@ -479,6 +533,7 @@ class Verifier {
   int section_number_ = 0;
   SectionView section_{};
   SectionKind kind_{};
+  int64_t host_elements_ = 0;        // of the operands so far
   int64_t elements_ = 0, rows_ = 0;  // product of all dimensions; of those beyond the first
   Walk walk_[MAX_OPERANDS];          // where operands go
   Footprint print_[MAX_OPERANDS];    // and what they touch

@@ -14,7 +14,8 @@ def main(request: dict, fds: dict[str, int]) -> None:
     """Serves until it is killed. `fds`: control, arena, eventfd, trace, and ring0 (the client's), ring1.. (the workers')."""
     rings = [fds[f"ring{i}"] for i in range(request["rings"])]
     device = _native.Device(
-        fds["control"], fds["arena"], rings, fds["eventfd"], request["spin_us"], fds["trace"], request["target"]
-    )
+        fds["control"], fds["arena"], rings, fds["eventfd"], request["spin_us"], fds["trace"], request["target"],
+        request["threads"],
+    )  # fmt: skip
     while True:
         device.serve(SLICE_US)

@@ -32,17 +32,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """Which CPUs the children may use: the device has the last one to itself, whatever else runs."""
+    """Which CPUs the children may use: the device has the last ones to itself, one for each thread that runs kernels, as
+    long as one is left for the others."""
 
     device: tuple[int, ...]
     encoders: tuple[int, ...]
     free: int  # CPUs beside the device's and the caller's
 
     @classmethod
-    def of(cls, cpus: set[int]) -> Placement:
+    def of(cls, cpus: set[int], threads: int = 1) -> Placement:
         line = sorted(cpus)
-        rest = tuple(line[:-1]) if len(line) > 1 else tuple(line)
-        return cls(tuple(line[-1:]), rest, max(0, len(line) - 2))
+        rest = tuple(line[:-threads]) or tuple(line)
+        return cls(tuple(line[-threads:]), rest, max(0, len(line) - threads - 1))
 
 
 @dataclass(slots=True)
@@ -78,6 +79,7 @@ class Shared:
     device_spin_us: float
     target: str = ""
     encode_work_ns: int = 0
+    threads: int = 1  # that run kernels
     costs: Costs = field(default_factory=Costs.from_config)
 
 
@@ -342,6 +344,7 @@ class Shell:
         if process == e.DEVICE:
             rings = {f"ring{i}": fd for i, fd in enumerate(fds["rings"])}
             more = {"rings": len(rings), "spin_us": self.shared.device_spin_us, "target": self.shared.target}
+            more["threads"] = self.shared.threads
             shared = {"control": fds["control"], "arena": fds["arena"], "eventfd": fds["eventfd"], "trace": fds["traces"][0]}
             return {**request, "cpus": place.device, **more}, {**shared, **rings}
         session = self.shared.session

@@ -5,7 +5,9 @@ from __future__ import annotations
 import random
 
 from dvm_rt.dtypes import float32
+from dvm_rt.errors import DTypeError, UnsupportedOperatorError
 from dvm_rt.graph.graph import Make, Node
+from dvm_rt.graph.operators import TABLE, Lowering
 from dvm_rt.graph.shapes import elementwise
 from dvm_rt.graph.symbols import Facts, product, same, same_shape
 
@@ -36,6 +38,56 @@ def random_graph(seed: int, steps: int):
         return tuple(dict.fromkeys(rng.choices(made, k=rng.randint(1, 3)) + [made[-1]]))
 
     return build
+
+
+def any_operators(seed: int, steps: int):
+    """As random_graph, over every operator of the table that takes float32 or bool arrays and needs no attributes, or those
+    of ATTRIBUTES: for comparing bits alone."""
+
+    def build(op: Make, *parameters: Node) -> tuple[Node, ...]:
+        rng = random.Random(seed)
+        _equate_sizes(op, parameters)
+        pool = list(parameters)
+        for _ in range(steps):
+            made = _any_step(rng, op, pool) if rng.random() < 0.7 else _step(rng, op, pool)
+            if made is not None and len(made.shape) <= 5:
+                pool.append(made)
+        made = pool[len(parameters) :] or [op.tanh(pool[0])]
+        return tuple(dict.fromkeys(rng.choices(made, k=rng.randint(1, 3)) + [made[-1]]))
+
+    return build
+
+
+ATTRIBUTES = {
+    "sum": lambda rng, rank: {"axes": (rng.randrange(rank),), "keepdims": rng.random() < 0.5},
+    "softmax": lambda rng, rank: {"axis": rng.randrange(rank)},
+    "log_softmax": lambda rng, rank: {"axis": rng.randrange(rank)},
+    "var": lambda rng, rank: {"axes": (rng.randrange(rank),), "correction": 0.0, "keepdims": True},
+    "gelu": lambda rng, rank: {"approximate": rng.choice(("none", "tanh"))},
+    "clip": lambda rng, rank: {"low": -0.5, "high": 0.75},
+    "pow": lambda rng, rank: {"exponent": rng.choice((2.0, 3.0, -1.0, 0.5))},
+    "rms_norm": lambda rng, rank: {"eps": 1e-5},
+    "layer_norm": lambda rng, rank: {"eps": 1e-5},
+} | {name: lambda rng, rank: {"axes": (rng.randrange(rank),), "keepdims": True} for name in ("max", "min", "mean", "any", "all")}
+
+
+def _any_step(rng: random.Random, op: Make, pool: list[Node]) -> Node | None:
+    x = rng.choice(pool[-6:])
+    rank = len(x.shape)
+    row = rng.choice([r for r in TABLE if r.inputs in (1, 2) or r.name in ATTRIBUTES])
+    attributes = {}
+    if row.name in ATTRIBUTES and rank:
+        attributes = ATTRIBUTES[row.name](rng, rank)
+    elif row.attributes or row.lowering in (Lowering.PRODUCT, Lowering.GATHER) or row.name == "matmul":
+        return None
+    operands = [x]
+    if row.inputs == 2:
+        others = [y for y in pool if y.dtype is x.dtype and _broadcasts(op, x, y)]
+        operands.append(rng.choice(others))
+    try:
+        return getattr(op, row.name)(*operands, **attributes)
+    except (DTypeError, UnsupportedOperatorError):
+        return None  # another dtype than this operator takes
 
 
 def _equate_sizes(op: Make, parameters: tuple[Node, ...]) -> None:

@@ -202,4 +202,5 @@ def test_windows() -> None:
 
 
 def test_no_operator_is_left_out() -> None:
-    assert set(OPERATORS) == CHECKED
+    own_tests = {name for name, row in OPERATORS.items() if row.lowering is Lowering.HOST}  # tests/fusion/test_host.py
+    assert set(OPERATORS) - own_tests == CHECKED

@@ -8,7 +8,7 @@ import pytest
 from dvm_rt.fusion.fuser import fuse
 from dvm_rt.fusion.plan import Plan
 from dvm_rt.graph.graph import Graph
-from tests.fusion.random_graphs import random_graph, shapes_for
+from tests.fusion.random_graphs import any_operators, random_graph, shapes_for
 from tests.fusion.running import check, graph_of, run_plan
 
 SIZES = ((2, 3, 5, 7), (3, 4, 2, 2), (2, 17, 130, 33))
@@ -33,6 +33,17 @@ def test_one_plan_serves_every_shape(seed: int) -> None:
         arrays = arrays_for(seed, sizes)
         for a, b in zip(run_plan(fused, arrays), run_plan(alone, arrays), strict=True):
             assert a.tobytes() == b.tobytes()
+
+
+@pytest.mark.parametrize("seed", range(300, 330))
+def test_every_operator_has_the_same_bits_in_any_kernel_and_shape(seed: int) -> None:
+    build = any_operators(seed, 8 + seed % 12)
+    graph = graph_of(build, arrays_for(seed, SIZES[0]))
+    fused, alone = fuse(graph).plan, fuse(graph, fused=False).plan
+    for sizes in (SIZES[0], (0, 3, 5, 2), (2, 0, 3, 2), (2, 3, 127, 17), (3, 2, 128, 31), (2, 5, 129, 8)):
+        arrays = arrays_for(seed, sizes)
+        for a, b in zip(run_plan(fused, arrays), run_plan(alone, arrays), strict=True):
+            assert a.tobytes() == b.tobytes(), sizes
 
 
 @pytest.mark.parametrize("seed", range(200, 205))

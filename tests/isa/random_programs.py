@@ -32,14 +32,14 @@ FLATTENING = (
 
 
 class RandomProgram:
-    """Builds one section; `exact` leaves out what is only promised to some ulp."""
+    """Builds one section; `exact` leaves out what is only promised to some ulp; `asked` is the length of a row."""
 
-    def __init__(self, rng: np.random.Generator, exact: bool) -> None:
+    def __init__(self, rng: np.random.Generator, exact: bool, asked: int = 0) -> None:
         self.rng, self.builder = rng, ProgramBuilder()
         rank = int(rng.integers(1, 5))
         row = int(rng.choice([rng.integers(1, 20), rng.integers(1, 400), rng.integers(1, 3000), 16384 + rng.integers(0, 300)],
                              p=[0.3, 0.5, 0.17, 0.03]))  # fmt: skip
-        self.dims = (row, *(int(d) for d in rng.integers(1, 4, rank - 1)))
+        self.dims = (asked or row, *(int(d) for d in rng.integers(1, 4, rank - 1)))
         self.section = self.builder.vector(*self.dims)
         rows = EXACT if exact else ANY
         repeated = [i for i in rows for _ in range(1 if i.name in FLATTENING else 6)]

@@ -17,6 +17,11 @@ TARGETS = _native.targets()
 Array = np.ndarray
 SHAPES = [(1, 1, 1), (1, 7, 33), (3, 64, 32), (7, 5, 31), (14, 20, 64), (15, 33, 65), (29, 3, 100)]
 FLOATS = (dtypes.bfloat16, dtypes.float16)
+INTEGERS = [
+    ("int32", "int32", "int32"), ("uint32", "uint32", "uint32"), ("int64", "int64", "int64"), ("uint64", "uint64", "uint64"),
+    ("int32", "int8", "int8"), ("int32", "uint8", "int8"), ("int32", "int8", "uint8"), ("int32", "uint8", "uint8"),
+    ("int32", "int32", "int8"), ("int32", "uint8", "int32"),
+]  # fmt: skip
 
 
 def values(dtype: dtypes.DType, *shape: int, seed: int = 0) -> Array:
@@ -48,6 +53,20 @@ def program(a: Array, b: Array, compute: dtypes.DType, columns: bool = False) ->
     return builder.build(), [*args, c]
 
 
+def samples(rng: np.random.Generator) -> list[tuple[bytes, list[Array]]]:
+    """Small programs of every combination of dtypes, for fuzzing."""
+    found = []
+    for names in (*INTEGERS, ("float64",) * 3):
+        compute, left, right = (dtypes.BY_NAME[name] for name in names)
+        m, k, n = (int(x) for x in rng.integers(1, 6, 3))
+        found.append(program(values(left, 2, m, k), values(right, 2, k, n), compute, columns=bool(rng.integers(2))))
+    for dtype in FLOATS:
+        m, k, n = (int(x) for x in rng.integers(1, 6, 3))
+        packed = matmul.pack(half(dtype, k, n).view(np.uint16))
+        found.append(weighted(values(dtypes.float32, m, k), packed, n, dtype))
+    return found
+
+
 def results(code: bytes, args: list[Array]) -> list[Array]:
     """Of the reference interpreter, and of every instruction set."""
     assert verifier.check(code) is None
@@ -61,12 +80,6 @@ def results(code: bytes, args: list[Array]) -> list[Array]:
         found.append(again[-1])
     return found
 
-
-INTEGERS = [
-    ("int32", "int32", "int32"), ("uint32", "uint32", "uint32"), ("int64", "int64", "int64"), ("uint64", "uint64", "uint64"),
-    ("int32", "int8", "int8"), ("int32", "uint8", "int8"), ("int32", "int8", "uint8"), ("int32", "uint8", "uint8"),
-    ("int32", "int32", "int8"), ("int32", "uint8", "int32"),
-]  # fmt: skip
 
 
 @pytest.mark.parametrize("names", INTEGERS, ids="-".join)

@@ -16,11 +16,13 @@ from hypothesis import strategies as st
 
 from dvm_rt import _native, dtypes
 from dvm_rt.errors import DeviceTrap
+from dvm_rt.isa import layout
 from dvm_rt.isa.program import GATHER, PACKED, READ, WORKSPACE, WRITE, ProgramBuilder
 
 from tests.isa.random_programs import RandomProgram
 from tests.native import test_matmul as products
 
+BLOCK = layout.LIMITS["BLOCK"]
 TARGETS = _native.targets()
 CUTS = ((2, 2), (3, 7), (5, 3), (8, 64))  # threads, parts
 Array = np.ndarray
@@ -72,6 +74,53 @@ def test_parts_begin_anywhere_in_many_dimensions(target: str) -> None:
         got = np.empty_like(want)
         loaded.run([x, y, got], target, threads=2, parts=parts)
         np.testing.assert_array_equal(got, want, f"{parts} parts")
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("row", [BLOCK + 1, 2 * BLOCK, 3 * BLOCK + 77, 5 * BLOCK - 1])
+def test_random_programs_of_long_rows(target: str, row: int) -> None:
+    for seed in range(6 if target != "baseline" else 2):
+        case = RandomProgram(np.random.default_rng((seed, row)), exact=False, asked=row).case()
+        same_on_threads(case.program, case.args, case.outputs, target)
+
+
+def softmax(row: int, rows: int) -> bytes:
+    builder = ProgramBuilder()
+    section = builder.vector(row, rows)
+    x = section.operand(builder.add_arg(4 * row * rows), (4, 4 * row))
+    y = section.operand(builder.add_arg(4 * row * rows, WRITE), (4, 4 * row), mode=WRITE)
+    total = section.operand(builder.add_arg(4 * rows, WRITE), (0, 4), mode=WRITE)
+    kept = section.row_buffer()
+    section.begin_pass()
+    for word in (("mov.i", x), ("acc_max", 4)):
+        section.word(*word)
+    section.end_pass(4)
+    for word in (("fold_max", 4), ("store_row", 0)):
+        section.word(*word)
+    section.begin_pass()
+    for word in (("mov.i", x), ("sub.r", 0), ("exp",), ("acc_sum", 0), ("store", kept)):
+        section.word(*word)
+    section.end_pass(0)
+    for word in (("fold_sum", 0), ("store_per_row", total), ("recip",), ("store_row", 1)):
+        section.word(*word)
+    section.begin_pass()
+    for word in (("mov.i", kept), ("mul.r", 1), ("store", y)):
+        section.word(*word)
+    section.end_pass()
+    section.word("end_row")
+    return builder.build()
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize(("row", "rows"), [(300 * BLOCK // 2, 1), (9 * BLOCK + 5, 3), (2 * BLOCK + 5, 40)])
+def test_long_rows_pass_by_pass(row: int, rows: int, target: str) -> None:
+    """More blocks than reduction lanes, several rows, and rows that are shared as rows."""
+    if target == "baseline":
+        row, rows = row // 4, min(rows, 3)
+    code, x = softmax(row, rows), products.random(rows, row)
+    same_on_threads(code, [x, np.empty_like(x), np.empty(rows, np.float32)], [1, 2], target)
+    (_, parts, _), = _native.Program(code).split
+    assert parts > 1 or target == "baseline"
 
 
 def gather_rows(index: Array, table: Array) -> bytes:

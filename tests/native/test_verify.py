@@ -133,7 +133,28 @@ section0 matmul float32 [40,5,2,2] depth=5
   x2 arg2+0 float32 read|write [4,160,800,1600]
 """
 
-LISTINGS = {"elementwise": ELEMENTWISE, "softmax": SOFTMAX, "gather": GATHER, "matmul": MATMUL, "packed": PACKED}
+HOST = """
+program workspace=64 scratch=0 fuel=11
+arg0 48 float32 read align=4
+arg1 56 int64 write align=8
+section0 host float32 [18] depth=1
+  x0 arg0+0 float32 read [4,3] depth=2
+  x1 workspace+16 float32 write [6] depth=1
+  0 attribute 0
+  1 attribute 0
+section1 host float32 [12] depth=4
+  x0 workspace+16 float32 read [6] depth=1
+  x1 workspace+0 float32 read [] depth=0
+  x2 arg1+8 int64 write [5,1] depth=2
+  0 attribute -1
+section2 host float32 [48] depth=2
+  x0 workspace+0 float64 read [0,7] depth=2
+  x1 arg1+0 int64 write [1] depth=1
+"""
+
+LISTINGS = {
+    "elementwise": ELEMENTWISE, "softmax": SOFTMAX, "gather": GATHER, "matmul": MATMUL, "packed": PACKED, "host": HOST,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -171,7 +192,7 @@ def edits() -> Iterator[Edit]:
     yield e("ALIGNMENT", 0, 0, "arg0 2400 float32 read align=4", "arg0 2400 float32 read align=3")
     yield e("ALIGNMENT", 0, 0, "arg0 2400 float32 read align=4", "arg0 2400 float32 read align=128")
     # section head
-    yield e("SECTION_KIND", 0, 0, "section0 vector", "section0 3")
+    yield e("SECTION_KIND", 0, 0, "section0 vector", "section0 4")
     yield e("DTYPE", 0, 0, "vector float32 [", "vector float64 [")
     yield e("RESERVED", 0, 0, "[100,2,3]", "[100,2,3] reserved=1")
     yield e("RESERVED", 0, 0, "[100,2,3]", "[100,2,3] depth=1")
@@ -259,6 +280,30 @@ def edits() -> Iterator[Edit]:
     yield e("NESTING", 0, 1, "1 add.i x3", "1 add.r r0", "matmul")
     yield e("NESTING", 0, 1, "1 add.i x3", "1 store_row r0", "matmul")
     yield e("NESTING", 0, 1, "1 add.i x3", "1 fetch x3 64", "matmul")
+    # host functions
+    yield e("DIMENSION", 0, 0, "host float32 [18]", "host float32 [18,1] rank=2", "host")
+    yield e("OPCODE", 0, 0, "[18] depth=1", f"[18] depth={len(layout.ENUMS['HostFunction']) + 1}", "host")
+    yield e("DIMENSION", 0, 0, "[18] depth=1", "[18] depth=0", "host")
+    yield e("DIMENSION", 0, 1, "host float32 [18]", "host float32 [17]", "host")
+    yield e("DIMENSION", 0, 0, "read [4,3] depth=2", "read [4,5] depth=2", "host")
+    yield e("OUT_OF_BOUNDS", 0, 0, "x0 arg0+0", "x0 arg0+4", "host")
+    yield e("OUT_OF_BOUNDS", 0, 0, "x0 arg0+0", "x0 arg0-4", "host")
+    yield e("OUT_OF_BOUNDS", 2, 0, "x0 workspace+0 float64", "x0 workspace+8 float64", "host")
+    yield e("ALIGNMENT", 0, 1, "workspace+16 float32 write", "workspace+18 float32 write", "host")
+    yield e("RESERVED", 0, 0, "read [4,3] depth=2", "read [4,3] depth=1", "host")
+    yield e("DIMENSION", 0, 0, "read [4,3] depth=2", "read [4,3] depth=9", "host")
+    yield e("DIMENSION", 0, 0, "read [4,3] depth=2", "read [4,3] depth=-1", "host")
+    yield e("DIMENSION", 0, 0, "read [4,3] depth=2", "read [4,-3] depth=2", "host")
+    yield e("DIMENSION", 0, 0, "read [4,3] depth=2", f"read [{2**40},{2**40}] depth=2", "host")
+    yield e("DIMENSION", 2, 0, "read [0,7] depth=2", f"read [0,{2**40 + 1}] depth=2", "host")
+    yield e("PERMISSION", 0, 0, "x0 arg0+0 float32 read", "x0 workspace+16 float32 write", "host")
+    yield e("PERMISSION", 0, 1, "workspace+16 float32 write", "workspace+16 float32 read|write", "host")
+    yield e("PERMISSION", 0, 1, "workspace+16 float32 write", "arg0+16 float32 write", "host")
+    yield e("OVERLAP", 1, 0, "x2 arg1+8 int64 write [5,1]", "x2 workspace+8 int64 write [5,1]", "host")
+    yield e("RESERVED", 0, 0, "read [4,3] depth=2", "read [4,3] depth=2 index=0", "host")
+    yield e("ARGUMENT", 0, 0, "x0 arg0+0", "x0 scratch+0", "host")
+    yield e("DTYPE", 2, 0, "x0 workspace+0 float64", "x0 workspace+0 13", "host")
+    yield e("OPERAND", 0, 0, "  x0 arg0+0 float32 read [4,3] depth=2\n  x1 workspace+16 float32 write [6] depth=1\n", "", "host")
     # words
     yield e("OPCODE", 0, 1, "1 mov.i x0", f"1 op{len(table.OPCODES)}")
     yield e("OPCODE", 0, 1, "1 mov.i x0", "1 op65535")

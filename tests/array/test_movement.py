@@ -1,0 +1,266 @@
+"""Operators that move elements, against NumPy: lazily, inside of a function with symbolic sizes, inline and through processes."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pytest
+
+import dvm_rt as dvm
+from dvm_rt.errors import DeviceTrap, GraphError, ShapeError
+
+RNG = np.random.default_rng(7)
+
+
+@pytest.fixture(scope="module", params=["inline", "processes"])
+def rt(request: pytest.FixtureRequest) -> Iterator[dvm.Runtime]:
+    with dvm.Runtime(inline=True) if request.param == "inline" else dvm.Runtime(encoders=1) as runtime:
+        yield runtime
+
+
+def floats(*shape: int) -> np.ndarray:
+    return RNG.normal(size=shape).astype(np.float32)
+
+
+def check(ours: Callable[..., object], theirs: Callable[..., object], *arrays: np.ndarray) -> None:
+    """ours(*arrays) lazily, and as a function for all shapes, is theirs(*arrays), element for element."""
+    wanted = theirs(*arrays)
+    for call in (ours, dvm.function(ours)):
+        got = call(*(dvm.asarray(a) for a in arrays))
+        several = isinstance(got, (tuple, list))
+        for g, w in zip(got if several else [got], wanted if several else [wanted], strict=True):
+            np.testing.assert_array_equal(np.asarray(g), w)
+
+
+CASES: dict[str, tuple[Callable, Callable, tuple]] = {
+    "sort": (lambda x: dvm.sort(x), np.sort, (floats(5, 9),)),
+    "sort down": (lambda x: dvm.sort(x, axis=0, descending=True), lambda x: -np.sort(-x, axis=0), (floats(5, 9),)),
+    "argsort": (lambda x: dvm.argsort(x, axis=0), lambda x: np.argsort(x, axis=0, kind="stable"), (np.round(floats(50, 4)),)),
+    "argsort down": (lambda x: dvm.argsort(x, descending=True), lambda x: np.argsort(-x, kind="stable"), (np.round(floats(4, 50)),)),
+    "topk": (lambda x: dvm.topk(x, 3), lambda x: (-np.sort(-x)[:, :3], np.argsort(-x, kind="stable")[:, :3]), (floats(6, 11),)),
+    "topk small": (lambda x: dvm.topk(x, 2, axis=0, largest=False).values, lambda x: np.sort(x, axis=0)[:2], (floats(6, 11),)),
+    "searchsorted": (lambda x, v: dvm.searchsorted(x, v, side="right"), lambda x, v: np.searchsorted(x, v, "right"),
+                     (np.sort(np.round(floats(30))), np.round(floats(4, 5)))),
+    "count": (dvm.__getattr__("count_nonzero"), np.count_nonzero, (np.round(floats(7, 8)),)),
+    "flip": (lambda x: dvm.flip(x, axis=1), lambda x: np.flip(x, 1), (floats(3, 5, 2),)),
+    "flip all": (lambda x: dvm.flip(x), np.flip, (floats(3, 5, 2),)),
+    "roll": (lambda x: dvm.roll(x, 2, axis=1), lambda x: np.roll(x, 2, 1), (floats(4, 7),)),
+    "roll back": (lambda x: dvm.roll(x, (-1, 3), axis=(0, 1)), lambda x: np.roll(x, (-1, 3), (0, 1)), (floats(4, 7),)),
+    "roll flat": (lambda x: dvm.roll(x, 5), lambda x: np.roll(x, 5), (floats(4, 7),)),
+    "moveaxis": (lambda x: dvm.moveaxis(x, (0, 1), (2, 0)), lambda x: np.moveaxis(x, (0, 1), (2, 0)), (floats(2, 3, 4),)),
+    "tile": (lambda x: dvm.tile(x, (2, 3)), lambda x: np.tile(x, (2, 3)), (floats(4, 5),)),
+    "tile more": (lambda x: dvm.tile(x, (2, 1, 3)), lambda x: np.tile(x, (2, 1, 3)), (floats(4, 5),)),
+    "repeat": (lambda x: dvm.repeat(x, 3, axis=1), lambda x: np.repeat(x, 3, 1), (floats(4, 5),)),
+    "repeat flat": (lambda x: dvm.repeat(x, 2), lambda x: np.repeat(x, 2), (floats(4, 5),)),
+    "pad": (lambda x: dvm.pad(x, [(1, 2), (0, 3)], value=1.5), lambda x: np.pad(x, [(1, 2), (0, 3)], constant_values=1.5), (floats(4, 5),)),
+    "pad edge": (lambda x: dvm.pad(x, [(1, 2), (2, 0)], mode="edge"), lambda x: np.pad(x, [(1, 2), (2, 0)], mode="edge"), (floats(4, 5),)),
+    "pad reflect": (lambda x: dvm.pad(x, [(3, 2), (2, 4)], mode="reflect"), lambda x: np.pad(x, [(3, 2), (2, 4)], mode="reflect"), (floats(4, 5),)),
+    "pad wrap": (lambda x: dvm.pad(x, [(3, 2), (2, 4)], mode="wrap"), lambda x: np.pad(x, [(3, 2), (2, 4)], mode="wrap"), (floats(4, 5),)),
+    "crop": (lambda x: dvm.pad(x, [(-1, -1), (0, -2)]), lambda x: x[1:-1, :-2], (floats(4, 5),)),
+    "tril": (lambda x: dvm.tril(x, k=1), lambda x: np.tril(x, 1), (floats(2, 4, 6),)),
+    "triu": (lambda x: dvm.triu(x, k=-1), lambda x: np.triu(x, -1), (floats(2, 6, 4),)),
+    "one hot": (lambda i: dvm.one_hot(i, 5), lambda i: np.eye(5, dtype=np.float32)[i], (np.array([[0, 4], [2, 1], [3, 3]], np.int32),)),
+    "take 1": (lambda x, i: dvm.take(x, i, axis=1), lambda x, i: np.take(x, i, 1), (floats(3, 6, 5), np.array([5, 0, -1, 2]))),
+    "take last": (lambda x, i: dvm.take(x, i, axis=-1), lambda x, i: np.take(x, i, -1), (floats(3, 6), np.array([[5, 0], [-1, 2]]))),
+    "along": (lambda x, i: dvm.take_along_axis(x, i, axis=1), lambda x, i: np.take_along_axis(x, i, 1), (floats(3, 6), RNG.integers(-6, 6, (3, 9)))),
+    "gather nd": (lambda x, i: dvm.gather_nd(x, i), lambda x, i: x[i[..., 0], i[..., 1]], (floats(3, 6, 2), RNG.integers(-3, 3, (4, 5, 2)))),
+    "scatter": (lambda x, i, u: dvm.scatter(x, i, u, axis=1), lambda x, i, u: put_along(x, i, u, 1),
+                (floats(3, 6), RNG.integers(0, 6, (3, 9)), floats(3, 9))),
+    "scatter add": (lambda x, i, u: dvm.scatter_nd(x, i, u, how="add"), lambda x, i, u: added(x, i, u),
+                    (floats(5, 3), RNG.integers(-5, 5, (40, 1)), floats(40, 3))),
+    "index add": (lambda x, i, u: dvm.index_add(x, i, u, axis=1), lambda x, i, u: added(x.T, i[:, None], u.T).T,
+                  (floats(3, 5), RNG.integers(0, 5, 40), floats(3, 40))),
+    "steps": (lambda x: x[::-2, 1::3], lambda x: x[::-2, 1::3], (floats(7, 11),)),
+    "beyond the end": (lambda x: x[2:100, -50:3], lambda x: x[2:100, -50:3], (floats(7, 11),)),
+    "nothing left": (lambda x: x[9:, 5:2], lambda x: x[9:, 5:2], (floats(7, 11),)),
+    "reversed part": (lambda x: x[5:1:-2], lambda x: x[5:1:-2], (floats(7, 11),)),
+    "arrays": (lambda x: x[:, [0, 2, -1]], lambda x: x[:, [0, 2, -1]], (floats(3, 6, 5),)),
+    "two arrays": (lambda x: x[[0, 1], [2, -1]], lambda x: x[[0, 1], [2, -1]], (floats(3, 6, 5),)),
+    "apart": (lambda x: x[[0, 1], :, [2, -1]], lambda x: x[[0, 1], :, [2, -1]], (floats(3, 6, 5),)),
+    "grid": (lambda x: x[:, [[0], [1]], [2, -1, 3]], lambda x: x[:, [[0], [1]], [2, -1, 3]], (floats(3, 6, 5),)),
+    "mixed": (lambda x: x[1:, None, [4, 0], ..., 1], lambda x: x[1:, None, [4, 0], ..., 1], (floats(3, 6, 5),)),
+    "set block": (lambda x, v: dvm.updated(x, (slice(1, 3), slice(2, None)), v), lambda x, v: assigned(x, np.s_[1:3, 2:], v), (floats(4, 5), floats(2, 3))),
+    "set row": (lambda x: dvm.updated(x, -1, 2.0), lambda x: assigned(x, -1, 2.0), (floats(4, 5),)),
+    "set rows": (lambda x, v: dvm.updated(x, [3, 0, 3], v), lambda x, v: assigned(x, [3, 0, 3], v), (floats(4, 5), floats(3, 5))),
+    "set columns": (lambda x, v: dvm.updated(x, (slice(None), [3, 0]), v), lambda x, v: assigned(x, np.s_[:, [3, 0]], v), (floats(4, 5), floats(4, 2))),
+    "set mask": (lambda x: dvm.updated(x, x > 0, -1.0), lambda x: assigned(x, x > 0, -1.0), (floats(4, 5),)),
+    "stack": (lambda x, y: dvm.stack([x, y], axis=1), lambda x, y: np.stack([x, y], 1), (floats(4, 5), floats(4, 5))),
+    "meshgrid": (lambda x, y: dvm.meshgrid(x, y), lambda x, y: np.meshgrid(x, y), (floats(4), floats(5))),
+}  # fmt: skip
+
+
+def put_along(x: np.ndarray, i: np.ndarray, u: np.ndarray, axis: int) -> np.ndarray:
+    out = x.copy()
+    np.put_along_axis(out, i, u, axis)
+    return out
+
+
+def added(x: np.ndarray, i: np.ndarray, u: np.ndarray) -> np.ndarray:
+    out = x.copy()
+    np.add.at(out, i[:, 0], u)
+    return out
+
+
+def assigned(x: np.ndarray, key: object, value: object) -> np.ndarray:
+    out = x.copy()
+    out[key] = value
+    return out
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_against_numpy(rt: dvm.Runtime, name: str) -> None:
+    ours, theirs, arrays = CASES[name]
+    check(ours, theirs, *arrays)
+
+
+# ---- sizes that depend on values ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(0,), (1,), (7, 9), (3, 0, 2), (64, 65)])
+def test_sizes_that_depend_on_values(rt: dvm.Runtime, shape: tuple[int, ...]) -> None:
+    a = np.round(floats(*shape))
+    x = dvm.asarray(a) + 0.0
+    for got, want in zip(dvm.nonzero(x), np.nonzero(a), strict=True):
+        np.testing.assert_array_equal(np.asarray(got), want)
+    np.testing.assert_array_equal(np.asarray(dvm.argwhere(x > 0)), np.argwhere(a > 0))
+    np.testing.assert_array_equal(np.asarray(x[x > 0]), a[a > 0])
+    np.testing.assert_array_equal(np.asarray(dvm.compress(x, dvm.asarray(a.any(axis=tuple(range(1, a.ndim)))))), a[a.any(axis=tuple(range(1, a.ndim)))])
+    ours, theirs = dvm.unique_all(x), np.unique(a, return_index=True, return_inverse=True, return_counts=True)
+    for got, want in zip(ours, theirs, strict=True):
+        np.testing.assert_array_equal(np.asarray(got), want.reshape(got.shape))
+    counts = RNG.integers(0, 4, shape[0])
+    np.testing.assert_array_equal(np.asarray(dvm.repeat(x, dvm.asarray(counts), axis=0)), np.repeat(a, counts, 0))
+
+
+def test_the_results_can_be_computed_with(rt: dvm.Runtime) -> None:
+    a = floats(40, 3)
+    rows = dvm.asarray(a)[dvm.asarray(a[:, 0]) > 0.5]
+    np.testing.assert_allclose(np.asarray((rows * 2 + 1).sum(axis=0)), (a[a[:, 0] > 0.5] * 2 + 1).sum(0), 1e-5)
+    few = dvm.asarray(a)[dvm.asarray(a[:, 0]) > 5]
+    assert few.shape == (0, 3) and np.asarray(few * 2).shape == (0, 3)
+
+
+def test_nan_is_different_from_itself(rt: dvm.Runtime) -> None:
+    a = np.array([np.nan, 1.0, np.nan, 1.0], np.float32)
+    assert dvm.unique_values(dvm.asarray(a)).shape == (3,)
+    assert np.isnan(np.asarray(dvm.sort(dvm.asarray(a)))[2:]).all()
+
+
+def test_inside_of_a_function_a_size_has_to_be_given(rt: dvm.Runtime) -> None:
+    a = np.array([0.0, 2.0, 0.0, 3.0, 4.0], np.float32)
+    first = dvm.function(lambda x: dvm.nonzero(x, size=2)[0])
+    assert np.asarray(first(dvm.asarray(a))).tolist() == [1, 3]
+    for refused in (lambda x: x[x > 0], lambda x: dvm.unique_values(x), lambda x: dvm.nonzero(x)):
+        with pytest.raises(GraphError, match="size=... or outside"):
+            dvm.function(refused)(dvm.asarray(a))
+
+
+# ---- updates ------------------------------------------------------------------------------------------------------
+
+
+def test_assignment_makes_another_array(rt: dvm.Runtime) -> None:
+    a = floats(5, 6)
+    x = dvm.asarray(a)
+    before, later, alias = x * 2, x + 0.0, x[1:3]
+    x[1:3, ::2] = 7.0
+    x[-1] = later[0]
+    x[[0, 2], [1, -1]] = [8.0, 9.0]
+    x[x < -1] = 0.0
+    want = a.copy()
+    want[1:3, ::2] = 7.0
+    want[-1] = a[0]
+    want[[0, 2], [1, -1]] = [8.0, 9.0]
+    want[want < -1] = 0.0
+    np.testing.assert_array_equal(np.asarray(x), want)
+    np.testing.assert_array_equal(np.asarray(before), a * 2)
+    np.testing.assert_array_equal(np.asarray(alias), a[1:3])
+    pending = x + 1
+    reader = pending * 2
+    pending[0] = 5.0
+    np.testing.assert_array_equal(np.asarray(reader), (want + 1) * 2)
+    np.testing.assert_array_equal(np.asarray(pending), assigned(want + 1, 0, 5.0))
+
+
+def test_blocks_are_replaced_at_any_place(rt: dvm.Runtime) -> None:
+    a = floats(4, 5, 3)
+    for key in (np.s_[1], np.s_[-1, 2:4], np.s_[:, 0], np.s_[..., -2:], np.s_[1:1], np.s_[0:100, 1:-1, 2], np.s_[...], np.s_[2, 3, 1], np.s_[::-1, 1::3]):
+        value = floats(*a[key].shape)
+        np.testing.assert_array_equal(np.asarray(dvm.updated(dvm.asarray(a), key, value)), assigned(a, key, value))
+
+
+# ---- failures -----------------------------------------------------------------------------------------------------
+
+
+def test_an_index_outside_fails_its_launch_alone(rt: dvm.Runtime) -> None:
+    x = dvm.asarray(floats(4, 3))
+    bad = dvm.take_along_axis(x, dvm.asarray(np.full((1, 3), 4)), axis=0)
+    with pytest.raises(DeviceTrap, match=r"host function take_along_axis: index out of range, got 4, allowed -4 to 3"):
+        np.asarray(bad)
+    with pytest.raises(DeviceTrap, match="take_along_axis"):
+        np.asarray(bad * 2)
+    np.testing.assert_array_equal(np.asarray(dvm.sort(x)), np.sort(np.asarray(x)))
+
+
+def test_take_from_nothing(rt: dvm.Runtime) -> None:
+    rows, none = dvm.asarray(np.zeros((0, 3), np.float32)), dvm.asarray(np.zeros(0, np.int64))
+    pick = dvm.function(lambda x, i: dvm.take(x, i) + 1)
+    assert pick(rows, none).shape == (0, 3)
+    assert pick(dvm.asarray(floats(2, 3)), dvm.asarray([1, 0, 1])).shape == (3, 3)
+    with pytest.raises(ShapeError, match="at least one row"):
+        pick(rows, dvm.asarray([0, 0]))
+    assert dvm.take(rows, none).shape == (0, 3)
+
+
+def test_arguments_that_mean_nothing() -> None:
+    x = dvm.asarray(floats(4, 5))
+    for act in (
+        lambda: dvm.sort(x, axis=2), lambda: dvm.topk(x, 6), lambda: dvm.pad(x, [(1, 2)]), lambda: dvm.pad(x, 1, mode="none"),
+        lambda: dvm.pad(x, [(4, 0), (0, 0)], mode="reflect"), lambda: dvm.repeat(x, -1), lambda: dvm.moveaxis(x, (0, 0), (0, 1)),
+        lambda: dvm.meshgrid(x), lambda: dvm.tril(x[0]), lambda: x[[0], [0], [0]], lambda: x[[0.5]], lambda: dvm.arange(0, 5, 0),
+        lambda: dvm.scatter(x, dvm.asarray([[0]]), x), lambda: dvm.searchsorted(x, x), lambda: dvm.nonzero(x.sum()),
+    ):  # fmt: skip
+        with pytest.raises((ShapeError, GraphError, dvm.DTypeError), match=r"got .*, allowed "):
+            act()
+
+
+# ---- host functions in the runtime --------------------------------------------------------------------------------
+
+
+def test_they_are_counted_and_shown() -> None:
+    with dvm.Runtime(inline=True) as rt:
+        f = dvm.function(lambda x: dvm.topk(dvm.exp(x), 2, axis=1).values * 2)
+        x = dvm.asarray(floats(5, 8))
+        launched = rt.stats()["launched"]
+        np.testing.assert_allclose(np.asarray(f(x)), -np.sort(-np.exp(np.asarray(x)), 1)[:, :2] * 2, 1e-6)
+        stats = rt.stats()
+        assert stats["launched"] == launched + 1 and stats["host_calls"] == 2 and stats["host_ns"] > 0
+        text = dvm.explain(f, x)
+        assert "host [s0, 2]: topk" in text and "host [s0, 2]: take_along_axis" in text
+        assert "section1 host" in dvm.das(f, x)
+
+
+def test_a_killed_device_changes_nothing() -> None:
+    a = np.round(floats(200, 40) * 3)
+
+    def work() -> list[bytes]:
+        out, x = [], dvm.asarray(a)
+        for i in range(12):
+            y = dvm.sort(x * (i + 1.0), axis=1)
+            values, counts = dvm.unique_counts(y[: 10 * (i + 1)])
+            out += [np.asarray(v).tobytes() for v in (y[y > i], values, counts, dvm.scatter_nd(y, dvm.asarray([[i], [0], [i]]), y[:3], how="add"))]
+        return out
+
+    with dvm.Runtime(inline=True):
+        wanted = work()
+    with dvm.Runtime(encoders=1) as rt:
+        assert work() == wanted
+        import threading
+
+        for delay in (0.0, 0.01, 0.03):
+            killer = threading.Timer(delay, rt.kill, ("device", signal.SIGKILL))
+            killer.start()
+            assert work() == wanted
+            killer.join()
+        assert rt.stats()["host_calls"] > 0 and rt.stats()["devices_lost"] > 0
