@@ -252,7 +252,7 @@ class Array:
     def _become(self, other: Array) -> None:
         node = self._node
         if node is not None and node.data.__class__ is Pending:
-            node.data = Pending(_nobody, node.data.size)
+            node.data = Pending(NOBODY, node.data.size)
         self._tensor, self._node, self._session = other._tensor, other._node, other._session
         if self._node is not None and self._node.data.__class__ is Pending:
             self._node.data.array = weakref.ref(self)
@@ -266,8 +266,11 @@ class Array:
         return self if wanted is self.dtype else record("astype", (self,), (wanted.name,))
 
 
-def _nobody() -> None:
-    """In the place of a reference to an array: a node whose array has become another."""
+class _Gone:
+    """What nobody holds."""
+
+
+NOBODY = weakref.ref(_Gone())  # dead from the start
 
 
 # ---- making arrays ------------------------------------------------------------------------------------------------

@@ -4,17 +4,26 @@ from __future__ import annotations
 
 from dvm_rt.array.array import Array
 from dvm_rt.array.function import Function, planned_for
+from dvm_rt.graph.graph import Graph
 from dvm_rt.isa.assembler import disassemble
 
 
 def explain(called: Function, *args: object, **kwargs: object) -> str:
-    """The kernels that a call with these arguments runs, and for each edge between two kernels why it stayed."""
+    """The kernels that a call with these arguments runs, why each edge of the graph is fused or not (counted), the bytes that
+    this saves, what the symbols are and what is known of them."""
     _, planned, _ = planned_for(called, args, kwargs)
-    lines = [planned.fused.report.text()]
+    lines = [planned.reasons().text(), *_symbols(planned.graph)]
     lines += [f"each call checks: {c.left} {c.relation} {c.right} ({c.where})" for c in planned.fused.checks]
     if planned.kernels_small:
         lines.append(f"cut smaller {planned.kernels_small} times: the encoder met a limit")
     return "\n".join(lines)
+
+
+def _symbols(graph: Graph) -> list[str]:
+    """What each size is, and the facts that were deduced from the operators."""
+    places = sorted(graph.symbol_places().items())
+    lines = [f"s{n} = dimension {dim} of argument {p}" + (f" over {d}" if d > 1 else "") for n, (p, dim, d) in places]
+    return lines + [f"deduced: s{n} = {value}" for n, value in graph.facts.substitutions.items()]
 
 
 def dump(called: Function, *args: object, **kwargs: object) -> str:

@@ -32,7 +32,7 @@ from dvm_rt.errors import (
     ShapeError,
     WorkerLostError,
 )
-from dvm_rt.fusion.fuser import Fused, fuse
+from dvm_rt.fusion.fuser import Fused, Report, fuse
 from dvm_rt.graph.graph import Graph, Node, apply, parameter
 from dvm_rt.graph.operators import OPERATORS
 from dvm_rt.graph.symbols import Facts, symbol
@@ -85,6 +85,10 @@ class Planned:
         if self._fused is None:
             self._fused = _fuse(self.graph, self.kernels_small)
         return self._fused
+
+    def reasons(self) -> Report:
+        """Why each edge of the graph was fused or not."""
+        return _fuse(self.graph, self.kernels_small, reasons=True).report
 
 
 class Session:
@@ -239,9 +243,9 @@ class Session:
         return {"plan_ns": 0, **self.counters, "lazy_plans": sum(p is not None for p in self.plans.values()), **self.runtime.stats()}
 
 
-def _fuse(graph: Graph, kernels_small: int) -> Fused:
+def _fuse(graph: Graph, kernels_small: int, reasons: bool = False) -> Fused:
     nodes = NODES_TRIED[kernels_small]
-    return fuse(graph, fused=nodes > 1, nodes_max=nodes)
+    return fuse(graph, fused=nodes > 1, nodes_max=nodes, reasons=reasons)
 
 
 def become_leaf(node: Node, tensor: Tensor) -> None:

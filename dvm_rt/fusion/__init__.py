@@ -1,10 +1,12 @@
 """From graph to plan: what runs together, and the plan that an encoder turns into programs.
 
     views      where elements lie, which element is needed: both affine, over symbolic sizes
+    segments   cuts that no kernel could span: equal segments are planned once
     legalise   the graph in the form that kernels need
     groups     which operators share a kernel
     memory     workspace slots
     kernels    groups written into a plan
+    reasons    why each edge is fused or not
     fuser      all of it: fuse(graph)
     plan       the plan itself: records, bytes, evaluation"""
 

@@ -16,6 +16,7 @@ from dvm_rt.fusion.groups import NODES_MAX, Group, Grouping, group, host_node
 from dvm_rt.fusion.kernels import KernelWriter, PlanWriter, SegmentKernels, run_order
 from dvm_rt.fusion.legalise import legalise
 from dvm_rt.fusion.plan import Plan
+from dvm_rt.fusion.reasons import Edges, edges, edges_across
 from dvm_rt.fusion.segments import Segment, segments
 from dvm_rt.graph.graph import Graph
 from dvm_rt.graph.symbols import Check, Size
@@ -36,10 +37,13 @@ class Report:
 
     kernels: tuple[KernelReport, ...]
     refusals: tuple[tuple[str, str, str], ...]  # producer, consumer, reason
+    edges: Edges | None = None  # with reasons=True
 
     def text(self) -> str:
-        """The report, one line a kernel and a refusal."""
+        """The report, one line a kernel, then one a kind of edge, or at least a refusal."""
         lines = [f"kernel {i}: {k.kind} [{', '.join(map(str, k.domain))}]: {' '.join(k.operators)}" for i, k in enumerate(self.kernels)]
+        if self.edges is not None:
+            return "\n".join([*lines, self.edges.text()])
         return "\n".join(lines + [f"not fused: {a} -> {b}: {reason}" for a, b, reason in self.refusals])
 
 
@@ -52,8 +56,9 @@ class Fused:
     checks: tuple[Check, ...]
 
 
-def fuse(graph: Graph, fused: bool = True, nodes_max: int = NODES_MAX) -> Fused:
-    """The plan of a graph. Raises UnsupportedOperatorError, GraphError (too large for one plan)."""
+def fuse(graph: Graph, fused: bool = True, nodes_max: int = NODES_MAX, reasons: bool = False) -> Fused:
+    """The plan of a graph; with `reasons` the report knows every edge. Raises UnsupportedOperatorError, GraphError (too large
+    for one plan)."""
     known = len(graph.facts.substitutions)
     plan, written, reports = PlanWriter(graph), {}, []
     plan.add_parameters()
@@ -61,17 +66,17 @@ def fuse(graph: Graph, fused: bool = True, nodes_max: int = NODES_MAX) -> Fused:
     for segment in segments(graph, cut=fused):
         key = segment.key()
         if key not in written:
-            written[key] = _written(plan, segment, fused, nodes_max)
+            written[key] = _written(plan, segment, fused, nodes_max, reasons)
         kernels, report = written[key]
         plan.place(kernels, segment)
-        reports.append(report)
+        reports += [Report((), tuple(segment.refusals()), edges_across(segment) if reasons else None), report]
     if len(graph.facts.substitutions) > known:  # taking composites apart has shown more of the sizes
-        return fuse(Graph.of(graph.parameters, graph.outputs, graph.facts), fused, nodes_max)
+        return fuse(Graph.of(graph.parameters, graph.outputs, graph.facts), fused, nodes_max, reasons)
     plan.builder.share_workspace()
     return Fused(plan.builder.build(), _joined(reports), tuple(graph.facts.resolved_checks()))
 
 
-def _written(plan: PlanWriter, segment: Segment, fused: bool, nodes_max: int) -> tuple[SegmentKernels, Report]:
+def _written(plan: PlanWriter, segment: Segment, fused: bool, nodes_max: int, reasons: bool) -> tuple[SegmentKernels, Report]:
     """The kernels of a segment, and why they are so."""
     legal = legalise(segment.graph(), fused)
     grouping = group(legal, fused, nodes_max)
@@ -80,24 +85,26 @@ def _written(plan: PlanWriter, segment: Segment, fused: bool, nodes_max: int) ->
     kernels = SegmentKernels(plan, legal, [n.operator.name == "parameter" for n in segment.reads], results)
     for one in order:
         KernelWriter(kernels, grouping, one).write()
-    return kernels, _report(grouping, order, segment.refusals())
+    return kernels, _report(grouping, order, reasons)
 
 
-def _report(grouping: Grouping, order: list[Group], before: list[tuple[str, str, str]]) -> Report:
+def _report(grouping: Grouping, order: list[Group], reasons: bool) -> Report:
     kernels = []
     for one in order:
         names = tuple([n.operator.name for n in sorted(one.placed, key=grouping.number.__getitem__)])
         domain = tuple([one.sizes[axis] for axis in one.axes()])
         kind = "host" if host_node(one) is not None else "vector" if one.product is None else "matmul"
         kernels.append(KernelReport(kind, names, domain))
-    refusals = dict.fromkeys(before) | dict.fromkeys(
+    refusals = dict.fromkeys(
         (r.producer.operator.name, r.consumer.operator.name, r.reason)
         for r in grouping.refused
         if grouping.group_of[r.producer] is not grouping.group_of[r.consumer]
     )
-    return Report(tuple(kernels), tuple(refusals))
+    return Report(tuple(kernels), tuple(refusals), edges(grouping) if reasons else None)
 
 
 def _joined(reports: list[Report]) -> Report:
     kernels = tuple([kernel for report in reports for kernel in report.kernels])
-    return Report(kernels, tuple(dict.fromkeys(refusal for report in reports for refusal in report.refusals)))
+    refusals = tuple(dict.fromkeys(refusal for report in reports for refusal in report.refusals))
+    found = [report.edges for report in reports if report.edges is not None]
+    return Report(kernels, refusals, sum(found[1:], found[0]) if found else None)

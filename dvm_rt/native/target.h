@@ -50,7 +50,7 @@ class Team {
 };
 
 struct SectionRun {
-  SectionView section;
+  const SectionView& section;
   uint8_t* const* address;
   uint8_t* scratch;
   int64_t begin, end;

@@ -479,11 +479,13 @@ FN void enter(Context& c, const void* table, const Word* p) {
   t->handler[p->op](z, z, z, z, z, z, z, z, p, &c, 0, t);
 }
 
-// Sets the odometer to `row`, for as many rows up to `end` as it can walk in one go: a range of one dimension, and all of
+// Sets operands and odometer to `row`, for as many rows up to `end` as it can walk in one go: a range of one dimension, and all of
 // those below. Returns the row after those.
 int64_t walk_from(Context& c, const SectionRun& run, int64_t row, int64_t end) {
   const SectionView& s = run.section;
   int64_t index[MAX_RANK], rest = row, level = 0, below = 1;
+  for (int i = 0; i < s.head->operand_count; i++) c.ptr[i] = run.address[i];
+  for (int64_t& shift : c.shift) shift = 0;
   for (int d = 1, n = 0; d < s.head->rank; d++) {
     const int64_t count = s.head->dims[d];
     if (count == 1) continue;
@@ -544,9 +546,6 @@ const Word* run_pass(Context& c, const SectionRun& run, const Word* pass) {
 // Every row: its row words on this thread, its passes on all.
 void run_wide(Context& c, const SectionRun& run) {
   for (int64_t row = 0; row < run.section.split.units; row++) {
-    for (int i = 0; i < run.section.head->operand_count; i++) c.ptr[i] = run.address[i];
-    for (int64_t& shift : c.shift) shift = 0;
-    c.operands = run.section.operands, c.outer = run.section.outer;
     walk_from(c, run, row, row + 1);
     for (const Word* word = run.section.words; word->op != OP_end_row;) {
       c.start = run.section.words, c.row_bytes = 4 * run.section.head->dims[0];
@@ -559,24 +558,27 @@ void run_wide(Context& c, const SectionRun& run) {
   leave();
 }
 
+void run_rows(Context& c, const SectionRun& run) {
+  for (int64_t row = run.begin; row < run.end && c.trap.code == TrapCode::NONE;) {
+    row = walk_from(c, run, row, run.end);
+    enter(c, c.row, c.start);
+  }
+  leave();
+}
+
 void run_vector(Context& c, const SectionRun& run) {
-  if (run.team) return run_wide(c, run);
   const SectionView& s = run.section;
   const int operands = s.head->operand_count;
   c.outer = s.outer, c.operands = s.operands, c.start = s.words;
   c.row_bytes = 4 * s.head->dims[0];
+  if (run.team) return run_wide(c, run);
   c.row_bytes > BLOCK_BYTES ? choose_tables<true>(c) : choose_tables<false>(c);
-  for (int64_t row = run.begin; row < run.end && c.trap.code == TrapCode::NONE;) {
-    for (int i = 0; i < operands; i++) c.ptr[i] = run.address[i];
-    for (int64_t& shift : c.shift) shift = 0;
-    if (run.end - run.begin == s.split.units) {
-      for (int64_t d = 0; d < s.outers; d++) c.left[d] = s.outer[d].count;
-      c.outers = s.outers, row = run.end;
-    } else {
-      row = walk_from(c, run, row, run.end);
-    }
-    enter(c, c.row, c.start);
-  }
+  if (run.end - run.begin != s.split.units) return run_rows(c, run);
+  for (int i = 0; i < operands; i++) c.ptr[i] = run.address[i];
+  for (int64_t& shift : c.shift) shift = 0;
+  for (int64_t d = 0; d < s.outers; d++) c.left[d] = s.outer[d].count;
+  c.outers = s.outers;
+  enter(c, c.row, c.start);
   leave();
 }
 void run_matmul_and_leave(Context& c, const SectionRun& run) { run_matmul(c, run), leave(); }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from dvm_rt.dtypes import float32
+from dvm_rt.dtypes import bool_, float32
 from dvm_rt.errors import DTypeError, UnsupportedOperatorError
 from dvm_rt.graph.graph import Make, Node
 from dvm_rt.graph.operators import TABLE, Lowering
@@ -50,7 +50,7 @@ def any_operators(seed: int, steps: int):
         pool = list(parameters)
         for _ in range(steps):
             made = _any_step(rng, op, pool) if rng.random() < 0.7 else _step(rng, op, pool)
-            if made is not None and len(made.shape) <= 5:
+            if made is not None and len(made.shape) <= 5 and made.dtype in (float32, bool_):
                 pool.append(made)
         made = pool[len(parameters) :] or [op.tanh(pool[0])]
         return tuple(dict.fromkeys(rng.choices(made, k=rng.randint(1, 3)) + [made[-1]]))

@@ -30,9 +30,17 @@ def graph_of(build: Callable[..., Node | tuple[Node, ...]], arrays: Sequence[np.
 
 def run_plan(plan: Plan, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
     """The outputs of a plan. Memory that nothing writes holds a pattern that no test expects."""
+    symbols, arguments, outputs = prepared(plan, arrays)
+    program = _native.Plan(plan.to_bytes()).encode(symbols)
+    if program:
+        _native.Program(program).run(arguments)
+    return outputs
+
+
+def prepared(plan: Plan, arrays: Sequence[np.ndarray]) -> tuple[list[int], list[np.ndarray], list[np.ndarray]]:
+    """(symbols, arguments, outputs) of a call of a plan."""
     symbols = [arrays[s.parameter].shape[s.dim] for s in plan.symbols]
     values = plan.evaluate(symbols)
-    program = _native.Plan(plan.to_bytes()).encode(symbols)
     outputs = [np.full([values[d] for d in o.dims], 77, o.dtype.numpy) for o in plan.outputs]
     arguments = []
     for buffer in plan.buffers:
@@ -42,9 +50,7 @@ def run_plan(plan: Plan, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
             arguments.append(_packed(plan, buffer.pack, values, arrays[buffer.index]))
         elif buffer.role == "OUTPUT":
             arguments.append(outputs[buffer.index])
-    if program:
-        _native.Program(program).run(arguments)
-    return outputs
+    return symbols, arguments, outputs
 
 
 def _packed(plan: Plan, number: int, values: list[int], array: np.ndarray) -> np.ndarray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dvm_rt.fusion.fuser import fuse
 from dvm_rt.fusion.segments import segments
+from dvm_rt.graph.symbols import evaluate
 from tests.fusion.running import check, graph_of, normal
 
 ARRAYS = [normal(3, 5, 8), normal(8, 16), normal(16), normal(16, 8)]
@@ -67,3 +68,19 @@ def test_a_layout_that_rows_do_not_serve_is_no_cut() -> None:
     arrays = [normal(2, 3, 5, 5), normal(2, 3, 5, 4), normal(12, 7)]
     assert len(segments(graph_of(build, arrays))) == 1
     assert not any("copy" in k.operators for k in check(build, arrays).report.kernels)
+
+
+def test_every_edge_has_a_reason_and_is_counted() -> None:
+    graph = graph_of(deep, ARRAYS)
+    found = fuse(graph, reasons=True)
+    counts = found.report.edges.counts
+    assert counts["gelu", "matmul", False, "matmul reads it from memory"] == 3
+    assert counts["layer_norm", "matmul", False, "matmul reads it from memory"] == 2
+    assert counts["matrix_product", "add", True, "in the tile of the matmul, while it is hot"] == 6
+    assert counts["sum", "divide", True, "the result of a row, used along the row"] == 7  # two a norm, and the mean
+    alone = fuse(graph, fused=False, reasons=True).report.edges
+    assert not any(inside for _, _, inside, _ in alone.counts)
+    values = graph.symbol_values([a.shape for a in ARRAYS])
+    assert evaluate(found.report.edges.saved_bytes, values) > 0
+    assert evaluate(alone.saved_bytes, values) == 0
+    assert fuse(graph).plan.to_bytes() == found.plan.to_bytes()

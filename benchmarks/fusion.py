@@ -1,0 +1,142 @@
+"""Fused against unfused: python benchmarks/fusion.py [--rounds N] [--plans]
+
+One line a subgraph and shape: kernels of the fused and of the unfused plan, microseconds of each program on one thread
+(medians of alternating rounds, inline, program known), their ratio, and the bytes of activations that each kernel reads and
+writes, summed. A ratio above 1.03 is a lost row and is marked; the exit status says how many there are.
+
+--plans: what planning costs instead (CPU milliseconds, least of several), from the graph to the plan's bytes."""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from dvm_rt import _native  # noqa: E402
+from dvm_rt.fusion.fuser import fuse  # noqa: E402
+from dvm_rt.fusion.plan import Plan  # noqa: E402
+from dvm_rt.graph.graph import Graph, Make, Node  # noqa: E402
+from tests.fusion.running import graph_of, prepared  # noqa: E402
+
+LOST = 1.03
+Build = Callable[..., Node]
+
+
+def attention(op: Make, q: Node, k: Node, v: Node) -> Node:
+    return op.matmul(op.softmax(op.multiply(op.matmul(q, op.permute_dims(k, axes=(0, 2, 1))), 0.125), axis=2), v)
+
+
+def feed_forward(op: Make, x: Node, up: Node, bias: Node, down: Node) -> Node:
+    inner = op.gelu(op.add(op.matmul(x, up), bias), approximate="none")
+    return op.layer_norm(op.add(x, op.matmul(inner, down)), eps=1e-5)
+
+
+# name -> (graph, shapes of its parameters for each size)
+SUITE: dict[str, tuple[Build, Callable[[int, int], list[tuple[int, ...]]]]] = {
+    "chain of 3": (lambda op, x: op.tanh(op.add(op.multiply(x, 0.5), 1.0)), lambda m, n: [(m, n)]),
+    "gelu": (lambda op, x: op.gelu(x, approximate="none"), lambda m, n: [(m, n)]),
+    "residual, silu": (lambda op, x, y: op.silu(op.add(x, y)), lambda m, n: [(m, n), (m, n)]),
+    "bias": (lambda op, x, b: op.relu(op.add(x, b)), lambda m, n: [(m, n), (n,)]),
+    "softmax": (lambda op, x: op.softmax(x, axis=1), lambda m, n: [(m, n)]),
+    "layer_norm": (lambda op, x, g, b: op.layer_norm(x, g, b, eps=1e-5), lambda m, n: [(m, n), (n,), (n,)]),
+    "rms_norm of sum": (lambda op, x, y, g: op.rms_norm(op.add(x, y), g, eps=1e-5), lambda m, n: [(m, n), (m, n), (n,)]),
+    "mean of square": (lambda op, x: op.mean(op.square(x), axes=(1,), keepdims=True), lambda m, n: [(m, n)]),
+    "transposed, tanh": (lambda op, x: op.tanh(op.permute_dims(x, axes=(1, 0))), lambda m, n: [(m, n)]),
+    "masked": (lambda op, x, m: op.where(op.greater(m, 0.0), x, -1.0), lambda m, n: [(m, n), (m, 1)]),
+    "matmul, bias, gelu": (
+        lambda op, x, w, b: op.gelu(op.add(op.matmul(x, w), b), approximate="none"),
+        lambda m, n: [(m, n), (n, n), (n,)],
+    ),
+    "attention": (attention, lambda m, n: [(4, m, 64)] * 3),
+    "feed forward": (feed_forward, lambda m, n: [(m, n), (n, 2 * n), (2 * n,), (2 * n, n)]),
+}
+SIZES = ((8, 64), (64, 384), (512, 384))
+
+
+def moved_bytes(plan: Plan, symbols: list[int]) -> int:
+    """Bytes of every buffer that a kernel reads or writes, once for each kernel."""
+    values = plan.evaluate(symbols)
+    return sum(values[plan.buffers[b].bytes] for kernel in plan.kernels for b in {a.buffer for a in kernel.args})
+
+
+def measure(name: str, size: tuple[int, int], rounds: int) -> tuple[str, bool]:
+    """The line of one subgraph and size, and whether fusion lost."""
+    build, shapes = SUITE[name]
+    arrays = [np.random.default_rng(0).normal(size=shape).astype(np.float32) for shape in shapes(*size)]
+    graph = graph_of(build, arrays)
+    plans = [fuse(graph).plan, fuse(graph, fused=False).plan]
+    runs, moved = [], []
+    for plan in plans:
+        symbols, arguments, _ = prepared(plan, arrays)
+        program = _native.Program(_native.Plan(plan.to_bytes()).encode(symbols))
+        runs.append(lambda program=program, arguments=arguments: program.run(arguments))
+        moved.append(moved_bytes(plan, symbols))
+    times: list[list[float]] = [[], []]
+    for _ in range(rounds):
+        for run, found in zip(runs, times, strict=True):
+            begin = time.perf_counter_ns()
+            run()
+            run()
+            found.append((time.perf_counter_ns() - begin) / 2000)
+    fused, alone = (statistics.median(t[1:]) for t in times)
+    ratio = fused / alone
+    lost = ratio > LOST and min(times[0]) / min(times[1]) > LOST
+    kernels = f"{len(plans[0].kernels):3} {len(plans[1].kernels):4}"
+    line = f"{name:20} {size[0]:5}x{size[1]:<5} {kernels} {fused:10.1f} {alone:10.1f} {ratio:6.2f} {moved[0] / moved[1]:6.2f}"
+    return line + (" LOST" if lost else ""), lost
+
+
+def planning(rounds: int) -> None:
+    """What the plan of each subgraph, and of networks of them, costs."""
+    for layers in (1, 6, 24):
+        size = (64, 384)
+        one = SUITE["feed forward"][1](*size)
+
+        def deep(op: Make, *arrays: Node, layers: int = layers) -> Node:
+            x = arrays[0]
+            for _ in range(layers):
+                x = feed_forward(op, x, *arrays[1:])
+            return x
+
+        graph = graph_of(deep, [np.zeros(shape, np.float32) for shape in one])
+        fused = least(lambda graph=graph: fuse(graph).plan.to_bytes(), rounds)
+        print(f"{layers:3} layers of feed forward, {len(graph.nodes):4} nodes: {fused:7.2f} ms fused")
+
+
+def least(run: Callable[[], object], rounds: int) -> float:
+    """CPU milliseconds, the least of several."""
+    best = float("inf")
+    for _ in range(rounds):
+        begin = time.thread_time()
+        run()
+        best = min(best, time.thread_time() - begin)
+    return best * 1e3
+
+
+def main() -> int:
+    """Prints the table; the number of lost rows."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=25)
+    parser.add_argument("--plans", action="store_true")
+    arguments = parser.parse_args()
+    if arguments.plans:
+        planning(arguments.rounds)
+        return 0
+    print(f"{'subgraph':20} {'size':11} {'kernels':>8} {'fused us':>10} {'unfused us':>10} {'ratio':>6} {'bytes':>6}")
+    rows = [measure(name, size, arguments.rounds) for name in SUITE for size in SIZES]
+    for line, _ in rows:
+        print(line)
+    lost = sum(lost for _, lost in rows)
+    print(f"{len(rows)} rows, {lost} lost (fused slower than unfused by more than {LOST - 1:.0%})")
+    return lost
+
+
+if __name__ == "__main__":
+    sys.exit(main())
