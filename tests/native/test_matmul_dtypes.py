@@ -234,3 +234,21 @@ def test_both_verifiers_ask_for_the_same_scratch() -> None:
         assert need == 40 * 32 * compute.bytes
         section = replace(parsed.sections[0], scratch_bytes=need - 1)
         refused(replace(parsed, sections=(section,), checksum=None).to_bytes())
+
+
+def test_parts_of_a_product() -> None:
+    """Cut for several threads into any number of parts: rows, panels, batches, and 16-bit weights."""
+    cases = []
+    for compute in (dtypes.float64, dtypes.int32):
+        for a, b in (((40, 9), (9, 33)), ((3, 9), (9, 130)), ((20, 2, 5), (20, 5, 34)), ((3, 20, 5), (3, 5, 70))):
+            cases.append(program(values(compute, *a), values(compute, *b), compute))
+    stored = half(dtypes.bfloat16, 30, 200)
+    cases += [weighted(values(dtypes.float32, m, 30), pack(stored, dtypes.bfloat16, ""), 200, dtypes.bfloat16) for m in (2, 60)]
+    for code, args in cases:
+        for target in TARGETS:
+            want = None
+            for threads, parts in ((1, 1), (2, 2), (3, 7), (2, 64)):
+                got = [*args[:-1], np.zeros_like(args[-1])]
+                _native.Program(code).run(got, target, threads=threads, parts=parts)
+                want = got[-1] if want is None else want
+                assert got[-1].tobytes() == want.tobytes()
