@@ -23,7 +23,7 @@ _MODULES: dict[str, tuple[str, ...]] = {
     "dvm_rt.array.functions": (
         "abs", "add", "all", "any", "astype", "attention", "broadcast_to", "ceil", "clip", "concat", "divide", "equal", "erf", "exp",
         "expand_dims", "floor", "full", "gelu", "greater", "greater_equal", "isnan", "layer_norm", "less", "less_equal", "linear",
-        "log", "log_softmax", "logical_and", "logical_not", "logical_or", "logical_xor", "matmul", "matrix_transpose", "max",
+        "log", "log_softmax", "logical_and", "logical_not", "logical_or", "logical_xor", "matmul", "matmul_integer", "matrix_transpose", "max",
         "maximum", "mean", "min", "minimum", "multiply", "negative", "not_equal", "ones", "permute_dims", "pow", "reciprocal",
         "relu", "reshape", "rms_norm", "round", "rsqrt", "sigmoid", "silu", "softmax", "split", "sqrt", "square", "squeeze",
         "stack", "subtract", "sum", "tanh", "trunc", "var", "where", "zeros",

@@ -145,6 +145,14 @@ def matmul(x: Array, y: Array, /) -> Array:
     return record("matmul", (_array(x, "matmul"), _array(y, "matmul")))
 
 
+def matmul_integer(x: Array, y: Array, /) -> Array:
+    """Matrix product of int8 or uint8 arrays with at least two dimensions, added up in int32 (modulo 2^32)."""
+    x, y = _array(x, "matmul_integer"), _array(y, "matmul_integer")
+    if x.ndim < 2 or y.ndim < 2:
+        raise ShapeError(f"array: matmul_integer: rank, got {x.ndim} and {y.ndim}, allowed at least 2")
+    return record("matmul_integer", (x, y))
+
+
 def linear(x: Array, weight: Array, bias: Array | None = None) -> Array:
     """x @ weight.T + bias, weight (outputs, inputs)."""
     return record("linear", tuple(p for p in (x, weight, bias) if p is not None))
@@ -279,6 +287,7 @@ def ones(shape: Size | Sequence[Size], *, dtype: DType | str | None = None) -> A
 
 __all__ = [
     *UNARY, *BINARY, "where", "astype", "pow", "clip", "gelu", "sum", "max", "min", "mean", "any", "all", "var", "softmax",
-    "log_softmax", "layer_norm", "rms_norm", "matmul", "linear", "attention", "reshape", "permute_dims", "matrix_transpose", "expand_dims",
+    "log_softmax", "layer_norm", "rms_norm", "matmul", "matmul_integer", "linear", "attention", "reshape", "permute_dims",
+    "matrix_transpose", "expand_dims",
     "squeeze", "broadcast_to", "concat", "stack", "split", "full", "zeros", "ones",
 ]  # fmt: skip

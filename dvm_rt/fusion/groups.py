@@ -574,7 +574,7 @@ def _third_between(grouping: Grouping, start: Group, goal: Group) -> bool:
 def _start_product(grouping: Grouping, product: Node, fused: bool, nodes_max: int) -> None:
     """A matmul and the elementwise operators that end in one value of the same size."""
     chain = [product]
-    if fused:
+    if fused and product.dtype is float32:
         for length in range(len(candidates := _followers(grouping, product, nodes_max)), 0, -1):
             members = {product, *candidates[:length]}
             if _exit(grouping, members) is not candidates[length - 1]:
@@ -637,7 +637,7 @@ def _check_product(grouping: Grouping, made: Group, last: Node) -> None:
         if len(column.terms) != 1 or not same(column.terms[0][1], 1) or not same(strides.get(column.terms[0][0], 0), 1):
             raise Refused("the columns of the product do not lie behind each other in the result")
         made.inner = column.terms[0][0]
-    if last.dtype is not float32 or home.root.dtype is not float32:
-        raise Refused("matmuls and attention write float32")
+    if last.dtype is not made.product.dtype or home.root.dtype is not last.dtype:
+        raise Refused("the matrix unit writes what it computes in")
 
 

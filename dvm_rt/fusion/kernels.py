@@ -277,7 +277,8 @@ class KernelWriter:
         depth = NONE if product_node is None else plan.expression(product_node.inputs[0].shape[-1])
         final = self.group.product is None and all(a.node in plan.results for a in self.arguments if a.mode & WRITE)
         dims = tuple([plan.expression(sizes[a]) for a in axes] or [plan.expression(1)])
-        self.kernel = KernelBuilder(kind if product_node is None else "MATMUL", float32, dims, depth, STREAM if final else 0)
+        compute = float32 if product_node is None else product_node.dtype
+        self.kernel = KernelBuilder(kind if product_node is None else "MATMUL", compute, dims, depth, STREAM if final else 0)
         for a in self.arguments:
             strides = [self._number(a.strides.get(axis, 0)) for axis in axes] or [NONE]
             index = NONE if a.index is None else a.index
@@ -383,7 +384,8 @@ class KernelWriter:
             free, summed = (-2, -1) if number == 0 else (-1, -2)
             outside = Access(access.root, access.offset, access.strides[:-2] + (access.strides[free],), ())
             offset, strides = argument_strides(outside, (*batch, outer))
-            if number == 1 and self.plan.is_given(access.root) and len(access.root.shape) == 2 and len(operand.shape) == 2:
+            may_pack = number == 1 and node.dtype is float32 and self.plan.is_given(access.root)
+            if may_pack and len(access.root.shape) == 2 and len(operand.shape) == 2:
                 self.arguments.append(self._packed(operand, access))
                 continue
             self.arguments.append(

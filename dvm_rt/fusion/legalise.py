@@ -209,11 +209,11 @@ class _Copier:
         return made
 
     def operand(self, node: Node) -> Node:
-        """An operand as the matrix unit reads it: float32, one of the last two strides 1."""
+        """An operand as the matrix unit reads it: in its own dtype, one of the last two strides 1."""
         access = self.legal.access[node]
         straight = any(same(s, 1) or is_one(n) for s, n in zip(access.strides[-2:], node.shape[-2:], strict=True))
-        stored = access.root.dtype is float32 and access.root.operator.lowering is not Lowering.LEAF
-        given = access.root.dtype is float32 and access.root.operator.name == "parameter"
+        stored = access.root.dtype is node.dtype and access.root.operator.lowering is not Lowering.LEAF
+        given = access.root.dtype is node.dtype and access.root.operator.name == "parameter"
         return node if straight and (stored or given) else self.copy(node)
 
     def head(self, node: Node, number: int) -> Node:

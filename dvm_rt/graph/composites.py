@@ -124,7 +124,7 @@ def matmul(op: Make, a: Node, b: Node) -> Node:
     if same_zero(a.shape[-1]):
         from dvm_rt.graph.shapes import matmul as shape_of
 
-        return full(op, shape_of(op.facts, "matmul", (a.shape, b.shape)), 0.0, "float32")
+        return full(op, shape_of(op.facts, "matmul", (a.shape, b.shape)), 0.0, a.dtype.name)
     left = a if len(a.shape) > 1 else op.expand_dims(a, axes=(0,))
     right = b if len(b.shape) > 1 else op.expand_dims(b, axes=(1,))
     result = op.matrix_product(left, right)

@@ -81,6 +81,22 @@ def _floats(where: str, given: tuple[DType, ...], *_: object) -> DType:
     return float32
 
 
+PRODUCTS = ("float32", "float64", "int32", "uint32", "int64", "uint64")  # what the matrix unit computes in
+
+
+def _product(where: str, given: tuple[DType, ...]) -> DType:
+    if given[0] is not given[1] or given[0].name not in PRODUCTS:
+        raise DTypeError(f"graph: {where}: dtypes, got {given[0]} and {given[1]}, allowed one of {', '.join(PRODUCTS)} for both")
+    return given[0]
+
+
+def _product_of_bytes(where: str, given: tuple[DType, ...]) -> DType:
+    for dtype in given:
+        if dtype not in (dtypes.int8, dtypes.uint8):
+            raise DTypeError(f"graph: {where}: dtype, got {dtype}, allowed int8, uint8")
+    return dtypes.int32
+
+
 def _comparison(where: str, given: tuple[DType, ...]) -> DType:
     if not (given[0] is given[1] and given[0] in (float32, bool_)):
         raise _refused(where, next((d for d in given if d is not float32), float32), "float32 on both sides, or bool on both")
@@ -329,7 +345,9 @@ TABLE: tuple[Operator, ...] = (
     Operator("index", 1, L.VIEW, "basic indexing: slices and whole numbers", _kept, shapes.indexed,
              lambda x, entries: x[_entries(entries)], ("entries",)),
     # ---- products, rows, joins --------------------------------------------------------------------------------------
-    Operator("matrix_product", 2, L.PRODUCT, "(..., M, K) x (..., K, N)", _floats, shapes.matmul, np.matmul),
+    Operator("matrix_product", 2, L.PRODUCT, "(..., M, K) x (..., K, N)", _product, shapes.matmul, np.matmul),
+    Operator("matmul_integer", 2, L.PRODUCT, "(..., M, K) x (..., K, N) of int8 or uint8, added up in int32", _product_of_bytes,
+             shapes.matmul, lambda a, b: np.matmul(a.astype(np.int64), b.astype(np.int64)).astype(np.int32)),
     Operator("take", 2, L.GATHER, "rows of a table, one for each index; negative indices count from the end", _rows,
              shapes.taken, _take),
     Operator("attention", (3, 4), L.ATTENTION, "softmax(scale * q @ k^T + mask) @ v; scale None: 1 / sqrt(D); causal: query i sees keys up to i + keys - "
@@ -338,7 +356,7 @@ TABLE: tuple[Operator, ...] = (
     Operator("concat", VARIADIC, L.JOIN, "one behind the other along an axis", _one_for_all, shapes.concatenated,
              lambda *rest: np.concatenate(rest[:-1], axis=rest[-1]), ("axis",)),
     # ---- composites -------------------------------------------------------------------------------------------------
-    Operator("matmul", 2, L.COMPOSITE, "matrix product; 1-d operands as in NumPy", _floats, shapes.matmul, np.matmul,
+    Operator("matmul", 2, L.COMPOSITE, "matrix product; 1-d operands as in NumPy", _product, shapes.matmul, np.matmul,
              compose=composites.matmul),
     Operator("linear", (2, 3), L.COMPOSITE, "x @ weight.T + bias", _floats, shapes.linear, _linear, compose=composites.linear),
     Operator("silu", 1, L.COMPOSITE, "x * sigmoid(x)", _floats, E, lambda x: x * _sigmoid(x), compose=composites.silu),
