@@ -12,6 +12,7 @@
 
 namespace dvm::DVM_TARGET {
 namespace {
+using E = float;
 #if defined(__AVX512F__)
 constexpr int W = 16;
 #elif defined(__AVX2__)

@@ -100,9 +100,10 @@ WIDE_UNARY(exp2) WIDE_UNARY(expm1) WIDE_UNARY(log2) WIDE_UNARY(log10) WIDE_UNARY
 WIDE_UNARY(cbrt) WIDE_UNARY(erfc) WIDE_UNARY(lgamma) WIDE_UNARY(digamma)
 #undef WIDE_UNARY
 #define WIDE_BINARY(name) struct name { template <Precision P> FN static D wide(D a, D x) { return name##d<P>(a, x); } };
-WIDE_BINARY(pow) WIDE_BINARY(atan2) WIDE_BINARY(fmod) WIDE_BINARY(remainder) WIDE_BINARY(hypot) WIDE_BINARY(logaddexp)
+WIDE_BINARY(pow) WIDE_BINARY(atan2) WIDE_BINARY(fmod) WIDE_BINARY(remainder) WIDE_BINARY(hypot)
 WIDE_BINARY(floor_divide)
 #undef WIDE_BINARY
+struct logaddexp { template <Precision> FN static D wide(D a, D x) { return logaddexpd(a, x); } };
 template <class O> concept wide_unary = requires(D a) { O::template wide<SINGLE>(a); };
 template <class O> concept wide_binary = requires(D a) { O::template wide<SINGLE>(a, a); };
 template <class O> constexpr float identity = 0;
@@ -112,13 +113,13 @@ using meaning::identity, meaning::wide_unary, meaning::wide_binary;
 
 // ---- functions on doubles: the strip lies in memory, n elements of it -------------------------------------------------
 template <class O> [[gnu::noinline]] void apply(float* m, int n) {
-  for (int i = 0; i < n; i += WD) store(m + i, O::template wide<SINGLE>(loadD(m + i)));
+  for (int i = 0; i < n; i += WD) storeD(m + i, O::template wide<SINGLE>(loadD(m + i)));
 }
 template <class O> [[gnu::noinline]] void apply(float* m, const float* x, int n) {
-  for (int i = 0; i < n; i += WD) store(m + i, O::template wide<SINGLE>(loadD(m + i), loadD(x + i)));
+  for (int i = 0; i < n; i += WD) storeD(m + i, O::template wide<SINGLE>(loadD(m + i), loadD(x + i)));
 }
 template <class O> [[gnu::noinline]] void apply_to_all(float* m, float x, int n) {
-  for (int i = 0; i < n; i += WD) store(m + i, O::template wide<SINGLE>(loadD(m + i), all(double(x))));
+  for (int i = 0; i < n; i += WD) storeD(m + i, O::template wide<SINGLE>(loadD(m + i), all(double(x))));
 }
 template <class O> [[gnu::noinline]] void apply_part(float* m, const float* x, int n) {
   alignas(64) float copy[FULL * W] = {};
