@@ -448,7 +448,7 @@ FN D sinPi(D x) {  // |sin(pi x)|
   return r > 0.25 ? c : s;
 }
 constexpr double STIRLING[] = {1. / 156, -691. / 360360, 1. / 1188, -1. / 1680, 1. / 1260, -1. / 360, 1. / 12};
-// log |gamma(a)|, a > 0. Below 3 a polynomial around its zeros at 1 and 2, above Stirling's series, from 8 on directly.
+// For float32 results: log |gamma(a)|, a > 0. Below 3 a polynomial around its zeros at 1 and 2, above Stirling's series, from 8 on directly.
 FN D logGammaPositive(D a) {
   const Di low = a < 3.0, first = a < 1.0, shifted = a < 8.0;
   const D y = first ? a + 1.0 : a;
@@ -457,9 +457,9 @@ FN D logGammaPositive(D a) {
   const D lost = logOfNormal<DOUBLE>(low ? (first ? a : all(1.0)) : shifted ? p : all(1.0));
   const D series = fma(w - 0.5, logOfNormal<DOUBLE>(w), 0x1.d67f1c864beb5p-1 - w) + v * poly(STIRLING, v * v);
   const D near = (y - 1.0) * (y - 2.0) * poly(polynomial::LGAMMA_DOUBLE, y - 2.0);
-  return (low ? near : series) - lost;
+  return ((low ? near : series) - lost) + 0.0;  // +0 at 1 and 2
 }
-FN D lgammaSingle(D x) {
+FN D lgammad(D x) {
   const D a = absv(x), positive = logGammaPositive(a);
   D y = positive;
   if (anyLane(x <= 0.0)) {
@@ -470,7 +470,7 @@ FN D lgammaSingle(D x) {
   return a == INF ? all(INF) : y;
 }
 constexpr double DIGAMMA[] = {-1. / 12, 691. / 32760, -1. / 132, 1. / 240, -1. / 252, 1. / 120, -1. / 12};
-// Of a > 0: the series from 8 on, and below the recurrence as one fraction.
+// For float32 results, of a > 0: the series from 8 on, and below the recurrence as one fraction.
 FN D digammaPositive(D a) {
   const Di shifted = a < 8.0;
   D p = a, q = all(1.0);  // q / p = sum of 1 / (a + k), k = 0..7
@@ -480,7 +480,7 @@ FN D digammaPositive(D a) {
   const D series = logOfNormal<DOUBLE>(w) + fma(z, poly(DIGAMMA, z), v * -0.5);
   return series - (shifted ? q / p : D{});
 }
-FN D digammaSingle(D x) {
+FN D digammad(D x) {
   const Di reflect = x < 0.0;
   const D y = digammaPositive(reflect ? 1.0 - x : x);
   D z = y;
@@ -493,17 +493,6 @@ FN D digammaSingle(D x) {
   }
   return x == INF ? x : x == -INF ? all(NOT_A_NUMBER) : z;
 }
-// One lane at a time where float64 has not enough bits to spare.
-template <class F> FN D eachLane(D x, F f) {
-  for (int i = 0; i < WD; i++) x[i] = f(x[i]);
-  return x;
-}
-template <Precision P> FN D lgammad(D x) {
-  if (P == SINGLE) return lgammaSingle(x);
-  int sign;
-  return eachLane(x, [&](double v) __attribute__((always_inline)) { return __builtin_lgamma_r(v, &sign); });
-}
-template <Precision P> FN D digammad(D x) { return digammaSingle(x); }
 
 // ---- powers -----------------------------------------------------------------------------------------------------------
 // log2 of a positive number as high + low; DOUBLE: to 2^-66 or so of itself.
@@ -586,13 +575,13 @@ FN D modulus(D x, D y) {
       if (far[i]) r[i] = __builtin_fmod(a[i], b[i]);
   return (a < INF) & (b > 0.0) ? r : all(NOT_A_NUMBER);
 }
-template <Precision P> FN D fmodd(D x, D y) { return flip(modulus(x, y), signBit(x)); }
-template <Precision P> FN D remainderd(D x, D y) {  // the sign of y, as in Python
+FN D fmodd(D x, D y) { return flip(modulus(x, y), signBit(x)); }
+FN D remainderd(D x, D y) {  // the sign of y, as in Python
   const D r = flip(modulus(x, y), signBit(x));
   const Di other = ((signBit(x) ^ signBit(y)) != 0) & (r != 0.0);
   return r == 0.0 ? bits(signBit(y)) : other ? r + y : r;
 }
-template <Precision P> FN D floor_divided(D x, D y) {
+FN D floor_divided(D x, D y) {
   const D r = flip(modulus(x, y), signBit(x)), exact = x / y;
   const Di other = ((signBit(x) ^ signBit(y)) != 0) & (r != 0.0);
   D q = nearest((x - r) / y);
