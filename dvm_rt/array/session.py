@@ -180,7 +180,7 @@ class Session:
         key, numbers = _structure(order, outputs)
         lifted = self._lifts(key, numbers)
         if lifted:
-            inputs += [self.stream.asarray(np.asarray(n.attributes[0], n.dtype.numpy)) for n in _constants(order)]
+            inputs += [self.stream.asarray(dtypes.to_storage(np.asarray(n.attributes[0]), n.dtype), n.dtype.code) for n in _constants(order)]
         symbolic = (key, None) if lifted else (key, numbers)
         planned = self.plans.get(symbolic, False)
         if planned is False:
@@ -285,7 +285,7 @@ def _structure(order: list[Node], outputs: list[Node]) -> tuple[tuple, tuple]:
         else:
             reads = tuple([i.dtype if i.operator is CONSTANT else number[i] for i in node.inputs])
             rows.append((node.operator.name, reads, node.attributes))
-    numbers = tuple([float.hex(float(n.attributes[0])) for n in _constants(order)])
+    numbers = tuple([repr(n.attributes[0]) for n in _constants(order)])
     return (tuple(rows), tuple([number[n] for n in outputs])), numbers
 
 

@@ -5,7 +5,8 @@
 2. Each value that may have to be stored gets a layout: row-major, or that of an output or join that it is written into,
    or the order in which its only reader wants it (a matmul result that is transposed and reshaped is stored transposed).
 3. A value that costs two simple instructions on one input (a mask) is made by each of its readers for itself.
-4. Where a view is not affine on that layout, and where an operand does not lie as the matrix unit needs it, a copy is
+4. A conversion that no single load or rounding does is taken apart: through the compute dtype of its result.
+5. Where a view is not affine on that layout, and where an operand does not lie as the matrix unit needs it, a copy is
    put in. Copies are ordinary elementwise nodes: kernels take them in, and most cost nothing."""
 
 from __future__ import annotations
@@ -13,12 +14,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from math import inf
 
-from dvm_rt.dtypes import float32
-from dvm_rt.errors import UnsupportedOperatorError
+from dvm_rt.dtypes import compute_dtype, float32, limits
 from dvm_rt.fusion.views import (
     Access,
     contiguous,
     contiguous_strides,
+    crosses,
     inverse,
     is_one,
     is_view,
@@ -31,7 +32,8 @@ from dvm_rt.graph.symbols import Shape, product, same
 from dvm_rt.isa import table
 
 CHEAP_CYCLES = 16  # two simple instructions
-COPIED_EXACTLY = ("bool", "int8", "int16", "uint8", "uint16", "float32")  # float32 arithmetic keeps every value of these
+NUMBERS = ("constant", "dimension")  # leaves that are one number, known to the encoder
+MADE = (*NUMBERS, "iota")  # leaves that lie nowhere
 
 
 @dataclass(slots=True, eq=False)
@@ -49,9 +51,23 @@ class Legal:
 
 
 def legalise(graph: Graph, repeats: bool = True) -> Legal:
-    """The graph in the form that kernels need; `repeats`: cheap values are computed by each reader for itself. Raises
-    UnsupportedOperatorError for what no kernel can do yet."""
-    return _with_copies(rewrite(decomposed(graph), _last_axis), repeats)
+    """The graph in the form that kernels need; `repeats`: cheap values are computed by each reader for itself."""
+    return _with_copies(rewrite(rewrite(decomposed(graph), _last_axis), _one_step), repeats)
+
+
+def _one_step(op: Make, node: Node) -> Node | None:
+    """Conversions that a load or a rounding does: between two compute dtypes, or inside of one."""
+    if node.operator.name != "astype":
+        return None
+    x, wanted = node.inputs[0], node.dtype
+    given, through = compute_dtype(x.dtype), compute_dtype(wanted)
+    if given is None or through is None or given is through or wanted is through:
+        return None
+    between = op.astype(x, dtype=through.name)
+    if x.dtype.kind == "f" and wanted.kind != "f":  # cut off at the ends, not wrapped
+        low, high = limits(wanted)
+        between = op.minimum(op.maximum(between, low), high)
+    return op.astype(between, dtype=wanted.name)
 
 
 def _last_axis(op: Make, node: Node) -> Node | None:
@@ -154,7 +170,7 @@ class _Copier:
         if node.operator.lowering is Lowering.JOIN:
             inputs = [self.part(old, i) for old, i in zip(node.inputs, inputs, strict=True)]
         if node.operator.lowering is Lowering.GATHER:
-            inputs = [self.stored(inputs[0]), inputs[1]]
+            inputs = [self.stored(i) for i in inputs]
         if node.operator.lowering in (Lowering.ELEMENTWISE, Lowering.REDUCE):
             inputs = [self.private(i) for i in inputs]
         self.new[node] = self.root(_again(node, inputs), _preferred(node, self.paths.get(node, [])))
@@ -166,7 +182,10 @@ class _Copier:
         return node
 
     def view(self, node: Node, operand: Node) -> Node:
-        """The view, on a copy of its operand if it is not affine there."""
+        """The view, on a copy of its operand if it is not affine there, or if one load would have to convert twice."""
+        root, path = source(operand)
+        if crosses(node) and root.operator.name not in NUMBERS and any(map(crosses, path)):
+            operand = self.copy(operand)
         again = _again(node, [operand])
         access = through(again, self.legal.access[operand])
         if access is None:
@@ -179,10 +198,6 @@ class _Copier:
         """The value in memory of its own, row-major."""
         if shared and (node, True) in self.copies:
             return self.copies[node, True]
-        if node.dtype.name not in COPIED_EXACTLY:
-            raise UnsupportedOperatorError(
-                f"fusion: copy: an integer view that has to be stored, got {node!r}, allowed {', '.join(COPIED_EXACTLY)}"
-            )
         made = self.root(self.op.copy(node))
         self.copies[node, shared] = made
         return made
@@ -190,7 +205,7 @@ class _Copier:
     def private(self, node: Node) -> Node:
         """The value made anew for one reader, if that costs less than storing it: it then may be computed repeatedly."""
         root, path = source(node)
-        if not self.repeats or not is_computed(root) or _cost(root, CHEAP_CYCLES) > CHEAP_CYCLES or _reads(root) != 1:
+        if any(map(crosses, path)) or not self.repeats or not is_computed(root) or _cost(root, CHEAP_CYCLES) > CHEAP_CYCLES or _reads(root) != 1:
             return node
         made = self.root(Node(root.operator, tuple([self.private(i) for i in root.inputs]), root.attributes, root.shape, root.dtype))
         self.legal.cheap.add(made)
@@ -207,9 +222,9 @@ class _Copier:
         return node if straight and (stored or given) else self.copy(node)
 
     def stored(self, node: Node) -> Node:
-        """A float32 value in memory: conversions and constants have to be made."""
+        """A value in memory, as it is: conversions and constants have to be made."""
         root = self.legal.access[node].root
-        return node if root.dtype is float32 and root.operator.name not in ("constant", "dimension") else self.copy(node)
+        return node if root.dtype is node.dtype and root.operator.name not in MADE else self.copy(node)
 
     def part(self, old: Node, node: Node) -> Node:
         """A part of a join, written by nobody else and read by nobody else."""
