@@ -111,7 +111,9 @@ class Group:
 
     def current(self, placement: Placement) -> Placement:
         """The placement in terms of the axes that there are now."""
-        return tuple([self._current(index) for index in placement]) if self.refined else placement
+        if self.refined and any(axis in self.refined for index in placement for axis, _ in index.terms):
+            return tuple([self._current(index) for index in placement])
+        return placement
 
     def _current(self, index: Index) -> Index:
         if not any(axis in self.refined for axis, _ in index.terms):
@@ -202,6 +204,9 @@ class Grouping:
     counted: set[Node]  # members of kernels that got too many arguments when those that might join were not counted
     stretched: dict[Node, set[int]]  # see _stretched
     number: dict[Node, int]  # place in the order of the graph
+    roots: dict[Node, list[Node]]  # of each computed node: where the views begin over which it reads its inputs
+    results: set[Node]  # the graph's outputs
+    keys: dict[tuple[Node, int], tuple] = field(default_factory=dict)  # see _read_key
     group_of: dict[Node, Group] = field(default_factory=dict)
     refused: list[Refusal] = field(default_factory=list)
 
@@ -211,7 +216,7 @@ class Grouping:
 
     def is_stored(self, node: Node) -> bool:
         """Whether something outside of its group reads it."""
-        if node in self.legal.graph.outputs:
+        if node in self.results:
             return True
         return any(self.group_of.get(use.reader) is not self.group_of[node] for use in self.uses[node])
 
@@ -231,12 +236,15 @@ def group(legal: Legal, fused: bool = True, nodes_max: int = NODES_MAX) -> Group
 
 
 def _too_large(grouping: Grouping, made: Group, nodes_max: int) -> bool:
-    arguments, nodes = kernel_size(grouping, made, set(made.placed))
+    members = set(made.placed)
+    arguments, nodes = kernel_size(grouping, made, members, sum(_read_outside(grouping, n, members) for n in members))
     return arguments > KERNEL_ARGS_MAX or nodes > nodes_max
 
 
 def _grouped(legal: Legal, uses: dict[Node, list[Use]], counted: set[Node], fused: bool, nodes_max: int) -> Grouping:
-    grouping = Grouping(legal, uses, counted, _stretched(legal.graph.nodes), {n: i for i, n in enumerate(legal.graph.nodes)})
+    number = {n: i for i, n in enumerate(legal.graph.nodes)}
+    roots = {n: [source(i)[0] for i in n.inputs] for n in uses}
+    grouping = Grouping(legal, uses, counted, _stretched(legal.graph.nodes), number, roots, set(legal.graph.outputs))
     computed = [n for n in legal.graph.nodes if n in uses and n.operator.lowering is not Lowering.JOIN]
     for node in computed:
         if node.operator.lowering is Lowering.PRODUCT:
@@ -418,39 +426,51 @@ def _check_order(grouping: Grouping, target: Group, node: Node) -> None:
 
 def check_limits(grouping: Grouping, trial: Group, nodes_max: int, members: set[Node]) -> None:
     """Raises Refused where the kernel would need more arguments, nodes or reductions than there are."""
-    for name in REDUCTIONS:
-        if sum(n.operator.name == name for n in members) > SAME_REDUCTIONS_MAX:
+    reductions = [n.operator.name for n in members if n.operator.lowering is Lowering.REDUCE]
+    for name in set(reductions):
+        if reductions.count(name) > SAME_REDUCTIONS_MAX:
             raise Refused(f"more than {SAME_REDUCTIONS_MAX} {name} reductions")
     if len(trial.sizes) > LIMITS["MAX_RANK"]:
         raise Refused("more dimensions than a kernel has")
-    homes = [id(grouping.legal.home[n].root) for n in members if _read_outside(grouping, n, members)]
-    if len(set(homes)) < len(homes):
+    stored = [n for n in members if _read_outside(grouping, n, members)]
+    if len({grouping.legal.home[n].root for n in stored}) < len(stored):
         raise Refused("both are written into parts of one join")
     hopeful = trial.product is None and not members & grouping.counted
-    arguments, nodes = kernel_size(grouping, trial, members, hopeful)
+    arguments, nodes = kernel_size(grouping, trial, members, len(stored), hopeful)
     if arguments > KERNEL_ARGS_MAX:
         raise Refused(f"more than {KERNEL_ARGS_MAX} arguments")
     if nodes > nodes_max:
         raise Refused(f"more than {nodes_max} nodes")
 
 
-def kernel_size(grouping: Grouping, trial: Group, members: set[Node], hopeful: bool = False) -> tuple[int, int]:
-    """(arguments, nodes) of the kernel with these members; hopeful: as if all who still can join do so without any."""
+def kernel_size(grouping: Grouping, trial: Group, members: set[Node], stored: int, hopeful: bool = False) -> tuple[int, int]:
+    """(arguments, nodes) of the kernel with these members, of which some are stored; hopeful: as if all who still can join
+    do so without any."""
     reads: set[tuple] = set()
-    leaves: set[int] = set()
-    outputs = nodes = 0
+    leaves: set[Node] = set()
+    nodes = 0
     for node in members:
         nodes += nodes_of(node)
-        for number, operand in enumerate(node.inputs):
-            root, _ = source(operand)
+        for number, root in enumerate(grouping.roots[node]):
+            if root in members:
+                continue
             if root.operator.name in NUMBERS:
-                leaves.add(id(root))
+                leaves.add(root)
             elif node.operator.lowering in (Lowering.PRODUCT, Lowering.GATHER):
-                reads.add((id(node), number))
-            elif root not in members and not (hopeful and _may_join(grouping, root)):
-                reads.add(argument_key(grouping.legal.access[operand], trial.needed(node, number)))
-        outputs += _read_outside(grouping, node, members)
-    return len(reads) + outputs, nodes + len(leaves) + len(reads) + outputs
+                reads.add((node, number))
+            elif not (hopeful and _may_join(grouping, root)):
+                reads.add(_read_key(grouping, trial, node, number))
+    return len(reads) + stored, nodes + len(leaves) + len(reads) + stored
+
+
+def _read_key(grouping: Grouping, trial: Group, node: Node, number: int) -> tuple:
+    """`argument_key` of an input of a member, as long as that stays where it is."""
+    at = (trial.placed[node], trial.inner)
+    known = grouping.keys.get((node, number))
+    if known is None or known[0][0] is not at[0] or known[0][1] != at[1]:
+        key = argument_key(grouping.legal.access[node.inputs[number]], trial.needed(node, number))
+        known = grouping.keys[node, number] = (at, key)
+    return known[1]
 
 
 def _may_join(grouping: Grouping, root: Node) -> bool:
@@ -458,13 +478,18 @@ def _may_join(grouping: Grouping, root: Node) -> bool:
 
 
 def _read_outside(grouping: Grouping, node: Node, members: set[Node]) -> bool:
-    return node in grouping.legal.graph.outputs or any(use.reader not in members for use in grouping.uses[node])
+    if node in grouping.results:
+        return True
+    for use in grouping.uses[node]:
+        if use.reader not in members:
+            return True
+    return False
 
 
 def argument_key(access: Access, placement: Placement) -> tuple:
     """Equal for two reads that are one argument of a kernel."""
     offset, strides = argument_strides(access, placement)
-    return id(access.root), to_wire(offset), tuple(sorted((axis, to_wire(s)) for axis, s in strides.items()))
+    return id(access.root), to_wire(offset), tuple(sorted([(axis, to_wire(s)) for axis, s in strides.items()]))
 
 
 def argument_strides(access: Access, placement: Placement) -> tuple[Size, dict[int, Size]]:

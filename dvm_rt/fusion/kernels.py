@@ -1,5 +1,7 @@
 """Writes groups into a plan: dimensions, arguments, nodes.
 
+Kernels are written once for all segments of the same structure (`SegmentKernels`, whose buffers have numbers of their own),
+and then placed in the plan for each of them (`PlanWriter`).
 Each group becomes one kernel of the plan. Its domain's axes are the kernel's dims, innermost first: the row axis, then
 the others from the inside out (the encoder joins those that lie behind each other). Reads with the same strides are one
 argument; a matmul operand that is a parameter of rank 2 becomes a packed buffer."""
@@ -10,16 +12,16 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from dvm_rt.dtypes import DType, float32, int64, rounded
+from dvm_rt.dtypes import DType, float32, rounded
 from dvm_rt.fusion.groups import Group, Grouping, argument_key, argument_strides
 from dvm_rt.fusion.legalise import NUMBERS, Legal
-from dvm_rt.fusion.memory import Lifetime, slots
-from dvm_rt.fusion.plan import GATHER, NONE, PACKED, READ, STREAM, WRITE, KernelBuilder, PlanBuilder
+from dvm_rt.fusion.plan import GATHER, NONE, PACKED, READ, STREAM, WRITE, Kernel, KernelBuilder, PlanBuilder
+from dvm_rt.fusion.segments import Segment
 from dvm_rt.fusion.views import ZERO, Access, Placement, axes_of, is_one, source
 from dvm_rt.fusion.words import NARROW, member_words
-from dvm_rt.graph.graph import Node
+from dvm_rt.graph.graph import Graph, Node
 from dvm_rt.graph.operators import Lowering
-from dvm_rt.graph.symbols import Check, Dim, Size, maximum, product, same, to_wire
+from dvm_rt.graph.symbols import Check, Dim, Size, maximum, same
 from dvm_rt.isa import table
 
 
@@ -39,15 +41,24 @@ class Argument:
 
 @dataclass(slots=True, eq=False)
 class PlanWriter:
-    """A plan under construction: buffers by root, expressions by size."""
+    """A plan under construction: expressions by size, buffers by node of the whole graph."""
 
-    legal: Legal
+    graph: Graph
     builder: PlanBuilder = field(default_factory=PlanBuilder)
     buffers: dict[Node, int] = field(default_factory=dict)
+    outputs: list[int] = field(default_factory=list)
     places: dict[int, tuple[int, int, int]] = field(default_factory=dict)
+    numbers: dict[object, int] = field(default_factory=dict)
 
     def expression(self, size: Size) -> int:
         """The number of a size in the plan."""
+        key = size.key if size.__class__ is Dim else size
+        number = self.numbers.get(key)
+        if number is None:
+            number = self.numbers[key] = self._made(size)
+        return number
+
+    def _made(self, size: Size) -> int:
         build = self.builder
         if not isinstance(size, Dim):
             return build.const(size)
@@ -70,9 +81,9 @@ class PlanWriter:
 
         A call whose sizes break a check must not fit: the check is added to a size that is compared anyway, as
         max(0, what is missing)."""
-        self.places = self.legal.graph.symbol_places()
-        checks = list(self.legal.graph.facts.resolved_checks())
-        for node in self.legal.graph.parameters:
+        self.places = self.graph.symbol_places()
+        checks = list(self.graph.facts.resolved_checks())
+        for node in self.graph.parameters:
             sizes = list(node.shape)
             if checks and any(isinstance(n, Dim) for n in sizes):
                 at = next(i for i, n in enumerate(sizes) if isinstance(n, Dim))
@@ -81,49 +92,84 @@ class PlanWriter:
             self.builder.parameter(node.dtype, [self.expression(n) for n in sizes])
 
     def add_outputs(self) -> None:
-        """Declares the graph's outputs in order; what is written straight into them finds its buffer."""
-        for node, shape in zip(self.legal.graph.outputs, self.legal.shapes, strict=True):
-            self.buffers[node] = self.builder.output(node.dtype, [self.expression(n) for n in shape])
+        """Declares the graph's outputs in order."""
+        for node in self.graph.outputs:
+            self.outputs.append(self.builder.output(node.dtype, [self.expression(n) for n in node.shape]))
 
-    def add_temporaries(self, grouping: Grouping, order: list[Group]) -> None:
-        """Gives every stored value that is no output a workspace slot."""
-        values = _lifetimes(self.legal, grouping, order)
-        given = slots(values.values())
-        for node, value in values.items():
-            dims = [self.expression(n) for n in node.shape]
-            self.buffers[node] = self.builder.temporary(node.dtype, dims, given[value.name])
+    def place(self, kernels: SegmentKernels, segment: Segment) -> None:
+        """The kernels of a segment behind those that are there."""
+        reads = list(segment.reads)
+        buffers = [self._buffer(row, reads, segment) for row in kernels.buffers]
+        for kernel in kernels.kernels:
+            self.builder.copy_of(kernel, buffers)
+
+    def _buffer(self, row: tuple, reads: list[Node], segment: Segment) -> int:
+        role, *rest = row
+        if role == "gives":
+            node, output = segment.gives[rest[0]]
+            number = self.temporary(node) if output is None else self.outputs[output]
+            self.buffers.setdefault(node, number)
+            return number
+        if role == "temporary":
+            return self.builder.temporary(*rest, 0)
+        node = reads[rest[0]]
+        if role == "packed":
+            return self.builder.pack(node.attribute("index"), *rest[1:])
+        return self.builder.input(node.attribute("index")) if node.operator.name == "parameter" else self.buffers[node]
+
+    def temporary(self, node: Node) -> int:
+        """Memory for a value between two segments."""
+        return self.builder.temporary(node.dtype, [self.expression(n) for n in node.shape], 0)
+
+
+@dataclass(slots=True, eq=False)
+class SegmentKernels:
+    """The kernels of a segment, in order, over buffers of its own: ("reads", i), ("gives", i), ("temporary", dtype, dims) and
+    ("packed", read, ...). Every segment of the same structure has the same."""
+
+    plan: PlanWriter
+    legal: Legal
+    given: list[bool]  # for each parameter of the segment: whether it is one of the whole graph
+    results: set[Node]  # outputs that are outputs of the whole graph
+    buffers: list[tuple] = field(default_factory=list)
+    kernels: list[Kernel] = field(default_factory=list)
+    _numbers: dict[object, int] = field(default_factory=dict)
+
+    def expression(self, size: Size) -> int:
+        """The number of a size in the plan."""
+        return self.plan.expression(size)
 
     def buffer(self, root: Node) -> int:
         """The buffer of a parameter, output, join or temporary; none for what counts instead of lying anywhere."""
         if root.operator.name == "iota":
             return NONE
-        if root.operator.name == "parameter":
-            return self.builder.input(root.attribute("index"))
-        return self.buffers[root]
+        number = self._numbers.get(root)
+        if number is None:
+            number = self._numbers[root] = len(self.buffers)
+            if root.operator.name == "parameter":
+                self.buffers.append(("reads", root.attribute("index")))
+            elif root in self.legal.graph.outputs:
+                self.buffers.append(("gives", self.legal.graph.outputs.index(root)))
+            else:
+                self.buffers.append(("temporary", root.dtype, tuple([self.expression(n) for n in root.shape])))
+        return number
+
+    def is_given(self, root: Node) -> bool:
+        """A parameter of the whole graph: its value outlives the call."""
+        return root.operator.name == "parameter" and self.given[root.attribute("index")]
+
+    def packed(self, *row: int) -> int:
+        """The buffer of a parameter (row[0]) that is packed for the matrix unit."""
+        number = self._numbers.setdefault(row, len(self.buffers))
+        if number == len(self.buffers):
+            self.buffers.append(("packed", *row))
+        return number
 
 
 def _missing(check: Check) -> Size:
     """0 where the check holds, else more."""
     missing = maximum(check.right - check.left, 0)
     return missing + maximum(check.left - check.right, 0) if check.relation == "==" else missing
-
-
-def _lifetimes(legal: Legal, grouping: Grouping, order: list[Group]) -> dict[Node, Lifetime]:
-    """Stored roots that are no outputs; parts of a join live in the join."""
-    number = {id(g): i for i, g in enumerate(order)}
-    written: dict[Node, list[int]] = {}
-    read: dict[Node, list[int]] = {}
-    for group in order:
-        for member in group.placed:
-            if grouping.is_stored(member):
-                written.setdefault(legal.home[member].root, []).append(number[id(group)])
-            for operand in member.inputs:
-                read.setdefault(legal.access[operand].root, []).append(number[id(group)])
-    temporary = [root for root in written if root not in legal.graph.outputs]
-    return {
-        root: Lifetime(i, min(written[root]), max(read.get(root, []) + written[root]), to_wire(product(root.shape) * root.dtype.bytes))
-        for i, root in enumerate(temporary)
-    }
 
 
 def run_order(grouping: Grouping) -> list[Group]:
@@ -170,7 +216,7 @@ def _producers(grouping: Grouping, group: Group) -> list[Group]:
 class KernelWriter:
     """Writes one group."""
 
-    plan: PlanWriter
+    plan: SegmentKernels
     grouping: Grouping
     group: Group
     arguments: list[Argument] = field(default_factory=list)
@@ -182,7 +228,7 @@ class KernelWriter:
     def write(self) -> None:
         """Adds the kernel to the plan."""
         group, product_node = self.group, self.group.product
-        members = [n for n in self.grouping.legal.graph.nodes if n in group.placed]
+        members = sorted(group.placed, key=self.grouping.number.__getitem__)
         stored = [n for n in members if self.grouping.is_stored(n)]
         if product_node is not None:
             self._product_arguments(product_node, stored[0])
@@ -191,22 +237,22 @@ class KernelWriter:
                 self._read(member, number)
         homes = {stored[0]: 2} if product_node is not None else {n: self._home(n) for n in stored}
         self._open(product_node)
-        if members == [product_node]:
-            return
-        for member in members:
-            self.nodes[member] = self._node(member)
-        for node, argument in homes.items():
-            self.kernel.output(self.nodes[node], argument)
+        if members != [product_node]:
+            for member in members:
+                self.nodes[member] = self._node(member)
+            for node, argument in homes.items():
+                self.kernel.output(self.nodes[node], argument)
+        self.plan.kernels.append(self.kernel.build())
 
     def _open(self, product_node: Node | None) -> None:
         plan, axes, sizes = self.plan, list(reversed(self.group.axes())), dict(self.group.sizes)
         if product_node is not None:
             axes = self._matmul_axes(product_node, sizes)
         depth = NONE if product_node is None else plan.expression(product_node.inputs[0].shape[-1])
-        final = self.group.product is None and all(a.node in plan.legal.graph.outputs for a in self.arguments if a.mode & WRITE)
-        dims = [plan.expression(sizes[a]) for a in axes] or [plan.builder.const(1)]
+        final = self.group.product is None and all(a.node in plan.results for a in self.arguments if a.mode & WRITE)
+        dims = tuple([plan.expression(sizes[a]) for a in axes] or [plan.expression(1)])
         kind, self.compute = "VECTOR" if product_node is None else "MATMUL", self.group.compute()
-        self.kernel = plan.builder.kernel(kind, dims, depth, STREAM if final else 0, self.compute)
+        self.kernel = KernelBuilder(kind, self.compute, dims, depth, STREAM if final else 0)
         for a in self.arguments:
             strides = [self._number(a.strides.get(axis, 0)) for axis in axes] or [NONE]
             index = NONE if a.index is None else a.index
@@ -273,7 +319,7 @@ class KernelWriter:
             free, summed = (-2, -1) if number == 0 else (-1, -2)
             outside = Access(access.root, access.offset, access.strides[:-2] + (access.strides[free],), ())
             offset, strides = argument_strides(outside, (*batch, outer))
-            if number == 1 and access.root.operator.name == "parameter" and len(access.root.shape) == 2 and len(operand.shape) == 2:
+            if number == 1 and self.plan.is_given(access.root) and len(access.root.shape) == 2 and len(operand.shape) == 2:
                 self.arguments.append(self._packed(operand, access))
                 continue
             self.arguments.append(
@@ -287,7 +333,7 @@ class KernelWriter:
         express = self.plan.expression
         k, n = (express(size) for size in operand.shape)
         stride_k, stride_n = (express(stride) for stride in access.strides)
-        buffer = self.plan.builder.pack(access.root.attribute("index"), k, n, stride_k, stride_n, self._number(access.offset))
+        buffer = self.plan.packed(access.root.attribute("index"), k, n, stride_k, stride_n, self._number(access.offset))
         return Argument(buffer, access.root, READ | PACKED, 0, {})
 
     # -- domain --

@@ -26,7 +26,7 @@ from dvm_rt.fusion.views import (
     source,
     through,
 )
-from dvm_rt.graph.graph import Graph, Make, Node, decomposed, reachable, rewrite
+from dvm_rt.graph.graph import Graph, Make, Node, reachable, rewrite, taken_apart
 from dvm_rt.graph.operators import Lowering
 from dvm_rt.graph.symbols import Shape, product, same
 from dvm_rt.isa import table
@@ -52,13 +52,11 @@ class Legal:
 
 def legalise(graph: Graph, repeats: bool = True) -> Legal:
     """The graph in the form that kernels need; `repeats`: cheap values are computed by each reader for itself."""
-    return _with_copies(rewrite(rewrite(decomposed(graph), _last_axis), _one_step), repeats)
+    return _with_copies(rewrite(graph, _lowered, again=True), repeats)
 
 
 def _one_step(op: Make, node: Node) -> Node | None:
     """Conversions that a load or a rounding does: between two compute dtypes, or inside of one."""
-    if node.operator.name != "astype":
-        return None
     x, wanted = node.inputs[0], node.dtype
     given, through = compute_dtype(x.dtype), compute_dtype(wanted)
     if given is None or through is None or given is through or wanted is through:
@@ -70,10 +68,12 @@ def _one_step(op: Make, node: Node) -> Node | None:
     return op.astype(between, dtype=wanted.name)
 
 
-def _last_axis(op: Make, node: Node) -> Node | None:
-    """Reductions over the last axis, which they keep."""
+def _lowered(op: Make, node: Node) -> Node | None:
+    """Composites and conversions taken apart; reductions over the last axis, which they keep."""
+    if node.operator.name == "astype":
+        return _one_step(op, node)
     if node.operator.lowering is not Lowering.REDUCE:
-        return None
+        return taken_apart(op, node)
     x, (axes, keepdims) = node.inputs[0], node.attributes
     rank = len(x.shape)
     if axes == (rank - 1,) and keepdims:
@@ -111,7 +111,7 @@ def _paths_to_readers(graph: Graph) -> dict[Node, list[tuple[Node, ...]]]:
 
 def _preferred(root: Node, paths: list[tuple[Node, ...]]) -> tuple | None:
     """Strides in which more readers can go without a copy than row-major, or None; what is given lies as it lies."""
-    if not is_computed(root):
+    if not is_computed(root) or not any(paths):
         return None
     best, best_count = None, _served(contiguous(root), paths)
     if best_count == len(paths):
@@ -205,7 +205,7 @@ class _Copier:
     def private(self, node: Node) -> Node:
         """The value made anew for one reader, if that costs less than storing it: it then may be computed repeatedly."""
         root, path = source(node)
-        if any(map(crosses, path)) or not self.repeats or not is_computed(root) or _cost(root, CHEAP_CYCLES) > CHEAP_CYCLES or _reads(root) != 1:
+        if any(map(crosses, path)) or not self.repeats or not is_computed(root) or not is_cheap(root):
             return node
         made = self.root(Node(root.operator, tuple([self.private(i) for i in root.inputs]), root.attributes, root.shape, root.dtype))
         self.legal.cheap.add(made)
@@ -266,6 +266,11 @@ class _Copier:
     def views_of(self, root: Node) -> list[Node]:
         """The views that begin at a root, in order."""
         return [n for n, access in self.legal.access.items() if access.root is root and n is not root and is_view(n)]
+
+
+def is_cheap(node: Node) -> bool:
+    """Whether computing a value again costs less than storing it."""
+    return node.operator.lowering is Lowering.ELEMENTWISE and _cost(node, CHEAP_CYCLES) <= CHEAP_CYCLES and _reads(node) == 1
 
 
 def _cost(node: Node, budget: float) -> float:

@@ -1,6 +1,6 @@
 """The Plan: what the fuser makes once for all shapes, and the encoder turns into a program for one.
 
-Owns the Python form of the PLAN records of `isa/layout.py` (frozen dataclasses), their bytes, their evaluation and the
+Owns the Python form of the PLAN records of `isa/layout.py` (immutable), their bytes, their evaluation and the
 text that people read. Knows nothing of graphs, operators or encoding: `native/encode.cpp` reads the same bytes.
 
 Rules.
@@ -17,11 +17,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
 from dvm_rt.dtypes import DTYPES, DType, float32
 from dvm_rt.errors import GraphError
+from dvm_rt.fusion.memory import Lifetime, slots
 from dvm_rt.isa import table
 from dvm_rt.isa.checksum import checksum
 from dvm_rt.isa.layout import ENUMS, FLAGS, LIMITS, PLAN_MAGIC, RECORD, TABLE_HASH, VERSION, enum_value
@@ -38,16 +40,14 @@ _BINARY = frozenset(i.name for i in table.INSTRUCTIONS if i.group is table.Group
 _UNARY = frozenset(i.name for i in table.INSTRUCTIONS if i.group is table.Group.UNARY)
 
 
-@dataclass(frozen=True, slots=True)
-class Symbol:
+class Symbol(NamedTuple):
     """A symbolic dimension: its value is dimension `dim` of parameter `parameter`."""
 
     parameter: int
     dim: int
 
 
-@dataclass(frozen=True, slots=True)
-class Expression:
+class Expression(NamedTuple):
     """`op` is a name of ExprOp. SYMBOL: k = symbol number; CONST: k = value; else a and b are earlier expressions.
     FLOORDIV and MOD round to minus infinity, as in Python."""
 
@@ -57,16 +57,14 @@ class Expression:
     k: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Parameter:
+class Parameter(NamedTuple):
     """An argument of the traced function; dims are the expressions that its shape must equal on every call."""
 
     dtype: DType
     dims: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Output:
+class Output(NamedTuple):
     """A result of the traced function and the buffer that holds it."""
 
     dtype: DType
@@ -74,8 +72,7 @@ class Output:
     buffer: int
 
 
-@dataclass(frozen=True, slots=True)
-class Buffer:
+class Buffer(NamedTuple):
     """Memory that kernels name. role PARAMETER, PACKED: index = parameter; OUTPUT: output; TEMPORARY: workspace slot
     (temporaries of one slot share its memory). role PACKED: pack = number of the Pack."""
 
@@ -86,8 +83,7 @@ class Buffer:
     pack: int = NONE
 
 
-@dataclass(frozen=True, slots=True)
-class Pack:
+class Pack(NamedTuple):
     """Matmul panels of a float32 parameter, made once per array: K x N elements at `offset`, strides in elements."""
 
     parameter: int
@@ -98,8 +94,7 @@ class Pack:
     offset: int = NONE
 
 
-@dataclass(frozen=True, slots=True)
-class Arg:
+class Arg(NamedTuple):
     """One operand of a kernel. GATHER: address = buffer + offset + idx * depth + strides, where idx is the element of
     argument `index` for this row, in [-limit, limit). Matmul and pack: depth = elements per step of K."""
 
@@ -113,8 +108,7 @@ class Arg:
     depth: int = NONE
 
 
-@dataclass(frozen=True, slots=True)
-class Node:
+class Node(NamedTuple):
     """`op` is the name of a binary or unary row of the instruction table, or of NodeOp: NODE_INPUT (a = argument),
     NODE_CONST (k), NODE_SIZE (a = expression), NODE_SUM and NODE_MAX over dims[0] (a = node), NODE_OUTPUT (a = node,
     b = argument)."""
@@ -185,10 +179,11 @@ class PlanBuilder:
         self._outputs: list[Output] = []
         self._buffers: list[Buffer] = []
         self._packs: dict[Pack, int] = {}
-        self._kernels: list[KernelBuilder] = []
+        self._kernels: list[KernelBuilder | Kernel] = []
         self._list: list[Expression] = []
         self._inputs: dict[int, int] = {}
         self._packed: dict[int, int] = {}
+        self._sizes: dict[tuple, int] = {}  # bytes of buffers
         self._slots = 0
 
     # -- expressions: each returns an expression number --
@@ -261,9 +256,7 @@ class PlanBuilder:
         row = Pack(parameter, k, n, stride_k, stride_n, offset)
         number = self._packs.setdefault(row, len(self._packs))
         if number not in self._packed:
-            panel = LIMITS["PANEL"]
-            panels = self.floordiv(self.add(n, self.const(panel - 1)), self.const(panel))
-            size = self.mul(k, panels, self.const(4 * panel))
+            size = self._panel_bytes(k, n)
             self._packed[number] = self._buffer(Buffer("PACKED", float32, parameter, size, number))
         return self._packed[number]
 
@@ -275,10 +268,29 @@ class PlanBuilder:
         self._kernels.append(built)
         return built
 
+    def copy_of(self, kernel: Kernel, buffers: Sequence[int]) -> None:
+        """A kernel as it is, but for its buffers: `buffers[b]` for b."""
+        args = tuple([a if a.buffer == NONE else Arg(buffers[a[0]], *a[1:]) for a in kernel.args])
+        self._kernels.append(Kernel(kernel.kind, kernel.dtype, kernel.dims, args, kernel.nodes, kernel.depth, kernel.flags))
+
+    def share_workspace(self) -> None:
+        """Gives temporaries that are never alive together the same slot."""
+        lives: dict[int, Lifetime] = {}
+        for number, kernel in enumerate(self._kernels):
+            for arg in kernel.args:
+                if arg.buffer != NONE and (buffer := self._buffers[arg.buffer]).role == "TEMPORARY":
+                    first = lives[arg.buffer].first if arg.buffer in lives else number
+                    lives[arg.buffer] = Lifetime(arg.buffer, first, number, buffer.bytes)
+        given = slots(lives.values())
+        for number, slot in given.items():
+            self._buffers[number] = self._buffers[number]._replace(index=slot)
+        self._slots = len(set(given.values()))
+
     def build(self) -> Plan:
+        kernels = tuple([k if k.__class__ is Kernel else k.build() for k in self._kernels])
         return Plan(
             tuple(self._symbols), tuple(self._list), tuple(self._parameters), tuple(self._outputs),
-            tuple(self._buffers), tuple(self._packs), tuple(k.build() for k in self._kernels), self._slots,
+            tuple(self._buffers), tuple(self._packs), kernels, self._slots,
         )  # fmt: skip
 
     def _intern(self, expression: Expression) -> int:
@@ -303,7 +315,17 @@ class PlanBuilder:
         return self._intern(Expression(op, a, b))
 
     def _bytes(self, dtype: DType, dims: Sequence[int]) -> int:
-        return self.mul(*dims, self.const(dtype.bytes))
+        key = (dtype.bytes, *dims)
+        if key not in self._sizes:
+            self._sizes[key] = self.mul(*dims, self.const(dtype.bytes))
+        return self._sizes[key]
+
+    def _panel_bytes(self, k: int, n: int) -> int:
+        panel = LIMITS["PANEL"]
+        if ("panels", k, n) not in self._sizes:
+            panels = self.floordiv(self.add(n, self.const(panel - 1)), self.const(panel))
+            self._sizes["panels", k, n] = self.mul(k, panels, self.const(4 * panel))
+        return self._sizes["panels", k, n]
 
     def _buffer(self, buffer: Buffer) -> int:
         self._buffers.append(buffer)

@@ -21,6 +21,8 @@ from dvm_rt.graph.operators import Lowering
 from dvm_rt.graph.shapes import index_offset, selected
 from dvm_rt.graph.symbols import Facts, Shape, Size, exact_quotient, product, same
 
+VIEW = Lowering.VIEW
+
 
 def is_one(size: Size) -> bool:
     """Known to be 1."""
@@ -29,9 +31,10 @@ def is_one(size: Size) -> bool:
 
 def is_view(node: Node) -> bool:
     """Costs nothing inside a kernel: a view, or a conversion that nothing has to be done for, or that a load does."""
-    if node.operator.lowering is Lowering.VIEW:
+    row = node.operator
+    if row.lowering is VIEW:
         return True
-    return node.operator.name == "astype" and converts_freely(node.inputs[0].dtype, node.dtype)
+    return row.name == "astype" and converts_freely(node.inputs[0].dtype, node.dtype)
 
 
 def converts_freely(given: DType, wanted: DType) -> bool:
@@ -51,6 +54,8 @@ def crosses(view: Node) -> bool:
 
 def source(node: Node) -> tuple[Node, tuple[Node, ...]]:
     """(the node that the views begin at, the views from there to `node`)."""
+    if not is_view(node):
+        return node, ()
     path = []
     while is_view(node):
         path.append(node)
@@ -215,7 +220,7 @@ def axis_index(axis: int) -> Index:
 
 def same_index(a: Index, b: Index) -> bool:
     """Equal for every size."""
-    return (
+    return a is b or (
         same(a.offset, b.offset)
         and len(a.terms) == len(b.terms)
         and all(x == y and same(p, q) for (x, p), (y, q) in zip(a.terms, b.terms, strict=True))
@@ -224,7 +229,7 @@ def same_index(a: Index, b: Index) -> bool:
 
 def same_placement(a: Placement, b: Placement) -> bool:
     """Equal for every size."""
-    return len(a) == len(b) and all(map(same_index, a, b))
+    return a is b or (len(a) == len(b) and all(map(same_index, a, b)))
 
 
 def axes_of(placement: Placement) -> set[int]:
@@ -234,7 +239,9 @@ def axes_of(placement: Placement) -> set[int]:
 
 def broadcast(placement: Placement, shape: Shape) -> Placement:
     """The placement of an elementwise input of this shape, given that of the result."""
-    return tuple(ZERO if is_one(n) else p for n, p in zip(shape, placement[len(placement) - len(shape) :], strict=True))
+    if len(shape) == len(placement) and not any(map(is_one, shape)):
+        return placement
+    return tuple([ZERO if is_one(n) else p for n, p in zip(shape, placement[len(placement) - len(shape) :], strict=True)])
 
 
 Refine = Callable[[int, Size], tuple[int, int]]  # (axis, inner size) -> (outer axis, inner axis)

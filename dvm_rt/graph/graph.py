@@ -226,63 +226,68 @@ class Graph:
         return "\n".join(lines)
 
 
-def rewrite(graph: Graph, change: Callable[[Make, Node], Node | None]) -> Graph:
+def rewrite(graph: Graph, change: Callable[[Make, Node], Node | None], again: bool = False) -> Graph:
     """The graph with `change(op, node)` in the place of each node (None: as it is), without what nothing needs then.
 
-    `node` already has its new inputs, resolved shape and attributes. Equal nodes become one; `op` makes new ones."""
-    facts = graph.facts
-    op, new, made = Make(facts), {}, {}
+    `node` already has its new inputs, resolved shape and attributes. Equal nodes become one; `op` makes new ones, which are
+    changed too with `again`."""
+    rewriter = _Rewriter(graph.facts, change, again)
+    parameters = tuple([rewriter.replaced(n, True) for n in graph.parameters])
+    outputs = tuple([rewriter.replaced(n, True) for n in graph.outputs])
+    return Graph(parameters, tuple(reachable((*parameters, *outputs))), outputs, graph.facts)
 
-    def replaced(node: Node) -> Node:
-        inputs = tuple([new[id(i)] for i in node.inputs])
+
+class _Rewriter:
+    """Builds a graph anew, inputs first, each node once."""
+
+    def __init__(self, facts: Facts, change: Callable[[Make, Node], Node | None], again: bool) -> None:
+        self.facts, self.change, self.again = facts, change, again
+        self.op = Make(facts)
+        self.new: dict[Node, Node] = {}  # what stands for a node; a node that is new stands for itself
+        self.unique: dict[tuple, Node] = {}
+
+    def replaced(self, root: Node, changing: bool) -> Node:
+        """What stands for a node, after all that it needs."""
+        new, stack = self.new, [root]
+        while stack:
+            node = stack[-1]
+            waiting = [i for i in node.inputs if i not in new] if node not in new else []
+            if waiting:
+                stack += reversed(waiting)
+                continue
+            stack.pop()
+            if node not in new:
+                new[node] = self._one(node, changing)
+        return new[root]
+
+    def _one(self, node: Node, changing: bool) -> Node:
+        facts, again = self.facts, node
+        inputs = tuple([self.new[i] for i in node.inputs])
         attributes = tuple([resolved(facts, a) for a in node.attributes]) if facts.substitutions else node.attributes
         shape = facts.resolve_shape(node.shape)
-        again = node
         if inputs != node.inputs or attributes is not node.attributes or shape is not node.shape:
             again = Node(node.operator, inputs, attributes, shape, node.dtype)
-        return change(op, again) or again
-
-    for node in reachable((*graph.parameters, *graph.outputs)):
-        new[id(node)] = replaced(node)
-    parameters = tuple(new[id(n)] for n in graph.parameters)
-    unique: dict[int, Node] = {}
-    for node in reachable((*parameters, *(new[id(n)] for n in graph.outputs))):
-        inputs = tuple([unique[id(i)] for i in node.inputs])
-        key = (node.operator.name, tuple([id(i) for i in inputs]), repr(plain(node.attributes)))  # repr: -0.0 is not 0.0
-        if key not in made:
-            made[key] = node if inputs == node.inputs else Node(node.operator, inputs, node.attributes, node.shape, node.dtype)
-        unique[id(node)] = made[key]
-    parameters = tuple(unique[id(n)] for n in parameters)
-    outputs = tuple(unique[id(new[id(n)])] for n in graph.outputs)
-    return Graph(parameters, tuple(reachable((*parameters, *outputs))), outputs, facts)
+        made = self.change(self.op, again) if changing else None
+        if made is not None:
+            return self.replaced(made, self.again)
+        key = (node.operator.name, inputs, hashable(attributes))
+        found = self.unique.setdefault(key, again)
+        self.new[found] = found
+        return found
 
 
 def _keep(op: Make, node: Node) -> None:
     """Changes nothing: `rewrite` then only resolves shapes and drops what is dead or double."""
 
 
+def taken_apart(op: Make, node: Node) -> Node | None:
+    """What a composite stands for."""
+    return composed(op, node.operator, node.inputs, node.attributes) if node.operator.lowering is Lowering.COMPOSITE else None
+
+
 def decomposed(graph: Graph) -> Graph:
     """The graph without composites."""
-
-    def change(op: Make, node: Node) -> Node | None:
-        if node.operator.lowering is not Lowering.COMPOSITE:
-            return None
-        return take_apart(op, composed(op, node.operator, node.inputs, node.attributes), set(map(id, node.inputs)))
-
-    def take_apart(op: Make, node: Node, known: set[int]) -> Node:
-        done: dict[int, Node] = {}
-        for part in reachable((node,), known):
-            if id(part) in known:
-                done[id(part)] = part
-                continue
-            inputs = tuple(done[id(i)] for i in part.inputs)
-            again = part if inputs == part.inputs else Node(part.operator, inputs, part.attributes, part.shape, part.dtype)
-            if part.operator.lowering is Lowering.COMPOSITE:
-                again = take_apart(op, composed(op, part.operator, inputs, part.attributes), set(map(id, inputs)))
-            done[id(part)] = again
-        return done[id(node)]
-
-    return rewrite(graph, change)
+    return rewrite(graph, taken_apart, again=True)
 
 
 def composed(op: Make, row: Operator, inputs: tuple[Node, ...], attributes: tuple) -> Node:
@@ -350,6 +355,15 @@ def plain(value: object) -> object:
     return tuple([plain(v) for v in value]) if isinstance(value, tuple) else value
 
 
+def hashable(value: object) -> object:
+    """As plain, and equal only for what is the same: -0.0 is not 0.0, 1 is not 1.0."""
+    if value.__class__ is tuple:
+        return tuple([hashable(v) for v in value]) if value else value
+    if value.__class__ is float:
+        return repr(value)
+    return ("size", value.key) if value.__class__ is Dim else value
+
+
 def _from_plain(value: object) -> object:
     if not isinstance(value, (tuple, list)):
         return value
@@ -358,4 +372,4 @@ def _from_plain(value: object) -> object:
     return tuple(_from_plain(v) for v in value)
 
 
-__all__ = ["Graph", "Make", "Node", "NO_FACTS", "Size", "apply", "decomposed", "evaluate", "parameter", "reachable", "rewrite"]
+__all__ = ["Graph", "Make", "Node", "NO_FACTS", "Size", "apply", "decomposed", "evaluate", "parameter", "reachable", "rewrite", "taken_apart"]

@@ -38,6 +38,8 @@ class Dim:
         self.key = key
 
     def __add__(self, other: Size) -> Size:
+        if other.__class__ is int and other == 0:
+            return self
         return _made(_add(self.key, _key(other))) if _is_size(other) else NotImplemented
 
     def __sub__(self, other: Size) -> Size:
@@ -47,6 +49,8 @@ class Dim:
         return _made(_add(_key(other), _scale(self.key, -1))) if _is_size(other) else NotImplemented
 
     def __mul__(self, other: Size) -> Size:
+        if other.__class__ is int and 0 <= other <= 1:
+            return self if other else 0
         return _made(_multiply(self.key, _key(other))) if _is_size(other) else NotImplemented
 
     def __floordiv__(self, other: Size) -> Size:
@@ -186,7 +190,9 @@ def cancelled(a: Size, b: Size) -> tuple[Size, Size]:
 
 def same(a: Size, b: Size) -> bool:
     """Equal for every value of the symbols. Never raises: what is not known to be equal is not the same."""
-    return _key(a) == _key(b)
+    if a.__class__ is Dim and b.__class__ is Dim:
+        return a is b or a.key == b.key
+    return a.__class__ is not Dim and b.__class__ is not Dim and a == b  # what is an int for every value is kept as an int
 
 
 def same_shape(a: Shape, b: Shape) -> bool:
@@ -290,6 +296,7 @@ class Facts:
 
     substitutions: dict[int, Size] = field(default_factory=dict)
     checks: list[Check] = field(default_factory=list)
+    _resolved: dict[Key, Size] = field(default_factory=dict)  # what `resolve` has found with these substitutions
 
     def equate(self, a: Size, b: Size, where: str) -> Size:
         """Demands a == b and gives it in its canonical form. Raises ShapeError where that can never hold."""
@@ -321,7 +328,11 @@ class Facts:
         """The size with everything substituted that is known."""
         if size.__class__ is int or not self.substitutions:
             return size
-        return substitute(size, self.substitutions)
+        key = _key(size)
+        found = self._resolved.get(key)
+        if found is None:
+            found = self._resolved[key] = substitute(size, self.substitutions)
+        return found
 
     def resolve_shape(self, shape: Shape) -> Shape:
         """`resolve` for each dimension."""
@@ -365,6 +376,7 @@ class Facts:
 
     def _substitute(self, number: int, value: Size) -> None:
         known = {number: value}
+        self._resolved.clear()
         self.substitutions = {k: substitute(v, known) for k, v in self.substitutions.items()} | known
 
     def _demand(self, check: Check) -> None:
@@ -479,7 +491,7 @@ def from_wire(wire: object) -> Size:
 
 
 def _is_size(value: object) -> bool:
-    return isinstance(value, (int, Dim))
+    return value.__class__ is Dim or isinstance(value, int)
 
 
 def _key(size: Size) -> Key:

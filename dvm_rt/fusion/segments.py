@@ -1,0 +1,171 @@
+"""Cuts a graph where no kernel could span the cut, so that what repeats is planned once.
+
+A value h that matrix products read is a cut if every other node is needed for h, or follows from such a product, or has
+nothing to do with h: no kernel could hold a node of both sides, because the product would have to run in between, and it
+reads h from memory. The
+residual stream of a transformer is cut so several times a layer, and most segments of a deep network then are the same
+segment: `Segment.key` says so. A segment is a graph of its own; what it takes from others are parameters of it.
+
+Cuts never change a result, only what could have been fused. Leaves, views, and what is cheap to make from them belong to no
+segment: each that reads them has its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+from dvm_rt.fusion.legalise import is_cheap
+from dvm_rt.fusion.views import contiguous, is_view, source, through
+from dvm_rt.graph.graph import Graph, Node, hashable
+from dvm_rt.graph.operators import OPERATORS
+from dvm_rt.graph.symbols import Facts
+
+PRODUCTS = ("linear", "matmul", "matrix_product")  # they read their first two inputs from memory
+
+
+@dataclass(slots=True, eq=False)
+class Segment:
+    """Part of a graph: `members` in order. `reads`: parameters of the whole graph and values of earlier segments; they are
+    the parameters of the segment's own graph. `gives`: (what others need, number of the graph's output that it is, or None).
+    Segments with equal keys have equal kernels."""
+
+    facts: Facts
+    members: dict[Node, int] = field(default_factory=dict)  # and reads: their numbers in `key`
+    reads: dict[Node, None] = field(default_factory=dict)
+    gives: list[tuple[Node, int | None]] = field(default_factory=list)
+
+    def key(self) -> tuple:
+        """Plain tuples."""
+        numbers, rows = self.members, []
+        for node in numbers:
+            if node in self.reads:
+                rows.append((node.operator.name == "parameter", hashable(node.shape), node.dtype.name))
+            else:
+                rows.append((node.operator.name, tuple([numbers[i] for i in node.inputs]), hashable(node.attributes)))
+        return tuple(rows), tuple([(numbers[node], output is None) for node, output in self.gives])
+
+    def refusals(self) -> list[tuple[str, str, str]]:
+        """(producer, consumer, reason) for what its members read across a cut."""
+        found = []
+        for node in self.members:
+            for operand in node.inputs if node not in self.reads and not is_view(node) else ():
+                root = source(operand)[0]
+                if root in self.reads and root.operator.name != "parameter":
+                    from_memory = node.operator.name in PRODUCTS and operand in node.inputs[:2]
+                    reason = f"{node.operator.name} reads it from memory" if from_memory else "a product has to run between them"
+                    found.append((root.operator.name, node.operator.name, reason))
+        return found
+
+    def graph(self) -> Graph:
+        """The segment as a graph."""
+        new: dict[Node, Node] = {}
+        for index, node in enumerate(self.reads):
+            new[node] = Node(OPERATORS["parameter"], (), (index, node.shape, node.dtype.name), node.shape, node.dtype)
+        parameters = tuple(new.values())
+        for node in self.members:
+            if node not in new:
+                new[node] = Node(node.operator, tuple([new[i] for i in node.inputs]), node.attributes, node.shape, node.dtype)
+        return Graph(parameters, (), tuple([new[node] for node, _ in self.gives]), self.facts)
+
+
+def segments(graph: Graph, cut: bool = True) -> list[Segment]:
+    """The segments in the order in which they run; cut=False: one."""
+    free = _free(graph)
+    number = {node: i for i, node in enumerate(n for n in graph.nodes if n not in free)}
+    owner = dict.fromkeys(number, 0)
+    count = 1
+    if cut:
+        nodes, before = list(number), 0
+        for count, needed in enumerate([*_cuts(graph, number), (1 << len(number)) - 1], 1):
+            for i in _bits(needed & ~before):
+                owner[nodes[i]] = count - 1
+            before |= needed
+    made = [Segment(graph.facts) for _ in range(count)]
+    given: set[Node] = set()
+    for node in number:
+        _add(made[owner[node]], node, made, owner, given)
+    for i, node in enumerate(graph.outputs):
+        at = made[owner.get(source(node)[0], -1)]
+        _add(at, node, made, owner, given)
+        if (node, None) in at.gives:
+            at.gives.remove((node, None))
+        at.gives.append((node, i))
+    return made
+
+
+def _add(to: Segment, node: Node, made: list[Segment], owner: dict[Node, int], given: set[Node]) -> None:
+    """Puts a node and what it reads into a segment."""
+    if node in to.members:
+        return
+    at = made[owner[node]] if node in owner else to
+    if at is not to or node.operator.name == "parameter":
+        to.reads[node] = None
+        if at is not to and node not in given:
+            given.add(node)
+            at.gives.append((node, None))
+    else:
+        for operand in node.inputs:
+            _add(to, operand, made, owner, given)
+    to.members[node] = len(to.members)
+
+
+def _free(graph: Graph) -> set[Node]:
+    """What belongs to no segment."""
+    free: set[Node] = set()
+    for node in graph.nodes:
+        if not node.inputs or is_view(node) or is_cheap(node):
+            free.add(node)
+    return free
+
+
+def _cuts(graph: Graph, number: dict[Node, int]) -> list[int]:
+    """For each cut the nodes (as bits) that run before it, in order."""
+    above: dict[Node, int] = {}
+    for node in graph.nodes:
+        bits = 1 << number[node] if node in number else 0
+        for operand in node.inputs:
+            bits |= above[operand]
+        above[node] = bits
+    below = {node: 1 << i for node, i in number.items()}
+    for node in reversed(graph.nodes):
+        for operand in node.inputs:
+            below[operand] = below.get(operand, 0) | below.get(node, 0)
+    paths: dict[Node, list[tuple[Node, ...]]] = {}
+    follows: dict[Node, int] = {}
+    for node in graph.nodes:
+        if is_view(node):
+            continue
+        for i, operand in enumerate(node.inputs):
+            root, path = source(operand)
+            if root in number:
+                paths.setdefault(root, []).append(path)
+                if i < 2 and node.operator.name in PRODUCTS:
+                    follows[root] = follows.get(root, 0) | below[node]
+    nodes, every, found = list(number), (1 << len(number)) - 1, []
+    for node, after in follows.items():
+        needed = above[node]
+        apart = all(not above[nodes[i]] & needed for i in _bits(every & ~needed & ~after))
+        if apart and _lies_well(node, paths[node]):
+            found.append(needed)
+    return sorted(found, key=int.bit_count)
+
+
+def _lies_well(node: Node, paths: Iterable[tuple[Node, ...]]) -> bool:
+    """Whether every view of a value is affine if it is stored row by row, as what crosses a cut is."""
+    for path in paths:
+        reshapes = [i for i, view in enumerate(path) if view.operator.name == "reshape"]
+        if reshapes in ([], [0]):
+            continue  # affine on any layout, and on rows
+        access = contiguous(node)
+        for view in path:
+            access = through(view, access)
+            if access is None:
+                return False
+    return True
+
+
+def _bits(bits: int) -> Iterator[int]:
+    while bits:
+        low = bits & -bits
+        yield low.bit_length() - 1
+        bits ^= low
