@@ -41,9 +41,8 @@ def values(dtype: DType, shape: tuple[int, ...], rng: np.random.Generator) -> np
     return np.where(rng.random(shape) < 0.3, ends, small.astype(dtype.numpy))
 
 
-def random_graph(seed: int, steps: int, given: tuple[DType, ...]):
-    """A function that builds the same random graph each time; the parameters are (rows, columns) of the given dtypes, then
-    one row of each."""
+def random_graph(seed: int, steps: int):
+    """A function that builds the same random graph each time; the parameters are matrices of one shape, and rows of them."""
 
     def build(op: Make, *parameters: Node) -> tuple[Node, ...]:
         rng = random.Random(seed)
@@ -62,13 +61,13 @@ def random_graph(seed: int, steps: int, given: tuple[DType, ...]):
 def _step(rng: random.Random, op: Make, pool: list[Node]) -> Node:
     x = rng.choice(pool[-5:] if rng.random() < 0.7 else pool)
     kind = rng.random()
-    if kind < 0.25:
-        return op.astype(x, dtype=rng.choice(DTYPES).name)
-    if kind < 0.33 and len(x.shape) == 2 and x.dtype.kind != "f":
+    if kind < 0.12:
+        return op.astype(x, dtype=rng.choice([y.dtype for y in pool] + [*DTYPES]).name)
+    if kind < 0.25 and len(x.shape) == 2 and x.dtype.kind != "f":
         name = rng.choice(("max", "min", "any", "all") if x.dtype is bool_ else ("sum", "prod", "max", "min"))
         if name not in ("any", "all") or x.dtype is bool_:
             return getattr(op, name)(x, axes=(rng.randrange(2),), keepdims=True)
-    if kind < 0.38 and len(x.shape) == 2:
+    if kind < 0.3 and len(x.shape) == 2:
         return op.index(x, entries=((None, None, None), (None, None, -1)))
     name = rng.choice(names_for(x.dtype))
     others = [y for y in pool if y.dtype is x.dtype]

@@ -10,7 +10,8 @@ import pytest
 from dvm_rt import dtypes
 from dvm_rt.dtypes import DTYPES, DType, bool_
 from dvm_rt.fusion.fuser import fuse
-from dvm_rt.graph.graph import Graph, Make, evaluate, parameter
+from dvm_rt.graph.graph import Graph, Make, Node, evaluate, parameter
+from dvm_rt.graph.operators import OPERATORS
 from dvm_rt.graph.symbols import Facts, symbol
 from tests.fusion import plan_meaning
 from tests.fusion.random_dtypes import names_for, random_graph, values
@@ -62,10 +63,10 @@ def test_every_operator_in_every_dtype(dtype: DType) -> None:
         given = given[: len(given) if count > 1 else 1]
         arrays = [values(d, shape, rng) for d, shape in given]
 
-        def build(op: Make, *parameters, name=name):
-            from dvm_rt.graph.operators import OPERATORS
-
-            return getattr(op, name)(*parameters[: OPERATORS[name].inputs])
+        def build(op: Make, *parameters: Node, name: str = name) -> tuple[Node, ...]:
+            result = getattr(op, name)(*parameters[: OPERATORS[name].inputs])
+            rounded = result.dtype is dtype is not bool_  # seen by another operator before it is stored
+            return result, op.maximum(result, parameters[-1]) if rounded else op.copy(result)
 
         check(build, given, arrays)
 
@@ -98,7 +99,7 @@ def test_reductions(name: str, dtype: DType) -> None:
 @pytest.mark.parametrize("seed", range(150))
 def test_random_graphs(seed: int) -> None:
     rng = np.random.default_rng(seed)
-    picked = tuple(DTYPES[i] for i in rng.choice(len(DTYPES), 3, replace=False))
+    picked = tuple(DTYPES[i] for i in rng.choice(len(DTYPES), 2, replace=False))
     shape = (int(rng.choice([1, 2, 5])), int(rng.choice([1, 3, 130])))
     given = [(bool_, shape), *((d, shape) for d in picked), *((d, shape[1:]) for d in picked)]
-    check(random_graph(seed, 10, picked), given, [values(d, s, rng) for d, s in given])
+    check(random_graph(seed, 14), given, [values(d, s, rng) for d, s in given])
