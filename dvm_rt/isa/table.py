@@ -29,6 +29,8 @@ from enum import Enum
 
 import numpy as np
 
+from dvm_rt.isa import functions
+
 
 class Group(Enum):
     """What an instruction reads and writes; the verifier has one rule for each group."""
@@ -100,12 +102,6 @@ def _min(a: Array, x: Array) -> Array:
     return np.where(np.isnan(a), a, smaller)
 
 
-def _erf(a: Array) -> Array:
-    from math import erf
-
-    return np.vectorize(erf, otypes=[np.float64])(a).astype(a.dtype)
-
-
 def _exp(a: Array) -> Array:
     """e^a, and 0 where the result is below the smallest normal float32 (the one written exception to subnormals)."""
     y = np.exp(a)
@@ -141,6 +137,16 @@ INSTRUCTIONS: tuple[Instruction, ...] = (
     Instruction("drop", B, "acc where x is zero, else +0", lambda a, x: np.where(x == 0, a, np.zeros_like(a)), 0, 12),
     Instruction("merge", B, "bitwise or of acc and x: where(c, p, q) = merge(keep(p, c), drop(q, c))",
                 _merge, 0, 8, "merge"),
+    Instruction("pow", B, "acc to the power x; special cases as in C", functions.power, 2, 500),
+    Instruction("atan2", B, "angle of the point (x, acc), -pi .. pi", np.arctan2, 2, 400),
+    Instruction("hypot", B, "sqrt(acc^2 + x^2); infinite if either is", np.hypot, 2, 300, "hypot"),
+    Instruction("logaddexp", B, "log(e^acc + e^x)", np.logaddexp, 2, 500, "logaddexp"),
+    Instruction("fmod", B, "acc - n x, exact, with the sign of acc; n is acc / x, truncated", np.fmod, 0, 250),
+    Instruction("remainder", B, "acc - n x, rounded once, with the sign of x; n is acc / x, rounded down",
+                np.remainder, 0, 260),
+    Instruction("floor_divide", B, "acc / x, rounded down", np.floor_divide, 2, 450),
+    Instruction("copysign", B, "|acc| with the sign of x; NaN counts as positive", functions.copysign, 0, 8),
+    Instruction("nextafter", B, "the number next to acc on the way to x", np.nextafter, 0, 30),
     # ---- unary --------------------------------------------------------------------------------------------------
     Instruction("neg", U, "-acc", np.negative),
     Instruction("abs", U, "|acc|", np.abs),
@@ -150,7 +156,7 @@ INSTRUCTIONS: tuple[Instruction, ...] = (
     Instruction("exp", U, "e^acc; 0 below 2^-126", _exp, 2, 60),
     Instruction("log", U, "natural logarithm; NaN below 0, -inf at 0", np.log, 2, 90),
     Instruction("tanh", U, "hyperbolic tangent", np.tanh, 4, 110),
-    Instruction("erf", U, "error function", _erf, 2, 110),
+    Instruction("erf", U, "error function", functions.erf, 2, 110),
     Instruction("sigmoid", U, "1 / (1 + e^-acc)", _sigmoid, 4, 120),
     Instruction("sqrt", U, "square root, correctly rounded", np.sqrt, 0, 90),
     Instruction("rsqrt", U, "1 / sqrt(acc), two roundings", lambda a: 1 / np.sqrt(a), 0, 170),
@@ -160,6 +166,30 @@ INSTRUCTIONS: tuple[Instruction, ...] = (
     Instruction("trunc", U, "nearest integer towards zero", np.trunc),
     Instruction("round", U, "nearest integer, halves to even", np.rint),
     Instruction("isnan", U, "1 where acc is NaN, else 0", lambda a: np.isnan(a).astype(a.dtype)),
+    Instruction("isinf", U, "1 where acc is infinite, else 0", lambda a: np.isinf(a).astype(a.dtype)),
+    Instruction("isfinite", U, "1 where acc is a number, else 0", lambda a: np.isfinite(a).astype(a.dtype)),
+    Instruction("signbit", U, "1 where the sign of acc is negative, else 0; NaN counts as positive", functions.signbit),
+    Instruction("sign", U, "-1, +0 or 1; NaN stays", np.sign),
+    Instruction("sin", U, "sine, of any number", np.sin, 2, 300),
+    Instruction("cos", U, "cosine, of any number", np.cos, 2, 300),
+    Instruction("tan", U, "tangent, of any number", np.tan, 2, 450),
+    Instruction("asin", U, "inverse sine; NaN beyond 1", np.arcsin, 2, 400),
+    Instruction("acos", U, "inverse cosine; NaN beyond 1", np.arccos, 2, 450),
+    Instruction("atan", U, "inverse tangent", np.arctan, 2, 350),
+    Instruction("sinh", U, "hyperbolic sine", np.sinh, 2, 250),
+    Instruction("cosh", U, "hyperbolic cosine", np.cosh, 2, 250),
+    Instruction("asinh", U, "inverse hyperbolic sine", np.arcsinh, 2, 800),
+    Instruction("acosh", U, "inverse hyperbolic cosine; NaN below 1", np.arccosh, 2, 600),
+    Instruction("atanh", U, "inverse hyperbolic tangent; NaN beyond 1", np.arctanh, 2, 600),
+    Instruction("exp2", U, "2^acc", np.exp2, 2, 200),
+    Instruction("expm1", U, "e^acc - 1", np.expm1, 2, 200),
+    Instruction("log2", U, "logarithm to base 2; NaN below 0, -inf at 0", np.log2, 2, 250),
+    Instruction("log10", U, "logarithm to base 10; NaN below 0, -inf at 0", np.log10, 2, 250),
+    Instruction("log1p", U, "log(1 + acc); NaN below -1", np.log1p, 2, 300),
+    Instruction("cbrt", U, "cube root", np.cbrt, 2, 300),
+    Instruction("erfc", U, "1 - erf(acc)", functions.erfc, 2, 700),
+    Instruction("lgamma", U, "log |gamma(acc)|", functions.log_gamma, 2, 2500),
+    Instruction("digamma", U, "derivative of log gamma(acc)", functions.digamma, 2, 2000),
     # ---- loads and stores ---------------------------------------------------------------------------------------
     Instruction("load", Group.LOAD, "acc <- operand a, converted to the compute dtype (integers rounded to nearest even, "
                 "bool: 1 where the byte is not 0); any inner stride", cycles=40, a="operand"),

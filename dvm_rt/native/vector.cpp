@@ -8,8 +8,8 @@
 //
 // Knows nothing of programs, bounds or dtypes of sections: the verifier has seen to all that. Nothing here may call an
 // inline function of another header out of line: the linker could pick this instruction set's copy for everybody.
+#include "functions.h"
 #include "strip.h"
-#include "vec.h"
 
 #if defined(__has_cpp_attribute) && __has_cpp_attribute(clang::musttail)
 #define MUSTTAIL [[clang::musttail]]
@@ -66,6 +66,8 @@ BINARY(ge, truth(a >= x))
 BINARY(keep, bits(bits(a) & (x != 0.f)))
 BINARY(drop, bits(bits(a) & (x == 0.f)))
 BINARY(merge, bits(bits(a) | bits(x)))
+BINARY(copysign, x == x ? signOf(x, absv(a)) : absv(a))
+BINARY(nextafter, nextafterv(a, x))
 #undef BINARY
 #define UNARY(name, result) struct name { FN static V of(V a) { return result; } };
 UNARY(neg, -a)
@@ -85,15 +87,59 @@ UNARY(ceil, roundv<ROUND_UP>(a))
 UNARY(trunc, roundv<ROUND_ZERO>(a))
 UNARY(round, roundv<ROUND_EVEN>(a))
 UNARY(isnan, truth(a != a))
+UNARY(isinf, truth(absv(a) == Inf))
+UNARY(isfinite, truth(absv(a) < Inf))
+UNARY(signbit, truth((bits(a) < 0) & (a == a)))
+UNARY(sign, a == 0.f ? V{} : a == a ? signOf(a, all(1.f)) : a)
 #undef UNARY
+// Computed on vectors of doubles, a strip at a time: see functions.h.
+#define WIDE_UNARY(name) struct name { template <Precision P> FN static D wide(D a) { return name##d<P>(a); } };
+WIDE_UNARY(sin) WIDE_UNARY(cos) WIDE_UNARY(tan) WIDE_UNARY(asin) WIDE_UNARY(acos) WIDE_UNARY(atan)
+WIDE_UNARY(sinh) WIDE_UNARY(cosh) WIDE_UNARY(asinh) WIDE_UNARY(acosh) WIDE_UNARY(atanh)
+WIDE_UNARY(exp2) WIDE_UNARY(expm1) WIDE_UNARY(log2) WIDE_UNARY(log10) WIDE_UNARY(log1p)
+WIDE_UNARY(cbrt) WIDE_UNARY(erfc) WIDE_UNARY(lgamma) WIDE_UNARY(digamma)
+#undef WIDE_UNARY
+#define WIDE_BINARY(name) struct name { template <Precision P> FN static D wide(D a, D x) { return name##d<P>(a, x); } };
+WIDE_BINARY(pow) WIDE_BINARY(atan2) WIDE_BINARY(fmod) WIDE_BINARY(remainder) WIDE_BINARY(hypot) WIDE_BINARY(logaddexp)
+WIDE_BINARY(floor_divide)
+#undef WIDE_BINARY
+template <class O> concept wide_unary = requires(D a) { O::template wide<SINGLE>(a); };
+template <class O> concept wide_binary = requires(D a) { O::template wide<SINGLE>(a, a); };
 template <class O> constexpr float identity = 0;
 template <> constexpr float identity<max> = -Inf;
 }  // namespace meaning
-using meaning::identity;
+using meaning::identity, meaning::wide_unary, meaning::wide_binary;
+
+// ---- functions on doubles: the strip lies in memory, n elements of it -------------------------------------------------
+template <class O> [[gnu::noinline]] void apply(float* m, int n) {
+  for (int i = 0; i < n; i += WD) store(m + i, O::template wide<SINGLE>(loadD(m + i)));
+}
+template <class O> [[gnu::noinline]] void apply(float* m, const float* x, int n) {
+  for (int i = 0; i < n; i += WD) store(m + i, O::template wide<SINGLE>(loadD(m + i), loadD(x + i)));
+}
+template <class O> [[gnu::noinline]] void apply_to_all(float* m, float x, int n) {
+  for (int i = 0; i < n; i += WD) store(m + i, O::template wide<SINGLE>(loadD(m + i), all(double(x))));
+}
+template <class O> [[gnu::noinline]] void apply_part(float* m, const float* x, int n) {
+  alignas(64) float copy[FULL * W] = {};
+  memcpy(copy, x, sizeof(float) * n);
+  apply<O>(m, copy, n);
+}
 
 // ---- arithmetic; N vectors hold the strip, PART: the last of them may not be full ------------------------------------
 template <class O, Form FORM, int N, bool PART> void binary(ARGS) {
-  if constexpr (FORM == FORM_S) {
+  if constexpr (wide_binary<O>) {
+    each<N>(EACH { store(c->convert + j * W, a); }, ACC);
+    if constexpr (FORM == FORM_S) {
+      apply<O>(c->convert, c->slot[p->k], N * W);
+    } else if constexpr (FORM == FORM_I) {
+      const float* m = (const float*)(c->ptr[p->a] + off);
+      PART ? apply_part<O>(c->convert, m, int(rest(c, off, 0))) : apply<O>(c->convert, m, N * W);
+    } else {
+      apply_to_all<O>(c->convert, FORM == FORM_K ? number(p) : FORM == FORM_R ? c->row_scalar[p->k] : per_row(c, p), N * W);
+    }
+    each<N>(EACH { a = load(c->convert + j * W); }, ACC);
+  } else if constexpr (FORM == FORM_S) {
     const float* m = c->slot[p->k];
     each<N>(EACH { a = O::of(a, load(m + j * W)); }, ACC);
   } else if constexpr (FORM == FORM_I) {
@@ -106,7 +152,13 @@ template <class O, Form FORM, int N, bool PART> void binary(ARGS) {
   NEXT;
 }
 template <class O, int N> void unary(ARGS) {
-  each<N>(EACH { a = O::of(a); }, ACC);
+  if constexpr (wide_unary<O>) {
+    each<N>(EACH { store(c->convert + j * W, a); }, ACC);
+    apply<O>(c->convert, N * W);
+    each<N>(EACH { a = load(c->convert + j * W); }, ACC);
+  } else {
+    each<N>(EACH { a = O::of(a); }, ACC);
+  }
   NEXT;
 }
 

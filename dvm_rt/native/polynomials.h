@@ -1,0 +1,156 @@
+// Polynomials of native/functions.h, highest coefficient first: printed by scripts/polynomials, which says how they are made.
+#pragma once
+#include <cstdint>
+
+namespace dvm::polynomial {
+// e^r = 1 + r + r^2 p(r), |r| <= ln(2) / 2; 2^-38.2.
+constexpr double EXP_SINGLE[] = {
+    0x1.a113930ccbff5p-16, 0x1.a152099da25bap-13, 0x1.6c1685542fcb2p-10, 0x1.1110c5ed7d6c9p-7,
+    0x1.5555555c910d6p-5, 0x1.555555676c1bbp-3, 0x1.0000000000000p-1,
+};
+// e^r = 1 + r + r^2 p(r), |r| <= ln(2) / 2; 2^-62.4.
+constexpr double EXP_DOUBLE[] = {
+    0x1.1f7340dbc337ep-29, 0x1.af4e554377204p-26, 0x1.27e4db46cddd1p-22, 0x1.71de01fdbf9cap-19,
+    0x1.a01a01a6e1e2ap-16, 0x1.a01a01abf85abp-13, 0x1.6c16c16c162c3p-10, 0x1.11111111100bep-7,
+    0x1.5555555555556p-5, 0x1.5555555555557p-3, 0x1.0000000000000p-1,
+};
+// sinh r = r + r^3 p(r^2); 2^-47.5.
+constexpr double SINH_SINGLE[] = {
+    0x1.72ada50a7cd68p-19, 0x1.a019c3324fe13p-13, 0x1.11111117140a3p-7, 0x1.5555555554f8cp-3,
+};
+// sinh r = r + r^3 p(r^2); 2^-72.6.
+constexpr double SINH_DOUBLE[] = {
+    0x1.61bff1c64f494p-33, 0x1.ae642c5c1fa33p-26, 0x1.71de3a5aaefb9p-19, 0x1.a01a01a01969bp-13,
+    0x1.1111111111111p-7, 0x1.5555555555555p-3,
+};
+// cosh r = 1 + r^2 p(r^2); 2^-44.1.
+constexpr double COSH_SINGLE[] = {
+    0x1.a137426f16cfcp-16, 0x1.6c166b8f94446p-10, 0x1.55555565dead9p-5, 0x1.fffffffffe028p-2,
+};
+// cosh r = 1 + r^2 p(r^2); 2^-68.7.
+constexpr double COSH_DOUBLE[] = {
+    0x1.1f7f6aa421dd8p-29, 0x1.27e4d3f50d87fp-22, 0x1.a01a01a9f72adp-16, 0x1.6c16c16c15a48p-10,
+    0x1.5555555555557p-5, 0x1.0000000000000p-1,
+};
+// log(1 + f) = f + f^2 p(f), 1 + f from sqrt(1/2) to sqrt(2); 2^-36.8.
+constexpr double LOG_SINGLE[] = {
+    -0x1.8e19896e94190p-5, 0x1.736ddf636adb2p-4, -0x1.79dadfb6e7fcap-4, 0x1.72486dd2aa98fp-4,
+    -0x1.9595ac5990e10p-4, 0x1.c6f00215b91dap-4, -0x1.0018f07ce1289p-3, 0x1.249408b273046p-3,
+    -0x1.5554c939e6e03p-3, 0x1.9999907fdc231p-3, -0x1.00000092d2b44p-2, 0x1.5555555b184ecp-2,
+    -0x1.ffffffffcc90fp-2,
+};
+// 2 atanh s = 2 s + s^3 p(s^2), s = f / (2 + f); 2^-43.1.
+constexpr double ATANH_SINGLE[] = {
+    0x1.8c92867b49a01p-3, 0x1.c67a84e8a4ba0p-3, 0x1.249324907dae3p-2, 0x1.999998ca249fbp-2,
+    0x1.5555555564fdap-1,
+};
+// 2 atanh s = 2 s + s^3 p(s^2), s = f / (2 + f); 2^-57.6.
+constexpr double ATANH_DOUBLE[] = {
+    0x1.2b5f68a50d903p-3, 0x1.39fdcceb4bb45p-3, 0x1.7462b91b8df65p-3, 0x1.c71c62d5e53e0p-3,
+    0x1.2492492dfd86cp-2, 0x1.9999999995273p-2, 0x1.5555555555558p-1,
+};
+// 2 atanh s = 2 s + 2/3 s^3 + s^5 p(s^2); 2^-70.0.
+constexpr double ATANH_TAIL_DOUBLE[] = {
+    0x1.e03a7acf07f85p-4, 0x1.df7ba1f4809c3p-4, 0x1.1118cd67251c5p-3, 0x1.3b1395b82701ep-3,
+    0x1.745d177ad436ap-3, 0x1.c71c71c6ea5acp-3, 0x1.2492492492522p-2, 0x1.999999999999ap-2,
+};
+// sin r = r + r^3 p(r^2), |r| <= pi / 4; 2^-35.7.
+constexpr double SIN_SINGLE[] = {
+    0x1.6dbbee1f24647p-19, -0x1.a013a11619d1bp-13, 0x1.11110dea5e8c0p-7, -0x1.555555545c0f8p-3,
+};
+// sin r = r + r^3 p(r^2), |r| <= pi / 4; 2^-56.1.
+constexpr double SIN_DOUBLE[] = {
+    0x1.5e098556d302ep-33, -0x1.ae60069e53ef1p-26, 0x1.71de379252004p-19, -0x1.a01a019e80693p-13,
+    0x1.1111111110ba5p-7, -0x1.5555555555555p-3,
+};
+// cos r = 1 - r^2 / 2 + r^4 p(r^2); 2^-39.5.
+constexpr double COS_SINGLE[] = {
+    -0x1.2522e6d930e5bp-22, 0x1.a015c02820885p-16, -0x1.6c16bf51b0df9p-10, 0x1.555555550225fp-5,
+};
+// cos r = 1 - r^2 / 2 + r^4 p(r^2); 2^-60.3.
+constexpr double COS_DOUBLE[] = {
+    -0x1.907c0e63adbb6p-37, 0x1.1eeb66b683028p-29, -0x1.27e4fa15bd814p-22, 0x1.a01a019f4d0edp-16,
+    -0x1.6c16c16c16960p-10, 0x1.5555555555555p-5,
+};
+// atan t = t + t^3 p(t^2), |t| <= tan(pi / 8); 2^-38.1.
+constexpr double ATAN_SINGLE[] = {
+    -0x1.4ae868a2273e0p-5, 0x1.243050d0133a4p-4, -0x1.71d067c3a46fbp-4, 0x1.c6f6422e9831dp-4,
+    -0x1.2491bf4d1afe5p-3, 0x1.9999982174445p-3, -0x1.5555555501010p-2,
+};
+// atan t = t + t^3 p(t^2), |t| <= tan(pi / 8); 2^-57.3.
+constexpr double ATAN_DOUBLE[] = {
+    -0x1.39b5620720ceap-6, 0x1.412ff26d1091bp-5, -0x1.a08801ffa873ap-5, 0x1.dfe2eb7b16e67p-5,
+    -0x1.10fa46077737ep-4, 0x1.3b125f7ecb403p-4, -0x1.745d0b01b986ap-4, 0x1.c71c718447f81p-4,
+    -0x1.249249243498fp-3, 0x1.999999999932ep-3, -0x1.5555555555555p-2,
+};
+// asin s = s + s^3 p(s^2), |s| <= 1/2; 2^-33.9.
+constexpr double ASIN_SINGLE[] = {
+    0x1.fbaa70c46e293p-6, 0x1.5a41fba7de28bp-7, 0x1.82e318947cfa5p-6, 0x1.efed0c67f5d24p-6,
+    0x1.6dc0f61ccc6c3p-5, 0x1.33331ec1202bdp-4, 0x1.5555555c06d99p-3,
+};
+// asin s = s + s^3 p(s^2), |s| <= 1/2; 2^-57.9.
+constexpr double ASIN_DOUBLE[] = {
+    0x1.d78189767524ep-6, -0x1.e7a24f548c99fp-7, 0x1.1d661531b222ep-6, 0x1.653a8f8cfd43cp-8,
+    0x1.524ea8b3aad31p-7, 0x1.78246f32d075cp-7, 0x1.c9cf3759fd8ffp-7, 0x1.1c4d343fa57f6p-6,
+    0x1.6e8bb1d89492bp-6, 0x1.f1c71c1d4aa0dp-6, 0x1.6db6db6e3292ep-5, 0x1.3333333332ec4p-4,
+    0x1.5555555555556p-3,
+};
+// erf x = x + x p(x^2), |x| <= 1; 2^-39.9.
+constexpr double ERF_SINGLE[] = {
+    0x1.1c41ab6eec487p-20, -0x1.d2b8522d6f7cbp-17, 0x1.f57e9cee106c1p-14, -0x1.bfe158a7be278p-11,
+    0x1.56588b32275a7p-8, -0x1.b82cbae7577a7p-6, 0x1.ce2f20a7415c6p-4, -0x1.812746ade3c08p-2,
+    0x1.06eba821465c6p-3,
+};
+// erf x = x + x p(x^2), |x| <= 1; 2^-62.5.
+constexpr double ERF_DOUBLE[] = {
+    0x1.05ffd737fb32ep-34, -0x1.389d4f2641625p-30, 0x1.f7b4bf3b13964p-27, -0x1.5f1ecb6f0764cp-23,
+    0x1.b9df224ca4b97p-20, -0x1.f4d1e3183f7aep-17, 0x1.f9a321d5b8e1ep-14, -0x1.c02db3dac435fp-11,
+    0x1.565bcd0dbaa38p-8, -0x1.b82ce31284e00p-6, 0x1.ce2f21a042b30p-4, -0x1.812746b0379e6p-2,
+    0x1.06eba8214db69p-3,
+};
+// erfc x = e^(-x^2) p((x - 4) / (x + 4)) / (1 + 2 x), x >= 1/2 (SINGLE: 1 <= x <= 10.2); 2^-35.0.
+constexpr double ERFC_SINGLE[] = {
+    -0x1.7b1e5cf2be3c2p-12, -0x1.71c76dea91584p-11, 0x1.4f569999a627ep-8, -0x1.096dcf87f81e2p-6,
+    0x1.30565040adccdp-5, -0x1.0fb13631852bfp-4, 0x1.7fef9b36380e1p-4, -0x1.9ddb0c390d728p-4,
+    0x1.16ece0481fcf0p-4, 0x1.f7f5da2935d57p-7, -0x1.1df1acffb8a41p-3, 0x1.3ba5916ea9e1cp+0,
+};
+// erfc x = e^(-x^2) p((x - 4) / (x + 4)) / (1 + 2 x), x >= 1/2 (SINGLE: 1 <= x <= 10.2); 2^-60.2.
+constexpr double ERFC_DOUBLE[] = {
+    0x1.04990f2feabfbp-29, -0x1.4d63ad34d3b4fp-27, -0x1.386fa6b33b927p-26, 0x1.bc192bfcf985bp-24,
+    0x1.42abd43198173p-24, -0x1.b8101d53afd8dp-21, 0x1.3af564cf2d73ap-22, 0x1.7ef6d4c489b95p-18,
+    -0x1.788a2450fc21dp-17, -0x1.995510716a254p-16, 0x1.3be05857ec241p-13, -0x1.a1df431b2243fp-13,
+    -0x1.8d4a9b39e6352p-11, 0x1.49c672a7d068fp-8, -0x1.09623883ce00dp-6, 0x1.3079edf6255dfp-5,
+    -0x1.0fb06dfe4edfdp-4, 0x1.7fee004e14949p-4, -0x1.9ddb23c3e8db3p-4, 0x1.16ecefcfa52c8p-4,
+    0x1.f7f5df66fd764p-7, -0x1.1df1ad154a28ep-3, 0x1.3ba5916e9fd7fp+0,
+};
+// x^(-1/3), 1 <= x <= 2; 2^-16.8.
+constexpr double RCBRT_SINGLE[] = {
+    -0x1.0e87006cbe6bbp-6, 0x1.37ce9e9ed0a1dp-3, -0x1.2c4b958d54c08p-1, 0x1.3a267a3d49ad4p+0,
+    -0x1.8dd4bd7d34771p+0, 0x1.c713e2847cbe6p+0,
+};
+// x^(-1/3), 1 <= x <= 2; 2^-16.8.
+constexpr double RCBRT_DOUBLE[] = {
+    -0x1.0e87006cbe6bbp-6, 0x1.37ce9e9ed0a1dp-3, -0x1.2c4b958d54c08p-1, 0x1.3a267a3d49ad4p+0,
+    -0x1.8dd4bd7d34771p+0, 0x1.c713e2847cbe6p+0,
+};
+// log gamma(2 + u) = (1 + u) u p(u), |u| <= 1; 2^-54.4.
+constexpr double LGAMMA_DOUBLE[] = {
+    0x1.95a1a3aa9df2ep-30, -0x1.a2835645411e5p-29, -0x1.f88206a4a8b27p-29, 0x1.034ff4e6787ccp-27,
+    0x1.ed386b522df5dp-27, -0x1.fe0f43107e5c9p-26, 0x1.349389c70a1cep-27, -0x1.491818361fe50p-26,
+    0x1.b15da15ef66a2p-24, -0x1.c6697b43063ccp-23, 0x1.aba9aae264393p-22, -0x1.c3ee6fd3f403dp-21,
+    0x1.e5ebc24390c9ap-20, -0x1.027a77320de28p-18, 0x1.13df5c29f7929p-17, -0x1.284b7b7570014p-16,
+    0x1.402f44c69de10p-15, -0x1.5c86ebc7a272fp-14, 0x1.7ed732472e574p-13, -0x1.a96a3ea2d22c0p-12,
+    0x1.dfebcf93da48cp-11, -0x1.145121fc5cf89p-9, 0x1.47974853a553fp-8, -0x1.95ce223a97d2bp-7,
+    0x1.0e0c9df293540p-5, -0x1.9ae6509ea10afp-4, 0x1.b0ee6072093ccp-2,
+};
+// 64 zero bits, then the first bits of 2 / pi behind the binary point.
+constexpr uint64_t TWO_OVER_PI[] = {
+    0,
+    0xa2f9836e4e441529ull, 0xfc2757d1f534ddc0ull, 0xdb6295993c439041ull, 0xfe5163abdebbc561ull,
+    0xb7246e3a424dd2e0ull, 0x06492eea09d1921cull, 0xfe1deb1cb129a73eull, 0xe88235f52ebb4484ull,
+    0xe99c7026b45f7e41ull, 0x3991d639835339f4ull, 0x9c845f8bbdf9283bull, 0x1ff897ffde05980full,
+    0xef2f118b5a0a6d1full, 0x6d367ecf27cb09b7ull, 0x4f463f669e5fea2dull, 0x7527bac7ebe5f17bull,
+    0x3d0739f78a5292eaull, 0x6bfb5fb11f8d5d08ull, 0x56033046fc7b6babull, 0xf0cfbc209af4361dull,
+    0xa9e391615ee61b08ull, 0x6599855f14a06840ull,
+};
+}  // namespace dvm::polynomial
