@@ -505,12 +505,11 @@ def binary(name: str, x: object, y: object) -> Array:
 
 
 def power(x: Array | Number, exponent: Array | Number) -> Array:
-    """x to a constant power."""
+    """x to a power: that of a number is repeated multiplication where it is whole and small."""
     if isinstance(exponent, Array):
-        raise UnsupportedOperatorError("array: pow: exponent that is an array is not there yet, allowed numbers")
-    base = x if isinstance(x, Array) else asarray(x)
-    wanted = dtypes.with_number(base.dtype, _operand(exponent, "pow"))
-    return record("pow", (base.astype(wanted),), (float(exponent),))
+        return binary("power", x, exponent)
+    wanted = dtypes.with_number(x.dtype, _operand(exponent, "pow"))
+    return record("pow", (x.astype(wanted),), (float(exponent),))
 
 
 def _reduce(name: str, x: Array, axis: Axes, keepdims: bool) -> Array:

@@ -30,10 +30,11 @@ from dvm_rt.graph.symbols import Dim, Shape, Size, floordiv
 
 UNARY = (
     "negative", "abs", "square", "sign", "sqrt", "rsqrt", "reciprocal", "exp", "log", "tanh", "erf", "sigmoid", "relu", "floor",
-    "ceil", "trunc", "round", "isnan", "isinf", "isfinite", "signbit", "logical_not", "bitwise_invert", "silu",
+    "ceil", "trunc", "round", "sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh", "asinh", "acosh", "atanh", "exp2", "expm1",
+    "log2", "log10", "log1p", "cbrt", "erfc", "lgamma", "digamma", "isnan", "isinf", "isfinite", "signbit", "logical_not", "bitwise_invert", "silu",
 )  # fmt: skip
 BINARY = (
-    "add", "subtract", "multiply", "divide", "floor_divide", "remainder", "maximum", "minimum", "copysign", "logaddexp", "equal",
+    "add", "subtract", "multiply", "divide", "floor_divide", "remainder", "fmod", "maximum", "minimum", "copysign", "nextafter", "atan2", "hypot", "logaddexp", "equal",
     "not_equal", "less", "less_equal", "greater", "greater_equal", "logical_and", "logical_or", "logical_xor", "bitwise_and",
     "bitwise_or", "bitwise_xor", "bitwise_left_shift", "bitwise_right_shift",
 )  # fmt: skip
@@ -81,8 +82,8 @@ def astype(x: Array, dtype: DTypeLike, /) -> Array:
 
 
 def pow(x: Array | float, exponent: Array | float, /) -> Array:
-    """x to a constant power: whole numbers, 0.5, -0.5."""
-    return power(x, exponent)
+    """x to a power; one of them may be a number."""
+    return power(x if isinstance(x, Array) or isinstance(exponent, Array) else asarray(x), exponent)
 
 
 def clip(x: Array, min: Array | float | None = None, max: Array | float | None = None) -> Array:

@@ -9,7 +9,7 @@ Zhang and Sennrich 2019 (arXiv 1910.07467)."""
 
 from __future__ import annotations
 
-from math import pi, sqrt
+from math import isfinite, pi, sqrt
 from typing import TYPE_CHECKING, Protocol
 
 from dvm_rt.dtypes import compute_dtype, float32
@@ -43,22 +43,17 @@ def clip(op: Make, x: Node, low: float | None, high: float | None) -> Node:
     return x if high is None else op.minimum(x, high)
 
 
-def logaddexp(op: Make, x: Node, y: Node) -> Node:
-    """The larger one + log(1 + e^-difference); where both are the same infinity, that."""
-    larger, smaller = op.maximum(x, y), op.minimum(x, y)
-    difference = op.where(op.equal(x, y), 0.0, op.subtract(smaller, larger))
-    return op.add(larger, op.log(op.add(op.exp(difference), 1.0)))
-
-
 def power(op: Make, x: Node, exponent: float) -> Node:
     floats = x.dtype.kind == "f"
     if exponent == 0.5 and floats:
         return op.sqrt(x)
     if exponent == -0.5 and floats:
         return op.rsqrt(x)
-    if exponent != int(exponent) or abs(exponent) > 64 or not (floats or exponent >= 0):
-        allowed = "whole numbers to 64, 0.5 and -0.5" if floats else "whole numbers from 0 to 64 for integers"
-        raise UnsupportedOperatorError(f"graph: pow: exponent, got {exponent}, allowed {allowed}")
+    whole = isfinite(exponent) and exponent == int(exponent)
+    if floats and not (whole and abs(exponent) <= 64):
+        return op.power(x, exponent)
+    if not whole or exponent < 0:
+        raise UnsupportedOperatorError(f"graph: pow: exponent of an integer, got {exponent}, allowed whole numbers from 0")
     if exponent == 0:
         return full(op, x.shape, 1.0 if floats else 1, x.dtype.name)
     result, factor, left = None, x, abs(int(exponent))

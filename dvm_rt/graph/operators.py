@@ -24,16 +24,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
-from math import erf, inf, pi, sqrt
+from math import inf, pi, sqrt
 from typing import Protocol
 
 import numpy as np
 
 from dvm_rt import dtypes
-from dvm_rt.dtypes import DType, bool_, float32
+from dvm_rt.dtypes import DType, bool_, float32, float64
 from dvm_rt.errors import DTypeError, UnsupportedOperatorError
 from dvm_rt.graph import composites, shapes
-from dvm_rt.isa import table
+from dvm_rt.isa import functions, table
 
 Lowering = Enum("Lowering", "LEAF ELEMENTWISE REDUCE VIEW PRODUCT GATHER JOIN COMPOSITE")
 VARIADIC = -1
@@ -154,10 +154,10 @@ def _dtype(where: str, name: str) -> DType:
     return target
 
 
-def _products(where: str, given: tuple[DType, ...]) -> DType:
+def _float32(where: str, given: tuple[DType, ...]) -> DType:
     for dtype in given:
         if dtype is not float32:
-            raise DTypeError(f"graph: {where}: dtype, got {dtype}, allowed float32; matmul takes all numbers")
+            raise DTypeError(f"graph: {where}: dtype, got {dtype}, allowed float32; x.astype(...) converts")
     return float32
 
 
@@ -231,35 +231,36 @@ def _negative(emit: Emit, x: int) -> int:
     return emit("neg", x) if emit.dtype.kind != "u" else emit("rsub", x, 0.0)
 
 
-def _signbit(emit: Emit, x: int) -> int:
-    """Below 0, or -0, whose reciprocal is below 0. The sign of a NaN is not kept: it has none."""
-    return emit("max", emit("lt", x, 0.0), emit("lt", emit("recip", x), 0.0))
+def _or_formula(name: str, formula: Callable[..., int]) -> Callable[..., int]:
+    """An instruction of float32, and the formula that does the same in float64."""
+
+    def words(emit: Emit, *operands: int) -> int:
+        return formula(emit, *operands) if emit.dtype is float64 else emit(name, *operands)
+
+    return words
 
 
-def _copysign(emit: Emit, x: int, y: int) -> int:
-    size = emit("abs", x)
-    return _where(emit, _signbit(emit, y), emit("neg", size), size)
-
-
-def _isfinite(emit: Emit, x: int) -> int:
-    return emit("lt", emit("abs", x), inf)
-
-
-def _isinf(emit: Emit, x: int) -> int:
+def _is_infinite(emit: Emit, x: int) -> int:
     return emit("eq", emit("abs", x), inf)
 
 
-def _floats_otherwise(integers: str, floats: Callable[..., int]) -> Callable[..., int]:
-    """An instruction for integers, and a formula for floats."""
-    return lambda emit, x, y: floats(emit, x, y) if emit.dtype.kind == "f" else emit(integers, x, y)
+def _is_finite(emit: Emit, x: int) -> int:
+    return emit("lt", emit("abs", x), inf)
 
 
-def _floor_quotient(emit: Emit, x: int, y: int) -> int:
-    return emit("floor", emit("div", x, y))
+def _is_below_zero(emit: Emit, x: int) -> int:
+    """The reciprocal of -0 is below 0."""
+    return emit("max", emit("lt", x, 0.0), emit("lt", emit("recip", x), 0.0))
 
 
-def _floor_rest(emit: Emit, x: int, y: int) -> int:
-    return emit("sub", x, emit("mul", _floor_quotient(emit, x, y), y))
+def _with_sign(emit: Emit, x: int, y: int) -> int:
+    size = emit("abs", x)
+    return _where(emit, _is_below_zero(emit, y), emit("neg", size), size)
+
+
+def _one_or_the_other(integers: str, floats: str) -> Callable[..., int]:
+    """An instruction for integers, and one for floats."""
+    return lambda emit, x, y: emit(floats if emit.dtype.kind == "f" else integers, x, y)
 
 
 def _masked(name: str) -> Callable[..., int]:
@@ -283,17 +284,13 @@ def _unless_bool(name: str, boolean: str) -> Callable[..., int]:
 # ---- meanings -----------------------------------------------------------------------------------------------------
 
 
-def _erf(x: np.ndarray) -> np.ndarray:
-    return np.vectorize(erf, otypes=[np.float64])(x)
-
-
 def _sigmoid(x: np.ndarray) -> np.ndarray:
     t = np.exp(-np.abs(x))
     return np.where(x < 0, t, 1.0) / (1 + t)
 
 
 def _gelu(x: np.ndarray, approximate: str) -> np.ndarray:
-    inner = _erf(x * sqrt(0.5)) if approximate == "none" else np.tanh(sqrt(2 / pi) * (x + 0.044715 * x**3))
+    inner = functions.erf(x * sqrt(0.5)) if approximate == "none" else np.tanh(sqrt(2 / pi) * (x + 0.044715 * x**3))
     return 0.5 * x * (1 + inner)
 
 
@@ -428,20 +425,46 @@ def _elementwise(
     name: str, instructions: Words, meaning: Meaning, doc: str, dtype: Callable[..., DType] = _floats, inputs: int = 1,
     closed: bool = False,
 ) -> Operator:  # fmt: skip
-    if isinstance(instructions, str) and len(table.BY_NAME[instructions].compute_dtypes) == 1:
-        dtype = _in_float32(dtype)
+    dtype = _where_there_is_one(dtype, instructions, inputs)
     return Operator(name, inputs, Lowering.ELEMENTWISE, doc, dtype, shapes.elementwise, meaning, (), instructions, closed=closed)
 
 
-def _in_float32(rule: Callable[..., DType]) -> Callable[..., DType]:
-    """The rule of an operator whose instruction exists for float32 alone."""
+def _where_there_is_one(rule: Callable[..., DType], instructions: Words, inputs: int) -> Callable[..., DType]:
+    """The rule of an operator, and that its instructions exist for the compute dtype of its operands."""
+    missing: dict[DType, str] = {}
 
     def dtype(where: str, given: tuple[DType, ...], *attributes: object) -> DType:
-        if dtypes.float64 in given:
-            raise UnsupportedOperatorError(f"graph: {where}: not there yet for float64, got float64, allowed float32, float16, bfloat16")
-        return rule(where, given, *attributes)
+        result, of = rule(where, given, *attributes), given[-1]
+        if of not in missing:
+            needed = instruction_names(instructions, of, inputs)
+            own = dtypes.compute_dtype(of)
+            missing[of] = next((n for n in needed if own is not None and own.name not in table.BY_NAME[n].compute_dtypes), "")
+        if missing[of]:
+            allowed = ", ".join(table.BY_NAME[missing[of]].compute_dtypes)
+            raise UnsupportedOperatorError(f"graph: {where}: not there yet for this dtype, got {of}, allowed what is computed in {allowed}")
+        return result
 
     return dtype
+
+
+def instruction_names(instructions: Words, dtype: DType, inputs: int) -> list[str]:
+    """The instructions that an elementwise operator needs for operands of this dtype."""
+    if isinstance(instructions, str):
+        return [instructions]
+    names = _Names(dtype)
+    instructions(names, *range(inputs))
+    return names.names
+
+
+class _Names:
+    """An emitter that only notes which instructions it is asked for."""
+
+    def __init__(self, dtype: DType) -> None:
+        self.dtype, self.names = dtype, list[str]()
+
+    def __call__(self, name: str, *operands: int | float) -> int:
+        self.names.append(name)
+        return 0
 
 
 def _pair(name: str, instructions: Words, meaning: Meaning, doc: str, dtype: Callable[..., DType] = _numbers, closed: bool = False) -> Operator:
@@ -488,7 +511,7 @@ TABLE: tuple[Operator, ...] = (
     _elementwise("exp", "exp", np.exp, "e^x; 0 below 2^-126"),
     _elementwise("log", "log", np.log, "natural logarithm"),
     _elementwise("tanh", "tanh", np.tanh, "hyperbolic tangent"),
-    _elementwise("erf", "erf", _erf, "error function"),
+    _elementwise("erf", "erf", functions.erf, "error function"),
     _elementwise("sigmoid", "sigmoid", _sigmoid, "1 / (1 + e^-x)"),
     _elementwise("relu", _unsigned_as_it_is("relu"), lambda x: np.where(x < 0, np.zeros_like(x), x), "larger of x and 0", _numbers, closed=True),
     _elementwise("floor", _floats_only("floor"), _same_kind(np.floor), "largest whole number <= x", _numbers, closed=True),
@@ -496,12 +519,38 @@ TABLE: tuple[Operator, ...] = (
     _elementwise("trunc", _floats_only("trunc"), _same_kind(np.trunc), "nearest whole number towards 0", _numbers, closed=True),
     _elementwise("round", _floats_only("round"), _same_kind(np.rint), "nearest whole number, halves to even", _numbers, closed=True),
     _elementwise("isnan", "isnan", np.isnan, "whether x is NaN", _float_test, closed=True),
-    _elementwise("isinf", _isinf, np.isinf, "whether x is infinite", _float_test, closed=True),
-    _elementwise("isfinite", _isfinite, np.isfinite, "whether x is neither infinite nor NaN", _float_test, closed=True),
-    _elementwise("signbit", _signbit, lambda x: np.signbit(x) & ~np.isnan(x), "whether x is below 0, or -0; NaN has no sign", _float_test, closed=True),
-    _pair("copysign", _copysign, lambda x, y: np.copysign(x, np.where(np.isnan(y), 1.0, y)), "|x| with the sign of y; NaN has none", _floats, closed=True),
-    _pair("floor_divide", _floats_otherwise("floordiv", _floor_quotient), _whole_quotient, "x / y rounded down; of integers and 0: 0"),
-    _pair("remainder", _floats_otherwise("floormod", _floor_rest), _rest, "what floor_divide leaves, with the sign of y; of integers and 0: 0"),
+    _elementwise("isinf", _or_formula("isinf", _is_infinite), np.isinf, "whether x is infinite", _float_test, closed=True),
+    _elementwise("isfinite", _or_formula("isfinite", _is_finite), np.isfinite, "whether x is neither infinite nor NaN", _float_test, closed=True),
+    _elementwise("signbit", _or_formula("signbit", _is_below_zero), lambda x: np.signbit(x) & ~np.isnan(x), "whether x is below 0, or -0; NaN has no sign", _float_test, closed=True),
+    _elementwise("sin", "sin", np.sin, "sine"),
+    _elementwise("cos", "cos", np.cos, "cosine"),
+    _elementwise("tan", "tan", np.tan, "tangent"),
+    _elementwise("asin", "asin", np.arcsin, "inverse sine; NaN beyond 1"),
+    _elementwise("acos", "acos", np.arccos, "inverse cosine; NaN beyond 1"),
+    _elementwise("atan", "atan", np.arctan, "inverse tangent"),
+    _elementwise("sinh", "sinh", np.sinh, "hyperbolic sine"),
+    _elementwise("cosh", "cosh", np.cosh, "hyperbolic cosine"),
+    _elementwise("asinh", "asinh", np.arcsinh, "inverse hyperbolic sine"),
+    _elementwise("acosh", "acosh", np.arccosh, "inverse hyperbolic cosine; NaN below 1"),
+    _elementwise("atanh", "atanh", np.arctanh, "inverse hyperbolic tangent; NaN beyond 1"),
+    _elementwise("exp2", "exp2", np.exp2, "2^x"),
+    _elementwise("expm1", "expm1", np.expm1, "e^x - 1"),
+    _elementwise("log2", "log2", np.log2, "logarithm to base 2"),
+    _elementwise("log10", "log10", np.log10, "logarithm to base 10"),
+    _elementwise("log1p", "log1p", np.log1p, "logarithm of 1 + x"),
+    _elementwise("cbrt", "cbrt", np.cbrt, "cube root"),
+    _elementwise("erfc", "erfc", functions.erfc, "1 - erf(x)"),
+    _elementwise("lgamma", "lgamma", functions.log_gamma, "logarithm of |gamma(x)|"),
+    _elementwise("digamma", "digamma", functions.digamma, "derivative of lgamma"),
+    _pair("power", "pow", functions.power, "x to the power y", _floats),
+    _pair("atan2", "atan2", np.arctan2, "angle of the point (y, x), -pi to pi", _floats),
+    _pair("hypot", "hypot", np.hypot, "square root of x^2 + y^2", _floats),
+    _pair("logaddexp", "logaddexp", np.logaddexp, "logarithm of e^x + e^y", _floats),
+    _pair("fmod", "fmod", np.fmod, "x - n y with the sign of x; n is x / y towards 0", _floats, closed=True),
+    _pair("copysign", _or_formula("copysign", _with_sign), lambda x, y: np.copysign(x, np.where(np.isnan(y), 1.0, y)), "|x| with the sign of y; NaN has none", _floats, closed=True),
+    _pair("nextafter", "nextafter", lambda x, y: np.nextafter(x.astype(np.float32), y.astype(np.float32)), "the float32 next to x on the way to y", _float32),
+    _pair("floor_divide", _one_or_the_other("floordiv", "floor_divide"), _whole_quotient, "x / y rounded down; of integers and 0: 0"),
+    _pair("remainder", _one_or_the_other("floormod", "remainder"), _rest, "what floor_divide leaves, with the sign of y; of integers and 0: 0"),
     _pair("bitwise_and", _unless_bool("bit_and", "mul"), np.bitwise_and, "and, bit by bit", _bits, closed=True),
     _pair("bitwise_or", _unless_bool("merge", "max"), np.bitwise_or, "or, bit by bit", _bits, closed=True),
     _pair("bitwise_xor", _unless_bool("bit_xor", "ne"), np.bitwise_xor, "exclusive or, bit by bit", _bits, closed=True),
@@ -538,7 +587,7 @@ TABLE: tuple[Operator, ...] = (
     Operator("index", 1, L.VIEW, "basic indexing: slices and whole numbers", _kept, shapes.indexed,
              lambda x, entries: x[_entries(entries)], ("entries",)),
     # ---- products, rows, joins --------------------------------------------------------------------------------------
-    Operator("matrix_product", 2, L.PRODUCT, "(..., M, K) x (..., K, N)", _products, shapes.matmul, np.matmul),
+    Operator("matrix_product", 2, L.PRODUCT, "(..., M, K) x (..., K, N)", _float32, shapes.matmul, np.matmul),
     Operator("take", 2, L.GATHER, "rows of a table, one for each index; negative indices count from the end", _rows,
              shapes.taken, _take),
     Operator("concat", VARIADIC, L.JOIN, "one behind the other along an axis", _one_for_all, shapes.concatenated,
@@ -558,7 +607,6 @@ TABLE: tuple[Operator, ...] = (
                ("axes", "correction", "keepdims"), composites.variance, True),
     _composite("logsumexp", 1, "logarithm of the sum of e^x over axes", _floats, shapes.reduced_with_identity_missing, _logsumexp,
                ("axes", "keepdims"), composites.logsumexp, True),
-    _composite("logaddexp", 2, "logarithm of e^x + e^y", _floats, E, np.logaddexp, (), composites.logaddexp, True),
     _composite("argmax", 1, "where the largest is, the first one; NaN is the largest", _index, shapes.reduced_with_identity_missing,
                _first(np.argmax), ("axes", "keepdims"), composites.argmax),
     _composite("argmin", 1, "where the smallest is, the first one; NaN is the smallest", _index, shapes.reduced_with_identity_missing,

@@ -7,7 +7,7 @@ import random
 import numpy as np
 
 from dvm_rt import dtypes
-from dvm_rt.dtypes import DTYPES, DType, bool_
+from dvm_rt.dtypes import DTYPES, DType, bool_, float64
 from dvm_rt.graph.graph import Make, Node
 
 ANY = ("equal", "not_equal", "where", "copy")
@@ -15,16 +15,18 @@ NUMBERS = (
     "add", "subtract", "multiply", "maximum", "minimum", "negative", "abs", "square", "sign", "relu", "floor", "ceil", "trunc",
     "round", "less", "less_equal", "greater", "greater_equal",
 )  # fmt: skip
-FLOATS = ("divide", "sqrt", "reciprocal", "isnan", "isinf", "isfinite", "signbit", "copysign")
+FLOATS = ("divide", "sqrt", "reciprocal", "isnan", "isinf", "isfinite", "signbit", "copysign", "fmod", "remainder")
 WHOLES = ("floor_divide", "remainder", "bitwise_left_shift", "bitwise_right_shift")
 BITS = ("bitwise_and", "bitwise_or", "bitwise_xor", "bitwise_invert")
 BOOLS = ("logical_and", "logical_or", "logical_xor", "logical_not")
-TWO = ("add", "subtract", "multiply", "maximum", "minimum", "divide", "copysign", *WHOLES, *BITS[:3], *BOOLS[:3])
+TWO = ("add", "subtract", "multiply", "maximum", "minimum", "divide", "copysign", "fmod", *WHOLES, *BITS[:3], *BOOLS[:3])
 COMPARISONS = ("less", "less_equal", "greater", "greater_equal", "equal", "not_equal")
 
 
 def names_for(dtype: DType) -> tuple[str, ...]:
     """Operators that take this dtype."""
+    if dtype is float64:  # fmod and remainder are not there yet
+        return ANY + NUMBERS + FLOATS[:-2]
     more = {"b": (*BITS, *BOOLS), "f": (*NUMBERS, *FLOATS)}.get(dtype.kind, (*NUMBERS, *WHOLES, *BITS))
     return ANY + more
 
