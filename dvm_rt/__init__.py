@@ -21,12 +21,20 @@ from importlib import import_module
 _MODULES: dict[str, tuple[str, ...]] = {
     "dvm_rt.array.array": ("Array", "asarray", "eval", "aeval"),
     "dvm_rt.array.functions": (
-        "abs", "add", "all", "any", "astype", "broadcast_to", "ceil", "clip", "concat", "divide", "equal", "erf", "exp",
-        "expand_dims", "floor", "full", "gelu", "greater", "greater_equal", "isnan", "layer_norm", "less", "less_equal", "linear",
-        "log", "log_softmax", "logical_and", "logical_not", "logical_or", "logical_xor", "matmul", "matrix_transpose", "max",
-        "maximum", "mean", "min", "minimum", "multiply", "negative", "not_equal", "ones", "permute_dims", "pow", "reciprocal",
-        "relu", "reshape", "rms_norm", "round", "rsqrt", "sigmoid", "silu", "softmax", "split", "sqrt", "square", "squeeze",
-        "stack", "subtract", "sum", "take", "tanh", "trunc", "var", "where", "zeros",
+        "abs", "acos", "acosh", "add", "all", "any", "arange", "argmax", "argmin", "asin", "asinh", "astype", "atan", "atan2", "atanh",
+        "bitwise_and", "bitwise_invert", "bitwise_left_shift", "bitwise_or", "bitwise_right_shift", "bitwise_xor", "broadcast_to",
+        "cbrt", "ceil", "clip", "concat", "copysign", "cos", "cosh", "count_nonzero", "digamma", "divide", "equal", "erf", "erfc",
+        "exp", "exp2", "expand_dims", "expm1", "floor", "floor_divide", "fmod", "full", "gelu", "greater", "greater_equal", "hypot",
+        "isfinite", "isinf", "isnan", "layer_norm", "less", "less_equal", "lgamma", "linear", "log", "log10", "log1p", "log2",
+        "log_softmax", "logaddexp", "logical_and", "logical_not", "logical_or", "logical_xor", "logsumexp", "matmul",
+        "matrix_transpose", "max", "maximum", "mean", "min", "minimum", "multiply", "negative", "nextafter", "not_equal", "ones",
+        "permute_dims", "pow", "prod", "reciprocal", "relu", "remainder", "reshape", "rms_norm", "round", "rsqrt", "sigmoid", "sign",
+        "signbit", "silu", "sin", "sinh", "softmax", "split", "sqrt", "square", "squeeze", "stack", "std", "subtract", "sum", "take",
+        "tan", "tanh", "trunc", "var", "where", "zeros",
+    ),
+    "dvm_rt.array.manipulation": (
+        "broadcast_arrays", "diff", "eye", "flip", "full_like", "linspace", "meshgrid", "moveaxis", "ones_like", "repeat", "roll",
+        "tensordot", "tile", "tril", "triu", "unstack", "vecdot", "zeros_like",
     ),
     "dvm_rt.array.function": ("Function", "function"),
     "dvm_rt.array.explain": ("explain", "dump", "das"),
@@ -43,9 +51,10 @@ _MODULES: dict[str, tuple[str, ...]] = {
         "float64",
     ),
 }  # fmt: skip
+_SUBMODULES = {"random": "dvm_rt.array.random"}
 _OWNER = {name: module for module, names in _MODULES.items() for name in names}
 __version__ = "0.1.0"
-__all__ = sorted(_OWNER)  # noqa: PLE0605
+__all__ = sorted([*_OWNER, *_SUBMODULES])  # noqa: PLE0605
 
 
 def __getattr__(name: str) -> object:
@@ -53,6 +62,8 @@ def __getattr__(name: str) -> object:
     if owner is None:
         if name == "bool":
             return __getattr__("bool_")
+        if name in _SUBMODULES:
+            return import_module(_SUBMODULES[name])
         raise AttributeError(f"module 'dvm_rt' has no attribute {name!r}")
     value = globals()[name] = getattr(import_module(owner), name)
     return value

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterator, Sequence
+from types import ModuleType
 
 import numpy as np
 
@@ -21,7 +22,7 @@ from dvm_rt.dtypes import DEFAULT_FLOAT, DEFAULT_INT, DType, bfloat16, bool_, fl
 from dvm_rt.errors import DTypeError, GraphError, ShapeError, UnsupportedOperatorError
 from dvm_rt.graph.graph import NO_FACTS, Node, apply, reachable
 from dvm_rt.graph.operators import OPERATORS, Operator, number_of
-from dvm_rt.graph.shapes import Entry, axis_numbers
+from dvm_rt.graph.shapes import Entry, axis_number, axis_numbers
 from dvm_rt.graph.symbols import Dim, Shape, same
 
 Number = bool | int | float
@@ -68,6 +69,23 @@ class Array:
         for n in self.shape:
             total = total * n
         return total
+
+    @property
+    def device(self) -> str:
+        """Where it is computed."""
+        return "cpu"
+
+    def to_device(self, device: str, /, *, stream: object = None) -> Array:
+        """The array itself: there is one device."""
+        if device != "cpu":
+            raise UnsupportedOperatorError(f"array: to_device: device, got {device!r}, allowed cpu")
+        return self
+
+    def __array_namespace__(self, /, *, api_version: str | None = None) -> ModuleType:
+        """The module of the Array API standard."""
+        from dvm_rt import xp
+
+        return xp
 
     def __len__(self) -> int:
         if not self.shape:
@@ -436,7 +454,7 @@ def promoted(where: str, given: Sequence[object]) -> list[Array | Node]:
     if not any(x.__class__ is Array for x in operands):
         operands[0] = asarray(_operand(operands[0], where))
     dtype = common_dtype(where, operands)
-    return [x.astype(dtype) if x.__class__ is Array else _as_number(x, dtype) for x in operands]
+    return [x.astype(dtype) if x.__class__ is Array else _as_number(x, dtype, where) for x in operands]
 
 
 def common_dtype(where: str, operands: Sequence[object]) -> DType:
@@ -467,8 +485,8 @@ def _operand(x: object, where: str) -> Number:
     raise TypeError(f"array: {where}: operand, got {type(x).__name__}, allowed arrays and numbers")
 
 
-def _as_number(x: object, dtype: DType) -> Array | Node:
-    return asarray(x, dtype) if isinstance(x, Dim) else _constant(number_of(x, dtype), dtype.name)
+def _as_number(x: object, dtype: DType, where: str) -> Array | Node:
+    return asarray(x, dtype) if isinstance(x, Dim) else _constant(number_of(x, dtype, f"array: {where}"), dtype.name)
 
 
 def floating(x: Array) -> Array:
@@ -574,7 +592,7 @@ def _is_traced(array: Array) -> bool:
 def _indexed(x: Array, key: tuple) -> Array:
     """Basic indexing with slices, whole numbers, None and `...`; or rows by an array of whole numbers."""
     if len(key) == 1 and isinstance(key[0], (Array, np.ndarray, list)):
-        return take(x, asarray(key[0]), 0)
+        return take(x, asarray(key[0]))
     if any(isinstance(k, (Array, np.ndarray, list)) for k in key):
         raise UnsupportedOperatorError("array: index: an array among several indices is not there yet, allowed x[indices] alone")
     given = sum(k is not None and k is not Ellipsis for k in key)
@@ -614,13 +632,17 @@ def _comparable(entry: Entry) -> object:
     return tuple(b if b is None else "bound" for b in entry) if isinstance(entry, tuple) else "index"
 
 
-def take(x: Array, indices: Array, axis: int = 0) -> Array:
-    """Rows of x (axis 0), one for each index (int32 or int64; negative ones count from the end; DeviceTrap outside)."""
+def take(x: Array, indices: Array, /, *, axis: int = 0) -> Array:
+    """Slices of x along an axis, one for each index (negative ones count from the end; DeviceTrap outside)."""
     x, indices = (a if isinstance(a, Array) else asarray(a) for a in (x, indices))
-    if axis not in (0, -x.ndim):
-        raise UnsupportedOperatorError(f"array: take: axis, got {axis}, allowed 0; permute_dims brings another one there")
-    if x.ndim and same(x.shape[0], 0) and not same(indices.size, 0):
+    axis = axis_number("array: take", axis, x.ndim)
+    if same(x.shape[axis], 0) and not same(indices.size, 0):
         raise ShapeError(f"array: take: rows, got a table of shape {x.shape}, allowed at least one row")
     if indices.dtype.kind in "iu" and indices.dtype.name not in ("int32", "int64"):
         indices = indices.astype(DEFAULT_INT)
-    return record("take", (x, indices))
+    if axis == 0:
+        return record("take", (x, indices))
+    first, count = [axis, *(a for a in range(x.ndim) if a != axis)], indices.ndim
+    rows = record("take", (record("permute_dims", (x,), (tuple(first),)), indices))
+    back = [*range(count, count + axis), *range(count), *range(count + axis, count + x.ndim - 1)]
+    return record("permute_dims", (rows,), (tuple(back),))

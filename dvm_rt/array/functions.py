@@ -278,7 +278,7 @@ def _shape(shape: Size | Sequence[Size], where: str) -> Shape:
 def full(shape: Size | Sequence[Size], value: float, *, dtype: DTypeLike | None = None) -> Array:
     """One value everywhere; without a dtype that of the value: bool, int64 or float32."""
     wanted = with_number(bool_, value) if dtype is None else dtype_of(dtype)
-    return record("full", (), (_shape(shape, "full"), number_of(value, wanted), wanted.name))
+    return record("full", (), (_shape(shape, "full"), number_of(value, wanted, "array: full"), wanted.name))
 
 
 def zeros(shape: Size | Sequence[Size], *, dtype: DTypeLike | None = None) -> Array:
@@ -295,14 +295,14 @@ def arange(start: float, /, stop: float | None = None, step: float = 1, *, dtype
     """start, start + step, .. below stop; with one argument: 0, 1, .. below it. Whole numbers give int64."""
     start, stop = (0, start) if stop is None else (start, stop)
     if isinstance(start, Dim) or isinstance(stop, Dim):
-        if not (step == 1 and dtype is None or dtype_of(dtype).kind in "iu"):
+        if step != 1 or (dtype is not None and dtype_of(dtype).kind not in "iu"):
             raise ShapeError(f"array: arange: step over symbolic sizes, got {step}, allowed 1 and whole numbers")
         count: Size = stop - start
     elif step == 0:
         raise ShapeError("array: arange: step, got 0, allowed others")
     else:
         count = builtins.max(0, ceil_of((stop - start) / step))
-    whole = not any(isinstance(n, float) for n in (start, stop, step))
+    whole = not builtins.any(isinstance(n, float) for n in (start, stop, step))
     wanted = dtype_of(dtype) if dtype is not None else DEFAULT_INT if whole else DEFAULT_FLOAT
     places = record("iota", (), (count,)).astype(wanted)
     places = places if step == 1 else binary("multiply", places, step)

@@ -24,7 +24,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
-from math import inf, pi, sqrt
+from math import inf, isfinite, pi, sqrt
 from typing import Protocol
 
 import numpy as np
@@ -161,6 +161,13 @@ def _float32(where: str, given: tuple[DType, ...]) -> DType:
     return float32
 
 
+def _random(where: str, given: tuple[DType, ...]) -> DType:
+    for dtype in given:
+        if dtype is not dtypes.uint64:
+            raise DTypeError(f"graph: {where}: dtype, got {dtype}, allowed uint64")
+    return dtypes.uint64
+
+
 def _rows(where: str, given: tuple[DType, ...]) -> DType:
     if given[1] not in (dtypes.int32, dtypes.int64):
         raise DTypeError(f"graph: {where}: dtype of the indices, got {given[1]}, allowed int32, int64")
@@ -183,7 +190,7 @@ def _fits(value: object, dtype: DType) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
 
 
-def number_of(value: float, dtype: DType) -> bool | int | float:
+def number_of(value: float, dtype: DType, where: str = "graph: constant") -> bool | int | float:
     """A Python number as a constant of this dtype holds it. Raises DTypeError where it cannot."""
     if dtype is bool_:
         return bool(value)
@@ -191,9 +198,9 @@ def number_of(value: float, dtype: DType) -> bool | int | float:
         try:
             return float(value)
         except OverflowError:
-            raise DTypeError("graph: constant: a whole number beyond float, allowed those below 2^1024") from None
-    if value != int(value) or not _fits(int(value), dtype):
-        raise DTypeError(f"graph: constant: value, got {value!r}, allowed those of {dtype}")
+            raise DTypeError(f"{where}: a number, got a whole one beyond float, allowed those below 2^1024") from None
+    if not isfinite(value) or value != int(value) or not _fits(int(value), dtype):
+        raise DTypeError(f"{where}: a number, got {value!r}, allowed those of {dtype}")
     return int(value)
 
 
@@ -557,6 +564,7 @@ TABLE: tuple[Operator, ...] = (
     _elementwise("bitwise_invert", _invert, np.invert, "every bit inverted", _bits),
     _pair("bitwise_left_shift", _masked("shl"), _shifted(np.left_shift), "x * 2^y; y modulo the bits of x", _wholes),
     _pair("bitwise_right_shift", _masked("shr"), _shifted(np.right_shift), "x / 2^y rounded down; y modulo the bits of x", _wholes),
+    _pair("philox", "philox", table.BY_NAME["philox"].meaning, "64 random bits: Philox4x32-10 of the counter x under the key y", _random, closed=True),
     _compare("equal", "eq", np.equal, "x == y"),
     _compare("not_equal", "ne", np.not_equal, "x != y"),
     _compare("less", "lt", np.less, "x < y", _order),

@@ -64,8 +64,11 @@ def _run(kernel: Kernel, values: list[int], memory: list[np.ndarray]) -> None:
         if node.op == "NODE_OUTPUT":
             arg = kernel.args[node.b]
             assert arg.mode & WRITE
-            result = np.broadcast_to(results[node.a], dims[::-1])
-            memory[arg.buffer][places[node.b]] = converted(result, kernel.dtype, arg.dtype)
+            at, result = places[node.b], results[node.a]
+            if arg.strides[0] == NONE or values[arg.strides[0]] == 0:  # one value a row, also where rows are empty
+                at = _places(arg, [1, *dims[1:]], values)
+                result = result if result.ndim == 0 or result.shape[-1] == 1 else result[..., :1]
+            memory[arg.buffer][at] = converted(np.broadcast_to(result, at.shape), kernel.dtype, arg.dtype)
 
 
 def _places(arg: Arg, dims: list[int], values: list[int]) -> np.ndarray:
