@@ -15,13 +15,14 @@ Rules.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
 
-from dvm_rt.dtypes import DTYPES, DType, float32
+from dvm_rt.dtypes import DTYPES, DType, float32, int64
 from dvm_rt.errors import GraphError
 from dvm_rt.fusion.memory import Lifetime, slots
 from dvm_rt.isa import table
@@ -96,7 +97,8 @@ class Pack(NamedTuple):
 
 class Arg(NamedTuple):
     """One operand of a kernel. GATHER: address = buffer + offset + idx * depth + strides, where idx is the element of
-    argument `index` for this row, in [-limit, limit). Matmul and pack: depth = elements per step of K."""
+    argument `index` for this row, in [-limit, limit). Matmul and pack: depth = elements per step of K. `buffer` NONE:
+    no memory; the operand is the number offset + index * stride over all dimensions (dtype int64)."""
 
     buffer: int
     mode: int
@@ -110,13 +112,13 @@ class Arg(NamedTuple):
 
 class Node(NamedTuple):
     """`op` is the name of a binary or unary row of the instruction table, or of NodeOp: NODE_INPUT (a = argument),
-    NODE_CONST (k), NODE_SIZE (a = expression), NODE_SUM and NODE_MAX over dims[0] (a = node), NODE_OUTPUT (a = node,
-    b = argument)."""
+    NODE_CONST (k: an integer in kernels that compute in integers), NODE_SIZE (a = expression), NODE_SUM, NODE_MAX, NODE_MIN
+    and NODE_PROD over dims[0] (a = node), NODE_OUTPUT (a = node, b = argument)."""
 
     op: str
     a: int = NONE
     b: int = NONE
-    k: float = 0.0
+    k: float | int = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -351,11 +353,15 @@ class KernelBuilder:
         self.args.append(Arg(buffer, mode, dtype, tuple(strides), offset, index, limit, depth))
         return len(self.args) - 1
 
+    def index(self, strides: Sequence[int], offset: int = NONE) -> int:
+        """An argument without memory: the number offset + index * stride over all dimensions (expressions)."""
+        return self.arg(NONE, READ, int64, strides, offset)
+
     def input(self, arg: int) -> int:
         return self._node(Node("NODE_INPUT", arg))
 
-    def const(self, value: float) -> int:
-        return self._node(Node("NODE_CONST", k=float(value)))
+    def const(self, value: float | int) -> int:
+        return self._node(Node("NODE_CONST", k=float(value) if self.dtype.kind == "f" else int(value)))
 
     def size(self, expression: int) -> int:
         """The value of an expression as a constant of the kernel."""
@@ -380,6 +386,12 @@ class KernelBuilder:
 
     def max(self, a: int) -> int:
         return self._node(Node("NODE_MAX", a))
+
+    def min(self, a: int) -> int:
+        return self._node(Node("NODE_MIN", a))
+
+    def prod(self, a: int) -> int:
+        return self._node(Node("NODE_PROD", a))
 
     def where(self, condition: int, a: int, b: int) -> int:
         """a where condition is not zero, else b."""
@@ -461,7 +473,7 @@ def _rows(plan: Plan) -> dict[str, list[tuple]]:
             len(k.nodes), k.depth, 0, _padded(k.dims),
         ))  # fmt: skip
         args += [(a.buffer, a.mode, a.dtype.code, a.index, a.limit, a.offset, a.depth, _padded(a.strides)) for a in k.args]
-        nodes += [(_ROWS[n.op] if n.op in _ROWS else FLAGS["NodeOp"][n.op], n.a, n.b, 0, n.k) for n in k.nodes]
+        nodes += [(_ROWS[n.op] if n.op in _ROWS else FLAGS["NodeOp"][n.op], n.a, n.b, 0, _written(n.k, k.dtype)) for n in k.nodes]
     return {
         "symbols": [(s.parameter, s.dim) for s in plan.symbols],
         "exprs": [(enum_value("ExprOp", e.op), e.a, e.b, 0, e.k) for e in plan.expressions],
@@ -475,6 +487,18 @@ def _rows(plan: Plan) -> dict[str, list[tuple]]:
         "args": args,
         "nodes": nodes,
     }
+
+
+def _written(k: float | int, dtype: DType) -> float:
+    """A constant as its field holds it: in kernels that compute in integers, the bits of 64-bit ones."""
+    return float(k) if dtype.kind == "f" else struct.unpack("<d", (int(k) & (1 << 64) - 1).to_bytes(8, "little"))[0]
+
+
+def _as_read(node: Node, dtype: DType) -> Node:
+    if dtype.kind == "f":
+        return node
+    bits = int.from_bytes(struct.pack("<d", node.k), "little")
+    return Node(node.op, node.a, node.b, bits if dtype.kind == "u" or bits < 1 << 63 else bits - (1 << 64))
 
 
 def _write(plan: Plan) -> bytes:
@@ -550,7 +574,7 @@ def _from_rows(rows: dict[str, list[tuple]], slots: int) -> Plan:
         kernels.append(Kernel(
             ENUMS["SectionKind"][kind], DTYPES[dtype], tuple(dims[:rank]),
             tuple(Arg(a.buffer, a.mode, a.dtype, a.strides[:rank], a.offset, a.index, a.limit, a.depth) for a in own),
-            tuple(nodes[first_node : first_node + node_count]), depth, flags,
+            tuple(_as_read(n, DTYPES[dtype]) for n in nodes[first_node : first_node + node_count]), depth, flags,
         ))  # fmt: skip
     return Plan(
         tuple(Symbol(*s) for s in rows["symbols"]),

@@ -18,8 +18,9 @@ and read back, broken programs included: unknown kinds, dtypes and opcodes stand
       4 loop -4 {}
       5 end_row
 
-Operands are `x`, slots `s`, row scalars `r`, reductions `sum0`..`sum3`, `max4`..`max7`; constants are the
-shortest decimal that gives the same float32, NaN and anything else in hexadecimal."""
+Operands are `x`, slots `s`, row scalars `r`, reductions `sum0`..`sum3`, `max4`.., `min8`.., `prod12`..; constants are the
+shortest decimal that gives the same value, NaN and anything else in hexadecimal. In a section whose elements have 8 bytes,
+words name its constants `c0`, `c1`, ..., which stand behind them: `constant 0x3ff0000000000000`."""
 
 from __future__ import annotations
 
@@ -34,6 +35,7 @@ from dvm_rt.isa import layout, table
 from dvm_rt.isa.checksum import checksum
 from dvm_rt.isa.program import (
     CHECKED_FROM,
+    INDEX,
     MAX_RANK,
     MNEMONICS,
     NONE,
@@ -50,8 +52,9 @@ from dvm_rt.isa.program import (
 KINDS = tuple(name.lower() for name in layout.ENUMS["SectionKind"])
 DTYPES = {d.code: d.name for d in dtypes.DTYPES}
 MODES = {value: name.lower() for name, value in layout.FLAGS["Mode"].items()}
-PLACES = {WORKSPACE: "workspace", SCRATCH: "scratch"}
-SUMS = 4  # reductions 0..3 are sums, the others maxima
+PLACES = {WORKSPACE: "workspace", SCRATCH: "scratch", INDEX: "index"}
+EACH = layout.LIMITS["REDUCTIONS_EACH"]
+SHORT = {d.code: d for d in dtypes.DTYPES if d.name in table.COMPUTE_DTYPES and d.bytes == 4}  # constants in the word
 
 
 def disassemble(data: bytes) -> str:
@@ -75,7 +78,7 @@ def assemble(text: str) -> bytes:
     """The bytes of a listing. Raises InvalidBytecodeError naming the line that cannot be read."""
     head: dict[str, int] = {}
     args: list[Argument] = []
-    sections: list[tuple[dict, list[Operand], list[Word]]] = []
+    sections: list[tuple[dict, list[Operand], list[Word], list[int]]] = []
     for number, line in enumerate(text.splitlines(), 1):
         first, positional, named = _split(line)
         if first is None:
@@ -86,17 +89,22 @@ def assemble(text: str) -> bytes:
             elif first.startswith("arg"):
                 args.append(_read_arg(positional, named))
             elif first.startswith("section"):
-                sections.append((_read_section(positional, named), [], []))
+                sections.append((_read_section(positional, named), [], [], []))
+            elif first == "constant":
+                sections[-1][3].append(int(positional[0], 16))
             elif first.startswith("x"):
                 sections[-1][1].append(_read_operand(positional, named))
             else:
-                sections[-1][2].append(_read_word(positional, named))
+                sections[-1][2].append(_read_word(positional, named, sections[-1][0]["dtype"]))
         except (KeyError, ValueError, IndexError, TypeError, OverflowError) as error:
             raise InvalidBytecodeError(
                 f"assembler: line {number}: cannot be read ({error}), got {line.strip()!r}, "
                 "allowed the form of a listing"
             ) from error
-    made = tuple(Section(**fields, operands=tuple(xs), words=tuple(words)) for fields, xs, words in sections)
+    made = tuple(
+        Section(**fields, operands=tuple(xs), words=tuple(words), constants=tuple(constants))
+        for fields, xs, words, constants in sections
+    )
     return Program(
         tuple(args), made, head.get("workspace", 0), head.get("scratch", 0), head.get("fuel", 0),
         head.get("reserved0", 0), head.get("reserved1", 0), head.get("checksum"),
@@ -146,6 +154,7 @@ def _section_lines(number: int, section: Section) -> list[str]:
             )
         )
     out += [f"  {index} {word_text(word, section.dtype)}" for index, word in enumerate(section.words)]
+    out += [f"  constant {value:#018x}" for value in section.constants]
     return out
 
 
@@ -176,12 +185,15 @@ def _list(values: tuple[int, ...]) -> str:
 
 
 def _constant(bits: int, dtype: int) -> str:
-    value = np.uint32(bits).view(np.float32)
-    return hex(bits) if np.isnan(value) or dtype != dtypes.float32.code else str(value)
+    if dtype not in SHORT:
+        return f"c{bits}"
+    value = np.uint32(bits).view(SHORT[dtype].numpy)
+    return hex(bits) if SHORT[dtype].kind == "f" and np.isnan(value) else str(value)
 
 
 def _reduction(index: int) -> str:
-    return f"sum{index}" if index < SUMS else f"max{index}"
+    names = list(table.REDUCTIONS)
+    return f"{names[index // EACH]}{index}" if index < EACH * len(names) else f"reduction{index}"
 
 
 def _mask(bits: int) -> str:
@@ -239,7 +251,7 @@ def _read_operand(values: list[str], named: dict[str, int]) -> Operand:
     )  # fmt: skip
 
 
-def _read_word(values: list[str], named: dict[str, int]) -> Word:
+def _read_word(values: list[str], named: dict[str, int], dtype: int) -> Word:
     mnemonic, *shown = values
     fields = {"a": named.get("a", 0), "k": named.get("k", 0)}
     if mnemonic not in MNEMONICS:
@@ -247,16 +259,23 @@ def _read_word(values: list[str], named: dict[str, int]) -> Word:
     code = MNEMONICS[mnemonic]
     kinds = [(name, kind) for name, kind in _field_order(code) if kind]
     for (name, kind), text in zip(kinds, shown, strict=True):
-        fields[name] = _read_value(kind, text)
+        fields[name] = _read_constant(text, dtype) if kind == "constant" else _read_value(kind, text)
     return Word(code, **fields)
 
 
+def _read_constant(text: str, dtype: int) -> int:
+    if text.startswith(("0x", "c")):
+        return int(text.removeprefix("c"), 16 if text.startswith("0x") else 10)
+    return int(np.array([text]).astype(SHORT[dtype].numpy).view(np.uint32)[0])
+
+
 def _read_value(kind: str, text: str) -> int:
-    if kind == "constant":
-        return int(text, 16) if text.startswith("0x") else int(np.float32(text).view(np.uint32))
     if kind == "mask":
-        return sum(1 << int(name[3:]) for name in text.strip("{}").split(",") if name)
-    digits = int(re.fullmatch(r"[a-z-]*(\d+)", text).group(1))
+        return sum(1 << _read_value("reduction", name) for name in text.strip("{}").split(",") if name)
+    found = re.fullmatch(r"[a-z-]*(\d+)", text)
+    if not found:
+        raise ValueError(f"{kind} has no number")
+    digits = int(found.group(1))
     if text != _WRITE[kind](digits):
         raise ValueError(f"{kind} is written {_WRITE[kind](digits)}")
     return digits

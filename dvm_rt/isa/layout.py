@@ -25,7 +25,8 @@ LIMITS: dict[str, int] = {
     "MAX_OPERANDS": 16,  # of a section, row buffers included
     "MAX_SLOTS": 24,
     "MAX_ROW_SCALARS": 32,
-    "MAX_REDUCTIONS": 8,  # 0..3 sums, 4..7 maxima
+    "MAX_REDUCTIONS": 16,  # 0..3 sums, 4..7 maxima, 8..11 minima, 12..15 products
+    "REDUCTIONS_EACH": 4,
     "MAX_WORDS": 512,  # of a section
     "MAX_SECTIONS": 4096,
     "MAX_ARGS": 2048,
@@ -34,11 +35,14 @@ LIMITS: dict[str, int] = {
     "MAX_SYMBOLS": 64,
     "MAX_EXPRS": 4096,
     "MAX_WORKERS": 8,
-    "LANES": 128,  # reduction lanes of 4-byte elements
+    "LANES": 128,  # reduction lanes of 4-byte elements; half as many of 8-byte elements
     "BLOCK": 16384,  # elements of a row that are reduced together
     "PANEL": 32,  # columns of a packed matmul panel, whatever the instruction set
     "SLICE_K": 1024,  # longest fma chain of a matmul
     "ARENA_ALIGN": 64,
+    "MAX_CONSTANTS": 512,  # of a section
+    "INDEX": 0xFFFD,  # Operand.arg: no bytes; `iota` reads where the operand stands
+    "INDEX_MAX": 1 << 48,  # magnitude of that
     "WORKSPACE": 0xFFFE,  # Operand.arg: the launch's workspace
     "SCRATCH": 0xFFFF,  # Operand.arg: the thread's own scratch (row buffers)
     "NONE": 0xFFFF,  # no index, no buffer, no expression
@@ -53,6 +57,7 @@ ENUMS: dict[str, tuple[str, ...]] = {
         "OK", "TRUNCATED", "MAGIC", "VERSION", "TABLE_HASH", "CHECKSUM", "LIMIT", "RESERVED", "SECTION_KIND", "DTYPE",
         "DIMENSION", "ARGUMENT", "OPERAND", "OPCODE", "OPERAND_FORM", "SLOT", "ROW_SCALAR", "REDUCTION", "NESTING",
         "JUMP", "UNINITIALISED", "OUT_OF_BOUNDS", "ALIGNMENT", "PERMISSION", "OVERLAP", "FUEL", "OVERFLOW",
+        "CONSTANT",
     ),
     "TrapCode": ("NONE", "GATHER_RANGE", "BINDING", "STOPPED"),
     "TraceKind": ("NONE", "CALL", "PLAN", "ENCODE", "LAUNCH", "EXPOSED", "STARVED", "WAIT", "PACK", "LOAD", "RECOVERY"),
@@ -75,6 +80,8 @@ FLAGS: dict[str, dict[str, int]] = {
         "NODE_MAX": 0x203,
         "NODE_OUTPUT": 0x204,  # a = node, b = argument of the kernel
         "NODE_SIZE": 0x205,  # a = expression: its value, as a constant of the compute dtype (the n of a mean)
+        "NODE_MIN": 0x206,
+        "NODE_PROD": 0x207,
     },
     "KernelFlag": {
         "STREAM": 1,  # non-temporal stores allowed when the working set is beyond L2 (the encoder decides by size)
@@ -97,8 +104,9 @@ RECORDS: dict[str, Fields] = {
     "ProgramArg": (("bytes", "u8"), ("mode", "u1"), ("dtype", "u1"), ("reserved", "u2"), ("align", "u4")),
     "Section": (
         ("kind", "u2"), ("dtype", "u1"), ("rank", "u1"), ("operand_count", "u2"), ("word_count", "u2"),
-        ("bytes", "u4"),  # of the whole section: head, operands, words
-        ("reserved", "u4"),
+        ("bytes", "u4"),  # of the whole section: head, operands, words, constants of 8 bytes
+        ("constant_count", "u2"),  # 0 unless elements of the compute dtype have 8 bytes
+        ("reserved", "u2"),
         ("depth", "i8"),  # matmul, pack: K
         ("scratch_bytes", "u8"),  # of SCRATCH that this section uses
         ("dims[8]", "i8"),  # innermost first; matmul: N, M, batch...; pack: N; unused ones are 1
@@ -141,12 +149,15 @@ RECORDS: dict[str, Fields] = {
         ("dims[8]", "u2"),  # expressions, innermost first
     ),
     "PlanArg": (
-        ("buffer", "u2"), ("mode", "u1"), ("dtype", "u1"),
+        ("buffer", "u2"),  # NONE: an INDEX operand; strides and offset count, they are not elements
+        ("mode", "u1"), ("dtype", "u1"),
         ("index", "u2"),  # gather: argument of the kernel that holds the row index
         ("limit", "u2"), ("offset", "u2"), ("depth", "u2"),  # expressions (NONE = 0); offset, depth in elements
         ("strides[8]", "u2"),  # expressions, elements per step, innermost first (NONE = 0)
     ),
-    "PlanNode": (("op", "u2"), ("a", "u2"), ("b", "u2"), ("reserved", "u2"), ("k", "f8")),
+    "PlanNode": (  # k: in kernels that compute in integers, the bits of an int64 (uint64)
+        ("op", "u2"), ("a", "u2"), ("b", "u2"), ("reserved", "u2"), ("k", "f8"),
+    ),
     # ---- an operator instance on its way to a worker: InstanceHead, then symbol values (i8 each) ----
     "InstanceHead": (("program", "u8"), ("plan", "u4"), ("symbols", "u4")),
     # ---- trace ----
@@ -231,7 +242,7 @@ def enum_value(enum: str, name: str) -> int:
 
 def table_hash() -> int:
     """64 bits that differ as soon as an instruction, a record or a limit differs: peers compare it before any work."""
-    text = repr(([(i.name, i.group.name, table.forms(i)) for i in table.INSTRUCTIONS], RECORDS, ENUMS, FLAGS, LIMITS, VERSION))
+    text = repr(([(i.name, i.group.name, table.forms(i), i.compute_dtypes) for i in table.INSTRUCTIONS], RECORDS, ENUMS, FLAGS, LIMITS, VERSION))
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
 
 

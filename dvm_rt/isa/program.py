@@ -24,7 +24,7 @@ HEAD, ARG, SECTION, OPERAND, WORD = (
     layout.RECORD[name].numpy for name in ("ProgramHead", "ProgramArg", "Section", "Operand", "Word")
 )
 MAX_RANK, LANES, NONE = (layout.LIMITS[name] for name in ("MAX_RANK", "LANES", "NONE"))
-WORKSPACE, SCRATCH = layout.LIMITS["WORKSPACE"], layout.LIMITS["SCRATCH"]
+WORKSPACE, SCRATCH, INDEX = (layout.LIMITS[name] for name in ("WORKSPACE", "SCRATCH", "INDEX"))
 READ, WRITE, GATHER, PACKED = (layout.FLAGS["Mode"][name] for name in ("READ", "WRITE", "GATHER", "PACKED"))
 VECTOR, MATMUL, PACK = (layout.enum_value("SectionKind", name) for name in ("VECTOR", "MATMUL", "PACK"))
 CHECKED_FROM = HEAD.fields["checksum"][1] + 8  # the checksum covers everything from this byte on
@@ -68,10 +68,12 @@ class Section:
     dims: tuple[int, ...]
     operands: tuple[Operand, ...]
     words: tuple[Word, ...]
+    constants: tuple[int, ...] = ()  # 64 bits each
 
     @property
     def bytes(self) -> int:
-        return SECTION.itemsize + len(self.operands) * OPERAND.itemsize + len(self.words) * WORD.itemsize
+        parts = len(self.operands) * OPERAND.itemsize + len(self.words) * WORD.itemsize + 8 * len(self.constants)
+        return SECTION.itemsize + parts
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +115,7 @@ class Program:
             counts = {
                 "operand_count": len(section.operands),
                 "word_count": len(section.words),
+                "constant_count": len(section.constants),
                 "bytes": section.bytes,
             }
             out += _record(SECTION, section, counts)
@@ -120,6 +123,7 @@ class Program:
                 out += _record(OPERAND, operand)
             for word in section.words:
                 out += _record(WORD, word)
+            out += b"".join(value.to_bytes(8, "little") for value in section.constants)
         sum_ = checksum(memoryview(out)[CHECKED_FROM:]) if self.checksum is None else self.checksum
         out[CHECKED_FROM - 8 : CHECKED_FROM] = sum_.to_bytes(8, "little")
         return bytes(out)
@@ -156,18 +160,24 @@ def fuel(sections: Sequence[Section]) -> int:
     """Upper bound of the work of a program: the sum over its sections, where `rows` is the product of the
     outer dims,
 
-        vector   word_count * ceil(dims[0] / LANES) * rows + 1
+        vector   word_count * ceil(dims[0] / lanes) * rows + 1, lanes = LANES, half of it for 8-byte compute dtypes
         matmul   ceil(M * N * K * batch / 1024) + word_count * M * batch * ceil(N / LANES) + 1
         pack     ceil(N * K / 1024) + 1
 
     in 64 bits: the verifier computes the same with overflow checks and refuses a program that claims less."""
     total = 0
     for section in sections:
-        strips, rows = -(-section.dims[0] // LANES), prod(section.dims[1 : section.rank])
+        strips, rows = -(-section.dims[0] // lanes_of(section.dtype)), prod(section.dims[1 : section.rank])
         words = len(section.words) * strips * rows
         steps = 0 if section.kind == VECTOR else -(-section.dims[0] * rows * section.depth // 1024)
         total += words + steps + 1
     return total
+
+
+def lanes_of(dtype: int) -> int:
+    """Reduction lanes of a compute dtype (its code): elements of the longest strip. 4-byte lanes for what is none."""
+    known = dtype < len(dtypes.DTYPES) and dtypes.DTYPES[dtype].bytes == 8
+    return LANES // 2 if known else LANES
 
 
 # ---- building by hand --------------------------------------------------------------------------------------
@@ -181,24 +191,32 @@ class SectionBuilder:
     kind: int
     dims: tuple[int, ...]
     depth: int = 0
+    dtype: dtypes.DType = dtypes.float32
     operands: list[Operand] = field(default_factory=list)
     words: list[Word] = field(default_factory=list)
+    constants: list[int] = field(default_factory=list)
     scratch_bytes: int = 0
     _pass: int = 0
 
     def operand(
-        self, arg: int, strides: Sequence[int] = (), *, dtype: dtypes.DType = dtypes.float32, mode: int = READ,
+        self, arg: int, strides: Sequence[int] = (), *, dtype: dtypes.DType | None = None, mode: int = READ,
         base: int = 0, depth: int = 0, index: int = NONE, limit: int = 0,
     ) -> int:  # fmt: skip
-        """Adds an operand and returns its number. `strides` in bytes, innermost first, missing ones 0."""
+        """Adds an operand and returns its number. `strides` in bytes, innermost first, missing ones 0; `dtype` is the
+        compute dtype unless another is named."""
         padded = tuple(strides) + (0,) * (MAX_RANK - len(strides))
-        self.operands.append(Operand(arg, dtype.code, mode, index, 0, base, limit, depth, padded))
+        self.operands.append(Operand(arg, (dtype or self.dtype).code, mode, index, 0, base, limit, depth, padded))
         return len(self.operands) - 1
 
     def row_buffer(self) -> int:
-        """Adds an operand for one row of float32 in the thread's scratch, and returns its number."""
-        base, self.scratch_bytes = self.scratch_bytes, self.scratch_bytes + -(-self.dims[0] * 4 // 64) * 64
-        return self.operand(SCRATCH, (4,), mode=READ | WRITE, base=base)
+        """Adds an operand for one row in the thread's scratch, and returns its number."""
+        size = self.dtype.bytes
+        base, self.scratch_bytes = self.scratch_bytes, self.scratch_bytes + -(-self.dims[0] * size // 64) * 64
+        return self.operand(SCRATCH, (size,), mode=READ | WRITE, base=base)
+
+    def index(self, strides: Sequence[int], base: int = 0) -> int:
+        """Adds an operand for `iota`: base + index * stride over all dimensions. Returns its number."""
+        return self.operand(INDEX, strides, dtype=dtypes.int64, base=base)
 
     def word(self, mnemonic: str, value: float | None = None) -> None:
         """Adds a word whose one field is `value`: an operand, slot, row scalar, reduction or distance, or a
@@ -206,11 +224,20 @@ class SectionBuilder:
         code = MNEMONICS[mnemonic]
         a, k = table.word_fields(code)
         if k == "constant":
-            self.words.append(Word(code, 0, int(np.float32(value).view(np.uint32))))
+            self.words.append(Word(code, 0, self._constant(value)))
         elif a:
             self.words.append(Word(code, int(value), 0))
         else:
             self.words.append(Word(code, 0, int(value) if k else 0))
+
+    def _constant(self, value: float) -> int:
+        """The field k for a constant of the compute dtype: its bits, or the number of its entry in the constants."""
+        bits = int.from_bytes(np.array(value).astype(self.dtype.numpy).tobytes(), "little")
+        if self.dtype.bytes == 4:
+            return bits
+        if bits not in self.constants:
+            self.constants.append(bits)
+        return self.constants.index(bits)
 
     def begin_pass(self) -> None:
         self._pass = len(self.words)
@@ -232,8 +259,8 @@ class SectionBuilder:
                 *dims[:2], self.depth, bool(b.mode & PACKED), b.stride[0], b.depth
             )
         return Section(
-            self.kind, dtypes.float32.code, len(self.dims), 0, self.depth, scratch_bytes, dims,
-            tuple(self.operands), tuple(self.words),
+            self.kind, self.dtype.code, len(self.dims), 0, self.depth, scratch_bytes, dims,
+            tuple(self.operands), tuple(self.words), tuple(self.constants),
         )  # fmt: skip
 
 
@@ -253,9 +280,10 @@ class ProgramBuilder:
         self.args.append(Argument(nbytes, mode, dtype.code, 0, align or dtype.bytes))
         return len(self.args) - 1
 
-    def vector(self, *dims: int) -> SectionBuilder:
-        """Adds a vector section; dims[0] is the row. Its words end with `end_row`, which the caller adds."""
-        return self._add(SectionBuilder(VECTOR, dims))
+    def vector(self, *dims: int, dtype: dtypes.DType = dtypes.float32) -> SectionBuilder:
+        """Adds a vector section; dims[0] is the row, `dtype` what it computes in. Its words end with `end_row`, which the
+        caller adds."""
+        return self._add(SectionBuilder(VECTOR, dims, dtype=dtype))
 
     def matmul(self, n: int, m: int, k: int, *batch: int) -> SectionBuilder:
         """Adds a matmul section; operands 0, 1, 2 are A, B, C. Epilogue words, if any, end with `end`. Its
@@ -335,9 +363,14 @@ def _parse_section(data: bytes, at: int, number: int) -> Section:
     for _ in range(int(head["word_count"])):
         words.append(_fields(Word, _read(data, at, WORD, number)))
         at += WORD.itemsize
+    count = int(head["constant_count"])
+    if at + 8 * count > len(data):
+        raise _invalid(f"byte {at}", "ends inside constants", len(data), at + 8 * count, "TRUNCATED", number)
+    constants = tuple(int(c) for c in np.frombuffer(data, "<u8", count, at))
+    at += 8 * count
     if at != end:
         raise _invalid(f"section {number}", "length is not what its head says", at, end, "TRUNCATED", number)
-    return _fields(Section, head, operands=tuple(operands), words=tuple(words))
+    return _fields(Section, head, operands=tuple(operands), words=tuple(words), constants=constants)
 
 
 def _invalid(

@@ -18,16 +18,14 @@ import numpy as np
 from dvm_rt import dtypes
 from dvm_rt.errors import DeviceTrap, InvalidBytecodeError
 from dvm_rt.isa import layout, table
-from dvm_rt.isa.matmul import canonical, matmul, pack, packed_bytes, unpack
+from dvm_rt.isa.convert import convert_load, convert_store
+from dvm_rt.isa.matmul import matmul, pack, packed_bytes, unpack
 from dvm_rt.isa.program import (
-    GATHER, MATMUL, PACK, PACKED, READ, SCRATCH, VECTOR, WORKSPACE, WRITE, Operand, Program, Section, Word, parse,
+    GATHER, INDEX, MATMUL, PACK, PACKED, READ, SCRATCH, VECTOR, WORKSPACE, WRITE, Operand, Program, Section, Word,
+    lanes_of, parse,
 )  # fmt: skip
 
-LANES, BLOCK = layout.LIMITS["LANES"], layout.LIMITS["BLOCK"]
-SUMS = 4  # reductions 0..3 are sums, the others maxima
-CONVERTED = {
-    d.code: d for d in dtypes.DTYPES if d.kind in "biu" or d is dtypes.float32
-}  # what load and store_any take
+BLOCK, EACH = layout.LIMITS["BLOCK"], layout.LIMITS["REDUCTIONS_EACH"]
 POISON = 0xFF  # scratch at the start of a row: every float is a NaN that no instruction makes
 
 Array = np.ndarray
@@ -48,30 +46,13 @@ def run(program: bytes, args: Sequence[Array]) -> None:
 
 
 def compute(instruction: table.Instruction, *values: Array) -> Array:
-    """The result of one arithmetic row in float32: in float64 and rounded once where the row promises an
-    `ulp`."""
+    """The result of one arithmetic row in the dtype of its operands: wider and rounded once where the row promises an
+    `ulp` (float32 in float64, float64 in long double)."""
     if not instruction.ulp:
         return instruction.meaning(*values)
-    return instruction.meaning(*(v.astype(np.float64) for v in values)).astype(np.float32)
-
-
-def convert_load(values: Array, dtype: dtypes.DType) -> Array:
-    """What `load` makes of stored elements (bool as uint8)."""
-    return (values != 0 if dtype.kind == "b" else values).astype(np.float32)
-
-
-def convert_store(acc: Array, dtype: dtypes.DType) -> Array:
-    """What `store_any` makes of the accumulator: float32 with canonical NaN, bool, or truncated and saturated
-    integers."""
-    if dtype is dtypes.float32:
-        return canonical(acc)
-    if dtype.kind == "b":
-        return (acc != 0).astype(np.uint8)
-    limits = np.iinfo(dtype.numpy)
-    wide = acc.astype(np.float64)
-    high, low = wide >= float(limits.max), wide <= float(limits.min)  # float(2^63 - 1) is 2^63: not below it
-    inside = np.where(high | low | np.isnan(wide), 0, np.trunc(wide)).astype(dtype.numpy)
-    return np.where(high, limits.max, np.where(low, limits.min, inside)).astype(dtype.numpy)
+    dtype = values[0].dtype
+    wide = np.float64 if dtype == np.float32 else np.longdouble
+    return instruction.meaning(*(v.astype(wide) for v in values)).astype(dtype)
 
 
 # ---- memory ------------------------------------------------------------------------------------------------
@@ -164,8 +145,12 @@ class _Strip:
     def __init__(self, section: Section, memory: _Memory) -> None:
         self.section, self.memory = section, memory
         self.length = section.dims[0]
-        self.lanes = np.array(
-            [[_identity(r)] * LANES for r in range(layout.LIMITS["MAX_REDUCTIONS"])], np.float32
+        self.dtype = dtypes.DTYPES[section.dtype]
+        if self.dtype.name not in table.COMPUTE_DTYPES:
+            raise memory.invalid("DTYPE", "compute dtype", self.dtype, list(table.COMPUTE_DTYPES))
+        self.lane_count = lanes_of(section.dtype)
+        self.lanes = np.stack(
+            [np.full(self.lane_count, self.identity(r)) for r in range(layout.LIMITS["MAX_REDUCTIONS"])]
         )
         self.blocks = self.lanes.copy()
 
@@ -182,9 +167,11 @@ class _Strip:
             if word.op >= len(table.OPCODES):
                 raise self.memory.invalid("OPCODE", "unknown opcode", word.op, len(table.OPCODES) - 1)
             instruction, form = table.OPCODES[word.op]
+            if self.dtype.name not in instruction.compute_dtypes:
+                raise self.memory.invalid("DTYPE", instruction.name, self.dtype, instruction.compute_dtypes)
             if instruction.group is table.Group.BINARY:
                 x = getattr(self, f"operand_{form}")(word)
-                acc = np.zeros(self.width, np.float32) if instruction.name == "mov" else self.value()
+                acc = np.zeros(self.width, self.dtype.numpy) if instruction.name == "mov" else self.value()
                 self.acc = compute(instruction, acc, x)
             elif instruction.group is table.Group.UNARY:
                 self.acc = compute(instruction, self.value())
@@ -210,7 +197,11 @@ class _Strip:
         return self.contiguous(word.a, READ).copy()
 
     def operand_k(self, word: Word) -> Array:
-        return np.array([word.k], np.uint32).view(np.float32)
+        if self.dtype.bytes == 4:
+            return np.array([word.k], np.uint32).view(self.dtype.numpy)
+        if word.k >= len(self.section.constants):
+            raise self.memory.invalid("CONSTANT", "unknown constant", word.k, len(self.section.constants) - 1)
+        return np.array([self.section.constants[word.k]], np.uint64).view(self.dtype.numpy)
 
     def operand_r(self, word: Word) -> Array:
         return self.known(self.rows, word.k, "row scalar")
@@ -226,10 +217,17 @@ class _Strip:
     def do_load(self, word: Word) -> None:
         self.require_pass()
         operand = self.operand(word.a)
-        self.acc = convert_load(self.strided(word.a, READ), self.converted(operand))
+        self.acc = convert_load(self.strided(word.a, READ), dtypes.DTYPES[operand.dtype], self.dtype)
+
+    def do_iota(self, word: Word) -> None:
+        operand = self.operand(word.a)
+        if operand.arg != INDEX:
+            raise self.memory.invalid("OPERAND_FORM", "iota of memory", operand.arg, INDEX)
+        steps = np.arange(self.width, dtype=np.int64) * operand.stride[0] if self.width > 1 else np.zeros(1, np.int64)
+        self.acc = (self.place(word.a) + steps).astype(self.dtype.numpy)
 
     def do_store(self, word: Word) -> None:
-        self.contiguous(word.a, WRITE)[:] = canonical(self.value())
+        self.contiguous(word.a, WRITE)[:] = convert_store(self.value(), self.dtype)
 
     do_store_nt = do_store
 
@@ -238,7 +236,9 @@ class _Strip:
         operand = self.operand(word.a)
         if operand.stride[0] == 0 and self.length > 1:
             raise self.memory.invalid("OPERAND_FORM", "inner stride of store_any", 0, "not 0")
-        self.strided(word.a, WRITE)[:] = convert_store(self.value(), self.converted(operand))
+        self.strided(word.a, WRITE)[:] = convert_store(self.value(), dtypes.DTYPES[operand.dtype])
+
+    do_store_any_nt = do_store_any
 
     def do_store_slot(self, word: Word) -> None:
         self.require_pass()
@@ -251,27 +251,35 @@ class _Strip:
     def do_store_per_row(self, word: Word) -> None:
         self.require_row_section()
         operand = self.operand(word.a)
-        if operand.dtype != self.section.dtype:
-            raise self.memory.invalid("DTYPE", "dtype of store_per_row", operand.dtype, self.section.dtype)
-        self.memory.view(operand, self.place(word.a), (1,), (0,), WRITE)[:] = canonical(self.value()[:1])
+        place = self.memory.view(operand, self.place(word.a), (1,), (0,), WRITE)
+        place[:] = convert_store(self.value()[:1], dtypes.DTYPES[operand.dtype])
 
     # reductions
 
     def do_acc_sum(self, word: Word) -> None:
         self.require_pass()
-        self.require_reduction(word, "acc_sum")
+        self.require_reduction(word)
         self.pending.setdefault(word.a, []).append(self.value())
 
-    do_acc_max = do_acc_sum
+    do_acc_max = do_acc_min = do_acc_prod = do_acc_sum
 
     def do_fold_sum(self, word: Word) -> None:
         self.require_row_section()
-        self.require_reduction(word, "fold_sum")
+        self.require_reduction(word)
         lanes = self.lanes if self.length <= BLOCK else self.blocks
         self.acc = _fold(lanes[word.a], word.a)
-        lanes[word.a] = _identity(word.a)
+        lanes[word.a] = self.identity(word.a)
 
-    do_fold_max = do_fold_sum
+    do_fold_max = do_fold_min = do_fold_prod = do_fold_sum
+
+    def identity(self, reduction: int) -> np.generic:
+        """What leaves any other value as it is, in this reduction."""
+        dtype, number = self.dtype.numpy, reduction // EACH
+        if number in (0, 3):  # sum, prod
+            return dtype.type(number == 3)
+        if dtype.kind == "f":
+            return dtype.type(-np.inf if number == 1 else np.inf)
+        return dtype.type(np.iinfo(dtype).min if number == 1 else np.iinfo(dtype).max)
 
     def accumulate(self, mask: int) -> None:
         """What a pass does to the lanes: element j of the row goes to lane j mod LANES; in rows beyond BLOCK,
@@ -280,14 +288,14 @@ class _Strip:
             operation, lanes, blocks = _operation(reduction), self.lanes[reduction], self.blocks[reduction]
             for block, begin in enumerate(range(0, self.length, BLOCK)):
                 end = min(begin + BLOCK, self.length)
-                for strip in range(begin, end, LANES):
+                for strip in range(begin, end, self.lane_count):
                     for value in values:
-                        part = value[strip : min(strip + LANES, end)]
+                        part = value[strip : min(strip + self.lane_count, end)]
                         lanes[: len(part)] = operation(lanes[: len(part)], part)
                 if self.length > BLOCK and mask >> reduction & 1:
-                    lane = slice(block % LANES, block % LANES + 1)
+                    lane = slice(block % self.lane_count, block % self.lane_count + 1)
                     blocks[lane] = operation(blocks[lane], _fold(lanes, reduction))
-                    lanes[:] = _identity(reduction)
+                    lanes[:] = self.identity(reduction)
         self.pending = {}
 
     # control
@@ -348,18 +356,13 @@ class _Strip:
     def contiguous(self, index: int, mode: int) -> Array:
         self.require_pass()
         operand = self.operand(index)
-        if operand.stride[0] != 4 or operand.dtype != self.section.dtype:
+        if operand.stride[0] != self.dtype.bytes or operand.dtype != self.section.dtype:
             raise self.memory.invalid(
-                "OPERAND_FORM", "not contiguous in the compute dtype", operand.stride[0], 4
+                "OPERAND_FORM", "not contiguous in the compute dtype", operand.stride[0], self.dtype.bytes
             )
         return self.strided(index, mode)
 
     # rules
-
-    def converted(self, operand: Operand) -> dtypes.DType:
-        if operand.dtype not in CONVERTED:
-            raise self.memory.invalid("DTYPE", "storage dtype", operand.dtype, sorted(CONVERTED))
-        return CONVERTED[operand.dtype]
 
     def known(self, values: dict[int, Array], index: int, what: str) -> Array:
         if index not in values:
@@ -374,22 +377,19 @@ class _Strip:
         if self.in_pass:
             raise self.memory.invalid("NESTING", "word in a pass", "a pass", "the row section")
 
-    def require_reduction(self, word: Word, sums: str) -> None:
-        if (word.a < SUMS) != (table.OPCODES[word.op][0].name == sums) or word.a >= len(self.lanes):
-            raise self.memory.invalid("REDUCTION", "reduction", word.a, "0..3 for sums, 4..7 for maxima")
-
-
-def _identity(reduction: int) -> np.float32:
-    return np.float32(0 if reduction < SUMS else -np.inf)
+    def require_reduction(self, word: Word) -> None:
+        name = table.OPCODES[word.op][0].name.partition("_")[2]
+        if word.a >= len(self.lanes) or name != list(table.REDUCTIONS)[word.a // EACH]:
+            raise self.memory.invalid("REDUCTION", "reduction", word.a, "4 of each kind, in the order of the table")
 
 
 def _operation(reduction: int) -> Callable[[Array, Array], Array]:
-    return table.BY_NAME["add" if reduction < SUMS else "max"].meaning
+    return table.BY_NAME[list(table.REDUCTIONS.values())[reduction // EACH]].meaning
 
 
 def _fold(lanes: Array, reduction: int) -> Array:
-    """The lanes folded 64, 32, .. 1 apart: an array of one element."""
-    lanes, half = lanes.copy(), LANES
+    """The lanes folded in halves, neighbours last: an array of one element."""
+    lanes, half = lanes.copy(), len(lanes)
     while half > 1:
         half //= 2
         lanes = _operation(reduction)(lanes[:half], lanes[half : 2 * half])

@@ -32,10 +32,11 @@ ARGUMENT_BYTES_MAX, DIMENSION_MAX = 1 << 48, 1 << 40  # a dimension, and the pro
 LIMIT = SimpleNamespace(**layout.LIMITS)
 MODE = SimpleNamespace(**layout.FLAGS["Mode"])
 KINDS = layout.ENUMS["SectionKind"]
-STORED = {d.code: d for d in dtypes.DTYPES if d.kind in "biu" or d is dtypes.float32}  # what load and store_any take
+STORED = {d.code: d for d in dtypes.DTYPES}  # what load and store_any take
+COMPUTE = {dtypes.BY_NAME[name].code for name in table.COMPUTE_DTYPES}
 FLOAT32, INDEXES = dtypes.float32.code, (dtypes.int32.code, dtypes.int64.code)
-SUMS = range(LIMIT.MAX_REDUCTIONS // 2)
-MAXIMA = range(LIMIT.MAX_REDUCTIONS // 2, LIMIT.MAX_REDUCTIONS)
+EACH = LIMIT.REDUCTIONS_EACH
+REDUCTIONS = {name: range(i * EACH, (i + 1) * EACH) for i, name in enumerate(("sum", "max", "min", "prod"))}
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +127,8 @@ class _Verifier:
             operands.append(self.read("Operand"))
         self.word_number = 0
         words = [self.read("Word") for _ in range(section.word_count)]
+        self.at += 8 * section.constant_count
+        require(self.at <= len(self.data), "TRUNCATED")
         require(section.bytes == self.at - start, "TRUNCATED")
         self.s, self.operands = section, operands
         self.shape_of_section(words)
@@ -147,7 +150,10 @@ class _Verifier:
         require(s.kind < len(KINDS), "SECTION_KIND")
         s.kind = KINDS[s.kind]
         require(s.operand_count <= LIMIT.MAX_OPERANDS and s.word_count <= LIMIT.MAX_WORDS, "LIMIT")
-        require(s.dtype == FLOAT32, "DTYPE")
+        require(s.dtype in COMPUTE if s.kind == "VECTOR" else s.dtype == FLOAT32, "DTYPE")
+        self.element = STORED[s.dtype].bytes
+        require(s.constant_count <= LIMIT.MAX_CONSTANTS, "LIMIT")
+        require(s.constant_count == 0 or self.element == 8, "CONSTANT")
         require(s.reserved == 0, "RESERVED")
         require(1 <= s.rank <= LIMIT.MAX_RANK, "DIMENSION")
         require(all(1 <= d <= DIMENSION_MAX for d in s.dims), "DIMENSION")
@@ -159,7 +165,7 @@ class _Verifier:
             require(1 <= s.depth <= DIMENSION_MAX, "DIMENSION")
         require(s.scratch_bytes <= self.head.scratch_bytes, "LIMIT")
         rows = prod(s.dims[1:])
-        strips = -(-s.dims[0] // LIMIT.LANES)
+        strips = -(-s.dims[0] // (LIMIT.LANES * 4 // self.element))
         steps = 0 if s.kind == "VECTOR" else -(-s.dims[0] * rows * s.depth // 1024)
         self.work += s.word_count * strips * rows + steps + 1
 
@@ -181,6 +187,8 @@ class _Verifier:
         """Checks one operand; returns the first byte that it can touch and the one past the last."""
         x, s, require = self.operands[number], self.s, self.require
         require(x.reserved == 0, "RESERVED")
+        if x.arg == LIMIT.INDEX:
+            return self.index_operand(number, x)
         memory = self.memory(x)
         require(0 <= x.mode < 16 and x.mode & (MODE.READ | MODE.WRITE) != 0, "PERMISSION")
         require(not x.mode & MODE.READ or bool(memory.mode & MODE.READ), "PERMISSION")
@@ -193,7 +201,7 @@ class _Verifier:
         else:
             require(x.index == LIMIT.NONE and x.limit == 0, "RESERVED")
         if x.arg == LIMIT.SCRATCH:
-            require(x.stride == [4, *[0] * (LIMIT.MAX_RANK - 1)], "OPERAND")
+            require(x.stride == [self.element, *[0] * (LIMIT.MAX_RANK - 1)], "OPERAND")
         if s.kind != "VECTOR":
             self.operand_of_product(number)
         elif not x.mode & MODE.GATHER:
@@ -201,13 +209,26 @@ class _Verifier:
         require(not x.mode & MODE.PACKED or (number == 1 and s.kind != "VECTOR"), "OPERAND")
         return self.inside(number, x, memory)
 
+    def index_operand(self, number: int, x: SimpleNamespace) -> tuple[int, int]:
+        """An operand without memory, whose places are numbers; it touches no byte."""
+        require = self.require
+        require(self.s.kind == "VECTOR", "ARGUMENT")
+        require(x.index == LIMIT.NONE and x.limit == 0 and x.depth == 0, "RESERVED")
+        require(not any(x.stride[self.s.rank :]), "RESERVED")
+        require(x.mode == MODE.READ, "PERMISSION")
+        require(x.dtype == dtypes.int64.code, "DTYPE")
+        ends = [(self.s.dims[d] - 1) * x.stride[d] for d in range(self.s.rank)]
+        low, high = x.base + sum(e for e in ends if e < 0), x.base + sum(e for e in ends if e > 0)
+        require(all(abs(v) <= LIMIT.INDEX_MAX for v in (low, high, x.stride[0])), "OUT_OF_BOUNDS")
+        return 0, 0
+
     def memory(self, x: SimpleNamespace) -> SimpleNamespace:
         """Extent, alignment, permissions and dtype (None: any) of what an operand lies in."""
         any_mode = MODE.READ | MODE.WRITE
         if x.arg == LIMIT.SCRATCH:  # of a matmul: its copy of B lies there
             self.require(self.s.kind == "VECTOR", "ARGUMENT")
             return SimpleNamespace(
-                bytes=self.s.scratch_bytes, align=LIMIT.ARENA_ALIGN, mode=any_mode, dtype=FLOAT32
+                bytes=self.s.scratch_bytes, align=LIMIT.ARENA_ALIGN, mode=any_mode, dtype=self.s.dtype
             )
         if x.arg == LIMIT.WORKSPACE:
             return SimpleNamespace(
@@ -221,6 +242,7 @@ class _Verifier:
         self.require(x.index < len(self.operands), "OPERAND")
         index = self.operands[x.index]
         self.require(index.dtype in INDEXES and index.stride[0] == 0, "OPERAND")
+        self.require(index.arg != LIMIT.INDEX, "OPERAND")
         self.require(bool(index.mode & MODE.READ) and not index.mode & MODE.GATHER, "OPERAND")
         self.require(1 <= x.limit <= DIMENSION_MAX, "DIMENSION")
 
@@ -367,6 +389,8 @@ class _Words:
         instruction, form = table.OPCODES[word.op]
         for value, holds in zip((word.a, word.k), table.word_fields(word.op), strict=True):
             self.field(value, holds)
+        known = instruction.compute_dtypes
+        self.require(self.s.dtype in {dtypes.BY_NAME[name].code for name in known}, "DTYPE")
         if instruction.name != "gather":
             self.only_gathers = False
         if instruction.group is Group.BINARY:
@@ -408,6 +432,7 @@ class _Words:
 
     def reads(self, number: int) -> None:
         x = self.operands[number]
+        self.require(x.arg != LIMIT.INDEX, "OPERAND_FORM")
         self.require(bool(x.mode & MODE.READ), "PERMISSION")
         self.require(not x.mode & MODE.GATHER or number in self.gathered, "UNINITIALISED")
         if x.arg == LIMIT.SCRATCH:
@@ -427,11 +452,12 @@ class _Words:
 
     def form_i(self, word: SimpleNamespace) -> None:
         self.need_pass()
-        self.lies(word.a, 4)
+        self.lies(word.a, self.v.element)
         self.reads(word.a)
 
     def form_k(self, word: SimpleNamespace) -> None:
-        """Any 32 bits are a constant."""
+        """Any 32 bits are a constant; 64 bits lie behind the words."""
+        self.require(self.v.element == 4 or word.k < self.s.constant_count, "CONSTANT")
 
     def form_r(self, word: SimpleNamespace) -> None:
         self.need_vector()
@@ -448,9 +474,13 @@ class _Words:
         self.reads(word.a)
         self.acc = True
 
+    def do_iota(self, word: SimpleNamespace) -> None:
+        self.require(self.operands[word.a].arg == LIMIT.INDEX, "OPERAND_FORM")
+        self.acc = True
+
     def do_store(self, word: SimpleNamespace) -> None:
         self.need_pass()
-        self.lies(word.a, 4)
+        self.lies(word.a, self.v.element)
         self.writes(word.a)
 
     do_store_nt = do_store
@@ -460,9 +490,11 @@ class _Words:
         self.require(self.operands[word.a].stride[0] != 0 or self.s.dims[0] == 1, "OPERAND_FORM")
         self.writes(word.a)
 
+    do_store_any_nt = do_store_any
+
     def do_store_per_row(self, word: SimpleNamespace) -> None:
         self.need_row_section()
-        self.lies(word.a, 0)
+        self.require(self.operands[word.a].stride[0] == 0, "OPERAND_FORM")
         self.writes(word.a)
 
     def do_store_slot(self, word: SimpleNamespace) -> None:
@@ -491,16 +523,28 @@ class _Words:
         self.acc = True
 
     def do_acc_sum(self, word: SimpleNamespace) -> None:
-        self.accumulate(word, SUMS)
+        self.accumulate(word, REDUCTIONS["sum"])
 
     def do_acc_max(self, word: SimpleNamespace) -> None:
-        self.accumulate(word, MAXIMA)
+        self.accumulate(word, REDUCTIONS["max"])
+
+    def do_acc_min(self, word: SimpleNamespace) -> None:
+        self.accumulate(word, REDUCTIONS["min"])
+
+    def do_acc_prod(self, word: SimpleNamespace) -> None:
+        self.accumulate(word, REDUCTIONS["prod"])
 
     def do_fold_sum(self, word: SimpleNamespace) -> None:
-        self.fold(word, SUMS)
+        self.fold(word, REDUCTIONS["sum"])
 
     def do_fold_max(self, word: SimpleNamespace) -> None:
-        self.fold(word, MAXIMA)
+        self.fold(word, REDUCTIONS["max"])
+
+    def do_fold_min(self, word: SimpleNamespace) -> None:
+        self.fold(word, REDUCTIONS["min"])
+
+    def do_fold_prod(self, word: SimpleNamespace) -> None:
+        self.fold(word, REDUCTIONS["prod"])
 
     # control
 

@@ -37,6 +37,7 @@ static const char* rule(VerifyCode code) {
     case VerifyCode::OVERLAP: return "written bytes move under another access";
     case VerifyCode::FUEL: return "work is more than the head claims";
     case VerifyCode::OVERFLOW: return "sizes overflow";
+    case VerifyCode::CONSTANT: return "constants of the section, or the number of one";
   }
   return "unknown";
 }

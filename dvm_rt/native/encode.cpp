@@ -49,7 +49,12 @@ struct KernelEncoder : Generator {
     if (word_count > word_limit) return fail("more than 512 words in one section");
     words = reinterpret_cast<Word*>(operands + operand_count);
     memcpy(static_cast<void*>(words), prepared.words.data(), size_t(word_count) * sizeof(Word));
-    for (const auto& [word, expr] : prepared.sizes) words[word].k = std::bit_cast<uint32_t>(size(expr));
+    constant_count = int(prepared.constants.size());
+    std::copy(prepared.constants.begin(), prepared.constants.end(), constants);
+    for (const auto& [at, expr] : prepared.sizes) {
+      if (element() == 4) words[at].k = uint32_t(size(expr));
+      else constants[at] = size(expr);
+    }
     strips = prepared.strips, pass_at[0] = prepared.pass_at[0], pass_at[1] = prepared.pass_at[1];
   }
   // What a working set beyond L2 needs: stores past the caches, prefetches. Short rows fetch the next row in their second
@@ -57,10 +62,12 @@ struct KernelEncoder : Generator {
   void add_hints() {
     if (kernel.flags & STREAM) {
       for (int i = 0; i < word_count; i++) {
-        if (words[i].op == OP_store && operands[words[i].a].arg != SCRATCH) words[i].op = OP_store_nt;
+        const Operand& x = operands[words[i].a];
+        if (words[i].op == OP_store && x.arg != SCRATCH) words[i].op = OP_store_nt;
+        if (words[i].op == OP_store_any && x.stride[0] == DTYPE_BYTES[x.dtype]) words[i].op = OP_store_any_nt;
       }
     }
-    const bool next_row = rank > 1 && pass_at[1] != NO_PASS && std::popcount(strips) * dims[0] * 4 <= NEXT_ROW_BYTES_MAX;
+    const bool next_row = rank > 1 && pass_at[1] != NO_PASS && std::popcount(strips) * dims[0] * element() <= NEXT_ROW_BYTES_MAX;
     const uint16_t at = pass_at[next_row];
     Word fetches[MAX_OPERANDS];
     int count = 0;
@@ -122,8 +129,10 @@ struct KernelEncoder : Generator {
     if (failed()) return;
     head->kind = uint16_t(section_kind), head->dtype = kernel.dtype, head->rank = uint8_t(rank);
     head->operand_count = uint16_t(operand_count), head->word_count = uint16_t(word_count);
-    head->bytes = uint32_t(sizeof(Section) + operand_count * sizeof(Operand) + word_count * sizeof(Word));
-    head->reserved = 0, head->depth = depth;
+    head->bytes = uint32_t(sizeof(Section) + operand_count * sizeof(Operand) + word_count * sizeof(Word) + constant_count * sizeof(uint64_t));
+    if (head->bytes > program.capacity - program.at) return fail("the program is longer than the room for it");
+    if (constant_count) memcpy(reinterpret_cast<uint8_t*>(operands + operand_count) + word_count * sizeof(Word), constants, constant_count * sizeof(uint64_t));
+    head->constant_count = uint16_t(constant_count), head->reserved = 0, head->depth = depth;
     for (int d = 0; d < MAX_RANK; d++) head->dims[d] = d < rank ? dims[d] : 1;
     program.at += head->bytes, program.sections++;
     program.scratch_bytes = std::max<uint64_t>(program.scratch_bytes, head->scratch_bytes);
@@ -134,7 +143,7 @@ struct KernelEncoder : Generator {
     uint64_t rows = 1, work = 0, steps = 0;
     bool overflow = false;
     for (int d = 1; d < rank; d++) overflow |= __builtin_mul_overflow(rows, uint64_t(dims[d]), &rows);
-    overflow |= __builtin_mul_overflow(uint64_t(word_count) * uint64_t((dims[0] + LANES - 1) / LANES), rows, &work);
+    overflow |= __builtin_mul_overflow(uint64_t(word_count) * uint64_t((dims[0] + lanes_of(kernel.dtype) - 1) / lanes_of(kernel.dtype)), rows, &work);
     if (section_kind != SectionKind::VECTOR) {
       overflow |= __builtin_mul_overflow(rows, uint64_t(dims[0]), &steps);
       overflow |= __builtin_mul_overflow(steps, uint64_t(depth), &steps);
@@ -210,8 +219,8 @@ PreparedKernel prepare(const Plan& plan, const PlanKernel& kernel) {
     o = {};
     const PlanExpr* inner = a.strides[0] == NONE ? nullptr : &plan.exprs()[a.strides[0]];
     const bool known = !inner || inner->op == uint16_t(ExprOp::CONST);
-    o.dtype = a.dtype, o.mode = a.mode;
-    o.stride[0] = known ? (inner ? int64_t(uint64_t(inner->k) * DTYPE_BYTES[a.dtype]) : 0) : 1;  // 1: some other stride
+    o.dtype = a.dtype, o.mode = a.mode, o.arg = a.buffer == NONE ? uint16_t(INDEX) : uint16_t(0);
+    o.stride[0] = known ? (inner ? int64_t(uint64_t(inner->k) * (a.buffer == NONE ? 1 : DTYPE_BYTES[a.dtype])) : 0) : 1;  // 1: some other stride
     generator.operand_of[arg] = uint8_t(generator.operand_count++);
   }
   const int operand_count = generator.operand_count;
@@ -224,6 +233,7 @@ PreparedKernel prepare(const Plan& plan, const PlanKernel& kernel) {
   prepared.strips = generator.strips;
   std::copy(generator.pass_at, generator.pass_at + 2, prepared.pass_at);
   prepared.words.assign(generator.words, generator.words + generator.word_count);
+  prepared.constants.assign(generator.constants, generator.constants + generator.constant_count);
   return prepared;
 }
 

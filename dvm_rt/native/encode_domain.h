@@ -58,6 +58,7 @@ struct Domain {
   void fail(const char* what) {
     if (!program.error) program.error = what;
   }
+  int64_t element() const { return DTYPE_BYTES[kernel.dtype]; }  // bytes, of the compute dtype
   bool failed() const { return program.error != nullptr; }
 
   bool read_dims() {
@@ -88,11 +89,14 @@ struct Domain {
     for (int arg : Mask{used}) add_operand(program.plan.args()[kernel.first_arg + arg], operands[operand_of[arg]]);
   }
   void add_operand(const PlanArg& arg, Operand& o) {
-    const int64_t size = DTYPE_BYTES[arg.dtype];
-    const PlanBuffer& buffer = program.plan.buffers()[arg.buffer];
+    const bool counts = arg.buffer == NONE;  // an INDEX operand
+    const int64_t size = counts ? 1 : DTYPE_BYTES[arg.dtype];
     bool overflow = __builtin_mul_overflow(program.value(arg.offset), size, &o.base);
-    o.arg = program.plan.argument_of_buffer()[arg.buffer];
-    if (o.arg == WORKSPACE) overflow |= __builtin_add_overflow(o.base, program.slot_offset[buffer.index], &o.base);
+    o.arg = counts ? uint16_t(INDEX) : program.plan.argument_of_buffer()[arg.buffer];
+    if (o.arg == WORKSPACE) {
+      const PlanBuffer& buffer = program.plan.buffers()[arg.buffer];
+      overflow |= __builtin_add_overflow(o.base, program.slot_offset[buffer.index], &o.base);
+    }
     o.dtype = arg.dtype, o.mode = arg.mode, o.reserved = 0;
     o.index = arg.mode & GATHER ? operand_of[arg.index] : uint16_t(NONE);
     o.limit = arg.mode & GATHER ? program.value(arg.limit) : 0;
@@ -141,16 +145,16 @@ struct Domain {
       if (operands[i].mode & GATHER) indices |= 1u << operands[i].index;
     }
     for (int i = 0; i < operand_count; i++) {
-      if (!(indices >> i & 1)) operands[i].stride[0] = DTYPE_BYTES[operands[i].dtype];
+      if (!(indices >> i & 1) && operands[i].arg != INDEX) operands[i].stride[0] = DTYPE_BYTES[operands[i].dtype];
     }
   }
 
-  // The inner stride of every operand from `first` on: 0, 4 bytes or another.
+  // The inner stride of every operand from `first` on: 0, an element of the compute dtype or another.
   uint32_t forms(int first) const {
     uint32_t all = 0;
     for (int i = first; i < operand_count; i++) {
       const int64_t stride = operands[i].stride[0];
-      all |= uint32_t(stride == 0 ? 0 : stride == 4 ? 1 : 2) << 2 * i;
+      all |= uint32_t(stride == 0 ? 0 : stride == element() ? 1 : 2) << 2 * i;
     }
     return all;
   }
@@ -158,6 +162,7 @@ struct Domain {
   bool is_far() const {
     double bytes = 0;
     for (int i = 0; i < operand_count; i++) {
+      if (operands[i].arg == INDEX) continue;
       double size = DTYPE_BYTES[operands[i].dtype];
       for (int d = 0; d < rank; d++) size *= operands[i].stride[d] ? double(dims[d]) : 1.0;
       bytes += size;
@@ -165,10 +170,10 @@ struct Domain {
     return bytes > FAR_BYTES;
   }
 
-  int64_t row_buffer_bytes() const { return (dims[0] * 4 + ARENA_ALIGN - 1) / ARENA_ALIGN * ARENA_ALIGN; }
+  int64_t row_buffer_bytes() const { return (dims[0] * element() + ARENA_ALIGN - 1) / ARENA_ALIGN * ARENA_ALIGN; }
   void add_row_buffer() {
     Operand& o = operands[operand_count++];
-    o = {uint16_t(SCRATCH), uint8_t(DType::FLOAT32), READ | WRITE, uint16_t(NONE), 0, int64_t(head->scratch_bytes), 0, 0, {4}};
+    o = {uint16_t(SCRATCH), kernel.dtype, READ | WRITE, uint16_t(NONE), 0, int64_t(head->scratch_bytes), 0, 0, {element()}};
     head->scratch_bytes += uint64_t(row_buffer_bytes());
   }
 

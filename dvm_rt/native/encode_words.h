@@ -14,21 +14,26 @@ namespace dvm::encoding {
 constexpr int LEVELS_MAX = 12;                     // reductions that depend on one another
 constexpr int64_t ROW_BUFFER_BYTES_MAX = 1 << 19;  // longer rows are computed again rather than kept
 constexpr int CHEAP_CYCLES = 16;                   // two simple instructions
-constexpr int SUMS = 4;                            // reductions 0..3 are sums, 4..7 maxima
 constexpr uint16_t NO_PASS = 0xffff;
+
+// Sum, maximum, minimum, product: the kind of a reduction, as the rows of the table and the numbers of reductions follow.
+inline int reduction_kind(uint16_t op) {
+  return op == NODE_SUM ? 0 : op == NODE_MIN ? 2 : op == NODE_PROD ? 3 : 1;  // TOTAL_LOAD is its own maximum
+}
+inline bool is_reduction(uint16_t op) { return op == NODE_SUM || op == NODE_MAX || op == NODE_MIN || op == NODE_PROD; }
 
 // What a node is to the generator. Up to CONSTANT an instruction can name it as it stands.
 enum Kind : uint8_t {
-  STRIP,       // input, contiguous floats
-  PER_ROW,     // input, one float a row
+  STRIP,       // input, contiguous in the compute dtype
+  PER_ROW,     // input, one element of the compute dtype a row
   CONSTANT,
-  LOAD,        // input that has to be converted or gathered by `load`
+  LOAD,        // input that has to be converted by `load`, or made by `iota`
   UNARY,
   BINARY,
   TOTAL,       // reduction of a value over the row
-  TOTAL_LOAD,  // one stored element a row that is not a float: the row section cannot load, so it is its own maximum
+  TOTAL_LOAD,  // one stored element a row of another dtype: the row section cannot load, so it is its own maximum
   OUT,         // output, an element each
-  OUT_ROW,     // output, one float a row
+  OUT_ROW,     // output, one element a row
 };
 
 struct Generator : Domain {
@@ -41,6 +46,8 @@ struct Generator : Domain {
 
   Word* words = nullptr;
   int word_count = 0;
+  uint64_t constants[MAX_CONSTANTS];  // behind the words, if elements have 8 bytes
+  int constant_count = 0;
   int acc = -1, level = 0, last_level = 0;
   int unsaved = -1;           // a total that only the accumulator holds; parked when the accumulator is needed first
   bool in_pass = false;
@@ -109,7 +116,7 @@ struct Generator : Domain {
         used |= bit(n.a);
         const PlanArg& in = program.plan.args()[kernel.first_arg + n.a];
         if (in.mode & GATHER) used |= bit(in.index), gathers = true;
-      } else if (n.op == NODE_SUM || n.op == NODE_MAX) {
+      } else if (is_reduction(n.op)) {
         if (empty_row) continue;
         live |= bit(n.a), reduces = true;
       } else {
@@ -130,7 +137,9 @@ struct Generator : Domain {
         case NODE_SIZE: kind[v] = CONSTANT; break;
         case NODE_OUTPUT: output(v); break;
         case NODE_SUM:
-        case NODE_MAX: total(v); break;
+        case NODE_MAX:
+        case NODE_MIN:
+        case NODE_PROD: total(v); break;
         default: arithmetic(v);
       }
       last_level = std::max<int>(last_level, level_of[v]);
@@ -150,20 +159,20 @@ struct Generator : Domain {
       return;
     }
     const Operand& o = operands[a[v] = operand_of[nodes[v].a]];
-    const bool floats = o.dtype == uint8_t(DType::FLOAT32);
-    if (floats && o.stride[0] == 0) {
+    const bool counts = o.arg == INDEX, same = o.dtype == kernel.dtype && !counts;
+    if (same && o.stride[0] == 0) {
       kind[v] = PER_ROW;
       return;
     }
-    kind[v] = floats && o.stride[0] == 4 ? STRIP : LOAD;
-    if (o.stride[0] == 0 && reduces) {
+    kind[v] = same && o.stride[0] == element() ? STRIP : LOAD;
+    if (o.stride[0] == 0 && reduces && !counts) {
       kind[v] = TOTAL_LOAD;
       targets[0] |= bit(v);
       return;
     }
     full |= bit(v);
     if (kind[v] == STRIP) strips |= uint16_t(1u << a[v]);
-    if (kind[v] == LOAD) cycles[v] = uint16_t(ROW_CYCLES[ROW_load]);
+    if (kind[v] == LOAD) cycles[v] = uint16_t(ROW_CYCLES[counts ? ROW_iota : ROW_load]);
   }
   int level_after(int v) const { return level_of[v] + is_total(v); }  // users of a reduction run one pass later
   void set_level(int v, int l) {
@@ -190,7 +199,6 @@ struct Generator : Domain {
     }
     kind[v] = OUT_ROW, row_values[level_of[v]] |= bit(v);
     if (epilogue || is_full(a[v])) fail("an element of each strip cannot be stored once a row");
-    if (o.dtype != uint8_t(DType::FLOAT32)) fail("one value a row is stored as float32 only");
   }
   void arithmetic(int v) {
     const uint16_t op = nodes[v].op;
@@ -249,17 +257,39 @@ struct Generator : Domain {
     if (kind[v] <= CONSTANT) return true;
     return is_full(v) ? slot[v] >= 0 || stored >> v & 1 : row[v] >= 0;
   }
-  float size(uint16_t expr) const { return program.values ? float(program.values[expr]) : 0.0f; }  // 0: prepare() runs
-  float constant(int v) const {  // also what reductions over nothing and products over nothing are
-    if (nodes[v].op == NODE_CONST) return float(nodes[v].k);
-    if (nodes[v].op == NODE_SIZE) return size(nodes[v].a);
-    return nodes[v].op == NODE_MAX ? -__builtin_inff() : 0.0f;
+  uint64_t size(uint16_t expr) const { return bits_of(program.values ? program.values[expr] : 0); }  // 0: prepare() runs
+  uint64_t constant(int v) const {  // bits; also what reductions over nothing and products over nothing are
+    const PlanNode& n = nodes[v];
+    if (n.op == NODE_CONST) return is_float() ? bits_of(n.k) : bits_of(std::bit_cast<int64_t>(n.k));
+    if (n.op == NODE_SIZE) return size(n.a);
+    if (n.op == NODE_MAX || n.op == NODE_MIN) return extreme(n.op == NODE_MIN);
+    return bits_of(int64_t(n.op == NODE_PROD));
+  }
+  bool is_float() const { return kernel.dtype == uint8_t(DType::FLOAT32) || kernel.dtype == uint8_t(DType::FLOAT64); }
+  template <class N> uint64_t bits_of(N number) const {  // in the compute dtype
+    if (kernel.dtype == uint8_t(DType::FLOAT32)) return std::bit_cast<uint32_t>(float(number));
+    if (kernel.dtype == uint8_t(DType::FLOAT64)) return std::bit_cast<uint64_t>(double(number));
+    return element() == 4 ? uint32_t(int64_t(number)) : uint64_t(int64_t(number));
+  }
+  uint64_t extreme(bool largest) const {
+    if (is_float()) return bits_of(largest ? __builtin_inf() : -__builtin_inf());
+    const bool is_signed = kernel.dtype == uint8_t(DType::INT32) || kernel.dtype == uint8_t(DType::INT64);
+    const uint64_t smallest = is_signed ? uint64_t{1} << (8 * element() - 1) : 0;
+    return (largest ? ~smallest : smallest) & (element() == 4 ? 0xffffffffull : ~0ull);
+  }
+  // What field k of a word holds for a constant. `size_of`: the expression that it is the value of, or NONE.
+  uint32_t constant_field(uint64_t bits, uint16_t size_of) {
+    const bool in_word = element() == 4;
+    if (sizes && size_of != NONE) sizes->push_back({uint16_t(in_word ? word_count : constant_count), size_of});
+    if (in_word) return uint32_t(bits);
+    if (constant_count == MAX_CONSTANTS) return fail("more than 512 constants in one section"), 0;
+    constants[constant_count] = bits;
+    return uint32_t(constant_count++);
   }
   void emit_form(int instruction, int v) {
     const int op = FIRST_OP[instruction];
     if (kind[v] == CONSTANT) {
-      if (sizes && nodes[v].op == NODE_SIZE) sizes->push_back({uint16_t(word_count), nodes[v].a});
-      emit(op + FORM_K, 0, std::bit_cast<uint32_t>(constant(v)));
+      emit(op + FORM_K, 0, constant_field(constant(v), nodes[v].op == NODE_SIZE ? nodes[v].a : uint16_t(NONE)));
     } else if (kind[v] <= PER_ROW) emit(op + (kind[v] == STRIP ? FORM_I : FORM_B), a[v]);
     else if (!is_full(v)) emit(op + FORM_R, 0, uint32_t(row[v]));
     else if (slot[v] >= 0) emit(op + FORM_S, 0, uint32_t(slot[v]));
@@ -295,7 +325,7 @@ struct Generator : Domain {
       acc = v;
       return;
     }
-    if (kind[v] == LOAD) emit(OP_load, a[v]);
+    if (kind[v] == LOAD) emit(operands[a[v]].arg == INDEX ? OP_iota : OP_load, a[v]);
     else if (kind[v] == BINARY) generate_binary(v);
     else {
       generate(a[v]), release(a[v]);
@@ -343,7 +373,7 @@ struct Generator : Domain {
   void store(int v) {
     const Operand& o = operands[b[v]];
     generate(a[v]), release(a[v]);
-    const bool plain = o.dtype == uint8_t(DType::FLOAT32) && o.stride[0] == 4;
+    const bool plain = o.dtype == kernel.dtype && o.stride[0] == element();
     emit(plain ? OP_store : OP_store_any, b[v]);
   }
 
@@ -354,7 +384,7 @@ struct Generator : Domain {
     emit(OP_pass);
     in_pass = true, acc = -1;
     if (first && level < 2) pass_at[level] = uint16_t(begin);
-    int sums = 0, maxima = SUMS;
+    int next[4] = {0, REDUCTIONS_EACH, 2 * REDUCTIONS_EACH, 3 * REDUCTIONS_EACH};
     uint32_t mask = 0;
     for (int v : Mask{now}) {
       if (kind[v] == OUT) {
@@ -363,9 +393,9 @@ struct Generator : Domain {
       }
       if (kind[v] == TOTAL_LOAD) emit(OP_load, a[v]), acc = v;
       else generate(a[v]), release(a[v]);
-      const bool sum = nodes[v].op == NODE_SUM;
-      reduction[v] = uint8_t(sum ? sums++ : maxima++), mask |= 1u << reduction[v];
-      emit(sum ? OP_acc_sum : OP_acc_max, reduction[v]);
+      const int which = reduction_kind(nodes[v].op);
+      reduction[v] = uint8_t(next[which]++), mask |= 1u << reduction[v];
+      emit(OP_acc_sum + which, reduction[v]);
     }
     emit(OP_loop, int(mask), uint32_t(word_count - begin));
     in_pass = false, acc = -1;
@@ -373,7 +403,7 @@ struct Generator : Domain {
     for (int v : Mask{now}) {
       if (kind[v] == OUT) continue;
       save();
-      emit(nodes[v].op == NODE_SUM ? OP_fold_sum : OP_fold_max, reduction[v]);
+      emit(OP_fold_sum + reduction_kind(nodes[v].op), reduction[v]);
       acc = v;
       if (!(keep >> v & 1) && used_once(v, due)) unsaved = v;
       else park(v);
@@ -385,14 +415,13 @@ struct Generator : Domain {
     for (int user : Mask{due}) found += (a[user] == v) + (kind[user] == BINARY && b[user] == v);
     return found == 1;
   }
-  // The passes of one level: as few as the reductions allow, four sums and four maxima each.
+  // The passes of one level: as few as the reductions allow, four of each kind.
   void passes(uint64_t wanted, uint64_t due) {
     for (bool first = true; wanted && !failed(); first = false) {
-      int sums = 0, maxima = 0;
+      int found[4] = {};
       uint64_t now = 0;
       for (int v : Mask{wanted}) {
-        const bool sum = nodes[v].op == NODE_SUM;
-        if (kind[v] != OUT && (sum ? sums++ : maxima++) >= SUMS) continue;
+        if (kind[v] != OUT && found[reduction_kind(nodes[v].op)]++ >= REDUCTIONS_EACH) continue;
         now |= bit(v);
       }
       wanted &= ~now;

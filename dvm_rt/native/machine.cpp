@@ -51,8 +51,7 @@ bool fits(const ProgramArg& want, const Binding& got) {
 
 Context::Context() {
   memset(static_cast<void*>(this), 0, sizeof *this);
-  for (int r = MAX_REDUCTIONS / 2; r < MAX_REDUCTIONS; r++)
-    for (int lane = 0; lane < LANES; lane++) lanes[r][lane] = blocks[r][lane] = -__builtin_inff();
+  lanes_dtype = 255;
 }
 
 std::span<const Target* const> targets() {
@@ -62,7 +61,7 @@ std::span<const Target* const> targets() {
     Found() {
 #if defined(DVM_X86)
       __builtin_cpu_init();
-      [[maybe_unused]] const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2");
+      [[maybe_unused]] const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2") && __builtin_cpu_supports("f16c");
 #if defined(DVM_AVX512)
       if (has_avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw"))
@@ -123,12 +122,12 @@ Trap Machine::run(const VerifiedProgram& program, std::span<const Binding> args,
   for (const SectionView& section : program.sections()) {
     for (int i = 0; i < section.head->operand_count; i++) {
       const Operand& x = section.operands[i];
-      uint8_t* start = x.arg < head.arg_count ? args[x.arg].address : x.arg == WORKSPACE ? workspace : scratch_.get();
+      uint8_t* start = x.arg < head.arg_count ? args[x.arg].address : x.arg == WORKSPACE ? workspace : x.arg == INDEX ? INDEX_ORIGIN : scratch_.get();
       address[i] = start + x.base;
     }
     const SectionRun run{section, address, scratch_.get()};
     switch (SectionKind(section.head->kind)) {
-      case SectionKind::VECTOR: target_->vector(context, run); break;
+      case SectionKind::VECTOR: target_->vector[section.head->dtype](context, run); break;
       case SectionKind::MATMUL: target_->matmul(context, run); break;
       case SectionKind::PACK: target_->pack(context, run); break;
     }

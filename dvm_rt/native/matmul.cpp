@@ -248,7 +248,7 @@ void finish(Context& context, const Product& p, int64_t row, int64_t rows, int64
   for (int i = 0; i < p.operand_count; i++)
     context.ptr[i] = p.base[i] + row * p.operands[i].stride[1] + column * p.operands[i].stride[0];
   for (;;) {
-    run_strip(context, p.words, columns);
+    float32::run_strip(context, p.words, columns);
     if (--rows == 0) return;
     for (int i = 0; i < p.operand_count; i++) context.ptr[i] += p.operands[i].stride[1];
   }
@@ -327,7 +327,7 @@ void multiply(Context& context, const Product& p) {
 void run_matmul(Context& context, const SectionRun& run) {
   const Section& head = *run.section.head;
   Product p = product(run);
-  context.operands = run.section.operands;
+  context.operands = run.section.operands, context.constants = run.section.constants;
   int64_t index[MAX_RANK] = {};
   for (;;) {
     multiply(context, p);

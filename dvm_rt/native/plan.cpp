@@ -95,7 +95,8 @@ struct Checker {
     const SectionKind kind = SectionKind(k.kind);
     const bool matmul = kind == SectionKind::MATMUL, pack = kind == SectionKind::PACK;
     if (!(check.below("kind", k.kind, size_t(SectionKind::PACK) + 1) &&
-          check.is(k.dtype == uint8_t(DType::FLOAT32), "compute dtype", k.dtype, "float32") && dims(k.rank, k.dims) &&
+          check.is(kind == SectionKind::VECTOR ? is_compute_dtype(k.dtype) : k.dtype == uint8_t(DType::FLOAT32), "compute dtype",
+                   k.dtype, "32 and 64 bits, float32 where it is not a vector kernel") && dims(k.rank, k.dims) &&
           check.is(matmul ? k.rank >= 2 : pack ? k.rank == 1 : k.rank >= 1, "rank", k.rank,
                    "1 and more, matmul 2 and more, pack 1") &&
           check.is(size_t(k.first_arg) + k.args <= plan.args().size(), "args", k.args, "args of the plan") &&
@@ -117,6 +118,13 @@ struct Checker {
   }
 
   bool arg(const PlanArg& a, const PlanKernel& k) {
+    if (a.buffer == NONE) {
+      return check.is(k.kind == uint8_t(SectionKind::VECTOR), "kind", k.kind, "INDEX args only in vector kernels") &&
+             check.is(a.mode == READ, "mode of an INDEX arg", a.mode, "READ") &&
+             check.is(a.dtype == uint8_t(DType::INT64), "dtype of an INDEX arg", a.dtype, "int64") && expr_or_none("offset", a.offset) &&
+             check.is(a.depth == NONE, "depth of an INDEX arg", a.depth, "none") &&
+             std::all_of(a.strides, a.strides + k.rank, [&](uint16_t s) { return expr_or_none("stride", s); });
+    }
     if (!(check.below("buffer of an arg", a.buffer, plan.buffers().size()) && dtype(a.dtype) &&
           check.is((a.mode & ~(READ | WRITE | GATHER | PACKED)) == 0, "mode", a.mode, "READ, WRITE, GATHER, PACKED") &&
           expr_or_none("limit", a.limit) && expr_or_none("offset", a.offset) && expr_or_none("depth", a.depth) &&
@@ -124,9 +132,7 @@ struct Checker {
       return false;
     }
     if (!(check.is(a.mode & (READ | WRITE), "mode", a.mode, "READ, WRITE") &&
-          check.is(a.dtype == plan.buffers()[a.buffer].dtype, "dtype of an arg", a.dtype, "that of its buffer") &&
-          check.is(a.dtype <= uint8_t(DType::UINT64) || a.dtype == uint8_t(DType::FLOAT32), "dtype of an arg", a.dtype,
-                   "bool, integers, float32"))) {
+          check.is(a.dtype == plan.buffers()[a.buffer].dtype, "dtype of an arg", a.dtype, "that of its buffer"))) {
       return false;
     }
     const BufferRole role = BufferRole(plan.buffers()[a.buffer].role);
@@ -141,7 +147,8 @@ struct Checker {
       return false;
     }
     const PlanArg& index = plan.args()[k.first_arg + a.index];
-    return check.is(index.dtype == uint8_t(DType::INT32) || index.dtype == uint8_t(DType::INT64), "dtype of an index",
+    return check.is(index.buffer != NONE, "index of a gather", a.index, "args with a buffer") &&
+           check.is(index.dtype == uint8_t(DType::INT32) || index.dtype == uint8_t(DType::INT64), "dtype of an index",
                     index.dtype, "int32, int64") &&
            check.is((index.mode & (READ | GATHER)) == READ, "mode of an index", index.mode, "READ");
   }
@@ -184,13 +191,14 @@ struct Checker {
         }
         stored |= 1ull << n.b;
         continue;  // an output has no value
-      } else if (n.op == NODE_SUM || n.op == NODE_MAX) {
+      } else if (n.op == NODE_SUM || n.op == NODE_MAX || n.op == NODE_MIN || n.op == NODE_PROD) {
         if (!(check.is(!matmul, "op", n.op, "no reductions in an epilogue") && value(n.a))) return false;
       } else if (n.op == NODE_SIZE) {
         if (!expr("size", n.a)) return false;
       } else if (n.op != NODE_CONST) {
         const bool known = n.op < ROW_COUNT, binary = known && ROW_GROUP[n.op] == Group::BINARY && n.op != ROW_mov;
         if (!check.is(binary || (known && ROW_GROUP[n.op] == Group::UNARY), "op", n.op, "binary and unary rows")) return false;
+        if (!check.is(ROW_DTYPES[n.op] >> k.dtype & 1, "op", n.op, "rows that exist for the compute dtype")) return false;
         if (!(value(n.a) && (!binary || value(n.b)))) return false;
       }
       values |= 1ull << i;
@@ -204,9 +212,9 @@ struct Checker {
 // Room that one kernel can need; generous, the encoder checks it too.
 size_t section_bytes_max(const PlanKernel& k, std::span<const PlanNode> nodes) {
   int64_t reductions = 0;
-  for (const PlanNode& n : nodes.subspan(k.first_node, k.nodes)) reductions += n.op == NODE_SUM || n.op == NODE_MAX;
+  for (const PlanNode& n : nodes.subspan(k.first_node, k.nodes)) reductions += n.op == NODE_SUM || n.op == NODE_MAX || n.op == NODE_MIN || n.op == NODE_PROD;
   const int64_t words = std::min<int64_t>(MAX_WORDS, 40 + (reductions + 2) * 4 * k.nodes);
-  return sizeof(Section) + MAX_OPERANDS * sizeof(Operand) + words * sizeof(Word);
+  return sizeof(Section) + MAX_OPERANDS * sizeof(Operand) + words * (sizeof(Word) + sizeof(uint64_t));  // and as many constants
 }
 
 template <class Record>
@@ -277,6 +285,7 @@ std::unique_ptr<Plan> Plan::load(const uint8_t* bytes, size_t n, std::string& er
   for (const PlanKernel& k : plan->kernels()) {
     for (int i = 0; i < k.args; i++) {
       const PlanArg& a = plan->args()[k.first_arg + i];
+      if (a.buffer == NONE) continue;
       const uint16_t argument = plan->argument_of_buffer_[a.buffer];
       const bool product = k.kind == uint8_t(SectionKind::MATMUL) && i == 2;
       if (argument != WORKSPACE) plan->program_args_[argument].mode |= (a.mode & (READ | WRITE)) | (product ? READ : 0);

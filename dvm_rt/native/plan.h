@@ -21,8 +21,9 @@ struct PreparedKernel {
   uint16_t strips = 0;            // operands that are read as strips
   uint16_t pass_at[2] = {0, 0};   // the first passes of the first two levels, if `words` begin with them there
   std::vector<Word> words;
-  struct Size {  // a word whose constant is a dimension
-    uint16_t word, expr;
+  std::vector<uint64_t> constants;
+  struct Size {  // a word (8-byte compute dtypes: an entry of `constants`) that is a dimension
+    uint16_t at, expr;
   };
   std::vector<Size> sizes;
 };

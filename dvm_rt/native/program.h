@@ -7,6 +7,9 @@
 
 namespace dvm {
 
+// Reduction lanes of a compute dtype: elements of the longest strip.
+inline int64_t lanes_of(uint8_t dtype) { return DTYPE_BYTES[dtype] == 8 ? LANES / 2 : LANES; }
+inline bool is_compute_dtype(uint8_t dtype) { return dtype < sizeof DTYPE_BYTES && COMPUTE_DTYPES >> dtype & 1; }
 inline bool is_write(uint8_t mode) { return mode & WRITE; }
 
 // How an outer dimension of a vector section is stepped; worked out when a program is loaded.
@@ -20,13 +23,15 @@ struct SectionView {
   const Section* head;
   const Operand* operands;  // head->operand_count
   const Word* words;        // head->word_count
+  const uint64_t* constants;  // head->constant_count
   const Outer* outer = nullptr;  // vector sections of a VerifiedProgram: those dimensions beyond the row that are longer
   int64_t outers = 0;            // than 1, innermost first; outer[0] can always be read
 };
 inline SectionView section_at(const uint8_t* bytes) {
   auto* head = reinterpret_cast<const Section*>(bytes);
   auto* operands = reinterpret_cast<const Operand*>(head + 1);
-  return {head, operands, reinterpret_cast<const Word*>(operands + head->operand_count), nullptr, 0};
+  auto* words = reinterpret_cast<const Word*>(operands + head->operand_count);
+  return {head, operands, words, reinterpret_cast<const uint64_t*>(words + head->word_count), nullptr, 0};
 }
 
 // 64 bits over everything after ProgramHead.checksum / PlanHead.checksum; catches flipped bits, not forgery.

@@ -1,12 +1,20 @@
-// What a matmul epilogue needs from the vector machine of the same target: run words over part of a row.
+// The builds of the vector machine for one target, and what a matmul epilogue needs of them: to run words over part of a row.
 #pragma once
 #include "target.h"
 
 namespace dvm::DVM_TARGET {
 
-// Runs `words` (up to the word `end`) over `columns` elements. context.ptr[i] is operand i's first element there,
-// context.operands its description. Defined in vector.cpp.
-void run_strip(Context& context, const Word* words, int64_t columns);
+// run_strip runs `words` (up to the word `end`) over `columns` elements of the compute dtype. context.ptr[i] is operand i's
+// first element there, context.operands its description, context.constants those of the section. run_vector runs a vector
+// section. Defined in vector.cpp, which is built once per compute dtype.
+#define DVM_EACH_DTYPE(X) X(float32) X(float64) X(int32) X(uint32) X(int64) X(uint64)
+#define X(dtype) \
+  namespace dtype { \
+  void run_vector(Context& context, const SectionRun& run); \
+  void run_strip(Context& context, const Word* words, int64_t columns); \
+  }
+DVM_EACH_DTYPE(X)
+#undef X
 
 // Defined in matmul.cpp.
 void run_matmul(Context& context, const SectionRun& run);

@@ -12,6 +12,7 @@
 
 namespace dvm::DVM_TARGET {
 namespace {
+using E = float;
 #if defined(__AVX512F__)
 constexpr int W = 16;
 #elif defined(__AVX2__)
@@ -22,6 +23,8 @@ constexpr int W = 4;
 typedef float V __attribute__((vector_size(4 * W)));
 typedef int32_t Vi __attribute__((vector_size(4 * W)));
 typedef uint32_t Vu __attribute__((vector_size(4 * W)));
+using SignedElement = int32_t;
+using UnsignedElement = uint32_t;
 #define FN [[gnu::always_inline]] inline
 
 constexpr float Inf = __builtin_inff();

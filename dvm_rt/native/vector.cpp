@@ -1,4 +1,5 @@
-// The vector machine: one handler per opcode, tail-called through a dispatch table; built once per instruction set.
+// The vector machine: one handler per opcode, tail-called through a dispatch table; built once per instruction set and
+// compute dtype (namespaces DVM_TARGET, DVM_DTYPE; E is an element).
 //
 // The accumulator is the 8 vectors that the calling convention passes in registers. A handler does its work on them and
 // ends in a jump to the handler of the next word, so a program of any length runs in one stack frame. The dispatch table
@@ -8,8 +9,11 @@
 //
 // Knows nothing of programs, bounds or dtypes of sections: the verifier has seen to all that. Nothing here may call an
 // inline function of another header out of line: the linker could pick this instruction set's copy for everybody.
-#include "functions.h"
 #include "strip.h"
+#include <string_view>
+#include DVM_VEC  // vectors of the compute dtype: vec.h, vec_float64.h, vec_integer.h
+#include "convert.h"
+#include DVM_ROWS  // what the rows of the instruction table mean: rows_float.h, rows_integer.h
 
 #if defined(__has_cpp_attribute) && __has_cpp_attribute(clang::musttail)
 #define MUSTTAIL [[clang::musttail]]
@@ -19,8 +23,19 @@
 #define MUSTTAIL  // gcc 12 makes the calls tail calls at -O2; tests/native/test_machine.py runs a program that proves it
 #endif
 
-namespace dvm::DVM_TARGET {
+namespace dvm::DVM_TARGET::DVM_DTYPE {
 namespace {
+
+#define NAME_OF(name) #name
+#define NAME(name) NAME_OF(name)
+#define ROWS_OF(group, dtype) DVM_##group##_##dtype
+#define ROWS_OF_DTYPE(group, dtype) ROWS_OF(group, dtype)
+#define DVM_ROWS_OF(group) ROWS_OF_DTYPE(group, DVM_DTYPE)
+constexpr int dtype_named(std::string_view name) {
+  int code = 0;
+  while (name != DTYPE_NAMES[code]) code++;
+  return code;
+}
 
 struct Table;
 #define ARGS V a0, V a1, V a2, V a3, V a4, V a5, V a6, V a7, const Word *p, Context *c, long off, const Table *t
@@ -32,8 +47,10 @@ using Handler = void (*)(ARGS);
 struct Table { Handler handler[OP_COUNT]; };
 
 constexpr int FULL = 8;  // vectors of a whole strip
-constexpr long STRIP_BYTES = FULL * sizeof(V), BLOCK_BYTES = 4 * BLOCK;
-static_assert(LANES % (FULL * W) == 0 && BLOCK % LANES == 0);
+constexpr long STRIP_BYTES = FULL * sizeof(V), BLOCK_BYTES = sizeof(E) * BLOCK;
+constexpr long LANE_COUNT = STRIP_BYTES_MAX / sizeof(E);
+static_assert(LANE_COUNT % (FULL * W) == 0 && BLOCK % LANE_COUNT == 0);
+constexpr uint8_t DTYPE = uint8_t(dtype_named(NAME(DVM_DTYPE)));
 
 template <int N, class F> FN void each(F f, V& a0, V& a1, V& a2, V& a3, V& a4, V& a5, V& a6, V& a7) {
   f(a0, 0);
@@ -41,76 +58,19 @@ template <int N, class F> FN void each(F f, V& a0, V& a1, V& a2, V& a3, V& a4, V
   if constexpr (N > 2) f(a2, 2), f(a3, 3);
   if constexpr (N > 4) f(a4, 4), f(a5, 5), f(a6, 6), f(a7, 7);
 }
-FN long rest(const Context* c, long off, int j) { return (c->row_bytes - off) / 4 - j * W; }
-FN float number(const Word* p) { return __builtin_bit_cast(float, p->k); }
-FN float per_row(const Context* c, const Word* p) { float x; memcpy(&x, c->ptr[p->a], 4); return x; }
+FN E element(const void* m) { E x; memcpy(&x, m, sizeof x); return x; }
+FN long rest(const Context* c, long off, int j) { return (c->row_bytes - off) / long(sizeof(E)) - j * W; }
+FN E number(const Context* c, const Word* p) { return sizeof(E) == 4 ? element(&p->k) : element(c->constants + p->k); }
+template <Form FORM> FN E one_element(const Context* c, const Word* p) {
+  return FORM == FORM_K ? number(c, p) : element(FORM == FORM_R ? c->row_scalar[p->k] : c->ptr[p->a]);
+}
 
-// ---- what the rows of the instruction table mean ----------------------------------------------------------------------
-namespace meaning {
-#define BINARY(name, result) struct name { FN static V of(V a, V x) { return result; } };
-BINARY(mov, x)
-BINARY(add, a + x)
-BINARY(sub, a - x)
-BINARY(rsub, x - a)
-BINARY(mul, a * x)
-BINARY(div, a / x)
-BINARY(rdiv, x / a)
-BINARY(max, maxv(a, x))
-BINARY(min, minv(a, x))
-BINARY(eq, truth(a == x))
-BINARY(ne, truth(a != x))
-BINARY(lt, truth(a < x))
-BINARY(le, truth(a <= x))
-BINARY(gt, truth(a > x))
-BINARY(ge, truth(a >= x))
-BINARY(keep, bits(bits(a) & (x != 0.f)))
-BINARY(drop, bits(bits(a) & (x == 0.f)))
-BINARY(merge, bits(bits(a) | bits(x)))
-BINARY(copysign, x == x ? signOf(x, absv(a)) : absv(a))
-BINARY(nextafter, nextafterv(a, x))
-#undef BINARY
-#define UNARY(name, result) struct name { FN static V of(V a) { return result; } };
-UNARY(neg, -a)
-UNARY(abs, absv(a))
-UNARY(square, a * a)
-UNARY(relu, max2(V{}, a))
-UNARY(exp, expv(a))
-UNARY(log, logv(a))
-UNARY(tanh, tanhv(a))
-UNARY(erf, erfv(a))
-UNARY(sigmoid, sigmoidv(a))
-UNARY(sqrt, sqrtv(a))
-UNARY(rsqrt, 1.f / sqrtv(a))
-UNARY(recip, 1.f / a)
-UNARY(floor, roundv<ROUND_DOWN>(a))
-UNARY(ceil, roundv<ROUND_UP>(a))
-UNARY(trunc, roundv<ROUND_ZERO>(a))
-UNARY(round, roundv<ROUND_EVEN>(a))
-UNARY(isnan, truth(a != a))
-UNARY(isinf, truth(absv(a) == Inf))
-UNARY(isfinite, truth(absv(a) < Inf))
-UNARY(signbit, truth((bits(a) < 0) & (a == a)))
-UNARY(sign, a == 0.f ? V{} : a == a ? signOf(a, all(1.f)) : a)
-#undef UNARY
-// Computed on vectors of doubles, a strip at a time: see functions.h.
-#define WIDE_UNARY(name) struct name { template <Precision P> FN static D wide(D a) { return name##d<P>(a); } };
-WIDE_UNARY(sin) WIDE_UNARY(cos) WIDE_UNARY(tan) WIDE_UNARY(asin) WIDE_UNARY(acos) WIDE_UNARY(atan)
-WIDE_UNARY(sinh) WIDE_UNARY(cosh) WIDE_UNARY(asinh) WIDE_UNARY(acosh) WIDE_UNARY(atanh)
-WIDE_UNARY(exp2) WIDE_UNARY(expm1) WIDE_UNARY(log2) WIDE_UNARY(log10) WIDE_UNARY(log1p)
-WIDE_UNARY(cbrt) WIDE_UNARY(erfc) WIDE_UNARY(lgamma) WIDE_UNARY(digamma)
-#undef WIDE_UNARY
-#define WIDE_BINARY(name) struct name { template <Precision P> FN static D wide(D a, D x) { return name##d<P>(a, x); } };
-WIDE_BINARY(pow) WIDE_BINARY(atan2) WIDE_BINARY(fmod) WIDE_BINARY(remainder) WIDE_BINARY(hypot) WIDE_BINARY(logaddexp)
-WIDE_BINARY(floor_divide)
-#undef WIDE_BINARY
-template <class O> concept wide_unary = requires(D a) { O::template wide<SINGLE>(a); };
-template <class O> concept wide_binary = requires(D a) { O::template wide<SINGLE>(a, a); };
-template <class O> constexpr float identity = 0;
-template <> constexpr float identity<max> = -Inf;
-}  // namespace meaning
-using meaning::identity, meaning::wide_unary, meaning::wide_binary;
+using meaning::identity;
 
 // ---- functions on doubles: the strip lies in memory, n elements of it -------------------------------------------------
+#ifdef DVM_IS_float32
+template <class O> concept wide_unary = requires(D a) { O::template wide<SINGLE>(a); };
+template <class O> concept wide_binary = requires(D a) { O::template wide<SINGLE>(a, a); };
 template <class O> [[gnu::noinline]] void apply(float* m, int n) {
   for (int i = 0; i < n; i += WD) store(m + i, O::template wide<SINGLE>(loadD(m + i)));
 }
@@ -125,37 +85,43 @@ template <class O> [[gnu::noinline]] void apply_part(float* m, const float* x, i
   memcpy(copy, x, sizeof(float) * n);
   apply<O>(m, copy, n);
 }
+#else
+template <class O> concept wide_unary = false;
+template <class O> concept wide_binary = false;
+#endif
 
 // ---- arithmetic; N vectors hold the strip, PART: the last of them may not be full ------------------------------------
 template <class O, Form FORM, int N, bool PART> void binary(ARGS) {
   if constexpr (wide_binary<O>) {
-    each<N>(EACH { store(c->convert + j * W, a); }, ACC);
+    E* strip = (E*)c->convert;
+    each<N>(EACH { store(strip + j * W, a); }, ACC);
     if constexpr (FORM == FORM_S) {
-      apply<O>(c->convert, c->slot[p->k], N * W);
+      apply<O>(strip, (const E*)c->slot[p->k], N * W);
     } else if constexpr (FORM == FORM_I) {
-      const float* m = (const float*)(c->ptr[p->a] + off);
-      PART ? apply_part<O>(c->convert, m, int(rest(c, off, 0))) : apply<O>(c->convert, m, N * W);
+      const E* m = (const E*)(c->ptr[p->a] + off);
+      PART ? apply_part<O>(strip, m, int(rest(c, off, 0))) : apply<O>(strip, m, N * W);
     } else {
-      apply_to_all<O>(c->convert, FORM == FORM_K ? number(p) : FORM == FORM_R ? c->row_scalar[p->k] : per_row(c, p), N * W);
+      apply_to_all<O>(strip, one_element<FORM>(c, p), N * W);
     }
-    each<N>(EACH { a = load(c->convert + j * W); }, ACC);
+    each<N>(EACH { a = load(strip + j * W); }, ACC);
   } else if constexpr (FORM == FORM_S) {
-    const float* m = c->slot[p->k];
+    const E* m = (const E*)c->slot[p->k];
     each<N>(EACH { a = O::of(a, load(m + j * W)); }, ACC);
   } else if constexpr (FORM == FORM_I) {
-    const float* m = (const float*)(c->ptr[p->a] + off);
+    const E* m = (const E*)(c->ptr[p->a] + off);
     each<N>(EACH { a = O::of(a, PART ? loadPart(m + j * W, rest(c, off, j)) : load(m + j * W)); }, ACC);
   } else {
-    const V x = all(FORM == FORM_K ? number(p) : FORM == FORM_R ? c->row_scalar[p->k] : per_row(c, p));
+    const V x = all(one_element<FORM>(c, p));
     each<N>(EACH { a = O::of(a, x); }, ACC);
   }
   NEXT;
 }
 template <class O, int N> void unary(ARGS) {
   if constexpr (wide_unary<O>) {
-    each<N>(EACH { store(c->convert + j * W, a); }, ACC);
-    apply<O>(c->convert, N * W);
-    each<N>(EACH { a = load(c->convert + j * W); }, ACC);
+    E* strip = (E*)c->convert;
+    each<N>(EACH { store(strip + j * W, a); }, ACC);
+    apply<O>(strip, N * W);
+    each<N>(EACH { a = load(strip + j * W); }, ACC);
   } else {
     each<N>(EACH { a = O::of(a); }, ACC);
   }
@@ -163,92 +129,132 @@ template <class O, int N> void unary(ARGS) {
 }
 
 // ---- loads and stores -------------------------------------------------------------------------------------------------
-template <class T> FN void convert_from(const uint8_t* m, int64_t stride, float* out, int n) {
-  auto element = [&](int64_t at) __attribute__((always_inline)) {
+template <class T> FN void convert_from(const uint8_t* m, int64_t stride, E* out, int n) {
+  auto convert = [&](int64_t at) __attribute__((always_inline)) {
     T x;
     memcpy(&x, m + at, sizeof x);
-    return float(x);
+    return loaded<T>(x);
   };
   if (stride == sizeof(T))  // known stride: the compiler makes vectors of it
-    for (int j = 0; j < n; j++) out[j] = element(int64_t(j * sizeof(T)));
+    for (int j = 0; j < n; j++) out[j] = convert(int64_t(j * sizeof(T)));
   else
-    for (int j = 0; j < n; j++) out[j] = element(j * stride);
+    for (int j = 0; j < n; j++) out[j] = convert(j * stride);
 }
-// Integers: truncated, saturated, NaN is 0. Both limits are exact in float32 (the upper one is the first that does not fit).
-template <class T> FN T stored(float x) {
-  constexpr bool SIGNED = T(-1) < T(0);
-  constexpr int BITS = 8 * sizeof(T) - SIGNED;
-  constexpr float UPPER = float(1ull << (BITS - 1)) * 2, LOWER = SIGNED ? -UPPER : 0;
-  constexpr T LARGEST = T(((1ull << (BITS - 1)) - 1) * 2 + 1);
-  return x != x ? T(0) : x >= UPPER ? LARGEST : x < LOWER ? T(SIGNED ? -LARGEST - 1 : 0) : T(x);
-}
-struct Bool {  // a stored bool: any byte that is not 0 counts as 1
-  uint8_t byte;
-  explicit operator float() const { return byte != 0; }
-};
-template <> FN Bool stored<Bool>(float x) { return {x != 0}; }
-template <> FN float stored<float>(float x) { return x == x ? x : NaN; }
-template <class T> FN void convert_to(const float* in, int n, uint8_t* m, int64_t stride) {
-  auto element = [&](int64_t at, T x) __attribute__((always_inline)) { memcpy(m + at, &x, sizeof x); };
+template <class T> FN void convert_to(const E* in, int n, uint8_t* m, int64_t stride) {
+  auto put = [&](int64_t at, T x) __attribute__((always_inline)) { memcpy(m + at, &x, sizeof x); };
   if (stride == sizeof(T))
-    for (int j = 0; j < n; j++) element(int64_t(j * sizeof(T)), stored<T>(in[j]));
+    for (int j = 0; j < n; j++) put(int64_t(j * sizeof(T)), stored<T>(in[j]));
   else
-    for (int j = 0; j < n; j++) element(j * stride, stored<T>(in[j]));
+    for (int j = 0; j < n; j++) put(j * stride, stored<T>(in[j]));
 }
+#define STORAGE(X) X(BOOL, Bool) X(INT8, int8_t) X(INT16, int16_t) X(INT32, int32_t) X(INT64, int64_t) X(UINT8, uint8_t) \
+  X(UINT16, uint16_t) X(UINT32, uint32_t) X(UINT64, uint64_t) X(FLOAT16, Half) X(BFLOAT16, BrainFloat) X(FLOAT32, float) \
+  X(FLOAT64, double)
 // Elements first .. first + n - 1 of operand i of this row, in c->convert.
 [[gnu::noinline, gnu::optimize("O3")]] void load_converted(Context* c, int i, long first, int n) {
   const int64_t stride = c->operands[i].stride[0];
   const uint8_t* m = c->ptr[i] + first * stride;
   switch (DType(c->operands[i].dtype)) {
-    case DType::BOOL: return convert_from<Bool>(m, stride, c->convert, n);
-    case DType::INT8: return convert_from<int8_t>(m, stride, c->convert, n);
-    case DType::INT16: return convert_from<int16_t>(m, stride, c->convert, n);
-    case DType::INT32: return convert_from<int32_t>(m, stride, c->convert, n);
-    case DType::INT64: return convert_from<int64_t>(m, stride, c->convert, n);
-    case DType::UINT8: return convert_from<uint8_t>(m, stride, c->convert, n);
-    case DType::UINT16: return convert_from<uint16_t>(m, stride, c->convert, n);
-    case DType::UINT32: return convert_from<uint32_t>(m, stride, c->convert, n);
-    case DType::UINT64: return convert_from<uint64_t>(m, stride, c->convert, n);
-    default: return convert_from<float>(m, stride, c->convert, n);
+#define X(code, T) case DType::code: return convert_from<T>(m, stride, (E*)c->convert, n);
+    STORAGE(X)
+#undef X
   }
 }
 [[gnu::noinline, gnu::optimize("O3")]] void store_converted(Context* c, int i, long first, int n) {
   const int64_t stride = c->operands[i].stride[0];
   uint8_t* m = c->ptr[i] + first * stride;
   switch (DType(c->operands[i].dtype)) {
-    case DType::BOOL: return convert_to<Bool>(c->convert, n, m, stride);
-    case DType::INT8: return convert_to<int8_t>(c->convert, n, m, stride);
-    case DType::INT16: return convert_to<int16_t>(c->convert, n, m, stride);
-    case DType::INT32: return convert_to<int32_t>(c->convert, n, m, stride);
-    case DType::INT64: return convert_to<int64_t>(c->convert, n, m, stride);
-    case DType::UINT8: return convert_to<uint8_t>(c->convert, n, m, stride);
-    case DType::UINT16: return convert_to<uint16_t>(c->convert, n, m, stride);
-    case DType::UINT32: return convert_to<uint32_t>(c->convert, n, m, stride);
-    case DType::UINT64: return convert_to<uint64_t>(c->convert, n, m, stride);
-    default: return convert_to<float>(c->convert, n, m, stride);
+#define X(code, T) case DType::code: return convert_to<T>((const E*)c->convert, n, m, stride);
+    STORAGE(X)
+#undef X
   }
 }
 template <int N, bool PART> FN int elements(const Context* c, long off) {
   return PART ? int(rest(c, off, 0)) : N * W;
 }
+// The dtype of an operand if its elements lie side by side in this row, and a whole strip of them is wanted.
+template <bool PART> FN DType dense(const Context* c, int i) {
+  constexpr DType NOT_DENSE = DType(255);
+  const Operand& x = c->operands[i];
+  return !PART && x.stride[0] == DTYPE_BYTES[x.dtype] ? DType(x.dtype) : NOT_DENSE;
+}
 template <int N, bool PART> void load_any(ARGS) {
-  load_converted(c, p->a, off / 4, elements<N, PART>(c, off));
-  each<N>(EACH { a = load(c->convert + j * W); }, ACC);
+  [[maybe_unused]] const long first = off / long(sizeof(E));
+  switch (dense<PART>(c, p->a)) {
+#define X(code, T) case DType::code: { \
+      const uint8_t* m = c->ptr[p->a] + first * sizeof(T); \
+      each<N>(EACH { a = from<T>(m + j * sizeof(StoredVector<T>)); }, ACC); \
+      NEXT; \
+    }
+    DVM_DIRECT(X)
+#undef X
+    default: break;
+  }
+  load_converted(c, p->a, first, elements<N, PART>(c, off));
+  each<N>(EACH { a = load(c->convert + j * sizeof(V)); }, ACC);
   NEXT;
 }
-template <int N, bool PART> void store_any(ARGS) {
-  each<N>(EACH { store(c->convert + j * W, a); }, ACC);
-  store_converted(c, p->a, off / 4, elements<N, PART>(c, off));
-  each<N>(EACH { a = load(c->convert + j * W); }, ACC);  // the call has taken the registers
+// Past the caches where `m` is aligned to the vector.
+template <bool STREAM, class S> FN void put(uint8_t* m, S s) {
+#if defined(__SSE2__)
+  if constexpr (STREAM && sizeof s == 16) return _mm_stream_si128((__m128i*)m, (__m128i)s);
+#endif
+#if defined(__AVX2__)
+  if constexpr (STREAM && sizeof s == 32) return _mm256_stream_si256((__m256i*)m, (__m256i)s);
+#endif
+#if defined(__AVX512F__)
+  if constexpr (STREAM && sizeof s == 64) return _mm512_stream_si512((__m512i*)m, (__m512i)s);
+#endif
+  memcpy(m, &s, sizeof s);
+}
+template <int N, bool PART, bool STREAM> void store_any(ARGS) {
+  const long first = off / long(sizeof(E));
+  switch (dense<PART>(c, p->a)) {
+#define X(code, T) case DType::code: { \
+      uint8_t* m = c->ptr[p->a] + first * sizeof(T); \
+      constexpr size_t BYTES = sizeof(StoredVector<T>); \
+      if (STREAM && !((uintptr_t)m & (BYTES - 1))) each<N>(EACH { put<STREAM>(m + j * BYTES, to<T>(a)); }, ACC); \
+      else each<N>(EACH { put<false>(m + j * BYTES, to<T>(a)); }, ACC); \
+      NEXT; \
+    }
+    DVM_DIRECT(X)
+#undef X
+    default: break;
+  }
+  each<N>(EACH { store(c->convert + j * sizeof(V), a); }, ACC);
+  store_converted(c, p->a, first, elements<N, PART>(c, off));
+  each<N>(EACH { a = load(c->convert + j * sizeof(V)); }, ACC);  // the call has taken the registers
+  NEXT;
+}
+// Where an INDEX operand stands.
+FN int64_t index_of(const Context* c, int i) { return int64_t(uintptr_t(c->ptr[i]) - uintptr_t(INDEX_ORIGIN)); }
+[[gnu::noinline, gnu::optimize("O3")]] void indices(Context* c, int i, long first, int n) {
+  const int64_t stride = c->operands[i].stride[0], start = index_of(c, i) + first * stride;
+  for (int j = 0; j < n; j++) ((E*)c->convert)[j] = E(start + j * stride);
+}
+template <int N> void iota_strip(ARGS) {
+  const int64_t stride = c->operands[p->a].stride[0], start = index_of(c, p->a) + off / long(sizeof(E)) * stride;
+  constexpr int64_t SMALL = 1 << 23;  // what int32 and float32 hold exactly, over a strip
+  if (sizeof(E) == 8 || (start < SMALL && start > -SMALL && stride < SMALL / LANES && stride > -SMALL / LANES)) {
+    const Vu step = (Vu)(iota() * (Vi{} + SignedElement(stride))) + UnsignedElement(start);
+    each<N>(EACH { a = __builtin_convertvector((Vi)(step + UnsignedElement(stride) * UnsignedElement(j * W)), V); }, ACC);
+  } else {
+    indices(c, p->a, off / long(sizeof(E)), N * W);
+    each<N>(EACH { a = load(c->convert + j * sizeof(V)); }, ACC);
+  }
+  NEXT;
+}
+void iota_row(ARGS) {
+  a0 = all(E(index_of(c, p->a)));
   NEXT;
 }
 template <int N> void store_slot(ARGS) {
-  float* m = c->slot[p->k];
+  E* m = (E*)c->slot[p->k];
   each<N>(EACH { store(m + j * W, a); }, ACC);
   NEXT;
 }
 template <int N, bool PART, bool STREAM> void store_strip(ARGS) {
-  float* m = (float*)(c->ptr[p->a] + off);
+  E* m = (E*)(c->ptr[p->a] + off);
   if (STREAM && !PART && !((uintptr_t)m & (sizeof(V) - 1)))
     each<N>(EACH { stream(m + j * W, canonicalNaN(a)); }, ACC);
   else
@@ -256,16 +262,17 @@ template <int N, bool PART, bool STREAM> void store_strip(ARGS) {
   NEXT;
 }
 
-// ---- reductions: element j of a row goes to lane j % LANES, whatever the strip ----------------------------------------
+// ---- reductions: element j of a row goes to lane j % LANE_COUNT, whatever the strip ----------------------------------------
 template <class O, int N, bool PART> void accumulate(ARGS) {
-  float* m = c->lanes[p->a] + off / 4 % LANES;
+  E* m = (E*)c->lanes[p->a] + off / long(sizeof(E)) % LANE_COUNT;
   each<N>(EACH { store(m + j * W, O::of(load(m + j * W), PART ? keepPart(a, all(identity<O>), rest(c, off, j)) : a)); }, ACC);
   NEXT;
 }
 // The lanes folded 64, 32, .. 1 apart, in every element; they go back to the identity.
-template <class O> FN V folded(float* m) {
-  constexpr int N = LANES / W;
-  constexpr bool MAX = identity<O> != 0;  // NaN is looked for beside the tree, not in each step: half the latency
+template <class O> FN V folded(void* lanes) {
+  E* m = (E*)lanes;
+  constexpr int N = LANE_COUNT / W;
+  constexpr bool MAX = FLOATING && std::is_same_v<O, meaning::max>;  // NaN is looked for beside the tree, not in each step: half the latency
   auto step = [](V a, V b) __attribute__((always_inline)) { return MAX ? maxNumber(a, b) : O::of(a, b); };
   V v[N / 2];
   NaNs nans{};
@@ -290,13 +297,19 @@ template <class O, bool LONG> void fold(ARGS) {
   NEXT;
 }
 // The reductions named in `mask` have seen the whole block: their lanes go to one lane of `blocks`.
+template <class O> FN void end_block_of(Context* c, int r, long block) {
+  E* total = (E*)c->blocks[r] + block % LANE_COUNT;
+  *total = O::of(all(*total), folded<O>(c->lanes[r]))[0];
+}
 [[gnu::noinline]] void end_block(Context* c, uint32_t mask, long block) {
   for (int r = 0; r < MAX_REDUCTIONS; r++) {
     if (!(mask >> r & 1)) continue;
-    float* total = c->blocks[r] + block % LANES;
-    const bool sum = r < MAX_REDUCTIONS / 2;
-    const V all_of_it = sum ? folded<meaning::add>(c->lanes[r]) : folded<meaning::max>(c->lanes[r]);
-    *total = (sum ? meaning::add::of(all(*total), all_of_it) : meaning::max::of(all(*total), all_of_it))[0];
+    switch (r / REDUCTIONS_EACH) {
+      case 0: end_block_of<meaning::add>(c, r, block); break;
+      case 1: end_block_of<meaning::max>(c, r, block); break;
+      case 2: end_block_of<meaning::min>(c, r, block); break;
+      default: end_block_of<meaning::mul>(c, r, block); break;
+    }
   }
 }
 
@@ -372,26 +385,28 @@ void end(ARGS) {  // of an epilogue's words over one strip
 }
 
 // ---- row section: element 0 is enough, and a scalar root or division has half the latency of a vector one -----------
-template <Form FORM> FN float row_operand(const Context* c, const Word* p) {
-  return FORM == FORM_K ? number(p) : FORM == FORM_R ? c->row_scalar[p->k] : per_row(c, p);
-}
-#define ROW_BINARY(name, result) template <Form FORM> void row_##name(ARGS) { \
-  const float a = a0[0], x = row_operand<FORM>(c, p); a0 = all(result); NEXT; }
-ROW_BINARY(div, a / x)
-ROW_BINARY(rdiv, x / a)
-#undef ROW_BINARY
-#define ROW_UNARY(name, result) void row_##name(ARGS) { const float a = a0[0]; a0 = all(result); NEXT; }
-ROW_UNARY(sqrt, __builtin_sqrtf(a))
-ROW_UNARY(rsqrt, 1.f / __builtin_sqrtf(a))
-ROW_UNARY(recip, 1.f / a)
-#undef ROW_UNARY
+#define X(name, result) template <Form FORM> void row_##name(ARGS) { \
+  const E a = a0[0], x = one_element<FORM>(c, p); a0 = all(result); NEXT; }
+DVM_ROW_BINARY(X)
+#undef X
+#define X(name, result) void row_##name(ARGS) { const E a = a0[0]; a0 = all(result); NEXT; }
+DVM_ROW_UNARY(X)
+#undef X
 void store_row(ARGS) {
-  c->row_scalar[p->k] = a0[0];
+  const E x = a0[0];
+  memcpy(c->row_scalar[p->k], &x, sizeof x);
   NEXT;
 }
 void store_per_row(ARGS) {
-  const float x = a0[0] == a0[0] ? a0[0] : NaN;
-  memcpy(c->ptr[p->a], &x, 4);
+  E x = a0[0];
+  if (c->operands[p->a].dtype == DTYPE) {
+    x = canonicalNaN(a0)[0];
+    memcpy(c->ptr[p->a], &x, sizeof x);
+  } else {
+    memcpy(c->convert, &x, sizeof x);
+    store_converted(c, p->a, 0, 1);
+    a0 = all(element(c->convert));
+  }
   NEXT;
 }
 
@@ -410,14 +425,16 @@ template <int N, bool PART, bool LONG> constexpr Table strip_table() {
   h[OP_##n##_s] = binary<meaning::n, FORM_S, N, PART>, h[OP_##n##_i] = binary<meaning::n, FORM_I, N, PART>; \
   h[OP_##n##_k] = binary<meaning::n, FORM_K, N, PART>, h[OP_##n##_r] = binary<meaning::n, FORM_R, N, PART>; \
   h[OP_##n##_b] = binary<meaning::n, FORM_B, N, PART>;
-  DVM_BINARY(X)
+  DVM_ROWS_OF(BINARY)(X)
 #undef X
 #define X(n) h[OP_##n] = unary<meaning::n, N>;
-  DVM_UNARY(X)
+  DVM_ROWS_OF(UNARY)(X)
 #undef X
-  h[OP_load] = load_any<N, PART>, h[OP_store_slot] = store_slot<N>, h[OP_store_any] = store_any<N, PART>;
+  h[OP_load] = load_any<N, PART>, h[OP_iota] = iota_strip<N>, h[OP_store_slot] = store_slot<N>;
+  h[OP_store_any] = store_any<N, PART, false>, h[OP_store_any_nt] = store_any<N, PART, true>;
   h[OP_store] = store_strip<N, PART, false>, h[OP_store_nt] = store_strip<N, PART, true>;
   h[OP_acc_sum] = accumulate<meaning::add, N, PART>, h[OP_acc_max] = accumulate<meaning::max, N, PART>;
+  h[OP_acc_min] = accumulate<meaning::min, N, PART>, h[OP_acc_prod] = accumulate<meaning::mul, N, PART>;
   h[OP_fetch] = fetch<N>, h[OP_loop] = loop<LONG>, h[OP_end] = end;
   return t;
 }
@@ -427,16 +444,20 @@ template <bool LONG> constexpr Table row_table() {
 #define X(n) \
   h[OP_##n##_k] = binary<meaning::n, FORM_K, 1, false>, h[OP_##n##_r] = binary<meaning::n, FORM_R, 1, false>; \
   h[OP_##n##_b] = binary<meaning::n, FORM_B, 1, false>;
-  DVM_BINARY(X)
+  DVM_ROWS_OF(BINARY)(X)
 #undef X
 #define X(n) h[OP_##n] = unary<meaning::n, 1>;
-  DVM_UNARY(X)
+  DVM_ROWS_OF(UNARY)(X)
 #undef X
-  h[OP_div_k] = row_div<FORM_K>, h[OP_div_r] = row_div<FORM_R>, h[OP_div_b] = row_div<FORM_B>;
-  h[OP_rdiv_k] = row_rdiv<FORM_K>, h[OP_rdiv_r] = row_rdiv<FORM_R>, h[OP_rdiv_b] = row_rdiv<FORM_B>;
-  h[OP_sqrt] = row_sqrt, h[OP_rsqrt] = row_rsqrt, h[OP_recip] = row_recip;
+#define X(n, result) h[OP_##n##_k] = row_##n<FORM_K>, h[OP_##n##_r] = row_##n<FORM_R>, h[OP_##n##_b] = row_##n<FORM_B>;
+  DVM_ROW_BINARY(X)
+#undef X
+#define X(n, result) h[OP_##n] = row_##n;
+  DVM_ROW_UNARY(X)
+#undef X
   h[OP_store_row] = store_row, h[OP_store_per_row] = store_per_row;
   h[OP_fold_sum] = fold<meaning::add, LONG>, h[OP_fold_max] = fold<meaning::max, LONG>;
+  h[OP_fold_min] = fold<meaning::min, LONG>, h[OP_fold_prod] = fold<meaning::mul, LONG>, h[OP_iota] = iota_row;
   h[OP_gather] = gather, h[OP_fetch] = fetch<1>, h[OP_pass] = pass, h[OP_end_row] = end_row;
   return t;
 }
@@ -447,14 +468,14 @@ template <bool LONG> struct Tables {
 };
 constexpr bool every_opcode_has_a_handler() {
   for (int op = 0; op < OP_COUNT; op++)
-    if (Tables<false>::full.handler[op] == illegal && Tables<false>::row.handler[op] == illegal) return false;
+    if (OPS[op].dtypes >> DTYPE & 1 && Tables<false>::full.handler[op] == illegal && Tables<false>::row.handler[op] == illegal) return false;
   return true;
 }
 static_assert(every_opcode_has_a_handler());
 
 template <bool LONG> FN void choose_tables(Context& c) {
   using T = Tables<LONG>;
-  const long rest = c.row_bytes % STRIP_BYTES / 4;
+  const long rest = c.row_bytes % STRIP_BYTES / long(sizeof(E));
   c.full = &T::full, c.row = &T::row;
   c.tail = rest <= W ? &T::part1 : rest == 4 * W ? &T::half : rest < 4 * W ? &T::part4 : &T::part8;
 }
@@ -463,6 +484,16 @@ FN void enter(Context& c, const void* table, const Word* p) {
   auto* t = (const Table*)table;
   t->handler[p->op](z, z, z, z, z, z, z, z, p, &c, 0, t);
 }
+template <class O> FN void set_lanes(Context& c, int first) {
+  for (int r = first; r < first + REDUCTIONS_EACH; r++)
+    for (int j = 0; j < LANE_COUNT; j += W) store((E*)c.lanes[r] + j, all(identity<O>)), store((E*)c.blocks[r] + j, all(identity<O>));
+}
+[[gnu::noinline, gnu::cold]] void take_lanes(Context& c) {
+  set_lanes<meaning::add>(c, 0), set_lanes<meaning::max>(c, REDUCTIONS_EACH);
+  set_lanes<meaning::min>(c, 2 * REDUCTIONS_EACH), set_lanes<meaning::mul>(c, 3 * REDUCTIONS_EACH);
+  c.lanes_dtype = DTYPE;
+}
+}  // namespace
 
 void run_vector(Context& c, const SectionRun& run) {
   const SectionView& s = run.section;
@@ -471,24 +502,17 @@ void run_vector(Context& c, const SectionRun& run) {
   for (int64_t& shift : c.shift) shift = 0;
   for (int64_t d = 0; d < s.outers; d++) c.left[d] = s.outer[d].count;
   c.outer = s.outer, c.outers = s.outers;
-  c.row_bytes = 4 * s.head->dims[0];
-  c.operands = s.operands, c.start = s.words;
+  c.row_bytes = long(sizeof(E)) * s.head->dims[0];
+  c.operands = s.operands, c.start = s.words, c.constants = s.constants;
+  if (c.lanes_dtype != DTYPE) take_lanes(c);
   c.row_bytes > BLOCK_BYTES ? choose_tables<true>(c) : choose_tables<false>(c);
   enter(c, c.row, c.start);
   leave();
 }
-void run_matmul_and_leave(Context& c, const SectionRun& run) { run_matmul(c, run), leave(); }
-void run_pack_and_leave(Context& c, const SectionRun& run) { run_pack(c, run), leave(); }
-}  // namespace
 
 void run_strip(Context& c, const Word* words, int64_t columns) {
-  c.row_bytes = 4 * columns, c.start = words;
+  c.row_bytes = long(sizeof(E)) * columns, c.start = words;
   choose_tables<false>(c);
   enter(c, c.row_bytes >= STRIP_BYTES ? c.full : c.tail, words);
 }
-
-#define NAME_OF(target) #target
-#define NAME(target) NAME_OF(target)
-extern const Target target;
-const Target target{NAME(DVM_TARGET), FULL * W, run_vector, run_matmul_and_leave, run_pack_and_leave};
-}  // namespace dvm::DVM_TARGET
+}  // namespace dvm::DVM_TARGET::DVM_DTYPE

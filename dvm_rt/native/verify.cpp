@@ -9,12 +9,8 @@ namespace dvm {
 namespace {
 
 constexpr int64_t ARG_BYTES_MAX = 1ll << 48;
-constexpr uint32_t LOADABLE = 1u << uint32_t(DType::BOOL) | 1u << uint32_t(DType::INT8) | 1u << uint32_t(DType::INT16) |
-                              1u << uint32_t(DType::INT32) | 1u << uint32_t(DType::INT64) | 1u << uint32_t(DType::UINT8) |
-                              1u << uint32_t(DType::UINT16) | 1u << uint32_t(DType::UINT32) | 1u << uint32_t(DType::UINT64) |
-                              1u << uint32_t(DType::FLOAT32);
 constexpr uint8_t FLOAT32 = uint8_t(DType::FLOAT32);
-static_assert(MAX_OPERANDS <= 32 && MAX_SLOTS <= 32 && MAX_ROW_SCALARS <= 32 && MAX_REDUCTIONS <= 8);
+static_assert(MAX_OPERANDS <= 32 && MAX_SLOTS <= 32 && MAX_ROW_SCALARS <= 32 && MAX_REDUCTIONS <= 16);
 
 bool power_of_two(uint64_t x) { return x && !(x & (x - 1)); }
 
@@ -108,9 +104,12 @@ class Verifier {
     kind_ = SectionKind(s.kind);
     if (s.operand_count > MAX_OPERANDS) return wrong(VerifyCode::LIMIT, s.operand_count, MAX_OPERANDS);
     if (s.word_count > MAX_WORDS) return wrong(VerifyCode::LIMIT, s.word_count, MAX_WORDS);
-    const size_t bytes = sizeof s + s.operand_count * sizeof(Operand) + s.word_count * sizeof(Word);
+    const size_t bytes = sizeof s + s.operand_count * sizeof(Operand) + s.word_count * sizeof(Word) + s.constant_count * sizeof(uint64_t);
+    if (s.constant_count > MAX_CONSTANTS) return wrong(VerifyCode::LIMIT, s.constant_count, MAX_CONSTANTS);
     if (s.bytes != bytes || bytes > rest) return wrong(VerifyCode::TRUNCATED, s.bytes, bytes);
-    if (s.dtype != FLOAT32) return wrong(VerifyCode::DTYPE, s.dtype, FLOAT32);
+    if (kind_ == SectionKind::VECTOR ? !is_compute_dtype(s.dtype) : s.dtype != FLOAT32) return wrong(VerifyCode::DTYPE, s.dtype, FLOAT32);
+    element_ = DTYPE_BYTES[s.dtype];
+    if (s.constant_count && element_ != 8) return wrong(VerifyCode::CONSTANT, s.constant_count, 0);
     if (s.reserved) return wrong(VerifyCode::RESERVED, s.reserved, 0);
     if (s.rank < 1 || s.rank > MAX_RANK) return wrong(VerifyCode::DIMENSION, s.rank, MAX_RANK);
     if (s.scratch_bytes > head().scratch_bytes) return wrong(VerifyCode::LIMIT, s.scratch_bytes, head().scratch_bytes);
@@ -139,7 +138,7 @@ class Verifier {
         return refuse(VerifyCode::OVERFLOW, Place::SECTION, 0, steps, FUEL_MAX * 1024);
       steps = ceil_div(steps, 1024);
     }
-    const int64_t strips = ceil_div(s.dims[0], LANES);  // strips * rows_ <= elements_ <= 2^40, times 2^9 words
+    const int64_t strips = ceil_div(s.dims[0], lanes_of(s.dtype));  // strips * rows_ <= elements_ <= 2^40, times 2^9 words
     const int64_t work = int64_t(s.word_count) * strips * rows_;
     if (__builtin_add_overflow(fuel_, work + 1, &fuel_) || __builtin_add_overflow(fuel_, steps, &fuel_))
       return refuse(VerifyCode::OVERFLOW, Place::SECTION, 0, work, FUEL_MAX);
@@ -175,6 +174,7 @@ class Verifier {
   // ---- operands ----
   bool operand(int i) {
     const Operand& x = section_.operands[i];
+    if (x.arg == INDEX) return index_operand(i);
     const bool scratch = x.arg == SCRATCH, workspace = x.arg == WORKSPACE;
     if (x.reserved) return refuse_operand(VerifyCode::RESERVED, i, x.reserved, 0);
     if (!scratch && !workspace && x.arg >= head().arg_count)
@@ -184,8 +184,8 @@ class Verifier {
     const uint8_t access = x.mode & (READ | WRITE);
     if (x.mode & ~(READ | WRITE | GATHER | PACKED) || !access || access & ~arg_mode)
       return refuse_operand(VerifyCode::PERMISSION, i, x.mode, arg_mode);
-    if (x.dtype >= sizeof DTYPE_BYTES || !(LOADABLE >> x.dtype & 1)) return refuse_operand(VerifyCode::DTYPE, i, x.dtype, FLOAT32);
-    const uint8_t dtype = scratch ? FLOAT32 : workspace ? x.dtype : args()[x.arg].dtype;
+    if (x.dtype >= sizeof DTYPE_BYTES) return refuse_operand(VerifyCode::DTYPE, i, x.dtype, sizeof DTYPE_BYTES - 1);
+    const uint8_t dtype = scratch ? section_.head->dtype : workspace ? x.dtype : args()[x.arg].dtype;
     if (x.dtype != dtype) return refuse_operand(VerifyCode::DTYPE, i, x.dtype, dtype);
     for (int d = section_.head->rank; d < MAX_RANK; d++)
       if (x.stride[d]) return refuse_operand(VerifyCode::RESERVED, i, x.stride[d], 0);
@@ -195,6 +195,25 @@ class Verifier {
     if (!inside(i, align, bytes)) return false;
     if (!(x.mode & WRITE) || scratch) return true;
     return find_blocks(walk_[i], print_[i]) || refuse_operand(VerifyCode::OVERLAP, i);
+  }
+
+  // No memory: strides that `iota` turns into numbers.
+  bool index_operand(int i) {
+    const Operand& x = section_.operands[i];
+    if (kind_ != SectionKind::VECTOR) return refuse_operand(VerifyCode::ARGUMENT, i, x.arg, WORKSPACE);
+    if (x.reserved || x.index != NONE || x.limit || x.depth) return refuse_operand(VerifyCode::RESERVED, i, 1, 0);
+    if (x.mode != READ) return refuse_operand(VerifyCode::PERMISSION, i, x.mode, READ);
+    if (x.dtype != uint8_t(DType::INT64)) return refuse_operand(VerifyCode::DTYPE, i, x.dtype, int64_t(DType::INT64));
+    Walk& walk = walk_[i];
+    walk.element = 0, walk.n = 0;
+    for (int d = 0; d < MAX_RANK; d++) {
+      if (d < section_.head->rank) walk.step(section_.head->dims[d], x.stride[d]);
+      else if (x.stride[d]) return refuse_operand(VerifyCode::RESERVED, i, x.stride[d], 0);
+    }
+    Footprint& print = print_[i];
+    if (!find_ends(walk, x.base, print)) return refuse_operand(VerifyCode::OVERFLOW, i, x.base, INDEX_MAX);
+    const bool good = print.low >= -INDEX_MAX && print.high <= INDEX_MAX && x.stride[0] >= -INDEX_MAX && x.stride[0] <= INDEX_MAX;
+    return good || refuse_operand(VerifyCode::OUT_OF_BOUNDS, i, print.high, INDEX_MAX);
   }
 
   // What the section's kind asks of operand i, and where it goes.
@@ -222,7 +241,7 @@ class Verifier {
     if (gathers) walk.step(x.limit, x.depth);
     if (x.arg == SCRATCH) {
       for (int d = 0; d < s.rank; d++)
-        if (x.stride[d] != (d ? 0 : 4)) return refuse_operand(VerifyCode::OPERAND, i, x.stride[d], d ? 0 : 4);
+        if (x.stride[d] != (d ? 0 : element_)) return refuse_operand(VerifyCode::OPERAND, i, x.stride[d], d ? 0 : element_);
     }
     if (kind_ == SectionKind::VECTOR || i > 2) return true;
     return product_shape(i);
@@ -234,7 +253,7 @@ class Verifier {
     if (x.index >= section_.head->operand_count) return refuse_operand(VerifyCode::OPERAND, i, x.index, section_.head->operand_count - 1);
     const Operand& index = section_.operands[x.index];
     const bool good = (index.dtype == uint8_t(DType::INT32) || index.dtype == uint8_t(DType::INT64)) && index.stride[0] == 0 &&
-                      index.mode & READ && !(index.mode & GATHER);
+                      index.arg != INDEX && index.mode & READ && !(index.mode & GATHER);
     if (!good) return refuse_operand(VerifyCode::OPERAND, i, x.index, NONE);
     if (x.limit < 1 || x.limit > DIMENSION_MAX) return refuse_operand(VerifyCode::DIMENSION, i, x.limit, DIMENSION_MAX);
     return true;
@@ -321,11 +340,14 @@ class Verifier {
     if (op.k == Field::EMPTY && w.k) return refuse_word(VerifyCode::RESERVED, w.k, 0);
     if (op.k == Field::SLOT && w.k >= MAX_SLOTS) return refuse_word(VerifyCode::SLOT, w.k, MAX_SLOTS - 1);
     if (op.k == Field::ROW && w.k >= MAX_ROW_SCALARS) return refuse_word(VerifyCode::ROW_SCALAR, w.k, MAX_ROW_SCALARS - 1);
+    if (!(op.dtypes >> section_.head->dtype & 1)) return refuse_word(VerifyCode::DTYPE, section_.head->dtype, op.dtypes);
     row_began_ |= op.row != ROW_gather;
     switch (op.group) {
       case Group::BINARY: return (op.row == ROW_mov || needs_acc()) && source(op.form, w) && sets_acc();
       case Group::UNARY: return needs_acc();
-      case Group::LOAD: return needs_pass() && reads(w.a) && sets_acc();
+      case Group::LOAD:
+        if (op.row == ROW_iota) return is_index(w.a) && sets_acc();
+        return needs_pass() && reads(w.a) && sets_acc();
       case Group::STORE: return needs_acc() && destination(op.row, w);
       case Group::REDUCE: return needs_acc() && accumulate(op.row, w.a);
       case Group::FOLD: return fold(op.row, w.a) && sets_acc();
@@ -346,8 +368,8 @@ class Verifier {
   bool source(Form form, const Word& w) {
     switch (form) {
       case FORM_S: return needs_pass() && (slots_ >> w.k & 1 || refuse_word(VerifyCode::UNINITIALISED, w.k));
-      case FORM_I: return needs_pass() && inner_stride(w.a, 4) && reads(w.a);
-      case FORM_K: return true;
+      case FORM_I: return needs_pass() && inner_stride(w.a, element_) && reads(w.a);
+      case FORM_K: return element_ == 4 || w.k < section_.head->constant_count || refuse_word(VerifyCode::CONSTANT, w.k, section_.head->constant_count - 1);
       case FORM_R:
         if (kind_ != SectionKind::VECTOR) return refuse_word(VerifyCode::NESTING);
         return rows_set_ >> w.k & 1 || refuse_word(VerifyCode::UNINITIALISED, w.k);
@@ -361,8 +383,12 @@ class Verifier {
     if (x.dtype != section_.head->dtype) return refuse_word(VerifyCode::OPERAND_FORM, x.dtype, section_.head->dtype);
     return x.stride[0] == stride || refuse_word(VerifyCode::OPERAND_FORM, x.stride[0], stride);
   }
+  bool is_index(int i) {
+    return section_.operands[i].arg == INDEX || refuse_word(VerifyCode::OPERAND_FORM, section_.operands[i].arg, INDEX);
+  }
   bool reads(int i) {
     const Operand& x = section_.operands[i];
+    if (x.arg == INDEX) return refuse_word(VerifyCode::OPERAND_FORM, x.arg, SCRATCH);
     if (!(x.mode & READ)) return refuse_word(VerifyCode::PERMISSION, x.mode, READ);
     if (x.mode & GATHER && !(gathered_ >> i & 1)) return refuse_word(VerifyCode::UNINITIALISED, i);
     if (!(stored_ & same_[i])) {
@@ -376,14 +402,19 @@ class Verifier {
     switch (row) {
       case ROW_store_slot: return slots_ |= 1u << w.k, needs_pass();
       case ROW_store_row: return rows_set_ |= 1u << w.k, needs_row_section();
-      case ROW_store_per_row: return needs_row_section() && inner_stride(w.a, 0) && writes(w.a);
-      case ROW_store_any: {
+      case ROW_store_per_row: {
+        const int64_t stride = section_.operands[w.a].stride[0];
+        return needs_row_section() && (!stride || refuse_word(VerifyCode::OPERAND_FORM, stride, 0)) && writes(w.a);
+      }
+      case ROW_store_any:
+      case ROW_store_any_nt: {
+        facts_.streams |= row == ROW_store_any_nt;
         const bool still = section_.operands[w.a].stride[0] == 0 && section_.head->dims[0] > 1;
         return needs_pass() && (!still || refuse_word(VerifyCode::OPERAND_FORM, 0, 4)) && writes(w.a);
       }
       default:  // store, store_nt
         facts_.streams |= row == ROW_store_nt;
-        return needs_pass() && inner_stride(w.a, 4) && writes(w.a);
+        return needs_pass() && inner_stride(w.a, element_) && writes(w.a);
     }
   }
   bool writes(int i) {
@@ -393,19 +424,18 @@ class Verifier {
     return true;
   }
 
-  bool reduction(bool sum, uint16_t r) {
-    constexpr int SUMS = MAX_REDUCTIONS / 2;
-    const bool good = r < MAX_REDUCTIONS && (r < SUMS) == sum;
-    return good || refuse_word(VerifyCode::REDUCTION, r, sum ? SUMS - 1 : MAX_REDUCTIONS - 1);
+  // `kind`: 0 sums, 1 maxima, 2 minima, 3 products, as the rows of the table follow one another.
+  bool reduction(int kind, uint16_t r) {
+    return r / REDUCTIONS_EACH == kind || refuse_word(VerifyCode::REDUCTION, r, REDUCTIONS_EACH * kind + REDUCTIONS_EACH - 1);
   }
   bool accumulate(Row row, uint16_t r) {
     if (kind_ != SectionKind::VECTOR) return refuse_word(VerifyCode::NESTING);
-    if (!needs_pass() || !reduction(row == ROW_acc_sum, r)) return false;
+    if (!needs_pass() || !reduction(row - ROW_acc_sum, r)) return false;
     accumulated_ |= 1u << r;
     return true;
   }
   bool fold(Row row, uint16_t r) {
-    if (!needs_row_section() || !reduction(row == ROW_fold_sum, r)) return false;
+    if (!needs_row_section() || !reduction(row - ROW_fold_sum, r)) return false;
     if (!(pending_ >> r & 1)) return refuse_word(VerifyCode::REDUCTION, r, pending_);
     pending_ &= ~(1u << r);
     return true;
@@ -465,6 +495,7 @@ class Verifier {
   int section_number_ = 0;
   SectionView section_{};
   SectionKind kind_{};
+  int64_t element_ = 4;              // bytes of an element of the compute dtype
   int64_t elements_ = 0, rows_ = 0;  // product of all dimensions; of those beyond the first
   Walk walk_[MAX_OPERANDS];          // where operands go
   Footprint print_[MAX_OPERANDS];    // and what they touch

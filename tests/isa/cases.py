@@ -14,20 +14,51 @@ from dataclasses import dataclass
 import numpy as np
 
 from dvm_rt import dtypes
-from dvm_rt.isa import layout
+from dvm_rt.isa import layout, table
 from dvm_rt.isa.program import GATHER, READ, WRITE, ProgramBuilder, SectionBuilder
 from dvm_rt.isa.table import Group, Instruction
 
 LENGTHS = (1, 2, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 128, 129, 192, 193, 255, 256, 257, 300)
 ROWS = 3
 BLOCK = layout.LIMITS["BLOCK"]
-LOADED = [d for d in dtypes.DTYPES if d.kind in "biu" or d is dtypes.float32]
+FEW_LENGTHS = (1, 3, 8, 31, 33, 63, 64, 65, 128, 200)  # for compute dtypes other than float32
+LOADED = list(dtypes.DTYPES)
+COMPUTE = [dtypes.BY_NAME[name] for name in table.COMPUTE_DTYPES]
 SPECIALS = np.array(
     [0x00000000, 0x80000000, 0x3F800000, 0xBF800000, 0x7F800000, 0xFF800000, 0x7FC00000, 0xFFC12345, 0x7F800001,
      0x00000001, 0x80000001, 0x007FFFFF, 0x00800000, 0x7F7FFFFF, 0xFF7FFFFF, 0x4B000000, 0x4F000000, 0xCF000000,
      0x5F000000, 0xDF000000, 0x3F000000, 0xBF000000, 0x3FC00000, 0x40200000, 0xC2AEAC50, 0x42B17218, 0x437F0000],
     np.uint32,
 ).view(np.float32)  # fmt: skip
+
+
+def specials(dtype: dtypes.DType) -> np.ndarray:
+    """Values of a compute dtype at which rules change."""
+    if dtype is dtypes.float32:
+        return SPECIALS
+    if dtype is dtypes.float64:
+        odd = np.array([0x7FF8000000000000, 0xFFF8000000001234, 1, 0x800FFFFFFFFFFFFF, 0x7FEFFFFFFFFFFFFF], np.uint64)
+        exact = [0.0, -0.0, 1, -1, np.inf, -np.inf, 2.0**-1022, 0.5, -0.5, 1.5, 2.5, 2.0**31, -(2.0**31), 2.0**52, 2.0**53 + 2,
+                 2.0**63, -(2.0**63), 2.0**64, 65519.99, 65520.0, 2.0**-24, 2.0**-25, 3.3895e38, 3.4028236e38, 1e-40]  # fmt: skip
+        return np.concatenate([odd.view(np.float64), np.array(exact, np.float64)])
+    limits = np.iinfo(dtype.numpy)
+    near = [limits.min, limits.min + 1, limits.max, limits.max - 1, limits.max // 2 + 1, 0, 1, 2, 3, 7, 31, 32, 63, 64, 255, 256, 65519]
+    if dtype.kind == "i":
+        near += [-1, -2, -7, -32, -65520]
+    if dtype.bytes == 8:
+        near += [2**53 + 1, 2**54 + 3, 2**33]
+    return np.array(near, dtype.numpy)
+
+
+def hard(rng: np.random.Generator, dtype: dtypes.DType, *shape: int) -> np.ndarray:
+    """Values of a compute dtype: of all sizes, and specials."""
+    if dtype is dtypes.float32:
+        return hard_floats(rng, *shape)
+    bits = rng.integers(0, 1 << 64, shape, np.uint64).astype(f"u{dtype.bytes}").view(dtype.numpy)
+    moderate = rng.standard_normal(shape) * 10.0 ** rng.integers(0, 4, shape)
+    moderate = (np.abs(moderate) if dtype.kind == "u" else moderate).astype(dtype.numpy)
+    choice = rng.integers(0, 10, shape)
+    return np.where(choice < 2, rng.choice(specials(dtype), shape), np.where(choice < 4, bits, moderate))
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +84,10 @@ def hard_floats(rng: np.random.Generator, *shape: int) -> np.ndarray:
 
 def stored(rng: np.random.Generator, dtype: dtypes.DType, *shape: int) -> np.ndarray:
     """Elements of a storage dtype, limits included (bool: any byte)."""
-    if dtype is dtypes.float32:
-        return hard_floats(rng, *shape)
+    if dtype.kind == "f":
+        if dtype.bytes == 2:
+            return rng.integers(0, 1 << 16, shape, np.uint16).view(dtype.numpy)
+        return hard(rng, dtype, *shape)
     kind = np.dtype(np.uint8) if dtype.kind == "b" else dtype.numpy
     limits = np.iinfo(kind)
     values = rng.integers(limits.min, limits.max, shape, dtype=kind, endpoint=True)
@@ -65,42 +98,47 @@ def stored(rng: np.random.Generator, dtype: dtypes.DType, *shape: int) -> np.nda
     )
 
 
-def cases(instruction: Instruction, form: str, length: int, rng: np.random.Generator) -> Iterator[Case]:
-    """Programs for one row of the table in one operand form, with rows of `length` elements."""
+def cases(
+    instruction: Instruction, form: str, length: int, rng: np.random.Generator, dtype: dtypes.DType | None = None
+) -> Iterator[Case]:
+    """Programs for one row of the table in one operand form, with rows of `length` elements; without a `dtype`, in the
+    first one for which the row exists."""
+    dtype = dtype or dtypes.BY_NAME[instruction.compute_dtypes[0]]
     make = {
-        Group.BINARY: _binary, Group.UNARY: _unary, Group.LOAD: _load, Group.REDUCE: _reduction, Group.FOLD: _reduction,
+        Group.BINARY: _binary, Group.UNARY: _unary, Group.REDUCE: _reduction, Group.FOLD: _reduction,
     }.get(instruction.group)  # fmt: skip
     if make is None:
         make = OWN[instruction.name]
-    return make(instruction, form, length, rng)
+    return make(instruction, form, length, rng, dtype)
 
 
 class Bench:
     """One vector section over ROWS rows of `length`, arguments added as they are named."""
 
-    def __init__(self, length: int, rows: int = ROWS) -> None:
+    def __init__(self, length: int, rows: int = ROWS, dtype: dtypes.DType = dtypes.float32) -> None:
         self.builder, self.args, self.outputs = ProgramBuilder(), [], []
-        self.shape = (rows, length)
-        self.section: SectionBuilder = self.builder.vector(length, rows)
+        self.shape, self.dtype = (rows, length), dtype
+        self.section: SectionBuilder = self.builder.vector(length, rows, dtype=dtype)
 
     def input(self, values: np.ndarray, strides: tuple[int, ...], **more: object) -> int:
-        arg = self.builder.add_arg(values.nbytes, READ, more.get("dtype", dtypes.float32))
+        arg = self.builder.add_arg(values.nbytes, READ, more.get("dtype", self.dtype))
         self.args.append(values)
         return self.section.operand(arg, strides, **more)
 
     def full(self, values: np.ndarray) -> int:
-        return self.input(values, (4, 4 * self.shape[1]))
+        return self.input(values, (self.dtype.bytes, self.dtype.bytes * self.shape[1]))
 
     def per_row(self, values: np.ndarray) -> int:
-        return self.input(values, (0, 4))
+        return self.input(values, (0, self.dtype.bytes))
 
     def output(
         self,
         shape: tuple[int, ...],
         strides: tuple[int, ...],
-        dtype: dtypes.DType = dtypes.float32,
+        dtype: dtypes.DType | None = None,
         base: int = 0,
     ) -> int:
+        dtype = dtype or self.dtype
         array = np.full(shape, 7, np.uint8 if dtype.kind == "b" else dtype.numpy)
         arg = self.builder.add_arg(array.nbytes, WRITE, dtype)
         self.outputs.append(len(self.args))
@@ -108,10 +146,10 @@ class Bench:
         return self.section.operand(arg, strides, dtype=dtype, mode=WRITE, base=base)
 
     def full_output(self) -> int:
-        return self.output(self.shape, (4, 4 * self.shape[1]))
+        return self.output(self.shape, (self.dtype.bytes, self.dtype.bytes * self.shape[1]))
 
     def per_row_output(self) -> int:
-        return self.output(self.shape[:1], (0, 4))
+        return self.output(self.shape[:1], (0, self.dtype.bytes))
 
     def case(self, name: str) -> Case:
         self.section.word("end_row")
@@ -121,33 +159,32 @@ class Bench:
 # ---- arithmetic --------------------------------------------------------------------------------------------
 
 
-def _binary(instruction: Instruction, form: str, length: int, rng: np.random.Generator) -> Iterator[Case]:
-    x, y, column = hard_floats(rng, ROWS, length), hard_floats(rng, ROWS, length), hard_floats(rng, ROWS)
-    yield binary_in_pass(instruction.name, form, x, y if form in "is" else column)
+def _binary(instruction: Instruction, form: str, length: int, rng: np.random.Generator, dtype: dtypes.DType) -> Iterator[Case]:
+    x, y, column = hard(rng, dtype, ROWS, length), hard(rng, dtype, ROWS, length), hard(rng, dtype, ROWS)
+    yield binary_in_pass(instruction.name, form, x, y if form in "is" else column, dtype)
     if form in "krb":
-        yield _binary_in_row_section(instruction.name, form, length, rng)
+        yield _binary_in_row_section(instruction.name, form, length, rng, dtype)
 
 
-def pairs_of_specials(instruction: Instruction, form: str) -> Iterator[Case]:
+def pairs_of_specials(instruction: Instruction, form: str, dtype: dtypes.DType) -> Iterator[Case]:
     """One binary instruction on all pairs of special values."""
-    size = len(SPECIALS)
-    x = np.tile(SPECIALS, (size, 1))
+    values = specials(dtype)
+    x = np.tile(values, (len(values), 1))
     if form == "k":
-        for value in SPECIALS:
-            yield binary_in_pass(instruction.name, form, x[:1], np.array([value]))
+        for value in values:
+            yield binary_in_pass(instruction.name, form, x[:1], np.array([value]), dtype)
     else:
-        yield binary_in_pass(
-            instruction.name, form, x, np.ascontiguousarray(x.T) if form in "is" else SPECIALS
-        )
+        y = np.ascontiguousarray(x.T) if form in "is" else values
+        yield binary_in_pass(instruction.name, form, x, y, dtype)
 
 
-def binary_in_pass(name: str, form: str, x: np.ndarray, y: np.ndarray) -> Case:
+def binary_in_pass(name: str, form: str, x: np.ndarray, y: np.ndarray, dtype: dtypes.DType) -> Case:
     """acc = x, then one binary instruction with y: of x's shape (i, s), one a row (r, b), or y[0] (k)."""
-    bench = Bench(x.shape[1], x.shape[0])
+    bench = Bench(x.shape[1], x.shape[0], dtype)
     section, source = bench.section, bench.full(x)
     column = bench.per_row(y) if form in "rb" else None
     full = bench.full(y) if form in "is" else None
-    where = {"s": 5, "i": full, "k": float(y.flat[0]), "r": 5, "b": column}[form]
+    where = {"s": 5, "i": full, "k": y.flat[0], "r": 5, "b": column}[form]
     if form == "r":
         section.word("mov.b", column)
         section.word("store_row", where)
@@ -162,10 +199,10 @@ def binary_in_pass(name: str, form: str, x: np.ndarray, y: np.ndarray) -> Case:
     return bench.case("pass")
 
 
-def _binary_in_row_section(name: str, form: str, length: int, rng: np.random.Generator) -> Case:
-    bench = Bench(length, 9)
-    section, x, y = bench.section, bench.per_row(hard_floats(rng, 9)), bench.per_row(hard_floats(rng, 9))
-    where = {"k": float(hard_floats(rng, 1)[0]), "r": 31, "b": y}[form]
+def _binary_in_row_section(name: str, form: str, length: int, rng: np.random.Generator, dtype: dtypes.DType) -> Case:
+    bench = Bench(length, 9, dtype)
+    section, x, y = bench.section, bench.per_row(hard(rng, dtype, 9)), bench.per_row(hard(rng, dtype, 9))
+    where = {"k": hard(rng, dtype, 1)[0], "r": 31, "b": y}[form]
     if form == "r":
         section.word("mov.b", y)
         section.word("store_row", where)
@@ -175,17 +212,17 @@ def _binary_in_row_section(name: str, form: str, length: int, rng: np.random.Gen
     return bench.case("row section")
 
 
-def _unary(instruction: Instruction, form: str, length: int, rng: np.random.Generator) -> Iterator[Case]:
-    bench = Bench(length)
-    section, x = bench.section, bench.full(hard_floats(rng, *bench.shape))
+def _unary(instruction: Instruction, form: str, length: int, rng: np.random.Generator, dtype: dtypes.DType) -> Iterator[Case]:
+    bench = Bench(length, dtype=dtype)
+    section, x = bench.section, bench.full(hard(rng, dtype, *bench.shape))
     section.begin_pass()
     section.word("mov.i", x)
     section.word(instruction.name)
     section.word("store", bench.full_output())
     section.end_pass()
     yield bench.case("pass")
-    bench = Bench(length, 9)
-    bench.section.word("mov.b", bench.per_row(hard_floats(rng, 9)))
+    bench = Bench(length, 9, dtype)
+    bench.section.word("mov.b", bench.per_row(hard(rng, dtype, 9)))
     bench.section.word(instruction.name)
     bench.section.word("store_per_row", bench.per_row_output())
     yield bench.case("row section")
@@ -194,24 +231,24 @@ def _unary(instruction: Instruction, form: str, length: int, rng: np.random.Gene
 # ---- loads, stores -----------------------------------------------------------------------------------------
 
 
-def _load(instruction: Instruction, form: str, length: int, rng: np.random.Generator) -> Iterator[Case]:
-    for dtype in LOADED:
+def _load(instruction: Instruction, form: str, length: int, rng: np.random.Generator, dtype: dtypes.DType) -> Iterator[Case]:
+    for kind in LOADED:
         for step in (1, 2, -1, 0):
-            bench, size = Bench(length), dtype.bytes
+            bench, size = Bench(length, dtype=dtype), kind.bytes
             span = max(1, (length - 1) * abs(step) + 1)
-            values = stored(rng, dtype, ROWS, span)
+            values = stored(rng, kind, ROWS, span)
             base = (span - 1) * size if step < 0 else 0
-            x = bench.input(values, (step * size, span * size), dtype=dtype, base=base)
+            x = bench.input(values, (step * size, span * size), dtype=kind, base=base)
             bench.section.begin_pass()
             bench.section.word(instruction.name, x)
             bench.section.word("store", bench.full_output())
             bench.section.end_pass()
-            yield bench.case(f"{dtype} step {step}")
+            yield bench.case(f"{kind} step {step}")
 
 
-def _store(instruction: Instruction, form: str, length: int, rng: np.random.Generator) -> Iterator[Case]:
-    bench = Bench(length)
-    x = bench.full(hard_floats(rng, *bench.shape))
+def _store(instruction: Instruction, form: str, length: int, rng: np.random.Generator, dtype: dtypes.DType) -> Iterator[Case]:
+    bench = Bench(length, dtype=dtype)
+    x = bench.full(hard(rng, dtype, *bench.shape))
     bench.section.begin_pass()
     bench.section.word("mov.i", x)
     bench.section.word(instruction.name, bench.full_output())
@@ -219,25 +256,38 @@ def _store(instruction: Instruction, form: str, length: int, rng: np.random.Gene
     yield bench.case("contiguous")
 
 
-def _store_any(instruction: Instruction, form: str, length: int, rng: np.random.Generator) -> Iterator[Case]:
-    for dtype in LOADED:
+def _store_any(instruction: Instruction, form: str, length: int, rng: np.random.Generator, dtype: dtypes.DType) -> Iterator[Case]:
+    for kind in LOADED:
         for step in (1, 3, -1):
-            bench, size = Bench(length), dtype.bytes
+            bench, size = Bench(length, dtype=dtype), kind.bytes
             span = (length - 1) * abs(step) + 1
-            x = bench.full(hard_floats(rng, *bench.shape))
+            x = bench.full(hard(rng, dtype, *bench.shape))
             base = (span - 1) * size if step < 0 else 0
-            y = bench.output((ROWS, span), (step * size, span * size), dtype, base)
+            y = bench.output((ROWS, span), (step * size, span * size), kind, base)
             bench.section.begin_pass()
             bench.section.word("mov.i", x)
             bench.section.word(instruction.name, y)
             bench.section.end_pass()
-            yield bench.case(f"{dtype} step {step}")
+            yield bench.case(f"{kind} step {step}")
 
 
-def _store_slot(instruction: Instruction, form: str, length: int, rng: np.random.Generator) -> Iterator[Case]:
+def _iota(instruction: Instruction, form: str, length: int, rng: np.random.Generator, dtype: dtypes.DType) -> Iterator[Case]:
+    for base, strides in ((0, (1, length)), (7, (0, 1)), (-5, (-3, 0)), (2**33, (2**20 + 1, -7)), (2**24 - 3, (1, 0)), (3, (1 << 17, 1))):
+        bench = Bench(length, 5, dtype)
+        x = bench.section.index(strides, base)
+        bench.section.word(instruction.name, x)
+        bench.section.word("store_per_row", bench.per_row_output())
+        bench.section.begin_pass()
+        bench.section.word(instruction.name, x)
+        bench.section.word("store", bench.full_output())
+        bench.section.end_pass()
+        yield bench.case(f"base {base} strides {strides}")
+
+
+def _store_slot(instruction: Instruction, form: str, length: int, rng: np.random.Generator, dtype: dtypes.DType) -> Iterator[Case]:
     for slot in (0, 23):
-        bench = Bench(length)
-        x, y = (bench.full(hard_floats(rng, *bench.shape)) for _ in range(2))
+        bench = Bench(length, dtype=dtype)
+        x, y = (bench.full(hard(rng, dtype, *bench.shape)) for _ in range(2))
         bench.section.begin_pass()
         bench.section.word("mov.i", x)
         bench.section.word(instruction.name, slot)
@@ -248,10 +298,10 @@ def _store_slot(instruction: Instruction, form: str, length: int, rng: np.random
         yield bench.case(f"slot {slot}")
 
 
-def _store_row(instruction: Instruction, form: str, length: int, rng: np.random.Generator) -> Iterator[Case]:
+def _store_row(instruction: Instruction, form: str, length: int, rng: np.random.Generator, dtype: dtypes.DType) -> Iterator[Case]:
     for row in (0, 31):
-        bench = Bench(length)
-        bench.section.word("mov.b", bench.per_row(hard_floats(rng, ROWS)))
+        bench = Bench(length, dtype=dtype)
+        bench.section.word("mov.b", bench.per_row(hard(rng, dtype, ROWS)))
         bench.section.word(instruction.name, row)
         bench.section.begin_pass()
         bench.section.word("mov.r", row)
@@ -260,25 +310,28 @@ def _store_row(instruction: Instruction, form: str, length: int, rng: np.random.
         yield bench.case(f"row scalar {row}")
 
 
-def _store_per_row(
-    instruction: Instruction, form: str, length: int, rng: np.random.Generator
-) -> Iterator[Case]:
-    bench = Bench(length, 9)
-    bench.section.word("mov.b", bench.per_row(hard_floats(rng, 9)))
-    bench.section.word(instruction.name, bench.per_row_output())
-    yield bench.case("one element a row")
+def _store_per_row(instruction: Instruction, form: str, length: int, rng: np.random.Generator, dtype: dtypes.DType) -> Iterator[Case]:
+    for target in LOADED:
+        bench = Bench(length, 9, dtype)
+        bench.section.word("mov.b", bench.per_row(hard(rng, dtype, 9)))
+        bench.section.word(instruction.name, bench.output((9,), (0, target.bytes), target))
+        bench.section.word("add.k", 1)  # the accumulator stays
+        bench.section.word("store_per_row", bench.per_row_output())
+        yield bench.case(f"one {target} a row")
 
 
 # ---- reductions --------------------------------------------------------------------------------------------
 
 
-def _reduction(instruction: Instruction, form: str, length: int, rng: np.random.Generator) -> Iterator[Case]:
+def _reduction(instruction: Instruction, form: str, length: int, rng: np.random.Generator, dtype: dtypes.DType) -> Iterator[Case]:
     """acc_x and fold_x come in pairs: each is tested by a program that has both."""
     kind = instruction.name.partition("_")[2]
-    indices = (0, 3) if kind == "sum" else (4, 7)
+    first = 4 * list(table.REDUCTIONS).index(kind)
+    indices = (first, first + 3)
     rows = ROWS if length <= BLOCK else 1
-    for name, values in (("hard", hard_floats(rng, rows, length)), ("normal", _normal(rng, rows, length))):
-        bench = Bench(length, rows)
+    near_one = (1 + _normal(rng, rows, length) / 64 if kind == "prod" else 8 * _normal(rng, rows, length)).astype(dtype.numpy)
+    for name, values in (("hard", hard(rng, dtype, rows, length)), ("normal", near_one)):
+        bench = Bench(length, rows, dtype)
         section, x = bench.section, bench.full(values)
         section.begin_pass()
         section.word("mov.i", x)
@@ -299,25 +352,25 @@ def _normal(rng: np.random.Generator, *shape: int) -> np.ndarray:
 # ---- control -----------------------------------------------------------------------------------------------
 
 
-def _gather(instruction: Instruction, form: str, length: int, rng: np.random.Generator) -> Iterator[Case]:
-    for dtype in (dtypes.int32, dtypes.int64):
-        bench, limit, rows = Bench(length, 6), 5, 6
-        source = hard_floats(rng, limit, length)
-        index = rng.integers(-limit, limit, rows).astype(dtype.numpy)
+def _gather(instruction: Instruction, form: str, length: int, rng: np.random.Generator, dtype: dtypes.DType) -> Iterator[Case]:
+    for kind in (dtypes.int32, dtypes.int64):
+        bench, limit, rows, size = Bench(length, 6, dtype), 5, 6, dtype.bytes
+        source = hard(rng, dtype, limit, length)
+        index = rng.integers(-limit, limit, rows).astype(kind.numpy)
         index[0], index[1] = -limit, limit - 1
-        i = bench.input(index, (0, dtype.bytes), dtype=dtype)
-        x = bench.input(source, (4,), mode=READ | GATHER, index=i, limit=limit, depth=4 * length)
+        i = bench.input(index, (0, kind.bytes), dtype=kind)
+        x = bench.input(source, (size,), mode=READ | GATHER, index=i, limit=limit, depth=size * length)
         bench.section.word(instruction.name, x)
         bench.section.begin_pass()
         bench.section.word("mov.i", x)
         bench.section.word("store", bench.full_output())
         bench.section.end_pass()
-        yield bench.case(f"{dtype} index")
+        yield bench.case(f"{kind} index")
 
 
-def _fetch(instruction: Instruction, form: str, length: int, rng: np.random.Generator) -> Iterator[Case]:
-    bench = Bench(length)
-    x = bench.full(hard_floats(rng, *bench.shape))
+def _fetch(instruction: Instruction, form: str, length: int, rng: np.random.Generator, dtype: dtypes.DType) -> Iterator[Case]:
+    bench = Bench(length, dtype=dtype)
+    x = bench.full(hard(rng, dtype, *bench.shape))
     bench.section.begin_pass()
     bench.section.fetch(x, 0)
     bench.section.word("mov.i", x)
@@ -327,14 +380,14 @@ def _fetch(instruction: Instruction, form: str, length: int, rng: np.random.Gene
     yield bench.case("this row and the next")
 
 
-def _passes(instruction: Instruction, form: str, length: int, rng: np.random.Generator) -> Iterator[Case]:
+def _passes(instruction: Instruction, form: str, length: int, rng: np.random.Generator, dtype: dtypes.DType) -> Iterator[Case]:
     """Three passes over a row, values carried by a row buffer and a row scalar; rows in four dimensions."""
     builder, shape = ProgramBuilder(), (2, 3, 2, length)
-    x, y = hard_floats(rng, *shape), np.full(shape, 7, np.float32)
-    section = builder.vector(*shape[::-1])
+    x, y = hard(rng, dtype, *shape), np.full(shape, 7, dtype.numpy)
+    section = builder.vector(*shape[::-1], dtype=dtype)
     strides = tuple(s for s in x.strides[::-1])
-    source = section.operand(builder.add_arg(x.nbytes), strides)
-    target = section.operand(builder.add_arg(y.nbytes, WRITE), strides, mode=WRITE)
+    source = section.operand(builder.add_arg(x.nbytes, READ, dtype), strides)
+    target = section.operand(builder.add_arg(y.nbytes, WRITE, dtype), strides, mode=WRITE)
     buffer = section.row_buffer()
     section.begin_pass()
     section.word("mov.i", source)
@@ -382,12 +435,12 @@ def epilogue(name: str, form: str, length: int, rng: np.random.Generator) -> Cas
     return Case("epilogue", builder.build(), [a, b, c, y, column], [2])
 
 
-def _end(instruction: Instruction, form: str, length: int, rng: np.random.Generator) -> Iterator[Case]:
+def _end(instruction: Instruction, form: str, length: int, rng: np.random.Generator, dtype: dtypes.DType) -> Iterator[Case]:
     yield epilogue("add", "i", length, rng)
 
 
 OWN = {
-    "store_slot": _store_slot, "store": _store, "store_nt": _store, "store_any": _store_any, "store_row": _store_row,
+    "load": _load, "iota": _iota, "store_slot": _store_slot, "store": _store, "store_nt": _store, "store_any": _store_any, "store_any_nt": _store_any, "store_row": _store_row,
     "store_per_row": _store_per_row, "gather": _gather, "fetch": _fetch, "pass": _passes, "loop": _passes,
     "end_row": _passes, "end": _end,
 }  # fmt: skip

@@ -13,7 +13,7 @@ from dvm_rt.isa import table
 from dvm_rt.isa.program import GATHER, READ, WRITE, ProgramBuilder
 from dvm_rt.isa.table import Group
 
-from tests.isa.cases import LOADED, Case, hard_floats, stored
+from tests.isa.cases import COMPUTE, LOADED, Case, hard, stored
 
 EXACT = [i for i in table.INSTRUCTIONS if not i.ulp]
 ANY = list(table.INSTRUCTIONS)
@@ -40,8 +40,9 @@ class RandomProgram:
         row = int(rng.choice([rng.integers(1, 20), rng.integers(1, 400), rng.integers(1, 3000), 16384 + rng.integers(0, 300)],
                              p=[0.3, 0.5, 0.17, 0.03]))  # fmt: skip
         self.dims = (row, *(int(d) for d in rng.integers(1, 4, rank - 1)))
-        self.section = self.builder.vector(*self.dims)
-        rows = EXACT if exact else ANY
+        self.dtype = dtypes.float32 if self.chance(0.5) else self.pick(COMPUTE)
+        self.section = self.builder.vector(*self.dims, dtype=self.dtype)
+        rows = [i for i in (EXACT if exact else ANY) if self.dtype.name in i.compute_dtypes]
         repeated = [i for i in rows for _ in range(1 if i.name in FLATTENING else 6)]
         self.binary = [i.name for i in repeated if i.group is Group.BINARY]
         self.unary = [i.name for i in repeated if i.group is Group.UNARY]
@@ -66,12 +67,12 @@ class RandomProgram:
 
     def inputs(self) -> None:
         for _ in range(int(self.rng.integers(1, 3))):
-            self.full.append(self.input(dtypes.float32, 1))
+            self.full.append(self.input(self.dtype, 1))
         for _ in range(int(self.rng.integers(0, 3))):
             dtype = LOADED[int(self.rng.integers(len(LOADED)))]
             self.any.append(self.input(dtype, int(self.rng.choice([1, 2, -1, 0]))))
         for _ in range(int(self.rng.integers(1, 3))):
-            self.per_row.append(self.input(dtypes.float32, 0))
+            self.per_row.append(self.input(self.dtype, 0))
 
     def input(self, dtype: dtypes.DType, inner: int) -> int:
         """An input whose rows have stride `inner` and whose outer dimensions are dense, broadcast, or walked
@@ -95,15 +96,15 @@ class RandomProgram:
         strides = (0, *(dtype.bytes * int(np.prod(self.dims[1:d])) for d in range(1, len(self.dims))))
         self.args.append(index)
         which = self.section.operand(self.builder.add_arg(index.nbytes, READ, dtype), strides, dtype=dtype)
-        values = hard_floats(self.rng, limit, self.dims[0])
+        values = hard(self.rng, self.dtype, limit, self.dims[0])
         self.args.append(values)
         return self.section.operand(
-            self.builder.add_arg(values.nbytes),
-            (4,),
+            self.builder.add_arg(values.nbytes, READ, self.dtype),
+            (self.dtype.bytes,),
             mode=READ | GATHER,
             index=which,
             limit=limit,
-            depth=4 * self.dims[0],
+            depth=self.dtype.bytes * self.dims[0],
         )
 
     def output(self, shape: tuple[int, ...], dtype: dtypes.DType, inner: int) -> int:
@@ -139,16 +140,20 @@ class RandomProgram:
             if reduction is None:
                 self.start_value(in_pass=False)
             else:
-                self.section.word("fold_sum" if reduction < 4 else "fold_max", reduction)
+                self.section.word(f"fold_{list(table.REDUCTIONS)[reduction // 4]}", reduction)
             for _ in range(int(self.rng.integers(0, 4))):
                 self.arithmetic(in_pass=False)
             self.row_scalars.append(int(self.rng.integers(32)))
             self.section.word("store_row", self.row_scalars[-1])
             if self.chance(0.5) and len(self.section.operands) < 15:
-                self.section.word("store_per_row", self.output(self.dims[1:][::-1], dtypes.float32, 0))
+                dtype = self.dtype if self.chance(0.7) else self.pick(LOADED)
+                self.section.word("store_per_row", self.output(self.dims[1:][::-1], dtype, 0))
 
     def start_value(self, in_pass: bool) -> None:
-        if in_pass and self.any and self.chance(0.4):
+        if self.chance(0.15) and len(self.section.operands) < 14:
+            strides = [int(s) for s in self.rng.choice([0, 1, -1, 5, 1000], len(self.dims))]
+            self.section.word("iota", self.section.index(strides, int(self.rng.integers(-9, 9))))
+        elif in_pass and self.any and self.chance(0.4):
             self.section.word("load", self.pick(self.any))
         elif in_pass:
             self.section.word("mov.i", self.pick(self.full + self.buffers))
@@ -159,15 +164,15 @@ class RandomProgram:
         if self.chance(0.3):
             self.section.word(self.pick(self.unary))
             return
-        forms = {"k": [float(hard_floats(self.rng, 1)[0])], "b": self.per_row, "r": self.row_scalars}
+        forms = {"k": [hard(self.rng, self.dtype, 1)[0]], "b": self.per_row, "r": self.row_scalars}
         if in_pass:
             forms |= {"i": self.full + self.buffers, "s": self.slots}
         form = self.pick([f for f, values in forms.items() if values])
         self.section.word(f"{self.pick(self.binary)}.{form}", self.pick(forms[form]))
 
     def reduce(self) -> int:
-        reduction = int(self.rng.integers(8))
-        self.section.word("acc_sum" if reduction < 4 else "acc_max", reduction)
+        reduction = int(self.rng.integers(16))
+        self.section.word(f"acc_{list(table.REDUCTIONS)[reduction // 4]}", reduction)
         return reduction
 
     def store_strip(self) -> None:
@@ -179,10 +184,10 @@ class RandomProgram:
             self.section.word("store", self.buffers[-1])
         elif kind == 1:
             dtype = LOADED[int(self.rng.integers(len(LOADED)))]
-            self.section.word("store_any", self.output(self.dims[::-1], dtype, int(self.rng.choice([1, -1]))))
+            self.section.word(self.pick(["store_any", "store_any_nt"]), self.output(self.dims[::-1], dtype, int(self.rng.choice([1, -1]))))
         else:
             word = "store" if kind == 2 else "store_nt"
-            self.section.word(word, self.output(self.dims[::-1], dtypes.float32, 1))
+            self.section.word(word, self.output(self.dims[::-1], self.dtype, 1))
 
     def chance(self, probability: float) -> bool:
         return bool(self.rng.random() < probability)

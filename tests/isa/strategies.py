@@ -8,7 +8,7 @@ from struct import pack
 from hypothesis import strategies as st
 
 from dvm_rt.isa import table
-from dvm_rt.isa.program import MAX_RANK, NONE, SCRATCH, WORKSPACE, Argument, Operand, Program, Section, Word
+from dvm_rt.isa.program import INDEX, MAX_RANK, NONE, SCRATCH, WORKSPACE, Argument, Operand, Program, Section, Word
 
 
 def _unsigned(bits: int) -> st.SearchStrategy[int]:
@@ -26,13 +26,14 @@ words = st.builds(
     Word, op=_OPCODE, a=st.one_of(st.just(0), _unsigned(16)), k=st.one_of(st.just(0), _CONSTANT)
 )
 operands = st.builds(
-    Operand, arg=st.one_of(_unsigned(16), st.sampled_from([WORKSPACE, SCRATCH])), dtype=_unsigned(8), mode=_unsigned(8),
+    Operand, arg=st.one_of(_unsigned(16), st.sampled_from([INDEX, WORKSPACE, SCRATCH])), dtype=_unsigned(8), mode=_unsigned(8),
     index=st.one_of(st.just(NONE), _unsigned(16)), reserved=_unsigned(16), base=_SIGNED, limit=_SIGNED, depth=_SIGNED, stride=_EIGHT,
 )  # fmt: skip
 sections = st.builds(
-    Section, kind=_unsigned(16), dtype=st.one_of(st.just(11), _unsigned(8)), rank=_unsigned(8), reserved=_unsigned(32),
+    Section, kind=_unsigned(16), dtype=st.one_of(st.just(11), _unsigned(8)), rank=_unsigned(8), reserved=_unsigned(16),
     depth=_SIGNED, scratch_bytes=_unsigned(64), dims=_EIGHT,
     operands=st.lists(operands, max_size=3).map(tuple), words=st.lists(words, max_size=6).map(tuple),
+    constants=st.lists(_unsigned(64), max_size=3).map(tuple),
 )  # fmt: skip
 arguments = st.builds(
     Argument,

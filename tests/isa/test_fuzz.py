@@ -285,7 +285,7 @@ def random_matmul(rng: np.random.Generator) -> Case:
             operand(section, hard_floats(rng, m, n), (4, 4 * n)),
         )
         column = operand(section, hard_floats(rng, m), (0, 4))
-        names = [i.name for i in table.INSTRUCTIONS if i.group is table.Group.BINARY]
+        names = [i.name for i in table.INSTRUCTIONS if i.group is table.Group.BINARY and "float32" in i.compute_dtypes]
         section.word("mov.i", c)
         section.word("store_slot", 3)
         for _ in range(int(rng.integers(1, 6))):

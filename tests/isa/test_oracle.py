@@ -6,11 +6,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from dvm_rt import dtypes
 from dvm_rt.isa import reference, table
 from dvm_rt.isa.program import parse
 from dvm_rt.isa.table import Instruction
 
-from tests.isa.cases import BLOCK, LENGTHS, SPECIALS, Bench, Case, cases, epilogue, pairs_of_specials
+from tests.isa.cases import BLOCK, FEW_LENGTHS, LENGTHS, SPECIALS, Bench, Case, cases, epilogue, pairs_of_specials, specials
 
 try:
     from dvm_rt import _native
@@ -19,7 +20,12 @@ except ImportError:
 TARGETS = _native.targets() if hasattr(_native, "Program") else []
 needs_native = pytest.mark.skipif(not TARGETS, reason="native machine not built")
 ROWS = [pytest.param(i, f, id=f"{i.name}{'.' + f if f else ''}") for i, f in table.OPCODES]
-IN_EPILOGUE = [p for p in ROWS if p.values[0].meaning and p.values[1] in ("", "i", "s", "k", "b")]
+IN_EPILOGUE = [p for p in ROWS if p.values[0].meaning and p.values[1] in ("", "i", "s", "k", "b")
+               and "float32" in p.values[0].compute_dtypes]  # fmt: skip
+TYPED = [
+    pytest.param(i, f, dtypes.BY_NAME[name], id=f"{i.name}{'.' + f if f else ''}-{name}")
+    for i, f in table.OPCODES for name in i.compute_dtypes
+]  # fmt: skip
 FLUSH = 2.0**-126  # exp gives 0 below: within its promise of this, either side is right
 
 
@@ -34,19 +40,19 @@ def test_every_row_has_programs_that_use_it(instruction: Instruction, form: str)
 
 
 @needs_native
-@pytest.mark.parametrize(("instruction", "form"), ROWS)
-def test_native_equals_reference(instruction: Instruction, form: str) -> None:
+@pytest.mark.parametrize(("instruction", "form", "dtype"), TYPED)
+def test_native_equals_reference(instruction: Instruction, form: str, dtype: dtypes.DType) -> None:
     rng = np.random.default_rng(table.opcode(instruction.name, form))
-    for length in LENGTHS:
-        for case in cases(instruction, form, length, rng):
+    for length in LENGTHS if dtype is dtypes.float32 else FEW_LENGTHS:
+        for case in cases(instruction, form, length, rng, dtype):
             check(case, instruction, length)
 
 
 @needs_native
-@pytest.mark.parametrize(("instruction", "form"), [p for p in ROWS if p.values[1]])
-def test_native_equals_reference_on_pairs_of_specials(instruction: Instruction, form: str) -> None:
-    for case in pairs_of_specials(instruction, form):
-        check(case, instruction, len(SPECIALS))
+@pytest.mark.parametrize(("instruction", "form", "dtype"), [p for p in TYPED if p.values[1]])
+def test_native_equals_reference_on_pairs_of_specials(instruction: Instruction, form: str, dtype: dtypes.DType) -> None:
+    for case in pairs_of_specials(instruction, form, dtype):
+        check(case, instruction, len(specials(dtype)))
 
 
 @needs_native
@@ -66,6 +72,15 @@ def test_reductions_of_rows_longer_than_a_block(name: str, length: int) -> None:
     instruction = table.BY_NAME[name]
     for case in cases(instruction, "", length, np.random.default_rng(length)):
         check(case, instruction, length)
+
+
+@needs_native
+@pytest.mark.parametrize("dtype", table.COMPUTE_DTYPES)
+@pytest.mark.parametrize("name", ["acc_sum", "acc_max", "acc_min", "acc_prod"])
+def test_long_rows_of_every_dtype(name: str, dtype: str) -> None:
+    for length in (BLOCK, 2 * BLOCK + 133):
+        for case in cases(table.BY_NAME[name], "", length, np.random.default_rng(length), dtypes.BY_NAME[dtype]):
+            check(case, table.BY_NAME[name], length)
 
 
 @needs_native
@@ -138,6 +153,6 @@ def assert_within(got: np.ndarray, want: np.ndarray, instruction: Instruction, w
 
 
 def ordered(values: np.ndarray) -> np.ndarray:
-    """float32 as integers in which neighbours differ by 1."""
-    bits = values.astype(np.float32).view(np.int32).astype(np.int64)
-    return np.where(bits < 0, -(bits & 0x7FFFFFFF), bits)
+    """Floats as integers in which neighbours differ by 1."""
+    bits = values.view(f"i{values.itemsize}").astype(np.int64)
+    return np.where(bits < 0, -(bits & np.iinfo(f"i{values.itemsize}").max), bits)

@@ -91,10 +91,13 @@ def every_instruction(row: int, rows: int) -> tuple[bytes, list[Array]]:
     gathered = section.operand(1, (4,), mode=READ | GATHER, index=i, limit=1, depth=4)
     buffer = section.row_buffer()
     out = section.operand(builder.add_arg(4 * rows, WRITE), (0, 4), mode=WRITE)
+    number = section.index((1, 1))
     where = {"s": 0, "i": full, "k": 0.5, "r": 0, "b": per_row}
 
     def arithmetic(forms: str) -> None:
         for instruction, form in table.OPCODES:
+            if "float32" not in instruction.compute_dtypes:
+                continue
             if instruction.group is Group.BINARY and form in forms:
                 section.word(f"{instruction.name}.{form}", where[form])
             elif instruction.group is Group.UNARY:
@@ -108,16 +111,20 @@ def every_instruction(row: int, rows: int) -> tuple[bytes, list[Array]]:
     section.word("load", gathered)
     section.word("store_slot", 0)
     arithmetic("sikrb")
-    for word, value in (("store", buffer), ("store_nt", buffer), ("store_any", buffer), ("acc_sum", 0), ("acc_max", 4)):
+    for word, value in (("store", buffer), ("store_nt", buffer), ("store_any", buffer), ("store_any_nt", buffer), ("acc_sum", 0),
+                        ("acc_max", 4), ("acc_min", 8), ("acc_prod", 12), ("iota", number)):
         section.word(word, value)
     section.fetch(full)
-    section.end_pass(0, 4)
+    section.end_pass(0, 4, 8, 12)
     section.word("fold_max", 4)
+    section.word("fold_min", 8)
+    section.word("fold_prod", 12)
     section.word("fold_sum", 0)
     section.word("store_per_row", out)
     section.word("end_row")
     used = {word.op for word in section.words}
-    assert {op for op, _ in enumerate(table.OPCODES)} - used == {table.opcode("end")}
+    known = {op for op, (instruction, _) in enumerate(table.OPCODES) if "float32" in instruction.compute_dtypes}
+    assert known - used == {table.opcode("end")}
     return builder.build(), [index, x, column, np.zeros(rows, np.float32)]
 
 

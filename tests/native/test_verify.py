@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from dvm_rt import _native
+from dvm_rt import _native, dtypes
 from dvm_rt.errors import DeviceTrap, InvalidBytecodeError
 from dvm_rt.isa import layout, table
 from dvm_rt.isa.assembler import assemble
@@ -133,7 +133,37 @@ section0 matmul float32 [40,5,2,2] depth=5
   x2 arg2+0 float32 read|write [4,160,800,1600]
 """
 
-LISTINGS = {"elementwise": ELEMENTWISE, "softmax": SOFTMAX, "gather": GATHER, "matmul": MATMUL, "packed": PACKED}
+WIDE = """
+program workspace=0 scratch=832 fuel=100
+arg0 200 bfloat16 read align=2
+arg1 12 float16 write align=2
+section0 vector int64 [100,3] scratch=832
+  x0 index+5 int64 read [1,-7]
+  x1 arg0+0 bfloat16 read [2,0]
+  x2 scratch+0 int64 read|write [8,0]
+  x3 arg1+0 float16 write [0,4]
+  0 pass
+  1 iota x0
+  2 floormod.k c0
+  3 store x2
+  4 load x1
+  5 bit_xor.i x2
+  6 acc_min min8
+  7 acc_prod prod15
+  8 loop -8 {min8,prod15}
+  9 fold_min min8
+  10 store_per_row x3
+  11 fold_prod prod15
+  12 shl.k c1
+  13 store_row r0
+  14 end_row
+  constant 0x0000000000000003
+  constant 0xffffffffffffffff
+"""
+
+LISTINGS = {
+    "elementwise": ELEMENTWISE, "softmax": SOFTMAX, "gather": GATHER, "matmul": MATMUL, "packed": PACKED, "wide": WIDE,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -157,6 +187,27 @@ def edits() -> Iterator[Edit]:
     def e(code: str, section: int, word: int, old: str, new: str, listing: str = "elementwise") -> Edit:
         return Edit(listing, code, section, word, old, new)
 
+    # compute dtypes, constants, places that are numbers
+    yield e("DTYPE", 0, 2, "2 floormod.k c0", "2 div.k c0", "wide")
+    yield e("DTYPE", 0, 2, "2 floormod.k c0", "2 philox.k c0", "wide")
+    yield e("CONSTANT", 0, 2, "2 floormod.k c0", "2 floormod.k c2", "wide")
+    yield e("OPERAND_FORM", 0, 1, "1 iota x0", "1 iota x1", "wide")
+    yield e("OPERAND_FORM", 0, 4, "4 load x1", "4 load x0", "wide")
+    yield e("OPERAND_FORM", 0, 5, "5 bit_xor.i x2", "5 bit_xor.i x1", "wide")
+    yield e("OPERAND_FORM", 0, 10, "10 store_per_row x3", "10 store_per_row x2", "wide")
+    yield e("REDUCTION", 0, 6, "6 acc_min min8", "6 acc_min max7", "wide")
+    yield e("REDUCTION", 0, 7, "7 acc_prod prod15", "7 acc_prod reduction16", "wide")
+    yield e("OPERAND", 0, 2, "scratch+0 int64 read|write [8,0]", "scratch+0 int64 read|write [4,0]", "wide")
+    yield e("DTYPE", 0, 2, "scratch+0 int64", "scratch+0 uint64", "wide")
+    yield e("DTYPE", 0, 0, "index+5 int64", "index+5 int32", "wide")
+    yield e("PERMISSION", 0, 0, "index+5 int64 read", "index+5 int64 read|write", "wide")
+    yield e("RESERVED", 0, 0, "index+5 int64 read [1,-7]", "index+5 int64 read [1,-7] depth=8", "wide")
+    yield e("RESERVED", 0, 0, "index+5 int64 read [1,-7]", "index+5 int64 read [1,-7,1]", "wide")
+    yield e("OUT_OF_BOUNDS", 0, 0, "index+5 int64 read [1,-7]", f"index+5 int64 read [1,{2**47 + 1}]", "wide")
+    yield e("OVERFLOW", 0, 0, "index+5 int64 read [1,-7]", f"index+5 int64 read [1,{2**62 + 1}]", "wide")
+    yield e("ARGUMENT", 0, 3, "x3 arg2+0 float32 read [4,0]", "x3 index+0 int64 read [4,0]", "matmul")
+    yield e("OPERAND", 0, 1, "x0 arg0+0 int64 read [0,8]", "x0 index+0 int64 read [0,1]", "gather")
+    yield e("FUEL", 0, 0, "fuel=100", "fuel=90", "wide")
     # head and arguments
     yield e("RESERVED", 0, 0, "fuel=60", "fuel=60 reserved0=1")
     yield e("RESERVED", 0, 0, "fuel=60", "fuel=60 reserved1=1")
@@ -172,7 +223,10 @@ def edits() -> Iterator[Edit]:
     yield e("ALIGNMENT", 0, 0, "arg0 2400 float32 read align=4", "arg0 2400 float32 read align=128")
     # section head
     yield e("SECTION_KIND", 0, 0, "section0 vector", "section0 3")
-    yield e("DTYPE", 0, 0, "vector float32 [", "vector float64 [")
+    yield e("DTYPE", 0, 0, "vector float32 [", "vector float16 [", "gather")
+    yield e("DTYPE", 0, 0, "matmul float32 [", "matmul float64 [", "matmul")
+    yield e("DTYPE", 0, 0, "vector float32 [", "vector bool [", "gather")
+    yield e("CONSTANT", 0, 0, "  8 end_row\n", "  8 end_row\n  constant 0x1\n")
     yield e("RESERVED", 0, 0, "[100,2,3]", "[100,2,3] reserved=1")
     yield e("RESERVED", 0, 0, "[100,2,3]", "[100,2,3] depth=1")
     yield e("DIMENSION", 0, 0, "[100,2,3]", "[100,2,3] rank=0")
@@ -470,7 +524,8 @@ def seeds(rng: np.random.Generator) -> list[Case]:
     """Programs of every instruction and form, random programs, and one matmul with an epilogue."""
     out = [RandomProgram(rng, exact=False).case() for _ in range(40)]
     for instruction, form in table.OPCODES:
-        out += list(cases(instruction, form, int(rng.integers(1, 70)), rng))[:2]
+        dtype = dtypes.BY_NAME[str(rng.choice(instruction.compute_dtypes))]
+        out += list(cases(instruction, form, int(rng.integers(1, 70)), rng, dtype))[:2]
     return out + [epilogue("add", "i", 40, rng)]
 
 
@@ -493,6 +548,7 @@ def fields(program: bytes) -> list[tuple[int, str]]:
             at = record("Operand", at)
         for _ in section.words:
             at = record("Word", at)
+        at += 8 * len(section.constants)
     return [f for f in out if f[0] >= 24]
 
 

@@ -1,0 +1,41 @@
+// Everything that one build of the kernels offers, for one instruction set.
+#include <string_view>
+#include "strip.h"
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
+namespace dvm::DVM_TARGET {
+namespace {
+// Without this every SSE instruction of the caller is slow after vector code.
+void leave() {
+#if defined(__AVX2__)
+  _mm256_zeroupper();
+#endif
+}
+void run_matmul_and_leave(Context& c, const SectionRun& run) { run_matmul(c, run), leave(); }
+void run_pack_and_leave(Context& c, const SectionRun& run) { run_pack(c, run), leave(); }
+
+#if defined(__AVX512F__)
+constexpr int STRIP = 128;
+#elif defined(__AVX2__)
+constexpr int STRIP = 64;
+#else
+constexpr int STRIP = 32;
+#endif
+#define NAME_OF(target) #target
+#define NAME(target) NAME_OF(target)
+constexpr Target made() {
+  Target t{NAME(DVM_TARGET), STRIP, {}, run_matmul_and_leave, run_pack_and_leave};
+#define X(dtype) \
+  for (size_t i = 0; i < sizeof DTYPE_BYTES; i++) \
+    if (std::string_view(DTYPE_NAMES[i]) == #dtype) t.vector[i] = dtype::run_vector;
+  DVM_EACH_DTYPE(X)
+#undef X
+  return t;
+}
+}  // namespace
+
+extern const Target target;
+const Target target = made();
+}  // namespace dvm::DVM_TARGET

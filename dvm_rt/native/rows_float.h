@@ -1,0 +1,85 @@
+// What the rows of the instruction table mean in float32 and float64. A new function: its row in isa/table.py, the function
+// on vectors in vec.h (float32) and vec_float64.h, one line here; `widths=(4,)` in the row while there is none in float64.
+#pragma once
+#ifdef DVM_IS_float32
+#include "functions.h"
+#endif
+
+namespace dvm::DVM_TARGET::DVM_DTYPE {
+namespace {
+namespace meaning {
+#define BINARY(name, result) struct name { FN static V of(V a, V x) { return result; } };
+BINARY(mov, x)
+BINARY(add, a + x)
+BINARY(sub, a - x)
+BINARY(rsub, x - a)
+BINARY(mul, a * x)
+BINARY(div, a / x)
+BINARY(rdiv, x / a)
+BINARY(max, maxv(a, x))
+BINARY(min, minv(a, x))
+BINARY(eq, truth(a == x))
+BINARY(ne, truth(a != x))
+BINARY(lt, truth(a < x))
+BINARY(le, truth(a <= x))
+BINARY(gt, truth(a > x))
+BINARY(ge, truth(a >= x))
+BINARY(keep, bits(bits(a) & (x != E(0))))
+BINARY(drop, bits(bits(a) & (x == E(0))))
+BINARY(merge, bits(bits(a) | bits(x)))
+#define UNARY(name, result) struct name { FN static V of(V a) { return result; } };
+UNARY(neg, -a)
+UNARY(abs, absv(a))
+UNARY(square, a * a)
+UNARY(relu, max2(V{}, a))
+UNARY(sqrt, sqrtv(a))
+UNARY(rsqrt, E(1) / sqrtv(a))
+UNARY(recip, E(1) / a)
+UNARY(floor, roundv<ROUND_DOWN>(a))
+UNARY(ceil, roundv<ROUND_UP>(a))
+UNARY(trunc, roundv<ROUND_ZERO>(a))
+UNARY(round, roundv<ROUND_EVEN>(a))
+UNARY(isnan, truth(a != a))
+UNARY(sign, a == a ? truth(a > E(0)) - truth(a < E(0)) : a)
+#ifdef DVM_IS_float32
+UNARY(exp, expv(a))
+UNARY(log, logv(a))
+UNARY(tanh, tanhv(a))
+UNARY(erf, erfv(a))
+UNARY(sigmoid, sigmoidv(a))
+UNARY(to_f16, from_halves(to_halves(a)))
+UNARY(to_bf16, from_brain_floats(to_brain_floats(a)))
+UNARY(isinf, truth(absv(a) == Inf))
+UNARY(isfinite, truth(absv(a) < Inf))
+UNARY(signbit, truth((bits(a) < 0) & (a == a)))
+BINARY(copysign, x == x ? signOf(x, absv(a)) : absv(a))
+BINARY(nextafter, nextafterv(a, x))
+// Computed on vectors of doubles, a strip at a time: see functions.h.
+#define WIDE_UNARY(name) struct name { template <Precision P> FN static D wide(D a) { return name##d<P>(a); } };
+WIDE_UNARY(sin) WIDE_UNARY(cos) WIDE_UNARY(tan) WIDE_UNARY(asin) WIDE_UNARY(acos) WIDE_UNARY(atan)
+WIDE_UNARY(sinh) WIDE_UNARY(cosh) WIDE_UNARY(asinh) WIDE_UNARY(acosh) WIDE_UNARY(atanh)
+WIDE_UNARY(exp2) WIDE_UNARY(expm1) WIDE_UNARY(log2) WIDE_UNARY(log10) WIDE_UNARY(log1p)
+WIDE_UNARY(cbrt) WIDE_UNARY(erfc) WIDE_UNARY(lgamma) WIDE_UNARY(digamma)
+#undef WIDE_UNARY
+#define WIDE_BINARY(name) struct name { template <Precision P> FN static D wide(D a, D x) { return name##d<P>(a, x); } };
+WIDE_BINARY(pow) WIDE_BINARY(atan2) WIDE_BINARY(fmod) WIDE_BINARY(remainder) WIDE_BINARY(hypot) WIDE_BINARY(logaddexp)
+WIDE_BINARY(floor_divide)
+#undef WIDE_BINARY
+#endif
+#undef BINARY
+#undef UNARY
+template <class O> constexpr E identity = 0;
+template <> constexpr E identity<max> = -Inf;
+template <> constexpr E identity<min> = Inf;
+template <> constexpr E identity<mul> = 1;
+}  // namespace meaning
+
+// One element: a scalar root or division has half the latency of a vector one.
+FN E root(E a) {
+  if constexpr (sizeof(E) == 4) return __builtin_sqrtf(a);
+  else return __builtin_sqrt(a);
+}
+#define DVM_ROW_BINARY(X) X(div, a / x) X(rdiv, x / a)
+#define DVM_ROW_UNARY(X) X(sqrt, root(a)) X(rsqrt, E(1) / root(a)) X(recip, E(1) / a)
+}  // namespace
+}  // namespace dvm::DVM_TARGET::DVM_DTYPE
