@@ -160,7 +160,8 @@ def _saturated(values: np.ndarray, dtype: DType) -> np.ndarray:
 
 def bfloat16_bits(values: np.ndarray) -> np.ndarray:
     """The upper halves of float32 numbers, rounded to nearest, halves to even; NaN canonical."""
-    bits = np.ascontiguousarray(values, np.float32).view(np.uint32).reshape(np.shape(values))
+    with np.errstate(over="ignore"):
+        bits = np.ascontiguousarray(values, np.float32).view(np.uint32).reshape(np.shape(values))
     upper = ((bits + np.uint32(0x7FFF) + (bits >> np.uint32(16) & np.uint32(1))) >> np.uint32(16)).astype(np.uint16)
     return np.where(np.isnan(values), np.uint16(0x7FC0), upper)
 

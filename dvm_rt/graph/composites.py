@@ -52,7 +52,7 @@ def power(op: Make, x: Node, exponent: float) -> Node:
     whole = isfinite(exponent) and exponent == int(exponent)
     if floats and not (whole and abs(exponent) <= 64):
         return op.power(x, exponent)
-    if not whole or exponent < 0:
+    if not floats and not (whole and exponent >= 0):
         raise UnsupportedOperatorError(f"graph: pow: exponent of an integer, got {exponent}, allowed whole numbers from 0")
     if exponent == 0:
         return full(op, x.shape, 1.0 if floats else 1, x.dtype.name)

@@ -199,7 +199,7 @@ def test_powers() -> None:
     checked("power", "nextafter", "logsumexp")
     x, y = np.abs(normal(4, 130)) + np.float32(0.1), normal(130) * np.float32(3)
     check(lambda op, x, y: op.power(x, y), [x, y])
-    check(lambda op, x: (op.pow(x, exponent=1.75), op.pow(x, exponent=-0.3), op.pow(x, exponent=100.0)), [x], atol=0)
+    check(lambda op, x: (op.pow(x, exponent=1.75), op.pow(x, exponent=-0.3), op.pow(x, exponent=65.0)), [x / 8])
     check(lambda op, x, y: op.nextafter(x, y), [x, y], rtol=0, atol=0)
     for axes in ((0,), (1,), (0, 1)):
         check(lambda op, x, axes=axes: op.logsumexp(x, axes=axes, keepdims=False), [normal(4, 130) * np.float32(20)])
