@@ -515,6 +515,8 @@ def binary(name: str, x: object, y: object) -> Array:
     """An operator of two operands that are promoted."""
     if x.__class__ is Array and y.__class__ is Array and x.dtype is y.dtype:
         a, b = x, y
+    elif x.__class__ is Array and y.__class__ is float and x.dtype.kind == "f":
+        return record(name, (x, _constant(y, x.dtype.name)))
     else:
         a, b = promoted(name, (x, y))
     if name == "divide" and (a if a.__class__ is Array else b).dtype.kind != "f":

@@ -44,8 +44,9 @@ class Operator:
     """One row. `inputs` is the number of inputs, or the allowed numbers, or VARIADIC.
 
     `dtype(where, dtypes, *attributes)` and `shape(facts, where, shapes, *attributes)` give the result's, or raise;
-    `meaning(*arrays, *attributes)` is the NumPy definition, in float64 for floats and in their own dtypes for the others; `instructions` (ELEMENTWISE) is the name of the instruction
-    that does it, or a function of an emitter (`Emit`); `compose(op, *nodes, *attributes)` (COMPOSITE) takes it apart."""
+    `meaning(*arrays, *attributes)` is the NumPy definition, in float64 for floats and in their own dtypes for the others;
+    `instructions` (ELEMENTWISE) is the name of the instruction that does it, or a function of an emitter (`Emit`);
+    `compose(op, *nodes, *attributes)` (COMPOSITE) takes it apart."""
 
     name: str
     inputs: int | tuple[int, ...]
@@ -82,12 +83,13 @@ class Operator:
 
 def _same(where: str, given: tuple[DType, ...], kinds: str, allowed: str) -> DType:
     """One dtype for all, of one of these kinds."""
+    first = given[0]
     for dtype in given:
         if dtype.kind not in kinds:
             raise DTypeError(f"graph: {where}: dtype, got {dtype}, allowed {allowed}; x.astype(...) converts")
-        if dtype is not given[0]:
-            raise DTypeError(f"graph: {where}: dtypes differ, got {given[0]} and {dtype}, allowed one for all; x.astype(...) converts")
-    return given[0]
+        if dtype is not first:
+            raise DTypeError(f"graph: {where}: dtypes differ, got {first} and {dtype}, allowed one for all; x.astype(...) converts")
+    return first
 
 
 def _floats(where: str, given: tuple[DType, ...], *_: object) -> DType:

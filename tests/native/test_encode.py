@@ -139,7 +139,7 @@ def test_prepared_words_are_what_the_generator_writes() -> None:
             return stride if stride == NONE or plan.expressions[stride].op != "CONST" else number[plan.expressions[stride].k]
 
         kernel = plan.kernels[0]
-        args = tuple(replace(a, strides=tuple(hide(s) for s in a.strides)) for a in kernel.args)
+        args = tuple(a._replace(strides=tuple(hide(s) for s in a.strides)) for a in kernel.args)
         other = replace(plan, expressions=tuple(hidden), kernels=(replace(kernel, args=args),))
         assert encode(plan, made.symbols) == encode(other, made.symbols)
 
@@ -478,7 +478,7 @@ def test_matrices_without_a_contiguous_dimension_are_refused() -> None:
     for number, text in ((0, "matrix A"), (1, "matrix B"), (2, "rows of the product")):
         two = next(i for i, e in enumerate(plan.expressions) if e.op == "SYMBOL")
         args = list(kernel.args)
-        args[number] = replace(args[number], depth=two, strides=(two if number else args[0].strides[0], args[number].strides[1] if number else two))
+        args[number] = args[number]._replace(depth=two, strides=(two if number else args[0].strides[0], args[number].strides[1] if number else two))
         refused(replace(plan, kernels=(replace(kernel, args=tuple(args)),)), (3, 5, 4), text)
 
 
