@@ -31,10 +31,12 @@ from dvm_rt.graph.symbols import Dim, Shape, Size, floordiv
 UNARY = (
     "negative", "abs", "square", "sign", "sqrt", "rsqrt", "reciprocal", "exp", "log", "tanh", "erf", "sigmoid", "relu", "floor",
     "ceil", "trunc", "round", "sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh", "asinh", "acosh", "atanh", "exp2", "expm1",
-    "log2", "log10", "log1p", "cbrt", "erfc", "lgamma", "digamma", "isnan", "isinf", "isfinite", "signbit", "logical_not", "bitwise_invert", "silu",
+    "log2", "log10", "log1p", "cbrt", "erfc", "lgamma", "digamma", "isnan", "isinf", "isfinite", "signbit",
+    "logical_not", "bitwise_invert", "silu",
 )  # fmt: skip
 BINARY = (
-    "add", "subtract", "multiply", "divide", "floor_divide", "remainder", "fmod", "maximum", "minimum", "copysign", "nextafter", "atan2", "hypot", "logaddexp", "equal",
+    "add", "subtract", "multiply", "divide", "floor_divide", "remainder", "fmod", "maximum", "minimum", "copysign",
+    "nextafter", "atan2", "hypot", "logaddexp", "equal",
     "not_equal", "less", "less_equal", "greater", "greater_equal", "logical_and", "logical_or", "logical_xor", "bitwise_and",
     "bitwise_or", "bitwise_xor", "bitwise_left_shift", "bitwise_right_shift",
 )  # fmt: skip

@@ -476,7 +476,9 @@ class _Names:
         return 0
 
 
-def _pair(name: str, instructions: Words, meaning: Meaning, doc: str, dtype: Callable[..., DType] = _numbers, closed: bool = False) -> Operator:
+def _pair(
+    name: str, instructions: Words, meaning: Meaning, doc: str, dtype: Callable[..., DType] = _numbers, closed: bool = False
+) -> Operator:  # fmt: skip
     return _elementwise(name, instructions, meaning, doc, dtype, 2, closed)
 
 
@@ -530,7 +532,8 @@ TABLE: tuple[Operator, ...] = (
     _elementwise("isnan", "isnan", np.isnan, "whether x is NaN", _float_test, closed=True),
     _elementwise("isinf", _or_formula("isinf", _is_infinite), np.isinf, "whether x is infinite", _float_test, closed=True),
     _elementwise("isfinite", _or_formula("isfinite", _is_finite), np.isfinite, "whether x is neither infinite nor NaN", _float_test, closed=True),
-    _elementwise("signbit", _or_formula("signbit", _is_below_zero), lambda x: np.signbit(x) & ~np.isnan(x), "whether x is below 0, or -0; NaN has no sign", _float_test, closed=True),
+    _elementwise("signbit", _or_formula("signbit", _is_below_zero), lambda x: np.signbit(x) & ~np.isnan(x),
+                 "whether x is below 0, or -0; NaN has no sign", _float_test, closed=True),
     _elementwise("sin", "sin", np.sin, "sine"),
     _elementwise("cos", "cos", np.cos, "cosine"),
     _elementwise("tan", "tan", np.tan, "tangent"),
@@ -556,8 +559,10 @@ TABLE: tuple[Operator, ...] = (
     _pair("hypot", "hypot", np.hypot, "square root of x^2 + y^2", _floats),
     _pair("logaddexp", "logaddexp", np.logaddexp, "logarithm of e^x + e^y", _floats),
     _pair("fmod", "fmod", np.fmod, "x - n y with the sign of x; n is x / y towards 0", _floats, closed=True),
-    _pair("copysign", _or_formula("copysign", _with_sign), lambda x, y: np.copysign(x, np.where(np.isnan(y), 1.0, y)), "|x| with the sign of y; NaN has none", _floats, closed=True),
-    _pair("nextafter", "nextafter", lambda x, y: np.nextafter(x.astype(np.float32), y.astype(np.float32)), "the float32 next to x on the way to y", _float32),
+    _pair("copysign", _or_formula("copysign", _with_sign), lambda x, y: np.copysign(x, np.where(np.isnan(y), 1.0, y)),
+          "|x| with the sign of y; NaN has none", _floats, closed=True),
+    _pair("nextafter", "nextafter", lambda x, y: np.nextafter(x.astype(np.float32), y.astype(np.float32)),
+          "the float32 next to x on the way to y", _float32),
     _pair("floor_divide", _one_or_the_other("floordiv", "floor_divide"), _whole_quotient, "x / y rounded down; of integers and 0: 0"),
     _pair("remainder", _one_or_the_other("floormod", "remainder"), _rest, "what floor_divide leaves, with the sign of y; of integers and 0: 0"),
     _pair("bitwise_and", _unless_bool("bit_and", "mul"), np.bitwise_and, "and, bit by bit", _bits, closed=True),
@@ -566,7 +571,8 @@ TABLE: tuple[Operator, ...] = (
     _elementwise("bitwise_invert", _invert, np.invert, "every bit inverted", _bits),
     _pair("bitwise_left_shift", _masked("shl"), _shifted(np.left_shift), "x * 2^y; y modulo the bits of x", _wholes),
     _pair("bitwise_right_shift", _masked("shr"), _shifted(np.right_shift), "x / 2^y rounded down; y modulo the bits of x", _wholes),
-    _pair("philox", "philox", table.BY_NAME["philox"].meaning, "64 random bits: Philox4x32-10 of the counter x under the key y", _random, closed=True),
+    _pair("philox", "philox", table.BY_NAME["philox"].meaning,
+          "64 random bits: Philox4x32-10 of the counter x under the key y", _random, closed=True),
     _compare("equal", "eq", np.equal, "x == y"),
     _compare("not_equal", "ne", np.not_equal, "x != y"),
     _compare("less", "lt", np.less, "x < y", _order),

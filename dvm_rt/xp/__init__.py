@@ -49,7 +49,7 @@ SAME = (  # as in dvm_rt
 )  # fmt: skip
 CREATION = ("arange", "eye", "full_like", "linspace", "ones", "ones_like", "zeros", "zeros_like")  # there is one device
 NOT_THERE = (
-    "argsort", "conj", "cumulative_prod", "cumulative_sum", "empty_strided", "from_dlpack", "imag", "nonzero", "real", "searchsorted",
+    "argsort", "conj", "cumulative_prod", "cumulative_sum", "from_dlpack", "imag", "nonzero", "real", "searchsorted",
     "sort", "take_along_axis", "unique_all", "unique_counts", "unique_inverse", "unique_values",
 )  # fmt: skip
 

@@ -24,7 +24,7 @@ __array_api_version__ __array_namespace_info__""".split()
 
 def test_every_name_of_the_standard_is_there() -> None:
     assert [n for n in STANDARD if not hasattr(xp, n)] == []
-    assert set(xp.NOT_THERE) <= {*STANDARD, "empty_strided"} and set(xp.NOT_THERE).isdisjoint(xp.SAME)
+    assert set(xp.NOT_THERE) <= set(STANDARD) and set(xp.NOT_THERE).isdisjoint(xp.SAME)
     for name in xp.NOT_THERE:
         with pytest.raises(dvm.UnsupportedOperatorError, match=f"xp: {name}: not there yet"):
             getattr(xp, name)(dvm.asarray([1.0]))
