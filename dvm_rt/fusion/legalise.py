@@ -26,6 +26,7 @@ from dvm_rt.fusion.views import (
     source,
     through,
 )
+from dvm_rt.fusion.words import NARROW
 from dvm_rt.graph.graph import Graph, Make, Node, reachable, rewrite, taken_apart
 from dvm_rt.graph.operators import Lowering
 from dvm_rt.graph.symbols import Shape, product, same
@@ -282,6 +283,8 @@ def _cost(node: Node, budget: float) -> float:
     if root.operator.lowering is not Lowering.ELEMENTWISE or instruction is None or instruction.cycles > budget:
         return inf
     total = instruction.cycles
+    if root.dtype in NARROW and not root.operator.closed:
+        total += table.BY_NAME[NARROW[root.dtype]].cycles
     for operand in root.inputs:
         total += _cost(operand, budget - total)
     return total
