@@ -53,10 +53,8 @@ def test_bytes_into_int32(left: str, right: str) -> None:
 
 
 def test_refused() -> None:
-    double, single = dvm.asarray(np.ones((2, 2))), dvm.asarray(np.ones((2, 2), np.float32))
-    byte = dvm.asarray(np.ones((2, 2), np.int8))
-    for call in (lambda: double @ single, lambda: byte @ byte, lambda: dvm.matmul_integer(byte, single)):
-        with pytest.raises(DTypeError):
-            call()
+    single, byte = dvm.asarray(np.ones((2, 2), np.float32)), dvm.asarray(np.ones((2, 2), np.int8))
+    with pytest.raises(DTypeError):
+        dvm.matmul_integer(byte, single)
     with pytest.raises(ShapeError):
         dvm.matmul_integer(byte, byte[0])
