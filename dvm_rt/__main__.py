@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from dvm_rt.errors import DvmError
+from dvm_rt.errors import DvmError, GraphError
 
 HELP = "Looks into what dvm_rt makes (programs, traces), prints the manual of its instruction set, and starts pools of workers."
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=HELP)
@@ -64,6 +64,26 @@ def trace(
         table.add_row(track.name, f"(idle; longest: {longest})" if longest else "(idle)", "", f"{track.idle_us / 1e3:.2f}", "")
         table.add_section()
     Console().print(table)
+
+
+@app.command()
+def bench(
+    suites: Annotated[list[str] | None, typer.Argument(help="operators, subgraphs, models, encode, pipeline, startup, memory; none: all")] = None,
+    peers: Annotated[str, typer.Option(help="engines to compare with")] = "torch,inductor,inductor-dyn,onnxruntime,jax,numpy,numexpr",
+    only: Annotated[str, typer.Option(help="only cases whose name contains this")] = "",
+    threads: Annotated[int, typer.Option(min=1, max=64, help="threads of every engine; 1 pins to one CPU")] = 1,
+    all_shapes: Annotated[bool, typer.Option(help="give slow compilers all 50 new shapes, not a few")] = False,
+    json: Annotated[Path | None, typer.Option(help="write rows here")] = None,
+    html: Annotated[Path | None, typer.Option(help="write one page here")] = None,
+    markdown: Annotated[Path | None, typer.Option(help="write the results page here")] = None,
+) -> None:
+    """Compare with other engines in one run (from a source checkout: the code is in benchmarks/)."""
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+    try:
+        from benchmarks import bench as command
+    except ImportError as error:
+        raise GraphError(f"bench: benchmarks/: not found ({error}), allowed a source checkout of dvm_rt") from None
+    command.main(suites or [], peers, only, threads, all_shapes, {"json": json, "html": html, "markdown": markdown})
 
 
 def main() -> None:
