@@ -51,6 +51,7 @@ class Node:
     attributes: dict[str, Attribute]
     opset: int
     where: str
+    proto: onnx.NodeProto
     reads: frozenset[str] = frozenset()
 
 
@@ -183,7 +184,7 @@ class _Reader:
         graphs = [v for v in attributes.values() if isinstance(v, Graph)]
         reads = frozenset(n for n in proto.input if n).union(*(g.free for g in graphs))
         name = f"{self.file}: {where}"
-        return Node(proto.op_type, domain, proto.name, tuple(proto.input), tuple(proto.output), attributes, opsets[domain], name, reads)
+        return Node(proto.op_type, domain, proto.name, tuple(proto.input), tuple(proto.output), attributes, opsets[domain], name, proto, reads)
 
     def _inlined(
         self, call: onnx.NodeProto, function: onnx.FunctionProto, defined: set[str], depth: int, where: str

@@ -29,6 +29,7 @@ from dvm_rt.errors import (
     UnsupportedOperatorError,
 )
 from dvm_rt.graph.operators import Lowering
+from dvm_rt.graph.symbols import Dim
 from dvm_rt.onnx import numpy_names, operators, table
 from dvm_rt.onnx.model import DEPTH_MAX, Graph, Model, Node, _Reader, renamed
 from dvm_rt.onnx.table import HOST, RAW, STEP, Call, Row
@@ -102,9 +103,10 @@ class Running:
         except (ValueNeeded, Untraceable, ModelFormatError):
             raise
         except DvmError as error:
-            if str(error).startswith("onnx: ") or isinstance(error, EncodeError):
+            kind = ShapeError if isinstance(error, GraphError) and _tracing() else type(error)  # a choice that sizes decide
+            if kind is type(error) and (str(error).startswith("onnx: ") or isinstance(error, EncodeError)):
                 raise
-            raise type(error)(f"onnx: {node.where}: {error}") from error
+            raise kind(f"onnx: {node.where}: {error}") from error
         except _PLAIN as error:
             raise ShapeError(f"onnx: {node.where}: inputs do not fit: {type(error).__name__}: {error}") from error
         return result if isinstance(result, (list, _Outputs)) else [result]
@@ -144,6 +146,11 @@ class Running:
         except (UnsupportedOperatorError, DTypeError):
             self.host_only.add(id(node))
             return self._fetched(row, node, inputs, run_graph)
+        except AttributeError as error:
+            if not str(error).startswith("module 'dvm_rt' has no attribute"):
+                raise
+            self.host_only.add(id(node))  # a function that NumPy alone has
+            return self._fetched(row, node, inputs, run_graph)
         for value in result if isinstance(result, (list, _Outputs)) else [result]:
             self.note(node, _lowering(value, lifted))
         return result
@@ -166,10 +173,10 @@ class Running:
 
     def _by_body(self, node: Node, inputs: list[Value], env: Environment, constants: set[int]) -> list[Value]:
         types = tuple((str(numpy_dtype(x)), len(x.shape)) if isinstance(x, (Array, np.ndarray)) else None for x in inputs)
-        key = (id(node), types)
+        key = (id(node), types, any(isinstance(n, Dim) for x in inputs if isinstance(x, Array) for n in x.shape))
         graph = self.bodies.get(key)
         if graph is None:
-            graph = self.bodies[key] = _body(node, inputs)
+            graph = self.bodies[key] = _body(node, inputs, self.model.opsets.get("", onnx.defs.onnx_opset_version()))
         self.note(node, INLINED)
         if self.depth > DEPTH_MAX:
             raise ModelFormatError(f"onnx: {node.where}: functions within functions, got more than {DEPTH_MAX}, allowed {DEPTH_MAX}")
@@ -211,7 +218,7 @@ def _lowering(value: Value, inputs: Sequence[Value]) -> str:
     return INSTRUCTIONS
 
 
-def _body(node: Node, inputs: list[Value]) -> Graph:
+def _body(node: Node, inputs: list[Value], main_opset: int) -> Graph:
     """The function body of an operator for inputs of these types, with inputs in0.. and outputs out0.. ."""
     try:
         schema = onnx.defs.get_schema(node.operator, node.opset, node.domain)
@@ -227,13 +234,15 @@ def _body(node: Node, inputs: list[Value]) -> Graph:
         data = schema.get_context_dependent_function_with_opset_version(versions[-1], call.SerializeToString(), types) if versions else b""
     if not data and schema.has_function and version is not None:
         data = schema.get_function_with_opset_version(version)
+    if not data and any(isinstance(n, Dim) for x in inputs if x is not None for n in getattr(x, "shape", ())):
+        raise ShapeError(f"onnx: {node.where}: its body depends on sizes, got symbolic ones, allowed numbers")
     if not data:
         raise UnsupportedOperatorError(f"onnx: {node.where}: operator is not supported, got {node.domain or 'ai.onnx'}.{node.operator}, allowed those of docs/onnx.md")
     function = onnx.FunctionProto()
     function.ParseFromString(data)
     reader = _Reader(node.where, None)
-    opsets = {("" if r.domain == "ai.onnx" else r.domain): r.version for r in function.opset_import} or {"": node.opset}
-    opsets.setdefault("", node.opset)
+    opsets = {("" if r.domain == "ai.onnx" else r.domain): r.version for r in function.opset_import} or {"": main_opset}
+    opsets.setdefault("", main_opset)
     for attribute in schema.attributes.values():
         if attribute.default_value.name and all(a.name != attribute.name for a in call.attribute):
             call.attribute.append(attribute.default_value)
@@ -243,15 +252,13 @@ def _body(node: Node, inputs: list[Value]) -> Graph:
 
 
 def _call_proto(node: Node, inputs: list[Value]) -> onnx.NodeProto:
-    names = [f"in{i}" if x is not None else "" for i, x in enumerate(inputs)]
-    outputs = [f"out{i}" if name else "" for i, name in enumerate(node.outputs)]
-    attributes = {k: v for k, v in node.attributes.items() if not isinstance(v, Graph)}
-    for key, value in attributes.items():
-        if isinstance(value, np.ndarray):
-            attributes[key] = onnx.numpy_helper.from_array(value)
-    if len(attributes) < len(node.attributes):
-        raise UnsupportedOperatorError(f"onnx: {node.where}: operator is not supported, got subgraphs in its body, allowed those of docs/onnx.md")
-    return onnx.helper.make_node(node.operator, names, outputs, domain=node.domain, **attributes)
+    """The node with names of its own for what goes in and out."""
+    call = onnx.NodeProto()
+    call.CopyFrom(node.proto)
+    del call.input[:], call.output[:]
+    call.input.extend(f"in{i}" if x is not None else "" for i, x in enumerate(inputs))
+    call.output.extend(f"out{i}" if name else "" for i, name in enumerate(node.outputs))
+    return call
 
 
 def _type_proto(value: Value) -> onnx.TypeProto:
@@ -400,5 +407,8 @@ def _closed(value: Value) -> object:
     if isinstance(value, tuple):
         return tuple(map(_closed, value))
     if is_symbolic(value):
-        return lift(value)
+        try:
+            return lift(value)
+        except UnsupportedOperatorError as error:
+            raise ShapeError(f"onnx: sizes as values: {error}") from error
     return HostKey(value) if isinstance(value, np.ndarray) else value

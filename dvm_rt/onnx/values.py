@@ -7,6 +7,7 @@ NumPy array of objects that holds sizes (ints and symbolic `Dim`s, taken for int
 from __future__ import annotations
 
 import weakref
+from contextlib import suppress
 
 import ml_dtypes
 import numpy as np
@@ -15,7 +16,7 @@ import dvm_rt as dvm
 from dvm_rt.array.array import Array, _is_traced
 from dvm_rt.array.session import Session, session
 from dvm_rt.dtypes import DType, bfloat16, from_numpy
-from dvm_rt.errors import DTypeError
+from dvm_rt.errors import DTypeError, UnsupportedOperatorError
 from dvm_rt.graph.symbols import Dim, Size
 
 Value = object  # see the module
@@ -102,7 +103,8 @@ def lift(value: Value, keep: bool = False) -> Array:
         flat = [_number(v) for v in value.ravel()]
         return dvm.reshape(dvm.stack(flat), value.shape) if value.ndim else flat[0]
     if value.size == 1 and value.ndim <= 8 and (number := _exact_number(value)) is not None:
-        return dvm.full(value.shape, number, dtype=dvm_dtype(value.dtype))
+        with suppress(UnsupportedOperatorError):
+            return dvm.full(value.shape, number, dtype=dvm_dtype(value.dtype))
     if not keep:
         return _copied(value)
     cache = _lifted.setdefault(session(), {})

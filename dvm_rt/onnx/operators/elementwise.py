@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from dvm_rt.array.array import Array
+from dvm_rt.graph.symbols import same
 from dvm_rt.onnx.table import Call, row
 from dvm_rt.onnx.values import numpy_dtype, dvm_dtype
 
@@ -83,7 +84,7 @@ def modulo(c: Call, x: Value, y: Value) -> Value:
 @row("Pow")
 def power(c: Call, x: Value, y: Value) -> Value:
     dtype = numpy_dtype(x)
-    if isinstance(y, Array) and y._node is not None and y.size == 1 and y._node.operator.name in ("constant", "broadcast_to", "full"):
+    if isinstance(y, Array) and y._node is not None and same(y.size, 1) and y._node.operator.name in ("constant", "broadcast_to", "full"):
         number = _constant_of(y)
         if number is not None and kind_of(x) == "f":
             return c.xp.pow(x, number)

@@ -119,6 +119,7 @@ def max_pool(c: Call, x: Value) -> Value:
     if c.wants(1):
         return _max_pool_with_places(c, x, kernel, strides, pads, dilations, ceil_mode)
     wide = _computed_in(c, (x,))[0]
+    wide, pads = _wide_pads(c, wide, kernel, pads, -np.inf) if kind_of(x) == "f" else (wide, pads)
     result = c.xp.max_pool(wide, kernel, stride=strides, padding=pads, dilation=dilations, ceil_mode=ceil_mode)
     return result if numpy_dtype(result) == numpy_dtype(x) else cast(c, result, numpy_dtype(x))
 
@@ -146,12 +147,27 @@ def _max_pool_with_places(c: Call, x: Value, kernel: tuple, strides: tuple, pads
     return [values.max(axis=taps), (found + planes).astype(np.int64)]
 
 
+def _too_wide(kernel: tuple, pads: Pads) -> bool:
+    return any(max(pair) > k // 2 for pair, k in zip(pads, kernel, strict=True))
+
+
+def _wide_pads(c: Call, x: Value, kernel: tuple, pads: Pads, value: float) -> tuple[Value, Pads]:
+    """Pads of more than half a window are made part of x."""
+    if not _too_wide(kernel, pads):
+        return x, pads
+    return c.xp.pad(x, [(0, 0), (0, 0), *pads], value=value if isinstance(x, Array) else np.asarray(value, x.dtype)), [(0, 0)] * len(kernel)
+
+
 @row("AveragePool")
 def average_pool(c: Call, x: Value) -> Value:
     kernel = tuple(c.get("kernel_shape"))
     strides, pads, dilations = windows(c, x, kernel)
     included = bool(c.get("count_include_pad", 0))
     wide, dtype = _computed_in(c, (x,))[0], numpy_dtype(x)
+    if _too_wide(kernel, pads):
+        if not included or c.get("ceil_mode", 0):
+            raise c.refuse(f"pads, got {pads} with padding left out of the count, allowed at most half of the window {kernel}")
+        wide, pads = _wide_pads(c, wide, kernel, pads, 0.0)
     result = c.xp.avg_pool(wide, kernel, stride=strides, padding=pads, dilation=dilations, ceil_mode=bool(c.get("ceil_mode", 0)), count_include_pad=included)
     return result if numpy_dtype(result) == dtype else cast(c, result, dtype)
 
@@ -164,6 +180,7 @@ def lp_pool(c: Call, x: Value) -> Value:
     size = float(np.prod(kernel))
     powered = c.xp.pow(c.xp.abs(x), number(x, p))
     ceil_mode = bool(c.get("ceil_mode", 0))
+    powered, pads = _wide_pads(c, powered, kernel, pads, 0.0)
     total = c.xp.avg_pool(powered, kernel, stride=strides, padding=pads, dilation=dilations, ceil_mode=ceil_mode, count_include_pad=True)
     if ceil_mode:
         raise c.refuse("ceil_mode, got 1, allowed 0")
