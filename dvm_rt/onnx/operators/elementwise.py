@@ -37,12 +37,17 @@ def _unary(name: str) -> Callable[[Call, Value], Value]:
 
 
 def _binary(name: str) -> Callable[[Call, Value, Value], Value]:
-    def function(c: Call, x: Value, y: Value) -> Value:
-        if c.get("broadcast") is not None or c.get("axis") is not None:
-            raise c.refuse("the broadcast of operator sets below 7 is not supported, allowed shapes that broadcast from the right")
-        return getattr(c.xp, name)(x, y)
+    return lambda c, x, y: getattr(c.xp, name)(x, _lined(c, x, y))
 
-    return function
+
+def _lined(c: Call, x: Value, y: Value) -> Value:
+    """Before operator set 7, `broadcast` with `axis` says at which axis of x the axes of y begin."""
+    axis = c.get("axis")
+    if c.opset >= 7 or axis is None or not y.shape:
+        return y
+    axis = axis + len(x.shape) if axis < 0 else axis
+    behind = len(x.shape) - axis - len(y.shape)
+    return c.xp.reshape(y, (*y.shape, *(1,) * behind)) if behind > 0 else y
 
 
 for _name, _function in UNARY.items():
@@ -59,8 +64,7 @@ def kind_of(x: Value) -> str:
 
 @row("Div")
 def divide(c: Call, x: Value, y: Value) -> Value:
-    if c.get("broadcast") is not None:
-        raise c.refuse("the broadcast of operator sets below 7 is not supported")
+    y = _lined(c, x, y)
     if kind_of(x) == "f":
         return c.xp.divide(x, y)
     if kind_of(x) == "u" or (isinstance(x, np.ndarray) and x.dtype == object) or (isinstance(y, np.ndarray) and y.dtype == object):
@@ -83,7 +87,7 @@ def modulo(c: Call, x: Value, y: Value) -> Value:
 
 @row("Pow")
 def power(c: Call, x: Value, y: Value) -> Value:
-    dtype = numpy_dtype(x)
+    dtype, y = numpy_dtype(x), _lined(c, x, y)
     if isinstance(y, Array) and y._node is not None and same(y.size, 1) and y._node.operator.name in ("constant", "broadcast_to", "full"):
         number = _constant_of(y)
         if number is not None and kind_of(x) == "f":
@@ -141,15 +145,15 @@ def where(c: Call, condition: Value, x: Value, y: Value) -> Value:
 def cast_operator(c: Call, x: Value) -> Value:
     import onnx
 
-    return to_kind(c, x, onnx.helper.tensor_dtype_to_np_dtype(c.get("to")), c.get("saturate", 1))
+    return to_kind(c, x, onnx.helper.tensor_dtype_to_np_dtype(c.get("to")), c.get("saturate", 1), c.get("round_mode", "up"))
 
 
 @row("CastLike", on_host=())
 def cast_like(c: Call, x: Value, like: Value) -> Value:
-    return to_kind(c, x, numpy_dtype(like), c.get("saturate", 1))
+    return to_kind(c, x, numpy_dtype(like), c.get("saturate", 1), c.get("round_mode", "up"))
 
 
-def to_kind(c: Call, x: Value, dtype: np.dtype, saturate: int) -> Value:
+def to_kind(c: Call, x: Value, dtype: np.dtype, saturate: int, rounding: str = "up") -> Value:
     """A conversion as ONNX defines it; strings and types below 16 bits are the host's."""
     if isinstance(x, Array):
         return x.astype(dvm_dtype(dtype))
@@ -158,7 +162,7 @@ def to_kind(c: Call, x: Value, dtype: np.dtype, saturate: int) -> Value:
     if x.dtype == object and x.size and isinstance(x.ravel()[0], str):
         return _from_strings(x, dtype)
     if dtype.name.startswith("float8"):
-        return _to_float8(x, dtype, saturate)
+        return _to_power_of_two(x, rounding) if dtype.name == "float8_e8m0fnu" else _to_float8(x, dtype, saturate)
     if dtype.name in ("float4_e2m1fn",):
         return x.astype(np.float32).astype(dtype)
     if dtype.name in ("int4", "uint4", "int2", "uint2"):
@@ -190,8 +194,6 @@ def _to_float8(x: np.ndarray, dtype: np.dtype, saturate: int) -> np.ndarray:
     import ml_dtypes
 
     wide = x.astype(np.float32)
-    if dtype.name == "float8_e8m0fnu":
-        return wide.astype(dtype)
     result = wide.astype(dtype)
     if saturate:
         info = ml_dtypes.finfo(dtype)
@@ -199,6 +201,20 @@ def _to_float8(x: np.ndarray, dtype: np.dtype, saturate: int) -> np.ndarray:
         big = np.abs(wide) > top
         result = np.where(big & ~np.isnan(wide), np.sign(wide) * top, np.where(np.isnan(wide), wide, result.astype(np.float32))).astype(dtype)
     return result
+
+
+def _to_power_of_two(x: np.ndarray, rounding: str) -> np.ndarray:
+    """float8_e8m0: the exponent alone; up, down, or to the nearest; beyond the range its ends; NaN is 255."""
+    import ml_dtypes
+
+    wide = x.astype(np.float32)
+    bits = np.ascontiguousarray(wide).view(np.uint32).reshape(wide.shape) & 0x7FFFFFFF
+    exponent, rest = (bits >> 23).astype(np.int64), bits & 0x7FFFFF
+    half = np.where(exponent == 0, 0x600000, 0x400000)  # 2^-127, the smallest, is a subnormal float32
+    least = np.where(exponent == 0, 0x400000, 0)
+    more = {"up": rest > least, "down": np.zeros(rest.shape, bool), "nearest": rest >= half}[rounding]
+    code = np.where(np.isnan(wide), 255, np.clip(exponent + more, 0, 254)).astype(np.uint8)
+    return code.view(ml_dtypes.float8_e8m0fnu)
 
 
 def _to_few_bits(x: np.ndarray, dtype: np.dtype) -> np.ndarray:
@@ -223,7 +239,7 @@ def bit_cast(c: Call, x: Value) -> Value:
 def is_infinite(c: Call, x: Value) -> Value:
     positive, negative = c.get("detect_positive", 1), c.get("detect_negative", 1)
     if not positive and not negative:
-        return c.xp.not_equal(x, x) if False else c.xp.logical_and(c.xp.isinf(x), c.xp.logical_not(c.xp.isinf(x)))
+        return c.xp.logical_and(c.xp.isinf(x), c.xp.logical_not(c.xp.isinf(x)))
     if positive and negative:
         return c.xp.isinf(x)
     side = c.xp.greater(x, 0) if positive else c.xp.less(x, 0)

@@ -47,6 +47,7 @@ def _resized(c: Call, x: Value, roi: list | None, scales: list | None, sizes: li
     axes = [a % rank for a in c.get("axes", range(rank))]
     if any(isinstance(x.shape[a], Dim) for a in axes if not _unchanged(axes.index(a), scales)) or any(isinstance(n, Dim) for n in sizes or ()):
         raise ShapeError(f"sizes that are resized, got {x.shape}, allowed numbers")
+    by_scales = scales is not None
     scales, sizes = _sizes(c, [x.shape[a] for a in axes], scales, sizes)
     mode, way = c.get("mode", "nearest"), c.get("coordinate_transformation_mode", "half_pixel" if c.opset >= 11 else "asymmetric")
     if c.opset < 11:
@@ -57,7 +58,7 @@ def _resized(c: Call, x: Value, roi: list | None, scales: list | None, sizes: li
         region = (roi[i], roi[i + len(axes)]) if roi else (0.0, 1.0)
         if n == m and scale == 1 and way != "tf_crop_and_resize":
             continue
-        places = _places(np.arange(m), n, m, float(scale), way, region)
+        places = _places(np.arange(m), n, n * float(scale) if by_scales else float(m), float(scale), way, region)
         if way == "tf_crop_and_resize":
             beyond = (places < 0) | (places > n - 1)
             lined = beyond.reshape([-1 if a == axis else 1 for a in range(rank)])
@@ -91,24 +92,24 @@ def _sizes(c: Call, given: list, scales: list | None, sizes: list | None) -> tup
     return [one] * len(given), [int(floor(one * n + 0.5)) for n in given]
 
 
-def _places(out: np.ndarray, n: int, m: int, scale: float, way: str, region: tuple[float, float]) -> np.ndarray:
-    """Where each element of the result lies in the input."""
+def _places(out: np.ndarray, n: int, m: float, scale: float, way: str, region: tuple[float, float]) -> np.ndarray:
+    """Where each element of the result lies in the input; m: the size of the result, before it is rounded down."""
+    count = len(out)
     if way == "align_corners":
-        return out * ((n - 1) / (m - 1)) if m > 1 else np.zeros(m)
+        return out * ((n - 1) / (m - 1)) if count > 1 else np.zeros(count)
     if way == "asymmetric":
         return out / scale
     if way == "pytorch_half_pixel":
-        return (out + 0.5) / scale - 0.5 if m > 1 else np.zeros(m) - (0.5 if False else 0.0)
+        return (out + 0.5) / scale - 0.5 if count > 1 else np.zeros(count)
     if way == "tf_half_pixel_for_nn":
         return (out + 0.5) / scale
     if way == "tf_crop_and_resize":
         start, end = float(region[0]), float(region[1])
-        if m == 1:
-            return np.full(m, 0.5 * (start + end) * (n - 1))
+        if count == 1:
+            return np.full(count, 0.5 * (start + end) * (n - 1))
         return start * (n - 1) + out * (end - start) * (n - 1) / (m - 1)
     if way == "half_pixel_symmetric":
-        whole = scale * n
-        adjusted = m / whole
+        adjusted = count / (scale * n)
         return n / 2 * (1 - adjusted) + (out + 0.5) / scale - 0.5
     return (out + 0.5) / scale - 0.5
 
@@ -127,7 +128,7 @@ def _matrix(places: np.ndarray, n: int, scale: float, mode: str, c: Call) -> np.
         first, last = ceil(place - reach), floor(place + reach)
         taps = np.arange(first, last + 1)
         weights = np.array([kernel((t - place) * stretch) for t in taps])
-        if c.get("exclude_outside", 0) or c.get("antialias", 0) and mode == "linear" and False:
+        if c.get("exclude_outside", 0):
             weights = np.where((taps < 0) | (taps >= n), 0, weights)
         weights = weights / weights.sum()
         np.add.at(matrix[row_number], np.clip(taps, 0, n - 1), weights)
@@ -332,3 +333,18 @@ def _zero_beyond(x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
         weight = np.abs(1 - dy - (y - top)) * np.abs(1 - dx - (z - left))
         total = total + _picked(x, [top + dy, left + dx], "zeros", True) * weight[:, None]
     return total
+
+
+@row("ImageDecoder", kind=HOST)
+def image_decoder(c: Call, data: Value) -> Value:
+    """By Pillow, where it is installed."""
+    try:
+        import io
+
+        from PIL import Image
+    except ImportError:
+        raise c.refuse("images are decoded by Pillow, got none, allowed an environment with it") from None
+    kind = c.get("pixel_format", "RGB")
+    pixels = np.asarray(Image.open(io.BytesIO(data.tobytes())).convert({"Grayscale": "L"}.get(kind, "RGB")))
+    pixels = pixels[..., None] if kind == "Grayscale" else pixels
+    return pixels[..., ::-1] if kind == "BGR" else pixels

@@ -165,11 +165,23 @@ def average_pool(c: Call, x: Value) -> Value:
     included = bool(c.get("count_include_pad", 0))
     wide, dtype = _computed_in(c, (x,))[0], numpy_dtype(x)
     if _too_wide(kernel, pads):
-        if not included or c.get("ceil_mode", 0):
-            raise c.refuse(f"pads, got {pads} with padding left out of the count, allowed at most half of the window {kernel}")
+        if c.get("ceil_mode", 0):
+            raise c.refuse(f"pads, got {pads} with ceil_mode, allowed at most half of the window {kernel}")
+        if not included:
+            return cast(c, _mean_of_the_inside(c, wide, kernel, pads, strides, dilations), dtype)
         wide, pads = _wide_pads(c, wide, kernel, pads, 0.0)
     result = c.xp.avg_pool(wide, kernel, stride=strides, padding=pads, dilation=dilations, ceil_mode=bool(c.get("ceil_mode", 0)), count_include_pad=included)
     return result if numpy_dtype(result) == dtype else cast(c, result, dtype)
+
+
+def _mean_of_the_inside(c: Call, x: Value, kernel: tuple, pads: Pads, strides: tuple, dilations: tuple) -> Value:
+    """The mean of what is not padding: the share of a window that lies inside is the mean of ones."""
+    ones = c.xp.full(tuple(x.shape), 1.0, dtype=x.dtype)
+    means = []
+    for part in (x, ones):
+        padded, none = _wide_pads(c, part, kernel, pads, 0.0)
+        means.append(c.xp.avg_pool(padded, kernel, stride=strides, padding=none, dilation=dilations))
+    return c.xp.divide(*means)
 
 
 @row("LpPool")
@@ -217,10 +229,7 @@ def max_unpool(c: Call, x: Value, places: Value, wanted: Value = None) -> Value:
     if wanted is None:
         return result
     widths = [(0, 0), (0, 0), *((0, n - m) for n, m in zip(whole(wanted)[2:], own, strict=True))]
-    total = 1
-    for n in whole(wanted):
-        total = total * n
-    return _scattered(c, x, places, whole(wanted)) if widths else result
+    return c.xp.pad(result, widths, value=0.0)
 
 
 def _scattered(c: Call, x: Value, places: Value, shape: tuple) -> Value:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from dvm_rt.array.array import Array
+from dvm_rt.errors import GraphError
 from dvm_rt.graph.symbols import Dim, product
 from dvm_rt.onnx.operators.elementwise import cast, kind_of
 from dvm_rt.onnx.table import Call, row, whole
@@ -335,7 +336,10 @@ def local_response_normalization(c: Call, x: Value) -> Value:
 
 @row("Einsum")
 def einsum(c: Call, *xs: Value) -> Value:
-    return c.xp.einsum(c.get("equation"), *xs)
+    try:
+        return c.xp.einsum(c.get("equation"), *xs)
+    except GraphError as error:
+        raise c.refuse(str(error)) from error
 
 
 @row("Det")

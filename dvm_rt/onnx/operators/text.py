@@ -21,7 +21,7 @@ def _strings(values: list[str], shape: tuple[int, ...]) -> np.ndarray:
 
 @row("StringConcat", kind=HOST)
 def string_concat(c: Call, x: Value, y: Value) -> Value:
-    return np.add(x.astype(object), y.astype(object))
+    return np.asarray(np.add(x.astype(object), y.astype(object)), object)
 
 
 @row("StringSplit", kind=HOST)
