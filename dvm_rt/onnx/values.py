@@ -132,7 +132,7 @@ def _copied(value: np.ndarray) -> Array:
     if value.dtype == BFLOAT16:
         return dvm.asarray(value.astype(np.float32)).astype(bfloat16)
     dvm_dtype(value.dtype)
-    return dvm.asarray(np.ascontiguousarray(value))
+    return dvm.asarray(np.asarray(value, order="C"))
 
 
 def fetch(value: Value) -> Value:
