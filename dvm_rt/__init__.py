@@ -21,15 +21,20 @@ from importlib import import_module
 _MODULES: dict[str, tuple[str, ...]] = {
     "dvm_rt.array.array": ("Array", "asarray", "eval", "aeval"),
     "dvm_rt.array.functions": (
-        "abs", "add", "all", "any", "astype", "attention", "broadcast_to", "ceil", "clip", "concat", "divide", "equal", "erf", "exp",
-        "expand_dims", "floor", "full", "gelu", "greater", "greater_equal", "isnan", "layer_norm", "less", "less_equal", "linear",
-        "log", "log_softmax", "logical_and", "logical_not", "logical_or", "logical_xor", "matmul", "matrix_transpose", "max",
-        "maximum", "mean", "min", "minimum", "multiply", "negative", "not_equal", "ones", "permute_dims", "pow", "reciprocal",
-        "relu", "reshape", "rms_norm", "round", "rsqrt", "sigmoid", "silu", "softmax", "split", "sqrt", "square", "squeeze",
-        "stack", "subtract", "sum", "tanh", "trunc", "var", "where", "zeros",
+        "abs", "acos", "acosh", "add", "all", "any", "argmax", "argmin", "asin", "asinh", "astype", "attention", "atan", "atan2", "atanh",
+        "bitwise_and", "bitwise_invert", "bitwise_left_shift", "bitwise_or", "bitwise_right_shift", "bitwise_xor", "broadcast_to",
+        "cbrt", "ceil", "clip", "concat", "copysign", "cos", "cosh", "count_nonzero", "digamma", "divide", "equal", "erf", "erfc",
+        "exp", "exp2", "expand_dims", "expm1", "floor", "floor_divide", "fmod", "full", "gelu", "greater", "greater_equal", "hypot",
+        "isfinite", "isinf", "isnan", "layer_norm", "less", "less_equal", "lgamma", "linear", "log", "log10", "log1p", "log2",
+        "log_softmax", "logaddexp", "logical_and", "logical_not", "logical_or", "logical_xor", "logsumexp", "matmul", "matmul_integer",
+        "matrix_transpose", "max", "maximum", "mean", "min", "minimum", "multiply", "negative", "nextafter", "not_equal", "ones",
+        "permute_dims", "pow", "prod", "reciprocal", "relu", "remainder", "reshape", "rms_norm", "round", "rsqrt", "sigmoid", "sign",
+        "signbit", "silu", "sin", "sinh", "softmax", "split", "sqrt", "square", "squeeze", "stack", "std", "subtract", "sum",
+        "tan", "tanh", "trunc", "var", "where", "zeros",
     ),
+    "dvm_rt.array.manipulation": ("diff", "full_like", "ones_like", "zeros_like"),
     "dvm_rt.array.movement": (
-        "arange", "argsort", "argwhere", "broadcast_arrays", "compress", "count_nonzero", "eye", "flip", "gather_nd", "index_add",
+        "arange", "argsort", "argwhere", "broadcast_arrays", "compress", "eye", "flip", "gather_nd", "index_add",
         "linspace", "meshgrid", "moveaxis", "nonzero", "one_hot", "pad", "repeat", "roll", "scatter", "scatter_nd",
         "searchsorted", "sort", "take", "take_along_axis", "tile", "topk", "tril", "triu", "unique_all", "unique_counts",
         "unique_inverse", "unique_values", "unstack", "updated",
@@ -51,9 +56,10 @@ _MODULES: dict[str, tuple[str, ...]] = {
         "float64",
     ),
 }  # fmt: skip
+_SUBMODULES = {"random": "dvm_rt.array.random"}
 _OWNER = {name: module for module, names in _MODULES.items() for name in names}
 __version__ = "0.1.0"
-__all__ = sorted(_OWNER)  # noqa: PLE0605
+__all__ = sorted([*_OWNER, *_SUBMODULES])  # noqa: PLE0605
 
 
 def __getattr__(name: str) -> object:
@@ -61,6 +67,8 @@ def __getattr__(name: str) -> object:
     if owner is None:
         if name == "bool":
             return __getattr__("bool_")
+        if name in _SUBMODULES:
+            return import_module(_SUBMODULES[name])
         raise AttributeError(f"module 'dvm_rt' has no attribute {name!r}")
     value = globals()[name] = getattr(import_module(owner), name)
     return value

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from dvm_rt.errors import DvmError, UnsupportedOperatorError
+from dvm_rt.errors import DvmError, GraphError, UnsupportedOperatorError
 
 HELP = "Runs ONNX models, looks into what dvm_rt makes (programs, traces), prints the manual of its instruction set, and starts pools of workers."
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=HELP)
@@ -115,6 +115,26 @@ def _onnx(module: str) -> ModuleType:
         if error.name is None or error.name.startswith("dvm_rt"):
             raise
         raise UnsupportedOperatorError(f"onnx: {error.name} is not installed, allowed environments with it: pip install 'dvm-rt[onnx]'") from None
+
+
+@app.command()
+def bench(
+    suites: Annotated[list[str] | None, typer.Argument(help="operators, subgraphs, models, encode, pipeline, startup, memory; none: all")] = None,
+    peers: Annotated[str, typer.Option(help="engines to compare with")] = "torch,inductor,inductor-dyn,onnxruntime,jax,numpy,numexpr",
+    only: Annotated[str, typer.Option(help="only cases whose name contains this")] = "",
+    threads: Annotated[int, typer.Option(min=1, max=64, help="threads of every engine; 1 pins to one CPU")] = 1,
+    all_shapes: Annotated[bool, typer.Option(help="give slow compilers all 50 new shapes, not a few")] = False,
+    json: Annotated[Path | None, typer.Option(help="write rows here")] = None,
+    html: Annotated[Path | None, typer.Option(help="write one page here")] = None,
+    markdown: Annotated[Path | None, typer.Option(help="write the results page here")] = None,
+) -> None:
+    """Compare with other engines in one run (from a source checkout: the code is in benchmarks/)."""
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+    try:
+        from benchmarks import bench as command
+    except ImportError as error:
+        raise GraphError(f"bench: benchmarks/: not found ({error}), allowed a source checkout of dvm_rt") from None
+    command.main(suites or [], peers, only, threads, all_shapes, {"json": json, "html": html, "markdown": markdown})
 
 
 def main() -> None:

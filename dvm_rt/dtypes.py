@@ -12,9 +12,9 @@ import numpy as np
 from dvm_rt.errors import DTypeError
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class DType:
-    """One element type. `kind` is "b" bool, "i" signed, "u" unsigned, "f" float; `bytes` the size of one element."""
+    """One element type: there is one object of each. `kind` is "b" bool, "i" signed, "u" unsigned, "f" float; `bytes` the size of one element."""
 
     name: str
     code: int
@@ -57,3 +57,131 @@ def from_numpy(dtype: np.dtype | type | str, who: str = "dtypes") -> DType:
     if found is None:
         raise DTypeError(f"{who}: dtype: not supported, got {np.dtype(dtype)}, allowed {', '.join(BY_NAME)}")
     return found
+
+
+# ---- what is computed in what, and promotion ------------------------------------------------------------------------
+
+DEFAULT_FLOAT, DEFAULT_INT, DEFAULT_UINT = float32, int64, uint64
+_COMPUTE: dict[DType, DType] = {float16: float32, bfloat16: float32, int8: int32, int16: int32, uint8: int32, uint16: int32}
+_KINDS = {"b": 0, "u": 1, "i": 1, "f": 2}
+
+
+def compute_dtype(dtype: DType) -> DType | None:
+    """The dtype that a kernel computes values of this dtype in; None for bool, which is 1 and 0 in any."""
+    return None if dtype is bool_ else _COMPUTE.get(dtype, dtype)
+
+
+def is_computed(dtype: DType) -> bool:
+    """Whether kernels compute in this very dtype: nothing has to be rounded or wrapped."""
+    return dtype is not bool_ and dtype not in _COMPUTE
+
+
+def holds(wide: DType, narrow: DType) -> bool:
+    """Whether every value of `narrow` is one of `wide`."""
+    if wide is narrow or narrow is bool_:
+        return True
+    if wide.kind == "f":
+        if narrow.kind == "f":
+            return wide.bytes > narrow.bytes
+        return _DIGITS[wide] >= 8 * narrow.bytes - (narrow.kind == "i")
+    if narrow.kind == "f" or wide is bool_:
+        return False
+    return wide.bytes >= narrow.bytes if wide.kind == narrow.kind else wide.kind == "i" and wide.bytes > narrow.bytes
+
+
+_DIGITS = {float16: 11, bfloat16: 8, float32: 24, float64: 53}
+
+
+def promote(a: DType, b: DType) -> DType | None:
+    """The dtype of a mixed expression, as in the Array API standard; None where there is none (uint64 with a signed one).
+
+    Beyond the standard: a number beside a bool keeps its dtype, a float beside an integer its own, and float16 with bfloat16
+    gives float32."""
+    if a is b:
+        return a
+    if _KINDS[a.kind] != _KINDS[b.kind]:
+        return a if _KINDS[a.kind] > _KINDS[b.kind] else b
+    if holds(a, b) or holds(b, a):
+        return a if holds(a, b) else b
+    if a.kind == "f":
+        return float32
+    wider = 2 * max(a.bytes, b.bytes)
+    return BY_NAME[f"int{8 * wider}"] if wider <= 8 else None
+
+
+def with_number(dtype: DType, number: bool | int | float) -> DType:
+    """The dtype of an array of this dtype beside a Python number: its own, but for a number of a higher kind."""
+    if isinstance(number, bool):
+        return dtype
+    if isinstance(number, int):
+        return dtype if dtype is not bool_ else DEFAULT_INT
+    return dtype if dtype.kind == "f" else DEFAULT_FLOAT
+
+
+def sum_dtype(dtype: DType) -> DType:
+    """The dtype of sums and products where none is asked for: integers as wide as the default integer."""
+    return DEFAULT_UINT if dtype.kind == "u" else dtype if dtype.kind == "f" else DEFAULT_INT
+
+
+def limits(dtype: DType) -> tuple[int, int]:
+    """(smallest, largest) value of an integer dtype."""
+    info = np.iinfo(dtype.numpy)
+    return int(info.min), int(info.max)
+
+
+# ---- values ---------------------------------------------------------------------------------------------------------
+
+
+def rounded(values: np.ndarray, dtype: DType) -> np.ndarray:
+    """Values as this dtype holds them, in the NumPy type that computes with them: float64 for all floats.
+
+    Floats round to nearest, halves to even; integers wrap; a float becomes an integer by truncation, cut off at the ends, and
+    NaN becomes 0. float64 is left as it is, and so is float32: the oracle is more exact than what it judges."""
+    if dtype is bool_:
+        return values != 0
+    if dtype.kind == "f":
+        values = values.astype(np.float64)
+        if dtype is float16:
+            with np.errstate(over="ignore"):
+                return values.astype(np.float32).astype(np.float16).astype(np.float64)
+        return from_bits(bfloat16_bits(values)) if dtype is bfloat16 else values
+    if values.dtype.kind == "f":
+        return _saturated(values, dtype)
+    return values.astype(dtype.numpy)
+
+
+def _saturated(values: np.ndarray, dtype: DType) -> np.ndarray:
+    low, high = limits(dtype)
+    with np.errstate(invalid="ignore"):
+        whole = np.trunc(np.where(np.isnan(values), 0.0, values.astype(np.float64)))
+        inside = np.where((whole < low) | (whole >= float(high)), 0.0, whole).astype(dtype.numpy)
+    return np.where(whole < low, np.array(low, dtype.numpy), np.where(whole >= float(high), np.array(high, dtype.numpy), inside))
+
+
+def bfloat16_bits(values: np.ndarray) -> np.ndarray:
+    """The upper halves of float32 numbers, rounded to nearest, halves to even; NaN canonical."""
+    with np.errstate(over="ignore"):
+        bits = np.ascontiguousarray(values, np.float32).view(np.uint32).reshape(np.shape(values))
+    upper = ((bits + np.uint32(0x7FFF) + (bits >> np.uint32(16) & np.uint32(1))) >> np.uint32(16)).astype(np.uint16)
+    return np.where(np.isnan(values), np.uint16(0x7FC0), upper)
+
+
+def from_bits(bits: np.ndarray) -> np.ndarray:
+    """The float64 numbers that bfloat16 bits stand for."""
+    wide = np.ascontiguousarray(bits).astype(np.uint32) << np.uint32(16)
+    return wide.view(np.float32).astype(np.float64).reshape(np.shape(bits))
+
+
+def to_storage(values: np.ndarray, dtype: DType) -> np.ndarray:
+    """Values as they are stored: in the dtype's NumPy type, bfloat16 as bits."""
+    if dtype is bfloat16:
+        return bfloat16_bits(values)
+    if dtype.kind in "iu" and np.asarray(values).dtype.kind == "f":
+        return _saturated(values, dtype)
+    with np.errstate(over="ignore"):
+        return np.asarray(values).astype(dtype.numpy)
+
+
+def from_storage(stored: np.ndarray, dtype: DType) -> np.ndarray:
+    """What the oracle computes with: float64 for floats, else the values as they are stored."""
+    return from_bits(stored) if dtype is bfloat16 else stored.astype(np.float64) if dtype.kind == "f" else stored

@@ -30,8 +30,8 @@ LAYERS = [  # from the bottom; packages on one line do not import each other
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 # Names that a module takes from above on purpose, inside a function: the pool is part of the workers' package but starts
-# processes with the zygote's environment; the zygote runs the children's main functions.
-EXCEPTIONS = {("encoder_workers/pool.py", "zygote")}
+# processes with the zygote's environment; an array knows its namespace, as the Array API standard wants it.
+EXCEPTIONS = {("encoder_workers/pool.py", "zygote"), ("array/array.py", "xp")}
 
 
 def imported(path: Path) -> Iterator[str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterator, Sequence
+from types import ModuleType
 
 import numpy as np
 
@@ -17,15 +18,16 @@ from dvm_rt.array import tracing
 from dvm_rt.array.session import Pending, Session, leaf, session
 from dvm_rt.array.tracing import Trace
 from dvm_rt.config import number
-from dvm_rt.dtypes import DType, bool_, float32
+from dvm_rt.dtypes import DEFAULT_FLOAT, DEFAULT_INT, DType, bfloat16, bool_, float32
 from dvm_rt.errors import DTypeError, GraphError, ShapeError, UnsupportedOperatorError
 from dvm_rt.graph.graph import NO_FACTS, Node, apply, reachable
-from dvm_rt.graph.operators import OPERATORS, Operator
-from dvm_rt.graph.shapes import Entry, axis_numbers
+from dvm_rt.graph.operators import OPERATORS, Operator, number_of
+from dvm_rt.graph.shapes import Entry, axis_number, axis_numbers
 from dvm_rt.graph.symbols import Dim, Shape, same
 
 Number = bool | int | float
 Axes = int | tuple[int, ...] | None
+DTypeLike = DType | str | type | np.dtype
 CONSTANT, DIMENSION = OPERATORS["constant"], OPERATORS["dimension"]
 CONSTANTS_MAX = 1024
 _constants: dict[tuple[Number, str], Node] = {}
@@ -35,7 +37,8 @@ _new = object.__new__
 class Array:
     """An array. Made by dvm.asarray and the functions of this package, never directly.
 
-    dtype: one of dvm_rt.dtypes; float32 and bool can be computed with, the rest is storage for now."""
+    dtype: one of dvm_rt.dtypes. Operands of different dtypes are promoted as in the Array API standard; Python numbers take the
+    dtype of the array beside them (`dtypes.promote`, `dtypes.with_number`)."""
 
     __slots__ = ("_tensor", "_node", "_session", "__weakref__")
     __array_ufunc__ = None  # NumPy leaves operators with an Array to us
@@ -67,6 +70,23 @@ class Array:
             total = total * n
         return total
 
+    @property
+    def device(self) -> str:
+        """Where it is computed."""
+        return "cpu"
+
+    def to_device(self, device: str, /, *, stream: object = None) -> Array:
+        """The array itself: there is one device."""
+        if device != "cpu":
+            raise UnsupportedOperatorError(f"array: to_device: device, got {device!r}, allowed cpu")
+        return self
+
+    def __array_namespace__(self, /, *, api_version: str | None = None) -> ModuleType:
+        """The module of the Array API standard."""
+        from dvm_rt import xp
+
+        return xp
+
     def __len__(self) -> int:
         if not self.shape:
             raise TypeError("array: len: no dimensions, got shape (), allowed at least one dimension")
@@ -84,9 +104,12 @@ class Array:
     # ---- its value ----
 
     def __array__(self, dtype: np.dtype | None = None, copy: bool | None = None) -> np.ndarray:
-        """The value as a NumPy array: a read-only view of the arena, which it keeps alive; waits."""
+        """The value as a NumPy array: a read-only view of the arena, which it keeps alive; waits. NumPy has no bfloat16: that
+        becomes float32."""
         tensor = computed(self, "read")
         view = self._session.stream.read(tensor, number("wait_s"))
+        if tensor.dtype == bfloat16.code:
+            view = dtypes.from_bits(view).astype(np.float32)
         if dtype is not None and np.dtype(dtype) != view.dtype:
             if copy is False:
                 raise ValueError(f"array: __array__: conversion without a copy, got {dtype}, allowed {view.dtype}")
@@ -96,6 +119,8 @@ class Array:
     def item(self) -> Number:
         """The one element as a Python number; waits."""
         tensor = computed(self, "item")
+        if tensor.dtype == bfloat16.code:
+            return float(self.__array__().item())
         return self._session.stream.item(tensor, number("wait_s"))
 
     def __dvm_launch__(self) -> None:
@@ -146,10 +171,23 @@ class Array:
     def __rtruediv__(self, other: Array | Number) -> Array:
         return _binary("divide", other, self)
 
-    def __pow__(self, exponent: float) -> Array:
-        if isinstance(exponent, Array):
-            raise UnsupportedOperatorError("array: pow: exponent that is an array is not there yet, allowed numbers")
-        return record("pow", (self,), (float(exponent),))
+    def __floordiv__(self, other: Array | Number) -> Array:
+        return _binary("floor_divide", self, other)
+
+    def __rfloordiv__(self, other: Array | Number) -> Array:
+        return _binary("floor_divide", other, self)
+
+    def __mod__(self, other: Array | Number) -> Array:
+        return _binary("remainder", self, other)
+
+    def __rmod__(self, other: Array | Number) -> Array:
+        return _binary("remainder", other, self)
+
+    def __pow__(self, exponent: Array | Number) -> Array:
+        return power(self, exponent)
+
+    def __rpow__(self, base: Array | Number) -> Array:
+        return power(base, self)
 
     def __matmul__(self, other: Array) -> Array:
         return _binary("matmul", self, other)
@@ -184,27 +222,42 @@ class Array:
     def __ge__(self, other: Array | Number) -> Array:
         return _binary("greater_equal", self, other)
 
-    def __and__(self, other: Array | bool) -> Array:
-        return _binary("logical_and", self, other)
+    def __and__(self, other: Array | bool | int) -> Array:
+        return _binary("bitwise_and", self, other)
 
-    def __or__(self, other: Array | bool) -> Array:
-        return _binary("logical_or", self, other)
+    def __or__(self, other: Array | bool | int) -> Array:
+        return _binary("bitwise_or", self, other)
 
-    def __xor__(self, other: Array | bool) -> Array:
-        return _binary("logical_xor", self, other)
+    def __xor__(self, other: Array | bool | int) -> Array:
+        return _binary("bitwise_xor", self, other)
+
+    def __lshift__(self, other: Array | int) -> Array:
+        return _binary("bitwise_left_shift", self, other)
+
+    def __rlshift__(self, other: Array | int) -> Array:
+        return _binary("bitwise_left_shift", other, self)
+
+    def __rshift__(self, other: Array | int) -> Array:
+        return _binary("bitwise_right_shift", self, other)
+
+    def __rrshift__(self, other: Array | int) -> Array:
+        return _binary("bitwise_right_shift", other, self)
 
     def __invert__(self) -> Array:
-        return record("logical_not", (self,))
+        return record("bitwise_invert", (self,))
 
     __rand__, __ror__, __rxor__ = __and__, __or__, __xor__
 
     # ---- reductions ----
 
-    def sum(self, axis: Axes = None, keepdims: bool = False) -> Array:
-        return _reduce("sum", self, axis, keepdims)
+    def sum(self, axis: Axes = None, dtype: DTypeLike | None = None, keepdims: bool = False) -> Array:
+        return _total("sum", self, axis, dtype, keepdims)
+
+    def prod(self, axis: Axes = None, dtype: DTypeLike | None = None, keepdims: bool = False) -> Array:
+        return _total("prod", self, axis, dtype, keepdims)
 
     def mean(self, axis: Axes = None, keepdims: bool = False) -> Array:
-        return _reduce("mean", self, axis, keepdims)
+        return _reduce("mean", floating(self), axis, keepdims)
 
     def max(self, axis: Axes = None, keepdims: bool = False) -> Array:
         return _reduce("max", self, axis, keepdims)
@@ -213,10 +266,10 @@ class Array:
         return _reduce("min", self, axis, keepdims)
 
     def any(self, axis: Axes = None, keepdims: bool = False) -> Array:
-        return _reduce("any", self, axis, keepdims)
+        return _reduce("any", self.astype(bool_), axis, keepdims)
 
     def all(self, axis: Axes = None, keepdims: bool = False) -> Array:
-        return _reduce("all", self, axis, keepdims)
+        return _reduce("all", self.astype(bool_), axis, keepdims)
 
     # ---- views ----
 
@@ -260,7 +313,7 @@ class Array:
     def __iter__(self) -> Iterator[Array]:
         return (self[i] for i in range(len(self)))
 
-    def astype(self, dtype: DType | str | type | np.dtype) -> Array:
+    def astype(self, dtype: DTypeLike) -> Array:
         """The array in another dtype."""
         wanted = dtype_of(dtype)
         return self if wanted is self.dtype else record("astype", (self,), (wanted.name,))
@@ -289,7 +342,7 @@ def _wrap_node(node: Node, of: Session | None) -> Array:
     return array
 
 
-def asarray(value: object, dtype: DType | str | type | np.dtype | None = None) -> Array:
+def asarray(value: object, dtype: DTypeLike | None = None) -> Array:
     """An array of the current runtime with a copy of the value. Python floats become float32, Python ints int64."""
     if isinstance(value, Array):
         return value if dtype is None else value.astype(dtype)
@@ -297,12 +350,14 @@ def asarray(value: object, dtype: DType | str | type | np.dtype | None = None) -
         trace = tracing.current()
         if trace is None:
             raise GraphError(f"array: asarray: a symbolic size outside of its function, got {value}, allowed numbers")
-        return _wrap_node(_traced(apply(DIMENSION, (), (value,), trace.facts), trace), None)
+        name = (DEFAULT_INT if dtype is None else dtype_of(dtype)).name
+        return _wrap_node(_traced(apply(DIMENSION, (), (value, name), trace.facts), trace), None)
     host = value if isinstance(value, (np.ndarray, np.generic)) else _from_python(value)
-    if dtype is not None:
-        host = np.asarray(host).astype(dtype_of(dtype).numpy, copy=False)
     of = session()
-    return wrap(of.stream.asarray(np.asarray(host)), of)
+    if dtype is None:
+        return wrap(of.stream.asarray(np.asarray(host)), of)
+    wanted = dtype_of(dtype)
+    return wrap(of.stream.asarray(dtypes.to_storage(np.asarray(host), wanted), wanted.code), of)
 
 
 def _from_python(value: object) -> np.ndarray:
@@ -323,7 +378,7 @@ def shape_of(sizes: Sequence[int | Dim], where: str) -> Shape:
     return tuple([n if isinstance(n, Dim) else n.__index__() for n in sizes])
 
 
-def dtype_of(dtype: DType | str | type | np.dtype) -> DType:
+def dtype_of(dtype: DTypeLike) -> DType:
     """The DType of whatever names one."""
     if isinstance(dtype, DType):
         return dtype
@@ -413,24 +468,51 @@ def _check_size(node: Node, of: Session) -> None:
         node.data.size = count
 
 
-def operand(x: object, like: DType | None, where: str) -> Array | Node:
-    """An operand of an operator whose other operand has dtype `like`: Python numbers take that."""
-    if x.__class__ is Array:
-        return x
+def promoted(where: str, given: Sequence[object]) -> list[Array | Node]:
+    """The operands of an operator in one dtype: arrays promoted, Python numbers and sizes in the dtype of the arrays beside
+    them; without an array, the first becomes one. Raises DTypeError, TypeError."""
+    operands = [asarray(x) if isinstance(x, (np.ndarray, list)) else x for x in given]
+    if not any(x.__class__ is Array for x in operands):
+        operands[0] = asarray(_operand(operands[0], where))
+    dtype = common_dtype(where, operands)
+    return [x.astype(dtype) if x.__class__ is Array else _as_number(x, dtype, where) for x in operands]
+
+
+def common_dtype(where: str, operands: Sequence[object]) -> DType:
+    """The dtype that arrays and Python numbers have together."""
+    dtype: DType | None = None
+    for x in operands:
+        if x.__class__ is Array:
+            found = x.dtype if dtype is None else dtypes.promote(dtype, x.dtype)
+            if found is None:
+                raise DTypeError(f"array: {where}: dtypes without a common one, got {dtype} and {x.dtype}; x.astype(...) converts")
+            dtype = found
+    for x in operands:
+        if x.__class__ is not Array:
+            dtype = dtypes.with_number(dtype, _operand(x, where))
+    return dtype
+
+
+def _operand(x: object, where: str) -> Number:
+    """A Python number as it counts for the dtype; a symbolic size counts as a whole number."""
+    if isinstance(x, Dim):
+        return 0
     if isinstance(x, (bool, np.bool_)):
-        if like is not None and like is not bool_:
-            raise DTypeError(f"array: {where}: a bool beside {like}, allowed numbers; x.astype(...) converts")
-        return _constant(bool(x), "bool")
-    if isinstance(x, (int, float, np.floating, np.integer)):
-        if like is bool_:
-            raise DTypeError(f"array: {where}: a number beside bool, got {x}, allowed bools; x.astype(dvm.float32) converts")
-        try:
-            return _constant(float(x), "float32")
-        except OverflowError:
-            raise DTypeError(f"array: {where}: a number, got a whole one beyond float, allowed those below 2^1024") from None
-    if isinstance(x, (Dim, np.ndarray, list)):
-        return asarray(x)
+        return bool(x)
+    if isinstance(x, (int, np.integer)):
+        return int(x)
+    if isinstance(x, (float, np.floating)):
+        return float(x)
     raise TypeError(f"array: {where}: operand, got {type(x).__name__}, allowed arrays and numbers")
+
+
+def _as_number(x: object, dtype: DType, where: str) -> Array | Node:
+    return asarray(x, dtype) if isinstance(x, Dim) else _constant(number_of(x, dtype, f"array: {where}"), dtype.name)
+
+
+def floating(x: Array) -> Array:
+    """The array, integers and bools as the default float."""
+    return x if x.dtype.kind == "f" else x.astype(DEFAULT_FLOAT)
 
 
 def _constant(value: Number, dtype: str) -> Node:
@@ -445,15 +527,39 @@ def _constant(value: Number, dtype: str) -> Node:
 
 def _binary(name: str, x: object, y: object) -> Array:
     try:
-        a = operand(x, y.dtype if y.__class__ is Array else None, name)
-        b = operand(y, x.dtype if x.__class__ is Array else None, name)
+        return binary(name, x, y)
     except TypeError:
         return NotImplemented
+
+
+def binary(name: str, x: object, y: object) -> Array:
+    """An operator of two operands that are promoted."""
+    if x.__class__ is Array and y.__class__ is Array and x.dtype is y.dtype:
+        a, b = x, y
+    elif x.__class__ is Array and y.__class__ is float and x.dtype.kind == "f":
+        return record(name, (x, _constant(y, x.dtype.name)))
+    else:
+        a, b = promoted(name, (x, y))
+    if name == "divide" and (a if a.__class__ is Array else b).dtype.kind != "f":
+        a, b = promoted(name, [floating(i) if i.__class__ is Array else j for i, j in ((a, x), (b, y))])
     return record(name, (a, b))
+
+
+def power(x: Array | Number, exponent: Array | Number) -> Array:
+    """x to a power: that of a number is repeated multiplication where it is whole and small."""
+    if isinstance(exponent, Array):
+        return binary("power", x, exponent)
+    wanted = dtypes.with_number(x.dtype, _operand(exponent, "pow"))
+    return record("pow", (x.astype(wanted),), (float(exponent),))
 
 
 def _reduce(name: str, x: Array, axis: Axes, keepdims: bool) -> Array:
     return record(name, (x,), (axis_numbers(f"array: {name}", axis, x.ndim), bool(keepdims)))
+
+
+def _total(name: str, x: Array, axis: Axes, dtype: DTypeLike | None, keepdims: bool) -> Array:
+    """A sum or product: of integers in the default integer dtype, unless another one is asked for."""
+    return _reduce(name, x.astype(dtypes.sum_dtype(x.dtype) if dtype is None else dtype), axis, keepdims)
 
 
 # ---- values -------------------------------------------------------------------------------------------------------

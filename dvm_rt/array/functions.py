@@ -4,22 +4,40 @@ Elementwise functions of one and two arrays are made from their rows; the others
 
 from __future__ import annotations
 
+import builtins
 from collections.abc import Callable, Sequence
+from math import ceil as ceil_of
 
-from dvm_rt.array.array import Array, asarray, dtype_of, operand, record, shape_of
-from dvm_rt.dtypes import DType, bool_, float32
+from dvm_rt.array.array import (
+    Array,
+    DTypeLike,
+    asarray,
+    binary,
+    common_dtype,
+    dtype_of,
+    floating,
+    power,
+    promoted,
+    record,
+    shape_of,
+)
+from dvm_rt.dtypes import DEFAULT_FLOAT, DEFAULT_INT, bool_, with_number
 from dvm_rt.errors import GraphError, ShapeError
-from dvm_rt.graph.operators import OPERATORS
+from dvm_rt.graph.operators import OPERATORS, number_of
 from dvm_rt.graph.shapes import axis_number, axis_numbers
 from dvm_rt.graph.symbols import Dim, Shape, Size, floordiv
 
 UNARY = (
-    "negative", "abs", "square", "sqrt", "rsqrt", "reciprocal", "exp", "log", "tanh", "erf", "sigmoid", "relu", "floor", "ceil",
-    "trunc", "round", "isnan", "logical_not", "silu",
+    "negative", "abs", "square", "sign", "sqrt", "rsqrt", "reciprocal", "exp", "log", "tanh", "erf", "sigmoid", "relu", "floor",
+    "ceil", "trunc", "round", "sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh", "asinh", "acosh", "atanh", "exp2", "expm1",
+    "log2", "log10", "log1p", "cbrt", "erfc", "lgamma", "digamma", "isnan", "isinf", "isfinite", "signbit",
+    "logical_not", "bitwise_invert", "silu",
 )  # fmt: skip
 BINARY = (
-    "add", "subtract", "multiply", "divide", "maximum", "minimum", "equal", "not_equal", "less", "less_equal", "greater",
-    "greater_equal", "logical_and", "logical_or", "logical_xor",
+    "add", "subtract", "multiply", "divide", "floor_divide", "remainder", "fmod", "maximum", "minimum", "copysign",
+    "nextafter", "atan2", "hypot", "logaddexp", "equal",
+    "not_equal", "less", "less_equal", "greater", "greater_equal", "logical_and", "logical_or", "logical_xor", "bitwise_and",
+    "bitwise_or", "bitwise_xor", "bitwise_left_shift", "bitwise_right_shift",
 )  # fmt: skip
 Axes = int | tuple[int, ...] | None
 
@@ -35,11 +53,10 @@ def _unary(name: str) -> Callable[[Array], Array]:
 
 def _binary(name: str) -> Callable[[Array | float, Array | float], Array]:
     def function(x: Array | float, y: Array | float, /) -> Array:
-        a, b = _pair(x, y, name)
-        return record(name, (a, b))
+        return binary(name, x, y)
 
     function.__name__ = function.__qualname__ = name
-    function.__doc__ = f"{OPERATORS[name].doc}, element by element; shapes broadcast; one side may be a number."
+    function.__doc__ = f"{OPERATORS[name].doc}, element by element; shapes broadcast, dtypes are promoted; one side may be a number."
     return function
 
 
@@ -55,35 +72,30 @@ def _array(x: object, where: str) -> Array:
     return asarray(x)
 
 
-def _pair(x: object, y: object, where: str) -> tuple:
-    if not isinstance(x, Array) and not isinstance(y, Array):
-        x = asarray(x)
-    a = operand(x, y.dtype if isinstance(y, Array) else None, where)
-    b = operand(y, x.dtype if isinstance(x, Array) else None, where)
-    return a, b
-
-
 def where(condition: Array, x: Array | float, y: Array | float, /) -> Array:
     """x where the condition (bool) holds, else y."""
-    if not isinstance(x, Array) and not isinstance(y, Array):
-        x = asarray(x)
-    return record("where", (_array(condition, "where"), *_pair(x, y, "where")))
+    return record("where", (_array(condition, "where"), *promoted("where", (x, y))))
 
 
-def astype(x: Array, dtype: DType | str, /) -> Array:
+def astype(x: Array, dtype: DTypeLike, /) -> Array:
     """x in another dtype."""
     return _array(x, "astype").astype(dtype)
 
 
-def pow(x: Array, exponent: float, /) -> Array:
-    """x to a constant power: whole numbers, 0.5, -0.5."""
-    return _array(x, "pow") ** exponent
+def pow(x: Array | float, exponent: Array | float, /) -> Array:
+    """x to a power; one of them may be a number."""
+    return power(x if isinstance(x, Array) or isinstance(exponent, Array) else asarray(x), exponent)
 
 
-def clip(x: Array, min: float | None = None, max: float | None = None) -> Array:
-    """x cut off at both ends."""
-    low, high = (None if bound is None else float(bound) + 0.0 for bound in (min, max))
-    return record("clip", (_array(x, "clip"),), (low, high))
+def clip(x: Array, min: Array | float | None = None, max: Array | float | None = None) -> Array:
+    """x cut off at both ends; the ends may be arrays."""
+    x = _array(x, "clip")
+    if isinstance(min, Array) or isinstance(max, Array):
+        x = x if min is None else binary("maximum", x, min)
+        return x if max is None else binary("minimum", x, max)
+    dtype = common_dtype("clip", [x, *(bound for bound in (min, max) if bound is not None)])
+    low, high = (None if bound is None else bound + 0.0 if dtype.kind == "f" else bound for bound in (min, max))
+    return record("clip", (x.astype(dtype),), (low, high))
 
 
 def gelu(x: Array, /, approximate: str = "none") -> Array:
@@ -98,21 +110,59 @@ def gelu(x: Array, /, approximate: str = "none") -> Array:
 
 def _reduction(name: str) -> Callable[..., Array]:
     def function(x: Array, /, *, axis: Axes = None, keepdims: bool = False) -> Array:
-        return getattr(_array(x, name), name)(axis, keepdims)
+        return getattr(_array(x, name), name)(axis=axis, keepdims=keepdims)
 
     function.__name__ = function.__qualname__ = name
     function.__doc__ = f"{OPERATORS[name].doc}; axis None: over all."
     return function
 
 
-for _name in ("sum", "max", "min", "mean", "any", "all"):
+for _name in ("max", "min", "mean", "any", "all"):
     globals()[_name] = _reduction(_name)
+
+
+def sum(x: Array, /, *, axis: Axes = None, dtype: DTypeLike | None = None, keepdims: bool = False) -> Array:
+    """Sum over axes; axis None: over all. Integers are summed in int64 (uint64), unless `dtype` says otherwise."""
+    return _array(x, "sum").sum(axis, dtype, keepdims)
+
+
+def prod(x: Array, /, *, axis: Axes = None, dtype: DTypeLike | None = None, keepdims: bool = False) -> Array:
+    """Product over axes; axis None: over all. Integers are multiplied in int64 (uint64), unless `dtype` says otherwise."""
+    return _array(x, "prod").prod(axis, dtype, keepdims)
 
 
 def var(x: Array, /, *, axis: Axes = None, correction: float = 0.0, keepdims: bool = False) -> Array:
     """Variance over axes, divided by the count - correction."""
-    x = _array(x, "var")
+    x = floating(_array(x, "var"))
     return record("var", (x,), (axis_numbers("array: var", axis, x.ndim), float(correction), bool(keepdims)))
+
+
+def std(x: Array, /, *, axis: Axes = None, correction: float = 0.0, keepdims: bool = False) -> Array:
+    """Standard deviation over axes: the square root of `var`."""
+    return record("sqrt", (var(x, axis=axis, correction=correction, keepdims=keepdims),))
+
+
+def logsumexp(x: Array, /, *, axis: Axes = None, keepdims: bool = False) -> Array:
+    """Logarithm of the sum of e^x over axes."""
+    x = floating(_array(x, "logsumexp"))
+    return record("logsumexp", (x,), (axis_numbers("array: logsumexp", axis, x.ndim), bool(keepdims)))
+
+
+def argmax(x: Array, /, *, axis: int | None = None, keepdims: bool = False) -> Array:
+    """Where the largest is along an axis, the first one (int64); axis None: in row-major order."""
+    x = _array(x, "argmax")
+    return record("argmax", (x,), (axis_numbers("array: argmax", axis, x.ndim), bool(keepdims)))
+
+
+def argmin(x: Array, /, *, axis: int | None = None, keepdims: bool = False) -> Array:
+    """Where the smallest is along an axis, the first one (int64); axis None: in row-major order."""
+    x = _array(x, "argmin")
+    return record("argmin", (x,), (axis_numbers("array: argmin", axis, x.ndim), bool(keepdims)))
+
+
+def count_nonzero(x: Array, /, *, axis: Axes = None, keepdims: bool = False) -> Array:
+    """How many elements are not 0, over axes (int64)."""
+    return _array(x, "count_nonzero").astype(bool_).sum(axis, DEFAULT_INT, keepdims)
 
 
 def softmax(x: Array, /, *, axis: int = -1) -> Array:
@@ -129,12 +179,12 @@ def layer_norm(x: Array, weight: Array | None = None, bias: Array | None = None,
     """The last axis to mean 0 and variance 1, times weight, plus bias."""
     if weight is None and bias is not None:
         raise GraphError("array: layer_norm: bias without weight, allowed weight, or both, or neither")
-    return record("layer_norm", tuple(p for p in (x, weight, bias) if p is not None), (float(eps),))
+    return record("layer_norm", promoted("layer_norm", [p for p in (x, weight, bias) if p is not None]), (float(eps),))
 
 
 def rms_norm(x: Array, weight: Array | None = None, eps: float = 1e-6) -> Array:
     """The last axis over its root mean square, times weight."""
-    return record("rms_norm", tuple(p for p in (x, weight) if p is not None), (float(eps),))
+    return record("rms_norm", promoted("rms_norm", [p for p in (x, weight) if p is not None]), (float(eps),))
 
 
 # ---- products -----------------------------------------------------------------------------------------------------
@@ -142,12 +192,20 @@ def rms_norm(x: Array, weight: Array | None = None, eps: float = 1e-6) -> Array:
 
 def matmul(x: Array, y: Array, /) -> Array:
     """Matrix product; batch dimensions broadcast; a 1-d operand is a row on the left, a column on the right."""
-    return record("matmul", (_array(x, "matmul"), _array(y, "matmul")))
+    return binary("matmul", _array(x, "matmul"), _array(y, "matmul"))
+
+
+def matmul_integer(x: Array, y: Array, /) -> Array:
+    """Matrix product of int8 or uint8 arrays with at least two dimensions, added up in int32 (modulo 2^32)."""
+    x, y = _array(x, "matmul_integer"), _array(y, "matmul_integer")
+    if x.ndim < 2 or y.ndim < 2:
+        raise ShapeError(f"array: matmul_integer: rank, got {x.ndim} and {y.ndim}, allowed at least 2")
+    return record("matmul_integer", (x, y))
 
 
 def linear(x: Array, weight: Array, bias: Array | None = None) -> Array:
     """x @ weight.T + bias, weight (outputs, inputs)."""
-    return record("linear", tuple(p for p in (x, weight, bias) if p is not None))
+    return record("linear", promoted("linear", [p for p in (x, weight, bias) if p is not None]))
 
 
 def attention(
@@ -224,12 +282,12 @@ def broadcast_to(x: Array, /, shape: Sequence[Size]) -> Array:
 
 def concat(arrays: Sequence[Array], /, *, axis: int = 0) -> Array:
     """The arrays one behind the other along an axis."""
-    return record("concat", tuple(arrays), (axis_number("array: concat", axis, _first(arrays, "concat").ndim),))
+    return record("concat", promoted("concat", arrays) if arrays else (), (axis_number("array: concat", axis, _first(arrays, "concat").ndim),))
 
 
 def stack(arrays: Sequence[Array], /, *, axis: int = 0) -> Array:
     """The arrays beside each other along a new axis."""
-    return record("stack", tuple(arrays), (axis_number("array: stack", axis, _first(arrays, "stack").ndim + 1),))
+    return record("stack", promoted("stack", arrays) if arrays else (), (axis_number("array: stack", axis, _first(arrays, "stack").ndim + 1),))
 
 
 def split(x: Array, /, sections: int | Sequence[int], *, axis: int = 0) -> list[Array]:
@@ -261,24 +319,43 @@ def _shape(shape: Size | Sequence[Size], where: str) -> Shape:
 # ---- creation -----------------------------------------------------------------------------------------------------
 
 
-def full(shape: Size | Sequence[Size], value: float, *, dtype: DType | str | None = None) -> Array:
-    """One value everywhere."""
-    wanted = dtype_of(dtype) if dtype is not None else bool_ if isinstance(value, bool) else float32
-    return record("full", (), (_shape(shape, "full"), bool(value) if wanted is bool_ else float(value), wanted.name))
+def full(shape: Size | Sequence[Size], value: float, *, dtype: DTypeLike | None = None) -> Array:
+    """One value everywhere; without a dtype that of the value: bool, int64 or float32."""
+    wanted = with_number(bool_, value) if dtype is None else dtype_of(dtype)
+    return record("full", (), (_shape(shape, "full"), number_of(value, wanted, "array: full"), wanted.name))
 
 
-def zeros(shape: Size | Sequence[Size], *, dtype: DType | str | None = None) -> Array:
+def zeros(shape: Size | Sequence[Size], *, dtype: DTypeLike | None = None) -> Array:
     """0 everywhere."""
-    return full(shape, 0.0, dtype=dtype or float32)
+    return full(shape, 0, dtype=dtype or DEFAULT_FLOAT)
 
 
-def ones(shape: Size | Sequence[Size], *, dtype: DType | str | None = None) -> Array:
+def ones(shape: Size | Sequence[Size], *, dtype: DTypeLike | None = None) -> Array:
     """1 everywhere."""
-    return full(shape, 1.0, dtype=dtype or float32)
+    return full(shape, 1, dtype=dtype or DEFAULT_FLOAT)
+
+
+def arange(start: float, /, stop: float | None = None, step: float = 1, *, dtype: DTypeLike | None = None) -> Array:
+    """start, start + step, .. below stop; with one argument: 0, 1, .. below it. Whole numbers give int64."""
+    start, stop = (0, start) if stop is None else (start, stop)
+    if isinstance(start, Dim) or isinstance(stop, Dim):
+        if step != 1 or (dtype is not None and dtype_of(dtype).kind not in "iu"):
+            raise ShapeError(f"array: arange: step over symbolic sizes, got {step}, allowed 1 and whole numbers")
+        count: Size = stop - start
+    elif step == 0:
+        raise ShapeError("array: arange: step, got 0, allowed others")
+    else:
+        count = builtins.max(0, ceil_of((stop - start) / step))
+    whole = not builtins.any(isinstance(n, float) for n in (start, stop, step))
+    wanted = dtype_of(dtype) if dtype is not None else DEFAULT_INT if whole else DEFAULT_FLOAT
+    places = record("iota", (), (count,)).astype(wanted)
+    places = places if step == 1 else binary("multiply", places, step)
+    return places if start.__class__ is int and start == 0 else binary("add", places, start)
 
 
 __all__ = [
-    *UNARY, *BINARY, "where", "astype", "pow", "clip", "gelu", "sum", "max", "min", "mean", "any", "all", "var", "softmax",
-    "log_softmax", "layer_norm", "rms_norm", "matmul", "linear", "attention", "reshape", "permute_dims", "matrix_transpose", "expand_dims",
-    "squeeze", "broadcast_to", "concat", "stack", "split", "full", "zeros", "ones",
+    *UNARY, *BINARY, "where", "astype", "pow", "clip", "gelu", "sum", "prod", "max", "min", "mean", "any", "all", "var", "std",
+    "logsumexp", "argmax", "argmin", "count_nonzero", "softmax", "log_softmax", "layer_norm", "rms_norm", "matmul", "matmul_integer",
+    "linear", "attention", "reshape", "permute_dims", "matrix_transpose", "expand_dims", "squeeze", "broadcast_to", "concat", "stack",
+    "split", "full", "zeros", "ones", "arange",
 ]  # fmt: skip

@@ -189,9 +189,9 @@ class Session:
 
     def _run(self, lazy: Lazy) -> tuple[Tensor, ...]:
         inputs = [n.data for n in lazy.leaves]
-        lifted = self._lifts(lazy.key, lazy.numbers)
+        lifted = self._lifts(lazy)
         if lifted:
-            inputs += [self.stream.asarray(np.asarray(n.attributes[0], n.dtype.numpy)) for n in lazy.constants]
+            inputs += [self.stream.asarray(dtypes.to_storage(np.asarray(n.attributes[0]), n.dtype), n.dtype.code) for n in lazy.constants]
         symbolic = (lazy.key, None) if lifted else (lazy.key, lazy.numbers)
         planned = self.plans.get(symbolic, False)
         if planned is False:
@@ -227,25 +227,25 @@ class Session:
                 self.stream.forget(old.number)
         return planned
 
-    def _lifts(self, key: object, numbers: bytes) -> bool:
+    def _lifts(self, lazy: Lazy) -> bool:
         """Whether the numbers of such graphs change so often that they should be inputs."""
-        if not numbers:
+        if not lazy.numbers:
             return False
-        seen = self.variants.get(key)
+        seen = self.variants.get(lazy.key)
         if seen is None:
-            seen = self.variants[key] = set()
+            seen = self.variants[lazy.key] = set()
         if len(seen) < VARIANTS_MAX:
-            seen.add(numbers)
-        return len(seen) >= VARIANTS_MAX and not _attends(key)
+            seen.add(lazy.numbers)
+        return len(seen) >= VARIANTS_MAX and not _attends(lazy.order)
 
     def stats(self) -> dict[str, object]:
         """Counters of arrays and functions, then the runtime's. plan_ns: spent on tracing, fusing and registering."""
         return {"plan_ns": 0, **self.counters, "lazy_plans": sum(p is not None for p in self.plans.values()), **self.runtime.stats()}
 
 
-def _attends(key: tuple) -> bool:
+def _attends(order: list[Node]) -> bool:
     """Whether attention may be found in such graphs: it is found by its numbers, so they stay numbers."""
-    names = {row[0] for row in key[0]}
+    names = {node.operator.name for node in order}
     return "matmul" in names and not names.isdisjoint(("softmax", "exp"))
 
 

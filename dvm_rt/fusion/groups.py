@@ -7,6 +7,7 @@ A producer joins the group of its consumers where
   be used along that row, the axis `inner` that a reduction runs over; what is cheap may be repeated anywhere);
 - one row runs along one axis: a reduction's operand along `inner`, its result not;
 - no other kernel would have to run both before and after the group;
+- all of it is computed in one dtype; bools fit any, and a conversion between two is a load, or a store of a copy;
 - arguments, nodes and reductions stay within what a kernel may have.
 
 Matmuls take their elementwise consumers first (the tile is hot), then everything goes from the outputs to the inputs.
@@ -16,8 +17,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from dvm_rt.dtypes import float32
-from dvm_rt.fusion.legalise import COPIED_EXACTLY, Legal, is_computed
+from dvm_rt.dtypes import DType, compute_dtype, float32
+from dvm_rt.fusion.legalise import MADE, NUMBERS, Legal, is_computed
 from dvm_rt.fusion.plan import KERNEL_ARGS_MAX
 from dvm_rt.fusion.views import (
     ZERO,
@@ -27,11 +28,13 @@ from dvm_rt.fusion.views import (
     axes_of,
     axis_index,
     broadcast,
+    crosses,
     is_one,
     pull,
     same_placement,
     source,
 )
+from dvm_rt.fusion.words import REDUCTIONS, nodes_of
 from dvm_rt.graph.graph import Node
 from dvm_rt.graph.operators import Lowering
 from dvm_rt.graph.symbols import Size, exact_quotient, same, to_wire
@@ -39,11 +42,13 @@ from dvm_rt.isa.layout import LIMITS
 
 NODES_MAX = LIMITS["MAX_NODES"]
 SAME_REDUCTIONS_MAX = LIMITS["REDUCTIONS_EACH"]
+Computes = frozenset[DType] | None  # the dtypes that something can be computed in; None: any
 
 
 @dataclass(slots=True, eq=False)
 class Group:
-    """Nodes that one kernel computes. `sizes[axis]` spans the domain, outermost first; `product`: a matmul or an attention."""
+    """Nodes that one kernel computes. `sizes[axis]` spans the domain, outermost first; `product`: a matmul or an attention;
+    `computes`: the compute dtypes that are left."""
 
     sizes: dict[int, Size] = field(default_factory=dict)
     inner: int | None = None
@@ -51,15 +56,33 @@ class Group:
     product: Node | None = None
     refined: dict[int, tuple[int, int, Size]] = field(default_factory=dict)
     next_axis: int = 0
+    computes: Computes = None
 
     def copy(self) -> Group:
         """A group to try something on."""
-        return Group(dict(self.sizes), self.inner, dict(self.placed), self.product, dict(self.refined), self.next_axis)
+        return Group(dict(self.sizes), self.inner, dict(self.placed), self.product, dict(self.refined), self.next_axis, self.computes)
 
     def become(self, other: Group) -> None:
         """Takes over what was tried."""
         self.sizes, self.inner, self.placed = other.sizes, other.inner, other.placed
-        self.refined, self.next_axis = other.refined, other.next_axis
+        self.refined, self.next_axis, self.computes = other.refined, other.next_axis, other.computes
+
+    def compute(self) -> DType:
+        """The dtype that the kernel computes in; where it is a copy that can be converted on either side, by its load."""
+        if self.computes is None:
+            return float32
+        if len(self.computes) == 1:
+            return next(iter(self.computes))
+        return next(d for d in (compute_dtype(node.dtype) for node in self.placed) if d in self.computes)
+
+    def limit(self, computes: Computes) -> None:
+        """Leaves only these compute dtypes. Raises Refused where none is left."""
+        if computes is not None:
+            left = computes if self.computes is None else self.computes & computes
+            if not left:
+                names = [" or ".join(sorted(d.name for d in c)) for c in (computes, self.computes)]
+                raise Refused(f"it is computed in {names[0]}, the kernel in {names[1]}")
+            self.computes = left
 
     def new_axis(self, size: Size) -> int:
         """A further axis, innermost for now."""
@@ -124,6 +147,32 @@ class Group:
         return broadcast(at, operand.shape)
 
 
+def computes(node: Node) -> Computes:
+    """The dtypes that a kernel may compute in to make this node."""
+    of = node.inputs[0 if node.operator.lowering is Lowering.GATHER else -1] if node.inputs else node
+    if node.operator.name != "copy":
+        own = compute_dtype(of.dtype)
+        return None if own is None else frozenset((own,))
+    root, path = source(of)
+    own = compute_dtype(node.dtype)
+    if own is None:
+        return None
+    either = root.operator.name not in NUMBERS and any(map(crosses, path))
+    return frozenset((own, compute_dtype(root.dtype) if either else own))
+
+
+def as_producer(node: Node) -> Computes:
+    """The same where the kernel itself goes on with the value: a copy has converted it before, then."""
+    found = computes(node)
+    return found if found is None or len(found) == 1 else frozenset((compute_dtype(node.dtype),))
+
+
+def check_conversion(reader: Node, path: tuple[Node, ...]) -> None:
+    """Raises Refused where a value cannot go on in the kernel that made it, since it has to be read as another dtype."""
+    if any(map(crosses, path)) and reader.operator.name != "copy":
+        raise Refused("it is read as another dtype, from memory")
+
+
 class Refused(Exception):
     """Why two operators do not share a kernel."""
 
@@ -184,14 +233,12 @@ def plain_copy(made: Group) -> Node | None:
     if len(made.placed) != 1 or node.operator.name != "copy":
         return None
     root = source(node.inputs[0])[0]
-    return node if root.dtype is node.dtype and root.operator.name not in ("constant", "dimension") else None
+    return node if root.dtype is node.dtype and root.operator.name not in MADE else None
 
 
 def stands_alone(node: Node) -> bool:
-    """It shares a kernel with nothing: a host function, or a copy of what arithmetic would not keep."""
-    if node.operator.lowering is Lowering.HOST:
-        return True
-    return node.operator.name == "copy" and node.dtype.name not in COPIED_EXACTLY
+    """It shares a kernel with nothing: a host function."""
+    return node.operator.lowering is Lowering.HOST
 
 
 def group(legal: Legal, fused: bool = True, nodes_max: int = NODES_MAX) -> Grouping:
@@ -268,17 +315,20 @@ def _alone(node: Node) -> Group:
     placement = tuple(ZERO if is_one(n) else axis_index(made.new_axis(n)) for n in node.shape)
     _define_row(made, node, placement)
     made.placed[node] = placement
+    made.limit(computes(node))
     return made
 
 
 def _joined(grouping: Grouping, target: Group, node: Node, nodes_max: int) -> Group:
     """The group with the node in it. Raises Refused."""
     trial = target.copy()
+    trial.limit(as_producer(node))
     readers = [use for use in grouping.uses[node] if grouping.group_of.get(use.reader) is target]
     placement: Placement | None = None
     for use in readers:
         if use.reader is trial.product or use.reader.operator.lowering is Lowering.GATHER or stands_alone(use.reader):
             raise Refused(f"{use.reader.operator.name} reads it from memory")
+        check_conversion(use.reader, use.path)
         found = trial.pulled(use.path, trial.needed(use.reader, use.number))
         placement = found if placement is None else trial.current(placement)
         if not same_placement(placement, trial.current(found)):
@@ -405,9 +455,6 @@ def check_limits(grouping: Grouping, trial: Group, nodes_max: int, members: set[
     if len(trial.sizes) > LIMITS["MAX_RANK"]:
         raise Refused("more dimensions than a kernel has")
     stored = [n for n in members if _read_outside(grouping, n, members)]
-    for node in stored:
-        if node.dtype is not float32 and trial.inner is not None and trial.inner not in axes_of(trial.placed[node]):
-            raise Refused("one value a row is stored as float32 only")
     if len({grouping.legal.home[n].root for n in stored}) < len(stored):
         raise Refused("both are written into parts of one join")
     hopeful = trial.product is None and not members & grouping.counted
@@ -418,9 +465,6 @@ def check_limits(grouping: Grouping, trial: Group, nodes_max: int, members: set[
         raise Refused(f"more than {nodes_max} nodes")
 
 
-_EXTRA_NODES = {"where": 3, "logical_not": 2, "astype": 2, "copy": 0}
-
-
 def kernel_size(grouping: Grouping, trial: Group, members: set[Node], stored: int, hopeful: bool = False) -> tuple[int, int]:
     """(arguments, nodes) of the kernel with these members, of which some are stored; hopeful: as if all who still can join
     do so without any."""
@@ -428,11 +472,11 @@ def kernel_size(grouping: Grouping, trial: Group, members: set[Node], stored: in
     leaves: set[Node] = set()
     nodes = 0
     for node in members:
-        nodes += _EXTRA_NODES.get(node.operator.name, 1)
+        nodes += nodes_of(node)
         for number, root in enumerate(grouping.roots[node]):
             if root in members:
                 continue
-            if root.operator.name in ("constant", "dimension"):
+            if root.operator.name in NUMBERS:
                 leaves.add(root)
             elif node.operator.lowering in (Lowering.PRODUCT, Lowering.GATHER, Lowering.HOST, Lowering.ATTENTION):
                 reads.add((node, number))
@@ -512,6 +556,7 @@ def _merged(grouping: Grouping, target: Group, other: Group, node: Node, use: Us
     trial.inner = trial.inner if inner is None else inner
     for member, placement in second.placed.items():
         trial.placed[member] = tuple(_renamed(index, rename) for index in placement)
+    trial.limit(second.computes)
     _check_edges(grouping, trial)
     check_limits(grouping, trial, nodes_max, set(trial.placed))
     return trial
@@ -544,6 +589,8 @@ def _check_edges(grouping: Grouping, trial: Group) -> None:
             if use.reader in trial.placed:
                 if use.reader.operator.lowering is Lowering.GATHER:
                     raise Refused(f"{use.reader.operator.name} reads it from memory")
+                check_conversion(use.reader, use.path)
+                trial.limit(as_producer(member))
                 found = trial.pulled(use.path, trial.needed(use.reader, use.number))
                 if trial.next_axis != axis_count or not same_placement(found, trial.placed[member]):
                     raise Refused("the kernel needs it at two different places")
@@ -574,7 +621,7 @@ def _third_between(grouping: Grouping, start: Group, goal: Group) -> bool:
 def _start_product(grouping: Grouping, product: Node, fused: bool, nodes_max: int) -> None:
     """A matmul and the elementwise operators that end in one value of the same size."""
     chain = [product]
-    if fused:
+    if fused and product.dtype is float32:
         for length in range(len(candidates := _followers(grouping, product, nodes_max)), 0, -1):
             members = {product, *candidates[:length]}
             if _exit(grouping, members) is not candidates[length - 1]:
@@ -596,10 +643,16 @@ def _followers(grouping: Grouping, product: Node, count_max: int) -> list[Node]:
     while stack:
         for use in grouping.uses[stack.pop()]:
             node, number = use.reader, grouping.number[use.reader]
-            if number not in found and node not in grouping.group_of and node.operator.lowering is Lowering.ELEMENTWISE:
+            if number not in found and node not in grouping.group_of and _in_tile(use):
                 found[number] = node
                 stack.append(node)
     return [found[number] for number in sorted(found)[:count_max]]
+
+
+def _in_tile(use: Use) -> bool:
+    """Whether the matrix unit's own dtype does for it."""
+    own = computes(use.reader)
+    return use.reader.operator.lowering is Lowering.ELEMENTWISE and (own is None or float32 in own) and not any(map(crosses, use.path))
 
 
 def _exit(grouping: Grouping, members: set[Node]) -> Node | None:
@@ -611,7 +664,7 @@ def _exit(grouping: Grouping, members: set[Node]) -> Node | None:
 def _product_group(grouping: Grouping, product: Node, followers: list[Node], nodes_max: int) -> Group:
     """The group of a matmul and its epilogue, seen from the last of them. Raises Refused."""
     last = followers[-1] if followers else product
-    made = Group(product=product)
+    made = Group(product=product, computes=frozenset((product.dtype,)))
     made.placed[last] = tuple(ZERO if is_one(n) else axis_index(made.new_axis(n)) for n in last.shape)
     for node in reversed([product, *followers[:-1]] if followers else []):
         placement: Placement | None = None
@@ -637,7 +690,7 @@ def _check_product(grouping: Grouping, made: Group, last: Node) -> None:
         if len(column.terms) != 1 or not same(column.terms[0][1], 1) or not same(strides.get(column.terms[0][0], 0), 1):
             raise Refused("the columns of the product do not lie behind each other in the result")
         made.inner = column.terms[0][0]
-    if last.dtype is not float32 or home.root.dtype is not float32:
-        raise Refused("matmuls and attention write float32")
+    if last.dtype is not made.product.dtype or home.root.dtype is not last.dtype:
+        raise Refused("the matrix unit writes what it computes in")
 
 

@@ -10,12 +10,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from dvm_rt.dtypes import float32
+import numpy as np
+
+from dvm_rt.dtypes import DType, float32, rounded
 from dvm_rt.fusion.groups import Group, Grouping, argument_key, argument_strides, host_node, plain_copy
-from dvm_rt.fusion.legalise import Legal
+from dvm_rt.fusion.legalise import NUMBERS, Legal
 from dvm_rt.fusion.plan import GATHER, NONE, PACKED, READ, STREAM, WRITE, Kernel, KernelBuilder, PlanBuilder
 from dvm_rt.fusion.segments import Segment
 from dvm_rt.fusion.views import ZERO, Access, Placement, axes_of, is_one, source
+from dvm_rt.fusion.words import NARROW, member_words
 from dvm_rt.graph.graph import Graph, Node
 from dvm_rt.graph.operators import Lowering
 from dvm_rt.graph.symbols import Check, Dim, Size, maximum, same
@@ -139,7 +142,9 @@ class SegmentKernels:
         return self.plan.expression(size)
 
     def buffer(self, root: Node) -> int:
-        """The buffer of a parameter, output, join or temporary."""
+        """The buffer of a parameter, output, join or temporary; none for what counts instead of lying anywhere."""
+        if root.operator.name == "iota":
+            return NONE
         number = self._numbers.get(root)
         if number is None:
             number = self._numbers[root] = len(self.buffers)
@@ -236,6 +241,7 @@ class KernelWriter:
     numbers: dict[tuple, int] = field(default_factory=dict)
     nodes: dict[object, int] = field(default_factory=dict)
     kernel: KernelBuilder | None = None
+    compute: DType = float32
 
     def write(self) -> None:
         """Adds the kernel to the plan."""
@@ -277,7 +283,9 @@ class KernelWriter:
         depth = NONE if product_node is None else plan.expression(product_node.inputs[0].shape[-1])
         final = self.group.product is None and all(a.node in plan.results for a in self.arguments if a.mode & WRITE)
         dims = tuple([plan.expression(sizes[a]) for a in axes] or [plan.expression(1)])
-        self.kernel = KernelBuilder(kind if product_node is None else "MATMUL", float32, dims, depth, STREAM if final else 0)
+        if kind == "VECTOR":  # a copy computes nothing
+            self.compute = self.group.compute() if product_node is None else product_node.dtype
+        self.kernel = KernelBuilder(kind if product_node is None else "MATMUL", self.compute, dims, depth, STREAM if final else 0)
         for a in self.arguments:
             strides = [self._number(a.strides.get(axis, 0)) for axis in axes] or [NONE]
             index = NONE if a.index is None else a.index
@@ -333,7 +341,7 @@ class KernelWriter:
     def _read(self, member: Node, number: int) -> None:
         operand = member.inputs[number]
         access = self.plan.legal.access[operand]
-        if access.root.operator.name in ("constant", "dimension") or member is self.group.product:
+        if access.root.operator.name in NUMBERS or member is self.group.product:
             return
         if member.operator.lowering is Lowering.GATHER:
             if number == 1:
@@ -383,7 +391,8 @@ class KernelWriter:
             free, summed = (-2, -1) if number == 0 else (-1, -2)
             outside = Access(access.root, access.offset, access.strides[:-2] + (access.strides[free],), ())
             offset, strides = argument_strides(outside, (*batch, outer))
-            if number == 1 and self.plan.is_given(access.root) and len(access.root.shape) == 2 and len(operand.shape) == 2:
+            may_pack = number == 1 and node.dtype is float32 and self.plan.is_given(access.root)
+            if may_pack and len(access.root.shape) == 2 and len(operand.shape) == 2:
                 self.arguments.append(self._packed(operand, access))
                 continue
             self.arguments.append(
@@ -423,39 +432,63 @@ class KernelWriter:
         if member.operator.lowering is Lowering.GATHER:
             return self._once(("gather", member), lambda: self.kernel.input(self.numbers[member]))
         operands = [self._operand(member, number) for number in range(len(member.inputs))]
-        if member.operator.lowering is Lowering.REDUCE:
-            return self.kernel.sum(operands[0]) if member.operator.name == "sum" else self.kernel.max(operands[0])
-        if member.operator.name == "copy":
-            return operands[0]
-        if member.operator.name == "astype":
-            return self._emit("ne", operands[0], 0.0)
-        instructions = member.operator.instructions
-        return self._emit(instructions, *operands) if isinstance(instructions, str) else instructions(self._emit, *operands)
+        emit = Emitter(self, member.inputs[-1].dtype)
+        result = member_words(emit, member, operands)
+        return result if member.operator.closed else emit.narrowed(result, member.dtype)
 
     def _operand(self, member: Node, number: int) -> int:
         operand = member.inputs[number]
-        root, _ = source(operand)
+        root, path = source(operand)
         if root.operator.name == "constant":
-            return self._constant(root.attribute("value"))
+            return self.constant(_read_as(root.attribute("value"), (root, *path)))
         if root.operator.name == "dimension":
             size = self.plan.expression(root.attribute("size"))
-            return self._once(("size", size), lambda: self.kernel.size(size))
+            return self._once(("size", size, operand.dtype), lambda: self._size(size, operand.dtype))
         if self._inside(member, number) is not None:
             return self.nodes[root]
         access, placement = self.plan.legal.access[operand], self.group.needed(member, number)
         argument = self._argument_of(access, placement, READ, root)
         return self._once(("input", argument), lambda: self.kernel.input(argument))
 
-    def _constant(self, value: float) -> int:
-        return self._once(("constant", repr(float(value))), lambda: self.kernel.const(float(value)))
+    def _size(self, expression: int, dtype: DType) -> int:
+        return Emitter(self, dtype).narrowed(self.kernel.size(expression), dtype)
+
+    def constant(self, value: bool | int | float) -> int:
+        """The node of a number of the kernel's dtype."""
+        number = float(value) if self.compute.kind == "f" else int(value)
+        return self._once(("constant", repr(number)), lambda: self.kernel.const(number))
 
     def _once(self, key: tuple, make) -> int:
         if key not in self.nodes:
             self.nodes[key] = make()
         return self.nodes[key]
 
-    def _emit(self, name: str, *operands: int | float) -> int:
-        a, *rest = (self._constant(x) if isinstance(x, float) else x for x in operands)
-        if table.BY_NAME[name].group is table.Group.UNARY:
-            return self.kernel.unary(name, a)
-        return self.kernel.binary(name, a, rest[0])
+
+@dataclass(frozen=True, slots=True)
+class Emitter:
+    """Adds instructions to the kernel under construction (`operators.Emit`)."""
+
+    writer: KernelWriter
+    dtype: DType
+
+    def __call__(self, name: str, *operands: int | float) -> int:
+        a, *rest = (self.writer.constant(x) if isinstance(x, float) else x for x in operands)
+        kernel = self.writer.kernel
+        return kernel.unary(name, a) if table.BY_NAME[name].group is table.Group.UNARY else kernel.binary(name, a, rest[0])
+
+    def reduction(self, name: str, a: int) -> int:
+        """One of the row's totals."""
+        return self.writer.kernel.reduction(name, a)
+
+    def narrowed(self, result: int, dtype: DType) -> int:
+        """Rounded or wrapped to a dtype that is narrower than what the kernel computes in."""
+        return self(NARROW[dtype], result) if dtype in NARROW else result
+
+
+def _read_as(value: bool | int | float, path: tuple[Node, ...]) -> bool | int | float:
+    """A constant after the conversions on the way from it."""
+    array = np.asarray(value)
+    for node in path:
+        if node.operator.name in ("constant", "astype"):
+            array = rounded(array.astype(np.float32) if node.dtype is float32 else array, node.dtype)
+    return array.item()

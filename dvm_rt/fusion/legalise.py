@@ -5,7 +5,8 @@
 2. Each value that may have to be stored gets a layout: row-major, or that of an output or join that it is written into,
    or the order in which its only reader wants it (a matmul result that is transposed and reshaped is stored transposed).
 3. A value that costs two simple instructions on one input (a mask) is made by each of its readers for itself.
-4. Where a view is not affine on that layout, and where an operand does not lie as the matrix unit needs it, a copy is
+4. A conversion that no single load or rounding does is taken apart: through the compute dtype of its result.
+5. Where a view is not affine on that layout, and where an operand does not lie as the matrix unit needs it, a copy is
    put in. Copies are ordinary elementwise nodes: kernels take them in, and most cost nothing."""
 
 from __future__ import annotations
@@ -13,12 +14,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from math import inf
 
-from dvm_rt.dtypes import float32
-from dvm_rt.errors import UnsupportedOperatorError
+from dvm_rt.dtypes import compute_dtype, float32, limits
 from dvm_rt.fusion.views import (
     Access,
     contiguous,
     contiguous_strides,
+    crosses,
     inverse,
     is_one,
     is_row_major,
@@ -26,13 +27,15 @@ from dvm_rt.fusion.views import (
     source,
     through,
 )
+from dvm_rt.fusion.words import NARROW
 from dvm_rt.graph.graph import Graph, Make, Node, reachable, rewrite, taken_apart
 from dvm_rt.graph.operators import Lowering
 from dvm_rt.graph.symbols import Shape, product, same
 from dvm_rt.isa import table
 
 CHEAP_CYCLES = 16  # two simple instructions
-COPIED_EXACTLY = ("bool", "int8", "int16", "uint8", "uint16", "float32")  # float32 arithmetic keeps every value of these
+NUMBERS = ("constant", "dimension")  # leaves that are one number, known to the encoder
+MADE = (*NUMBERS, "iota")  # leaves that lie nowhere
 
 
 @dataclass(slots=True, eq=False)
@@ -50,13 +53,27 @@ class Legal:
 
 
 def legalise(graph: Graph, repeats: bool = True) -> Legal:
-    """The graph in the form that kernels need; `repeats`: cheap values are computed by each reader for itself. Raises
-    UnsupportedOperatorError for what no kernel can do yet."""
+    """The graph in the form that kernels need; `repeats`: cheap values are computed by each reader for itself."""
     return _with_copies(rewrite(graph, _lowered, again=True), repeats)
 
 
+def _one_step(op: Make, node: Node) -> Node | None:
+    """Conversions that a load or a rounding does: between two compute dtypes, or inside of one."""
+    x, wanted = node.inputs[0], node.dtype
+    given, through = compute_dtype(x.dtype), compute_dtype(wanted)
+    if given is None or through is None or given is through or wanted is through:
+        return None
+    between = op.astype(x, dtype=through.name)
+    if x.dtype.kind == "f" and wanted.kind != "f":  # cut off at the ends, not wrapped
+        low, high = limits(wanted)
+        between = op.minimum(op.maximum(between, low), high)
+    return op.astype(between, dtype=wanted.name)
+
+
 def _lowered(op: Make, node: Node) -> Node | None:
-    """Composites taken apart; reductions over the last axis, which they keep."""
+    """Composites and conversions taken apart; reductions over the last axis, which they keep."""
+    if node.operator.name == "astype":
+        return _one_step(op, node)
     if node.operator.lowering is not Lowering.REDUCE:
         return taken_apart(op, node)
     x, (axes, keepdims) = node.inputs[0], node.attributes
@@ -174,7 +191,10 @@ class _Copier:
         return node
 
     def view(self, node: Node, operand: Node) -> Node:
-        """The view, on a copy of its operand if it is not affine there."""
+        """The view, on a copy of its operand if it is not affine there, or if one load would have to convert twice."""
+        root, path = source(operand)
+        if crosses(node) and root.operator.name not in NUMBERS and any(map(crosses, path)):
+            operand = self.copy(operand)
         again = _again(node, [operand])
         access = through(again, self.legal.access[operand])
         if access is None:
@@ -187,12 +207,6 @@ class _Copier:
         """The value in memory of its own, row-major."""
         if shared and (node, True) in self.copies:
             return self.copies[node, True]
-        root, _ = source(node)
-        stored = root.dtype is node.dtype and root.operator.name not in ("constant", "dimension")
-        if node.dtype.name not in COPIED_EXACTLY and not stored:
-            raise UnsupportedOperatorError(
-                f"fusion: copy: a number or a conversion that has to be stored, got {node!r}, allowed {', '.join(COPIED_EXACTLY)}"
-            )
         made = self.root(self.op.copy(node))
         self.copies[node, shared] = made
         return made
@@ -200,7 +214,7 @@ class _Copier:
     def private(self, node: Node) -> Node:
         """The value made anew for one reader, if that costs less than storing it: it then may be computed repeatedly."""
         root, path = source(node)
-        if not self.repeats or not is_computed(root) or not is_cheap(root):
+        if any(map(crosses, path)) or not self.repeats or not is_computed(root) or not is_cheap(root):
             return node
         made = self.root(Node(root.operator, tuple([self.private(i) for i in root.inputs]), root.attributes, root.shape, root.dtype))
         self.legal.cheap.add(made)
@@ -209,11 +223,11 @@ class _Copier:
         return made
 
     def operand(self, node: Node) -> Node:
-        """An operand as the matrix unit reads it: float32, one of the last two strides 1."""
+        """An operand as the matrix unit reads it: in its own dtype, one of the last two strides 1."""
         access = self.legal.access[node]
         straight = any(same(s, 1) or is_one(n) for s, n in zip(access.strides[-2:], node.shape[-2:], strict=True))
-        stored = access.root.dtype is float32 and access.root.operator.lowering is not Lowering.LEAF
-        given = access.root.dtype is float32 and access.root.operator.name == "parameter"
+        stored = access.root.dtype is node.dtype and access.root.operator.lowering is not Lowering.LEAF
+        given = access.root.dtype is node.dtype and access.root.operator.name == "parameter"
         return node if straight and (stored or given) else self.copy(node)
 
     def head(self, node: Node, number: int) -> Node:
@@ -227,9 +241,9 @@ class _Copier:
         return node if in_memory and lies and root.dtype is node.dtype else self.copy(node)
 
     def stored(self, node: Node) -> Node:
-        """A float32 value in memory: conversions and constants have to be made."""
+        """A value in memory, as it is: conversions and constants have to be made."""
         root = self.legal.access[node].root
-        return node if root.dtype is float32 and root.operator.name not in ("constant", "dimension") else self.copy(node)
+        return node if root.dtype is node.dtype and root.operator.name not in MADE else self.copy(node)
 
     def whole(self, node: Node) -> Node:
         """A value as a host function reads it: stored, in its own dtype, row-major."""
@@ -300,6 +314,8 @@ def _cost(node: Node, budget: float) -> float:
     if instruction is None or instruction.cycles > budget:
         return inf
     total = instruction.cycles
+    if root.dtype in NARROW and not root.operator.closed:
+        total += table.BY_NAME[NARROW[root.dtype]].cycles
     for operand in root.inputs:
         total += _cost(operand, budget - total)
     return total

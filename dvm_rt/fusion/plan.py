@@ -383,6 +383,10 @@ class KernelBuilder:
             raise GraphError(f"plan: kernel: not a binary instruction, got {op}, allowed {', '.join(sorted(_BINARY))}")
         return self._node(Node(op, a, b))
 
+    def reduction(self, name: str, a: int) -> int:
+        """The total of each row: sum, max, min or prod."""
+        return self._node(Node(f"NODE_{name.upper()}", a))
+
     def sum(self, a: int) -> int:
         return self._node(Node("NODE_SUM", a))
 

@@ -20,7 +20,7 @@ from dvm_rt.graph.graph import Graph, Node, hashable
 from dvm_rt.graph.operators import OPERATORS
 from dvm_rt.graph.symbols import Facts
 
-PRODUCTS = ("linear", "matmul", "matrix_product")  # they read their first two inputs from memory
+PRODUCTS = ("linear", "matmul", "matmul_integer", "matrix_product")  # they read their first two inputs from memory
 
 
 @dataclass(slots=True, eq=False)

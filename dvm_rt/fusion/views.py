@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from dvm_rt.dtypes import float32
+from dvm_rt.dtypes import DType, bool_, compute_dtype, holds
 from dvm_rt.graph.graph import Node
 from dvm_rt.graph.operators import Lowering
 from dvm_rt.graph.shapes import index_offset, selected
@@ -30,11 +30,26 @@ def is_one(size: Size) -> bool:
 
 
 def is_view(node: Node) -> bool:
-    """Costs nothing inside a kernel: a view, or a conversion that a load does by itself."""
+    """Costs nothing inside a kernel: a view, or a conversion that nothing has to be done for, or that a load does."""
     row = node.operator
     if row.lowering is VIEW:
         return True
-    return row.name == "astype" and (node.dtype is float32 or node.dtype is node.inputs[0].dtype)
+    return row.name == "astype" and converts_freely(node.inputs[0].dtype, node.dtype)
+
+
+def converts_freely(given: DType, wanted: DType) -> bool:
+    """Whether a conversion is only another way to read what is there."""
+    if given is bool_ or wanted is bool_ or compute_dtype(given) is compute_dtype(wanted):
+        return wanted is given or (wanted is not bool_ and holds(wanted, given))
+    return compute_dtype(wanted) is wanted
+
+
+def crosses(view: Node) -> bool:
+    """Whether it is a conversion between two compute dtypes: only memory lies between them."""
+    if view.operator.name != "astype":
+        return False
+    given, wanted = compute_dtype(view.inputs[0].dtype), compute_dtype(view.dtype)
+    return given is not None and wanted is not None and given is not wanted
 
 
 def source(node: Node) -> tuple[Node, tuple[Node, ...]]:

@@ -9,9 +9,10 @@ Zhang and Sennrich 2019 (arXiv 1910.07467)."""
 
 from __future__ import annotations
 
-from math import pi, sqrt
+from math import isfinite, pi, sqrt
 from typing import TYPE_CHECKING, Protocol
 
+from dvm_rt.dtypes import compute_dtype, float32
 from dvm_rt.errors import UnsupportedOperatorError
 from dvm_rt.graph.symbols import Shape, Size, product
 
@@ -43,14 +44,18 @@ def clip(op: Make, x: Node, low: float | None, high: float | None) -> Node:
 
 
 def power(op: Make, x: Node, exponent: float) -> Node:
-    if exponent == 0.5:
+    floats = x.dtype.kind == "f"
+    if exponent == 0.5 and floats:
         return op.sqrt(x)
-    if exponent == -0.5:
+    if exponent == -0.5 and floats:
         return op.rsqrt(x)
-    if exponent != int(exponent) or abs(exponent) > 64:
-        raise UnsupportedOperatorError(f"graph: pow: exponent, got {exponent}, allowed whole numbers to 64, 0.5 and -0.5")
+    whole = isfinite(exponent) and exponent == int(exponent)
+    if floats and not (whole and abs(exponent) <= 64):
+        return op.power(x, exponent)
+    if not floats and not (whole and exponent >= 0):
+        raise UnsupportedOperatorError(f"graph: pow: exponent of an integer, got {exponent}, allowed whole numbers from 0")
     if exponent == 0:
-        return op.broadcast_to(op.constant(value=1.0, dtype="float32"), shape=x.shape)
+        return full(op, x.shape, 1.0 if floats else 1, x.dtype.name)
     result, factor, left = None, x, abs(int(exponent))
     while left:
         if left & 1:
@@ -58,10 +63,6 @@ def power(op: Make, x: Node, exponent: float) -> Node:
         left >>= 1
         factor = op.square(factor) if left else factor
     return result if exponent > 0 else op.reciprocal(result)
-
-
-def smallest(op: Make, x: Node, axes: tuple[int, ...], keepdims: bool) -> Node:
-    return op.negative(op.max(op.negative(x), axes=axes, keepdims=keepdims))
 
 
 def mean(op: Make, x: Node, axes: tuple[int, ...], keepdims: bool) -> Node:
@@ -74,13 +75,39 @@ def variance(op: Make, x: Node, axes: tuple[int, ...], correction: float, keepdi
     return op.divide(squares, left if correction == 0 else op.subtract(left, correction))
 
 
+def logsumexp(op: Make, x: Node, axes: tuple[int, ...], keepdims: bool) -> Node:
+    """As softmax does it, with the largest taken out; where that is infinite, nothing is."""
+    most = op.max(x, axes=axes, keepdims=True)
+    shift = op.where(op.isfinite(most), most, 0.0)
+    total = op.add(op.log(op.sum(op.exp(op.subtract(x, shift)), axes=axes, keepdims=True)), shift)
+    return total if keepdims else op.squeeze(total, axes=axes)
+
+
 def any_of(op: Make, x: Node, axes: tuple[int, ...], keepdims: bool) -> Node:
-    most = op.max(op.astype(x, dtype="float32"), axes=axes, keepdims=keepdims)
-    return op.greater(most, 0.0)
+    return op.max(x, axes=axes, keepdims=keepdims)
 
 
 def all_of(op: Make, x: Node, axes: tuple[int, ...], keepdims: bool) -> Node:
-    return op.logical_not(any_of(op, op.logical_not(x), axes, keepdims))
+    return op.min(x, axes=axes, keepdims=keepdims)
+
+
+def argmax(op: Make, x: Node, axes: tuple[int, ...], keepdims: bool) -> Node:
+    return first_of(op, x, op.max(x, axes=axes, keepdims=True), axes, keepdims)
+
+
+def argmin(op: Make, x: Node, axes: tuple[int, ...], keepdims: bool) -> Node:
+    return first_of(op, x, op.min(x, axes=axes, keepdims=True), axes, keepdims)
+
+
+def first_of(op: Make, x: Node, wanted: Node, axes: tuple[int, ...], keepdims: bool) -> Node:
+    """The smallest of the places, counted over the axes, where x is `wanted` (which is NaN if anything is)."""
+    here = op.equal(x, wanted)
+    if x.dtype.kind == "f":
+        here = op.logical_or(here, op.isnan(x))
+    sizes = tuple([n if i in axes else 1 for i, n in enumerate(x.shape)])
+    places = op.reshape(op.iota(size=product(sizes)), shape=sizes)
+    behind = op.dimension(size=product(sizes), dtype="int64")
+    return op.min(op.where(here, places, behind), axes=axes, keepdims=keepdims)
 
 
 def softmax(op: Make, x: Node, axis: int) -> Node:
@@ -120,14 +147,19 @@ def linear(op: Make, x: Node, weight: Node, *bias: Node) -> Node:
 
 
 def matmul(op: Make, a: Node, b: Node) -> Node:
-    """The product over at least two dimensions on both sides; a sum over nothing is 0."""
+    """The product over at least two dimensions on both sides; a sum over nothing is 0.
+
+    The matrix unit works in the compute dtypes; narrower ones are converted there and back."""
     if same_zero(a.shape[-1]):
         from dvm_rt.graph.shapes import matmul as shape_of
 
-        return full(op, shape_of(op.facts, "matmul", (a.shape, b.shape)), 0.0, "float32")
+        zero = 0.0 if a.dtype.kind == "f" else 0
+        return full(op, shape_of(op.facts, "matmul", (a.shape, b.shape)), zero, a.dtype.name)
     left = a if len(a.shape) > 1 else op.expand_dims(a, axes=(0,))
     right = b if len(b.shape) > 1 else op.expand_dims(b, axes=(1,))
-    result = op.matrix_product(left, right)
+    compute = compute_dtype(a.dtype).name
+    wide = (op.astype(left, dtype=compute), op.astype(right, dtype=compute))
+    result = op.astype(op.matrix_product(*wide), dtype=a.dtype.name)
     gone = ((-2,) if len(a.shape) == 1 else ()) + ((-1,) if len(b.shape) == 1 else ())
     rank = len(result.shape)
     return op.squeeze(result, axes=tuple(axis + rank for axis in gone)) if gone else result
@@ -148,4 +180,4 @@ def full(op: Make, shape: Shape, value: float, dtype: str) -> Node:
 
 def count(op: Make, x: Node, axes: tuple[int, ...]) -> Node:
     """How many elements a reduction takes together, as a number in the graph."""
-    return op.dimension(size=product(x.shape[axis] for axis in axes))
+    return op.dimension(size=product(x.shape[axis] for axis in axes), dtype=x.dtype.name)

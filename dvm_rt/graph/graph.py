@@ -22,7 +22,7 @@ from dvm_rt import dtypes
 from dvm_rt.dtypes import DType
 from dvm_rt.errors import DvmError, GraphError, ShapeError
 from dvm_rt.graph import symbols
-from dvm_rt.graph.operators import Lowering, Operator, operator
+from dvm_rt.graph.operators import Lowering, Operator, number_of, operator
 from dvm_rt.graph.symbols import Dim, Facts, Shape, Size
 
 
@@ -85,11 +85,16 @@ class Make:
         def make(*inputs: Node | float, **attributes: object) -> Node:
             if len(inputs) == 1 and row.name in ("astype", "broadcast_to") and _does_nothing(row.name, inputs[0], attributes):
                 return inputs[0]
-            nodes = tuple(n if isinstance(n, Node) else self.constant(value=float(n), dtype="float32") for n in inputs)
+            nodes = tuple([n if isinstance(n, Node) else self._number(n, inputs) for n in inputs])
             return apply(row, nodes, tuple(attributes[a] for a in row.attributes), self.facts)
 
         setattr(self, name, make)
         return make
+
+    def _number(self, number: float, beside: tuple[Node | float, ...]) -> Node:
+        """A number of the dtype of what it stands beside."""
+        dtype = next((n.dtype for n in reversed(beside) if isinstance(n, Node)), dtypes.float32)
+        return self.constant(value=number_of(number, dtype), dtype=dtype.name)
 
 
 def _does_nothing(name: str, node: Node, attributes: dict[str, object]) -> bool:
@@ -277,12 +282,21 @@ def _keep(op: Make, node: Node) -> None:
 
 def taken_apart(op: Make, node: Node) -> Node | None:
     """What a composite stands for."""
-    return node.operator.compose(op, *node.inputs, *node.attributes) if node.operator.lowering is Lowering.COMPOSITE else None
+    return composed(op, node.operator, node.inputs, node.attributes) if node.operator.lowering is Lowering.COMPOSITE else None
 
 
 def decomposed(graph: Graph) -> Graph:
     """The graph without composites."""
     return rewrite(graph, taken_apart, again=True)
+
+
+def composed(op: Make, row: Operator, inputs: tuple[Node, ...], attributes: tuple) -> Node:
+    """What stands for a composite; a `wide` one of short floats is computed in float32 and rounded once."""
+    narrow = inputs[0].dtype if inputs else None
+    if not row.wide or narrow not in (dtypes.float16, dtypes.bfloat16):
+        return row.compose(op, *inputs, *attributes)
+    wide = [op.astype(node, dtype="float32") for node in inputs]
+    return op.astype(row.compose(op, *wide, *attributes), dtype=narrow.name)
 
 
 def reachable(roots: Sequence[Node], stop: set[int] = frozenset()) -> list[Node]:
@@ -305,17 +319,18 @@ def reachable(roots: Sequence[Node], stop: set[int] = frozenset()) -> list[Node]
 
 
 def evaluate(graph: Graph, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """The outputs for these inputs in NumPy, float64 where the graph has float32: the oracle."""
+    """The outputs for these inputs in NumPy: the oracle. Floats are computed in float64, and rounded after each operator to
+    float16 and bfloat16 where the graph has those; integers are exact, and wrap."""
     values = graph.symbol_values([a.shape for a in arrays])
     results: dict[int, np.ndarray] = {}
     with np.errstate(all="ignore"):
         for node in graph.nodes:
             if node.operator.name == "parameter":
-                array = np.asarray(arrays[node.attribute("index")])
-                results[id(node)] = array.astype(np.float64) if node.dtype is dtypes.float32 else array
+                results[id(node)] = dtypes.from_storage(np.asarray(arrays[node.attribute("index")]), node.dtype)
             else:
                 attributes = [concrete(a, values) for a in node.attributes]
-                results[id(node)] = np.asarray(node.operator.meaning(*(results[id(i)] for i in node.inputs), *attributes))
+                result = np.asarray(node.operator.meaning(*(results[id(i)] for i in node.inputs), *attributes))
+                results[id(node)] = dtypes.rounded(result, node.dtype)
     return [results[id(n)] for n in graph.outputs]
 
 

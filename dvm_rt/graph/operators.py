@@ -14,22 +14,28 @@ result, what it means in NumPy (in float64 for float32: the oracle of every test
     HOST         a host function (isa/host.py), in NumPy
     COMPOSITE    taken apart into other operators (composites.py), before any plan is made
 
-Booleans are 1.0 and 0.0 inside a kernel. Integers are storage: they are gathered by, viewed, and converted to float32;
-arithmetic on them is not there yet and says so."""
+Dtypes. A row's inputs have one dtype (promotion is the business of those who record: `dtypes.promote`), but for the condition of
+`where` and indices. A kernel computes in the compute dtype of the operands (`dtypes.compute_dtype`), and what an operator gives
+is rounded or wrapped to its dtype at once: after every row that is not `closed`. A row says with `kinds` of instructions what it
+needs; where integers need other words than floats, `instructions` is a function that looks at the dtype. Booleans are 1 and 0
+in any kernel. Operators that are formulas over floats (COMPOSITE, `wide`) are computed in float32 for float16 and bfloat16,
+and rounded once, at their end."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
-from math import erf, pi, sqrt
+from math import inf, isfinite, pi, sqrt
+from typing import Protocol
 
 import numpy as np
 
 from dvm_rt import dtypes
-from dvm_rt.dtypes import DType, bool_, float32
+from dvm_rt.dtypes import DType, bool_, float32, float64
 from dvm_rt.errors import DTypeError, UnsupportedOperatorError
 from dvm_rt.graph import composites, movement, shapes, windows
+from dvm_rt.isa import functions, table
 
 Lowering = Enum("Lowering", "LEAF ELEMENTWISE REDUCE VIEW PRODUCT GATHER JOIN COMPOSITE HOST ATTENTION")
 VARIADIC = -1
@@ -40,8 +46,9 @@ class Operator:
     """One row. `inputs` is the number of inputs, or the allowed numbers, or VARIADIC.
 
     `dtype(where, dtypes, *attributes)` and `shape(facts, where, shapes, *attributes)` give the result's, or raise;
-    `meaning(*arrays, *attributes)` is the NumPy definition; `instructions` (ELEMENTWISE) is the name of the instruction
-    that does it, or a function of an emitter (HOST: the name of the host function); `compose(op, *nodes, *attributes)` (COMPOSITE) takes it apart."""
+    `meaning(*arrays, *attributes)` is the NumPy definition, in float64 for floats and in their own dtypes for the others;
+    `instructions` (ELEMENTWISE) is the name of the instruction that does it, or a function of an emitter (`Emit`; HOST: the name of the host function);
+    `compose(op, *nodes, *attributes)` (COMPOSITE) takes it apart."""
 
     name: str
     inputs: int | tuple[int, ...]
@@ -53,6 +60,8 @@ class Operator:
     attributes: tuple[str, ...] = ()
     instructions: str | Callable[..., int] = ""
     compose: Callable[..., object] | None = None
+    closed: bool = False  # the result is one of the dtype's values before anything is rounded
+    wide: bool = False  # COMPOSITE: float16 and bfloat16 go through float32
     where: str = ""  # how errors name it
 
     def __post_init__(self) -> None:
@@ -74,54 +83,57 @@ class Operator:
 # ---- dtype rules --------------------------------------------------------------------------------------------------
 
 
-def _floats(where: str, given: tuple[DType, ...], *_: object) -> DType:
+def _same(where: str, given: tuple[DType, ...], kinds: str, allowed: str) -> DType:
+    """One dtype for all, of one of these kinds."""
+    first = given[0]
     for dtype in given:
-        if dtype is not float32:
-            raise _refused(where, dtype, "float32")
-    return float32
+        if dtype.kind not in kinds:
+            raise DTypeError(f"graph: {where}: dtype, got {dtype}, allowed {allowed}; x.astype(...) converts")
+        if dtype is not first:
+            raise DTypeError(f"graph: {where}: dtypes differ, got {first} and {dtype}, allowed one for all; x.astype(...) converts")
+    return first
 
 
-def _comparison(where: str, given: tuple[DType, ...]) -> DType:
-    if not (given[0] is given[1] and given[0] in (float32, bool_)):
-        raise _refused(where, next((d for d in given if d is not float32), float32), "float32 on both sides, or bool on both")
-    return bool_
+PRODUCTS = ("float32", "float64", "int32", "uint32", "int64", "uint64")  # what the matrix unit computes in
 
 
-def _float_test(where: str, given: tuple[DType, ...]) -> DType:
-    _floats(where, given)
-    return bool_
+def _product(where: str, given: tuple[DType, ...]) -> DType:
+    if given[0] is not given[1] or given[0].name not in PRODUCTS:
+        raise DTypeError(f"graph: {where}: dtypes, got {given[0]} and {given[1]}, allowed one of {', '.join(PRODUCTS)} for both")
+    return given[0]
+
+
+def _product_of_bytes(where: str, given: tuple[DType, ...]) -> DType:
+    for dtype in given:
+        if dtype not in (dtypes.int8, dtypes.uint8):
+            raise DTypeError(f"graph: {where}: dtype, got {dtype}, allowed int8, uint8")
+    return dtypes.int32
+
+
+def _floats(where: str, given: tuple[DType, ...], *_: object) -> DType:
+    return _same(where, given, "f", "floats")
+
+
+def _numbers(where: str, given: tuple[DType, ...], *_: object) -> DType:
+    return _same(where, given, "iuf", "numbers")
+
+
+def _wholes(where: str, given: tuple[DType, ...], *_: object) -> DType:
+    return _same(where, given, "iu", "integers")
+
+
+def _bits(where: str, given: tuple[DType, ...], *_: object) -> DType:
+    return _same(where, given, "biu", "bool and integers")
 
 
 def _bools(where: str, given: tuple[DType, ...], *_: object) -> DType:
-    for dtype in given:
-        if dtype is not bool_:
-            raise _refused(where, dtype, "bool")
-    return bool_
-
-
-def _choice(where: str, given: tuple[DType, ...]) -> DType:
-    _bools(where + " (condition)", given[:1])
-    if given[1] is not given[2] or given[1] not in (float32, bool_):
-        raise _refused(where, given[1] if given[1] is not float32 else given[2], "float32 on both sides, or bool on both")
-    return given[1]
+    return _same(where, given, "b", "bool")
 
 
 def _attended(where: str, given: tuple[DType, ...], *_: object) -> DType:
     if len(given) == 4 and given[3] not in (float32, bool_):
-        raise _refused(where + " (mask)", given[3], "float32 or bool")
-    return _floats(where, given[:3])
-
-
-def _cast(where: str, given: tuple[DType, ...], name: str) -> DType:
-    (source,), target = given, dtypes.BY_NAME.get(name)
-    if target is None:
-        raise DTypeError(f"graph: {where}: unknown dtype, got {name}, allowed {', '.join(dtypes.BY_NAME)}")
-    loads = source in (float32, bool_) or source.kind in "iu"
-    if not (target is source or (target in (float32, bool_) and loads)):
-        raise UnsupportedOperatorError(
-            f"graph: {where}: conversion not there yet, got {source} to {target}, allowed bool and integers to float32, and these to bool"
-        )
-    return target
+        raise DTypeError(f"graph: {where} (mask): dtype, got {given[3]}, allowed float32, bool")
+    return _float32(where, given[:3])
 
 
 def _kept(where: str, given: tuple[DType, ...], *_: object) -> DType:
@@ -129,49 +141,180 @@ def _kept(where: str, given: tuple[DType, ...], *_: object) -> DType:
 
 
 def _one_for_all(where: str, given: tuple[DType, ...], *_: object) -> DType:
+    return _same(where, given, "biuf", "any")
+
+
+def _comparison(where: str, given: tuple[DType, ...]) -> DType:
+    _one_for_all(where, given)
+    return bool_
+
+
+def _order(where: str, given: tuple[DType, ...]) -> DType:
+    _numbers(where, given)
+    return bool_
+
+
+def _index(where: str, given: tuple[DType, ...], *_: object) -> DType:
+    _numbers(where, given)
+    return dtypes.DEFAULT_INT
+
+
+def _float_test(where: str, given: tuple[DType, ...]) -> DType:
+    _floats(where, given)
+    return bool_
+
+
+def _choice(where: str, given: tuple[DType, ...]) -> DType:
+    _bools(where + " (condition)", given[:1])
+    return _one_for_all(where, given[1:])
+
+
+def _cast(where: str, given: tuple[DType, ...], name: str) -> DType:
+    return _dtype(where, name)
+
+
+def _dtype(where: str, name: str) -> DType:
+    target = dtypes.BY_NAME.get(name)
+    if target is None:
+        raise DTypeError(f"graph: {where}: unknown dtype, got {name}, allowed {', '.join(dtypes.BY_NAME)}")
+    return target
+
+
+def _float32(where: str, given: tuple[DType, ...]) -> DType:
     for dtype in given:
-        if dtype is not given[0]:
-            raise DTypeError(f"graph: {where}: dtypes differ, got {given[0]} and {dtype}, allowed one for all; x.astype(...) converts")
-    return given[0]
+        if dtype is not float32:
+            raise DTypeError(f"graph: {where}: dtype, got {dtype}, allowed float32; x.astype(...) converts")
+    return float32
+
+
+def _random(where: str, given: tuple[DType, ...]) -> DType:
+    for dtype in given:
+        if dtype is not dtypes.uint64:
+            raise DTypeError(f"graph: {where}: dtype, got {dtype}, allowed uint64")
+    return dtypes.uint64
 
 
 def _rows(where: str, given: tuple[DType, ...]) -> DType:
     if given[1] not in (dtypes.int32, dtypes.int64):
         raise DTypeError(f"graph: {where}: dtype of the indices, got {given[1]}, allowed int32, int64")
-    return _floats(where + " (table)", given[:1])
+    return given[0]
 
 
-def _named(where: str, given: tuple[DType, ...], _: object, name: str) -> DType:
-    if name not in ("float32", "bool"):
-        raise UnsupportedOperatorError(f"graph: {where}: dtype not there yet, got {name}, allowed float32, bool")
-    return dtypes.BY_NAME[name]
+def _named(where: str, given: tuple[DType, ...], value: float, name: str) -> DType:
+    dtype = _dtype(where, name)
+    if not _fits(value, dtype):
+        raise DTypeError(f"graph: {where}: value, got {value!r}, allowed those of {dtype}")
+    return dtype
 
 
-def _refused(where: str, got: DType, allowed: str) -> Exception:
-    if got.kind in "iu":
-        return UnsupportedOperatorError(
-            f"graph: {where}: integer arithmetic is not there yet, got {got}, allowed {allowed}; integers can be indices of take, "
-            "be viewed, and be converted: x.astype(dvm.float32)"
-        )
-    return DTypeError(f"graph: {where}: dtype, got {got}, allowed {allowed}; x.astype(...) converts")
+def _fits(value: object, dtype: DType) -> bool:
+    if dtype is bool_:
+        return isinstance(value, bool)
+    if dtype.kind == "f":
+        return isinstance(value, float)
+    low, high = dtypes.limits(dtype)
+    return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
 
 
-# ---- instructions that are more than one word ---------------------------------------------------------------------
+def number_of(value: float, dtype: DType, where: str = "graph: constant") -> bool | int | float:
+    """A Python number as a constant of this dtype holds it. Raises DTypeError where it cannot."""
+    if dtype is bool_:
+        return bool(value)
+    if dtype.kind == "f":
+        try:
+            return float(value)
+        except OverflowError:
+            raise DTypeError(f"{where}: a number, got a whole one beyond float, allowed those below 2^1024") from None
+    if not isfinite(value) or value != int(value) or not _fits(int(value), dtype):
+        raise DTypeError(f"{where}: a number, got {value!r}, allowed those of {dtype}")
+    return int(value)
 
 
-def _where(emit: Callable[..., int], condition: int, chosen: int, other: int) -> int:
+# ---- instructions that are more than one word, or not the same for all dtypes ----------------------------------------
+
+
+class Emit(Protocol):
+    """Adds instructions to a kernel: emit("add", x, y) gives the number of the result. Floats are constants. `dtype` is that
+    of the operator's operands."""
+
+    dtype: DType
+
+    def __call__(self, name: str, *operands: int | float) -> int: ...
+
+
+def _where(emit: Emit, condition: int, chosen: int, other: int) -> int:
     return emit("merge", emit("keep", chosen, condition), emit("drop", other, condition))
 
 
-def _not(emit: Callable[..., int], x: int) -> int:
+def _not(emit: Emit, x: int) -> int:
     return emit("eq", x, 0.0)
 
 
+def _unsigned_as_it_is(name: str) -> Callable[..., int]:
+    """An instruction that changes nothing in an unsigned integer."""
+    return lambda emit, x: x if emit.dtype.kind == "u" else emit(name, x)
+
+
+def _floats_only(name: str) -> Callable[..., int]:
+    """An instruction that changes nothing in an integer."""
+    return lambda emit, x: emit(name, x) if emit.dtype.kind == "f" else x
+
+
+def _negative(emit: Emit, x: int) -> int:
+    return emit("neg", x) if emit.dtype.kind != "u" else emit("rsub", x, 0.0)
+
+
+def _or_formula(name: str, formula: Callable[..., int]) -> Callable[..., int]:
+    """An instruction of float32, and the formula that does the same in float64."""
+
+    def words(emit: Emit, *operands: int) -> int:
+        return formula(emit, *operands) if emit.dtype is float64 else emit(name, *operands)
+
+    return words
+
+
+def _is_infinite(emit: Emit, x: int) -> int:
+    return emit("eq", emit("abs", x), inf)
+
+
+def _is_finite(emit: Emit, x: int) -> int:
+    return emit("lt", emit("abs", x), inf)
+
+
+def _is_below_zero(emit: Emit, x: int) -> int:
+    """The reciprocal of -0 is below 0."""
+    return emit("max", emit("lt", x, 0.0), emit("lt", emit("recip", x), 0.0))
+
+
+def _with_sign(emit: Emit, x: int, y: int) -> int:
+    size = emit("abs", x)
+    return _where(emit, _is_below_zero(emit, y), emit("neg", size), size)
+
+
+def _one_or_the_other(integers: str, floats: str) -> Callable[..., int]:
+    """An instruction for integers, and one for floats."""
+    return lambda emit, x, y: emit(floats if emit.dtype.kind == "f" else integers, x, y)
+
+
+def _masked(name: str) -> Callable[..., int]:
+    """A shift by the lower bits of the count: as many as the dtype has bits."""
+
+    def shift(emit: Emit, x: int, count: int) -> int:
+        return emit(name, x, emit("bit_and", count, 8.0 * emit.dtype.bytes - 1))
+
+    return shift
+
+
+def _invert(emit: Emit, x: int) -> int:
+    return emit("eq", x, 0.0) if emit.dtype is bool_ else emit("bit_not", x)
+
+
+def _unless_bool(name: str, boolean: str) -> Callable[..., int]:
+    """An instruction on bits of integers, and the one that does the same to 1 and 0."""
+    return lambda emit, x, y: emit(boolean if emit.dtype is bool_ else name, x, y)
+
+
 # ---- meanings -----------------------------------------------------------------------------------------------------
-
-
-def _erf(x: np.ndarray) -> np.ndarray:
-    return np.vectorize(erf, otypes=[np.float64])(x)
 
 
 def _sigmoid(x: np.ndarray) -> np.ndarray:
@@ -180,7 +323,7 @@ def _sigmoid(x: np.ndarray) -> np.ndarray:
 
 
 def _gelu(x: np.ndarray, approximate: str) -> np.ndarray:
-    inner = _erf(x * sqrt(0.5)) if approximate == "none" else np.tanh(sqrt(2 / pi) * (x + 0.044715 * x**3))
+    inner = functions.erf(x * sqrt(0.5)) if approximate == "none" else np.tanh(sqrt(2 / pi) * (x + 0.044715 * x**3))
     return 0.5 * x * (1 + inner)
 
 
@@ -203,6 +346,13 @@ def _rms_norm(x: np.ndarray, *rest: np.ndarray | float) -> np.ndarray:
     return result * parameters[0] if parameters else result
 
 
+def _logsumexp(x: np.ndarray, axes: tuple[int, ...], keepdims: bool) -> np.ndarray:
+    most = _largest(x, axes, True)
+    shift = np.where(np.isfinite(most), most, 0.0)
+    total = np.log(np.sum(np.exp(x - shift), axis=axes, keepdims=True)) + shift
+    return total if keepdims else np.squeeze(total, axes)
+
+
 def _linear(x: np.ndarray, weight: np.ndarray, *bias: np.ndarray) -> np.ndarray:
     return x @ weight.T + (bias[0] if bias else 0.0)
 
@@ -211,16 +361,40 @@ def _take(table: np.ndarray, indices: np.ndarray) -> np.ndarray:
     return np.take(table, indices, axis=0)
 
 
+def _least(dtype: np.dtype) -> float | int:
+    return -np.inf if dtype.kind == "f" else np.iinfo(dtype).min if dtype.kind in "iu" else False
+
+
+def _most(dtype: np.dtype) -> float | int:
+    return np.inf if dtype.kind == "f" else np.iinfo(dtype).max if dtype.kind in "iu" else True
+
+
 def _largest(x: np.ndarray, axes: tuple[int, ...], keepdims: bool) -> np.ndarray:
-    return np.max(x, axis=axes, keepdims=keepdims, initial=-np.inf)
+    return np.max(x, axis=axes, keepdims=keepdims, initial=_least(x.dtype))
 
 
 def _smallest(x: np.ndarray, axes: tuple[int, ...], keepdims: bool) -> np.ndarray:
-    return np.min(x, axis=axes, keepdims=keepdims, initial=np.inf)
+    return np.min(x, axis=axes, keepdims=keepdims, initial=_most(x.dtype))
+
+
+def _total(function: Callable[..., np.ndarray]) -> Callable[..., np.ndarray]:
+    return lambda x, axes, keepdims: function(x, axis=axes, keepdims=keepdims, dtype=x.dtype)
 
 
 def _over_axes(function: Callable[..., np.ndarray]) -> Callable[..., np.ndarray]:
     return lambda x, axes, keepdims: function(x, axis=axes, keepdims=keepdims)
+
+
+def _first(function: Callable[..., np.ndarray]) -> Callable[..., np.ndarray]:
+    """Over several axes at once: as if they were one, in row-major order."""
+
+    def found(x: np.ndarray, axes: tuple[int, ...], keepdims: bool) -> np.ndarray:
+        kept = [i for i in range(x.ndim) if i not in axes]
+        rows = x.transpose(kept + list(axes)).reshape(*[x.shape[i] for i in kept], -1)
+        result = function(rows, axis=-1)
+        return np.expand_dims(result, axes) if keepdims else result
+
+    return found
 
 
 def _entries(entries: tuple[shapes.Entry, ...]) -> tuple[int | slice, ...]:
@@ -228,11 +402,20 @@ def _entries(entries: tuple[shapes.Entry, ...]) -> tuple[int | slice, ...]:
 
 
 def _converted(x: np.ndarray, name: str) -> np.ndarray:
-    return x != 0 if name == "bool" else x.astype(np.float64)
+    target = dtypes.BY_NAME[name]
+    x = x.astype(np.float32).astype(np.float64) if target is float32 and x.dtype.kind != "f" else x
+    return dtypes.rounded(x, target)
 
 
 def _constant(value: float, name: str) -> np.ndarray:
-    return np.asarray(value, bool) if name == "bool" else np.asarray(np.float32(value), np.float64)
+    dtype = dtypes.BY_NAME[name]
+    if dtype.kind == "f":
+        return dtypes.rounded(np.asarray(np.float32(value) if dtype is float32 else value, np.float64), dtype)
+    return np.asarray(value, dtype.numpy)
+
+
+def _size(size: int, name: str) -> np.ndarray:
+    return _converted(np.asarray(size), name)
 
 
 def _attention(q: np.ndarray, k: np.ndarray, v: np.ndarray, *rest: np.ndarray | float) -> np.ndarray:
@@ -250,22 +433,102 @@ def _attention(q: np.ndarray, k: np.ndarray, v: np.ndarray, *rest: np.ndarray | 
 
 
 def _power(x: np.ndarray, exponent: float) -> np.ndarray:
+    if x.dtype.kind != "f":
+        return np.power(x, np.asarray(int(exponent)).astype(x.dtype))
     return np.power(x, exponent)
+
+
+def _same_kind(f: Callable[..., np.ndarray]) -> Callable[..., np.ndarray]:
+    """A function of floats that changes nothing in integers."""
+    return lambda x: f(x) if x.dtype.kind == "f" else x
+
+
+def _shifted(f: Callable[..., np.ndarray]) -> Callable[..., np.ndarray]:
+    return lambda x, count: f(x, count & np.asarray(8 * x.dtype.itemsize - 1, x.dtype))
+
+
+def _whole_quotient(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Rounded down; x // 0 is 0."""
+    if x.dtype.kind == "f":
+        return np.floor_divide(x, y)
+    return np.where(y == 0, np.zeros_like(x), np.floor_divide(x, np.where(y == 0, np.ones_like(y), y)))
+
+
+def _rest(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """With the sign of y; of an integer and 0: 0."""
+    if x.dtype.kind == "f":
+        return np.remainder(x, y)
+    return np.where(y == 0, np.zeros_like(x), np.remainder(x, np.where(y == 0, np.ones_like(y), y)))
 
 
 # ---- the table ----------------------------------------------------------------------------------------------------
 
 
-def _unary(name: str, instruction: str, meaning: Callable[..., np.ndarray], doc: str) -> Operator:
-    return Operator(name, 1, Lowering.ELEMENTWISE, doc, _floats, shapes.elementwise, meaning, (), instruction)
+Meaning = Callable[..., np.ndarray]
+Words = str | Callable[..., int]
 
 
-def _binary(name: str, instruction: str, meaning: Callable[..., np.ndarray], doc: str) -> Operator:
-    return Operator(name, 2, Lowering.ELEMENTWISE, doc, _floats, shapes.elementwise, meaning, (), instruction)
+def _elementwise(
+    name: str, instructions: Words, meaning: Meaning, doc: str, dtype: Callable[..., DType] = _floats, inputs: int = 1,
+    closed: bool = False,
+) -> Operator:  # fmt: skip
+    dtype = _where_there_is_one(dtype, instructions, inputs)
+    return Operator(name, inputs, Lowering.ELEMENTWISE, doc, dtype, shapes.elementwise, meaning, (), instructions, closed=closed)
 
 
-def _compare(name: str, instruction: str, meaning: Callable[..., np.ndarray], doc: str) -> Operator:
-    return Operator(name, 2, Lowering.ELEMENTWISE, doc, _comparison, shapes.elementwise, meaning, (), instruction)
+def _where_there_is_one(rule: Callable[..., DType], instructions: Words, inputs: int) -> Callable[..., DType]:
+    """The rule of an operator, and that its instructions exist for the compute dtype of its operands."""
+    missing: dict[DType, str] = {}
+
+    def dtype(where: str, given: tuple[DType, ...], *attributes: object) -> DType:
+        result, of = rule(where, given, *attributes), given[-1]
+        if of not in missing:
+            needed = instruction_names(instructions, of, inputs)
+            own = dtypes.compute_dtype(of)
+            missing[of] = next((n for n in needed if own is not None and own.name not in table.BY_NAME[n].compute_dtypes), "")
+        if missing[of]:
+            allowed = ", ".join(table.BY_NAME[missing[of]].compute_dtypes)
+            raise UnsupportedOperatorError(f"graph: {where}: not there yet for this dtype, got {of}, allowed what is computed in {allowed}")
+        return result
+
+    return dtype
+
+
+def instruction_names(instructions: Words, dtype: DType, inputs: int) -> list[str]:
+    """The instructions that an elementwise operator needs for operands of this dtype."""
+    if isinstance(instructions, str):
+        return [instructions]
+    names = _Names(dtype)
+    instructions(names, *range(inputs))
+    return names.names
+
+
+class _Names:
+    """An emitter that only notes which instructions it is asked for."""
+
+    def __init__(self, dtype: DType) -> None:
+        self.dtype, self.names = dtype, list[str]()
+
+    def __call__(self, name: str, *operands: int | float) -> int:
+        self.names.append(name)
+        return 0
+
+
+def _pair(
+    name: str, instructions: Words, meaning: Meaning, doc: str, dtype: Callable[..., DType] = _numbers, closed: bool = False
+) -> Operator:  # fmt: skip
+    return _elementwise(name, instructions, meaning, doc, dtype, 2, closed)
+
+
+def _compare(name: str, instruction: str, meaning: Meaning, doc: str, dtype: Callable[..., DType] = _comparison) -> Operator:
+    return _elementwise(name, instruction, meaning, doc, dtype, 2, True)
+
+
+def _composite(
+    name: str, inputs: int | tuple[int, ...], doc: str, dtype: Callable[..., DType], shape: Callable[..., shapes.Shape],
+    meaning: Meaning, attributes: tuple[str, ...], compose: Callable[..., object], wide: bool = False,
+) -> Operator:  # fmt: skip
+    return Operator(name, inputs, Lowering.COMPOSITE, doc, dtype, shape, meaning, attributes, compose=compose, wide=wide)
 
 
 L, E = Lowering, shapes.elementwise
@@ -276,49 +539,98 @@ TABLE: tuple[Operator, ...] = (
              lambda facts, where, given, i, shape, name: shapes.checked_shape(where, shape), lambda *_: None,
              ("index", "shape", "dtype")),
     Operator("constant", 0, L.LEAF, "a number", _named, shapes.scalar, _constant, ("value", "dtype")),
-    Operator("dimension", 0, L.LEAF, "a size as a number", lambda where, given, size: float32, shapes.scalar,
-             lambda size: np.asarray(float(size)), ("size",)),
+    Operator("dimension", 0, L.LEAF, "a size as a number", lambda where, given, size, name: _dtype(where, name), shapes.scalar,
+             _size, ("size", "dtype")),
+    Operator("iota", 0, L.LEAF, "0, 1, 2..", lambda where, given, size: dtypes.int64,
+             lambda facts, where, given, size: shapes.checked_shape(where, (size,)), np.arange, ("size",)),
     # ---- elementwise ------------------------------------------------------------------------------------------------
-    _binary("add", "add", np.add, "x + y"),
-    _binary("subtract", "sub", np.subtract, "x - y"),
-    _binary("multiply", "mul", np.multiply, "x * y"),
-    _binary("divide", "div", np.divide, "x / y"),
-    _binary("maximum", "max", np.maximum, "the larger one; NaN if either is NaN"),
-    _binary("minimum", "min", np.minimum, "the smaller one; NaN if either is NaN"),
-    _unary("negative", "neg", np.negative, "-x"),
-    _unary("abs", "abs", np.abs, "|x|"),
-    _unary("square", "square", np.square, "x * x"),
-    _unary("sqrt", "sqrt", np.sqrt, "square root"),
-    _unary("rsqrt", "rsqrt", lambda x: 1 / np.sqrt(x), "1 / sqrt(x)"),
-    _unary("reciprocal", "recip", np.reciprocal, "1 / x"),
-    _unary("exp", "exp", np.exp, "e^x; 0 below 2^-126"),
-    _unary("log", "log", np.log, "natural logarithm"),
-    _unary("tanh", "tanh", np.tanh, "hyperbolic tangent"),
-    _unary("erf", "erf", _erf, "error function"),
-    _unary("sigmoid", "sigmoid", _sigmoid, "1 / (1 + e^-x)"),
-    _unary("relu", "relu", lambda x: np.maximum(x, 0), "larger of x and 0"),
-    _unary("floor", "floor", np.floor, "largest whole number <= x"),
-    _unary("ceil", "ceil", np.ceil, "smallest whole number >= x"),
-    _unary("trunc", "trunc", np.trunc, "nearest whole number towards 0"),
-    _unary("round", "round", np.rint, "nearest whole number, halves to even"),
-    Operator("isnan", 1, L.ELEMENTWISE, "whether x is NaN", _float_test, E, np.isnan, (), "isnan"),
+    _pair("add", "add", np.add, "x + y"),
+    _pair("subtract", "sub", np.subtract, "x - y"),
+    _pair("multiply", "mul", np.multiply, "x * y"),
+    _pair("divide", "div", np.divide, "x / y", _floats),
+    _pair("maximum", "max", np.maximum, "the larger one; NaN if either is NaN", closed=True),
+    _pair("minimum", "min", np.minimum, "the smaller one; NaN if either is NaN", closed=True),
+    _elementwise("negative", _negative, np.negative, "-x", _numbers),
+    _elementwise("abs", _unsigned_as_it_is("abs"), np.abs, "|x|", _numbers),
+    _elementwise("square", "square", np.square, "x * x", _numbers),
+    _elementwise("sign", "sign", np.sign, "-1, 0 or 1; NaN for NaN", _numbers, closed=True),
+    _elementwise("sqrt", "sqrt", np.sqrt, "square root"),
+    _elementwise("rsqrt", "rsqrt", lambda x: 1 / np.sqrt(x), "1 / sqrt(x)"),
+    _elementwise("reciprocal", "recip", np.reciprocal, "1 / x"),
+    _elementwise("exp", "exp", np.exp, "e^x; 0 below 2^-126"),
+    _elementwise("log", "log", np.log, "natural logarithm"),
+    _elementwise("tanh", "tanh", np.tanh, "hyperbolic tangent"),
+    _elementwise("erf", "erf", functions.erf, "error function"),
+    _elementwise("sigmoid", "sigmoid", _sigmoid, "1 / (1 + e^-x)"),
+    _elementwise("relu", _unsigned_as_it_is("relu"), lambda x: np.where(x < 0, np.zeros_like(x), x), "larger of x and 0", _numbers, closed=True),
+    _elementwise("floor", _floats_only("floor"), _same_kind(np.floor), "largest whole number <= x", _numbers, closed=True),
+    _elementwise("ceil", _floats_only("ceil"), _same_kind(np.ceil), "smallest whole number >= x", _numbers, closed=True),
+    _elementwise("trunc", _floats_only("trunc"), _same_kind(np.trunc), "nearest whole number towards 0", _numbers, closed=True),
+    _elementwise("round", _floats_only("round"), _same_kind(np.rint), "nearest whole number, halves to even", _numbers, closed=True),
+    _elementwise("isnan", "isnan", np.isnan, "whether x is NaN", _float_test, closed=True),
+    _elementwise("isinf", _or_formula("isinf", _is_infinite), np.isinf, "whether x is infinite", _float_test, closed=True),
+    _elementwise("isfinite", _or_formula("isfinite", _is_finite), np.isfinite, "whether x is neither infinite nor NaN", _float_test, closed=True),
+    _elementwise("signbit", _or_formula("signbit", _is_below_zero), lambda x: np.signbit(x) & ~np.isnan(x),
+                 "whether x is below 0, or -0; NaN has no sign", _float_test, closed=True),
+    _elementwise("sin", "sin", np.sin, "sine"),
+    _elementwise("cos", "cos", np.cos, "cosine"),
+    _elementwise("tan", "tan", np.tan, "tangent"),
+    _elementwise("asin", "asin", np.arcsin, "inverse sine; NaN beyond 1"),
+    _elementwise("acos", "acos", np.arccos, "inverse cosine; NaN beyond 1"),
+    _elementwise("atan", "atan", np.arctan, "inverse tangent"),
+    _elementwise("sinh", "sinh", np.sinh, "hyperbolic sine"),
+    _elementwise("cosh", "cosh", np.cosh, "hyperbolic cosine"),
+    _elementwise("asinh", "asinh", np.arcsinh, "inverse hyperbolic sine"),
+    _elementwise("acosh", "acosh", np.arccosh, "inverse hyperbolic cosine; NaN below 1"),
+    _elementwise("atanh", "atanh", np.arctanh, "inverse hyperbolic tangent; NaN beyond 1"),
+    _elementwise("exp2", "exp2", np.exp2, "2^x"),
+    _elementwise("expm1", "expm1", np.expm1, "e^x - 1"),
+    _elementwise("log2", "log2", np.log2, "logarithm to base 2"),
+    _elementwise("log10", "log10", np.log10, "logarithm to base 10"),
+    _elementwise("log1p", "log1p", np.log1p, "logarithm of 1 + x"),
+    _elementwise("cbrt", "cbrt", np.cbrt, "cube root"),
+    _elementwise("erfc", "erfc", functions.erfc, "1 - erf(x)"),
+    _elementwise("lgamma", "lgamma", functions.log_gamma, "logarithm of |gamma(x)|"),
+    _elementwise("digamma", "digamma", functions.digamma, "derivative of lgamma"),
+    _pair("power", "pow", functions.power, "x to the power y", _floats),
+    _pair("atan2", "atan2", np.arctan2, "angle of the point (y, x), -pi to pi", _floats),
+    _pair("hypot", "hypot", np.hypot, "square root of x^2 + y^2", _floats),
+    _pair("logaddexp", "logaddexp", np.logaddexp, "logarithm of e^x + e^y", _floats),
+    _pair("fmod", "fmod", np.fmod, "x - n y with the sign of x; n is x / y towards 0", _floats, closed=True),
+    _pair("copysign", _or_formula("copysign", _with_sign), lambda x, y: np.copysign(x, np.where(np.isnan(y), 1.0, y)),
+          "|x| with the sign of y; NaN has none", _floats, closed=True),
+    _pair("nextafter", "nextafter", lambda x, y: np.nextafter(x.astype(np.float32), y.astype(np.float32)),
+          "the float32 next to x on the way to y", _float32),
+    _pair("floor_divide", _one_or_the_other("floordiv", "floor_divide"), _whole_quotient, "x / y rounded down; of integers and 0: 0"),
+    _pair("remainder", _one_or_the_other("floormod", "remainder"), _rest, "what floor_divide leaves, with the sign of y; of integers and 0: 0"),
+    _pair("bitwise_and", _unless_bool("bit_and", "mul"), np.bitwise_and, "and, bit by bit", _bits, closed=True),
+    _pair("bitwise_or", _unless_bool("merge", "max"), np.bitwise_or, "or, bit by bit", _bits, closed=True),
+    _pair("bitwise_xor", _unless_bool("bit_xor", "ne"), np.bitwise_xor, "exclusive or, bit by bit", _bits, closed=True),
+    _elementwise("bitwise_invert", _invert, np.invert, "every bit inverted", _bits),
+    _pair("bitwise_left_shift", _masked("shl"), _shifted(np.left_shift), "x * 2^y; y modulo the bits of x", _wholes),
+    _pair("bitwise_right_shift", _masked("shr"), _shifted(np.right_shift), "x / 2^y rounded down; y modulo the bits of x", _wholes),
+    _pair("philox", "philox", table.BY_NAME["philox"].meaning,
+          "64 random bits: Philox4x32-10 of the counter x under the key y", _random, closed=True),
     _compare("equal", "eq", np.equal, "x == y"),
     _compare("not_equal", "ne", np.not_equal, "x != y"),
-    _compare("less", "lt", np.less, "x < y"),
-    _compare("less_equal", "le", np.less_equal, "x <= y"),
-    _compare("greater", "gt", np.greater, "x > y"),
-    _compare("greater_equal", "ge", np.greater_equal, "x >= y"),
-    Operator("logical_and", 2, L.ELEMENTWISE, "both", _bools, E, np.logical_and, (), "mul"),
-    Operator("logical_or", 2, L.ELEMENTWISE, "either or both", _bools, E, np.logical_or, (), "max"),
-    Operator("logical_xor", 2, L.ELEMENTWISE, "one of them, not both", _bools, E, np.logical_xor, (), "ne"),
-    Operator("logical_not", 1, L.ELEMENTWISE, "not x", _bools, E, np.logical_not, (), _not),
-    Operator("where", 3, L.ELEMENTWISE, "x where the condition holds, else y", _choice, E, np.where, (), _where),
+    _compare("less", "lt", np.less, "x < y", _order),
+    _compare("less_equal", "le", np.less_equal, "x <= y", _order),
+    _compare("greater", "gt", np.greater, "x > y", _order),
+    _compare("greater_equal", "ge", np.greater_equal, "x >= y", _order),
+    _pair("logical_and", "mul", np.logical_and, "both", _bools, closed=True),
+    _pair("logical_or", "max", np.logical_or, "either or both", _bools, closed=True),
+    _pair("logical_xor", "ne", np.logical_xor, "one of them, not both", _bools, closed=True),
+    _elementwise("logical_not", _not, np.logical_not, "not x", _bools, closed=True),
+    Operator("where", 3, L.ELEMENTWISE, "x where the condition holds, else y", _choice, E, np.where, (), _where, closed=True),
     Operator("astype", 1, L.ELEMENTWISE, "converted; to bool: whether it is not 0", _cast, E, _converted, ("dtype",), "astype"),
-    Operator("copy", 1, L.ELEMENTWISE, "the same values, stored anew", _kept, E, lambda x: x, (), "copy"),
+    Operator("copy", 1, L.ELEMENTWISE, "the same values, stored anew", _kept, E, lambda x: x, (), "copy", closed=True),
     # ---- reductions -------------------------------------------------------------------------------------------------
-    Operator("sum", 1, L.REDUCE, "sum over axes", _floats, shapes.reduced, _over_axes(np.sum), ("axes", "keepdims")),
-    Operator("max", 1, L.REDUCE, "largest over axes; NaN wins", _floats, shapes.reduced_with_identity_missing, _largest,
-             ("axes", "keepdims")),
+    Operator("sum", 1, L.REDUCE, "sum over axes", _numbers, shapes.reduced, _total(np.sum), ("axes", "keepdims")),
+    Operator("prod", 1, L.REDUCE, "product over axes", _numbers, shapes.reduced, _total(np.prod), ("axes", "keepdims")),
+    Operator("max", 1, L.REDUCE, "largest over axes; NaN wins", _one_for_all, shapes.reduced_with_identity_missing, _largest,
+             ("axes", "keepdims"), closed=True),
+    Operator("min", 1, L.REDUCE, "smallest over axes; NaN wins", _one_for_all, shapes.reduced_with_identity_missing, _smallest,
+             ("axes", "keepdims"), closed=True),
     # ---- views ------------------------------------------------------------------------------------------------------
     Operator("permute_dims", 1, L.VIEW, "axes in another order", _kept, shapes.permuted, np.transpose, ("axes",)),
     Operator("reshape", 1, L.VIEW, "another shape of as many elements; one size may be -1", _kept, shapes.reshaped,
@@ -329,7 +641,9 @@ TABLE: tuple[Operator, ...] = (
     Operator("index", 1, L.VIEW, "basic indexing: slices and whole numbers", _kept, shapes.indexed,
              lambda x, entries: x[_entries(entries)], ("entries",)),
     # ---- products, rows, joins --------------------------------------------------------------------------------------
-    Operator("matrix_product", 2, L.PRODUCT, "(..., M, K) x (..., K, N)", _floats, shapes.matmul, np.matmul),
+    Operator("matrix_product", 2, L.PRODUCT, "(..., M, K) x (..., K, N)", _product, shapes.matmul, np.matmul),
+    Operator("matmul_integer", 2, L.PRODUCT, "(..., M, K) x (..., K, N) of int8 or uint8, added up in int32", _product_of_bytes,
+             shapes.matmul, lambda a, b: np.matmul(a.astype(np.int64), b.astype(np.int64)).astype(np.int32)),
     Operator("take", 2, L.GATHER, "rows of a table, one for each index; negative indices count from the end", _rows,
              shapes.taken, _take),
     Operator("attention", (3, 4), L.ATTENTION, "softmax(scale * q @ k^T + mask) @ v; scale None: 1 / sqrt(D); causal: query i sees keys up to i + keys - "
@@ -338,39 +652,38 @@ TABLE: tuple[Operator, ...] = (
     Operator("concat", VARIADIC, L.JOIN, "one behind the other along an axis", _one_for_all, shapes.concatenated,
              lambda *rest: np.concatenate(rest[:-1], axis=rest[-1]), ("axis",)),
     # ---- composites -------------------------------------------------------------------------------------------------
-    Operator("matmul", 2, L.COMPOSITE, "matrix product; 1-d operands as in NumPy", _floats, shapes.matmul, np.matmul,
-             compose=composites.matmul),
-    Operator("linear", (2, 3), L.COMPOSITE, "x @ weight.T + bias", _floats, shapes.linear, _linear, compose=composites.linear),
-    Operator("silu", 1, L.COMPOSITE, "x * sigmoid(x)", _floats, E, lambda x: x * _sigmoid(x), compose=composites.silu),
-    Operator("gelu", 1, L.COMPOSITE, "x times the normal distribution function; approximate: none (erf) or tanh", _floats,
-             E, _gelu, ("approximate",), compose=composites.gelu),
-    Operator("clip", 1, L.COMPOSITE, "cut off at low and high", _floats, E, np.clip, ("low", "high"), compose=composites.clip),
-    Operator("pow", 1, L.COMPOSITE, "x to a constant power", _floats, E, _power, ("exponent",), compose=composites.power),
-    Operator("min", 1, L.COMPOSITE, "smallest over axes; NaN wins", _floats, shapes.reduced_with_identity_missing, _smallest,
-             ("axes", "keepdims"), compose=composites.smallest),
-    Operator("mean", 1, L.COMPOSITE, "mean over axes", _floats, shapes.reduced, _over_axes(np.mean), ("axes", "keepdims"),
-             compose=composites.mean),
-    Operator("var", 1, L.COMPOSITE, "variance over axes; divided by the count - correction", _floats,
-             lambda facts, where, given, axes, correction, keepdims: shapes.reduced(facts, where, given, axes, keepdims),
-             lambda x, axes, correction, keepdims: np.var(x, axis=axes, ddof=correction, keepdims=keepdims),
-             ("axes", "correction", "keepdims"), compose=composites.variance),
-    Operator("any", 1, L.COMPOSITE, "whether one holds", _bools, shapes.reduced, _over_axes(np.any), ("axes", "keepdims"),
-             compose=composites.any_of),
-    Operator("all", 1, L.COMPOSITE, "whether all hold", _bools, shapes.reduced, _over_axes(np.all), ("axes", "keepdims"),
-             compose=composites.all_of),
-    Operator("softmax", 1, L.COMPOSITE, "e^x over its sum, along an axis", _floats, E, _softmax, ("axis",),
-             compose=composites.softmax),
-    Operator("log_softmax", 1, L.COMPOSITE, "logarithm of softmax", _floats, E, lambda x, axis: np.log(_softmax(x, axis)),
-             ("axis",), compose=composites.log_softmax),
-    Operator("layer_norm", (1, 2, 3), L.COMPOSITE, "last axis to mean 0 and variance 1, then weight and bias", _floats, E,
-             _layer_norm, ("eps",), compose=composites.layer_norm),
-    Operator("rms_norm", (1, 2), L.COMPOSITE, "last axis over its root mean square, then weight", _floats, E, _rms_norm,
-             ("eps",), compose=composites.rms_norm),
-    Operator("stack", VARIADIC, L.COMPOSITE, "beside each other along a new axis", _one_for_all, shapes.stacked,
-             lambda *rest: np.stack(rest[:-1], axis=rest[-1]), ("axis",), compose=composites.stack),
-    Operator("full", 0, L.COMPOSITE, "one value everywhere", lambda where, given, shape, value, name: _named(where, given, value, name),
-             shapes.given, lambda shape, value, name: np.broadcast_to(_constant(value, name), shape),
-             ("shape", "value", "dtype"), compose=composites.full),
+    _composite("matmul", 2, "matrix product; 1-d operands as in NumPy", _numbers, shapes.matmul, np.matmul, (), composites.matmul),
+    _composite("linear", (2, 3), "x @ weight.T + bias", _numbers, shapes.linear, _linear, (), composites.linear),
+    _composite("silu", 1, "x * sigmoid(x)", _floats, E, lambda x: x * _sigmoid(x), (), composites.silu, True),
+    _composite("gelu", 1, "x times the normal distribution function; approximate: none (erf) or tanh", _floats, E, _gelu,
+               ("approximate",), composites.gelu, True),
+    _composite("clip", 1, "cut off at low and high", _numbers, E, np.clip, ("low", "high"), composites.clip),
+    _composite("pow", 1, "x to a constant power", _numbers, E, _power, ("exponent",), composites.power, True),
+    _composite("mean", 1, "mean over axes", _floats, shapes.reduced, _over_axes(np.mean), ("axes", "keepdims"), composites.mean, True),
+    _composite("var", 1, "variance over axes; divided by the count - correction", _floats,
+               lambda facts, where, given, axes, correction, keepdims: shapes.reduced(facts, where, given, axes, keepdims),
+               lambda x, axes, correction, keepdims: np.var(x, axis=axes, ddof=correction, keepdims=keepdims),
+               ("axes", "correction", "keepdims"), composites.variance, True),
+    _composite("logsumexp", 1, "logarithm of the sum of e^x over axes", _floats, shapes.reduced_with_identity_missing, _logsumexp,
+               ("axes", "keepdims"), composites.logsumexp, True),
+    _composite("argmax", 1, "where the largest is, the first one; NaN is the largest", _index, shapes.reduced_with_identity_missing,
+               _first(np.argmax), ("axes", "keepdims"), composites.argmax),
+    _composite("argmin", 1, "where the smallest is, the first one; NaN is the smallest", _index, shapes.reduced_with_identity_missing,
+               _first(np.argmin), ("axes", "keepdims"), composites.argmin),
+    _composite("any", 1, "whether one holds", _bools, shapes.reduced, _over_axes(np.any), ("axes", "keepdims"), composites.any_of),
+    _composite("all", 1, "whether all hold", _bools, shapes.reduced, _over_axes(np.all), ("axes", "keepdims"), composites.all_of),
+    _composite("softmax", 1, "e^x over its sum, along an axis", _floats, E, _softmax, ("axis",), composites.softmax, True),
+    _composite("log_softmax", 1, "logarithm of softmax", _floats, E, lambda x, axis: np.log(_softmax(x, axis)), ("axis",),
+               composites.log_softmax, True),
+    _composite("layer_norm", (1, 2, 3), "last axis to mean 0 and variance 1, then weight and bias", _floats, E, _layer_norm,
+               ("eps",), composites.layer_norm, True),
+    _composite("rms_norm", (1, 2), "last axis over its root mean square, then weight", _floats, E, _rms_norm, ("eps",),
+               composites.rms_norm, True),
+    _composite("stack", VARIADIC, "beside each other along a new axis", _one_for_all, shapes.stacked,
+               lambda *rest: np.stack(rest[:-1], axis=rest[-1]), ("axis",), composites.stack),
+    _composite("full", 0, "one value everywhere", lambda where, given, shape, value, name: _named(where, given, value, name),
+               shapes.given, lambda shape, value, name: np.broadcast_to(_constant(value, name), shape), ("shape", "value", "dtype"),
+               composites.full),
     # ---- windows ----------------------------------------------------------------------------------------------------
     Operator("windows", 1, L.VIEW, "(..., S) -> (..., O, K): windows that slide over the last axes", _kept, windows.windowed,
              windows.sliding, ("kernel", "stride", "dilation")),

@@ -59,4 +59,6 @@ def copysign(a: Array, x: Array) -> Array:
 
 def power(a: Array, x: Array) -> Array:
     """a to the power x as in C. Not np.power with a scalar exponent: for 0.5 that is sqrt, which differs at -inf."""
-    return np.power(a, np.ascontiguousarray(np.broadcast_to(x, a.shape)))
+    x = np.ascontiguousarray(np.broadcast_to(x, a.shape))
+    y, even = np.power(a, x), np.rint(x / 2) == x / 2  # powl of some C libraries takes -2^63 for an odd number
+    return np.where(even & ~np.isnan(y), np.abs(y), y)

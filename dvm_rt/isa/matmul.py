@@ -6,8 +6,13 @@ scratch in C++."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from fractions import Fraction
+from math import isfinite
+
 import numpy as np
 
+from dvm_rt.dtypes import DType, bfloat16, float32
 from dvm_rt.isa import layout
 
 SLICE_K, PANEL = layout.LIMITS["SLICE_K"], layout.LIMITS["PANEL"]
@@ -27,14 +32,16 @@ def panels(n: int) -> int:
     return -(-n // PANEL)
 
 
-def packed_bytes(n: int, k: int) -> int:
-    """Size of B[K, N] in packed form: floats [K slice][panel][k][PANEL], columns beyond N zero."""
-    return k * panels(n) * PANEL * 4
+def packed_bytes(n: int, k: int, element: int = 4) -> int:
+    """Size of B[K, N] in packed form: elements [K slice][panel][k][PANEL], columns beyond N zero."""
+    return k * panels(n) * PANEL * element
 
 
-def scratch_bytes(n: int, m: int, k: int, packed: bool, stride_n: int) -> int:
-    """Section.scratch_bytes of a matmul section; stride_n of B in bytes."""
-    panel_bytes = slice_k(k) * PANEL * 4
+def scratch_bytes(n: int, m: int, k: int, packed: bool, stride_n: int, dtype: DType = float32) -> int:
+    """Section.scratch_bytes of a matmul section that computes in `dtype`; stride_n of B in bytes."""
+    panel_bytes = slice_k(k) * PANEL * dtype.bytes
+    if dtype is not float32:
+        return panel_bytes
     if packed:
         return 0
     if stride_n != 4 or m > IN_PLACE_ROWS:
@@ -58,21 +65,48 @@ def fma(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
     return odd.view(np.float64).astype(np.float32)
 
 
+def _fma64(a: float, b: float, c: float) -> float:
+    if not (isfinite(a) and isfinite(b) and isfinite(c)):
+        return a * b + c
+    exact = Fraction(a) * Fraction(b) + Fraction(c)
+    try:
+        return float(exact) if exact else a * b + c
+    except OverflowError:
+        return float("inf") if exact > 0 else float("-inf")
+
+
+def fma64(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
+    """a * b + c in float64, rounded once; in exact rational numbers, so slow."""
+    return np.frompyfunc(_fma64, 3, 1)(a, b, c).astype(np.float64)
+
+
+def product(a: np.ndarray, b: np.ndarray, dtype: DType) -> np.ndarray:
+    """a[M, K] @ b[K, N] in a compute dtype: floats by the slice rule with canonical NaN, integers modulo their range."""
+    if dtype.kind == "f":
+        return matmul(a, b) if dtype is float32 else _by_slices(a, b, fma64, np.float64)
+    with np.errstate(over="ignore"):
+        return a.astype(dtype.numpy) @ b.astype(dtype.numpy)
+
+
 def matmul(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """a[M, K] @ b[K, N] in float32 by the slice rule, NaN canonical."""
+    return _by_slices(a, b, fma, np.float32)
+
+
+def _by_slices(a: np.ndarray, b: np.ndarray, fma: Callable[..., np.ndarray], kind: type) -> np.ndarray:
     total, step = None, slice_k(a.shape[1])
     for begin in range(0, a.shape[1], step):
-        chain = np.zeros((a.shape[0], b.shape[1]), np.float32)
+        chain = np.zeros((a.shape[0], b.shape[1]), kind)
         for k in range(begin, min(begin + step, a.shape[1])):
             chain = fma(a[:, k, None], b[None, k, :], chain)
         total = chain if total is None else total + chain
-    return canonical(total)
+    return np.where(np.isnan(total), kind(CANONICAL_NAN), total)
 
 
 def pack(b: np.ndarray) -> np.ndarray:
     """b[K, N] as packed panels, flat: [K slice][panel][k][PANEL], columns beyond N zero."""
     k, n = b.shape
-    padded = np.zeros((k, panels(n) * PANEL), np.float32)
+    padded = np.zeros((k, panels(n) * PANEL), b.dtype)
     padded[:, :n] = b
     slices = [padded[i : i + slice_k(k)] for i in range(0, k, slice_k(k))]
     return np.concatenate([s.reshape(len(s), -1, PANEL).transpose(1, 0, 2).ravel() for s in slices])
@@ -89,3 +123,10 @@ def unpack(packed: np.ndarray, n: int, k: int) -> np.ndarray:
 def canonical(values: np.ndarray) -> np.ndarray:
     """The same float32 values with every NaN made canonical."""
     return np.where(np.isnan(values), CANONICAL_NAN, values)
+
+
+def wide(values: np.ndarray, dtype: DType) -> np.ndarray:
+    """Stored elements of packed weights as float32, exactly."""
+    if dtype is bfloat16:
+        return (values.astype(np.uint32) << 16).view(np.float32)
+    return values.astype(np.float32)

@@ -272,7 +272,7 @@ class SectionBuilder:
         if self.kind == MATMUL:
             b = self.operands[1]
             scratch_bytes = matmul.scratch_bytes(
-                *dims[:2], self.depth, bool(b.mode & PACKED), b.stride[0]
+                *dims[:2], self.depth, bool(b.mode & PACKED), b.stride[0], self.dtype
             )
         if self.kind == ATTENTION:
             packed = bool(self.operands[1].mode & PACKED)
@@ -304,10 +304,10 @@ class ProgramBuilder:
         caller adds."""
         return self._add(SectionBuilder(VECTOR, dims, dtype=dtype))
 
-    def matmul(self, n: int, m: int, k: int, *batch: int) -> SectionBuilder:
+    def matmul(self, n: int, m: int, k: int, *batch: int, dtype: dtypes.DType = dtypes.float32) -> SectionBuilder:
         """Adds a matmul section; operands 0, 1, 2 are A, B, C. Epilogue words, if any, end with `end`. Its
         scratch follows from B."""
-        return self._add(SectionBuilder(MATMUL, (n, m, *batch), k))
+        return self._add(SectionBuilder(MATMUL, (n, m, *batch), k, dtype))
 
     def pack(self, n: int, k: int) -> SectionBuilder:
         """Adds a pack section; operand 0 is the source, operand 1 the packed form."""

@@ -21,7 +21,7 @@ from dvm_rt.isa import host, layout, table
 from dvm_rt.isa.attention import WORDS as ATTENTION_WORDS
 from dvm_rt.isa.attention import attention
 from dvm_rt.isa.convert import convert_load, convert_store
-from dvm_rt.isa.matmul import matmul, pack, packed_bytes, unpack
+from dvm_rt.isa.matmul import pack, packed_bytes, product, unpack, wide
 from dvm_rt.isa.program import (
     ATTENTION, COPY, GATHER, HOST, INDEX, MATMUL, PACK, PACKED, READ, SCRATCH, VECTOR, WORKSPACE, WRITE, Operand, Program, Section,
     Word, lanes_of, parse,
@@ -412,14 +412,14 @@ def _run_vector(section: Section, memory: _Memory) -> None:
 
 def _run_matmul(section: Section, memory: _Memory) -> None:
     n, m, k = section.dims[0], section.dims[1], section.depth
-    left, right, product = section.operands[:3]
-    epilogue = _Strip(section, memory)
+    left, right, result = section.operands[:3]
+    epilogue = _Strip(section, memory) if section.words else None
     for step in _odometer(section.dims[2 : section.rank]):
         a = memory.view(left, _offset(left, step, 2), (m, k), (left.stride[1], left.depth), READ)
         c = memory.view(
-            product, _offset(product, step, 2), (m, n), (product.stride[1], product.stride[0]), WRITE
+            result, _offset(result, step, 2), (m, n), (result.stride[1], result.stride[0]), WRITE
         )
-        c[...] = matmul(a, _right(right, _offset(right, step, 2), n, k, memory))
+        c[...] = product(a, _right(right, _offset(right, step, 2), n, k, memory), dtypes.DTYPES[section.dtype])
         for row in range(m) if section.words else ():
             offsets = {i: _offset(x, (row, *step), 1) for i, x in enumerate(section.operands)}
             epilogue.start_row(offsets, in_pass=True)
@@ -430,7 +430,8 @@ def _run_pack(section: Section, memory: _Memory) -> None:
     n, k = section.dims[0], section.depth
     source, packed = section.operands
     b = memory.view(source, source.base, (k, n), (source.depth, source.stride[0]), READ)
-    memory.view(packed, packed.base, (packed_bytes(n, k) // 4,), (4,), WRITE)[:] = pack(b)
+    size = dtypes.DTYPES[packed.dtype].bytes
+    memory.view(packed, packed.base, (packed_bytes(n, k, size) // size,), (size,), WRITE)[:] = pack(b)
 
 
 def _run_copy(section: Section, memory: _Memory) -> None:
@@ -464,7 +465,9 @@ def _run_host(section: Section, memory: _Memory) -> None:
 
 def _right(operand: Operand, offset: int, n: int, k: int, memory: _Memory) -> Array:
     if operand.mode & PACKED:
-        return unpack(memory.view(operand, offset, (packed_bytes(n, k) // 4,), (4,), READ), n, k)
+        dtype = dtypes.DTYPES[operand.dtype]
+        stored = memory.view(operand, offset, (packed_bytes(n, k, dtype.bytes) // dtype.bytes,), (dtype.bytes,), READ)
+        return wide(unpack(stored, n, k), dtype)
     return memory.view(operand, offset, (k, n), (operand.depth, operand.stride[0]), READ)
 
 

@@ -34,6 +34,8 @@ MODE = SimpleNamespace(**layout.FLAGS["Mode"])
 KINDS = layout.ENUMS["SectionKind"]
 STORED = {d.code: d for d in dtypes.DTYPES}  # what load and store_any take
 COMPUTE = {dtypes.BY_NAME[name].code for name in table.COMPUTE_DTYPES}
+PACKABLE = {d.code for d in (dtypes.float32, dtypes.float16, dtypes.bfloat16)}
+BYTES = (dtypes.int8.code, dtypes.uint8.code)
 FLOAT32, INDEXES = dtypes.float32.code, (dtypes.int32.code, dtypes.int64.code)
 EACH = LIMIT.REDUCTIONS_EACH
 REDUCTIONS = {name: range(i * EACH, (i + 1) * EACH) for i, name in enumerate(("sum", "max", "min", "prod"))}
@@ -141,7 +143,7 @@ class _Verifier:
         if section.kind == "MATMUL":
             b = operands[1]
             need = matmul.scratch_bytes(
-                *section.dims[:2], section.depth, bool(b.mode & MODE.PACKED), b.stride[0]
+                *section.dims[:2], section.depth, bool(b.mode & MODE.PACKED), b.stride[0], dtypes.DTYPES[section.dtype]
             )
             require(section.scratch_bytes >= need, "LIMIT")
         if section.kind == "ATTENTION":
@@ -157,7 +159,8 @@ class _Verifier:
         require(s.kind < len(KINDS), "SECTION_KIND")
         s.kind = KINDS[s.kind]
         require(s.operand_count <= LIMIT.MAX_OPERANDS and s.word_count <= LIMIT.MAX_WORDS, "LIMIT")
-        require(s.dtype in COMPUTE if s.kind == "VECTOR" else s.dtype == FLOAT32, "DTYPE")
+        require(s.dtype in COMPUTE if s.kind in ("VECTOR", "MATMUL") else s.dtype == FLOAT32, "DTYPE")
+        require(s.dtype == FLOAT32 or s.word_count == 0 or s.kind != "MATMUL", "DTYPE")
         self.element = STORED[s.dtype].bytes
         require(s.constant_count <= LIMIT.MAX_CONSTANTS, "LIMIT")
         require(s.constant_count == 0 or self.element == 8, "CONSTANT")
@@ -220,7 +223,7 @@ class _Verifier:
         require(0 <= x.mode < 16 and x.mode & (MODE.READ | MODE.WRITE) != 0, "PERMISSION")
         require(not x.mode & MODE.READ or bool(memory.mode & MODE.READ), "PERMISSION")
         require(not x.mode & MODE.WRITE or bool(memory.mode & MODE.WRITE), "PERMISSION")
-        require(x.dtype in STORED or (s.kind in ("HOST", "COPY") and x.dtype < len(dtypes.DTYPES)), "DTYPE")
+        require(x.dtype in STORED, "DTYPE")
         require(memory.dtype in (None, x.dtype), "DTYPE")
         if s.kind == "HOST":
             return self.operand_of_host(number, memory)
@@ -289,20 +292,28 @@ class _Verifier:
         """A, B, C and the rest of a matmul; source and destination of a pack."""
         x, kind, require = self.operands[number], self.s.kind, self.require
         role = {"MATMUL": "ABC", "PACK": "BP"}[kind][number : number + 1]
-        if role:
-            require(x.dtype == FLOAT32, "DTYPE")
+        compute = self.s.dtype
+        if kind == "PACK":
+            require(x.dtype in PACKABLE and x.dtype == self.operands[0].dtype, "DTYPE")
+        elif role == "B" and x.mode & MODE.PACKED:
+            require(compute == FLOAT32 and x.dtype in PACKABLE, "DTYPE")
+        elif role in ("A", "B") and compute == dtypes.int32.code:
+            require(x.dtype in (compute, *BYTES), "DTYPE")
+        elif role:
+            require(x.dtype == compute, "DTYPE")
+        element = dtypes.DTYPES[x.dtype].bytes
         if role == "P":
             require(x.mode in (MODE.WRITE | MODE.PACKED, MODE.READ | MODE.WRITE | MODE.PACKED), "OPERAND")
         elif role == "C":
             require(x.mode == MODE.READ | MODE.WRITE, "PERMISSION")
-            require(x.stride[0] == 4, "OPERAND")
+            require(x.stride[0] == element, "OPERAND")
         elif role == "B" and kind == "MATMUL" and x.mode & MODE.PACKED:
             require(x.mode == MODE.READ | MODE.PACKED, "OPERAND")
         elif role:
             require(x.mode == MODE.READ, "PERMISSION")
             along, across = (x.stride[1], x.stride[0]) if role == "A" else (x.stride[0], x.stride[1])
             require(across == 0, "OPERAND")
-            require(along == 4 or x.depth == 4, "OPERAND")
+            require(element in (along, x.depth), "OPERAND")
         if x.mode & MODE.PACKED:
             require(x.stride[0] == 0 and x.stride[1] == 0 and x.depth == 0, "OPERAND")
         elif role in ("", "C"):
@@ -351,7 +362,7 @@ class _Verifier:
         moves = [(s.dims[d], x.stride[d]) for d in range(s.rank)]
         if x.mode & MODE.PACKED:
             depth = x.limit if s.kind == "ATTENTION" else s.depth
-            return matmul.packed_bytes(s.dims[0], depth), [m for m in moves[2:] if m[0] > 1]
+            return matmul.packed_bytes(s.dims[0], depth, dtypes.DTYPES[x.dtype].bytes), [m for m in moves[2:] if m[0] > 1]
         if x.stride[0] == 0 and not (s.kind == "COPY" and x.mode & MODE.WRITE):
             del moves[0]  # one element a row
         if x.mode & MODE.GATHER:

@@ -101,7 +101,7 @@ struct KernelEncoder : Generator {
     merge_matrix_dims(depth);
     unit_matrices(depth);
     if (failed()) return;
-    head->depth = depth;
+    head->depth = depth, head->dtype = kernel.dtype;
     for (int d = 0; d < MAX_RANK; d++) head->dims[d] = d < rank ? dims[d] : 1;
     head->scratch_bytes = uint64_t(matmul_scratch_bytes(*head, operands[1]));
     if (node_count && forms(2) == prepared.forms) copy_words(prepared);

@@ -183,7 +183,8 @@ struct Domain {
   // is contiguous along, if it is not along k: else a batch stays one, with a single row.
   void merge_matrix_dims(int64_t depth) {
     const Operand &left = operands[0], &right = operands[1];
-    auto may_be_rows = [&](int d) { return right.stride[d] == 0 && (left.depth == 4 || left.stride[d] == 4 || depth == 1); };
+    const int64_t size = DTYPE_BYTES[left.dtype];
+    auto may_be_rows = [&](int d) { return right.stride[d] == 0 && (left.depth == size || left.stride[d] == size || depth == 1); };
     if (right.stride[1] != 0) return fail("matrix B steps with the rows of the product");
     int m = 1;
     for (int d = 1; d < rank; d++) {
@@ -203,25 +204,26 @@ struct Domain {
   void unit_matrices(int64_t depth) {
     Operand &left = operands[0], &right = operands[1], &product = operands[2];
     const bool packed = right.mode & PACKED;
+    const int64_t left_size = DTYPE_BYTES[left.dtype], right_size = DTYPE_BYTES[right.dtype], size = DTYPE_BYTES[product.dtype];
     if (dims[0] == 1) {
-      left.stride[0] = 0, product.stride[0] = 4;
+      left.stride[0] = 0, product.stride[0] = size;
       for (int i = 3; i < operand_count; i++) {
         if (operands[i].mode & WRITE) operands[i].stride[0] = DTYPE_BYTES[operands[i].dtype];
       }
-      if (!packed && right.depth != 4) right.stride[0] = 4;
+      if (!packed && right.depth != right_size) right.stride[0] = right_size;
     }
-    if (dims[1] == 1 && left.depth != 4) left.stride[1] = 4;
+    if (dims[1] == 1 && left.depth != left_size) left.stride[1] = left_size;
     if (depth == 1) {
-      if (left.stride[1] != 4) left.depth = 4;
-      if (!packed && right.stride[0] != 4) right.depth = 4;
+      if (left.stride[1] != left_size) left.depth = left_size;
+      if (!packed && right.stride[0] != right_size) right.depth = right_size;
     }
     if (packed) right.stride[0] = right.depth = 0;
     if (left.stride[0] != 0) return fail("matrix A steps with the columns of the product");
-    if (left.stride[1] != 4 && left.depth != 4) return fail("matrix A is contiguous in neither of its dimensions");
-    if (!packed && right.stride[0] != 4 && right.depth != 4) {
+    if (left.stride[1] != left_size && left.depth != left_size) return fail("matrix A is contiguous in neither of its dimensions");
+    if (!packed && right.stride[0] != right_size && right.depth != right_size) {
       return fail("matrix B is contiguous in neither of its dimensions");
     }
-    if (product.stride[0] != 4) return fail("the rows of the product are not contiguous");
+    if (product.stride[0] != size) return fail("the rows of the product are not contiguous");
   }
 
   // ---- attention --------------------------------------------------------------------------------------------------

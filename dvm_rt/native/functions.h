@@ -12,7 +12,7 @@
 // with a shift. Polynomials: scripts/polynomials.
 #pragma once
 #include "polynomials.h"
-#ifdef DVM_IS_float64
+#if defined(DVM_IS_float64)
 #include "vec_float64.h"
 #else
 #include "vec.h"
@@ -20,39 +20,34 @@
 
 namespace dvm::DVM_TARGET {
 namespace {
-constexpr int WD = 8 * sizeof(V) / 64;  // doubles of a vector
-typedef double D __attribute__((vector_size(8 * WD)));
-typedef int64_t Di __attribute__((vector_size(8 * WD)));
-typedef uint64_t Du __attribute__((vector_size(8 * WD)));
 enum Precision { SINGLE, DOUBLE };
 constexpr double INF = __builtin_inf(), NOT_A_NUMBER = __builtin_nan("");
 
-// ---- primitives -------------------------------------------------------------------------------------------------------
-FN D loadD(const double* p) { D v; memcpy(&v, p, sizeof v); return v; }
-#ifdef DVM_IS_float64  // the rest is that of vec_float64.h
-#if defined(__AVX512F__)
-FN bool any(Di x) { return _mm512_movepi64_mask((__m512i)x); }
-#endif
+// ---- primitives: those of vec_float64.h, which is not there where the compute dtype is float32 --------------------------
+#if defined(DVM_IS_float64)
+constexpr int WD = W;
+using D = V;
+using Di = Vi;
+using Du = Vu;
 #else
+constexpr int WD = W / 2;
+typedef double D __attribute__((vector_size(8 * WD)));
+typedef int64_t Di __attribute__((vector_size(8 * WD)));
+typedef uint64_t Du __attribute__((vector_size(8 * WD)));
 FN D all(double k) { return k - D{}; }
 FN D bits(Di i) { return (D)i; }
 FN Di bits(D v) { return (Di)v; }
-FN void store(double* p, D v) { memcpy(p, &v, sizeof v); }
-typedef float Half __attribute__((vector_size(4 * WD)));
-FN D loadD(const float* p) { Half h; memcpy(&h, p, sizeof h); return __builtin_convertvector(h, D); }
-FN void store(float* p, D v) { const Half h = __builtin_convertvector(v, Half); memcpy(p, &h, sizeof h); }
+FN D absv(D x) { return bits(bits(x) & INT64_MAX); }
 #if defined(__AVX512F__)
 FN D fma(D a, D b, D c) { return _mm512_fmadd_pd(a, b, c); }
 FN D nfma(D a, D b, D c) { return _mm512_fnmadd_pd(a, b, c); }
 FN D sqrtv(D a) { return _mm512_sqrt_pd(a); }
 template <int MODE> FN D roundv(D a) { return _mm512_roundscale_pd(a, MODE | _MM_FROUND_NO_EXC); }
-FN bool any(Di x) { return _mm512_movepi64_mask((__m512i)x); }
 #elif defined(__AVX2__)
 FN D fma(D a, D b, D c) { return _mm256_fmadd_pd(a, b, c); }
 FN D nfma(D a, D b, D c) { return _mm256_fnmadd_pd(a, b, c); }
 FN D sqrtv(D a) { return _mm256_sqrt_pd(a); }
 template <int MODE> FN D roundv(D a) { return _mm256_round_pd(a, MODE | _MM_FROUND_NO_EXC); }
-FN bool any(Di x) { return _mm256_movemask_pd((__m256d)x); }
 #else
 FN D fma(D a, D b, D c) { for (int i = 0; i < WD; i++) c[i] = __builtin_fma(a[i], b[i], c[i]); return c; }
 FN D nfma(D a, D b, D c) { return fma(-a, b, c); }
@@ -62,9 +57,19 @@ template <int MODE> FN D roundv(D a) {
     a[i] = MODE == 0 ? __builtin_rint(a[i]) : MODE == 1 ? __builtin_floor(a[i]) : MODE == 2 ? __builtin_ceil(a[i]) : __builtin_trunc(a[i]);
   return a;
 }
-FN bool any(Di x) { for (int i = 0; i < WD; i++) if (x[i]) return true; return false; }
 #endif
-FN D absv(D x) { return bits(bits(x) & INT64_MAX); }
+#endif
+typedef float Floats __attribute__((vector_size(4 * WD)));
+FN D loadD(const double* p) { D v; memcpy(&v, p, sizeof v); return v; }
+FN D loadD(const float* p) { Floats h; memcpy(&h, p, sizeof h); return __builtin_convertvector(h, D); }
+FN void storeD(double* p, D v) { memcpy(p, &v, sizeof v); }
+FN void storeD(float* p, D v) { const Floats h = __builtin_convertvector(v, Floats); memcpy(p, &h, sizeof h); }
+#if defined(__AVX512F__)
+FN bool anyLane(Di x) { return _mm512_movepi64_mask((__m512i)x); }
+#elif defined(__AVX2__)
+FN bool anyLane(Di x) { return _mm256_movemask_pd((__m256d)x); }
+#else
+FN bool anyLane(Di x) { for (int i = 0; i < WD; i++) if (x[i]) return true; return false; }
 #endif
 FN Di signBit(D x) { return bits(x) & INT64_MIN; }
 FN D flip(D x, Di sign) { return bits(bits(x) ^ sign); }
@@ -110,6 +115,10 @@ template <Precision P> FN D expd(D x, D low = D{}) {
   const auto [n, r] = reduceExp(clamp(x, -EXP_LIMIT<P>, EXP_LIMIT<P>), low);
   return scaled<P>(1.0 + expm1Part<P>(r), n);
 }
+FN D expFlushed(D x) {  // the row `exp` in float64: no subnormal results
+  const D y = expd<DOUBLE>(x);
+  return y < 0x1p-1022 ? D{} : y;
+}
 template <Precision P> FN D exp2d(D x, D low = D{}) {  // 2^(x + low)
   constexpr double LIMIT = P == SINGLE ? 200 : 1100;
   x = clamp(x, -LIMIT, LIMIT);
@@ -118,23 +127,32 @@ template <Precision P> FN D exp2d(D x, D low = D{}) {  // 2^(x + low)
 }
 template <Precision P> FN D expm1d(D x) {  // halves on the way: 2^1024 does not fit
   const auto [n, r] = reduceExp(clamp(x, -40, P == SINGLE ? 100 : 709.9));
-  const D half = power2(n - 1.0), y = 2.0 * fma(expm1Part<P>(r), half, half - 0.5);
+  const D half = power2(n - 1.0);
+  D y;
+  if (P == SINGLE) {
+    y = 2.0 * fma(expm1Part<P>(r), half, half - 0.5);
+  } else {  // near n = 1 the terms cancel
+    const Pair s = sum(half - 0.5, r * half);
+    y = 2.0 * (s.high + fma(r * half * r, POLY(EXP, r), s.low));
+  }
   return x == 0.0 ? x : x > 709.9 ? all(INF) : y;
 }
-// e^|x| / 4 = high (c + s), e^-|x| / 4 = low (c - s).
-struct Hyperbolic { D high, low, c, s; };
+// e^|x| / 4 = high (1 + c + s), e^-|x| / 4 = low (1 + c - s).
+struct Hyperbolic { D high, low, c, s; };  // c without its 1
 template <Precision P> FN Hyperbolic hyperbolic(D x) {
   const auto [n, r] = reduceExp(clamp(absv(x), 0, P == SINGLE ? 100 : 710.7));
   const D z = r * r, m = n > 900.0 ? all(900.0) : n;
-  return {power2(n - 2.0), power2(-2.0 - m), fma(z, POLY(COSH, z), all(1.0)), fma(r * z, POLY(SINH, z), r)};
+  return {power2(n - 2.0), power2(-2.0 - m), z * POLY(COSH, z), fma(r * z, POLY(SINH, z), r)};
 }
 template <Precision P> FN D sinhd(D x) {
   const auto [high, low, c, s] = hyperbolic<P>(x);
-  return flip(2.0 * fma(s, high + low, c * (high - low)), signBit(x));
+  const D k = high - low;
+  return flip(2.0 * (k + fma(s, high + low, c * k)), signBit(x));
 }
 template <Precision P> FN D coshd(D x) {
   const auto [high, low, c, s] = hyperbolic<P>(x);
-  return 2.0 * fma(s, high - low, c * (high + low));
+  const D k = high + low;
+  return 2.0 * (k + fma(s, high - low, c * k));
 }
 template <Precision P> FN D tanhd(D x) {
   const D t = expm1d<P>(clamp(absv(x), 0, 20) * -2.0);
@@ -205,23 +223,52 @@ template <Precision P> FN D log1pd(D x) {  // log(u + c), u + c = 1 + x exactly
   y = x == 0.0 ? x : x == -1.0 ? all(-INF) : y;
   return x < -1.0 ? all(NOT_A_NUMBER) : y;
 }
+// Of a positive normal number, where no part of a result of ULP size is lost in the sum: for float32 results. DOUBLE has
+// all bits in the absolute sense, for terms that may cancel.
+template <Precision P> FN D logOfNormal(D x, D low = D{}) {
+  const auto [e, f] = splitLog(x);
+  return fma(e, all(LN2), f + (f * f * POLY(LOG, f) + low));
+}
 template <Precision P> FN D asinhd(D x) {
-  const D a = absv(x), large = P == SINGLE ? all(0x1p200) : all(0x1p28), b = a < large ? a : large;
-  D y = log1pd<P>(b + b * b / (1.0 + sqrtv(fma(b, b, all(1.0)))));
-  y = a < large ? y : logd<P>(a) + LN2;
+  const D a = absv(x);
+  D y;
+  if (P == SINGLE) {
+    const D z = a * a;
+    y = a < 0.25 ? fma(a * z, poly(polynomial::ASINH_SMALL_SINGLE, z), a) : logOfNormal<P>(a + sqrtv(z + 1.0));
+    y = a < INF ? y : a;
+  } else {
+    const D b = a < 0x1p28 ? a : all(0x1p28);
+    y = log1pd<P>(b + b * b / (1.0 + sqrtv(fma(b, b, all(1.0)))));
+    y = a < 0x1p28 ? y : logd<P>(a) + LN2;
+  }
   return flip(y, signBit(x));
 }
 template <Precision P> FN D acoshd(D x) {
-  const D large = P == SINGLE ? all(0x1p200) : all(0x1p28), t = (x < large ? x : large) - 1.0;
-  const D y = log1pd<P>(t + sqrtv(fma(t, t, t + t)));
-  return x < 1.0 ? all(NOT_A_NUMBER) : x < large ? y : logd<P>(x) + LN2;
+  D y;
+  if (P == SINGLE) {
+    y = x < INF ? logOfNormal<P>(x + sqrtv(fma(x, x, all(-1.0)))) : x;
+  } else {
+    const D t = (x < 0x1p28 ? x : all(0x1p28)) - 1.0;
+    y = x < 0x1p28 ? log1pd<P>(t + sqrtv(fma(t, t, t + t))) : logd<P>(x) + LN2;
+  }
+  return x < 1.0 ? all(NOT_A_NUMBER) : y;
 }
 template <Precision P> FN D atanhd(D x) {
   const D a = absv(x), t = a + a;
-  return flip(log1pd<P>(a < 0.5 ? t + t * a / (1.0 - a) : t / (1.0 - a)) * 0.5, signBit(x));
+  D y;
+  if (P == SINGLE) {
+    const D z = a * a;
+    y = a < 0.25 ? fma(a * z, poly(polynomial::ATANH_SMALL_SINGLE, z), a) : 0.5 * logOfNormal<P>((1.0 + a) / (1.0 - a));
+    y = a < 1.0 ? y : a == 1.0 ? all(INF) : all(NOT_A_NUMBER);
+  } else {
+    y = log1pd<P>(a < 0.5 ? t + t * a / (1.0 - a) : t / (1.0 - a)) * 0.5;
+  }
+  return flip(y, signBit(x));
 }
-template <Precision P> FN D logaddexpd(D a, D b) {  // the two terms may cancel: in full precision even for float32
-  const D m = a > b ? a : b, y = m + log1pd<DOUBLE>(expd<DOUBLE>(-absv(a - b)));
+FN D logaddexpd(D a, D b) {  // for float32: the terms may cancel
+  const D m = a > b ? a : b;
+  const auto [u, c] = sum(all(1.0), expd<DOUBLE>(-absv(a - b)));
+  const D y = m + logOfNormal<DOUBLE>(u, c);
   return a == b ? a + LN2 : isNaN(a) | isNaN(b) ? all(NOT_A_NUMBER) : y;
 }
 
@@ -262,7 +309,7 @@ template <Precision P> FN Angle reduceAngle(D x) {
     y.r = s.high + low;
     y.low = (s.high - y.r) + low;
   }
-  if (const Di huge = (x > LIMIT) & (x < INF); __builtin_expect(any(huge), 0)) {
+  if (const Di huge = (x > LIMIT) & (x < INF); __builtin_expect(anyLane(huge), 0)) {
     double in[WD], r[WD], low[WD];
     int64_t quadrant[WD];
     memcpy(in, &x, sizeof x), memcpy(r, &y.r, sizeof x), memcpy(low, &y.low, sizeof x), memcpy(quadrant, &y.quadrant, sizeof x);
@@ -355,11 +402,15 @@ template <Precision P> FN D erfSmall(D x, D z) { return fma(x, POLY(ERF, z), x);
 template <Precision P> FN D erfcLarge(D a) {  // from ERFC_FROM on
   constexpr double LIMIT = P == SINGLE ? 10.5 : 27.3;
   a = a > LIMIT ? all(LIMIT) : a;
-  const D q = POLY(ERFC, (a - 4.0) / (a + 4.0)) / fma(a, all(2.0), all(1.0));
-  if (P == SINGLE) return expd<P>(-(a * a)) * q;
+  const D plus = a + 4.0, twice = fma(a, all(2.0), all(1.0));
+  if (P == SINGLE) {
+    const D one = 1.0 / (plus * twice);
+    return expd<P>(-(a * a)) * (POLY(ERFC, (a - 4.0) * twice * one) * plus * one);
+  }
+  const D q = POLY(ERFC, (a - 4.0) / plus) / twice;
   const Pair p = product(a, a);  // in two steps: the last may give a subnormal number
   const auto [n, r] = reduceExp(-p.high, -p.low);
-  return scaled<P>((1.0 + expm1Part<P>(r)) * q, n);
+  return scaled<P>(fma(expm1Part<P>(r), q, q), n);
 }
 template <Precision P> FN D erfd(D x) {
   const D a = absv(x), b = a < 1.0 ? all(1.0) : a;
@@ -397,56 +448,51 @@ FN D sinPi(D x) {  // |sin(pi x)|
   return r > 0.25 ? c : s;
 }
 constexpr double STIRLING[] = {1. / 156, -691. / 360360, 1. / 1188, -1. / 1680, 1. / 1260, -1. / 360, 1. / 12};
-// log |gamma(a)|, a > 0. Below 3 a polynomial around its zeros at 1 and 2, above Stirling's series, from 8 on directly.
+// For float32 results: log |gamma(a)|, a > 0. Below 3 a polynomial around its zeros at 1 and 2, above Stirling's series, from 8 on directly.
 FN D logGammaPositive(D a) {
   const Di low = a < 3.0, first = a < 1.0, shifted = a < 8.0;
   const D y = first ? a + 1.0 : a;
   const D p = a * (a + 1.0) * ((a + 2.0) * (a + 3.0)) * (a + 4.0);
   const D w = shifted ? a + 5.0 : a, v = 1.0 / w;
-  const D lost = logd<DOUBLE>(low ? (first ? a : all(1.0)) : shifted ? p : all(1.0));
-  const D series = fma(w - 0.5, logd<DOUBLE>(w), 0x1.d67f1c864beb5p-1 - w) + v * poly(STIRLING, v * v);
+  const D lost = logOfNormal<DOUBLE>(low ? (first ? a : all(1.0)) : shifted ? p : all(1.0));
+  const D series = fma(w - 0.5, logOfNormal<DOUBLE>(w), 0x1.d67f1c864beb5p-1 - w) + v * poly(STIRLING, v * v);
   const D near = (y - 1.0) * (y - 2.0) * poly(polynomial::LGAMMA_DOUBLE, y - 2.0);
-  return (low ? near : series) - lost;
+  return ((low ? near : series) - lost) + 0.0;  // +0 at 1 and 2
 }
-FN D lgammaSingle(D x) {
+FN D lgammad(D x) {
   const D a = absv(x), positive = logGammaPositive(a);
-  const D reflected = 0x1.250d048e7a1bdp0 - logd<DOUBLE>(a * sinPi(a)) - positive;
-  D y = x < 0.0 ? (a < 0x1p-60 ? -logd<DOUBLE>(a) : reflected) : positive;
-  y = (x <= 0.0) & (nearest(x) == x) ? all(INF) : y;
+  D y = positive;
+  if (anyLane(x <= 0.0)) {
+    const D reflected = 0x1.250d048e7a1bdp0 - logOfNormal<DOUBLE>(a * sinPi(a)) - positive;
+    y = x < 0.0 ? (a < 0x1p-60 ? -logOfNormal<DOUBLE>(a) : reflected) : positive;
+    y = (x <= 0.0) & (nearest(x) == x) ? all(INF) : y;
+  }
   return a == INF ? all(INF) : y;
 }
 constexpr double DIGAMMA[] = {-1. / 12, 691. / 32760, -1. / 132, 1. / 240, -1. / 252, 1. / 120, -1. / 12};
-// Of a >= 1: the series from 8 on, and below the recurrence as one fraction.
+// For float32 results, of a > 0: the series from 8 on, and below the recurrence as one fraction.
 FN D digammaPositive(D a) {
   const Di shifted = a < 8.0;
   D p = a, q = all(1.0);  // q / p = sum of 1 / (a + k), k = 0..7
 #pragma GCC unroll 8
   for (int k = 1; k < 8; k++) q = fma(q, a + double(k), p), p = p * (a + double(k));
   const D w = shifted ? a + 8.0 : a, v = 1.0 / w, z = v * v;
-  const D series = logd<DOUBLE>(w) + fma(z, poly(DIGAMMA, z), v * -0.5);
+  const D series = logOfNormal<DOUBLE>(w) + fma(z, poly(DIGAMMA, z), v * -0.5);
   return series - (shifted ? q / p : D{});
 }
-FN D digammaSingle(D x) {
-  const Di reflect = x < 1.0;
+FN D digammad(D x) {
+  const Di reflect = x < 0.0;
   const D y = digammaPositive(reflect ? 1.0 - x : x);
-  const D n = nearest(x), r = x - n, quarter = absv(r) > 0.25 ? absv(r) - 0.5 : absv(r);
-  const auto [s, c] = sineCosine<DOUBLE>(quarter * PI, D{});
-  const D cotangent = flip(absv(r) > 0.25 ? -s / c : c / s, signBit(r));
-  D z = reflect ? y - PI * cotangent : y;
-  z = x == 0.0 ? flip(all(INF), ~signBit(x) & INT64_MIN) : (x < 0.0) & (r == 0.0) ? all(NOT_A_NUMBER) : z;
+  D z = y;
+  if (anyLane(x <= 0.0)) {
+    const D r = x - nearest(x), a = absv(r), turned = a > 0.25 ? a - 0.5 : a;
+    const auto [s, c] = sineCosine<DOUBLE>(turned * PI, D{});
+    const D cotangent = flip(a > 0.25 ? -s / c : c / s, signBit(r));
+    z = reflect ? y - PI * cotangent : y;
+    z = x == 0.0 ? flip(all(INF), ~signBit(x) & INT64_MIN) : reflect & (r == 0.0) ? all(NOT_A_NUMBER) : z;
+  }
   return x == INF ? x : x == -INF ? all(NOT_A_NUMBER) : z;
 }
-// One lane at a time where float64 has not enough bits to spare.
-template <class F> FN D eachLane(D x, F f) {
-  for (int i = 0; i < WD; i++) x[i] = f(x[i]);
-  return x;
-}
-template <Precision P> FN D lgammad(D x) {
-  if (P == SINGLE) return lgammaSingle(x);
-  int sign;
-  return eachLane(x, [&](double v) __attribute__((always_inline)) { return __builtin_lgamma_r(v, &sign); });
-}
-template <Precision P> FN D digammad(D x) { return digammaSingle(x); }
 
 // ---- powers -----------------------------------------------------------------------------------------------------------
 // log2 of a positive number as high + low; DOUBLE: to 2^-66 or so of itself.
@@ -512,7 +558,7 @@ template <Precision P> FN D hypotd(D x, D y) {
 
 FN V nextafterv(V x, V y) {
   const Vi i = bits(x), up = (x < y) == (i >= 0);  // away from zero
-  V r = bits(x == 0.f ? (bits(y) & SIGN) | 1 : up ? i + 1 : i - 1);
+  V r = bits(x == E(0) ? (bits(y) & SIGN) | 1 : up ? i + 1 : i - 1);
   r = x == y ? y : r;
   return (x != x) | (y != y) ? all(NaN) : r;
 }
@@ -524,18 +570,18 @@ FN D modulus(D x, D y) {
   D r = nfma(q, b, a);
   r = r < 0.0 ? r + b : r;
   r = b == INF ? a : r;
-  if (const Di far = (q > 0x1p50) & (b > 0.0) & (a < INF); __builtin_expect(any(far), 0))
+  if (const Di far = (q > 0x1p50) & (b > 0.0) & (a < INF); __builtin_expect(anyLane(far), 0))
     for (int i = 0; i < WD; i++)
       if (far[i]) r[i] = __builtin_fmod(a[i], b[i]);
   return (a < INF) & (b > 0.0) ? r : all(NOT_A_NUMBER);
 }
-template <Precision P> FN D fmodd(D x, D y) { return flip(modulus(x, y), signBit(x)); }
-template <Precision P> FN D remainderd(D x, D y) {  // the sign of y, as in Python
+FN D fmodd(D x, D y) { return flip(modulus(x, y), signBit(x)); }
+FN D remainderd(D x, D y) {  // the sign of y, as in Python
   const D r = flip(modulus(x, y), signBit(x));
   const Di other = ((signBit(x) ^ signBit(y)) != 0) & (r != 0.0);
   return r == 0.0 ? bits(signBit(y)) : other ? r + y : r;
 }
-template <Precision P> FN D floor_divided(D x, D y) {
+FN D floor_divided(D x, D y) {
   const D r = flip(modulus(x, y), signBit(x)), exact = x / y;
   const Di other = ((signBit(x) ^ signBit(y)) != 0) & (r != 0.0);
   D q = nearest((x - r) / y);

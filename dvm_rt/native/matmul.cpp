@@ -9,6 +9,7 @@
 // tiles are wide), block of rows, tile. In the last slice the epilogue's words run over 128 columns of a few blocks of
 // rows at a time, row by row, while they are in L1.
 #include "matmul.h"
+#include <type_traits>
 #include <utility>
 #include "strip.h"
 #include "vec.h"
@@ -57,8 +58,36 @@ FN const float* opaque(const float* p) {  // not to be rederived from another po
 FN V canonical(V x) { return x == x ? x : all(NaN); }
 FN int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
-// ROW_MAJOR: a_step is 1, worth 10 %. COPY: B goes to t.copy too.
-template <int ROWS, int UNITS, bool ROW_MAJOR, bool COPY = false>
+// Elements of packed B that are stored in 16 bits: widened, exactly, where they are read.
+struct Bfloat16 { uint16_t bits; };
+struct Float16 { uint16_t bits; };
+typedef uint16_t Vh __attribute__((vector_size(2 * W)));
+FN Vu widen(const void* p) {
+  Vh h;
+  memcpy(&h, p, sizeof h);
+#if defined(__AVX512F__)
+  return (Vu)_mm512_cvtepu16_epi32((__m256i)h);
+#elif defined(__AVX2__)
+  return (Vu)_mm256_cvtepu16_epi32((__m128i)h);
+#else
+  return __builtin_convertvector(h, Vu);
+#endif
+}
+FN V load_b(const float* p) { return load(p); }
+FN V load_b(const Bfloat16* p) { return (V)(widen(p) << 16); }
+FN V load_b(const Float16* p) {
+#if defined(__AVX512F__)
+  return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+#else
+  const Vu h = widen(p), magnitude = (h & 0x7fff) << 13;  // 2^112 too small; an exponent of ones stands for infinity and NaN
+  const V value = (V)magnitude * 0x1p112f;
+  const Vu special = (Vu)(magnitude >= 0x0f800000u) & 0x7f800000u;
+  return (V)((Vu)value | special | (h & 0x8000) << 16);
+#endif
+}
+
+// ROW_MAJOR: a_step is 1, worth 10 %. COPY: B goes to t.copy too. B: how an element of it is stored.
+template <int ROWS, int UNITS, bool ROW_MAJOR, bool COPY, class B>
 void tile_kernel(const Tile& t) {
   constexpr int VECTORS = 2 * UNITS;
   V c[ROWS][VECTORS];
@@ -72,14 +101,15 @@ void tile_kernel(const Tile& t) {
   // One pointer for three rows: they stay in registers, and a step costs one addition each.
   constexpr int BASES = (ROWS + 2) / 3;
   const int64_t a_row = t.a_row, a_step = ROW_MAJOR ? 1 : t.a_step, b_step = t.b_step, panel = t.panel;
-  const float *b = t.b, *next = t.next, *a[BASES];
+  const B* b = reinterpret_cast<const B*>(t.b);
+  const float *next = t.next, *a[BASES];
   float* copy = t.copy;
 #pragma GCC unroll 5
   for (int i = 0; i < BASES; i++) a[i] = opaque(t.a + 3 * i * a_row);
   auto step = [&]() __attribute__((always_inline)) {
     V row[VECTORS];
 #pragma GCC unroll 8
-    for (int v = 0; v < VECTORS; v++) row[v] = load(b + v * W / PANEL * panel + v * W % PANEL);
+    for (int v = 0; v < VECTORS; v++) row[v] = load_b(b + v * W / PANEL * panel + v * W % PANEL);
     if constexpr (COPY) {
 #pragma GCC unroll 8
       for (int v = 0; v < VECTORS; v++) store(copy + v * W, row[v]);
@@ -101,8 +131,8 @@ void tile_kernel(const Tile& t) {
 #pragma GCC unroll 4
       for (int u = 0; u < 4; u++)
 #pragma GCC unroll 8
-        for (int v = 0; v < VECTORS; v += 16 / W)
-          __builtin_prefetch(b + (AHEAD_K + u) * b_step + v * W / PANEL * panel + v * W % PANEL);
+        for (int v = 0; v < VECTORS; v += 64 / int(sizeof(B)) / W)
+          __builtin_prefetch(b + (AHEAD_K * 4 / int(sizeof(B)) + u) * b_step + v * W / PANEL * panel + v * W % PANEL);
     }
     for (int line = 0; line < t.pull; line++, next += 16) __builtin_prefetch(next, 0, 2);
 #pragma GCC unroll 4
@@ -122,17 +152,19 @@ void tile_kernel(const Tile& t) {
 
 using Kernel = void (*)(const Tile&);
 struct Kernels { Kernel of_rows[ROWS_MAX[0] + 1]; };
-template <int UNITS, bool ROW_MAJOR, bool COPY = false, int... ROWS>
+template <int UNITS, bool ROW_MAJOR, bool COPY, class B, int... ROWS>
 constexpr Kernels kernels(std::integer_sequence<int, 0, ROWS...>) {
   constexpr int MAX = ROWS_MAX[UNITS / 2];
-  return {nullptr, (ROWS <= MAX ? tile_kernel<ROWS <= MAX ? ROWS : 1, UNITS, ROW_MAJOR, COPY> : nullptr)...};
+  return {nullptr, (ROWS <= MAX ? tile_kernel<ROWS <= MAX ? ROWS : 1, UNITS, ROW_MAJOR, COPY, B> : nullptr)...};
 }
 using Rows = std::make_integer_sequence<int, ROWS_MAX[0] + 1>;
+template <bool ROW_MAJOR, class B>
+constexpr Kernels KERNELS[3] = {kernels<1, ROW_MAJOR, false, B>(Rows()), kernels<2, ROW_MAJOR, false, B>(Rows()),
+                                kernels<4, ROW_MAJOR, false, B>(Rows())};
+template <class B>
+const Kernels* kernels_for(bool row_major) { return row_major ? KERNELS<true, B> : KERNELS<false, B>; }
 template <bool ROW_MAJOR>
-constexpr Kernels KERNELS[3] = {kernels<1, ROW_MAJOR>(Rows()), kernels<2, ROW_MAJOR>(Rows()),
-                                kernels<4, ROW_MAJOR>(Rows())};
-template <bool ROW_MAJOR>
-constexpr Kernels COPYING = kernels<1, ROW_MAJOR, true>(Rows());  // of the first block of rows
+constexpr Kernels COPYING = kernels<1, ROW_MAJOR, true, float>(Rows());  // of the first block of rows
 
 // ---- packing --------------------------------------------------------------------------------------------------------
 // One round of a transpose: blocks of S x S change places across the diagonal of blocks of 2S x 2S.
@@ -175,6 +207,12 @@ void pack_contiguous_k(const float* b, int64_t column, int64_t columns, int64_t 
   }
 }
 
+// The same of elements of 16 bits, whatever they mean.
+void pack_panel_16(const uint16_t* b, int64_t b_column, int64_t b_step, int64_t columns, int64_t k, uint16_t* out) {
+  for (int64_t i = 0; i < k; i++, b += b_step, out += PANEL)
+    for (int64_t j = 0; j < PANEL; j++) out[j] = j < columns ? b[j * b_column] : 0;
+}
+
 // One panel of B: columns [0, columns) of k rows, to out[k][PANEL], zero padded.
 void pack_panel(const float* b, int64_t b_column, int64_t b_step, int64_t columns, int64_t k, float* out) {
   if (b_column != 1) {
@@ -188,6 +226,8 @@ void pack_panel(const float* b, int64_t b_column, int64_t b_step, int64_t column
   }
 }
 
+#include "products.h"
+
 // ---- one product ----------------------------------------------------------------------------------------------------
 struct Product {  // what all steps of the batch share; distances in floats
   int64_t n, m, k, slice;
@@ -197,6 +237,7 @@ struct Product {  // what all steps of the batch share; distances in floats
   int64_t strip;          // columns that all rows finish before the next ones are begun
   int shape;              // tiles of up to 1 << shape units
   const Kernels* kernels; // [shape]
+  int64_t b_element;      // bytes of an element of B: 4 unless it is packed
   const Kernels* copying; // for the first block of rows, where that copies B; else nullptr
   int64_t ring;           // copied panels that scratch keeps: few stay in L1 or L2, if no other rows come back to them
   MatmulB form;
@@ -207,6 +248,10 @@ struct Product {  // what all steps of the batch share; distances in floats
   const Operand* operands;
   int operand_count;
   const Word* words;      // epilogue, or nullptr
+
+  const float* b_at(const float* b, int64_t elements) const {  // so many stored elements behind b
+    return reinterpret_cast<const float*>(reinterpret_cast<const uint8_t*>(b) + elements * b_element);
+  }
 };
 
 void set_rows(Product& p, int64_t begin, int64_t end) {
@@ -225,9 +270,12 @@ Product product(const SectionRun& run) {
   p.b_column = b->stride[0] / 4, p.b_step = b->depth / 4;
   p.column_end = p.n;
   p.shape = p.m <= ROWS_MAX[2] ? 2 : p.m <= ROWS_MAX[1] ? 1 : 0;
-  p.kernels = p.a_step == 1 ? KERNELS<true> : KERNELS<false>;
+  p.b_element = DTYPE_BYTES[b->dtype];
+  p.kernels = b->dtype == uint8_t(DType::BFLOAT16)  ? kernels_for<Bfloat16>(p.a_step == 1)
+              : b->dtype == uint8_t(DType::FLOAT16) ? kernels_for<Float16>(p.a_step == 1)
+                                                    : kernels_for<float>(p.a_step == 1);
   p.form = matmul_b(head, *b);
-  p.fetch = p.form == MatmulB::PACKED && panels(p.n) * PANEL * p.slice > STREAM_FLOATS;
+  p.fetch = p.form == MatmulB::PACKED && panels(p.n) * PANEL * p.slice * p.b_element > STREAM_FLOATS * 4;
   p.fetch_in_place = p.form == MatmulB::IN_PLACE && p.shape == 0;
   const bool copies = p.form == MatmulB::COPIED && b->stride[0] == 4 && p.shape == 0;
   p.copying = !copies ? nullptr : p.a_step == 1 ? &COPYING<true> : &COPYING<false>;
@@ -252,7 +300,7 @@ Columns columns_of(const Product& p, int64_t k0, int64_t k, int64_t begin) {
   const float* const b = reinterpret_cast<const float*>(p.base[1]);
   const int64_t end = smaller(p.column_end, begin + GROUP_PANELS * PANEL);
   if (p.form == MatmulB::PACKED)
-    return {b + k0 * panels(p.n) * PANEL + begin * k, begin, end, PANEL, k * PANEL, nullptr, end};
+    return {p.b_at(b, k0 * panels(p.n) * PANEL + begin * k), begin, end, PANEL, k * PANEL, nullptr, end};
   if (p.form == MatmulB::COPIED) return {p.scratch, begin, end, PANEL, k * PANEL, nullptr, end};
   const int64_t full = end == p.n ? p.n - p.n % PANEL : end;
   if (full == end) return {b + k0 * p.b_step + begin, begin, end, p.b_step, PANEL, nullptr, end};
@@ -285,7 +333,7 @@ void block_of_strip(const Product& p, const Columns& from, Tile& t, float* c, in
     const int64_t limit = edge ? end : smaller(end, from.edge_begin);
     while (column + (UNIT << shape) - UNIT >= limit) shape--;  // its last unit would hold no column
     const int64_t at = column - (edge ? from.edge_begin : from.begin);
-    t.b = edge ? from.edge + at : from.b + at / PANEL * from.panel + at % PANEL;
+    t.b = edge ? from.edge + at : p.b_at(from.b, at / PANEL * from.panel + at % PANEL);
     t.b_step = edge ? PANEL : from.step;
     t.c = c + column;
     if (source) {  // one panel, and full: what the next blocks read is written here
@@ -311,9 +359,9 @@ void strip(const Product& p, Columns from, Tile t, int64_t k0, int64_t row, int6
     if (row == p.row_begin && p.copying && end - column == PANEL) source = b;
     else if (row == p.row_begin) copy(p, b, t.k, column, end, const_cast<float*>(from.b));
   }
-  const float* const pull_end = from.b + (end - from.begin + p.strip) * t.k;
-  t.next = pull_end - p.strip * t.k;
-  if (pull && p.fetch && blocks > 1) t.pull = int(ceil_div(p.strip / 4, blocks * ceil_div(end - column, UNIT)));
+  const float* const pull_end = p.b_at(from.b, (end - from.begin + p.strip) * t.k);
+  t.next = p.b_at(from.b, (end - from.begin) * t.k);
+  if (pull && p.fetch && blocks > 1) t.pull = int(ceil_div(p.strip * p.b_element / 16, blocks * ceil_div(end - column, UNIT)));
   for (int64_t block = 0; block < blocks; block++) {  // heights differ by at most one
     const int64_t rows = height + (block < taller);
     t.a = a + row * p.a_row;
@@ -358,6 +406,7 @@ void multiply(Context& context, const Product& p) {
 
 void run_matmul(Context& context, const SectionRun& run) {
   const Section& head = *run.section.head;
+  if (DType(head.dtype) != DType::FLOAT32) return run_product(run);
   Product p = product(run);
   context.operands = run.section.operands, context.constants = run.section.constants;
   int64_t index[MAX_RANK] = {}, piece = 0, left = INT64_MAX;
@@ -390,13 +439,17 @@ void run_matmul(Context& context, const SectionRun& run) {
 }
 
 void run_pack(Context&, const SectionRun& run) {
-  const int64_t n = run.section.head->dims[0], k = run.section.head->depth, slice = slice_k(k);
-  const int64_t column = run.section.operands[0].stride[0] / 4, step = run.section.operands[0].depth / 4;
-  const float* b = reinterpret_cast<const float*>(run.address[0]);
-  float* out = reinterpret_cast<float*>(run.address[1]);
+  const Operand& source = run.section.operands[0];
+  const int64_t n = run.section.head->dims[0], k = run.section.head->depth, slice = slice_k(k), element = DTYPE_BYTES[source.dtype];
+  const int64_t column = source.stride[0] / element, step = source.depth / element;
   for (int64_t unit = run.begin; unit < run.end; unit++) {
     const int64_t k0 = unit / panels(n) * slice, j = unit % panels(n) * PANEL, rows = smaller(slice, k - k0);
-    pack_panel(b + k0 * step + j * column, column, step, n - j, rows, out + k0 * panels(n) * PANEL + j * rows);
+    const uint8_t* const b = run.address[0] + k0 * source.depth + j * source.stride[0];
+    uint8_t* const out = run.address[1] + (k0 * panels(n) * PANEL + j * rows) * element;
+    if (element == 2)
+      pack_panel_16(reinterpret_cast<const uint16_t*>(b), column, step, n - j, rows, reinterpret_cast<uint16_t*>(out));
+    else
+      pack_panel(reinterpret_cast<const float*>(b), column, step, n - j, rows, reinterpret_cast<float*>(out));
   }
 }
 

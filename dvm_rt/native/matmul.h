@@ -20,9 +20,9 @@ MATMUL_FACT int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 // (a multiple of 8, at most SLICE_K).
 MATMUL_FACT int64_t slice_k(int64_t k) { return k <= SLICE_K ? k : ceil_div(ceil_div(k, ceil_div(k, SLICE_K)), 8) * 8; }
 
-// Packed B: floats [K slice][panel][k][PANEL], columns beyond N zero. Slice s starts at float k0 * PANEL * panels(n).
+// Packed B: elements (float32; float16 and bfloat16, widened when they are read) [K slice][panel][k][PANEL], columns beyond N zero. Slice s starts at float k0 * PANEL * panels(n).
 MATMUL_FACT int64_t panels(int64_t n) { return ceil_div(n, PANEL); }
-MATMUL_FACT int64_t packed_bytes(int64_t n, int64_t k) { return k * panels(n) * PANEL * 4; }
+MATMUL_FACT int64_t packed_bytes(int64_t n, int64_t k, int64_t element = 4) { return k * panels(n) * PANEL * element; }
 
 // How a matmul section reads B.
 enum class MatmulB : uint8_t {
@@ -36,6 +36,7 @@ constexpr int64_t GROUP_PANELS = 32;  // panels of one slice that scratch holds 
 constexpr int64_t IN_PLACE_ROWS = 14;  // rows of the tallest tile: all others read a copy that the first block of rows makes
 MATMUL_FACT MatmulB matmul_b(const Section& section, const Operand& b) {
   if (b.mode & PACKED) return MatmulB::PACKED;
+  if (section.dtype != uint8_t(DType::FLOAT32)) return MatmulB::COPIED;
   if (b.stride[0] != 4) return MatmulB::COPIED;
   return section.dims[1] > IN_PLACE_ROWS ? MatmulB::COPIED : MatmulB::IN_PLACE;
 }
@@ -43,7 +44,8 @@ MATMUL_FACT MatmulB matmul_b(const Section& section, const Operand& b) {
 // Section.scratch_bytes of a MATMUL section with this head (dims, depth) and B = operand 1. The same for every
 // instruction set; ARENA_ALIGN aligned at run time.
 MATMUL_FACT int64_t matmul_scratch_bytes(const Section& section, const Operand& b) {
-  const int64_t n = section.dims[0], panel_bytes = slice_k(section.depth) * PANEL * 4;
+  const int64_t n = section.dims[0], panel_bytes = slice_k(section.depth) * PANEL * DTYPE_BYTES[section.dtype];
+  if (section.dtype != uint8_t(DType::FLOAT32)) return panel_bytes;
   switch (matmul_b(section, b)) {
     case MatmulB::PACKED: return 0;
     case MatmulB::IN_PLACE: return n % PANEL ? panel_bytes : 0;

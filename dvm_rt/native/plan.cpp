@@ -95,9 +95,12 @@ struct Checker {
     const SectionKind kind = SectionKind(k.kind);
     const bool matmul = kind == SectionKind::MATMUL, pack = kind == SectionKind::PACK, host = kind == SectionKind::HOST,
                copy = kind == SectionKind::COPY, attends = kind == SectionKind::ATTENTION;
+    const bool computes = k.dtype == uint8_t(DType::FLOAT32) || (kind == SectionKind::VECTOR && is_compute_dtype(k.dtype)) ||
+                          (matmul && k.nodes == 0 && is_product_dtype(k.dtype));
     if (!(check.below("kind", k.kind, size_t(SectionKind::ATTENTION) + 1) &&
-          check.is(kind == SectionKind::VECTOR ? is_compute_dtype(k.dtype) : k.dtype == uint8_t(DType::FLOAT32), "compute dtype",
-                   k.dtype, "32 and 64 bits, float32 where it is not a vector kernel") && dims(k.rank, k.dims) &&
+          check.is(computes, "compute dtype", k.dtype,
+                   "float32; of a vector kernel and a matmul without nodes also float64 and integers of 32 and 64 bits") &&
+          dims(k.rank, k.dims) &&
           check.is(matmul || attends ? k.rank >= 2 : pack ? k.rank == 1 : host || k.rank >= 1, "rank", k.rank,
                    "1 and more, matmul and attention 2 and more, pack 1, host 0 and more") &&
           check.is(size_t(k.first_arg) + k.args <= plan.args().size(), "args", k.args, "args of the plan") &&
@@ -114,7 +117,7 @@ struct Checker {
     for (const PlanArg& a : args) {
       if (!arg(a, k)) return false;
     }
-    if (matmul && !matmul_args(args)) return false;
+    if (matmul && !matmul_args(args, k.dtype)) return false;
     if (pack && !pack_args(args)) return false;
     if (attends) return attention_args(args) && attention_nodes(plan.nodes().subspan(k.first_node, k.nodes));
     if (host) return host_args(args);
@@ -161,11 +164,17 @@ struct Checker {
            check.is((index.mode & (READ | GATHER)) == READ, "mode of an index", index.mode, "READ");
   }
 
-  bool matmul_args(std::span<const PlanArg> args) {
+  static bool is_product_dtype(uint8_t dtype) {
+    const DType d = DType(dtype);
+    return d == DType::FLOAT32 || d == DType::FLOAT64 || d == DType::INT32 || d == DType::UINT32 || d == DType::INT64 || d == DType::UINT64;
+  }
+  bool matmul_args(std::span<const PlanArg> args, uint8_t dtype) {
     for (const PlanArg& a : args.first(3)) {
-      if (!check.is(a.dtype == uint8_t(DType::FLOAT32), "dtype of a matrix", a.dtype, "float32")) return false;
+      const bool bytes = &a != &args[2] && DType(dtype) == DType::INT32 && (DType(a.dtype) == DType::INT8 || DType(a.dtype) == DType::UINT8);
+      if (!check.is(a.dtype == dtype || bytes, "dtype of a matrix", a.dtype, "the compute dtype; int8, uint8 into int32")) return false;
     }
-    return check.is(args[0].mode == READ, "mode of A", args[0].mode, "READ") &&
+    return check.is(!(args[1].mode & PACKED) || DType(dtype) == DType::FLOAT32, "mode of B", args[1].mode, "READ") &&
+           check.is(args[0].mode == READ, "mode of A", args[0].mode, "READ") &&
            check.is(args[1].mode == READ || args[1].mode == (READ | PACKED), "mode of B", args[1].mode, "READ, PACKED") &&
            check.is((args[2].mode & ~READ) == WRITE, "mode of C", args[2].mode, "WRITE, READ | WRITE") &&
            expr("depth of A", args[0].depth) && ((args[1].mode & PACKED) || expr("depth of B", args[1].depth));

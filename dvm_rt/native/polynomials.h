@@ -39,6 +39,24 @@ constexpr double LOG_SINGLE[] = {
     -0x1.5554c939e6e03p-3, 0x1.9999907fdc231p-3, -0x1.00000092d2b44p-2, 0x1.5555555b184ecp-2,
     -0x1.ffffffffcc90fp-2,
 };
+// log(1 + f) = f + f^2 p(f), 1 + f from sqrt(1/2) to sqrt(2); 2^-55.1.
+constexpr double LOG_DOUBLE[] = {
+    0x1.ae3ddab18c1b2p-6, -0x1.e6e9eaf6d12f3p-5, 0x1.07f6a730be819p-4, -0x1.d0750c3a9ae25p-5,
+    0x1.d1d857a2cf5dbp-5, -0x1.fc1d1c7f36ff3p-5, 0x1.11b5ca2e8d529p-4, -0x1.24cc9f1cc2daap-4,
+    0x1.3b0cd8396ef66p-4, -0x1.5551d43abcc59p-4, 0x1.745d381f8b9fap-4, -0x1.9999b7df8ac3dp-4,
+    0x1.c71c71c4bb249p-4, -0x1.ffffff6f60a91p-4, 0x1.2492492388170p-3, -0x1.5555555602023p-3,
+    0x1.999999999c6b5p-3, -0x1.ffffffffff607p-3, 0x1.5555555555548p-2, -0x1.0000000000000p-1,
+};
+// asinh x = x + x^3 p(x^2), |x| <= 1/4; 2^-45.4.
+constexpr double ASINH_SMALL_SINGLE[] = {
+    0x1.ea66642f3763bp-7, -0x1.6be03f7ea07bep-6, 0x1.f1b14066b4099p-6, -0x1.6db6b2b08cb22p-5,
+    0x1.3333331752ca7p-4, -0x1.55555555523bbp-3,
+};
+// atanh x = x + x^3 p(x^2), |x| <= 1/4; 2^-42.6.
+constexpr double ATANH_SMALL_SINGLE[] = {
+    0x1.7427f1143b04fp-4, 0x1.7034ca557b84ep-4, 0x1.c73f89fefbe67p-4, 0x1.249206b085559p-3,
+    0x1.999999f53f06ep-3, 0x1.555555554b205p-2,
+};
 // 2 atanh s = 2 s + s^3 p(s^2), s = f / (2 + f); 2^-43.1.
 constexpr double ATANH_SINGLE[] = {
     0x1.8c92867b49a01p-3, 0x1.c67a84e8a4ba0p-3, 0x1.249324907dae3p-2, 0x1.999998ca249fbp-2,

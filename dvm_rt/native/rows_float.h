@@ -1,7 +1,7 @@
 // What the rows of the instruction table mean in float32 and float64. A new function: its row in isa/table.py, the function
-// in functions.h (SINGLE serves float32, DOUBLE float64), one line here; `widths=(4,)` in the row if there is no DOUBLE.
+// on vectors in vec.h (float32) and vec_float64.h, one line here; `widths=(4,)` in the row while there is none in float64.
 #pragma once
-#include "functions.h"
+#include "rows_functions.h"
 
 namespace dvm::DVM_TARGET::DVM_DTYPE {
 namespace {
@@ -44,7 +44,7 @@ UNARY(isnan, truth(a != a))
 UNARY(isinf, truth(absv(a) == Inf))
 UNARY(isfinite, truth(absv(a) < Inf))
 UNARY(signbit, truth((bits(a) < 0) & (a == a)))
-UNARY(sign, a == E(0) ? V{} : a == a ? signOf(a, all(E(1))) : a)
+UNARY(sign, a == a ? truth(a > E(0)) - truth(a < E(0)) : a)
 #ifdef DVM_IS_float32
 UNARY(exp, expv(a))
 UNARY(log, logv(a))
@@ -55,44 +55,11 @@ UNARY(to_f16, from_halves(to_halves(a)))
 UNARY(to_bf16, from_brain_floats(to_brain_floats(a)))
 #endif
 #undef UNARY
-// Computed on vectors of doubles, a strip at a time: see functions.h.
-#define WIDE_UNARY(name) struct name { template <Precision P> FN static D wide(D a) { return name##d<P>(a); } };
-WIDE_UNARY(sin) WIDE_UNARY(cos) WIDE_UNARY(tan) WIDE_UNARY(asin) WIDE_UNARY(acos) WIDE_UNARY(atan)
-WIDE_UNARY(sinh) WIDE_UNARY(cosh) WIDE_UNARY(asinh) WIDE_UNARY(acosh) WIDE_UNARY(atanh)
-WIDE_UNARY(exp2) WIDE_UNARY(expm1) WIDE_UNARY(log2) WIDE_UNARY(log10) WIDE_UNARY(log1p)
-WIDE_UNARY(cbrt) WIDE_UNARY(erfc) WIDE_UNARY(lgamma) WIDE_UNARY(digamma)
-#ifdef DVM_IS_float64
-WIDE_UNARY(exp) WIDE_UNARY(log) WIDE_UNARY(tanh) WIDE_UNARY(erf) WIDE_UNARY(sigmoid)
-#endif
-#undef WIDE_UNARY
-#define WIDE_BINARY(name) struct name { template <Precision P> FN static D wide(D a, D x) { return name##d<P>(a, x); } };
-WIDE_BINARY(pow) WIDE_BINARY(atan2) WIDE_BINARY(fmod) WIDE_BINARY(remainder) WIDE_BINARY(hypot) WIDE_BINARY(logaddexp)
-WIDE_BINARY(floor_divide)
-#undef WIDE_BINARY
 template <class O> constexpr E identity = 0;
 template <> constexpr E identity<max> = -Inf;
 template <> constexpr E identity<min> = Inf;
 template <> constexpr E identity<mul> = 1;
 }  // namespace meaning
-constexpr Precision PRECISION = sizeof(E) == 4 ? SINGLE : DOUBLE;
-template <class O> concept wide_unary = requires(D a) { O::template wide<SINGLE>(a); };
-template <class O> concept wide_binary = requires(D a) { O::template wide<SINGLE>(a, a); };
-
-// Functions on doubles: the strip lies in memory, n elements of it.
-template <class O> [[gnu::noinline]] void apply(E* m, int n) {
-  for (int i = 0; i < n; i += WD) store(m + i, O::template wide<PRECISION>(loadD(m + i)));
-}
-template <class O> [[gnu::noinline]] void apply(E* m, const E* x, int n) {
-  for (int i = 0; i < n; i += WD) store(m + i, O::template wide<PRECISION>(loadD(m + i), loadD(x + i)));
-}
-template <class O> [[gnu::noinline]] void apply_to_all(E* m, E x, int n) {
-  for (int i = 0; i < n; i += WD) store(m + i, O::template wide<PRECISION>(loadD(m + i), all(double(x))));
-}
-template <class O> [[gnu::noinline]] void apply_part(E* m, const E* x, int n) {
-  alignas(64) E copy[STRIP_BYTES_MAX / sizeof(E)] = {};
-  memcpy(copy, x, sizeof(E) * n);
-  apply<O>(m, copy, n);
-}
 
 // One element: a scalar root or division has half the latency of a vector one.
 FN E root(E a) {

@@ -51,8 +51,6 @@ template <> constexpr E identity<min> = ~identity<max>;
 template <> constexpr E identity<mul> = 1;
 }  // namespace meaning
 
-template <class O> concept wide_unary = false;
-template <class O> concept wide_binary = false;
 #define DVM_ROW_BINARY(X)
 #define DVM_ROW_UNARY(X)
 }  // namespace

@@ -158,7 +158,7 @@ FN V sigmoidv(V x) {  // t = e^-|x| <= 1 never overflows; small results keep ful
 FN V tanhv(V x) {  // e = expm1(-2|x|) in (-1, 0]; tanh|x| = -e / (e + 2)
   auto [n, r, q] = expParts(max2(all(-80.f), negAbs(x) * 2.f));
   V s = scaleNormal(all(1), n), e = fma(fma(q * r, r, r), s, s - 1.f);
-  return signOf(x, e / (-2.f - e));
+  return signOf(x, absv(e) / (2.f + e));  // absv: +0 for +0
 }
 FN V erfv(V x) {
   V t = min2(all(4.f), absv(x)), s = t * t;

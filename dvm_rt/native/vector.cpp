@@ -66,21 +66,28 @@ template <Form FORM> FN E one_element(const Context* c, const Word* p) {
 }
 
 using meaning::identity;
+template <class O> concept unary_strip = requires(E* m) { O::strip(m, 1); };  // a function too long to stand in a handler
+template <class O> concept binary_strip = requires(E* m) { O::strip(m, m, 1); };
+
+// The strip in c->convert, n elements of it, with the other operand: what `binary` does for long functions.
+template <class O, Form FORM, bool PART> [[gnu::noinline]] void on_strip(Context* c, const Word* p, long off, int n) {
+  E* acc = (E*)c->convert;
+  if constexpr (FORM == FORM_S) return O::strip(acc, (const E*)c->slot[p->k], n);
+  if constexpr (FORM == FORM_I && !PART) return O::strip(acc, (const E*)(c->ptr[p->a] + off), n);
+  alignas(64) E other[FULL * W] = {};
+  if constexpr (FORM == FORM_I)
+    memcpy(other, c->ptr[p->a] + off, sizeof(E) * rest(c, off, 0));
+  else
+    for (E& x : other) x = one_element<FORM>(c, p);
+  O::strip(acc, other, n);
+}
 
 // ---- arithmetic; N vectors hold the strip, PART: the last of them may not be full ------------------------------------
 template <class O, Form FORM, int N, bool PART> void binary(ARGS) {
-  if constexpr (wide_binary<O>) {
-    E* const strip = (E*)c->convert;
-    each<N>(EACH { store(strip + j * W, a); }, ACC);
-    if constexpr (FORM == FORM_S) {
-      apply<O>(strip, (const E*)c->slot[p->k], N * W);
-    } else if constexpr (FORM == FORM_I) {
-      const E* m = (const E*)(c->ptr[p->a] + off);
-      PART ? apply_part<O>(strip, m, int(rest(c, off, 0))) : apply<O>(strip, m, N * W);
-    } else {
-      apply_to_all<O>(strip, one_element<FORM>(c, p), N * W);
-    }
-    each<N>(EACH { a = load(strip + j * W); }, ACC);
+  if constexpr (binary_strip<O>) {
+    each<N>(EACH { store(c->convert + j * sizeof(V), a); }, ACC);
+    on_strip<O, FORM, PART>(c, p, off, N * W);
+    each<N>(EACH { a = load(c->convert + j * sizeof(V)); }, ACC);
   } else if constexpr (FORM == FORM_S) {
     const E* m = (const E*)c->slot[p->k];
     each<N>(EACH { a = O::of(a, load(m + j * W)); }, ACC);
@@ -94,9 +101,9 @@ template <class O, Form FORM, int N, bool PART> void binary(ARGS) {
   NEXT;
 }
 template <class O, int N> void unary(ARGS) {
-  if constexpr (wide_unary<O>) {
+  if constexpr (unary_strip<O>) {
     each<N>(EACH { store(c->convert + j * sizeof(V), a); }, ACC);
-    apply<O>((E*)c->convert, N * W);
+    O::strip((E*)c->convert, N * W);
     each<N>(EACH { a = load(c->convert + j * sizeof(V)); }, ACC);
   } else {
     each<N>(EACH { a = O::of(a); }, ACC);

@@ -11,6 +11,8 @@ namespace {
 
 constexpr int64_t ARG_BYTES_MAX = 1ll << 48;
 constexpr uint8_t FLOAT32 = uint8_t(DType::FLOAT32);
+constexpr uint32_t bit_of(DType d) { return 1u << uint32_t(d); }
+constexpr uint32_t PACKABLE = bit_of(DType::FLOAT32) | bit_of(DType::FLOAT16) | bit_of(DType::BFLOAT16);
 static_assert(MAX_OPERANDS <= 32 && MAX_SLOTS <= 32 && MAX_ROW_SCALARS <= 32 && MAX_REDUCTIONS <= 16);
 
 bool power_of_two(uint64_t x) { return x && !(x & (x - 1)); }
@@ -109,7 +111,8 @@ class Verifier {
     const size_t bytes = sizeof s + s.operand_count * sizeof(Operand) + s.word_count * sizeof(Word) + s.constant_count * sizeof(uint64_t);
     if (s.constant_count > MAX_CONSTANTS) return wrong(VerifyCode::LIMIT, s.constant_count, MAX_CONSTANTS);
     if (s.bytes != bytes || bytes > rest) return wrong(VerifyCode::TRUNCATED, s.bytes, bytes);
-    if (kind_ == SectionKind::VECTOR ? !is_compute_dtype(s.dtype) : s.dtype != FLOAT32) return wrong(VerifyCode::DTYPE, s.dtype, FLOAT32);
+    const bool wide = kind_ == SectionKind::VECTOR || kind_ == SectionKind::MATMUL;  // not float32 alone
+    if (wide ? !is_compute_dtype(s.dtype) : s.dtype != FLOAT32) return wrong(VerifyCode::DTYPE, s.dtype, FLOAT32);
     element_ = DTYPE_BYTES[s.dtype];
     if (s.constant_count && element_ != 8) return wrong(VerifyCode::CONSTANT, s.constant_count, 0);
     if (s.reserved) return wrong(VerifyCode::RESERVED, s.reserved, 0);
@@ -159,6 +162,7 @@ class Verifier {
     if (kind_ == SectionKind::ATTENTION) return attention();
     if (matmul && (s.rank < 2 || s.operand_count < 3))
       return wrong(s.rank < 2 ? VerifyCode::DIMENSION : VerifyCode::OPERAND, s.rank < 2 ? s.rank : s.operand_count, s.rank < 2 ? 2 : 3);
+    if (matmul && s.word_count && s.dtype != FLOAT32) return wrong(VerifyCode::DTYPE, s.dtype, FLOAT32);
     if (pack && (s.rank != 1 || s.operand_count != 2))
       return wrong(s.rank != 1 ? VerifyCode::DIMENSION : VerifyCode::OPERAND, s.rank != 1 ? s.rank : s.operand_count, s.rank != 1 ? 1 : 2);
     if (kind_ == SectionKind::HOST) return host();
@@ -334,10 +338,13 @@ class Verifier {
     if (packed) {
       const bool may = i == 1 && (kind_ == SectionKind::MATMUL || attends ? (x.mode & (READ | WRITE)) == READ
                                                                   : kind_ == SectionKind::PACK && x.mode & WRITE && x.mode & PACKED);
-      if (!may || x.dtype != FLOAT32 || x.stride[0] || x.stride[1]) return refuse_operand(VerifyCode::OPERAND, i, x.mode, READ);
+      if (!may || x.stride[0] || x.stride[1]) return refuse_operand(VerifyCode::OPERAND, i, x.mode, READ);
+      const bool known = s.dtype == FLOAT32 && (attends ? x.dtype == FLOAT32 : PACKABLE >> x.dtype & 1);
+      if (!known || (kind_ == SectionKind::PACK && x.dtype != section_.operands[0].dtype))
+        return refuse_operand(VerifyCode::DTYPE, i, x.dtype, FLOAT32);
       const int64_t depth = attends ? x.limit : s.depth;
       if (attends && depth > SLICE_K) return refuse_operand(VerifyCode::DIMENSION, i, depth, SLICE_K);
-      walk.element = packed_bytes(s.dims[0], depth);
+      walk.element = packed_bytes(s.dims[0], depth, DTYPE_BYTES[x.dtype]);
       for (int d = 2; d < s.rank; d++) walk.step(s.dims[d], x.stride[d]);
       return true;
     }
@@ -389,16 +396,20 @@ class Verifier {
   bool product_shape(int i) {
     const Operand& x = section_.operands[i];
     const bool matmul = kind_ == SectionKind::MATMUL;
-    if (x.dtype != FLOAT32) return refuse_operand(VerifyCode::DTYPE, i, x.dtype, FLOAT32);
+    const uint8_t dtype = section_.head->dtype;
+    const bool bytes = matmul && i < 2 && dtype == uint8_t(DType::INT32) && (bit_of(DType::INT8) | bit_of(DType::UINT8)) >> x.dtype & 1;
+    const bool may = matmul ? x.dtype == dtype || bytes : PACKABLE >> x.dtype & 1;
+    if (!may) return refuse_operand(VerifyCode::DTYPE, i, x.dtype, dtype);
+    const int64_t element = DTYPE_BYTES[x.dtype];
     if (i == 2) {
       if (x.mode != (READ | WRITE)) return refuse_operand(VerifyCode::PERMISSION, i, x.mode, READ | WRITE);
-      return x.stride[0] == 4 || refuse_operand(VerifyCode::OPERAND, i, x.stride[0], 4);
+      return x.stride[0] == element || refuse_operand(VerifyCode::OPERAND, i, x.stride[0], element);
     }
     if (x.mode != READ) return refuse_operand(VerifyCode::PERMISSION, i, x.mode, READ);
     const bool is_a = matmul && i == 0;
     const int64_t along = is_a ? x.stride[1] : x.stride[0], across = is_a ? x.stride[0] : x.stride[1];
     if (matmul && across) return refuse_operand(VerifyCode::OPERAND, i, across, 0);
-    return along == 4 || x.depth == 4 || refuse_operand(VerifyCode::OPERAND, i, along, 4);
+    return along == element || x.depth == element || refuse_operand(VerifyCode::OPERAND, i, along, element);
   }
 
   bool inside(int i, uint64_t align, int64_t bytes) {

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dvm_rt.errors import UnsupportedOperatorError
 from dvm_rt.fusion.fuser import Fused, fuse
 from dvm_rt.fusion.memory import Lifetime, slots
 from tests.fusion.running import check, graph_of, normal

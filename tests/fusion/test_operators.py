@@ -10,8 +10,14 @@ from tests.fusion.running import check, normal
 
 SHAPES = ((), (1,), (7,), (0,), (3, 0, 2), (1, 1, 1), (5, 1, 13), (2, 3, 129), (131,), (4, 257))
 FLOATS = [n for n, row in OPERATORS.items() if row.inputs == 1 and row.lowering is Lowering.ELEMENTWISE]
-POSITIVE = ("sqrt", "rsqrt", "log")
-PAIRS = ("add", "subtract", "multiply", "divide", "maximum", "minimum")
+NOT_OF_FLOATS = ("astype", "copy", "logical_not", "bitwise_invert")
+POSITIVE = ("sqrt", "rsqrt", "log", "log2", "log10", "log1p", "lgamma", "digamma")
+INSIDE = {"asin": 1.0, "acos": 1.0, "atanh": 0.99}  # their domain ends there
+PAIRS = (
+    "add", "subtract", "multiply", "divide", "maximum", "minimum", "atan2", "hypot", "logaddexp", "copysign", "fmod", "remainder",
+    "floor_divide",
+)  # fmt: skip
+WHOLES = ("bitwise_and", "bitwise_or", "bitwise_xor", "bitwise_left_shift", "bitwise_right_shift")
 COMPARISONS = ("equal", "not_equal", "less", "less_equal", "greater", "greater_equal")
 LOGICAL = ("logical_and", "logical_or", "logical_xor")
 CHECKED: set[str] = {"parameter", "constant", "dimension"}  # leaves: in every test
@@ -23,18 +29,27 @@ def checked(*names: str) -> None:
 
 
 checked(*FLOATS, *PAIRS, *COMPARISONS, *LOGICAL)
+checked(*WHOLES, "prod", "iota", "philox", "argmax", "argmin")  # in test_dtypes.py, with all dtypes, and below
 
 
-@pytest.mark.parametrize("name", [n for n in FLOATS if n not in ("astype", "copy", "logical_not")])
+def suited(name: str, x: np.ndarray) -> np.ndarray:
+    """Values in the domain of an operator, and where it is smooth."""
+    if name in POSITIVE:
+        return np.abs(x) + np.float32(0.01)
+    if name == "acosh":
+        return np.abs(x) + np.float32(1.01)
+    return np.clip(x, -INSIDE[name], INSIDE[name]) if name in INSIDE else x
+
+
+@pytest.mark.parametrize("name", [n for n in FLOATS if n not in NOT_OF_FLOATS])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_unary(name: str, shape: tuple[int, ...]) -> None:
-    x = normal(*shape) * 3
-    check(lambda op, x: getattr(op, name)(x), [np.abs(x) + np.float32(0.01) if name in POSITIVE else x])
+    check(lambda op, x: getattr(op, name)(x), [suited(name, normal(*shape) * np.float32(3))], atol=1e-4 if name == "tan" else 1e-5)
 
 
-@pytest.mark.parametrize("name", [n for n in FLOATS if n not in ("astype", "copy", "logical_not")])
+@pytest.mark.parametrize("name", [n for n in FLOATS if n not in NOT_OF_FLOATS])
 def test_unary_on_special_values(name: str) -> None:
-    big = np.float32(1e4)
+    big = np.float32(80 if name in ("sinh", "cosh", "exp2", "expm1") else 1e4)
     x = np.array([0.0, -0.0, np.inf, -np.inf, np.nan, 1.0, -1.0, big, -big, 0.5, 1.5, 2.5, -0.5, 1e-15], np.float32)
     check(lambda op, x: getattr(op, name)(x), [x], atol=0)
 
@@ -45,6 +60,8 @@ def test_binary_with_broadcasting(name: str, a: tuple[int, ...], b: tuple[int, .
     x, y = normal(*a), normal(*b)
     if name in COMPARISONS:
         x, y = np.round(x), np.round(y)
+    if name in ("fmod", "remainder", "floor_divide"):
+        x, y = np.round(x * 8) / 8, np.round(y * 4) / 2 + np.float32(0.25)  # exact quotients
     check(lambda op, x, y: getattr(op, name)(x, y), [x, y])
     check(lambda op, x, y: getattr(op, name)(y, x), [x, y])
 
@@ -178,6 +195,39 @@ def test_joins(axis: int) -> None:
     check(lambda op, x, y, z: op.concat(op.matmul(x, op.permute_dims(z, axes=(0, 2, 1))), op.matmul(x, op.permute_dims(z, axes=(0, 2, 1))), axis=axis), arrays)
 
 
+def test_powers() -> None:
+    checked("power", "nextafter", "logsumexp")
+    x, y = np.abs(normal(4, 130)) + np.float32(0.1), normal(130) * np.float32(3)
+    check(lambda op, x, y: op.power(x, y), [x, y])
+    check(lambda op, x: (op.pow(x, exponent=1.75), op.pow(x, exponent=-0.3), op.pow(x, exponent=65.0)), [x / 8])
+    check(lambda op, x, y: op.nextafter(x, y), [x, y], rtol=0, atol=0)
+    for axes in ((0,), (1,), (0, 1)):
+        check(lambda op, x, axes=axes: op.logsumexp(x, axes=axes, keepdims=False), [normal(4, 130) * np.float32(20)])
+    inf = np.float32(np.inf)
+    check(lambda op, x: op.logsumexp(x, axes=(1,), keepdims=True), [np.array([[1, -inf], [-inf, -inf], [inf, 3], [np.nan, 1]], np.float32)])
+
+
+@pytest.mark.parametrize("name", ["argmax", "argmin"])
+@pytest.mark.parametrize(("shape", "axes"), [((7,), (0,)), ((5, 9), (0,)), ((5, 9), (1,)), ((3, 4, 5), (0, 2)), ((2, 140), (0, 1))])
+def test_places(name: str, shape: tuple[int, ...], axes: tuple[int, ...]) -> None:
+    x = np.round(normal(*shape))  # equal ones: the first counts
+    check(lambda op, x: (getattr(op, name)(x, axes=axes, keepdims=True), getattr(op, name)(x, axes=axes, keepdims=False)), [x], atol=0)
+    x.flat[3] = np.nan
+    check(lambda op, x: getattr(op, name)(x, axes=axes, keepdims=False), [x], atol=0)
+
+
+def test_iota_and_random_bits() -> None:
+    check(lambda op, x: op.iota(size=x.shape[0]), [normal(300)], atol=0)
+    check(lambda op, x: op.add(op.astype(op.iota(size=x.shape[0]), dtype="float32"), x), [normal(300)])
+    key = np.array(12345, np.uint64)
+
+    def bits(op, x, key):
+        counter = op.reshape(op.astype(op.iota(size=x.shape[0] * x.shape[1]), dtype="uint64"), shape=x.shape)
+        return op.bitwise_right_shift(op.philox(counter, key), 40)
+
+    check(bits, [normal(3, 100), key], rtol=0, atol=0)
+
+
 def test_full() -> None:
     checked("full")
     check(lambda op, x: op.full(shape=(x.shape[0], 3), value=2.5, dtype="float32"), [normal(4)])
@@ -208,6 +258,7 @@ def test_attention(q: tuple[int, ...], k: tuple[int, ...], mask: tuple[int, ...]
 
 def test_windows() -> None:
     """Geometry of all kinds is in tests/array/test_windows.py."""
+    checked("matmul_integer")  # in tests/array/test_products.py
     checked("windows", "conv", "conv_transpose", "max_pool", "avg_pool")
     x, two = normal(2, 3, 9, 8), {"stride": (2, 1), "padding": ((1, 0), (1, 1)), "dilation": (1, 2)}
     check(lambda op, x: op.windows(op.tanh(x), kernel=(3, 2), stride=(2, 2), dilation=(1, 2)), [x])

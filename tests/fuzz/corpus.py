@@ -20,6 +20,7 @@ from dvm_rt.isa.program import READ, WRITE, ProgramBuilder, fuel, parse
 from tests.isa.cases import cases, epilogue
 from tests.isa.random_programs import RandomProgram
 from tests.isa.test_fuzz import random_matmul
+from tests.native.test_matmul_dtypes import samples
 
 WORK_MAX, BYTES_MAX = 600, 1 << 14  # small programs run fast, and reach every rule all the same
 
@@ -34,6 +35,7 @@ def seeds(rng: np.random.Generator) -> Iterator[tuple[bytes, list[np.ndarray]]]:
     for _ in range(120):
         case = random_matmul(rng)
         yield case.program, case.args
+    yield from samples(rng)
     for form in ("i", "b", "k"):
         case = epilogue("add", form, 40, rng)
         yield case.program, case.args

@@ -19,7 +19,7 @@ from dvm_rt import _native
 from dvm_rt.dtypes import float32, int32, int64
 from dvm_rt.errors import DeviceTrap, EncodeError, GraphError, InvalidBytecodeError
 from dvm_rt.fusion.plan import NONE, PACKED, READ, WRITE, Expression, Plan, PlanBuilder
-from dvm_rt.isa import reference
+from dvm_rt.isa import matmul, reference
 from dvm_rt.isa.checksum import checksum
 from dvm_rt.isa.layout import RECORD
 from dvm_rt.isa.program import parse
@@ -292,7 +292,7 @@ def matmul_expected(arrays: list[Array], plan: Plan, batch: int, left: str, righ
     count = int(np.prod(lead))
     flat, every_b = a.reshape(count, m, k), np.broadcast_to(b, (*lead, k, n)).reshape(count, k, n)
     if k:
-        product = np.stack([reference.matmul(x, y) for x, y in zip(flat, every_b, strict=True)])
+        product = np.stack([matmul.matmul(x, y) for x, y in zip(flat, every_b, strict=True)])
     else:
         product = np.zeros((len(flat), m, n), np.float32)
     product = product.reshape(*lead, m, n).astype(np.float32)
@@ -329,7 +329,7 @@ def test_matmul_with_epilogue(form) -> None:
             arrays = []
             for buffer in plan.buffers:
                 if buffer.role == "PACKED":
-                    arrays.append(reference.pack(parameters[1]) if parameters[1].size else np.zeros(0, np.float32))
+                    arrays.append(matmul.pack(parameters[1]) if parameters[1].size else np.zeros(0, np.float32))
                 elif buffer.role == "PARAMETER":
                     arrays.append(parameters[buffer.index])
                 else:
@@ -427,7 +427,7 @@ def test_pack_kernel() -> None:
             bound = [arrays[p.index] if p.role == "PARAMETER" else np.zeros((sizes[0], sizes[2]), np.float32)
                      for p in plan.buffers if p.role != "TEMPORARY"]  # fmt: skip
             _, native = run_everywhere(encode(plan, sizes), bound)
-            assert native[-1].tobytes() == reference.matmul(x, y).tobytes()
+            assert native[-1].tobytes() == matmul.matmul(x, y).tobytes()
 
 
 # ---- what is refused ------------------------------------------------------------------------------------------------

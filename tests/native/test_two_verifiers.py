@@ -15,6 +15,7 @@ from dvm_rt.isa.assembler import assemble, disassemble
 from dvm_rt.isa.verifier import check
 
 from tests.isa.test_fuzz import random_matmul
+from tests.native.test_matmul_dtypes import samples
 from tests.native.test_verify import EDITS, GATHER, LISTINGS, MATMUL, ROTARY, Edit, fields, mutate, seeds
 
 MUTANTS = 1500
@@ -49,6 +50,7 @@ def test_each_rule(edit: Edit) -> None:
 def test_mutants() -> None:
     rng = np.random.default_rng(20261122)
     programs = [case.program for case in (*seeds(rng), *(random_matmul(rng) for _ in range(60)))]
+    programs += [code for _ in range(10) for code, _ in samples(rng)]
     programs += [assemble(listing) for listing in (*LISTINGS.values(), ROTARY)] * 20
     where = [fields(program) for program in programs]
     accepted = sum(agree(program) for program in programs)

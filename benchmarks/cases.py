@@ -1,0 +1,211 @@
+"""What is timed: one row a case, written once for all engines over `spaces`.
+
+A case has inputs that change from call to call, weights that do not, and shapes to be timed at. `moved` and `flops` say what the
+best possible implementation must move and compute, for the physical limit. The paper's three levels: operators, subgraphs, models."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+Arrays = list[np.ndarray]
+Dims = tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """`function(space, *inputs, *weights)`; `inputs(rng, *dims)`; `weights(rng)`; `shapes`: label -> dims."""
+
+    suite: str
+    name: str
+    function: Callable[..., object]
+    inputs: Callable[..., Arrays]
+    shapes: dict[str, Dims]
+    weights: Callable[[np.random.Generator], Arrays] = lambda rng: []
+    moved: Callable[..., float] | None = None  # bytes, of dims
+    flops: Callable[..., float] | None = None
+    unseen: Callable[[np.random.Generator], Dims] | None = None  # dims of a shape never seen
+    tolerance: float = 1e-4
+    expression: str = ""  # numexpr's
+    absent: frozenset[str] = field(default_factory=frozenset)  # engines that cannot
+
+
+def normal(rng: np.random.Generator, *dims: int) -> np.ndarray:
+    return rng.standard_normal(dims, np.float32)
+
+
+def _matrices(count: int) -> Callable[..., Arrays]:
+    return lambda rng, *dims: [normal(rng, *dims) for _ in range(count)]
+
+
+def _scaled(rng: np.random.Generator, *dims: int) -> np.ndarray:
+    return normal(rng, *dims) / np.float32(dims[-1] ** 0.5)
+
+
+SMALL_TO_LARGE = {"32x64": (32, 64), "512x768": (512, 768), "4096x4096": (4096, 4096)}
+ROWS = {"32x64": (32, 64), "64x32": (64, 32), "512x768": (512, 768), "4096x1024": (4096, 1024)}
+
+
+def _two_dims(rng: np.random.Generator) -> Dims:
+    return int(rng.integers(2, 513)), int(rng.integers(2, 769))
+
+
+# ---- functions ----------------------------------------------------------------------------------------------------
+
+
+def chain8(s, x, y):
+    a = x * y + x
+    b = s.maximum(a, y) * 0.5
+    return s.abs(b - y) + (b * 2.0 - x)
+
+
+def swiglu(s, x, y):
+    return s.silu(x) * y
+
+
+def lstm_cell(s, gates, c):
+    i, f, g, o = s.split(gates, 4)
+    new = s.sigmoid(f) * c + s.sigmoid(i) * s.tanh(g)
+    return s.sigmoid(o) * s.tanh(new)
+
+
+def cross_entropy(s, x, target):
+    shifted = x - s.max(x, -1)
+    return s.log(s.sum(s.exp(shifted), -1)) - s.sum(shifted * target, -1)
+
+
+def rotary(s, x, cos, sin):
+    a, b = s.split(x, 2)
+    return s.concat([a * cos - b * sin, b * cos + a * sin])
+
+
+def mlp(s, x, w1, b1, w2, b2):
+    return s.linear(s.gelu(s.linear(x, w1, b1)), w2, b2)
+
+
+HEADS = 8
+
+
+def self_attention(s, x, wqkv, bqkv, wo, bo):
+    b, n, d = x.shape
+    q, k, v = (s.transpose(s.reshape(t, (b, n, HEADS, d // HEADS)), (0, 2, 1, 3)) for t in s.split(s.linear(x, wqkv, bqkv), 3))
+    return s.linear(s.reshape(s.transpose(s.attention(q, k, v), (0, 2, 1, 3)), (b, n, d)), wo, bo)
+
+
+def encoder_layer(s, x, wqkv, bqkv, wo, bo, g1, h1, w1, b1, w2, b2, g2, h2):
+    x = s.layer_norm(x + self_attention(s, x, wqkv, bqkv, wo, bo), g1, h1)
+    return s.layer_norm(x + mlp(s, x, w1, b1, w2, b2), g2, h2)
+
+
+LAYER = 12
+
+
+def encoder(s, x, *weights):
+    for i in range(0, len(weights), LAYER):
+        x = encoder_layer(s, x, *weights[i : i + LAYER])
+    return x
+
+
+# ---- weights ------------------------------------------------------------------------------------------------------
+
+
+def _mlp_weights(d: int, hidden: int) -> Callable[[np.random.Generator], Arrays]:
+    return lambda rng: [_scaled(rng, hidden, d), normal(rng, hidden), _scaled(rng, d, hidden), normal(rng, d)]
+
+
+def _attention_weights(d: int) -> Callable[[np.random.Generator], Arrays]:
+    return lambda rng: [_scaled(rng, 3 * d, d), normal(rng, 3 * d), _scaled(rng, d, d), normal(rng, d)]
+
+
+def _layer_weights(d: int, layers: int) -> Callable[[np.random.Generator], Arrays]:
+    def make(rng: np.random.Generator) -> Arrays:
+        out: Arrays = []
+        for _ in range(layers):
+            norm = [1 + 0.1 * normal(rng, d), 0.1 * normal(rng, d)]
+            out += [*_attention_weights(d)(rng), *norm, *_mlp_weights(d, 4 * d)(rng), 1 + 0.1 * normal(rng, d), 0.1 * normal(rng, d)]
+        return out
+
+    return make
+
+
+def _sequence_flops(d: int, layers: int) -> Callable[..., float]:
+    return lambda b, n, _: layers * b * n * (2 * 12 * d * d + 4 * n * d)
+
+
+SEQUENCES = {"1x8x256": (1, 8, 256), "1x64x256": (1, 64, 256), "4x64x256": (4, 64, 256), "8x256x256": (8, 256, 256)}
+
+
+def _sequence(rng: np.random.Generator) -> Dims:
+    return int(rng.integers(1, 5)), int(rng.integers(2, 129)), 256
+
+
+def _one_hot(rng: np.random.Generator, rows: int, columns: int) -> Arrays:
+    return [normal(rng, rows, columns), np.eye(columns, dtype=np.float32)[rng.integers(0, columns, rows)]]
+
+
+def _heads(rng: np.random.Generator, queries: int, keys: int, d: int) -> Arrays:
+    return [normal(rng, 1, HEADS, queries, d), normal(rng, 1, HEADS, keys, d), normal(rng, 1, HEADS, keys, d)]
+
+
+def _attention_name(queries: int, keys: int, d: int) -> tuple[str, Dims]:
+    return f"{queries}q {keys}k d{d}", (queries, keys, d)
+
+
+ATTENTION = dict(
+    _attention_name(q, k, d) for d in (32, 64, 128) for q, k in ((1, 1), (1, 128), (1, 2048), (64, 64), (512, 512), (2048, 2048))
+)  # fmt: skip
+MATMUL = {f"{m}x{n}x{k}": (m, n, k) for m, n, k in
+          [(1, 768, 768), (2, 768, 768), (8, 768, 768), (64, 768, 768), (1, 4096, 4096), (2, 4096, 4096), (8, 1024, 1024), (64, 1024, 1024),
+           (128, 768, 768), (512, 768, 768), (256, 256, 256), (1024, 1024, 1024)]}  # fmt: skip
+
+
+def _product_moved(m: int, n: int, k: int) -> float:
+    return 4.0 * (m * k + k * n + m * n)
+
+
+def _product_flops(m: int, n: int, k: int) -> float:
+    return 2.0 * m * n * k
+
+
+def matmul_case(m: int, n: int, k: int) -> Case:
+    """x (m, k) times a constant (k, n): weights have their own size, so each shape is a case."""
+    return Case(
+        "operators", f"matmul, constant {k}x{n}", lambda s, x, w: x @ w, lambda rng, *dims: [normal(rng, *dims)],
+        {f"{m}x{k}": (m, k)}, lambda rng: [_scaled(rng, n, k).T.copy()], lambda m, k: _product_moved(m, n, k),
+        lambda m, k: _product_flops(m, n, k), lambda rng: (int(rng.integers(1, 129)), k),
+    )  # fmt: skip
+
+
+CASES: tuple[Case, ...] = (
+    Case("operators", "add", lambda s, x, y: x + y, _matrices(2), SMALL_TO_LARGE, moved=lambda r, c: 12.0 * r * c, unseen=_two_dims,
+         expression="x0 + x1"),
+    Case("operators", "exp", lambda s, x: s.exp(x), _matrices(1), SMALL_TO_LARGE, moved=lambda r, c: 8.0 * r * c, unseen=_two_dims,
+         expression="exp(x0)"),
+    Case("operators", "gelu", lambda s, x: s.gelu(x), _matrices(1), SMALL_TO_LARGE, moved=lambda r, c: 8.0 * r * c, unseen=_two_dims),
+    Case("operators", "softmax", lambda s, x: s.softmax(x), _matrices(1), ROWS, moved=lambda r, c: 8.0 * r * c, unseen=_two_dims),
+    Case("operators", "layer norm", lambda s, x, g, b: s.layer_norm(x, g, b),
+         lambda rng, r, c: [normal(rng, r, c), normal(rng, c), normal(rng, c)], ROWS, moved=lambda r, c: 8.0 * r * c, unseen=_two_dims),
+    Case("operators", "rms norm", lambda s, x, g: s.rms_norm(x, g), lambda rng, r, c: [normal(rng, r, c), normal(rng, c)], ROWS,
+         moved=lambda r, c: 8.0 * r * c, unseen=_two_dims),
+    Case("operators", "sum of rows", lambda s, x: s.sum(x, -1), _matrices(1), ROWS, moved=lambda r, c: 4.0 * r * c, unseen=_two_dims),
+    *(matmul_case(*dims) for dims in MATMUL.values()),
+    Case("operators", "matmul, both per call", lambda s, x, y: x @ y, lambda rng, m, n, k: [normal(rng, m, k), normal(rng, k, n)], MATMUL,
+         moved=_product_moved, flops=_product_flops),
+    Case("subgraphs", "chain of 8", chain8, _matrices(2), SMALL_TO_LARGE, moved=lambda r, c: 12.0 * r * c, unseen=_two_dims),
+    Case("subgraphs", "swiglu", swiglu, _matrices(2), SMALL_TO_LARGE, moved=lambda r, c: 12.0 * r * c, unseen=_two_dims),
+    Case("subgraphs", "lstm cell", lstm_cell, lambda rng, r, c: [normal(rng, r, 4 * c), normal(rng, r, c)], SMALL_TO_LARGE,
+         moved=lambda r, c: 24.0 * r * c, unseen=_two_dims),
+    Case("subgraphs", "cross entropy", cross_entropy, _one_hot, ROWS, moved=lambda r, c: 8.0 * r * c, unseen=_two_dims),
+    Case("subgraphs", "rotary", rotary, lambda rng, r, c: [normal(rng, r, c), normal(rng, r, c // 2), normal(rng, r, c // 2)], ROWS,
+         moved=lambda r, c: 12.0 * r * c),
+    Case("subgraphs", "attention, 8 heads", lambda s, q, k, v: s.attention(q, k, v), _heads, ATTENTION,
+         moved=lambda q, k, d: 4.0 * HEADS * d * 2 * (q + k), flops=lambda q, k, d: 4.0 * HEADS * q * k * d),
+    Case("subgraphs", "mlp 256-1024", mlp, lambda rng, r, c: [normal(rng, r, c)], {"1x256": (1, 256), "32x256": (32, 256), "512x256": (512, 256)},
+         _mlp_weights(256, 1024), flops=lambda r, _: 2.0 * r * 2 * 256 * 1024, unseen=lambda rng: (int(rng.integers(1, 257)), 256)),
+    Case("subgraphs", "encoder layer", encoder_layer, lambda rng, *dims: [normal(rng, *dims)], SEQUENCES, _layer_weights(256, 1),
+         flops=_sequence_flops(256, 1), unseen=_sequence),
+    Case("models", "6-layer encoder", encoder, lambda rng, *dims: [normal(rng, *dims)], SEQUENCES, _layer_weights(256, 6),
+         flops=_sequence_flops(256, 6), unseen=_sequence, tolerance=1e-3),
+)  # fmt: skip

@@ -1,0 +1,219 @@
+"""The engines that are compared: each turns a case into something that runs, in its own best setting.
+
+`engines(names)` gives those that are installed, and why the others are absent. An engine loads a case once (weights are
+constants where it knows such a thing), then binds inputs of one shape and gives a function without arguments that runs once and
+whose result is whole when it returns. One thread each.
+
+    dvm          dvm_rt inline: plan once, encode for each shape
+    torch        PyTorch eager, inference mode
+    inductor     torch.compile, static shapes (dynamic=False), recompile limit raised
+    inductor-dyn torch.compile(dynamic=True)
+    onnxruntime  the export of the PyTorch function with dynamic axes, all optimisations, one session for all shapes
+    jax          jax.jit
+    numpy        plain NumPy, float32
+    numexpr      where the case has an expression; float32 constants"""
+
+from __future__ import annotations
+
+import io
+import os
+import warnings
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from benchmarks import spaces
+
+if TYPE_CHECKING:
+    from benchmarks.cases import Case
+
+Run = Callable[[], object]
+Arrays = list[np.ndarray]
+
+
+class Engine:
+    """One engine; `load` before `bind`. `result` makes a NumPy array of what a run gave."""
+
+    name = ""
+
+    def load(self, case: Case, weights: Arrays) -> None:
+        raise NotImplementedError
+
+    def bind(self, inputs: Arrays) -> Run:
+        raise NotImplementedError
+
+    def result(self, value: object) -> np.ndarray:
+        return np.asarray(value)
+
+
+class Dvm(Engine):
+    name = "dvm"
+
+    def __init__(self) -> None:
+        import dvm_rt as dvm
+
+        self.dvm, self.space = dvm, spaces.Dvm()
+
+    def load(self, case: Case, weights: Arrays) -> None:
+        self.function = self.dvm.function(lambda *arrays: case.function(self.space, *arrays))
+        self.weights = [self.dvm.asarray(w) for w in weights]
+
+    def bind(self, inputs: Arrays) -> Run:
+        function, arrays = self.function, [*(self.dvm.asarray(x) for x in inputs), *self.weights]
+        return lambda: function(*arrays)
+
+
+class Torch(Engine):
+    name = "torch"
+
+    def __init__(self) -> None:
+        import torch
+
+        torch.set_num_threads(1)
+        torch.set_grad_enabled(False)
+        self.torch, self.space = torch, spaces.Torch()
+
+    def load(self, case: Case, weights: Arrays) -> None:
+        self.module = self._module(case, weights)
+
+    def _module(self, case: Case, weights: Arrays) -> object:
+        space, torch = self.space, self.torch
+
+        class Module(torch.nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                for i, w in enumerate(weights):
+                    self.register_buffer(f"w{i}", torch.from_numpy(w))
+
+            def forward(self, *inputs: object) -> object:
+                return case.function(space, *inputs, *(getattr(self, f"w{i}") for i in range(len(weights))))
+
+        return Module().eval()
+
+    def bind(self, inputs: Arrays) -> Run:
+        module, tensors, inference = self.module, [self.torch.from_numpy(x) for x in inputs], self.torch.inference_mode
+
+        def run() -> object:
+            with inference():
+                return module(*tensors)
+
+        return run
+
+
+class Inductor(Torch):
+    name = "inductor"
+    dynamic = False
+
+    def load(self, case: Case, weights: Arrays) -> None:
+        import torch._dynamo
+        import torch._inductor.config
+
+        torch._dynamo.config.recompile_limit = torch._dynamo.config.accumulated_recompile_limit = 10_000
+        torch._inductor.config.freezing = True
+        torch._dynamo.reset()
+        self.module = self.torch.compile(self._module(case, weights), dynamic=self.dynamic)
+
+
+class InductorDynamic(Inductor):
+    name = "inductor-dyn"
+    dynamic = True
+
+
+class OnnxRuntime(Torch):
+    name = "onnxruntime"
+
+    def __init__(self) -> None:
+        super().__init__()
+        import onnx  # noqa: F401  (torch needs it to export)
+        import onnxruntime
+
+        onnxruntime.set_default_logger_severity(3)
+        self.onnxruntime = onnxruntime
+
+    def load(self, case: Case, weights: Arrays) -> None:
+        module, file = self._module(case, weights), io.BytesIO()
+        example = case.inputs(np.random.default_rng(0), *next(iter(case.shapes.values())))
+        names = [f"x{i}" for i in range(len(example))]
+        axes = {name: {d: f"{name}_{d}" for d in range(x.ndim)} for name, x in zip(names, example, strict=True)}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            self.torch.onnx.export(
+                module, tuple(self.torch.from_numpy(x) for x in example), file, input_names=names, output_names=["y"],
+                dynamic_axes=axes, opset_version=20, dynamo=False,
+            )  # fmt: skip
+        options = self.onnxruntime.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        options.graph_optimization_level = self.onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+        self.session = self.onnxruntime.InferenceSession(file.getvalue(), options, ["CPUExecutionProvider"])
+
+    def bind(self, inputs: Arrays) -> Run:
+        feeds = {f"x{i}": x for i, x in enumerate(inputs)}
+        run = self.session.run
+        return lambda: run(None, feeds)[0]
+
+
+class Jax(Engine):
+    name = "jax"
+
+    def __init__(self) -> None:
+        os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1")
+        os.environ.setdefault("JAX_PLATFORMS", "cpu")
+        import jax
+
+        self.jax, self.space = jax, spaces.Jax()
+
+    def load(self, case: Case, weights: Arrays) -> None:
+        constants = [self.jax.numpy.asarray(w) for w in weights]
+        self.function = self.jax.jit(lambda *inputs: case.function(self.space, *inputs, *constants))
+
+    def bind(self, inputs: Arrays) -> Run:
+        function, arrays = self.function, [self.jax.numpy.asarray(x) for x in inputs]
+        return lambda: function(*arrays).block_until_ready()
+
+
+class NumPy(Engine):
+    name = "numpy"
+
+    def load(self, case: Case, weights: Arrays) -> None:
+        self.case, self.weights = case, weights
+
+    def bind(self, inputs: Arrays) -> Run:
+        return lambda: self.case.function(spaces.NumPy, *inputs, *self.weights)
+
+
+class NumExpr(Engine):
+    name = "numexpr"
+
+    def __init__(self) -> None:
+        import numexpr
+
+        numexpr.set_num_threads(1)
+        self.numexpr = numexpr
+
+    def load(self, case: Case, weights: Arrays) -> None:
+        if not case.expression:
+            raise LookupError("no expression for it")
+        self.expression = case.expression
+
+    def bind(self, inputs: Arrays) -> Run:
+        names = {f"x{i}": x for i, x in enumerate(inputs)}
+        constants = {f"c{i}": np.float32(c) for i, c in enumerate((0.5, 1.0, 2.0, 0.044715, 0.7978845608))}
+        evaluate = self.numexpr.evaluate
+        return lambda: evaluate(self.expression, {**names, **constants})
+
+
+ENGINES: dict[str, type[Engine]] = {
+    e.name: e for e in (Dvm, Torch, Inductor, InductorDynamic, OnnxRuntime, Jax, NumPy, NumExpr)
+}  # fmt: skip
+
+
+def engines(names: list[str]) -> tuple[list[Engine], dict[str, str]]:
+    """(those that can be had, why the others are absent); dvm first."""
+    found, absent = [], {}
+    for name in dict.fromkeys(["dvm", *names]):
+        try:
+            found.append(ENGINES[name]())
+        except ImportError as error:
+            absent[name] = str(error)
+    return found, absent

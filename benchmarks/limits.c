@@ -1,0 +1,78 @@
+// What the machine can do, measured beside every run: a triad a = b + s * c with non-temporal and with usual stores, a read,
+// and the peak of fused multiply-adds. Compiled by limits.py with -O3 -march=native.
+#include <immintrin.h>
+#include <stddef.h>
+#include <time.h>
+
+static double now(void) {
+  struct timespec t;
+  clock_gettime(CLOCK_MONOTONIC, &t);
+  return t.tv_sec + t.tv_nsec * 1e-9;
+}
+
+typedef float V __attribute__((vector_size(32)));
+
+static void triad(float* a, const float* b, const float* c, size_t n, int streams) {
+  const V s = {3, 3, 3, 3, 3, 3, 3, 3};
+  for (size_t i = 0; i < n; i += 8) {
+    const V v = *(const V*)(b + i) + s * *(const V*)(c + i);
+    if (streams) _mm256_stream_ps(a + i, (__m256)v);
+    else *(V*)(a + i) = v;
+  }
+  if (streams) _mm_sfence();
+}
+
+// Seconds of one pass, the least of `reps`.
+double time_triad(float* a, const float* b, const float* c, size_t n, int streams, int reps) {
+  double least = 1e9;
+  for (int r = 0; r < reps; r++) {
+    const double begin = now();
+    triad(a, b, c, n, streams);
+    const double spent = now() - begin;
+    if (spent < least) least = spent;
+  }
+  return least;
+}
+
+double time_read(const float* a, size_t n, int reps) {
+  double least = 1e9;
+  volatile float keep = 0;
+  for (int r = 0; r < reps; r++) {
+    const double begin = now();
+    V sum[8] = {0};
+    for (size_t i = 0; i + 64 <= n; i += 64)
+      for (int j = 0; j < 8; j++) sum[j] += *(const V*)(a + i + 8 * j);
+    for (int j = 1; j < 8; j++) sum[0] += sum[j];
+    keep += sum[0][0];
+    const double spent = now() - begin;
+    if (spent < least) least = spent;
+  }
+  return least;
+}
+
+#ifdef __AVX512F__
+#define WIDE 16
+typedef float W __attribute__((vector_size(64)));
+#else
+#define WIDE 8
+typedef float W __attribute__((vector_size(32)));
+#endif
+// Floating-point operations a second: ten independent chains.
+double fma_peak(int reps) {
+  W acc[10];
+  for (int j = 0; j < 10; j++)
+    for (int i = 0; i < WIDE; i++) acc[j][i] = 1.0f + j;
+  double best = 0;
+  for (int r = 0; r < reps; r++) {
+    const double begin = now();
+    for (int k = 0; k < 20000; k++) {
+      for (int j = 0; j < 10; j++) acc[j] = acc[j] * 0.999f + 0.001f;
+      for (int j = 0; j < 10; j++) __asm__("" : "+v"(acc[j]));
+    }
+    const double rate = 20000.0 * 10 * WIDE * 2 / (now() - begin);
+    if (rate > best) best = rate;
+  }
+  volatile float keep = 0;
+  for (int j = 0; j < 10; j++) keep += acc[j][0];
+  return best;
+}

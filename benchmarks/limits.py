@@ -1,0 +1,81 @@
+"""The physical limits of this machine, measured in the same run as what is held against them.
+
+`Limits.measure()` gives bandwidths for working sets in L2, L3 and memory, and the peak of the vector unit, of one thread. Needs
+a C compiler; without one there are no limits, and tables say so."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import shutil
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+SOURCE = Path(__file__).with_name("limits.c")
+WORKING_SETS = (768 << 10, 24 << 20, 384 << 20)  # bytes: L2, L3, memory
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """bytes/s of a triad, the better kind of store, and of a read, by working set; flop/s of float32."""
+
+    triad: tuple[float, ...]
+    triad_streams: tuple[float, ...]
+    read: tuple[float, ...]
+    flops: float
+
+    @staticmethod
+    def measure() -> Limits | None:
+        """The limits now, or None where there is no C compiler."""
+        library = _library()
+        if library is None:
+            return None
+        triads, streams, reads = [], [], []
+        for size in WORKING_SETS:
+            n = size // 12 // 64 * 64
+            a, b, c = (_aligned(n) for _ in range(3))
+            reps = max(3, (256 << 20) // size)
+            bytes_moved = 12 * n
+            triads.append(bytes_moved / library.time_triad(a.ctypes, b.ctypes, c.ctypes, n, 0, reps))
+            streams.append(bytes_moved / library.time_triad(a.ctypes, b.ctypes, c.ctypes, n, 1, reps))
+            whole = _aligned(size // 4 // 64 * 64)
+            reads.append(whole.nbytes / library.time_read(whole.ctypes, len(whole), reps))
+        return Limits(tuple(triads), tuple(streams), tuple(reads), library.fma_peak(5))
+
+    def seconds(self, moved: float, flops: float = 0.0) -> float:
+        """The least time for so many bytes and operations; the working set is taken to be the bytes moved."""
+        at = sum(moved > size for size in WORKING_SETS[:-1])
+        return max(moved / max(self.triad[at], self.triad_streams[at], self.read[at]), flops / self.flops)
+
+    def as_dict(self) -> dict[str, object]:
+        return {
+            "working_sets_bytes": WORKING_SETS, "triad_bytes_s": self.triad, "triad_nt_bytes_s": self.triad_streams,
+            "read_bytes_s": self.read, "fma_flop_s": self.flops,
+        }  # fmt: skip
+
+
+def _aligned(count: int) -> np.ndarray:
+    memory = np.ones(count + 16, np.float32)
+    return memory[(-memory.ctypes.data // 4) % 16 :][:count]
+
+
+def _library() -> ctypes.CDLL | None:
+    compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
+    if compiler is None:
+        return None
+    name = hashlib.blake2b(SOURCE.read_bytes(), digest_size=8).hexdigest()
+    target = Path(tempfile.gettempdir()) / f"dvm_rt-limits-{name}.so"
+    if not target.exists():
+        made = target.with_suffix(".part")
+        subprocess.run([compiler, "-O3", "-march=native", "-shared", "-fPIC", "-o", made, SOURCE], check=True)
+        made.rename(target)
+    library = ctypes.CDLL(str(target))
+    pointer, size = ctypes.c_void_p, ctypes.c_size_t
+    library.time_triad.argtypes, library.time_triad.restype = [pointer] * 3 + [size, ctypes.c_int, ctypes.c_int], ctypes.c_double
+    library.time_read.argtypes, library.time_read.restype = [pointer, size, ctypes.c_int], ctypes.c_double
+    library.fma_peak.argtypes, library.fma_peak.restype = [ctypes.c_int], ctypes.c_double
+    return library
