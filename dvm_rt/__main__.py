@@ -29,11 +29,16 @@ def pool(
 
 
 @app.command()
-def isa() -> None:
-    """Print the manual of the instruction set."""
+def isa(
+    markdown: Annotated[Path | None, typer.Option(help="write the manual here: docs/isa.md in a source checkout")] = None,
+) -> None:
+    """Print the manual of the instruction set: every instruction with its operands, dtypes, meaning, accuracy and cost."""
     from dvm_rt.isa.manual import manual
 
-    print(manual())
+    if markdown is None:
+        print(manual())
+    else:
+        markdown.write_text(manual())
 
 
 @app.command()
