@@ -55,6 +55,7 @@ class Verifier {
       if (!section_head(n_ - at) || !section()) return false;
       at += section_.head->bytes;
     }
+    close_regions();
     section_number_ = 0;
     if (at != n_) return refuse(VerifyCode::TRUNCATED, Place::HEAD, 0, n_, at);
     if (uint64_t(fuel_) > head().fuel || head().fuel > FUEL_MAX) return refuse(VerifyCode::FUEL, Place::HEAD, 0, fuel_, int64_t(head().fuel));
@@ -697,7 +698,7 @@ class Verifier {
   static constexpr int SNAPSHOTS_MAX = 8;
   Written snapshot_[SNAPSHOTS_MAX];    // of the outermost open regions: what is written where they are skipped
   uint16_t region_end_[MAX_SECTIONS], region_number_[MAX_SECTIONS];  // last and first section of open regions
-  uint16_t region_at_[MAX_SECTIONS];   // by section: number of the innermost region that holds it; 0: none
+  uint16_t region_at_[MAX_SECTIONS + 1];  // by section: number of the innermost region that holds it; 0: none
   uint16_t loop_begin_[MAX_SECTIONS], loop_end_[MAX_SECTIONS];
   int64_t fuel_at_[MAX_SECTIONS];      // by section: fuel before it
   int region_count_ = 0, loop_count_ = 0;
