@@ -47,7 +47,16 @@ struct Tree {
   }
   uint64_t work() const {  // dvm_rt/isa/program.py
     unsigned __int128 total = 0;
+    std::vector<unsigned __int128> before;
     for (const Part& s : sections) {
+      before.push_back(total);
+      if (s.head.kind >= uint16_t(SectionKind::BRANCH)) {
+        total++;
+        const size_t here = before.size() - 1;
+        if (s.head.kind == uint16_t(SectionKind::LOOP) && uint64_t(s.head.depth) <= here)
+          total = before[here - size_t(s.head.depth)] + (total - before[here - size_t(s.head.depth)]) * uint64_t(s.head.dims[0]);
+        continue;
+      }
       unsigned __int128 rows = 1;
       for (int d = 1; d < MAX_RANK && d < s.head.rank; d++) rows = rows * uint64_t(s.head.dims[d]) & ~0ull;
       if (s.head.kind == uint16_t(SectionKind::HOST) || s.head.kind == uint16_t(SectionKind::COPY)) {
