@@ -5,10 +5,10 @@
 // outputs, workspace, scratch, registers and around everything: results must be equal, canaries intact. A seed that is not mutated must pass and give the bytes
 // that the reference interpreter gave. Prints a line of figures; exit status 1 after a violation.
 //
-//   fuzz CORPUS [--seconds S] [--executions N] [--seed N] [--first N] [--dump FILE]
+//   fuzz CORPUS [--seconds S] [--executions N] [--seed N] [--first N] [--dump FILE] [--run 0]
 //
 // Execution n of seed s depends on (s, n) alone: `--seed s --first n --executions 1` replays it. --dump writes every
-// mutant and the verdict, for the second verifier: u8 accepted, u32 length, bytes.
+// mutant and the verdict, for the second verifier: u8 accepted, u32 length, bytes. --run 0 only verifies.
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
@@ -235,6 +235,7 @@ int main(int count, char** values) {
   double seconds = 20;
   uint64_t seed_number = 1, first = 0, executions = ~0ull;
   const char* dump_to = nullptr;
+  bool runs = true;
   for (int i = 2; i + 1 < count; i += 2) {
     const std::string option = values[i];
     if (option == "--seconds") seconds = atof(values[i + 1]);
@@ -242,7 +243,8 @@ int main(int count, char** values) {
     else if (option == "--seed") seed_number = strtoull(values[i + 1], nullptr, 10);
     else if (option == "--first") first = strtoull(values[i + 1], nullptr, 10);
     else if (option == "--dump") dump_to = values[i + 1];
-    else return fprintf(stderr, "fuzz: options: unknown, got %s, allowed --seconds --executions --seed --first --dump\n", values[i]), 2;
+    else if (option == "--run") runs = atoi(values[i + 1]);
+    else return fprintf(stderr, "fuzz: options: unknown, got %s, allowed --seconds --executions --seed --first --dump --run\n", values[i]), 2;
   }
   const std::vector<Seed> seeds = count > 1 ? read_corpus(values[1]) : std::vector<Seed>();
   if (seeds.empty()) return fprintf(stderr, "fuzz: corpus: no seeds, got %s, allowed a folder of .seed files\n", count > 1 ? values[1] : ""), 2;
@@ -278,7 +280,7 @@ int main(int count, char** values) {
       if (golden) why = "verifier: refuses a seed";
     } else {
       accepted++;
-      if (small(*program)) ran++, why = bench.run(*program, seed, golden, golden || !(n & 15));
+      if (runs && small(*program)) ran++, why = bench.run(*program, seed, golden, golden || !(n & 15));
     }
     if (!why.empty()) {
       printf("VIOLATION execution %llu seed %s: %s\n  replay: --seed %llu --first %llu --executions 1\n", (unsigned long long)done,
@@ -287,14 +289,15 @@ int main(int count, char** values) {
     }
   }
   if (dump) fclose(dump);
+  FILE* const out = dump ? stderr : stdout;
   const double time = passed();
-  printf("executions=%llu accepted=%.1f%% ran=%.1f%% violations=%d seconds=%.2f per_second=%.0f seed=%llu seeds=%zu\n",
+  fprintf(out, "executions=%llu accepted=%.1f%% ran=%.1f%% violations=%d seconds=%.2f per_second=%.0f seed=%llu seeds=%zu\n",
          (unsigned long long)done, 100.0 * double(accepted) / double(done), 100.0 * double(ran) / double(done), !why.empty(), time,
          double(done) / time, (unsigned long long)seed_number, seeds.size());
   if (why.empty()) {
-    printf("refused:");
-    for (size_t c = 1; c < std::size(VerifyCode_NAMES); c++) printf(" %s=%llu", VerifyCode_NAMES[c], (unsigned long long)codes[c]);
-    printf("\n");
+    fprintf(out, "refused:");
+    for (size_t c = 1; c < std::size(VerifyCode_NAMES); c++) fprintf(out, " %s=%llu", VerifyCode_NAMES[c], (unsigned long long)codes[c]);
+    fprintf(out, "\n");
   }
   return !why.empty();
 }
