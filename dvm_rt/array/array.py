@@ -22,8 +22,8 @@ from dvm_rt.dtypes import DEFAULT_FLOAT, DEFAULT_INT, DType, bfloat16, bool_, fl
 from dvm_rt.errors import DTypeError, GraphError, ShapeError, UnsupportedOperatorError
 from dvm_rt.graph.graph import NO_FACTS, Node, apply, reachable
 from dvm_rt.graph.operators import OPERATORS, Operator, number_of
-from dvm_rt.graph.shapes import Entry, axis_number, axis_numbers
-from dvm_rt.graph.symbols import Dim, Shape, same
+from dvm_rt.graph.shapes import Entry, axis_numbers
+from dvm_rt.graph.symbols import Dim, Shape
 
 Number = bool | int | float
 Axes = int | tuple[int, ...] | None

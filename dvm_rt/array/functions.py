@@ -4,9 +4,7 @@ Elementwise functions of one and two arrays are made from their rows; the others
 
 from __future__ import annotations
 
-import builtins
 from collections.abc import Callable, Sequence
-from math import ceil as ceil_of
 
 from dvm_rt.array.array import (
     Array,
@@ -14,18 +12,17 @@ from dvm_rt.array.array import (
     asarray,
     binary,
     common_dtype,
-    dtype_of,
     floating,
     power,
     promoted,
     record,
     shape_of,
 )
-from dvm_rt.dtypes import DEFAULT_FLOAT, DEFAULT_INT, bool_, with_number
+from dvm_rt.dtypes import DEFAULT_INT, bool_
 from dvm_rt.errors import GraphError, ShapeError
-from dvm_rt.graph.operators import OPERATORS, number_of
+from dvm_rt.graph.operators import OPERATORS
 from dvm_rt.graph.shapes import axis_number, axis_numbers
-from dvm_rt.graph.symbols import Dim, Shape, Size, floordiv
+from dvm_rt.graph.symbols import Shape, Size, floordiv
 
 UNARY = (
     "negative", "abs", "square", "sign", "sqrt", "rsqrt", "reciprocal", "exp", "log", "tanh", "erf", "sigmoid", "relu", "floor",
@@ -316,46 +313,9 @@ def _shape(shape: Size | Sequence[Size], where: str) -> Shape:
     return shape_of(shape if isinstance(shape, (tuple, list)) else (shape,), where)
 
 
-# ---- creation -----------------------------------------------------------------------------------------------------
-
-
-def full(shape: Size | Sequence[Size], value: float, *, dtype: DTypeLike | None = None) -> Array:
-    """One value everywhere; without a dtype that of the value: bool, int64 or float32."""
-    wanted = with_number(bool_, value) if dtype is None else dtype_of(dtype)
-    return record("full", (), (_shape(shape, "full"), number_of(value, wanted, "array: full"), wanted.name))
-
-
-def zeros(shape: Size | Sequence[Size], *, dtype: DTypeLike | None = None) -> Array:
-    """0 everywhere."""
-    return full(shape, 0, dtype=dtype or DEFAULT_FLOAT)
-
-
-def ones(shape: Size | Sequence[Size], *, dtype: DTypeLike | None = None) -> Array:
-    """1 everywhere."""
-    return full(shape, 1, dtype=dtype or DEFAULT_FLOAT)
-
-
-def arange(start: float, /, stop: float | None = None, step: float = 1, *, dtype: DTypeLike | None = None) -> Array:
-    """start, start + step, .. below stop; with one argument: 0, 1, .. below it. Whole numbers give int64."""
-    start, stop = (0, start) if stop is None else (start, stop)
-    if isinstance(start, Dim) or isinstance(stop, Dim):
-        if step != 1 or (dtype is not None and dtype_of(dtype).kind not in "iu"):
-            raise ShapeError(f"array: arange: step over symbolic sizes, got {step}, allowed 1 and whole numbers")
-        count: Size = stop - start
-    elif step == 0:
-        raise ShapeError("array: arange: step, got 0, allowed others")
-    else:
-        count = builtins.max(0, ceil_of((stop - start) / step))
-    whole = not builtins.any(isinstance(n, float) for n in (start, stop, step))
-    wanted = dtype_of(dtype) if dtype is not None else DEFAULT_INT if whole else DEFAULT_FLOAT
-    places = record("iota", (), (count,)).astype(wanted)
-    places = places if step == 1 else binary("multiply", places, step)
-    return places if start.__class__ is int and start == 0 else binary("add", places, start)
-
-
 __all__ = [
     *UNARY, *BINARY, "where", "astype", "pow", "clip", "gelu", "sum", "prod", "max", "min", "mean", "any", "all", "var", "std",
     "logsumexp", "argmax", "argmin", "count_nonzero", "softmax", "log_softmax", "layer_norm", "rms_norm", "matmul", "matmul_integer",
     "linear", "attention", "reshape", "permute_dims", "matrix_transpose", "expand_dims", "squeeze", "broadcast_to", "concat", "stack",
-    "split", "full", "zeros", "ones", "arange",
+    "split",
 ]  # fmt: skip

@@ -12,14 +12,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dvm_rt.array.array import Array, Number, asarray, computed, dtype_of, record, wrap
-from dvm_rt.array.functions import broadcast_to, concat, expand_dims, full, permute_dims, reshape, stack, where
+from dvm_rt.array.array import Array, Number, asarray, binary, computed, record, wrap
+from dvm_rt.array.creation import full
+from dvm_rt.array.functions import broadcast_to, concat, count_nonzero, expand_dims, permute_dims, reshape, stack, where
 from dvm_rt.array.tracing import Trace
-from dvm_rt.dtypes import DType, bool_, float32, int64
+from dvm_rt.dtypes import bool_, float32, int64
 from dvm_rt.errors import GraphError, ShapeError, UnsupportedOperatorError
-from dvm_rt.graph.movement import number_bits
 from dvm_rt.graph.shapes import axis_number, axis_numbers
-from dvm_rt.graph.symbols import Dim, Size, floordiv, same
+from dvm_rt.graph.symbols import Dim, Size, same
 from dvm_rt.isa.host import ADD, MAX, MIN, MUL, SET
 
 HOW = {"set": SET, "add": ADD, "mul": MUL, "min": MIN, "max": MAX}
@@ -62,94 +62,6 @@ def _array(x: object) -> Array:
 
 def _along(x: Array, axis: int, part: slice | int) -> Array:
     return x[(*(slice(None),) * axis, part)]
-
-
-# ---- counting -----------------------------------------------------------------------------------------------------
-
-
-def iota(size: Size, dtype: DType = float32) -> Array:
-    """0, 1, 2.. below size; a symbolic size is filled in the launch."""
-    return arange(0, size, dtype=dtype)
-
-
-def arange(start: Number | Size, /, stop: Number | Size | None = None, step: Number = 1, *, dtype: DType | str | None = None) -> Array:
-    """start, start + step, .. below stop (above it where step is negative); one argument is the stop."""
-    first, last = (0, start) if stop is None else (start, stop)
-    if step == 0:
-        raise ShapeError("array: arange: step, got 0, allowed other numbers")
-    whole = not any(isinstance(n, float) for n in (first, last, step))
-    wanted = dtype_of(dtype) if dtype is not None else int64 if whole else float32
-    if not isinstance(first, Dim) and not isinstance(last, Dim):
-        return asarray(np.arange(first, last, step).astype(wanted.numpy))
-    if not whole or isinstance(first, Dim):
-        raise UnsupportedOperatorError(f"array: arange: symbolic sizes, got {first} to {last} by {step}, allowed a symbolic stop and whole numbers")
-    count = floordiv(last - first + step - (1 if step > 0 else -1), step)
-    return record("arange", (), (count, number_bits(first), number_bits(step), wanted.name))
-
-
-def linspace(start: float, stop: float, /, num: int, *, dtype: DType | str | None = None, endpoint: bool = True) -> Array:
-    """num numbers from start to stop, at equal distances."""
-    return asarray(np.linspace(start, stop, num, endpoint=endpoint).astype((dtype_of(dtype) if dtype is not None else float32).numpy))
-
-
-def _triangle(rows: Size, columns: Size, k: int) -> Array:
-    """Where column <= row + k."""
-    return expand_dims(iota(columns), axis=0) <= expand_dims(iota(rows), axis=1) + float(k)
-
-
-def eye(rows: Size, columns: Size | None = None, /, *, k: int = 0, dtype: DType | str | None = None) -> Array:
-    """1 on diagonal k, else 0."""
-    columns = rows if columns is None else columns
-    hit = expand_dims(iota(columns), axis=0) == expand_dims(iota(rows), axis=1) + float(k)
-    return hit.astype(dtype_of(dtype) if dtype is not None else float32)
-
-
-def tril(x: Array, /, *, k: int = 0) -> Array:
-    """The part on and below diagonal k of the last two axes, else 0."""
-    x = _matrix(x, "tril")
-    return where(_triangle(x.shape[-2], x.shape[-1], k), x, _zero(x))
-
-
-def triu(x: Array, /, *, k: int = 0) -> Array:
-    """The part on and above diagonal k of the last two axes, else 0."""
-    x = _matrix(x, "triu")
-    return where(_triangle(x.shape[-2], x.shape[-1], k - 1), _zero(x), x)
-
-
-def _matrix(x: object, name: str) -> Array:
-    x = _array(x)
-    if x.ndim < 2:
-        raise ShapeError(f"array: {name}: rank, got {x.ndim}, allowed 2 and more")
-    return x
-
-
-def _zero(x: Array) -> Number:
-    return False if x.dtype is bool_ else 0
-
-
-def one_hot(indices: Array, depth: Size, *, axis: int = -1, dtype: DType | str | None = None) -> Array:
-    """1 at each index along a new axis of size depth, else 0; an index outside gives zeros. depth: to 2^24."""
-    indices = _array(indices)
-    axis = axis_number("array: one_hot", axis, indices.ndim + 1)
-    shape = [1] * (indices.ndim + 1)
-    shape[axis] = depth
-    hit = expand_dims(indices.astype(float32), axis=axis) == reshape(iota(depth), tuple(shape))
-    return hit.astype(dtype_of(dtype) if dtype is not None else float32)
-
-
-def meshgrid(*arrays: Array, indexing: str = "xy") -> list[Array]:
-    """Each vector stretched over the grid of all of them."""
-    if indexing not in ("xy", "ij") or any(_array(a).ndim > 1 for a in arrays):
-        raise ShapeError(f"array: meshgrid: got indexing {indexing!r}, ranks {[_array(a).ndim for a in arrays]}, allowed xy, ij and vectors")
-    vectors = [_array(a) if _array(a).ndim else expand_dims(_array(a), axis=0) for a in arrays]
-    order = list(range(len(vectors)))
-    if indexing == "xy" and len(order) > 1:
-        order[:2] = [1, 0]
-    shape: list[Size] = [0] * len(order)
-    for vector, axis in zip(vectors, order, strict=True):
-        shape[axis] = vector.shape[0]
-    lined = [reshape(v, tuple(n if i == axis else 1 for i, n in enumerate(shape))) for v, axis in zip(vectors, order, strict=True)]
-    return [broadcast_to(v, tuple(shape)) for v in lined]
 
 
 # ---- other places -------------------------------------------------------------------------------------------------
@@ -218,6 +130,17 @@ def tile(x: Array, repetitions: int | Sequence[int], /) -> Array:
     for axis, count in enumerate(counts):
         if count != 1:
             x = _repeated(x, axis, count, whole=True)
+    return x
+
+
+def diff(x: Array, /, *, axis: int = -1, n: int = 1) -> Array:
+    """Differences between neighbours along an axis, n times; of bools whether they differ. Raises ShapeError."""
+    x = _array(x)
+    axis = axis_number("array: diff", axis, x.ndim)
+    if not hasattr(n, "__index__") or n < 0:
+        raise ShapeError(f"array: diff: n, got {n!r}, allowed whole numbers from 0")
+    for _ in range(n):
+        x = binary("not_equal" if x.dtype is bool_ else "subtract", _along(x, axis, slice(1, None)), _along(x, axis, slice(None, -1)))
     return x
 
 
@@ -392,11 +315,6 @@ def searchsorted(ordered: Array, values: Array, /, *, side: str = "left") -> Arr
 
 
 # ---- sizes that depend on values ----------------------------------------------------------------------------------
-
-
-def count_nonzero(x: Array, /) -> Array:
-    """How many elements are not 0, int64."""
-    return record("count_nonzero", (_array(x),))
 
 
 def argwhere(x: Array, /, *, size: Size | None = None) -> Array:
@@ -624,8 +542,7 @@ def _updated_by_arrays(x: Array, entries: tuple, value: object, how: str) -> Arr
 
 
 __all__ = [
-    "arange", "argsort", "argwhere", "broadcast_arrays", "compress", "count_nonzero", "eye", "flip", "gather_nd", "index_add",
-    "linspace", "meshgrid", "moveaxis", "nonzero", "one_hot", "pad", "repeat", "roll", "scatter", "scatter_nd", "searchsorted",
-    "sort", "take", "take_along_axis", "tile", "topk", "tril", "triu", "unique_all", "unique_counts", "unique_inverse",
-    "unique_values", "unstack", "updated",
+    "argsort", "argwhere", "broadcast_arrays", "compress", "diff", "flip", "gather_nd", "index_add", "moveaxis", "nonzero", "pad",
+    "repeat", "roll", "scatter", "scatter_nd", "searchsorted", "sort", "take", "take_along_axis", "tile", "topk", "unique_all",
+    "unique_counts", "unique_inverse", "unique_values", "unstack", "updated",
 ]  # fmt: skip
