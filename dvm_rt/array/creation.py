@@ -5,9 +5,9 @@ in int64 where all numbers are whole (uint64 where that is asked for), else in f
 
 from __future__ import annotations
 
-from math import ceil
+from math import ceil, isfinite, nan
 
-from dvm_rt.array.array import Array, DTypeLike, Number, asarray, binary, dtype_of, record, shape_of
+from dvm_rt.array.array import Array, DTypeLike, Number, asarray, binary, dtype_of, record, shape_of, whole
 from dvm_rt.array.functions import broadcast_to, expand_dims, reshape, where
 from dvm_rt.dtypes import DEFAULT_FLOAT, DEFAULT_INT, DType, bool_, float32, float64, int64, uint64, with_number
 from dvm_rt.errors import ShapeError
@@ -37,6 +37,7 @@ def ones(shape: Size | tuple[Size, ...] | list[Size], *, dtype: DTypeLike | None
 
 def full_like(x: Array, /, value: Number, *, dtype: DTypeLike | None = None) -> Array:
     """One value, in the shape and (without a dtype) the dtype of x."""
+    x = asarray(x)
     return full(x.shape, value, dtype=x.dtype if dtype is None else dtype)
 
 
@@ -60,33 +61,36 @@ def arange(
 
     Whole numbers give int64, others float32. start and stop may be symbolic where all are whole. Raises ShapeError."""
     start, stop = (0, start) if stop is None else (start, stop)
-    whole = not any(isinstance(n, float) for n in (start, stop, step))
-    wanted = (DEFAULT_INT if whole else DEFAULT_FLOAT) if dtype is None else dtype_of(dtype)
-    return _counted(start, step, _count(start, stop, step, whole), _exact(start, step, whole, wanted)).astype(wanted)
+    start, stop, step = (_number(n, f"arange: {name}") for n, name in ((start, "start"), (stop, "stop"), (step, "step")))
+    exact = not any(isinstance(n, float) for n in (start, stop, step))
+    wanted = (DEFAULT_INT if exact else DEFAULT_FLOAT) if dtype is None else dtype_of(dtype)
+    return _counted(start, step, _count(start, stop, step, exact), _compute(start, step, exact, wanted)).astype(wanted)
 
 
-def _count(start: Number | Size, stop: Number | Size, step: Number, whole: bool) -> Size:
-    for name, number in (("start", start), ("stop", stop), ("step", step)):
-        if not isinstance(number, Dim):
-            _checked(number, f"arange: {name}")
+def _count(start: Number | Size, stop: Number | Size, step: Number, exact: bool) -> Size:
     if step == 0:
         raise ShapeError("array: arange: step, got 0, allowed other numbers")
     if not isinstance(start, Dim) and not isinstance(stop, Dim):
-        return max(0, -((start - stop) // step) if whole else ceil((stop - start) / step))
-    if not whole:
+        return max(0, -((start - stop) // step) if exact else ceil((stop - start) / step))
+    if not exact:
         raise ShapeError(f"array: arange: symbolic sizes, got {start} to {stop} by {step}, allowed whole numbers beside them")
     return floordiv(stop - start + step - (1 if step > 0 else -1), step)
 
 
-def _checked(number: object, what: str) -> Number:
-    if not hasattr(number, "__index__") and not (isinstance(number, float) and abs(number) < float("inf")):
-        raise ShapeError(f"array: {what}, got {number!r}, allowed finite numbers")
+def _number(value: object, what: str) -> Number | Dim:
+    """What the user gave for a number: a Dim, an int, or a finite float. Raises ShapeError."""
+    try:
+        number = value if isinstance(value, (Dim, float)) else value.__index__()
+    except (AttributeError, TypeError):
+        number = nan
+    if isinstance(number, float) and not isfinite(number):
+        raise ShapeError(f"array: {what}, got {value!r}, allowed finite numbers")
     return number
 
 
-def _exact(start: Number | Size, step: Number, whole: bool, wanted: DType) -> DType:
+def _compute(start: Number | Size, step: Number, exact: bool, wanted: DType) -> DType:
     """What is counted in."""
-    if not whole:
+    if not exact:
         return float64
     return uint64 if wanted is uint64 and not isinstance(start, Dim) and min(start, step) >= 0 else int64
 
@@ -107,9 +111,8 @@ def linspace(start: float, stop: float, /, num: int, *, dtype: DTypeLike | None 
 
     Raises ShapeError for a negative number of them, and for ends that are not finite."""
     wanted = DEFAULT_FLOAT if dtype is None else dtype_of(dtype)
-    if not hasattr(num, "__index__") or num < 0:
-        raise ShapeError(f"array: linspace: num, got {num!r}, allowed whole numbers from 0")
-    first, last = float(_checked(start, "linspace: start")), float(_checked(stop, "linspace: stop"))
+    num = whole(num, "linspace: num", least=0)
+    first, last = float(_number(start, "linspace: start")), float(_number(stop, "linspace: stop"))
     steps = max(1, num - 1 if endpoint else num)
     values = _counted(first, (last - first) / steps, num, float64)
     if endpoint and num > 1:
@@ -143,8 +146,7 @@ def triu(x: Array, /, *, k: int = 0) -> Array:
 def _coordinates(rows: Size, columns: Size, k: int) -> tuple[Array, Array]:
     """(rows, 1): the column of diagonal k in each row; (1, columns): the columns. In float32, in which masks join what reads
     them in one kernel, where that is exact (symbolic sizes: to 2^24)."""
-    if not hasattr(k, "__index__"):
-        raise ShapeError(f"array: diagonal: k, got {k!r}, allowed whole numbers")
+    (rows, columns), k = shape_of((rows, columns), "matrix"), whole(k, "diagonal: k")
     large = [n for n in (rows, columns, abs(k)) if isinstance(n, int) and n > EXACT_MAX // 2]
     dtype = int64 if large else float32
     return expand_dims(iota(rows, dtype), axis=1) + k, expand_dims(iota(columns, dtype), axis=0)
@@ -166,7 +168,7 @@ def one_hot(indices: Array, depth: Size, *, axis: int = -1, dtype: DTypeLike | N
     indices = asarray(indices)
     axis = axis_number("array: one_hot", axis, indices.ndim + 1)
     shape: list[Size] = [1] * (indices.ndim + 1)
-    shape[axis] = depth
+    shape[axis] = depth = shape_of((depth,), "one_hot")[0]
     hit = expand_dims(indices.astype(float32), axis=axis) == reshape(iota(depth), tuple(shape))
     return hit.astype(DEFAULT_FLOAT if dtype is None else dtype_of(dtype))
 

@@ -164,24 +164,35 @@ def count_nonzero(x: Array, /, *, axis: Axes = None, keepdims: bool = False) -> 
 
 def softmax(x: Array, /, *, axis: int = -1) -> Array:
     """e^x over its sum, along an axis."""
-    return record("softmax", (_array(x, "softmax"),), (axis_number("array: softmax", axis, x.ndim),))
+    x = _array(x, "softmax")
+    return record("softmax", (x,), (axis_number("array: softmax", axis, x.ndim),))
 
 
 def log_softmax(x: Array, /, *, axis: int = -1) -> Array:
     """Logarithm of softmax."""
-    return record("log_softmax", (_array(x, "log_softmax"),), (axis_number("array: log_softmax", axis, x.ndim),))
+    x = _array(x, "log_softmax")
+    return record("log_softmax", (x,), (axis_number("array: log_softmax", axis, x.ndim),))
 
 
 def layer_norm(x: Array, weight: Array | None = None, bias: Array | None = None, eps: float = 1e-5) -> Array:
-    """The last axis to mean 0 and variance 1, times weight, plus bias."""
+    """The last axis to mean 0 and variance 1, times weight, plus bias. Raises ShapeError for an array without axes."""
+    x = _with_axes(x, "layer_norm")
     if weight is None and bias is not None:
         raise GraphError("array: layer_norm: bias without weight, allowed weight, or both, or neither")
     return record("layer_norm", promoted("layer_norm", [p for p in (x, weight, bias) if p is not None]), (float(eps),))
 
 
 def rms_norm(x: Array, weight: Array | None = None, eps: float = 1e-6) -> Array:
-    """The last axis over its root mean square, times weight."""
+    """The last axis over its root mean square, times weight. Raises ShapeError for an array without axes."""
+    x = _with_axes(x, "rms_norm")
     return record("rms_norm", promoted("rms_norm", [p for p in (x, weight) if p is not None]), (float(eps),))
+
+
+def _with_axes(x: object, where: str) -> Array:
+    x = _array(x, where)
+    if x.ndim == 0:
+        raise ShapeError(f"array: {where}: rank, got 0, allowed 1 and more")
+    return x
 
 
 # ---- products -----------------------------------------------------------------------------------------------------
@@ -256,7 +267,7 @@ def permute_dims(x: Array, /, axes: Sequence[int]) -> Array:
 
 def matrix_transpose(x: Array, /) -> Array:
     """The last two axes exchanged."""
-    return x.mT
+    return _array(x, "matrix_transpose").mT
 
 
 def expand_dims(x: Array, /, *, axis: int | tuple[int, ...] = 0) -> Array:
@@ -278,17 +289,20 @@ def broadcast_to(x: Array, /, shape: Sequence[Size]) -> Array:
 
 
 def concat(arrays: Sequence[Array], /, *, axis: int = 0) -> Array:
-    """The arrays one behind the other along an axis."""
-    return record("concat", promoted("concat", arrays) if arrays else (), (axis_number("array: concat", axis, _first(arrays, "concat").ndim),))
+    """The arrays one behind the other along an axis. Raises ShapeError for none, and for sizes that differ elsewhere."""
+    given = _several(arrays, "concat")
+    return record("concat", promoted("concat", given), (axis_number("array: concat", axis, given[0].ndim),))
 
 
 def stack(arrays: Sequence[Array], /, *, axis: int = 0) -> Array:
-    """The arrays beside each other along a new axis."""
-    return record("stack", promoted("stack", arrays) if arrays else (), (axis_number("array: stack", axis, _first(arrays, "stack").ndim + 1),))
+    """The arrays beside each other along a new axis. Raises ShapeError for none, and for shapes that differ."""
+    given = _several(arrays, "stack")
+    return record("stack", promoted("stack", given), (axis_number("array: stack", axis, given[0].ndim + 1),))
 
 
 def split(x: Array, /, sections: int | Sequence[int], *, axis: int = 0) -> list[Array]:
     """x in equal parts (a number of them), or cut at positions."""
+    x = _array(x, "split")
     axis = axis_number("array: split", axis, x.ndim)
     size = x.shape[axis]
     if isinstance(sections, int):
@@ -303,10 +317,11 @@ def split(x: Array, /, sections: int | Sequence[int], *, axis: int = 0) -> list[
     return [x[(*lead, slice(a, b))] for a, b in zip([None, *cuts], [*cuts, None], strict=True)]
 
 
-def _first(arrays: Sequence[Array], where: str) -> Array:
-    if not arrays:
-        raise ShapeError(f"array: {where}: nothing to join, got 0 arrays, allowed at least 1")
-    return arrays[0]
+def _several(arrays: object, where: str) -> list[Array]:
+    if not isinstance(arrays, (tuple, list)) or not arrays:
+        got = "0 arrays" if isinstance(arrays, (tuple, list)) else type(arrays).__name__
+        raise ShapeError(f"array: {where}: arrays, got {got}, allowed a tuple or list of at least 1")
+    return [_array(x, where) for x in arrays]
 
 
 def _shape(shape: Size | Sequence[Size], where: str) -> Shape:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dvm_rt.array.array import Array, Number, asarray, binary, computed, record, wrap
+from dvm_rt.array.array import Array, Number, asarray, binary, computed, record, shape_of, whole, wrap
 from dvm_rt.array.creation import full
 from dvm_rt.array.functions import broadcast_to, concat, count_nonzero, expand_dims, permute_dims, reshape, stack, where
 from dvm_rt.array.tracing import Trace
@@ -129,7 +129,7 @@ def tile(x: Array, repetitions: int | Sequence[int], /) -> Array:
         x = reshape(x, (*(1,) * (len(counts) - x.ndim), *x.shape))
     for axis, count in enumerate(counts):
         if count != 1:
-            x = _repeated(x, axis, count, whole=True)
+            x = _repeated(x, axis, count, before=True)
     return x
 
 
@@ -137,9 +137,7 @@ def diff(x: Array, /, *, axis: int = -1, n: int = 1) -> Array:
     """Differences between neighbours along an axis, n times; of bools whether they differ. Raises ShapeError."""
     x = _array(x)
     axis = axis_number("array: diff", axis, x.ndim)
-    if not hasattr(n, "__index__") or n < 0:
-        raise ShapeError(f"array: diff: n, got {n!r}, allowed whole numbers from 0")
-    for _ in range(n):
+    for _ in range(whole(n, "diff: n", least=0)):
         x = binary("not_equal" if x.dtype is bool_ else "subtract", _along(x, axis, slice(1, None)), _along(x, axis, slice(None, -1)))
     return x
 
@@ -151,19 +149,20 @@ def repeat(x: Array, repeats: int | Array, /, *, axis: int | None = None) -> Arr
         x, axis = reshape(x, (-1,)), 0
     axis = axis_number("array: repeat", axis, x.ndim)
     if isinstance(repeats, int):
-        if repeats < 0:
-            raise ShapeError(f"array: repeat: repeats, got {repeats}, allowed 0 and more")
-        return _repeated(x, axis, repeats, whole=False)
-    counts = np.broadcast_to(_value(_array(repeats), "repeat"), (x.shape[axis],))
+        return _repeated(x, axis, whole(repeats, "repeat: repeats", least=0), before=False)
+    given = _array(repeats)
+    if given.dtype.kind not in "iu" or given.shape not in ((), (1,), (x.shape[axis],)):
+        raise ShapeError(f"array: repeat: repeats, got {given.dtype} {given.shape}, allowed integers, ({x.shape[axis]},)")
+    counts = np.broadcast_to(_value(given, "repeat"), (x.shape[axis],))
     if (counts < 0).any():
         raise ShapeError(f"array: repeat: repeats, got {int(counts.min())}, allowed 0 and more")
     return take(x, asarray(np.repeat(np.arange(counts.size), counts)), axis=axis)
 
 
-def _repeated(x: Array, axis: int, count: int, whole: bool) -> Array:
-    """A view that stretches a new axis before (whole) or behind this one, made one with it."""
+def _repeated(x: Array, axis: int, count: int, before: bool) -> Array:
+    """A view that stretches a new axis before or behind this one, made one with it."""
     size, shape = x.shape[axis], tuple(x.shape)
-    at = axis if whole else axis + 1
+    at = axis if before else axis + 1
     stretched = broadcast_to(reshape(x, (*shape[:at], 1, *shape[at:])), (*shape[:at], count, *shape[at:]))
     return reshape(stretched, (*shape[:axis], size * count, *shape[axis + 1 :]))
 
@@ -173,9 +172,11 @@ def pad(x: Array, widths: int | Sequence[Sequence[int]], /, *, mode: str = "cons
 
     mode: constant (value), edge (the outermost element), reflect (mirrored, without the edge), wrap (the other end)."""
     x = _array(x)
-    pairs = [(widths, widths)] * x.ndim if isinstance(widths, int) else [tuple(w) for w in widths]
-    if len(pairs) != x.ndim or any(len(p) != 2 for p in pairs) or mode not in _MARGINS:
-        raise ShapeError(f"array: pad: got widths {widths} in mode {mode} for shape {x.shape}, allowed (before, after) for each axis; {', '.join(_MARGINS)}")
+    pairs = [(widths, widths)] * x.ndim if isinstance(widths, int) else widths
+    if not isinstance(pairs, (tuple, list)) or len(pairs) != x.ndim or not all(_is_pair(p) for p in pairs):
+        raise ShapeError(f"array: pad: widths, got {widths} for shape {x.shape}, allowed (before, after) for each axis")
+    if mode not in _MARGINS:
+        raise ShapeError(f"array: pad: mode, got {mode}, allowed {', '.join(_MARGINS)}")
     for axis, (before, after) in enumerate(pairs):
         if before < 0 or after < 0:
             x = _along(x, axis, slice(max(-before, 0), min(after, 0) or None))
@@ -183,6 +184,10 @@ def pad(x: Array, widths: int | Sequence[Sequence[int]], /, *, mode: str = "cons
         if parts:
             x = concat([*parts[: before > 0], x, *parts[before > 0 :]], axis=axis)
     return x
+
+
+def _is_pair(widths: object) -> bool:
+    return isinstance(widths, (tuple, list)) and len(widths) == 2 and all(hasattr(w, "__index__") for w in widths)
 
 
 def _constant_margin(x: Array, axis: int, width: int, at_end: bool, value: Number) -> Array:
@@ -271,7 +276,7 @@ def index_add(x: Array, indices: Array, updates: Array, /, *, axis: int = 0) -> 
 
 
 def _how(how: str) -> int:
-    if how not in HOW:
+    if not isinstance(how, str) or how not in HOW:
         raise GraphError(f"array: scatter: how, got {how!r}, allowed {', '.join(HOW)}")
     return HOW[how]
 
@@ -289,20 +294,20 @@ def _like(value: object, x: Array, name: str) -> Array:
 def sort(x: Array, /, *, axis: int = -1, descending: bool = False, stable: bool = True) -> Array:
     """Elements in order along an axis; always stable; NaN counts as the largest."""
     x = _array(x)
-    return record("sort", (x,), (axis_number("array: sort", axis, x.ndim), int(descending)))
+    return record("sort", (x,), (axis_number("array: sort", axis, x.ndim), int(bool(descending))))
 
 
 def argsort(x: Array, /, *, axis: int = -1, descending: bool = False, stable: bool = True) -> Array:
     """int64 indices that sort along an axis; always stable; NaN counts as the largest."""
     x = _array(x)
-    return record("argsort", (x,), (axis_number("array: argsort", axis, x.ndim), int(descending)))
+    return record("argsort", (x,), (axis_number("array: argsort", axis, x.ndim), int(bool(descending))))
 
 
 def topk(x: Array, k: Size, /, *, axis: int = -1, largest: bool = True) -> TopK:
     """The k largest (or smallest) elements along an axis, in order, and their indices; of equal ones the first."""
     x = _array(x)
     axis = axis_number("array: topk", axis, x.ndim)
-    indices = record("topk", (x,), (axis, k, int(largest)))
+    indices = record("topk", (x,), (axis, *shape_of((k,), "topk"), int(bool(largest))))
     return TopK(take_along_axis(x, indices, axis=axis), indices)
 
 
@@ -370,7 +375,7 @@ def unique_all(x: Array, /, *, size: Size | None = None) -> UniqueAll:
 def _bounded(name: str, full_size: Array, count: Callable[[], Array], size: Size | None) -> Array:
     """The part of a result of largest size that is meant: as many rows as the count says, or `size`."""
     if size is not None:
-        return full_size[:size]
+        return full_size[: shape_of((size,), name)[0]]
     _refuse_traced(name, full_size)
     counted, of = count(), full_size._session
     of.flush([a._node for a in (full_size, counted) if a._tensor is None], "data-dependent shape")
