@@ -15,7 +15,7 @@ import numpy as np
 
 import dvm_rt as dvm
 from dvm_rt import dtypes
-from dvm_rt.array.array import Array, DTypeLike, _operand, asarray as _asarray, common_dtype, dtype_of
+from dvm_rt.array.array import Array, DTypeLike, _operand, asarray as _asarray, dtype_of
 from dvm_rt.dtypes import (
     DType,
     bool_,
