@@ -158,7 +158,7 @@ def computes(node: Node) -> Computes:
     if own is None:
         return None
     either = root.operator.name not in NUMBERS and any(map(crosses, path))
-    return frozenset((own, compute_dtype(root.dtype) if either else own))
+    return frozenset((own, compute_dtype(root.dtype) or own if either else own))  # a bool is read in any dtype
 
 
 def as_producer(node: Node) -> Computes:

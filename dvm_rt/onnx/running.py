@@ -10,14 +10,14 @@ segment's nodes run one by one, as lazy arrays."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from itertools import islice
 
 import numpy as np
 import onnx
 
 import dvm_rt as dvm
-from dvm_rt.array.array import Array, _is_traced
+from dvm_rt.array.array import Array
 from dvm_rt.array.function import Function
 from dvm_rt.errors import (
     DTypeError,
