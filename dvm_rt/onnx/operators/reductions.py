@@ -34,11 +34,11 @@ def _kept(c: Call, value: Value, x: Value) -> Value:
 def _sum(c: Call, x: Value, axes: tuple[int, ...], keep: bool) -> Value:
     if not axes:
         return x
-    return _kept(c, c.xp.sum(x, axis=axes, keepdims=keep), x)
+    return _kept(c, c.xp.sum(x, axis=axes, keepdims=keep, dtype=x.dtype), x)
 
 
 def _prod(c: Call, x: Value, axes: tuple[int, ...], keep: bool) -> Value:
-    return _kept(c, c.xp.prod(x, axis=axes, keepdims=keep), x) if axes else x
+    return _kept(c, c.xp.prod(x, axis=axes, keepdims=keep, dtype=x.dtype), x) if axes else x
 
 
 def _mean(c: Call, x: Value, axes: tuple[int, ...], keep: bool) -> Value:
@@ -189,7 +189,8 @@ def _rows(c: Call, x: Value) -> tuple[Value, bool]:
 def _softmax(name: str) -> Callable[[Call, Value], Value]:
     def function(c: Call, x: Value) -> Value:
         if c.opset >= 13:
-            return getattr(c.xp, name)(x, axis=c.axis(len(x.shape), -1))
+            wide = in_float32(c, x)  # rounded once, not after each of its operators
+            return cast(c, getattr(c.xp, name)(wide, axis=c.axis(len(x.shape), -1)), numpy_dtype(x))
         flat, _ = _rows(c, x)
         return c.xp.reshape(getattr(c.xp, name)(flat, axis=-1), x.shape)
 

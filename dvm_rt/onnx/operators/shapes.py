@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from dvm_rt.array.array import Array
+from dvm_rt.array.array import Array, asarray
 from dvm_rt.errors import ShapeError
 from dvm_rt.graph.symbols import Dim, floordiv, maximum, minimum, product, same
 from dvm_rt.onnx.numpy_names import Symbolic
@@ -427,7 +427,7 @@ def compress(c: Call, x: Value, mask: Value) -> Value:
     x = lift(x)
     if axis is None:
         x, axis = c.xp.reshape(x, (-1,)), 0
-    return c.xp.take(x, lift(kept.astype(np.int64)), axis=axis % x.ndim)
+    return c.xp.take(x, asarray(kept.astype(np.int64)), axis=axis % x.ndim)
 
 
 @row("Unique", kind=HOST)
