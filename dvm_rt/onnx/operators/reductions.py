@@ -189,8 +189,7 @@ def _rows(c: Call, x: Value) -> tuple[Value, bool]:
 def _softmax(name: str) -> Callable[[Call, Value], Value]:
     def function(c: Call, x: Value) -> Value:
         if c.opset >= 13:
-            wide = in_float32(c, x)  # rounded once, not after each of its operators
-            return cast(c, getattr(c.xp, name)(wide, axis=c.axis(len(x.shape), -1)), numpy_dtype(x))
+            return getattr(c.xp, name)(x, axis=c.axis(len(x.shape), -1))
         flat, _ = _rows(c, x)
         return c.xp.reshape(getattr(c.xp, name)(flat, axis=-1), x.shape)
 
