@@ -1,4 +1,4 @@
-"""The suites that are no cases of one function: encode, pipeline, startup, memory."""
+"""The suites that are no cases of one function: dynamic (a module of its own), encode, pipeline, startup, memory."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from benchmarks.dynamic import dynamic
 from benchmarks.measure import Row
 
 
@@ -121,4 +122,4 @@ def memory() -> Iterator[Row]:
     yield Row("memory", "6-layer encoder, 30 shapes", "program cache", "size", "MiB", stats["program_cache_bytes"] / 2**20)
 
 
-SUITES = {"encode": encode, "pipeline": pipeline, "startup": startup, "memory": memory}
+SUITES = {"dynamic": dynamic, "encode": encode, "pipeline": pipeline, "startup": startup, "memory": memory}
