@@ -415,7 +415,7 @@ def record(name: str, operands: Sequence[Array | Number | Node], attributes: tup
     row = OPERATORS[name]
     trace = tracing.current()
     nodes = tuple([_node_of(x) for x in operands])
-    if trace is not None and (any(n.data is trace for n in nodes) or _has_symbol(attributes)):
+    if trace is not None and (any(n.data is trace for n in nodes) or _has_symbol(attributes) or _taken(nodes, trace)):
         return _record_traced(row, nodes, attributes, trace)
     of = _session_of(operands)
     node = apply(row, nodes, attributes, NO_FACTS)
@@ -424,6 +424,11 @@ def record(name: str, operands: Sequence[Array | Number | Node], attributes: tup
         if n.data.__class__ is Pending:
             size += n.data.size
     return _pending(node, of, size)
+
+
+def _taken(nodes: tuple[Node, ...], trace: Trace) -> bool:
+    """Whether some of them are of a trace around this one."""
+    return trace.around is not None and any(n.data.__class__ is Trace for n in nodes)
 
 
 def _record_traced(row: Operator, nodes: tuple[Node, ...], attributes: tuple, trace: Trace) -> Array:
@@ -438,6 +443,8 @@ def _traced(node: Node, trace: Trace) -> Node:
 
 def _captured(node: Node, trace: Trace) -> Node:
     if node.data.__class__ is Trace:
+        if (taken := trace.take(node)) is not None:
+            return taken
         raise GraphError("array: function: an array of another trace that is over or further out, allowed its arguments and arrays with values")
     if node.data.__class__ is Pending:
         session().flush([node], "captured")

@@ -220,9 +220,9 @@ def _session_of(leaves: list[object]) -> Session:
 def _output_node(x: object, trace: Trace, name: str) -> Node:
     """The node of a result; an array from outside, or a number, goes through the graph."""
     if _is_traced(x):
-        if x._node.data is not trace:
-            raise GraphError(f"function: {name}: gives an array of another trace, allowed arrays made from its arguments")
-        return x._node
+        if (taken := trace.take(x._node)) is not None:
+            return taken
+        raise GraphError(f"function: {name}: gives an array of another trace, allowed arrays made from its arguments")
     return trace.capture(computed(x if isinstance(x, Array) else asarray(_host(x)), "captured"))
 
 

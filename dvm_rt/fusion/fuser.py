@@ -2,6 +2,7 @@
 
     patterns   attention found, composites apart
     segments   cuts that no kernel could span: what repeats is planned once
+    control    branches and loops: their parts are planned in the same way, between the kernels that jump
     legalise   composites apart, views affine, copies where they must be
     groups     which operators share a kernel
     kernels    groups written into the plan, workspace shared out
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from dvm_rt.fusion.control import write_control
 from dvm_rt.fusion.groups import NODES_MAX, Group, Grouping, group, host_node, plain_copy
 from dvm_rt.fusion.kernels import KernelWriter, PlanWriter, SegmentKernels, run_order
 from dvm_rt.fusion.legalise import legalise
@@ -69,17 +71,30 @@ def fuse(graph: Graph, fused: bool = True, nodes_max: int = NODES_MAX, reasons: 
     plan, written, reports = PlanWriter(graph), {}, []
     plan.add_parameters()
     plan.add_outputs()
-    for segment in segments(graph, cut=fused):
-        key = segment.key()
-        if key not in written:
-            written[key] = _written(plan, segment, fused, nodes_max, reasons)
-        kernels, report = written[key]
-        plan.place(kernels, segment)
-        reports += [Report((), tuple(segment.refusals()), edges_across(segment) if reasons else None), report]
+
+    def write(plan: PlanWriter, found: tuple[Found, ...]) -> None:
+        """The kernels of a graph, or of a part of one."""
+        reports.append(Report((), (), patterns=found))
+        for segment in segments(plan.graph, cut=fused):
+            if segment.control():
+                write_control(plan, segment, write_part)
+                continue
+            key = (segment.key(), tuple([plan.given_as(n) is not None for n in segment.reads]))
+            if key not in written:
+                written[key] = _written(plan, segment, fused, nodes_max, reasons)
+            kernels, report = written[key]
+            plan.place(kernels, segment)
+            reports.extend([Report((), tuple(segment.refusals()), edges_across(segment) if reasons else None), report])
+
+    def write_part(around: PlanWriter, graph: Graph, inputs: list[int], outputs: list[int]) -> None:
+        graph, found = rewritten(graph)
+        write(around.part(graph, inputs, outputs), found)
+
+    write(plan, patterns)
     if len(graph.facts.substitutions) > known:  # taking composites apart has shown more of the sizes
         return fuse(Graph.of(graph.parameters, graph.outputs, graph.facts), fused, nodes_max, reasons)
     plan.builder.share_workspace()
-    return Fused(plan.builder.build(), _joined(reports, patterns), tuple(graph.facts.resolved_checks()))
+    return Fused(plan.builder.build(), _joined(reports), tuple(graph.facts.resolved_checks()))
 
 
 def _written(plan: PlanWriter, segment: Segment, fused: bool, nodes_max: int, reasons: bool) -> tuple[SegmentKernels, Report]:
@@ -88,7 +103,7 @@ def _written(plan: PlanWriter, segment: Segment, fused: bool, nodes_max: int, re
     grouping = group(legal, fused, nodes_max)
     order = run_order(grouping)
     results = {node for node, (_, output) in zip(legal.graph.outputs, segment.gives, strict=True) if output is not None}
-    kernels = SegmentKernels(plan, legal, [n.operator.name == "parameter" for n in segment.reads], results)
+    kernels = SegmentKernels(plan, legal, [plan.given_as(n) is not None for n in segment.reads], results)
     for one in order:
         KernelWriter(kernels, grouping, one).write()
     return kernels, _report(grouping, order, reasons)
@@ -118,8 +133,9 @@ def _report(grouping: Grouping, order: list[Group], reasons: bool) -> Report:
     return Report(tuple(kernels), tuple(refusals), edges(grouping) if reasons else None)
 
 
-def _joined(reports: list[Report], patterns: tuple[Found, ...]) -> Report:
+def _joined(reports: list[Report]) -> Report:
     kernels = tuple([kernel for report in reports for kernel in report.kernels])
     refusals = tuple(dict.fromkeys(refusal for report in reports for refusal in report.refusals))
+    patterns = tuple([one for report in reports for one in report.patterns])
     found = [report.edges for report in reports if report.edges is not None]
     return Report(kernels, refusals, sum(found[1:], found[0]) if found else None, patterns)

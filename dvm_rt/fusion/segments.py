@@ -7,7 +7,8 @@ residual stream of a transformer is cut so several times a layer, and most segme
 segment: `Segment.key` says so. A segment is a graph of its own; what it takes from others are parameters of it.
 
 Cuts never change a result, only what could have been fused. Leaves, views, and what is cheap to make from them belong to no
-segment: each that reads them has its own."""
+segment: each that reads them has its own. A branch or a loop is a segment of its own, as all its nodes together; what it reads
+is stored before it, and what reads it comes after."""
 
 from __future__ import annotations
 
@@ -17,7 +18,7 @@ from dataclasses import dataclass, field
 from dvm_rt.fusion.legalise import is_cheap
 from dvm_rt.fusion.views import contiguous, is_view, source, through
 from dvm_rt.graph.graph import Graph, Node, hashable
-from dvm_rt.graph.operators import OPERATORS
+from dvm_rt.graph.operators import OPERATORS, Lowering
 from dvm_rt.graph.symbols import Facts
 
 PRODUCTS = ("linear", "matmul", "matmul_integer", "matrix_product")  # they read their first two inputs from memory
@@ -33,6 +34,10 @@ class Segment:
     members: dict[Node, int] = field(default_factory=dict)  # and reads: their numbers in `key`
     reads: dict[Node, None] = field(default_factory=dict)
     gives: list[tuple[Node, int | None]] = field(default_factory=list)
+
+    def control(self) -> list[Node]:
+        """The nodes of the branch or the loop that this segment is; none: it is an ordinary one."""
+        return [n for n in self.members if n not in self.reads and is_control(n)]
 
     def key(self) -> tuple:
         """Plain tuples."""
@@ -69,7 +74,9 @@ class Segment:
 
 
 def segments(graph: Graph, cut: bool = True) -> list[Segment]:
-    """The segments in the order in which they run; cut=False: one."""
+    """The segments in the order in which they run; cut=False: one, or those between branches and loops."""
+    if any(map(is_control, graph.nodes)):
+        return _staged(graph)
     free = _free(graph)
     number = {node: i for i, node in enumerate(n for n in graph.nodes if n not in free)}
     owner = dict.fromkeys(number, 0)
@@ -91,6 +98,49 @@ def segments(graph: Graph, cut: bool = True) -> list[Segment]:
             at.gives.remove((node, None))
         at.gives.append((node, i))
     return made
+
+
+def is_control(node: Node) -> bool:
+    """A branch or a loop."""
+    return node.operator.lowering is Lowering.CONTROL
+
+
+def _staged(graph: Graph) -> list[Segment]:
+    """What no branch or loop has to run before, then the branches and loops that read only that, and so on."""
+    stage: dict[Node, int] = {}
+    operands: set[Node] = set()
+    for node in graph.nodes:
+        stage[node] = max([stage[i] + is_control(i) for i in node.inputs], default=0)
+        if is_control(node):
+            operands.update(i for i in node.inputs if i.operator.name != "parameter")
+    free = _free(graph) - operands
+    made: list[Segment] = []
+    ordinary: list[int] = []
+    owner: dict[Node, int] = {}
+    for number in range(max(stage[n] + is_control(n) for n in graph.nodes) + 1):
+        ordinary.append(len(made))
+        made.append(Segment(graph.facts))
+        together: dict[tuple, int] = {}
+        for node in graph.nodes:
+            if stage[node] != number or node in free:
+                continue
+            owner[node] = ordinary[number]
+            if is_control(node):
+                key = (node.operator.name, node.inputs, hashable(node.attributes[:-1]))
+                if key not in together:
+                    together[key] = len(made)
+                    made.append(Segment(graph.facts))
+                owner[node] = together[key]
+    given: set[Node] = set()
+    for node in sorted(owner, key=owner.__getitem__):
+        _add(made[owner[node]], node, made, owner, given)
+    for i, node in enumerate(graph.outputs):
+        at = made[owner.get(node, ordinary[stage[node]])]
+        _add(at, node, made, owner, given)
+        if (node, None) in at.gives:
+            at.gives.remove((node, None))
+        at.gives.append((node, i))
+    return [one for one in made if one.gives]
 
 
 def _add(to: Segment, node: Node, made: list[Segment], owner: dict[Node, int], given: set[Node]) -> None:
