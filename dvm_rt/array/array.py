@@ -30,6 +30,10 @@ Axes = int | tuple[int, ...] | None
 DTypeLike = DType | str | type | np.dtype
 CONSTANT, DIMENSION = OPERATORS["constant"], OPERATORS["dimension"]
 CONSTANTS_MAX = 1024
+_PAIRS = {  # elementwise operators of two operands of one floating dtype: whether the result is a bool
+    **dict.fromkeys(("add", "subtract", "multiply", "divide"), False),
+    **dict.fromkeys(("equal", "not_equal", "less", "less_equal", "greater", "greater_equal"), True),
+}  # fmt: skip
 _constants: dict[tuple[Number, str], Node] = {}
 _new = object.__new__
 
@@ -408,11 +412,7 @@ def record(name: str, operands: Sequence[Array | Number | Node], attributes: tup
     for n in nodes:
         if n.data.__class__ is Pending:
             size += n.data.size
-    array = _wrap_node(node, of)
-    node.data = Pending(weakref.ref(array), size)
-    if size > of.pending_max:
-        _check_size(node, of)
-    return array
+    return _pending(node, of, size)
 
 
 def _record_traced(row: Operator, nodes: tuple[Node, ...], attributes: tuple, trace: Trace) -> Array:
@@ -526,10 +526,53 @@ def _constant(value: Number, dtype: str) -> Node:
 
 
 def _binary(name: str, x: object, y: object) -> Array:
+    array = _recorded_pair(name, x, y)
+    if array is not None:
+        return array
     try:
         return binary(name, x, y)
     except TypeError:
         return NotImplemented
+
+
+def _recorded_pair(name: str, x: object, y: object) -> Array | None:
+    """The same as `binary` for what is recorded most: elementwise, one floating dtype, outside of traces. None: not such a case."""
+    of = x._session if x.__class__ is Array else y._session
+    if of is None or name not in _PAIRS:
+        return None
+    a = (x._node or _node_of(x)) if x.__class__ is Array else None
+    b = (y._node or _node_of(y)) if y.__class__ is Array else None
+    dtype = (a or b).dtype
+    if dtype.kind != "f":
+        return None
+    size = 1
+    if a is None:
+        if x.__class__ is not float:
+            return None
+        a = _constant(x, dtype.name)
+    elif a.data.__class__ is Pending:
+        size += a.data.size
+    if b is None:
+        if y.__class__ is not float:
+            return None
+        b = _constant(y, dtype.name)
+    elif b.dtype is not dtype or y._session is not of:
+        return None
+    elif b.data.__class__ is Pending:
+        size += b.data.size
+    row = OPERATORS[name]
+    shape = a.shape if b.shape == a.shape or not b.shape else row.shape(NO_FACTS, row.where, (a.shape, b.shape))
+    return _pending(Node(row, (a, b), (), shape, bool_ if _PAIRS[name] else dtype), of, size)
+
+
+def _pending(node: Node, of: Session, size: int) -> Array:
+    """The array of a node that is recorded; computed at once if too much waits by then."""
+    array = _new(Array)
+    array._tensor, array._node, array._session = None, node, of
+    node.data = Pending(weakref.ref(array), size)
+    if size > of.pending_max:
+        _check_size(node, of)
+    return array
 
 
 def binary(name: str, x: object, y: object) -> Array:

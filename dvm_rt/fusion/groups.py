@@ -34,7 +34,7 @@ from dvm_rt.fusion.views import (
     same_placement,
     source,
 )
-from dvm_rt.fusion.words import REDUCTIONS, nodes_of
+from dvm_rt.fusion.words import nodes_of
 from dvm_rt.graph.graph import Node
 from dvm_rt.graph.operators import Lowering
 from dvm_rt.graph.symbols import Size, exact_quotient, same, to_wire
