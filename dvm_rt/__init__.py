@@ -2,11 +2,11 @@
 
 The packages, in the order in which data flows through them:
 
-    array            lazy arrays and functions: Python records, a flush asks for values
+    array, xp        lazy arrays and functions: Python records, a flush asks for values; the Array API's namespace
     graph            what is to be computed, over symbolic dimensions
     fusion           graph -> plan: which operators share a kernel, for all shapes
     native (C++)     plan + sizes -> program; the verifier; the machine; the stream that launches
-    isa              the instruction table and the formats of programs and plans, which all of these share
+    isa              the instruction table, the table of host functions, the formats of programs and plans: all of these share it
     encoder_workers  processes that plan and encode ahead
     npu_device       the process that runs programs
     scheduler        who encodes what, leases, restarts
