@@ -433,6 +433,8 @@ def _taken(nodes: tuple[Node, ...], trace: Trace) -> bool:
 
 def _record_traced(row: Operator, nodes: tuple[Node, ...], attributes: tuple, trace: Trace) -> Array:
     inputs = tuple([n if n.data is trace or n.operator is CONSTANT else _captured(n, trace) for n in nodes])
+    if trace.recorder is not None:
+        return _wrap_node(trace.recorder.apply(row, inputs, attributes), None)
     return _wrap_node(_traced(apply(row, inputs, attributes, trace.facts), trace), None)
 
 
