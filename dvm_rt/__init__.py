@@ -2,11 +2,11 @@
 
 The packages, in the order in which data flows through them:
 
-    array            lazy arrays and functions: Python records, a flush asks for values
+    array, xp        lazy arrays and functions: Python records, a flush asks for values; the Array API's namespace
     graph            what is to be computed, over symbolic dimensions
     fusion           graph -> plan: which operators share a kernel, for all shapes
     native (C++)     plan + sizes -> program; the verifier; the machine; the stream that launches
-    isa              the instruction table and the formats of programs and plans, which all of these share
+    isa              the instruction table, the table of host functions, the formats of programs and plans: all of these share it
     encoder_workers  processes that plan and encode ahead
     npu_device       the process that runs programs
     scheduler        who encodes what, leases, restarts
@@ -24,25 +24,27 @@ _MODULES: dict[str, tuple[str, ...]] = {
         "abs", "acos", "acosh", "add", "all", "any", "argmax", "argmin", "asin", "asinh", "astype", "attention", "atan", "atan2", "atanh",
         "bitwise_and", "bitwise_invert", "bitwise_left_shift", "bitwise_or", "bitwise_right_shift", "bitwise_xor", "broadcast_to",
         "cbrt", "ceil", "clip", "concat", "copysign", "cos", "cosh", "count_nonzero", "digamma", "divide", "equal", "erf", "erfc",
-        "exp", "exp2", "expand_dims", "expm1", "floor", "floor_divide", "fmod", "full", "gelu", "greater", "greater_equal", "hypot",
+        "exp", "exp2", "expand_dims", "expm1", "floor", "floor_divide", "fmod", "gelu", "greater", "greater_equal", "hypot",
         "isfinite", "isinf", "isnan", "layer_norm", "less", "less_equal", "lgamma", "linear", "log", "log10", "log1p", "log2",
         "log_softmax", "logaddexp", "logical_and", "logical_not", "logical_or", "logical_xor", "logsumexp", "matmul", "matmul_integer",
-        "matrix_transpose", "max", "maximum", "mean", "min", "minimum", "multiply", "negative", "nextafter", "not_equal", "ones",
+        "matrix_transpose", "max", "maximum", "mean", "min", "minimum", "multiply", "negative", "nextafter", "not_equal",
         "permute_dims", "pow", "prod", "reciprocal", "relu", "remainder", "reshape", "rms_norm", "round", "rsqrt", "sigmoid", "sign",
         "signbit", "silu", "sin", "sinh", "softmax", "split", "sqrt", "square", "squeeze", "stack", "std", "subtract", "sum",
-        "tan", "tanh", "trunc", "var", "where", "zeros",
+        "tan", "tanh", "trunc", "var", "where",
     ),
-    "dvm_rt.array.manipulation": ("diff", "full_like", "ones_like", "zeros_like"),
+    "dvm_rt.array.creation": (
+        "arange", "eye", "full", "full_like", "linspace", "meshgrid", "one_hot", "ones", "ones_like", "tril", "triu", "zeros", "zeros_like",
+    ),
     "dvm_rt.array.movement": (
-        "arange", "argsort", "argwhere", "broadcast_arrays", "compress", "eye", "flip", "gather_nd", "index_add",
-        "linspace", "meshgrid", "moveaxis", "nonzero", "one_hot", "pad", "repeat", "roll", "scatter", "scatter_nd",
-        "searchsorted", "sort", "take", "take_along_axis", "tile", "topk", "tril", "triu", "unique_all", "unique_counts",
-        "unique_inverse", "unique_values", "unstack", "updated",
+        "argsort", "argwhere", "broadcast_arrays", "compress", "diff", "flip", "gather_nd", "index_add", "moveaxis", "nonzero", "pad",
+        "repeat", "roll", "scatter", "scatter_nd", "searchsorted", "sort", "take", "take_along_axis", "tile", "topk", "unique_all",
+        "unique_counts", "unique_inverse", "unique_values", "unstack", "updated",
     ),
     "dvm_rt.array.windows": ("avg_pool", "conv", "conv_transpose", "max_pool"),
     "dvm_rt.array.einsum": ("einsum", "outer", "tensordot", "vecdot"),
     "dvm_rt.array.function": ("Function", "function"),
     "dvm_rt.array.control": ("cond", "switch", "while_loop"),
+    "dvm_rt.array.kernel": ("kernel",),
     "dvm_rt.array.explain": ("explain", "dump", "das"),
     "dvm_rt.array.session": ("stats",),
     "dvm_rt.runtime": ("Runtime",),

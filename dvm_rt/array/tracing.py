@@ -6,7 +6,7 @@ from outside are captured: they become further parameters of the graph, whose va
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from dvm_rt import dtypes
 from dvm_rt.errors import GraphError
@@ -16,15 +16,26 @@ from dvm_rt.graph.symbols import Facts, Shape, symbol
 
 if TYPE_CHECKING:
     from dvm_rt._native import Tensor
+    from dvm_rt.graph.operators import Operator
 
 _local = threading.local()
+
+
+class Recorder(Protocol):
+    """Who makes the nodes instead of the trace: a kernel that is written by hand, while its body runs."""
+
+    def apply(self, row: Operator, inputs: tuple[Node, ...], attributes: tuple) -> Node:
+        """The node of an operator, as `graph.apply` makes it."""
 
 
 class Trace:
     """One trace: its parameters, the facts about their sizes, and what it captured. A part of a branch or a loop has a trace
     inside of another one, `around`: it has the same facts, and `taken` from it are values that the part reads."""
 
-    __slots__ = ("facts", "parameters", "captured", "symbol_count", "around", "taken", "_captured_nodes", "_taken_nodes", "_outer")
+    __slots__ = (
+        "facts", "parameters", "captured", "symbol_count", "section_count", "recorder", "around", "taken", "_captured_nodes",
+        "_taken_nodes", "_outer",
+    )  # fmt: skip
 
     def __init__(self, around: Trace | None = None) -> None:
         self.facts = Facts() if around is None else around.facts
@@ -33,7 +44,8 @@ class Trace:
         self._taken_nodes: dict[int, Node] = {}
         self.parameters: list[Node] = []
         self.captured: list[Tensor] = []
-        self.symbol_count = 0
+        self.symbol_count = self.section_count = 0
+        self.recorder: Recorder | None = None
         self._captured_nodes: dict[int, Node] = {}
 
     def __enter__(self) -> Trace:

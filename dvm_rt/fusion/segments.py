@@ -6,6 +6,9 @@ reads h from memory. The
 residual stream of a transformer is cut so several times a layer, and most segments of a deep network then are the same
 segment: `Segment.key` says so. A segment is a graph of its own; what it takes from others are parameters of it.
 
+Sections of hand-written kernels are segments too: what a section makes, and others read, is marked with its number, and what
+these marks need belongs to it.
+
 Cuts never change a result, only what could have been fused. Leaves, views, and what is cheap to make from them belong to no
 segment: each that reads them has its own. A branch or a loop is a segment of its own, as all its nodes together; what it reads
 is stored before it, and what reads it comes after."""
@@ -34,6 +37,7 @@ class Segment:
     members: dict[Node, int] = field(default_factory=dict)  # and reads: their numbers in `key`
     reads: dict[Node, None] = field(default_factory=dict)
     gives: list[tuple[Node, int | None]] = field(default_factory=list)
+    section: str = ""  # the name of the section of a hand-written kernel that this is
 
     def control(self) -> list[Node]:
         """The nodes of the branch or the loop that this segment is; none: it is an ordinary one."""
@@ -55,7 +59,10 @@ class Segment:
         for node in self.members:
             for operand in node.inputs if node not in self.reads and not is_view(node) else ():
                 root = source(operand)[0]
-                if root in self.reads and root.operator.name != "parameter":
+                if root in self.reads and root.operator.name == "section":
+                    maker = f"section {root.attribute('name')} makes it" if root.attribute("number") else "it is made before the kernel"
+                    found.append((source(root.inputs[0])[0].operator.name, node.operator.name, maker))
+                elif root in self.reads and root.operator.name != "parameter":
                     from_memory = node.operator.name in PRODUCTS and operand in node.inputs[:2]
                     reason = f"{node.operator.name} reads it from memory" if from_memory else "a product has to run between them"
                     found.append((root.operator.name, node.operator.name, reason))
@@ -77,6 +84,8 @@ def segments(graph: Graph, cut: bool = True) -> list[Segment]:
     """The segments in the order in which they run; cut=False: one, or those between branches and loops."""
     if any(map(is_control, graph.nodes)):
         return _staged(graph)
+    if cut and any(node.operator.name == "section" for node in graph.nodes):
+        return _sections(graph)
     free = _free(graph)
     number = {node: i for i, node in enumerate(n for n in graph.nodes if n not in free)}
     owner = dict.fromkeys(number, 0)
@@ -91,13 +100,49 @@ def segments(graph: Graph, cut: bool = True) -> list[Segment]:
     given: set[Node] = set()
     for node in number:
         _add(made[owner[node]], node, made, owner, given)
+    _add_outputs(graph, made, owner, given)
+    return made
+
+
+def _add_outputs(graph: Graph, made: list[Segment], owner: dict[Node, int], given: set[Node]) -> None:
     for i, node in enumerate(graph.outputs):
         at = made[owner.get(source(node)[0], -1)]
         _add(at, node, made, owner, given)
         if (node, None) in at.gives:
             at.gives.remove((node, None))
         at.gives.append((node, i))
-    return made
+
+
+def _sections(graph: Graph) -> list[Segment]:
+    """The sections of hand-written kernels by their numbers; between them what belongs to none, after the last section that it
+    needs."""
+    inside: dict[Node, set[int]] = {}  # what each section computes for itself
+    after: dict[Node, int] = {}  # the last section that a node needs
+    names: dict[int, str] = {}
+    for node in graph.nodes:
+        after[node] = max((after[i] for i in node.inputs), default=0)
+        if node.operator.name == "section" and (number := node.attribute("number")):
+            after[node], names[number] = number, node.attribute("name")
+            stack = list(node.inputs)
+            while stack:
+                at = stack.pop()
+                if at.operator.name != "section" and number not in inside.setdefault(at, set()):
+                    inside[at].add(number)
+                    stack += at.inputs
+    places = sorted({(n, False) for n in names} | {(n, True) for n in after.values()})
+    made = [Segment(graph.facts, section="" if rest else names[n]) for n, rest in places]
+    place = {at: i for i, at in enumerate(places)}
+    free, owner = _free(graph), dict[Node, int]()
+    for node in graph.nodes:
+        is_mark = node.operator.name == "section"
+        if is_mark or (node not in free and node not in inside):
+            owner[node] = place[after[node], not (is_mark and node.attribute("number"))]
+    given: set[Node] = set()
+    for node in graph.nodes:
+        for at in [place[n, False] for n in inside.get(node, ()) if node not in free] + ([owner[node]] if node in owner else []):
+            _add(made[at], node, made, owner, given)
+    _add_outputs(graph, made, owner, given)
+    return [one for one in made if one.gives]
 
 
 def is_control(node: Node) -> bool:

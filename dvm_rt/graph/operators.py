@@ -219,6 +219,8 @@ def _fits(value: object, dtype: DType) -> bool:
 
 def number_of(value: float, dtype: DType, where: str = "graph: constant") -> bool | int | float:
     """A Python number as a constant of this dtype holds it. Raises DTypeError where it cannot."""
+    if not hasattr(value, "__float__"):
+        raise DTypeError(f"{where}: a number, got {value!r}, allowed numbers and bools")
     if dtype is bool_:
         return bool(value)
     if dtype.kind == "f":
@@ -685,6 +687,8 @@ TABLE: tuple[Operator, ...] = (
     _composite("full", 0, "one value everywhere", lambda where, given, shape, value, name: _named(where, given, value, name),
                shapes.given, lambda shape, value, name: np.broadcast_to(_constant(value, name), shape), ("shape", "value", "dtype"),
                composites.full),
+    _composite("section", 1, "x, as section `number` of a hand-written kernel makes it; 0: as none of them does", _kept, E,
+               lambda x, number, name: x, ("number", "name"), lambda op, x, number, name: x),
     # ---- windows ----------------------------------------------------------------------------------------------------
     Operator("windows", 1, L.VIEW, "(..., S) -> (..., O, K): windows that slide over the last axes", _kept, windows.windowed,
              windows.sliding, ("kernel", "stride", "dilation")),
