@@ -23,7 +23,7 @@ import dvm_rt as dvm
 from dvm_rt import _native, dtypes
 from dvm_rt.isa.program import READ, ProgramBuilder
 
-RUNS, ITERATIONS, BRANCHES = 30, 10_000, 1000
+RUNS, ITERATIONS, BRANCHES = 30, 1000, 1000
 WIDTH, LAYERS, TOLERANCE = 128, 24, 1e-5
 
 
@@ -38,7 +38,7 @@ def machine_costs() -> dict[str, float]:
     empty.jump(0)
     base, costs = 0.0, {}
     for name, program, count in (("launch", empty, 1), ("iteration", loop, ITERATIONS), ("branch", branches, BRANCHES)):
-        ns = min(_native.Program(program.build()).time_run([np.array([True])], 200) for _ in range(5))
+        ns = min(_native.Program(program.build()).time_run([np.array([True])], 20) for _ in range(40))
         costs[name] = (ns - base) / count
         base = base or ns
     return costs
