@@ -217,7 +217,7 @@ class Mutator {
         x.dtype = uint8_t(r_.below(14));
         if (r_.chance(70) && x.arg < t_.args.size()) t_.args[x.arg].dtype = x.dtype, follow(t_.args[x.arg]);
         break;
-      case 12: if (x.depth || r_.chance(10)) x.depth = near(x.depth, 4); break;
+      case 12: if (x.depth || r_.chance(s.head.kind == uint16_t(SectionKind::HOST) ? 50 : 10)) x.depth = near(x.depth, 4); break;
       case 13: if (x.limit || r_.chance(10)) x.limit = near(x.limit, 1); break;
       case 14: x.index = uint16_t(r_.chance(x.limit ? 90 : 10) ? r_.below(int64_t(s.operands.size()) + 1) : x.index); break;
       default:
