@@ -1,6 +1,7 @@
 // Programs as structures, and changes to them that keep the structure.
 #pragma once
 #include <cstring>
+#include <iterator>
 #include <vector>
 #include "program.h"
 
@@ -238,7 +239,13 @@ class Mutator {
       case 3: dim = near(dim, 1); break;
       case 4: dim = boundary(); break;
       case 5: std::swap(dim, s.head.dims[r_.below(s.head.rank && s.head.rank <= MAX_RANK ? s.head.rank : 1)]); break;
-      case 6: if (s.head.depth || r_.chance(10)) s.head.depth = near(s.head.depth, 1); break;
+      case 6:
+        if (s.head.kind == uint16_t(SectionKind::HOST) && r_.chance(50)) {
+          s.head.depth = int64_t(std::size(HostFunction_NAMES)) + r_.below(4) - 1;
+          break;
+        }
+        if (s.head.depth || r_.chance(10)) s.head.depth = near(s.head.depth, 1);
+        break;
       case 7: s.head.depth = s.head.depth > 1 ? 1 + r_.below(s.head.depth) : s.head.depth; break;
       case 8: s.head.scratch_bytes = uint64_t(near(int64_t(s.head.scratch_bytes), 4)), t_.head.scratch_bytes = std::max(t_.head.scratch_bytes, s.head.scratch_bytes); break;
       case 9: s.head.rank = uint8_t(r_.chance(70) ? s.head.rank + 1 : boundary()); break;
