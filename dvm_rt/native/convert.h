@@ -90,6 +90,44 @@ template <> struct Stored<Bool> : Stored<uint8_t> {};
 template <class T> using StoredVector = typename Stored<T>::Vector;
 template <class T> FN StoredVector<T> stored_at(const uint8_t* m) { StoredVector<T> s; memcpy(&s, m, sizeof s); return s; }
 
+// W integers of 1 or 2 bytes (of 4, where elements have 8) as integers of the compute dtype's width, and the low bytes of
+// such: __builtin_convertvector goes element by element here, with gcc 12.
+template <class T> FN Vi widened_integers(StoredVector<T> x) {
+  [[maybe_unused]] constexpr bool SIGNED = T(-1) < T(0);
+#if defined(__AVX512F__)
+  if constexpr (sizeof(E) == 4 && sizeof(T) == 1) return (Vi)(SIGNED ? _mm512_cvtepi8_epi32((__m128i)x) : _mm512_cvtepu8_epi32((__m128i)x));
+  if constexpr (sizeof(E) == 4 && sizeof(T) == 2) return (Vi)(SIGNED ? _mm512_cvtepi16_epi32((__m256i)x) : _mm512_cvtepu16_epi32((__m256i)x));
+  if constexpr (sizeof(E) == 8 && sizeof(T) == 4) return (Vi)(SIGNED ? _mm512_cvtepi32_epi64((__m256i)x) : _mm512_cvtepu32_epi64((__m256i)x));
+#elif defined(__AVX2__)
+  if constexpr (sizeof(E) == 4 && sizeof(T) == 1) {
+    const __m128i low = _mm_cvtsi64_si128((long long)x);
+    return (Vi)(SIGNED ? _mm256_cvtepi8_epi32(low) : _mm256_cvtepu8_epi32(low));
+  }
+  if constexpr (sizeof(E) == 4 && sizeof(T) == 2) return (Vi)(SIGNED ? _mm256_cvtepi16_epi32((__m128i)x) : _mm256_cvtepu16_epi32((__m128i)x));
+  if constexpr (sizeof(E) == 8 && sizeof(T) == 4) return (Vi)(SIGNED ? _mm256_cvtepi32_epi64((__m128i)x) : _mm256_cvtepu32_epi64((__m128i)x));
+#endif
+  return __builtin_convertvector(x, Vi);
+}
+template <class T> FN StoredVector<T> low_bytes(Vi x) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(E) == 4 && sizeof(T) == 1) return (StoredVector<T>)_mm512_cvtepi32_epi8((__m512i)x);
+  if constexpr (sizeof(E) == 4 && sizeof(T) == 2) return (StoredVector<T>)_mm512_cvtepi32_epi16((__m512i)x);
+  if constexpr (sizeof(E) == 8 && sizeof(T) == 4) return (StoredVector<T>)_mm512_cvtepi64_epi32((__m512i)x);
+#elif defined(__AVX2__)
+  if constexpr (sizeof(E) == 4 && sizeof(T) <= 2) {
+    constexpr long long PICK = sizeof(T) == 1 ? 0x0c080400 : 0x0d0c090805040100;  // of each half of the vector
+    const __m256i packed = _mm256_shuffle_epi8((__m256i)x, _mm256_set1_epi64x(PICK));
+    if constexpr (sizeof(T) == 1) return (StoredVector<T>)_mm256_permutevar8x32_epi32(packed, _mm256_set1_epi64x(4ll << 32))[0];
+    else return (StoredVector<T>)_mm256_castsi256_si128(_mm256_permute4x64_epi64(packed, 8));
+  }
+  if constexpr (sizeof(E) == 8 && sizeof(T) == 4) {
+    const __m256i even = _mm256_permutevar8x32_epi32((__m256i)x, _mm256_setr_epi32(0, 2, 4, 6, 0, 2, 4, 6));
+    return (StoredVector<T>)_mm256_castsi256_si128(even);
+  }
+#endif
+  return __builtin_convertvector(x, StoredVector<T>);
+}
+
 #ifdef DVM_IS_float32
 FN StoredVector<Half> to_halves(V a) {
 #if defined(__AVX512F__)
@@ -115,44 +153,105 @@ FN V from_halves(StoredVector<Half> h) {
 }
 FN StoredVector<BrainFloat> to_brain_floats(V a) {
   const Vu u = (Vu)a, r = (u + 0x7fff + (u >> 16 & 1)) >> 16;
-  return __builtin_convertvector(a == a ? r : Vu{} + 0x7fc0, StoredVector<BrainFloat>);
+  return low_bytes<uint16_t>((Vi)(a == a ? r : Vu{} + 0x7fc0));
 }
-FN V from_brain_floats(StoredVector<BrainFloat> b) { return (V)(__builtin_convertvector(b, Vu) << 16); }
+FN V from_brain_floats(StoredVector<BrainFloat> b) { return (V)((Vu)widened_integers<uint16_t>(b) << 16); }
+typedef double Doubles __attribute__((vector_size(4 * W)));  // half a vector of floats
+FN V from_doubles(const uint8_t* m) {
+  Doubles low, high;
+  memcpy(&low, m, sizeof low), memcpy(&high, m + sizeof low, sizeof high);
+#if defined(__AVX512F__)
+  return _mm512_insertf32x8(_mm512_castps256_ps512(_mm512_cvtpd_ps(low)), _mm512_cvtpd_ps(high), 1);
+#elif defined(__AVX2__)
+  return _mm256_set_m128(_mm256_cvtpd_ps(high), _mm256_cvtpd_ps(low));
+#else
+  return V{float(low[0]), float(low[1]), float(high[0]), float(high[1])};
+#endif
+}
+FN StoredVector<double> to_doubles(V a) {  // a NaN is canonical in both
+  const V x = canonicalNaN(a);
+  Doubles low, high;
+#if defined(__AVX512F__)
+  low = _mm512_cvtps_pd(_mm512_castps512_ps256(x)), high = _mm512_cvtps_pd(_mm512_extractf32x8_ps(x, 1));
+#elif defined(__AVX2__)
+  low = _mm256_cvtps_pd(_mm256_castps256_ps128(x)), high = _mm256_cvtps_pd(_mm256_extractf128_ps(x, 1));
+#else
+  low = Doubles{x[0], x[1]}, high = Doubles{x[2], x[3]};
+#endif
+  StoredVector<double> both;
+  memcpy(&both, &low, sizeof low), memcpy((uint8_t*)&both + sizeof low, &high, sizeof high);
+  return both;
+}
 
 template <class T> FN V from(const uint8_t* m) {
-  const auto x = stored_at<T>(m);
-  if constexpr (std::is_same_v<T, Half>) return from_halves(x);
-  else if constexpr (std::is_same_v<T, BrainFloat>) return from_brain_floats(x);
-  else if constexpr (std::is_same_v<T, Bool>) return truth(__builtin_convertvector(x, Vi) != 0);
-  else return __builtin_convertvector(__builtin_convertvector(x, Vi), V);
+  if constexpr (std::is_same_v<T, double>) return from_doubles(m);
+  else if constexpr (std::is_same_v<T, Half>) return from_halves(stored_at<T>(m));
+  else if constexpr (std::is_same_v<T, BrainFloat>) return from_brain_floats(stored_at<T>(m));
+  else if constexpr (std::is_same_v<T, Bool>) return truth(widened_integers<uint8_t>(stored_at<T>(m)) != 0);
+  else return __builtin_convertvector(widened_integers<T>(stored_at<T>(m)), V);
 }
 template <class T> FN StoredVector<T> to(V a) {
-  if constexpr (std::is_same_v<T, Half>) return to_halves(a);
+  if constexpr (std::is_same_v<T, double>) return to_doubles(a);
+  else if constexpr (std::is_same_v<T, Half>) return to_halves(a);
   else if constexpr (std::is_same_v<T, BrainFloat>) return to_brain_floats(a);
-  else if constexpr (std::is_same_v<T, Bool>) return __builtin_convertvector((Vi)(a != 0.f) & 1, StoredVector<T>);
+  else if constexpr (std::is_same_v<T, Bool>) return low_bytes<uint8_t>((Vi)(a != 0.f) & 1);
   else {
     constexpr long LOWEST = T(-1) < T(0) ? -(1l << (8 * sizeof(T) - 1)) : 0, HIGHEST = LOWEST + (1l << 8 * sizeof(T)) - 1;
     constexpr bool WIDE = sizeof(T) == 4;  // its largest value is no float
     const V number = bits(bits(a) & (a == a)), x = min2(all(WIDE ? 2147483520.f : float(HIGHEST)), max2(all(float(LOWEST)), number));
     const Vi i = __builtin_convertvector(x, Vi);
-    return __builtin_convertvector(WIDE ? number >= 0x1p31f ? Vi{} + INT32_MAX : i : i, StoredVector<T>);
+    return low_bytes<T>(WIDE ? number >= 0x1p31f ? Vi{} + INT32_MAX : i : i);
   }
 }
 #define DVM_DIRECT(X) X(BOOL, Bool) X(INT8, int8_t) X(UINT8, uint8_t) X(INT16, int16_t) X(UINT16, uint16_t) X(INT32, int32_t) \
-  X(FLOAT16, Half) X(BFLOAT16, BrainFloat)
+  X(FLOAT16, Half) X(BFLOAT16, BrainFloat) X(FLOAT64, double)
 #elif defined(DVM_IS_float64)
-#define DVM_DIRECT(X)
+template <class T> FN V from(const uint8_t* m) { return __builtin_convertvector(stored_at<T>(m), V); }
+template <class T> FN StoredVector<T> to(V a) { return __builtin_convertvector(canonicalNaN(a), StoredVector<T>); }
+#define DVM_DIRECT(X) X(FLOAT32, float)
 #else
+// W integers of 8 bytes, cut to 4.
+FN V low_words(const uint8_t* m) {
+#if defined(__AVX512F__)
+  const __m256i low = _mm512_cvtepi64_epi32(_mm512_loadu_si512(m)), high = _mm512_cvtepi64_epi32(_mm512_loadu_si512(m + 64));
+  return (V)_mm512_inserti32x8(_mm512_castsi256_si512(low), high, 1);
+#else
+  V v;
+  for (int i = 0; i < W; i++) memcpy(&v[i], m + 8 * i, 4);
+  return v;
+#endif
+}
+template <class T> FN StoredVector<T> doubled_words(V a) {  // the other way
+#if defined(__AVX512F__)
+  const __m256i low = _mm512_castsi512_si256((__m512i)a), high = _mm512_extracti32x8_epi32((__m512i)a, 1);
+  const __m512i halves[2] = {IS_SIGNED ? _mm512_cvtepi32_epi64(low) : _mm512_cvtepu32_epi64(low),
+                             IS_SIGNED ? _mm512_cvtepi32_epi64(high) : _mm512_cvtepu32_epi64(high)};
+  StoredVector<T> both;
+  memcpy(&both, halves, sizeof both);
+  return both;
+#else
+  return __builtin_convertvector(a, StoredVector<T>);
+#endif
+}
 template <class T> FN V from(const uint8_t* m) {
-  if constexpr (std::is_same_v<T, Bool>) return truth(__builtin_convertvector(stored_at<T>(m), Vi) != 0);
-  else return __builtin_convertvector(stored_at<T>(m), V);
+  if constexpr (std::is_same_v<T, Bool>) return truth(widened_integers<uint8_t>(stored_at<T>(m)) != 0);
+  else if constexpr (sizeof(T) < sizeof(E)) return (V)widened_integers<T>(stored_at<T>(m));
+  else if constexpr (sizeof(T) == sizeof(E)) return (V)stored_at<T>(m);
+  else return low_words(m);
 }
 template <class T> FN StoredVector<T> to(V a) {
-  if constexpr (std::is_same_v<T, Bool>) return __builtin_convertvector((Vi)(a != all(0)) & 1, StoredVector<T>);
-  else return __builtin_convertvector(a, StoredVector<T>);
+  if constexpr (std::is_same_v<T, Bool>) return low_bytes<uint8_t>((Vi)(a != all(0)) & 1);
+  else if constexpr (sizeof(T) < sizeof(E)) return low_bytes<T>((Vi)a);
+  else if constexpr (sizeof(T) == sizeof(E)) return (StoredVector<T>)a;
+  else return doubled_words<T>(a);
 }
-#define DVM_DIRECT(X) X(BOOL, Bool) X(INT8, int8_t) X(UINT8, uint8_t) X(INT16, int16_t) X(UINT16, uint16_t) X(INT32, int32_t) \
-  X(UINT32, uint32_t)
+#define DVM_DIRECT_INTEGERS(X) X(BOOL, Bool) X(INT8, int8_t) X(UINT8, uint8_t) X(INT16, int16_t) X(UINT16, uint16_t) \
+  X(INT32, int32_t) X(UINT32, uint32_t)
+#if defined(DVM_IS_int64) || defined(DVM_IS_uint64)
+#define DVM_DIRECT DVM_DIRECT_INTEGERS
+#else
+#define DVM_DIRECT(X) DVM_DIRECT_INTEGERS(X) X(INT64, int64_t) X(UINT64, uint64_t)
+#endif
 #endif
 }  // namespace
 }  // namespace dvm::DVM_TARGET::DVM_DTYPE
