@@ -1,13 +1,17 @@
 // Matrix products with their epilogue, and the packing of B; built once per instruction set.
 //
-// A tile of C is a few rows by 1, 2 or 4 units of columns, held in registers while k runs. A is read in place, one
+// A tile of C is a few rows by a few vectors of columns, held in registers while k runs. A is read in place, one
 // broadcast an element; B as panels of PANEL columns, in place or packed (matmul.h says when). Tiles are tall if M
 // allows it and wide if not; neither they nor the order in which they run enters the bits of the result: an element
 // is one fma chain for each slice of K, slices added in order. NaN is made canonical in every store.
 //
-// Order: batch, K slice, group of panels, rows that keep A in L2, 128 columns, strip (one panel, or all of them where
-// tiles are wide), block of rows, tile. In the last slice the epilogue's words run over 128 columns of a few blocks of
-// rows at a time, row by row, while they are in L1.
+// What limits a tile besides the multiplications are its loads, one for each row and each vector of columns: 9 rows by 3
+// vectors need 12 for 27 multiplications, 14 by 2 need 16 for 28. So 3 vectors it is where 32 registers allow it, and two
+// such tiles, 96 columns, fill three panels.
+//
+// Order: batch, K slice, group of panels, rows that keep A in L2, strip (columns that all of these rows finish before the
+// next ones are begun), tile where two of them fill the strip, block of rows, tile. In the last slice the epilogue's words run
+// row by row over every 128 columns that are finished, while these are in L2.
 #include "matmul.h"
 #include <type_traits>
 #include <utility>
@@ -17,12 +21,15 @@
 namespace dvm::DVM_TARGET {
 namespace {
 
-constexpr int UNIT = 2 * W;       // columns of the narrowest tile
 constexpr int64_t STRIP = LANES;  // columns of an epilogue's rows, and of the widest tiles or more
-static_assert(PANEL % UNIT == 0 && STRIP % PANEL == 0 && 4 * UNIT <= STRIP);
-constexpr int ROWS_MAX[3] = {W == 16 ? 14 : 6, W == 16 ? 6 : 2, W == 16 ? 3 : 1};  // rows of tiles of 1, 2, 4 units
-constexpr int64_t EPILOGUE_ROWS = 4 * ROWS_MAX[0];  // by STRIP columns: 28 KiB
-constexpr int64_t L2_FLOATS = 1 << 18;      // of A that should stay in L2
+// Shapes of tiles: vectors of columns, most rows.
+enum Shape { TALL, THREE, WIDE, WIDEST, SHAPES };
+constexpr int VECTORS_OF[SHAPES] = {2, 3, 4, 8};
+constexpr int ROWS_MAX[SHAPES] = {W == 16 ? 14 : 6, W == 16 ? 9 : 0, W == 16 ? 6 : 2, W == 16 ? 3 : 1};
+constexpr int64_t THREE_PANELS = 3 * PANEL;  // two tiles of shape THREE
+static_assert(PANEL % (2 * W) == 0 && STRIP % PANEL == 0 && 8 * W <= STRIP && (W != 16 || THREE_PANELS == 6 * W));
+constexpr int64_t L2_FLOATS = 1 << 17;      // of A that should stay in L2, beside two strips of B
+constexpr int64_t EPILOGUE_ROWS = 126;      // most rows of STRIP columns that wait for an epilogue: 63 KiB
 constexpr int64_t STREAM_FLOATS = 1 << 16;  // packed B larger than this is fetched ahead: between two runs it leaves L2
 
 constexpr int64_t AHEAD_K = 16;             // steps of k between the fetch of B and its use
@@ -86,10 +93,10 @@ FN V load_b(const Float16* p) {
 #endif
 }
 
-// ROW_MAJOR: a_step is 1, worth 10 %. COPY: B goes to t.copy too. B: how an element of it is stored.
-template <int ROWS, int UNITS, bool ROW_MAJOR, bool COPY, class B>
+// ROW_MAJOR: a_step is 1, worth 10 %. COPY: B goes to t.copy too. B: how an element of it is stored. BEGIN: columns of the first
+// panel before the tile.
+template <int ROWS, int VECTORS, int BEGIN, bool ROW_MAJOR, bool COPY, class B>
 void tile_kernel(const Tile& t) {
-  constexpr int VECTORS = 2 * UNITS;
   V c[ROWS][VECTORS];
 #pragma GCC unroll 16
   for (int i = 0; i < ROWS; i++)
@@ -106,13 +113,16 @@ void tile_kernel(const Tile& t) {
   float* copy = t.copy;
 #pragma GCC unroll 5
   for (int i = 0; i < BASES; i++) a[i] = opaque(t.a + 3 * i * a_row);
+  auto in_panels = [&](int v) __attribute__((always_inline)) {
+    return (BEGIN + v * W) / PANEL * panel + (BEGIN + v * W) % PANEL - BEGIN;
+  };
   auto step = [&]() __attribute__((always_inline)) {
     V row[VECTORS];
 #pragma GCC unroll 8
-    for (int v = 0; v < VECTORS; v++) row[v] = load_b(b + v * W / PANEL * panel + v * W % PANEL);
+    for (int v = 0; v < VECTORS; v++) row[v] = load_b(b + (COPY ? v * W : in_panels(v)));
     if constexpr (COPY) {
 #pragma GCC unroll 8
-      for (int v = 0; v < VECTORS; v++) store(copy + v * W, row[v]);
+      for (int v = 0; v < VECTORS; v++) store(copy + in_panels(v), row[v]);
       copy += PANEL;
     }
 #pragma GCC unroll 16
@@ -132,7 +142,7 @@ void tile_kernel(const Tile& t) {
       for (int u = 0; u < 4; u++)
 #pragma GCC unroll 8
         for (int v = 0; v < VECTORS; v += 64 / int(sizeof(B)) / W)
-          __builtin_prefetch(b + (AHEAD_K * 4 / int(sizeof(B)) + u) * b_step + v * W / PANEL * panel + v * W % PANEL);
+          __builtin_prefetch(b + (AHEAD_K * 4 / int(sizeof(B)) + u) * b_step + (COPY ? v * W : in_panels(v)));
     }
     for (int line = 0; line < t.pull; line++, next += 16) __builtin_prefetch(next, 0, 2);
 #pragma GCC unroll 4
@@ -152,19 +162,26 @@ void tile_kernel(const Tile& t) {
 
 using Kernel = void (*)(const Tile&);
 struct Kernels { Kernel of_rows[ROWS_MAX[0] + 1]; };
-template <int UNITS, bool ROW_MAJOR, bool COPY, class B, int... ROWS>
+template <Shape SHAPE, int ROWS, int BEGIN, bool ROW_MAJOR, bool COPY, class B>
+constexpr Kernel kernel() {
+  if constexpr (ROWS <= ROWS_MAX[SHAPE]) return tile_kernel<ROWS, VECTORS_OF[SHAPE], BEGIN, ROW_MAJOR, COPY, B>;
+  else return nullptr;
+}
+template <Shape SHAPE, int BEGIN, bool ROW_MAJOR, bool COPY, class B, int... ROWS>
 constexpr Kernels kernels(std::integer_sequence<int, 0, ROWS...>) {
-  constexpr int MAX = ROWS_MAX[UNITS / 2];
-  return {nullptr, (ROWS <= MAX ? tile_kernel<ROWS <= MAX ? ROWS : 1, UNITS, ROW_MAJOR, COPY, B> : nullptr)...};
+  return {nullptr, kernel<SHAPE, ROWS, BEGIN, ROW_MAJOR, COPY, B>()...};
 }
 using Rows = std::make_integer_sequence<int, ROWS_MAX[0] + 1>;
+// By shape; then THREE from the middle of a panel.
 template <bool ROW_MAJOR, class B>
-constexpr Kernels KERNELS[3] = {kernels<1, ROW_MAJOR, false, B>(Rows()), kernels<2, ROW_MAJOR, false, B>(Rows()),
-                                kernels<4, ROW_MAJOR, false, B>(Rows())};
+constexpr Kernels KERNELS[SHAPES + 1] = {
+    kernels<TALL, 0, ROW_MAJOR, false, B>(Rows()), kernels<THREE, 0, ROW_MAJOR, false, B>(Rows()), kernels<WIDE, 0, ROW_MAJOR, false, B>(Rows()),
+    kernels<WIDEST, 0, ROW_MAJOR, false, B>(Rows()), kernels<THREE, PANEL / 2, ROW_MAJOR, false, B>(Rows())};
 template <class B>
 const Kernels* kernels_for(bool row_major) { return row_major ? KERNELS<true, B> : KERNELS<false, B>; }
-template <bool ROW_MAJOR>
-constexpr Kernels COPYING = kernels<1, ROW_MAJOR, true, float>(Rows());  // of the first block of rows
+template <bool ROW_MAJOR>  // of the first block of rows
+constexpr Kernels COPYING[SHAPES + 1] = {kernels<TALL, 0, ROW_MAJOR, true, float>(Rows()), kernels<THREE, 0, ROW_MAJOR, true, float>(Rows()), {},
+                                         {}, kernels<THREE, PANEL / 2, ROW_MAJOR, true, float>(Rows())};
 
 // ---- packing --------------------------------------------------------------------------------------------------------
 // One round of a transpose: blocks of S x S change places across the diagonal of blocks of 2S x 2S.
@@ -234,8 +251,7 @@ struct Product {  // what all steps of the batch share; distances in floats
   int64_t row_begin, row_end, column_begin, column_end;  // of C, to be made
   int64_t a_row, a_step, b_column, b_step, c_row;
   int64_t rows_max;       // rows of A, one slice long, that L2 holds
-  int64_t strip;          // columns that all rows finish before the next ones are begun
-  int shape;              // tiles of up to 1 << shape units
+  Shape shape;            // of the tiles; THREE: of most, the others as the rest of the columns asks
   const Kernels* kernels; // [shape]
   int64_t b_element;      // bytes of an element of B: 4 unless it is packed
   const Kernels* copying; // for the first block of rows, where that copies B; else nullptr
@@ -257,8 +273,9 @@ struct Product {  // what all steps of the batch share; distances in floats
 void set_rows(Product& p, int64_t begin, int64_t end) {
   const int64_t m = end - begin;
   p.row_begin = begin, p.row_end = end;
-  p.rows_max = m * p.slice <= L2_FLOATS ? m : ceil_div(m, ceil_div(m * p.slice, L2_FLOATS));
-  p.ring = p.rows_max < m ? GROUP_PANELS : p.shape == 0 && (!p.words || m <= EPILOGUE_ROWS) ? 1 : STRIP / PANEL;
+  const int64_t most = smaller(L2_FLOATS / p.slice, p.words ? EPILOGUE_ROWS : m), block = ROWS_MAX[p.shape];
+  p.rows_max = m <= most ? m : smaller(m, ceil_div(ceil_div(m, ceil_div(m, most)), block) * block);
+  p.ring = p.rows_max < m ? GROUP_PANELS : p.shape == TALL ? 1 : p.shape == THREE ? 3 : STRIP / PANEL;
 }
 
 Product product(const SectionRun& run) {
@@ -269,18 +286,18 @@ Product product(const SectionRun& run) {
   p.a_row = a->stride[1] / 4, p.a_step = a->depth / 4, p.c_row = c->stride[1] / 4;
   p.b_column = b->stride[0] / 4, p.b_step = b->depth / 4;
   p.column_end = p.n;
-  p.shape = p.m <= ROWS_MAX[2] ? 2 : p.m <= ROWS_MAX[1] ? 1 : 0;
+  const bool three = p.m <= ROWS_MAX[THREE] || (p.m > ROWS_MAX[TALL] && ROWS_MAX[THREE]);
+  p.shape = p.m <= ROWS_MAX[WIDEST] ? WIDEST : p.m <= ROWS_MAX[WIDE] ? WIDE : three ? THREE : TALL;
   p.b_element = DTYPE_BYTES[b->dtype];
   p.kernels = b->dtype == uint8_t(DType::BFLOAT16)  ? kernels_for<Bfloat16>(p.a_step == 1)
               : b->dtype == uint8_t(DType::FLOAT16) ? kernels_for<Float16>(p.a_step == 1)
                                                     : kernels_for<float>(p.a_step == 1);
   p.form = matmul_b(head, *b);
   p.fetch = p.form == MatmulB::PACKED && panels(p.n) * PANEL * p.slice * p.b_element > STREAM_FLOATS * 4;
-  p.fetch_in_place = p.form == MatmulB::IN_PLACE && p.shape == 0;
-  const bool copies = p.form == MatmulB::COPIED && b->stride[0] == 4 && p.shape == 0;
-  p.copying = !copies ? nullptr : p.a_step == 1 ? &COPYING<true> : &COPYING<false>;
+  p.fetch_in_place = p.form == MatmulB::IN_PLACE && p.shape <= THREE;
+  const bool copies = p.form == MatmulB::COPIED && b->stride[0] == 4;
+  p.copying = !copies ? nullptr : p.a_step == 1 ? COPYING<true> : COPYING<false>;
   p.words = head.word_count ? run.section.words : nullptr;
-  p.strip = p.shape == 0 ? PANEL : STRIP;
   set_rows(p, 0, p.m);
   p.scratch = reinterpret_cast<float*>(run.scratch), p.operands = a, p.operand_count = head.operand_count;
   for (int i = 0; i < p.operand_count; i++) p.base[i] = run.address[i];
@@ -325,65 +342,82 @@ void finish(Context& context, const Product& p, int64_t row, int64_t rows, int64
   }
 }
 
-// A block of rows (t.a, `rows`; C from `c`) by the columns [column, end).
-void block_of_strip(const Product& p, const Columns& from, Tile& t, float* c, int64_t rows, int64_t column,
+// Columns that all rows finish before the next ones are begun, and the tiles that they are cut into.
+struct Strip {
+  int64_t columns;
+  Shape shape;
+  int64_t part;  // of the columns: what all rows finish first
+};
+Strip next_strip(const Product& p, int64_t columns) {
+  if (p.shape == TALL || (p.shape == THREE && columns <= PANEL)) return {smaller(columns, PANEL), TALL, PANEL};
+  if (p.shape != THREE) return {smaller(columns, STRIP), p.shape, STRIP};
+  if (columns >= THREE_PANELS) return {THREE_PANELS, THREE, THREE_PANELS / 2};
+  if (columns <= THREE_PANELS / 2) return {columns, THREE, columns};
+  return {smaller(columns, 2 * PANEL), WIDE, 2 * PANEL};
+}
+
+// A block of rows (t.a, `rows`; C from `c`) by the columns [column, end), which are one part of a strip.
+void block_of_strip(const Product& p, const Columns& from, Tile& t, Shape shape, float* c, int64_t rows, int64_t column,
                     int64_t end, const float* source) {
-  for (int shape = p.shape; column < end; column += UNIT << shape) {
+  for (; column < end; column += VECTORS_OF[shape] * W) {
+    while (shape > TALL && ((VECTORS_OF[shape] - 1) * W >= end - column || !ROWS_MAX[shape])) shape = Shape(shape - 1);  // its last vector would hold nothing
     const bool edge = column >= from.edge_begin;
-    const int64_t limit = edge ? end : smaller(end, from.edge_begin);
-    while (column + (UNIT << shape) - UNIT >= limit) shape--;  // its last unit would hold no column
-    const int64_t at = column - (edge ? from.edge_begin : from.begin);
-    t.b = edge ? from.edge + at : p.b_at(from.b, at / PANEL * from.panel + at % PANEL);
+    const int64_t at = column - (edge ? from.edge_begin : from.begin), begin = at % PANEL;
+    t.b = edge ? from.edge + at : p.b_at(from.b, at / PANEL * from.panel + begin);
     t.b_step = edge ? PANEL : from.step;
     t.c = c + column;
-    if (source) {  // one panel, and full: what the next blocks read is written here
+    if (source) {  // full panels: what the next blocks read is written here
       t.copy = const_cast<float*>(t.b);
       t.b = source + column, t.b_step = p.b_step;
     }
-    t.columns = smaller(limit - column, UNIT << shape);
-    (source ? *p.copying : p.kernels[shape]).of_rows[rows](t);
+    t.columns = smaller(end - column, VECTORS_OF[shape] * W);
+    (source ? p.copying : p.kernels)[begin && shape == THREE ? SHAPES : shape].of_rows[rows](t);
     t.next += ceil_div(t.k, 4) * t.pull * 16;
   }
 }
 
-// Rows [row, row + m) by the columns [column, end), for the slice that `t` describes. `pull`: B of the next strip too.
-void strip(const Product& p, Columns from, Tile t, int64_t k0, int64_t row, int64_t m, int64_t column,
-           int64_t end, bool pull) {
+// Rows [row, row + m) by the columns of a strip, for the slice that `t` describes.
+void run_strip(const Product& p, Columns from, const Strip& strip, Tile t, int64_t k0, int64_t row, int64_t m, int64_t column) {
   const float* const a = reinterpret_cast<const float*>(p.base[0]) + k0 * p.a_step;
   float* const c = reinterpret_cast<float*>(p.base[2]);
-  const int64_t blocks = ceil_div(m, ROWS_MAX[p.shape]), height = m / blocks, taller = m % blocks;
+  const int64_t blocks = ceil_div(m, ROWS_MAX[strip.shape]), height = m / blocks, taller = m % blocks, end = column + strip.columns;
   const float* source = nullptr;  // what the first block of rows reads while it copies
   if (p.form == MatmulB::COPIED) {
     from.b += (column - from.begin) / PANEL % p.ring * from.panel, from.begin = column;
     const float* const b = reinterpret_cast<const float*>(p.base[1]) + k0 * p.b_step;
-    if (row == p.row_begin && p.copying && end - column == PANEL) source = b;
+    const bool full = strip.columns % PANEL == 0 && strip.shape <= THREE;
+    if (row == p.row_begin && p.copying && full) source = b;
     else if (row == p.row_begin) copy(p, b, t.k, column, end, const_cast<float*>(from.b));
   }
-  const float* const pull_end = p.b_at(from.b, (end - from.begin + p.strip) * t.k);
+  const float* const pull_end = p.b_at(from.b, (end - from.begin + strip.columns) * t.k);
   t.next = p.b_at(from.b, (end - from.begin) * t.k);
-  if (pull && p.fetch && blocks > 1) t.pull = int(ceil_div(p.strip * p.b_element / 16, blocks * ceil_div(end - column, UNIT)));
-  for (int64_t block = 0; block < blocks; block++) {  // heights differ by at most one
-    const int64_t rows = height + (block < taller);
-    t.a = a + row * p.a_row;
-    t.ahead = p.fetch ? blocks == 1 : block == 0 && (p.fetch_in_place || source);
-    if (t.next >= pull_end) t.pull = 0;
-    block_of_strip(p, from, t, c + row * p.c_row, rows, column, end, block == 0 ? source : nullptr);
-    row += rows;
+  if (p.fetch && blocks > 1)
+    t.pull = int(ceil_div(strip.columns * p.b_element / 16, blocks * ceil_div(strip.columns, VECTORS_OF[strip.shape] * W)));
+  for (; column < end; column += strip.part) {
+    for (int64_t block = 0, at = row; block < blocks; block++) {  // heights differ by at most one
+      const int64_t rows = height + (block < taller);
+      t.a = a + at * p.a_row;
+      t.ahead = p.fetch ? blocks == 1 : block == 0 && (p.fetch_in_place || source);
+      if (t.next >= pull_end) t.pull = 0;
+      block_of_strip(p, from, t, strip.shape, c + at * p.c_row, rows, column, smaller(column + strip.part, end), block == 0 ? source : nullptr);
+      at += rows;
+    }
   }
 }
 
 // Rows [row, row + m) by the columns of one group of panels, for the slice that `t` describes.
 void group_of_panels(Context& context, const Product& p, const Columns& from, const Tile& t, int64_t k0, int64_t row,
                      int64_t m) {
-  const bool finished = p.words && k0 + t.k == p.k;
-  const int64_t step = finished ? smaller(m, EPILOGUE_ROWS) : m;
-  for (int64_t begin = from.begin; begin < from.end; begin += STRIP) {
-    const int64_t end = smaller(begin + STRIP, from.end);
-    for (int64_t i = 0; i < m; i += step) {
-      const int64_t rows = smaller(step, m - i);
-      for (int64_t column = begin; column < end; column += p.strip)
-        strip(p, from, t, k0, row + i, rows, column, smaller(column + p.strip, end), i == 0);
-      if (finished) finish(context, p, row + i, rows, begin, end - begin);
+  const bool last = p.words && k0 + t.k == p.k;
+  int64_t finished = from.begin;
+  for (int64_t column = from.begin; column < from.end;) {
+    const Strip strip = next_strip(p, (column < from.edge_begin ? from.edge_begin : from.end) - column);
+    run_strip(p, from, strip, t, k0, row, m, column);
+    column += strip.columns;
+    while (last && finished < column && (column == from.end || column - finished >= STRIP)) {
+      const int64_t columns = smaller(STRIP, column - finished);
+      finish(context, p, row, m, finished, columns);
+      finished += columns;
     }
   }
 }
