@@ -278,7 +278,9 @@ void Stream::check_encoded(Instance& instance) {
   if (!instance.program) throw *invalid(instance, uint32_t(error.code), error.section, error.word);
   machine_.reserve(*instance.program);
   instance.state = ProgramState::READY;
-  trace_.add(TraceKind::LOAD, begin, now_ns(), instance.id, instance.plan->number);
+  uint64_t end = now_ns();
+  counters_.load_ns += end - begin;
+  trace_.add(TraceKind::LOAD, begin, end, instance.id, instance.plan->number);
 }
 
 bool Stream::push_record(uint32_t flags, uint64_t id, std::span<const uint8_t> program) {
