@@ -33,7 +33,7 @@ struct KernelEncoder : Generator {
     collapse(reduces || gathers, empty_row);
     if (failed()) return;
     const bool far = is_far(), ready = !empty_row && !zero_product && forms(0) == prepared.forms;
-    if (ready && (!prepared.row_buffers || row_buffer_bytes() <= ROW_BUFFER_BYTES_MAX)) {
+    if (ready && (!prepared.row_buffers || (row_buffer_bytes() <= ROW_BUFFER_BYTES_MAX && !rows_lie_across()))) {
       for (int i = 0; i < prepared.row_buffers; i++) add_row_buffer();
       copy_words(prepared);
     } else {
