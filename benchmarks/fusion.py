@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from dvm_rt import _native  # noqa: E402
 from dvm_rt.fusion.fuser import fuse  # noqa: E402
 from dvm_rt.fusion.plan import Plan  # noqa: E402
-from dvm_rt.graph.graph import Graph, Make, Node  # noqa: E402
+from dvm_rt.graph.graph import Make, Node  # noqa: E402
 from tests.fusion.running import graph_of, prepared  # noqa: E402
 
 LOST = 1.03

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import sys
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Annotated
 
 import typer
 
-from dvm_rt.errors import DvmError, GraphError
+from dvm_rt.errors import DvmError, GraphError, UnsupportedOperatorError
 
-HELP = "Looks into what dvm_rt makes (programs, traces), prints the manual of its instruction set, and starts pools of workers."
+HELP = "Runs ONNX models, looks into what dvm_rt makes (programs, traces), prints the manual of its instruction set, and starts pools of workers."
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=HELP)
 
 
@@ -27,11 +29,16 @@ def pool(
 
 
 @app.command()
-def isa() -> None:
-    """Print the manual of the instruction set."""
+def isa(
+    markdown: Annotated[Path | None, typer.Option(help="write the manual here: docs/isa.md in a source checkout")] = None,
+) -> None:
+    """Print the manual of the instruction set: every instruction with its operands, dtypes, meaning, accuracy and cost."""
     from dvm_rt.isa.manual import manual
 
-    print(manual())
+    if markdown is None:
+        print(manual())
+    else:
+        markdown.write_text(manual())
 
 
 @app.command()
@@ -64,6 +71,55 @@ def trace(
         table.add_row(track.name, f"(idle; longest: {longest})" if longest else "(idle)", "", f"{track.idle_us / 1e3:.2f}", "")
         table.add_section()
     Console().print(table)
+
+
+@app.command()
+def run(
+    file: Annotated[Path, typer.Argument(help="an ONNX model")],
+    input: Annotated[list[str], typer.Option(help="name=file.npy; inputs that are not given are random")] = [],  # noqa: B006
+    dim: Annotated[list[str], typer.Option(help="name=4 or name=4,8: sizes of symbolic dimensions; several are swept")] = [],  # noqa: B006
+    profile: Annotated[bool, typer.Option(help="say where the nodes ran, and the runtime's counters")] = False,
+    trace: Annotated[Path | None, typer.Option(help="write a Perfetto trace")] = None,
+    compare: Annotated[str | None, typer.Option(help="run beside another engine: onnxruntime")] = None,
+    encoders: Annotated[int, typer.Option(min=0, max=64, help="worker processes; 0: everything in this process")] = 0,
+) -> None:
+    """Run an ONNX model over one or several shapes."""
+    _onnx("command").run(file, input, dim, profile, trace, compare, encoders)
+
+
+@app.command()
+def conformance(
+    suite: Annotated[str, typer.Argument(help="onnx")],
+    pattern: Annotated[str, typer.Option(help="only cases with this in their names")] = "",
+    passing: Annotated[Path | None, typer.Option(help="write the names of the cases that pass")] = None,
+    table: Annotated[Path | None, typer.Option(help="write the table of operators (docs/onnx.md)")] = None,
+) -> None:
+    """Run a suite that others wrote; prints what passed by group, then what did not."""
+    from dvm_rt.runtime import Runtime
+
+    if suite != "onnx":
+        raise typer.BadParameter(f"got {suite}, allowed onnx")
+    module = _onnx("conformance")
+    with Runtime(inline=True):
+        outcomes = list(module.run(pattern=pattern))
+    print(module.summary(outcomes))
+    for outcome in outcomes:
+        if outcome.result != module.PASSED:
+            print(f"{outcome.name}: {outcome.result}: {outcome.said}")
+    if passing is not None:
+        passing.write_text("".join(f"{o.name}\n" for o in outcomes if o.result == module.PASSED))
+    if table is not None:
+        table.write_text(module.table(outcomes))
+
+
+def _onnx(module: str) -> ModuleType:
+    """A module of the ONNX frontend, or an error that says what to install."""
+    try:
+        return import_module(f"dvm_rt.onnx.{module}")
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.startswith("dvm_rt"):
+            raise
+        raise UnsupportedOperatorError(f"onnx: {error.name} is not installed, allowed environments with it: pip install 'dvm-rt[onnx]'") from None
 
 
 @app.command()

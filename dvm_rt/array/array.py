@@ -22,14 +22,18 @@ from dvm_rt.dtypes import DEFAULT_FLOAT, DEFAULT_INT, DType, bfloat16, bool_, fl
 from dvm_rt.errors import DTypeError, GraphError, ShapeError, UnsupportedOperatorError
 from dvm_rt.graph.graph import NO_FACTS, Node, apply, reachable
 from dvm_rt.graph.operators import OPERATORS, Operator, number_of
-from dvm_rt.graph.shapes import Entry, axis_number, axis_numbers
-from dvm_rt.graph.symbols import Dim, Shape, same
+from dvm_rt.graph.shapes import Entry, axis_numbers
+from dvm_rt.graph.symbols import Dim, Shape
 
 Number = bool | int | float
 Axes = int | tuple[int, ...] | None
 DTypeLike = DType | str | type | np.dtype
 CONSTANT, DIMENSION = OPERATORS["constant"], OPERATORS["dimension"]
 CONSTANTS_MAX = 1024
+_PAIRS = {  # elementwise operators of two operands of one floating dtype: whether the result is a bool
+    **dict.fromkeys(("add", "subtract", "multiply", "divide"), False),
+    **dict.fromkeys(("equal", "not_equal", "less", "less_equal", "greater", "greater_equal"), True),
+}  # fmt: skip
 _constants: dict[tuple[Number, str], Node] = {}
 _new = object.__new__
 
@@ -364,7 +368,7 @@ def _from_python(value: object) -> np.ndarray:
     try:
         host = np.asarray(value)
     except ValueError as error:
-        raise ShapeError(f"array: asarray: nested sequences of unequal length: {error}") from error
+        raise ShapeError("array: asarray: nested sequences, got ones of unequal length, allowed equal ones") from error
     if host.dtype.kind not in "biuf":
         raise DTypeError(f"array: asarray: dtype, got {host.dtype}, allowed numbers and bools")
     return host.astype(np.float32) if host.dtype == np.float64 else host
@@ -372,10 +376,19 @@ def _from_python(value: object) -> np.ndarray:
 
 def shape_of(sizes: Sequence[int | Dim], where: str) -> Shape:
     """A shape from what the user gave for one."""
-    for n in sizes:
-        if not isinstance(n, Dim) and not hasattr(n, "__index__"):
-            raise ShapeError(f"array: {where}: size, got {n!r}, allowed whole numbers")
-    return tuple([n if isinstance(n, Dim) else n.__index__() for n in sizes])
+    return tuple([n if isinstance(n, Dim) else whole(n, f"{where}: size") for n in sizes])
+
+
+def whole(value: object, what: str, least: int | None = None) -> int:
+    """A whole number that the user gave. Raises ShapeError for everything else, and for one below `least`."""
+    try:
+        number = value.__index__()
+    except (AttributeError, TypeError):
+        number = None
+    if number is None or (least is not None and number < least) or abs(number) >= 1 << 63:
+        allowed = "whole numbers of 64 bits" if least is None else f"whole numbers from {least}"
+        raise ShapeError(f"array: {what}, got {value!r}, allowed {allowed}")
+    return number
 
 
 def dtype_of(dtype: DTypeLike) -> DType:
@@ -387,9 +400,11 @@ def dtype_of(dtype: DTypeLike) -> DType:
     if isinstance(dtype, str) and dtype in dtypes.BY_NAME:
         return dtypes.BY_NAME[dtype]
     try:
-        return dtypes.from_numpy(dtype, "array")
-    except TypeError:
-        raise DTypeError(f"array: dtype, got {dtype!r}, allowed {', '.join(dtypes.BY_NAME)}") from None
+        if dtype is not None:  # NumPy takes it for float64
+            return dtypes.from_numpy(dtype, "array")
+    except (TypeError, ValueError):
+        pass
+    raise DTypeError(f"array: dtype, got {dtype!r}, allowed {', '.join(dtypes.BY_NAME)}")
 
 
 # ---- recording ----------------------------------------------------------------------------------------------------
@@ -408,11 +423,7 @@ def record(name: str, operands: Sequence[Array | Number | Node], attributes: tup
     for n in nodes:
         if n.data.__class__ is Pending:
             size += n.data.size
-    array = _wrap_node(node, of)
-    node.data = Pending(weakref.ref(array), size)
-    if size > of.pending_max:
-        _check_size(node, of)
-    return array
+    return _pending(node, of, size)
 
 
 def _record_traced(row: Operator, nodes: tuple[Node, ...], attributes: tuple, trace: Trace) -> Array:
@@ -526,10 +537,53 @@ def _constant(value: Number, dtype: str) -> Node:
 
 
 def _binary(name: str, x: object, y: object) -> Array:
+    array = _recorded_pair(name, x, y)
+    if array is not None:
+        return array
     try:
         return binary(name, x, y)
     except TypeError:
         return NotImplemented
+
+
+def _recorded_pair(name: str, x: object, y: object) -> Array | None:
+    """The same as `binary` for what is recorded most: elementwise, one floating dtype, outside of traces. None: not such a case."""
+    of = x._session if x.__class__ is Array else y._session
+    if of is None or name not in _PAIRS:
+        return None
+    a = (x._node or _node_of(x)) if x.__class__ is Array else None
+    b = (y._node or _node_of(y)) if y.__class__ is Array else None
+    dtype = (a or b).dtype
+    if dtype.kind != "f":
+        return None
+    size = 1
+    if a is None:
+        if x.__class__ is not float:
+            return None
+        a = _constant(x, dtype.name)
+    elif a.data.__class__ is Pending:
+        size += a.data.size
+    if b is None:
+        if y.__class__ is not float:
+            return None
+        b = _constant(y, dtype.name)
+    elif b.dtype is not dtype or y._session is not of:
+        return None
+    elif b.data.__class__ is Pending:
+        size += b.data.size
+    row = OPERATORS[name]
+    shape = a.shape if b.shape == a.shape or not b.shape else row.shape(NO_FACTS, row.where, (a.shape, b.shape))
+    return _pending(Node(row, (a, b), (), shape, bool_ if _PAIRS[name] else dtype), of, size)
+
+
+def _pending(node: Node, of: Session, size: int) -> Array:
+    """The array of a node that is recorded; computed at once if too much waits by then."""
+    array = _new(Array)
+    array._tensor, array._node, array._session = None, node, of
+    node.data = Pending(weakref.ref(array), size)
+    if size > of.pending_max:
+        _check_size(node, of)
+    return array
 
 
 def binary(name: str, x: object, y: object) -> Array:

@@ -34,7 +34,7 @@ from dvm_rt.fusion.views import (
     same_placement,
     source,
 )
-from dvm_rt.fusion.words import REDUCTIONS, nodes_of
+from dvm_rt.fusion.words import nodes_of
 from dvm_rt.graph.graph import Node
 from dvm_rt.graph.operators import Lowering
 from dvm_rt.graph.symbols import Size, exact_quotient, same, to_wire
@@ -158,7 +158,7 @@ def computes(node: Node) -> Computes:
     if own is None:
         return None
     either = root.operator.name not in NUMBERS and any(map(crosses, path))
-    return frozenset((own, compute_dtype(root.dtype) if either else own))
+    return frozenset((own, compute_dtype(root.dtype) or own if either else own))  # a bool is read in any dtype
 
 
 def as_producer(node: Node) -> Computes:

@@ -14,7 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from math import inf
 
-from dvm_rt.dtypes import compute_dtype, float32, limits
+from dvm_rt.dtypes import compute_dtype, limits
 from dvm_rt.fusion.views import (
     Access,
     contiguous,

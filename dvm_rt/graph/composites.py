@@ -12,7 +12,7 @@ from __future__ import annotations
 from math import isfinite, pi, sqrt
 from typing import TYPE_CHECKING, Protocol
 
-from dvm_rt.dtypes import compute_dtype, float32
+from dvm_rt.dtypes import compute_dtype
 from dvm_rt.errors import UnsupportedOperatorError
 from dvm_rt.graph.symbols import Shape, Size, product
 

@@ -218,6 +218,8 @@ def _fits(value: object, dtype: DType) -> bool:
 
 def number_of(value: float, dtype: DType, where: str = "graph: constant") -> bool | int | float:
     """A Python number as a constant of this dtype holds it. Raises DTypeError where it cannot."""
+    if not hasattr(value, "__float__"):
+        raise DTypeError(f"{where}: a number, got {value!r}, allowed numbers and bools")
     if dtype is bool_:
         return bool(value)
     if dtype.kind == "f":

@@ -58,7 +58,7 @@ def copysign(a: Array, x: Array) -> Array:
 
 
 def power(a: Array, x: Array) -> Array:
-    """a to the power x as in C. Not np.power with a scalar exponent: for 0.5 that is sqrt, which differs at -inf."""
+    """a to the power x as in C. Not np.power with a scalar exponent: for 0.5 that is sqrt, which differs at -inf. Nor with
+    a negative base where the exponent is even: powl of some C libraries takes -2^63 for an odd number."""
     x = np.ascontiguousarray(np.broadcast_to(x, a.shape))
-    y, even = np.power(a, x), np.rint(x / 2) == x / 2  # powl of some C libraries takes -2^63 for an odd number
-    return np.where(even & ~np.isnan(y), np.abs(y), y)
+    return np.power(np.where(np.rint(x / 2) == x / 2, np.abs(a), a), x)

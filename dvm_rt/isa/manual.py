@@ -1,11 +1,13 @@
-"""The manual of the machine, generated from the instruction and record tables: `dvm-rt isa` prints it."""
+"""The manual of the machine, generated from the instruction, host function and record tables.
+
+`dvm-rt isa` prints it; `docs/isa.md` is what `dvm-rt isa --markdown docs/isa.md` wrote, and a test holds it to the tables."""
 
 from __future__ import annotations
 
 import inspect
 
 from dvm_rt import dtypes
-from dvm_rt.isa import attention, layout, matmul, program, table
+from dvm_rt.isa import attention, host, layout, matmul, program, table
 
 SECTION_KINDS = {
     "VECTOR": "dims[0] is the row, dims[1..] the outer dimensions, walked as an odometer (dims[1] fastest). The words "
@@ -14,7 +16,7 @@ SECTION_KINDS = {
     "MATMUL": "dims = N, M, batch...; depth = K. Operands 0, 1, 2 are A, B, C. Each element is one fma chain in rising "
     "k for each slice of K, starting from 0; slices are added in order. Its words, if any, are an epilogue: they run "
     "as in a pass over each finished row of C (operand 2), without reductions or a row section, and end with `end`.",
-    "PACK": "dims[0] = N, depth = K. Operand 0 is B, operand 1 its packed form: floats [K slice][panel][k][32], "
+    "PACK": "dims[0] = N, depth = K. Operand 0 is B, operand 1 its packed form: elements [K slice][panel][k][{PANEL}], "
     "columns beyond N zero.",
     "COPY": "Operand 0 to operand 1, over dims, of any one dtype and any strides (the destination's meet no place twice). NaN "
     "becomes canonical. No words.",
@@ -50,6 +52,13 @@ REDUCTION_RULE = (
 )
 
 
+COLUMNS = (
+    "*dtypes* are the kinds of compute dtype for which the instruction exists: f floats, i signed, u unsigned integers, with bits "
+    "where only one width does. *ulp* is the largest error that any input may show (0: exact, or correctly rounded; nothing: moves "
+    "no values). *cycles* is the modelled cost of a strip of 128 float32 on AVX-512, which the encoder weighs."
+)
+
+
 def manual() -> str:
     """The whole manual in Markdown."""
     parts = [
@@ -57,11 +66,12 @@ def manual() -> str:
         inspect.cleandoc(table.__doc__).split("\n\n", 2)[2],
         "## Programs\n" + PROGRAMS.format(**layout.LIMITS),
         "## State\n" + _table(("place", "what it is"), PLACES),
-        "## Sections\n" + _table(("kind", "what it does"), tuple(SECTION_KINDS.items())),
+        "## Sections\n" + _table(("kind", "what it does"), tuple((k, d.format(**layout.LIMITS)) for k, d in SECTION_KINDS.items())),
         "## Reductions\n" + REDUCTION_RULE.format(**layout.LIMITS),
         "## Words\nA word is {u16 op, u16 a, u32 k}, 8 bytes, little endian. Its fields hold:\n\n"
         + _table(("field holds", "meaning"), tuple(table.WORD_FIELDS.items()), code=True),
-        "## Instructions\n" + "\n\n".join(_group(group) for group in table.Group),
+        "## Instructions\n" + COLUMNS + "\n\n" + "\n\n".join(_group(group) for group in table.Group),
+        "## Host functions\n" + _table(("number", "name", "inputs", "attributes", "result"), _host_functions()),
         "## Fuel\n" + inspect.cleandoc(program.fuel.__doc__),
         "## Matmul\n" + inspect.cleandoc(matmul.__doc__).partition("\n\n")[2],
         "## Attention\n" + inspect.cleandoc(attention.__doc__).partition("\n\n")[2],
@@ -101,6 +111,10 @@ def _group(group: table.Group) -> str:
                       for form, fields in table.FORM_FIELDS.items())  # fmt: skip
         heading += "\n" + _table(("form", "word holds"), forms, code=True) + "\n\n"
     return heading + _table(("name", "opcodes", "word holds", "dtypes", "meaning", "ulp", "cycles"), rows)
+
+
+def _host_functions() -> tuple[tuple, ...]:
+    return tuple((i, f"`{f.name}`", f.inputs, ", ".join(f.attributes), f.doc) for i, f in enumerate(host.TABLE, 1))
 
 
 def _enumerations() -> tuple[tuple[str, str], ...]:

@@ -124,10 +124,10 @@ def _min(a: Array, x: Array) -> Array:
 
 
 def _exp(a: Array) -> Array:
-    """e^a, and 0 where the result is below the smallest normal float32 (the one written exception to subnormals). `a` is
-    wider than the compute dtype: float64 for float32. In float64 subnormal results stay."""
+    """e^a, and 0 where the result is below the smallest normal number of the compute dtype (the one written exception to
+    subnormals). `a` is wider than that dtype: float64 for float32, long double for float64."""
     y = np.exp(a)
-    return y if a.dtype == np.longdouble else np.where(y < 2.0**-126, np.zeros_like(y), y)
+    return np.where(y < (2.0**-1022 if a.dtype == np.longdouble else 2.0**-126), np.zeros_like(y), y)
 
 
 def _sigmoid(a: Array) -> Array:

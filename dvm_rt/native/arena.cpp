@@ -1,5 +1,7 @@
 #include "arena.h"
 #include <fcntl.h>
+#include <pthread.h>
+#include <signal.h>
 #include <sys/mman.h>
 #include <unistd.h>
 #include <bit>
@@ -9,6 +11,60 @@
 namespace dvm {
 
 constexpr uint64_t PAGE = 4096, STEP_MIN = 4 << 20;
+
+// Pages from the system, mapped together: else each faults at its first touch. False: there are none.
+static bool make_ready(int fd, uint8_t* data, uint64_t from, uint64_t to) {
+  if (from >= to) return true;
+  if (fallocate(fd, 0, off_t(from), off_t(to - from))) return false;
+#ifdef MADV_POPULATE_WRITE
+  madvise(data + from, to - from, MADV_POPULATE_WRITE);
+#endif
+  return true;
+}
+
+Ahead::Ahead(int fd, uint8_t* data) : fd_(fd), data_(data), owner_(getpid()) {
+  sigset_t all, before;
+  sigfillset(&all);
+  pthread_sigmask(SIG_SETMASK, &all, &before);  // signals are for the threads of the program
+  thread_ = std::thread([this] { run(); });
+  pthread_sigmask(SIG_SETMASK, &before, nullptr);
+}
+
+Ahead::~Ahead() {
+  if (getpid() != owner_) {
+    thread_.detach();
+    return;
+  }
+  {
+    std::lock_guard held(lock_);
+    stop_ = true;
+  }
+  wake_.notify_one();
+  thread_.join();
+}
+
+void Ahead::want(uint64_t from, uint64_t to) {
+  {
+    std::lock_guard held(lock_);
+    if (ready_ < from) ready_ = from;
+    wanted_ = to;
+  }
+  wake_.notify_one();
+}
+
+void Ahead::run() {
+  constexpr uint64_t STEP = 1 << 20;  // short enough for a caller who waits for the kernel's lock on the mapping
+  for (std::unique_lock held(lock_);;) {
+    wake_.wait(held, [&] { return stop_ || ready_ < wanted_; });
+    if (stop_) return;
+    const uint64_t from = ready_, to = std::min(from + STEP, wanted_);
+    held.unlock();
+    const bool there = make_ready(fd_, data_, from, to);
+    held.lock();
+    if (!there) wanted_ = 0;  // the arena itself will hear of it
+    else if (ready_ < to) ready_ = to;
+  }
+}
 
 Arena::Arena(uint64_t bytes_max) : bytes_max_((bytes_max + PAGE - 1) & ~(PAGE - 1)) {
   fd_ = memfd_create("dvm_rt arena", MFD_CLOEXEC | MFD_ALLOW_SEALING);
@@ -29,6 +85,7 @@ Arena::~Arena() {
 }
 
 void Arena::close() {
+  ahead_.reset();
   drain();
   closed_ = true;
   left_ = live_;
@@ -181,13 +238,12 @@ bool Arena::grow(uint64_t bytes, Writer writer) {
 bool Arena::extend(uint64_t bytes, bool join) {
   auto take = [&](uint64_t step) {
     step = std::min((step + PAGE - 1) & ~(PAGE - 1), bytes_max_ - bytes_);
-    return step >= bytes && fallocate(fd_, 0, off_t(bytes_), off_t(step)) == 0 ? step : 0;
+    return step >= bytes && make_ready(fd_, data_, std::max(bytes_, ahead_ ? ahead_->ready() : 0), bytes_ + step) ? step : 0;
   };
-  uint64_t step = take(std::max(std::max(bytes, bytes_ / 4), STEP_MIN));
+  const uint64_t usual = std::max(bytes_ / 4, STEP_MIN);
+  uint64_t step = take(std::max(bytes, usual));
   if (!step && !(step = take(bytes))) return false;
-#ifdef MADV_POPULATE_WRITE
-  madvise(data_ + bytes_, step, MADV_POPULATE_WRITE);  // page faults now, together; where unknown, on first touch
-#endif
+  if (ahead_) ahead_->want(bytes_ + step, std::min(bytes_ + step + usual, bytes_max_));
   if (join) {
     remove(last_);
     last_->bytes += step;

@@ -13,7 +13,12 @@
 // release() may come from any thread at any time: it puts the buffer on a list that the next allocation empties. All
 // else runs under the stream's lock. The arena lives until the stream and the last buffer have let go of it.
 #pragma once
+#include <atomic>
+#include <condition_variable>
 #include <deque>
+#include <memory>
+#include <mutex>
+#include <thread>
 #include <vector>
 #include "errors.h"
 #include "layout.h"
@@ -85,9 +90,32 @@ struct MemoryReport {
 
 enum class Writer : uint8_t { HOST, LAUNCH };
 
+// A thread that makes the next pages of an arena ready before anybody asks for them: to zero a page takes the system longer
+// than a small kernel runs.
+class Ahead {
+ public:
+  Ahead(int fd, uint8_t* data);
+  ~Ahead();
+  void want(uint64_t from, uint64_t to);  // bytes of the arena
+  uint64_t ready() const { return ready_.load(std::memory_order_acquire); }  // all below are there
+
+ private:
+  void run();
+  const int fd_;
+  uint8_t* const data_;
+  const int owner_;  // process: a forked child has no such thread to wait for
+  std::mutex lock_;
+  std::condition_variable wake_;
+  uint64_t wanted_ = 0;
+  bool stop_ = false;
+  std::atomic<uint64_t> ready_{0};
+  std::thread thread_;
+};
+
 class Arena {
  public:
   explicit Arena(uint64_t bytes_max);
+  void prepare_ahead() { ahead_.reset(new Ahead(fd_, data_)); }
   Arena(const Arena&) = delete;
   // Memory for `bytes`, ARENA_ALIGN aligned; contents undefined. `committed`: launches that are done. nullptr: there is no
   // such block and none can be made. Throws nothing.
@@ -134,6 +162,7 @@ class Arena {
   int fd_ = -1;
   uint8_t* data_ = nullptr;
   uint64_t bytes_max_, bytes_ = 0;
+  std::unique_ptr<Ahead> ahead_;
   uint64_t used_[3] = {};  // by Use
   uint64_t committed_ = 0;
   struct Lists {  // free blocks by size

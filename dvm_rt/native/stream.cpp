@@ -47,6 +47,7 @@ Stream::Stream(const StreamOptions& options)
   trace_ = Trace(own);
   ::close(own);
   if (inline_mode_) return;
+  arena_->prepare_ahead();
   check_limit("launches_max", options_.launches_max, 1, LOG / 2);
   check_limit("workers", uint64_t(options_.workers), 0, MAX_WORKERS);
   check_limit("ring_bytes", options_.ring_bytes, RING_BYTES_MIN, 1ull << 32);

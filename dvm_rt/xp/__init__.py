@@ -15,7 +15,7 @@ import numpy as np
 
 import dvm_rt as dvm
 from dvm_rt import dtypes
-from dvm_rt.array.array import Array, DTypeLike, _operand, asarray as _asarray, common_dtype, dtype_of
+from dvm_rt.array.array import Array, DTypeLike, _operand, asarray as _asarray, dtype_of
 from dvm_rt.dtypes import (
     DType,
     bool_,
@@ -37,21 +37,22 @@ newaxis = None
 bool = bool_
 
 SAME = (  # as in dvm_rt
-    "abs", "acos", "acosh", "add", "all", "any", "argmax", "argmin", "asin", "asinh", "atan", "atan2", "atanh",
-    "bitwise_and", "bitwise_invert", "bitwise_left_shift", "bitwise_or", "bitwise_right_shift", "bitwise_xor", "broadcast_arrays",
-    "ceil", "clip", "copysign", "cos", "cosh", "count_nonzero", "diff", "divide", "equal", "exp", "expand_dims", "expm1", 
-    "flip", "floor", "floor_divide", "greater", "greater_equal", "hypot", "isfinite", "isinf", "isnan", "less",
-    "less_equal", "log", "log10", "log1p", "log2", "logaddexp", "logical_and", "logical_not", "logical_or",
-    "logical_xor", "matmul", "matrix_transpose", "max", "maximum", "mean", "meshgrid", "min", "minimum", "moveaxis", "multiply",
-    "negative", "nextafter", "not_equal", "permute_dims", "pow", "prod", "reciprocal", "remainder", "repeat",
-    "roll", "round", "sign", "signbit", "sin", "sinh", "sqrt", "square", "squeeze", "stack", "std", "subtract", "sum", "take", "tan",
-    "tanh", "tensordot", "tile", "tril", "triu", "trunc", "unstack", "var", "vecdot", "where", 
+    "abs", "acos", "acosh", "add", "all", "any", "argmax", "argmin", "argsort", "asin", "asinh", "atan",
+    "atan2", "atanh", "bitwise_and", "bitwise_invert", "bitwise_left_shift", "bitwise_or",
+    "bitwise_right_shift", "bitwise_xor", "broadcast_arrays", "ceil", "clip", "copysign", "cos", "cosh",
+    "count_nonzero", "diff", "divide", "equal", "exp", "expand_dims", "expm1", "flip", "floor",
+    "floor_divide", "greater", "greater_equal", "hypot", "isfinite", "isinf", "isnan", "less",
+    "less_equal", "log", "log10", "log1p", "log2", "logaddexp", "logical_and", "logical_not",
+    "logical_or", "logical_xor", "matmul", "matrix_transpose", "max", "maximum", "mean", "meshgrid",
+    "min", "minimum", "moveaxis", "multiply", "negative", "nextafter", "nonzero", "not_equal",
+    "permute_dims", "pow", "prod", "reciprocal", "remainder", "repeat", "roll", "round", "searchsorted",
+    "sign", "signbit", "sin", "sinh", "sort", "sqrt", "square", "squeeze", "stack", "std", "subtract",
+    "sum", "take", "take_along_axis", "tan", "tanh", "tensordot", "tile", "tril", "triu", "trunc",
+    "unique_all", "unique_counts", "unique_inverse", "unique_values", "unstack", "var", "vecdot",
+    "where",
 )  # fmt: skip
 CREATION = ("arange", "eye", "full_like", "linspace", "ones", "ones_like", "zeros", "zeros_like")  # there is one device
-NOT_THERE = (
-    "argsort", "conj", "cumulative_prod", "cumulative_sum", "from_dlpack", "imag", "nonzero", "real", "searchsorted",
-    "sort", "take_along_axis", "unique_all", "unique_counts", "unique_inverse", "unique_values",
-)  # fmt: skip
+NOT_THERE = ("conj", "cumulative_prod", "cumulative_sum", "from_dlpack", "imag", "real")
 
 for _name in SAME:
     globals()[_name] = getattr(dvm, _name)
@@ -230,8 +231,8 @@ class __array_namespace_info__:  # noqa: N801
     """What this namespace offers."""
 
     def capabilities(self) -> dict[str, object]:
-        """No boolean indexing, and shapes that are known without computing."""
-        return {"boolean indexing": False, "data-dependent shapes": False, "max dimensions": 8}
+        """Shapes may depend on values, but not inside of a @function."""
+        return {"boolean indexing": True, "data-dependent shapes": True, "max dimensions": 8}
 
     def default_device(self) -> str:
         return "cpu"

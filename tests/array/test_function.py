@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import signal
 import threading
 import time
@@ -15,25 +14,7 @@ import dvm_rt as dvm
 from dvm_rt.array.explain import planned_for
 from dvm_rt.errors import GraphError, ShapeError
 from dvm_rt.graph.graph import evaluate
-
-F32 = np.float32
-
-
-def fresh(*shape: int) -> np.ndarray:
-    return np.random.default_rng().normal(size=shape).astype(F32)
-
-
-@pytest.fixture
-def counts():
-    class Counts:
-        def __init__(self) -> None:
-            self.start = dvm.stats()
-
-        def __getitem__(self, name: str) -> int:
-            return dvm.stats().get(name, 0) - self.start.get(name, 0)
-
-    gc.collect()
-    return Counts()
+from tests.array.conftest import F32, fresh
 
 
 def test_one_plan_for_all_shapes(counts) -> None:

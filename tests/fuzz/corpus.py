@@ -1,8 +1,10 @@
 """Writes seed programs for the fuzzer: python -m tests.fuzz.corpus FOLDER
 
-Every instruction and form, random vector programs, matmuls (packed, transposed, with epilogues), gathers, row buffers,
-columns side by side, and what the encoder makes of fused plans. Each file holds the program, what its arguments hold before the run, and
-what the reference interpreter leaves in them (nothing where some instruction is only promised to a few ulp)."""
+Every instruction and form in every compute dtype, loads and stores of every storage dtype, random vector programs,
+matmuls of every dtype (packed, transposed, with epilogues), copies, attention, host functions, gathers, row buffers,
+columns side by side, and what the encoder makes of fused plans. Each file holds the program, what its arguments hold
+before the run, and what the reference interpreter leaves in them (nothing where some instruction is only promised to a
+few ulp, and for host functions, for which the fuzzer has a stand-in)."""
 
 from __future__ import annotations
 
@@ -12,23 +14,34 @@ from pathlib import Path
 
 import numpy as np
 
+from dvm_rt import dtypes
 from dvm_rt.errors import DeviceTrap
-from dvm_rt.isa import reference, table
+from dvm_rt.isa import matmul, reference, table
 from dvm_rt.isa.assembler import assemble
-from dvm_rt.isa.program import READ, WRITE, ProgramBuilder, fuel, parse
+from dvm_rt.isa.layout import enum_value
+from dvm_rt.isa.program import PACKED, READ, WORKSPACE, WRITE, ProgramBuilder, fuel, parse
+from dvm_rt.isa.table import Group
 
 from tests.isa.cases import cases, epilogue
 from tests.isa.random_programs import RandomProgram
 from tests.isa.test_fuzz import random_matmul
 from tests.native.test_matmul_dtypes import samples
 
+HOST = enum_value("SectionKind", "HOST")
 WORK_MAX, BYTES_MAX = 600, 1 << 14  # small programs run fast, and reach every rule all the same
 
 
 def seeds(rng: np.random.Generator) -> Iterator[tuple[bytes, list[np.ndarray]]]:
     for instruction, form in table.OPCODES:
-        for case in list(cases(instruction, form, int(rng.integers(1, 70)), rng))[:2]:
-            yield case.program, case.args
+        converts = instruction.group in (Group.LOAD, Group.STORE)
+        for number, name in enumerate(instruction.compute_dtypes):
+            if form in ("", "i", "k") or not number:
+                made = list(cases(instruction, form, int(rng.integers(1, 24 if converts else 70)), rng, dtypes.BY_NAME[name]))
+                for case in made if converts and not number else made[:2]:
+                    yield case.program, case.args
+    yield from of_copies(rng)
+    yield from of_attention(rng)
+    yield from of_host(rng)
     for number in range(160):
         case = RandomProgram(rng, exact=number % 4 > 0).case()
         yield case.program, case.args
@@ -43,6 +56,77 @@ def seeds(rng: np.random.Generator) -> Iterator[tuple[bytes, list[np.ndarray]]]:
         yield columns(rng)
     yield from of_encoder(rng)
     yield from of_listings(rng)
+
+
+def of_copies(rng: np.random.Generator) -> Iterator[tuple[bytes, list[np.ndarray]]]:
+    """Copies of every dtype: transposed, reversed, with gaps, with an index that repeats."""
+    for dtype in dtypes.DTYPES:
+        for kind in range(4):
+            rank = int(rng.integers(1, 4))
+            shape = [int(n) for n in rng.integers(1, 7, rank)]
+            source, target, read, written = [0] * rank, [0] * rank, 1, 1
+            for d in rng.permutation(rank):
+                source[d], read = read, read * (shape[d] + kind % 2)
+            for d in rng.permutation(rank):
+                target[d], written = written, written * (shape[d] + (kind == 3))
+            base = 0
+            if kind == 2:
+                base, source[0] = source[0] * (shape[0] - 1), -source[0]
+            builder, size = ProgramBuilder(), dtype.bytes
+            section = builder.copy(*shape)
+            x = builder.add_arg(read * size, READ, dtype)
+            y = builder.add_arg(written * size, WRITE, dtype)
+            section.operand(x, [s * size for s in source], dtype=dtype, base=base * size)
+            section.operand(y, [s * size for s in target], dtype=dtype, mode=WRITE)
+            yield builder.build(), [np.frombuffer(rng.bytes(n * size), np.uint8).copy() for n in (read, written)]
+
+
+def of_attention(rng: np.random.Generator) -> Iterator[tuple[bytes, list[np.ndarray]]]:
+    for number in range(24):
+        heads, queries, keys, depth, width = (int(n) for n in rng.integers(1, (3, 5, 9, 5, 5)))
+        builder, kept = ProgramBuilder(), number % 4 == 3
+        section = builder.attention(keys, queries, max(depth, width), heads, scale=0.5, masked=-np.inf, empty=0.0)
+        k_bytes = 4 * (packed_elements(keys, depth) if kept else keys * depth)
+        sizes = (4 * queries * depth, k_bytes, 4 * keys * width, 4 * queries * width)
+        places = [builder.add_arg(heads * n, WRITE if i == 3 else READ) for i, n in enumerate(sizes)]
+        section.operand(places[0], [0, 4 * depth, sizes[0]], depth=4, limit=int(rng.integers(-1, keys + 1)))
+        if kept:
+            section.operand(places[1], [0, 0, k_bytes], mode=READ | PACKED, limit=depth)
+        else:
+            section.operand(places[1], [4 * depth, 0, k_bytes], depth=4, limit=depth)
+        section.operand(places[2], [4 * width, 0, sizes[2]], depth=4, limit=width)
+        section.operand(places[3], [0, 4 * width, sizes[3]], mode=WRITE, depth=4)
+        content = [rng.standard_normal(heads * n // 4).astype(np.float32) for n in sizes]
+        if number % 2:
+            dtype = dtypes.bool_ if number % 4 == 1 else dtypes.float32
+            mask = rng.integers(0, 2, (queries, keys)).astype(np.uint8 if dtype is dtypes.bool_ else np.float32)
+            where = builder.add_arg(mask.nbytes, READ, dtype)
+            section.operand(where, [dtype.bytes, dtype.bytes * keys, 0], dtype=dtype)
+            content.append(mask)
+        yield builder.build(), content
+
+
+def packed_elements(n: int, k: int) -> int:
+    return matmul.packed_bytes(n, k) // 4
+
+
+def of_host(rng: np.random.Generator) -> Iterator[tuple[bytes, list[np.ndarray]]]:
+    """A host function between two copies, through the workspace or through arguments."""
+    for number in range(24):
+        shape = [int(n) for n in rng.integers(1, 5, int(rng.integers(1, 4)))]
+        count, builder, dtype = int(np.prod(shape)), ProgramBuilder(), dtypes.DTYPES[number % len(dtypes.DTYPES)]
+        x = builder.add_arg(count * dtype.bytes, READ, dtype)
+        y = builder.add_arg(count * dtype.bytes, WRITE, dtype)
+        middle, base = (WORKSPACE, 64) if number % 2 else (builder.add_arg(count * dtype.bytes, READ | WRITE, dtype), 0)
+        if number % 2:
+            builder.workspace_bytes = 64 + count * dtype.bytes
+        section = builder.host("sort", (0, 0), 2 * count)
+        section.operand(x, shape, dtype=dtype, depth=len(shape))
+        section.operand(middle, shape, dtype=dtype, base=base, mode=WRITE, depth=len(shape))
+        copied = builder.copy(count)
+        copied.operand(middle, [dtype.bytes], dtype=dtype, base=base)
+        copied.operand(y, [dtype.bytes], dtype=dtype, mode=WRITE)
+        yield builder.build(), [np.frombuffer(rng.bytes(count * dtype.bytes), np.uint8).copy() for _ in range(3 - number % 2)]
 
 
 def columns(rng: np.random.Generator) -> tuple[bytes, list[np.ndarray]]:
@@ -111,6 +195,8 @@ def main(folder: Path) -> None:
 
 def after(program: bytes, content: list[bytes]) -> list[bytes]:
     parsed = parse(program)
+    if any(s.kind == HOST for s in parsed.sections):
+        return []
     if any(table.OPCODES[w.op][0].ulp for s in parsed.sections for w in s.words):
         return []
     arrays = [np.frombuffer(c, np.uint8).copy() for c in content]

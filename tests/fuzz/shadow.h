@@ -61,6 +61,7 @@ class Shadow {
 
  private:
   static constexpr uint32_t NOBODY = 0, MANY = ~0u;
+  static constexpr uint8_t FLOAT32 = uint8_t(DType::FLOAT32);
   struct Place {  // one argument, the workspace or the scratch
     int64_t bytes = 0, align = 1;
     int mode = 0, dtype = -1;
@@ -97,7 +98,7 @@ class Shadow {
     const bool vector = kind == SectionKind::VECTOR, copies = kind == SectionKind::COPY, host = kind == SectionKind::HOST,
                attends = kind == SectionKind::ATTENTION;
     need(head.kind <= uint16_t(SectionKind::ATTENTION) && !head.reserved, "section head");
-    need(head.dtype == uint8_t(DType::FLOAT32) || (vector && is_compute_dtype(head.dtype)), "compute dtype");
+    need(head.dtype == uint8_t(DType::FLOAT32) || ((vector || kind == SectionKind::MATMUL) && is_compute_dtype(head.dtype)), "compute dtype");
     need(!head.constant_count || element_bytes() == 8, "constants");
     need(head.operand_count <= MAX_OPERANDS && head.word_count <= MAX_WORDS, "section counts");
     need(head.rank >= 1 && head.rank <= MAX_RANK && (vector || copies ? head.depth == 0 : head.depth >= 1), "rank or depth");
@@ -126,7 +127,7 @@ class Shadow {
     work_++;
   }
 
-  // Whole arrays; nothing of this machine runs the function, so the launch traps.
+  // Whole arrays. The function's bytes are not known here: fuzz.cpp has a stand-in of its own.
   void host() {
     const Section& head = *s_->head;
     need(head.rank == 1 && head.operand_count >= 1 && head.depth <= int64_t(std::size(HostFunction_NAMES)), "host section");
@@ -140,9 +141,10 @@ class Shadow {
       for (int d = 0; d < x.depth; d++) elements = x.stride[d] ? elements : 0;
       total += elements;
       need(total <= head.dims[0], "more elements than the section says");
-      if (elements) touch(i, x.base, int64_t(elements) * DTYPE_BYTES[x.dtype], how, 1);
+      need(elements || !x.base, "a place of nothing");
+      if (elements) touch(i, x.base, int64_t(elements) * DTYPE_BYTES[x.dtype], how, how == READ ? MANY : 1);
     }
-    trapped = true;
+    work_ += (head.dims[0] + 15) / 16;
   }
   void copy() {
     const Section& head = *s_->head;
@@ -157,7 +159,10 @@ class Shadow {
       }
       int d = 0;
       while (d < head.rank && ++index[d] == head.dims[d]) index[d++] = 0;
-      if (d == head.rank) return;
+      if (d == head.rank) {
+        work_ += (id + 15) / 16;
+        return;
+      }
     }
   }
 
@@ -210,7 +215,7 @@ class Shadow {
     const Operand& x = s_->operands[i];
     need(x.mode & GATHER && x.index < s_->head->operand_count, "gather without an index");
     const Operand& index = s_->operands[x.index];
-    need(index.dtype == uint8_t(DType::INT32) || index.dtype == uint8_t(DType::INT64), "dtype of an index");
+    need(index.arg != INDEX && (index.dtype == uint8_t(DType::INT32) || index.dtype == uint8_t(DType::INT64)), "dtype of an index");
     need(!(index.mode & GATHER) && index.stride[0] == 0, "an index that is no plain element a row");
     const int64_t size = DTYPE_BYTES[index.dtype];
     touch(x.index, row_at_[x.index], size, READ, element(0));
@@ -344,31 +349,41 @@ class Shadow {
       run_words({});
     });
   }
+  static bool half(uint8_t dtype) { return dtype == uint8_t(DType::FLOAT16) || dtype == uint8_t(DType::BFLOAT16); }
+  // dtypes of A and B: the compute dtype, bytes in int32; packed weights also in 16 bits.
+  bool factor(const Operand& x) const {
+    const uint8_t dtype = s_->head->dtype;
+    if (x.mode & PACKED) return dtype == FLOAT32 && (x.dtype == FLOAT32 || half(x.dtype));
+    const bool byte = x.dtype == uint8_t(DType::INT8) || x.dtype == uint8_t(DType::UINT8);
+    return x.dtype == dtype || (dtype == uint8_t(DType::INT32) && byte);
+  }
   void matmul() {
     const Section& head = *s_->head;
     const int64_t n = head.dims[0], m = head.dims[1], k = head.depth;
     need(head.rank >= 2 && head.operand_count >= 3, "shape of a matmul");
     const Operand *a = s_->operands, *b = a + 1, *c = a + 2;
-    need(need_scratch(n, m, k, *b) <= int64_t(head.scratch_bytes), "scratch of a matmul");
+    need(need_scratch(head, *b) <= int64_t(head.scratch_bytes), "scratch of a matmul");
+    need(factor(*a) && factor(*b) && c->dtype == head.dtype, "dtype of a matmul");
+    const int64_t of_a = DTYPE_BYTES[a->dtype], of_b = DTYPE_BYTES[b->dtype], of_c = DTYPE_BYTES[c->dtype];
     odometer(2, [&] {
       for (int64_t i = 0; i < m; i++)
-        for (int64_t z = 0; z < k; z++) touch(0, row_at_[0] + __int128(i) * a->stride[1] + __int128(z) * a->depth, 4, READ, MANY);
-      need(a->stride[0] == 0 && (a->stride[1] == 4 || a->depth == 4), "shape of A");
+        for (int64_t z = 0; z < k; z++) touch(0, row_at_[0] + __int128(i) * a->stride[1] + __int128(z) * a->depth, of_a, READ, MANY);
+      need(a->stride[0] == 0 && (a->stride[1] == of_a || a->depth == of_a), "shape of A");
       if (b->mode & PACKED) {
-        touch(1, row_at_[1], k * ((n + PANEL - 1) / PANEL) * PANEL * 4, READ, MANY);
+        touch(1, row_at_[1], k * ((n + PANEL - 1) / PANEL) * PANEL * of_b, READ, MANY);
       } else {
-        need(b->stride[1] == 0 && (b->stride[0] == 4 || b->depth == 4), "shape of B");
+        need(b->stride[1] == 0 && (b->stride[0] == of_b || b->depth == of_b), "shape of B");
         for (int64_t j = 0; j < n; j++)
-          for (int64_t z = 0; z < k; z++) touch(1, row_at_[1] + __int128(j) * b->stride[0] + __int128(z) * b->depth, 4, READ, MANY);
+          for (int64_t z = 0; z < k; z++) touch(1, row_at_[1] + __int128(j) * b->stride[0] + __int128(z) * b->depth, of_b, READ, MANY);
       }
-      need(c->stride[0] == 4 && c->mode & READ, "shape of C");
+      need(c->stride[0] == of_c && c->mode == (READ | WRITE), "shape of C");
       for (int64_t i = 0; i < m; i++)
         for (int64_t j = 0; j < n; j++)
-          touch(2, row_at_[2] + __int128(i) * c->stride[1] + 4 * j, 4, WRITE, uint32_t((row_ * m + i) * n + j + 1));
+          touch(2, row_at_[2] + __int128(i) * c->stride[1] + of_c * j, of_c, WRITE, uint32_t((row_ * m + i) * n + j + 1));
     });
     work_ += (n * rows_of(head) * k + 1023) / 1024;
-    need(a->dtype == 11 && b->dtype == 11 && c->dtype == 11, "dtype of a matmul");
     if (head.word_count) {
+      need(head.dtype == FLOAT32, "epilogue of another dtype than float32");
       odometer(1, [&] {
         State st;
         st.in_pass = true;
@@ -384,24 +399,27 @@ class Shadow {
     return rows;
   }
   // dvm_rt/isa/matmul.py, once more.
-  static int64_t need_scratch(int64_t n, int64_t m, int64_t k, const Operand& b) {
+  static int64_t need_scratch(const Section& head, const Operand& b) {
+    const int64_t n = head.dims[0], m = head.dims[1], k = head.depth;
     const auto up = [](int64_t x, int64_t y) { return (x + y - 1) / y; };
-    const int64_t slice = k <= SLICE_K ? k : up(up(k, up(k, SLICE_K)), 8) * 8, panel = slice * PANEL * 4;
+    const int64_t slice = k <= SLICE_K ? k : up(up(k, up(k, SLICE_K)), 8) * 8, panel = slice * PANEL * DTYPE_BYTES[head.dtype];
+    if (head.dtype != FLOAT32) return panel;
     if (b.mode & PACKED) return 0;
-    const bool scattered = slice * std::min<int64_t>(std::abs(std::clamp<int64_t>(b.depth, -4096, 4096)), 4096) > 640 * 4096;
-    if (b.stride[0] != 4 || m >= (scattered ? 17 : 96)) return std::min<int64_t>(up(n, PANEL), 32) * panel;
+    if (b.stride[0] != 4 || m > 14) return std::min<int64_t>(up(n, PANEL), 32) * panel;
     return n % PANEL ? panel : 0;
   }
   void pack() {
     const Section& head = *s_->head;
     const Operand* b = s_->operands;
     need(head.rank == 1 && head.operand_count == 2 && !head.word_count, "shape of a pack");
-    need(b->stride[0] == 4 || b->depth == 4, "shape of a pack's source");
-    need(b[0].dtype == 11 && b[1].dtype == 11, "dtype of a pack");
+    need((b->dtype == FLOAT32 || half(b->dtype)) && b[1].dtype == b->dtype, "dtype of a pack");
+    const int64_t size = DTYPE_BYTES[b->dtype];
+    need(b->stride[0] == size || b->depth == size, "shape of a pack's source");
+    need(b->mode == READ && b[1].mode & WRITE, "modes of a pack");
     odometer(1, [&] {
       for (int64_t j = 0; j < head.dims[0]; j++)
-        for (int64_t k = 0; k < head.depth; k++) touch(0, row_at_[0] + __int128(j) * b->stride[0] + __int128(k) * b->depth, 4, READ, MANY);
-      touch(1, row_at_[1], head.depth * ((head.dims[0] + PANEL - 1) / PANEL) * PANEL * 4, WRITE, 1);
+        for (int64_t k = 0; k < head.depth; k++) touch(0, row_at_[0] + __int128(j) * b->stride[0] + __int128(k) * b->depth, size, READ, MANY);
+      touch(1, row_at_[1], head.depth * ((head.dims[0] + PANEL - 1) / PANEL) * PANEL * size, WRITE, 1);
     });
     work_ += (head.dims[0] * head.depth + 1023) / 1024;
   }

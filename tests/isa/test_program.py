@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dvm_rt.errors import InvalidBytecodeError
-from dvm_rt.isa import header, layout, manual, table
+from dvm_rt.isa import header, host, layout, manual, table
 from dvm_rt.isa.checksum import checksum
 from dvm_rt.isa.program import CHECKED_FROM, HEAD, WRITE, ProgramBuilder, fuel, parse
 
@@ -166,5 +167,10 @@ def test_manual_has_every_instruction_kind_record_and_limit() -> None:
         for form in table.forms(instruction):
             assert re.search(rf"\b{table.CODES[instruction.name, form]}\b", line)
     assert set(manual.SECTION_KINDS) == set(layout.ENUMS["SectionKind"])
-    for name in [*layout.RECORD, *layout.LIMITS, *table.WORD_FIELDS]:
+    for name in [*layout.RECORD, *layout.LIMITS, *table.WORD_FIELDS, *host.NAMES]:
         assert name in text
+
+
+def test_the_page_in_docs_is_the_manual() -> None:
+    page = Path(__file__).parents[2] / "docs" / "isa.md"
+    assert page.read_text() == manual.manual(), "the tables have changed: dvm-rt isa --markdown docs/isa.md"

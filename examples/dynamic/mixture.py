@@ -1,0 +1,87 @@
+"""A mixture of experts: each token goes to its two best experts, so how many tokens an expert gets depends on the data."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+
+import dvm_rt as dvm
+from dynamic.report import Report, Tell, error_of, normal
+
+
+@dvm.function
+def route(x, gate):
+    """Tokens (n, d) -> the shares (n, 2) and numbers (n, 2) of their two best experts."""
+    scores, experts = dvm.topk(x @ gate, 2)
+    return dvm.softmax(scores, axis=-1), experts
+
+
+@dvm.function
+def expert(x, rows, up, down):
+    """What one expert makes of its tokens: x[rows] -> (rows, d)."""
+    return dvm.gelu(dvm.take(x, rows, axis=0) @ up) @ down
+
+
+@dvm.function
+def combine(x, shares, parts, first, second):
+    """x plus the share of each token's two results, which are rows `first` and `second` of the parts."""
+    return x + shares[:, :1] * dvm.take(parts, first, axis=0) + shares[:, 1:] * dvm.take(parts, second, axis=0)
+
+
+def mixture(x: dvm.Array, gate: dvm.Array, experts: list) -> tuple[dvm.Array, np.ndarray]:
+    """(n, d) -> (n, d), and how many tokens each expert got."""
+    shares, chosen = route(x, gate)
+    chosen = np.asarray(chosen)
+    order = np.argsort(chosen, axis=None, kind="stable")  # (token, choice) pairs, expert after expert
+    counts = np.bincount(chosen.ravel(), minlength=len(experts))
+    parts, at = [], 0
+    for (up, down), count in zip(experts, counts, strict=True):
+        if count:
+            parts.append(expert(x, dvm.asarray((order[at : at + count] // 2).astype(np.int32)), up, down))
+        at += count
+    place = np.empty(order.shape, np.int32)
+    place[order] = np.arange(len(order), dtype=np.int32)
+    first, second = (dvm.asarray(np.ascontiguousarray(place[i::2])) for i in range(2))
+    return combine(x, shares, dvm.concat(parts, axis=0), first, second), counts
+
+
+def random_weights(rng: np.random.Generator, width: int, experts: int) -> tuple[np.ndarray, list]:
+    return normal(rng, width, experts), [(normal(rng, width, 2 * width), normal(rng, 2 * width, width)) for _ in range(experts)]
+
+
+def reference(x: np.ndarray, gate: np.ndarray, experts: list) -> tuple[np.ndarray, np.ndarray, float]:
+    """The same in float64, token after token; and the smallest difference between a chosen expert's score and the next."""
+    from math import erf
+
+    x, out, counts, margin = x.astype(np.float64), x.astype(np.float64), np.zeros(len(experts), int), np.inf
+    for i, token in enumerate(x):
+        scores = token @ gate.astype(np.float64)
+        best = np.argsort(-scores)
+        margin = min(margin, scores[best[1]] - scores[best[2]])
+        shares = np.exp(scores[best[:2]] - scores[best[0]])
+        for share, e in zip(shares / shares.sum(), best[:2], strict=True):
+            inner = token @ experts[e][0].astype(np.float64)
+            out[i] = out[i] + share * (inner * 0.5 * (1 + np.vectorize(erf)(inner / np.sqrt(2))) @ experts[e][1].astype(np.float64))
+            counts[e] += 1
+    return out, counts, float(margin)
+
+
+def run(seed: int, tell: Tell, width: int = 128, experts: int = 8, batches: int = 12, tokens_max: int = 96) -> list[Report]:
+    rng = np.random.default_rng(seed)
+    gate, hosts = random_weights(rng, width, experts)
+    held_gate, held = dvm.asarray(gate), [(dvm.asarray(u), dvm.asarray(d)) for u, d in hosts]
+    total, seconds, error, agrees = 0, 0.0, 0.0, True
+    for done in range(1, batches + 1):
+        x = rng.standard_normal((int(rng.integers(1, tokens_max + 1)), width), np.float32)
+        begin = time.perf_counter()
+        y, counts = mixture(dvm.asarray(x), held_gate, held)
+        got = np.asarray(y)
+        seconds, total = seconds + time.perf_counter() - begin, total + len(x)
+        wanted, expected, margin = reference(x, gate, hosts)
+        if margin > 1e-5:
+            agrees = agrees and np.array_equal(counts, expected)
+            error = max(error, error_of(got, wanted))
+        tell(done, batches)
+    what = f"d = {width}, {experts} experts, 2 a token, {batches} batches of 1 to {tokens_max} tokens"
+    return [Report("mixture of experts", what, "token", total, seconds, error, bool(agrees))]
