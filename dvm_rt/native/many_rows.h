@@ -2,7 +2,7 @@
 //
 // Side by side: rows that lie across memory, next to one another (a reduction over an outer axis). A strip is one element of
 // as many rows as it holds; lanes and row scalars are strips of those rows too, so memory streams along its contiguous axis.
-// Together: rows of at most half a strip. The strip is cut into equal shares, one a row; row scalars are one vector with an
+// Together: rows of at most a quarter of a strip. The strip is cut into equal shares, one a row; row scalars are one vector with an
 // element for each row, and a reduction is folded at once, since the row has no other strip.
 // Gathered: a section that does nothing but copy gathered rows.
 //
@@ -267,16 +267,11 @@ template <class O> void together_accumulate(ARGS) {
   V v[FULL];
   each<FULL>(EACH { v[j] = F::in(keepPart(a, all(identity<O>), c->many.rest[j])); }, ACC);
   V total;
-  switch (c->many.share) {  // vectors of a row
-    case 4:
-      for (int r = 0; r < 2; r++) v[r] = F::of(F::of(v[4 * r], v[4 * r + 2]), F::of(v[4 * r + 1], v[4 * r + 3]));
-      total = total_of_rows<F, 2>(v);
-      break;
-    case 2:
-      for (int r = 0; r < 4; r++) v[r] = F::of(v[2 * r], v[2 * r + 1]);
-      total = total_of_rows<F, (W < 4 ? W : 4)>(v);
-      break;
-    default: total = total_of_rows<F, (W < 8 ? W : 8)>(v);
+  if (c->many.share == 2) {  // vectors of a row
+    for (int r = 0; r < 4; r++) v[r] = F::of(v[2 * r], v[2 * r + 1]);
+    total = total_of_rows<F, (W < 4 ? W : 4)>(v);
+  } else {
+    total = total_of_rows<F, (W < 8 ? W : 8)>(v);
   }
   store(c->many.total[p->a], F::out(total));
   NEXT;
@@ -340,8 +335,9 @@ template <bool ROW> constexpr Table together_table() {
 constexpr Table TOGETHER_STRIP = together_table<false>(), TOGETHER_ROW = together_table<true>();
 
 constexpr int64_t TOGETHER_LEAST = 32;  // rows
+constexpr int64_t TOGETHER_VECTORS = 2;  // of a row; with 4, only two rows go together, and that was no faster
 bool go_together(const SectionView& s) {
-  if (!s.outers || s.outer[0].count < TOGETHER_LEAST || s.head->dims[0] > 4 * W) return false;
+  if (!s.outers || s.outer[0].count < TOGETHER_LEAST || s.head->dims[0] > TOGETHER_VECTORS * W) return false;
   for (int i = 0; i < s.head->operand_count; i++) {
     const Operand& x = s.operands[i];
     if (x.arg == INDEX || x.mode & GATHER || x.dtype != DTYPE || (x.stride[0] != sizeof(E) && x.stride[0] != 0)) return false;
@@ -353,11 +349,11 @@ void walk_alone(Context& c, const SectionRun& run, int64_t begin, int64_t end); 
 void run_together(Context& c, const SectionRun& run) {
   const Section& head = *run.section.head;
   const long count = head.dims[0];
-  const int vectors = int((count + W - 1) / W), share = vectors > 2 ? 4 : vectors;
+  const int share = int((count + W - 1) / W);
   const int rows = FULL / share < W ? FULL / share : W;
   c.many.rows = rows, c.many.share = share, c.many.whole = count == share * W && rows * share == FULL;
   for (int j = 0; j < FULL; j++) {
-    const bool there = j / share < rows && j % share < vectors;
+    const bool there = j / share < rows;
     c.many.member[j] = there ? j / share : 0, c.many.column[j] = there ? long(j % share * sizeof(V)) : 0;
     c.many.rest[j] = there ? count - j % share * W : 0;
   }
