@@ -2,11 +2,11 @@
 
 The packages, in the order in which data flows through them:
 
-    array            lazy arrays and functions: Python records, a flush asks for values
+    array, xp        lazy arrays and functions: Python records, a flush asks for values; the Array API's namespace
     graph            what is to be computed, over symbolic dimensions
     fusion           graph -> plan: which operators share a kernel, for all shapes
     native (C++)     plan + sizes -> program; the verifier; the machine; the stream that launches
-    isa              the instruction table and the formats of programs and plans, which all of these share
+    isa              the instruction table, the table of host functions, the formats of programs and plans: all of these share it
     encoder_workers  processes that plan and encode ahead
     npu_device       the process that runs programs
     scheduler        who encodes what, leases, restarts
@@ -43,6 +43,8 @@ _MODULES: dict[str, tuple[str, ...]] = {
     "dvm_rt.array.windows": ("avg_pool", "conv", "conv_transpose", "max_pool"),
     "dvm_rt.array.einsum": ("einsum", "outer", "tensordot", "vecdot"),
     "dvm_rt.array.function": ("Function", "function"),
+    "dvm_rt.array.control": ("cond", "switch", "while_loop"),
+    "dvm_rt.array.kernel": ("kernel",),
     "dvm_rt.array.explain": ("explain", "dump", "das"),
     "dvm_rt.array.session": ("stats",),
     "dvm_rt.runtime": ("Runtime",),

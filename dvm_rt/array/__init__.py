@@ -10,6 +10,7 @@
     session    what belongs to one runtime: the stream, plans by structure, counters; the flush
     tracing    symbolic arguments, captured arrays
     function   @function
+    kernel     @kernel: sections written by hand
     explain    explain, das, dump
 
 Imports everything below it, and is imported by the frontends."""

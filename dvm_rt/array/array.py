@@ -415,7 +415,7 @@ def record(name: str, operands: Sequence[Array | Number | Node], attributes: tup
     row = OPERATORS[name]
     trace = tracing.current()
     nodes = tuple([_node_of(x) for x in operands])
-    if trace is not None and (any(n.data is trace for n in nodes) or _has_symbol(attributes)):
+    if trace is not None and (any(n.data is trace for n in nodes) or _has_symbol(attributes) or _taken(nodes, trace)):
         return _record_traced(row, nodes, attributes, trace)
     of = _session_of(operands)
     node = apply(row, nodes, attributes, NO_FACTS)
@@ -426,8 +426,15 @@ def record(name: str, operands: Sequence[Array | Number | Node], attributes: tup
     return _pending(node, of, size)
 
 
+def _taken(nodes: tuple[Node, ...], trace: Trace) -> bool:
+    """Whether some of them are of a trace around this one."""
+    return trace.around is not None and any(n.data.__class__ is Trace for n in nodes)
+
+
 def _record_traced(row: Operator, nodes: tuple[Node, ...], attributes: tuple, trace: Trace) -> Array:
     inputs = tuple([n if n.data is trace or n.operator is CONSTANT else _captured(n, trace) for n in nodes])
+    if trace.recorder is not None:
+        return _wrap_node(trace.recorder.apply(row, inputs, attributes), None)
     return _wrap_node(_traced(apply(row, inputs, attributes, trace.facts), trace), None)
 
 
@@ -438,6 +445,8 @@ def _traced(node: Node, trace: Trace) -> Node:
 
 def _captured(node: Node, trace: Trace) -> Node:
     if node.data.__class__ is Trace:
+        if (taken := trace.take(node)) is not None:
+            return taken
         raise GraphError("array: function: an array of another trace that is over or further out, allowed its arguments and arrays with values")
     if node.data.__class__ is Pending:
         session().flush([node], "captured")

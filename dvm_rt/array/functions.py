@@ -22,7 +22,7 @@ from dvm_rt.dtypes import DEFAULT_INT, bool_
 from dvm_rt.errors import GraphError, ShapeError
 from dvm_rt.graph.operators import OPERATORS
 from dvm_rt.graph.shapes import axis_number, axis_numbers
-from dvm_rt.graph.symbols import Shape, Size, floordiv
+from dvm_rt.graph.symbols import Dim, Shape, Size, floordiv
 
 UNARY = (
     "negative", "abs", "square", "sign", "sqrt", "rsqrt", "reciprocal", "exp", "log", "tanh", "erf", "sigmoid", "relu", "floor",
@@ -310,7 +310,10 @@ def split(x: Array, /, sections: int | Sequence[int], *, axis: int = 0) -> list[
             raise ShapeError(f"array: split: parts, got {sections}, allowed at least 1")
         if isinstance(size, int) and size % sections:
             raise ShapeError(f"array: split: parts, got {size} in {sections}, allowed equal ones")
-        cuts: list[Size] = [floordiv(size, sections) * i for i in range(1, sections)]
+        if isinstance(size, Dim):  # a view that says that the parts are equal
+            apart = reshape(x, (*x.shape[:axis], sections, -1, *x.shape[axis + 1 :]))
+            return [apart[(*(slice(None),) * axis, i)] for i in range(sections)]
+        cuts: list[Size] = [size // sections * i for i in range(1, sections)]
     else:
         cuts = list(sections)
     lead = (slice(None),) * axis

@@ -40,6 +40,8 @@ CASES = {
     "mean": (A,), "std": (A,), "var": (A,), "prod": (M,), "sum": (M,), "max": (M,), "argmin": (A,), "count_nonzero": (M,), "all": (M,),
     "clip": (M, 0, 2), "tile": (M, (2, 2)), "repeat": (M, 2), "zeros_like": (M,), "full_like": (M, 3), "vecdot": (A, A), "sin": (A,),
     "log1p": (A + 8,), "expm1": (A / 8,), "trunc": (A / 3,), "copysign": (A, -A), "atan2": (A, A + 1),
+    "sort": (A[::-1] % 5,), "argsort": (A[0, 0],), "nonzero": (M,), "unique_values": (M,), "unique_counts": (M,), "unique_inverse": (M,),
+    "unique_all": (M,),
 }  # fmt: skip
 
 
@@ -47,7 +49,8 @@ CASES = {
 def test_values(name: str) -> None:
     args = [dvm.asarray(a) if isinstance(a, np.ndarray) else a for a in CASES[name]]
     got = getattr(xp, name)(*args)
-    want = {"vecdot": lambda a, b: (a * b).sum(-1), "pow": np.power, "atan2": np.arctan2}.get(name, getattr(np, name, None))(*CASES[name])
+    own = {"vecdot": lambda a, b: (a * b).sum(-1), "pow": np.power, "atan2": np.arctan2, "unique_values": np.unique}  # NumPy's are unordered
+    want = own.get(name, getattr(np, name, None))(*CASES[name])
     for g, w in zip(got if isinstance(got, (tuple, list)) else [got], want if isinstance(want, (tuple, list)) else [want], strict=True):
         assert g.shape == w.shape
         np.testing.assert_allclose(np.asarray(g).astype(np.float64), np.asarray(w, np.float64), 2e-5, 1e-5)
@@ -60,6 +63,8 @@ def test_shapes() -> None:
     assert xp.concat([x, x], axis=None).shape == (48,) and [u.tolist() for u in xp.unstack(x, axis=1)] == [A[:, i].tolist() for i in range(3)]
     assert xp.take(x, dvm.asarray([2, 0]), axis=1).tolist() == A[:, [2, 0]].tolist()
     assert xp.take(x, dvm.asarray([[2, 0]]), axis=2).tolist() == np.take(A, [[2, 0]], 2).tolist()
+    places = xp.searchsorted(xp.asarray([5, 1, 3]), xp.asarray([3, 6]), side="right", sorter=xp.asarray([1, 2, 0]))
+    assert places.tolist() == [2, 3] and xp.take_along_axis(x, xp.argsort(-x), axis=-1).tolist() == A[..., ::-1].tolist()
     assert xp.tensordot(x, x, axes=([0, 2], [0, 2])).tolist() == np.tensordot(A, A, ([0, 2], [0, 2])).tolist()
     assert xp.reshape(x, (-1,)).shape == (24,) and xp.expand_dims(x, axis=0).shape == (1, 2, 3, 4)
     for ours, theirs in zip(xp.meshgrid(xp.arange(2), xp.arange(3)), np.meshgrid(np.arange(2), np.arange(3)), strict=True):
