@@ -22,7 +22,7 @@ from dvm_rt.dtypes import DEFAULT_INT, bool_
 from dvm_rt.errors import GraphError, ShapeError
 from dvm_rt.graph.operators import OPERATORS
 from dvm_rt.graph.shapes import axis_number, axis_numbers
-from dvm_rt.graph.symbols import Dim, Shape, Size, floordiv
+from dvm_rt.graph.symbols import Dim, Shape, Size
 
 UNARY = (
     "negative", "abs", "square", "sign", "sqrt", "rsqrt", "reciprocal", "exp", "log", "tanh", "erf", "sigmoid", "relu", "floor",

@@ -338,6 +338,8 @@ def _joined(grouping: Grouping, target: Group, node: Node, nodes_max: int) -> Gr
         _define_row(trial, node, placement)
         _check_direction(grouping, trial, node, placement)
     trial.placed[node] = placement
+    if trial.product is not None and _read_outside(grouping, node, set(trial.placed)):
+        raise Refused("another kernel reads it too, and the matrix unit stores one result")
     _check_order(grouping, target, node)
     check_limits(grouping, trial, nodes_max, set(trial.placed))
     return trial
@@ -450,9 +452,8 @@ def check_limits(grouping: Grouping, trial: Group, nodes_max: int, members: set[
     """Raises Refused where the kernel would need more arguments, nodes or reductions than there are."""
     reductions = [n.operator.name for n in members if n.operator.lowering is Lowering.REDUCE]
     for name in set(reductions):
-        most = SAME_REDUCTIONS_MAX if name == "sum" else 1  # two max in one kernel have given wrong results
-        if reductions.count(name) > most:
-            raise Refused(f"more than {most} {name} reductions")
+        if reductions.count(name) > SAME_REDUCTIONS_MAX:
+            raise Refused(f"more than {SAME_REDUCTIONS_MAX} {name} reductions")
     if len(trial.sizes) > LIMITS["MAX_RANK"]:
         raise Refused("more dimensions than a kernel has")
     stored = [n for n in members if _read_outside(grouping, n, members)]

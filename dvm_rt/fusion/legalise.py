@@ -189,7 +189,7 @@ class _Copier:
         elif lowering is Lowering.JOIN:
             inputs = [self.part(old, i) for old, i in zip(node.inputs, inputs, strict=True)]
         elif lowering is Lowering.GATHER:
-            inputs = [self.stored(inputs[0]), inputs[1]]
+            inputs = [self.stored(i) for i in inputs]
         elif lowering is Lowering.HOST:
             inputs = [self.whole(i) for i in inputs]
         self.new[node] = self.root(_again(node, inputs), _preferred(node, self.paths.get(node, [])))
@@ -258,7 +258,7 @@ class _Copier:
     def whole(self, node: Node) -> Node:
         """A value as a host function reads it: stored, in its own dtype, row-major."""
         access = self.legal.access[node]
-        stored = access.root.operator.name not in ("constant", "dimension") and access.root.dtype is node.dtype
+        stored = access.root.operator.name not in MADE and access.root.dtype is node.dtype
         return node if stored and is_row_major(access) else self.copy(node)
 
     def part(self, old: Node, node: Node) -> Node:

@@ -45,7 +45,7 @@ SAME = (  # as in dvm_rt
     "less_equal", "log", "log10", "log1p", "log2", "logaddexp", "logical_and", "logical_not",
     "logical_or", "logical_xor", "matmul", "matrix_transpose", "max", "maximum", "mean", "meshgrid",
     "min", "minimum", "moveaxis", "multiply", "negative", "nextafter", "nonzero", "not_equal",
-    "permute_dims", "pow", "prod", "reciprocal", "remainder", "repeat", "roll", "round", "searchsorted",
+    "permute_dims", "pow", "prod", "reciprocal", "remainder", "repeat", "roll", "round",
     "sign", "signbit", "sin", "sinh", "sort", "sqrt", "square", "squeeze", "stack", "std", "subtract",
     "sum", "take", "take_along_axis", "tan", "tanh", "tensordot", "tile", "tril", "triu", "trunc",
     "unique_all", "unique_counts", "unique_inverse", "unique_values", "unstack", "var", "vecdot",
@@ -212,6 +212,11 @@ def positive(x: Array, /) -> Array:
     return x
 
 
+def searchsorted(x1: Array, x2: Array, /, *, side: str = "left", sorter: Array | None = None) -> Array:
+    """int64 places where x2 would go in the vector x1, which is in order, or is once `sorter` has picked from it."""
+    return dvm.searchsorted(x1 if sorter is None else dvm.take(x1, sorter), x2, side=side)
+
+
 def concat(arrays: tuple[Array, ...] | list[Array], /, *, axis: int | None = 0) -> Array:
     """The arrays one behind the other; axis None: flattened."""
     return dvm.concat([x.reshape(-1) for x in arrays], axis=0) if axis is None else dvm.concat(arrays, axis=axis)
@@ -252,7 +257,7 @@ class __array_namespace_info__:  # noqa: N801
 __all__ = sorted(  # noqa: PLE0605
     {
         *SAME, *CREATION, *NOT_THERE, "asarray", "empty", "empty_like", "full", "astype", "can_cast", "result_type", "isdtype", "finfo", "iinfo",
-        "positive", "concat", "reshape", "broadcast_to", "e", "inf", "nan", "pi", "newaxis", "bool", "int8", "int16", "int32", "int64",
+        "positive", "concat", "reshape", "broadcast_to", "searchsorted", "e", "inf", "nan", "pi", "newaxis", "bool", "int8", "int16", "int32", "int64",
         "uint8", "uint16", "uint32", "uint64", "float32", "float64",
     }
 )  # fmt: skip

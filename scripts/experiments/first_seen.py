@@ -81,7 +81,8 @@ def draw(axes: list, rows: Rows) -> None:
             axis.bar(places + offset, [r[key] for r in chosen], 0.19, label=key[:-3].replace("_", " "))
         axis.set(title=case, ylabel="us", yscale="log", xticks=places, xticklabels=[r["engine"] for r in chosen])
         axis.grid(alpha=0.3, axis="y")
-    axes[0].legend()
+        axis.margins(y=0.4)
+    axes[0].legend(fontsize="small", ncols=2, loc="upper center")
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Two reductions of a kind over the same rows, one before the other's operand is there: fused as unfused."""
+"""Two reductions of a kind in one kernel, and a value that a matmul's epilogue and another kernel both read."""
 
 from __future__ import annotations
 

@@ -119,8 +119,8 @@ def packed_elements(n: int, k: int) -> int:
 def of_host(rng: np.random.Generator) -> Iterator[tuple[bytes, list[np.ndarray]]]:
     """A host function between two copies, through the workspace or through arguments."""
     for number in range(24):
-        shape = [int(n) for n in rng.integers(1, 5, int(rng.integers(1, 4)))]
-        count, builder, dtype = int(np.prod(shape)), ProgramBuilder(), dtypes.DTYPES[number % len(dtypes.DTYPES)]
+        shape = [int(n) for n in rng.integers(1, 5, int(rng.integers(0, 4)))]
+        count, builder, dtype = int(np.prod(shape, dtype=np.int64)), ProgramBuilder(), dtypes.DTYPES[number % len(dtypes.DTYPES)]
         x = builder.add_arg(count * dtype.bytes, READ, dtype)
         y = builder.add_arg(count * dtype.bytes, WRITE, dtype)
         middle, base = (WORKSPACE, 64) if number % 2 else (builder.add_arg(count * dtype.bytes, READ | WRITE, dtype), 0)

@@ -1,6 +1,7 @@
 // Programs as structures, and changes to them that keep the structure.
 #pragma once
 #include <cstring>
+#include <iterator>
 #include <vector>
 #include "program.h"
 
@@ -47,7 +48,16 @@ struct Tree {
   }
   uint64_t work() const {  // dvm_rt/isa/program.py
     unsigned __int128 total = 0;
+    std::vector<unsigned __int128> before;
     for (const Part& s : sections) {
+      before.push_back(total);
+      if (s.head.kind >= uint16_t(SectionKind::BRANCH)) {
+        total++;
+        const size_t here = before.size() - 1;
+        if (s.head.kind == uint16_t(SectionKind::LOOP) && uint64_t(s.head.depth) <= here)
+          total = before[here - size_t(s.head.depth)] + (total - before[here - size_t(s.head.depth)]) * uint64_t(s.head.dims[0]);
+        continue;
+      }
       unsigned __int128 rows = 1;
       for (int d = 1; d < MAX_RANK && d < s.head.rank; d++) rows = rows * uint64_t(s.head.dims[d]) & ~0ull;
       if (s.head.kind == uint16_t(SectionKind::HOST) || s.head.kind == uint16_t(SectionKind::COPY)) {
@@ -217,7 +227,7 @@ class Mutator {
         x.dtype = uint8_t(r_.below(14));
         if (r_.chance(70) && x.arg < t_.args.size()) t_.args[x.arg].dtype = x.dtype, follow(t_.args[x.arg]);
         break;
-      case 12: if (x.depth || r_.chance(10)) x.depth = near(x.depth, 4); break;
+      case 12: if (x.depth || r_.chance(s.head.kind == uint16_t(SectionKind::HOST) ? 50 : 10)) x.depth = near(x.depth, 4); break;
       case 13: if (x.limit || r_.chance(10)) x.limit = near(x.limit, 1); break;
       case 14: x.index = uint16_t(r_.chance(x.limit ? 90 : 10) ? r_.below(int64_t(s.operands.size()) + 1) : x.index); break;
       default:
@@ -238,7 +248,13 @@ class Mutator {
       case 3: dim = near(dim, 1); break;
       case 4: dim = boundary(); break;
       case 5: std::swap(dim, s.head.dims[r_.below(s.head.rank && s.head.rank <= MAX_RANK ? s.head.rank : 1)]); break;
-      case 6: if (s.head.depth || r_.chance(10)) s.head.depth = near(s.head.depth, 1); break;
+      case 6:
+        if (s.head.kind == uint16_t(SectionKind::HOST) && r_.chance(50)) {
+          s.head.depth = int64_t(std::size(HostFunction_NAMES)) + r_.below(4) - 1;
+          break;
+        }
+        if (s.head.depth || r_.chance(10)) s.head.depth = near(s.head.depth, 1);
+        break;
       case 7: s.head.depth = s.head.depth > 1 ? 1 + r_.below(s.head.depth) : s.head.depth; break;
       case 8: s.head.scratch_bytes = uint64_t(near(int64_t(s.head.scratch_bytes), 4)), t_.head.scratch_bytes = std::max(t_.head.scratch_bytes, s.head.scratch_bytes); break;
       case 9: s.head.rank = uint8_t(r_.chance(70) ? s.head.rank + 1 : boundary()); break;

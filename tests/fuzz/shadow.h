@@ -37,9 +37,18 @@ class Shadow {
         const ProgramArg& a = program_.args()[i];
         need(!a.reserved && !(a.mode & ~(READ | WRITE | ZERO_FILL)) && a.align && !(a.align & (a.align - 1)) && a.align <= 64, "argument");
       }
-      for (const SectionView& section : program_.sections()) {
-        if (trapped) break;
+      const std::span<const SectionView> sections = program_.sections();
+      times_.assign(sections.size(), 0);
+      for (size_t next = 0, steps = 0; next < sections.size() && !trapped; steps++) {
+        const SectionView& section = sections[next];
+        number_ = int(next);
         begin(section);
+        if (is_control(SectionKind(section.head->kind))) {
+          next = following(section, next);
+          if (steps > STEPS_MAX) trapped = true, values_known = false;  // enough of this loop
+          continue;
+        }
+        next++;
         switch (SectionKind(section.head->kind)) {
           case SectionKind::VECTOR: vector(); break;
           case SectionKind::MATMUL: matmul(); break;
@@ -47,6 +56,7 @@ class Shadow {
           case SectionKind::HOST: host(); break;
           case SectionKind::COPY: copy(); break;
           case SectionKind::ATTENTION: attention(); break;
+          default: break;
         }
       }
       if (work_ > program_.head().fuel) fail("more work than fuel");
@@ -60,6 +70,25 @@ class Shadow {
   bool trapped = false, values_known = true;
 
  private:
+  static constexpr size_t STEPS_MAX = 2000;
+  // What the verifier says of a program holds on every way through it: flags are thrown.
+  size_t following(const SectionView& section, size_t number) {
+    const Section& head = *section.head;
+    bool set = false;
+    if (head.operand_count) {
+      const Operand& x = section.operands[0];
+      Place& p = place(x);
+      need(x.mode == READ && x.dtype == uint8_t(DType::BOOL) && p.mode & READ && x.base >= 0 && x.base < p.bytes, "flag");
+      need(p.known[size_t(x.base)], "a flag of old bytes");
+      values_known = false, dice_ = dice_ * 6364136223846793005 + 1442695040888963407, set = dice_ >> 40 & 1;
+    }
+    if (SectionKind(head.kind) != SectionKind::LOOP) return number + 1 + (set ? 0 : size_t(head.depth));
+    if (++times_[number] < head.dims[0] && (set || !head.operand_count)) return number - size_t(head.depth);
+    times_[number] = 0, trapped |= set;
+    return number + 1;
+  }
+  std::vector<int64_t> times_;
+  uint64_t dice_ = 5;
   static constexpr uint32_t NOBODY = 0, MANY = ~0u;
   static constexpr uint8_t FLOAT32 = uint8_t(DType::FLOAT32);
   struct Place {  // one argument, the workspace or the scratch
@@ -97,11 +126,11 @@ class Shadow {
     const SectionKind kind = SectionKind(head.kind);
     const bool vector = kind == SectionKind::VECTOR, copies = kind == SectionKind::COPY, host = kind == SectionKind::HOST,
                attends = kind == SectionKind::ATTENTION;
-    need(head.kind <= uint16_t(SectionKind::ATTENTION) && !head.reserved, "section head");
+    need(head.kind <= uint16_t(SectionKind::LOOP) && !head.reserved, "section head");
     need(head.dtype == uint8_t(DType::FLOAT32) || ((vector || kind == SectionKind::MATMUL) && is_compute_dtype(head.dtype)), "compute dtype");
     need(!head.constant_count || element_bytes() == 8, "constants");
     need(head.operand_count <= MAX_OPERANDS && head.word_count <= MAX_WORDS, "section counts");
-    need(head.rank >= 1 && head.rank <= MAX_RANK && (vector || copies ? head.depth == 0 : head.depth >= 1), "rank or depth");
+    need(head.rank >= 1 && head.rank <= MAX_RANK && (vector || copies ? head.depth == 0 : head.depth >= !is_control(kind)), "rank or depth");
     for (int d = 0; d < MAX_RANK; d++) need(head.dims[d] >= 1 && (d < head.rank || head.dims[d] == 1), "dims");
     for (int i = 0; i < head.operand_count; i++) {
       const Operand& x = section.operands[i];
