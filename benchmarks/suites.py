@@ -1,4 +1,4 @@
-"""The suites that are no cases of one function: encode, pipeline, startup, memory."""
+"""The suites that are no cases of one function: dynamic (a module of its own), encode, pipeline, startup, memory."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from benchmarks.dynamic import dynamic
+from benchmarks.cases import Case
 from benchmarks.measure import Row
 
 
@@ -110,15 +112,40 @@ def memory() -> Iterator[Row]:
         space = spaces.Dvm()
         function = dvm.function(lambda *arrays: model.function(space, *arrays))
         held = [dvm.asarray(w) for w in weights]
-        peak = 0
-        for dims in (model.unseen(rng) for _ in range(30)):
+        peak, shapes = 0, [model.unseen(rng) for _ in range(30)]
+        for dims in shapes:
             np.asarray(function(dvm.asarray(model.inputs(rng, *dims)[0]), *held))
             used = runtime.stats()["memory"]
             peak = max(peak, used["tensors"] + used["workspace"] + used["packed"])
         stats = runtime.stats()
+    if (eager := _eager_peak(model, weights, shapes)) is not None:
+        peers["torch eager"] = eager / 2**20
     note = ", ".join(f"{k} {v / 2**20:.1f} MiB" for k, v in stats["memory"].items())
     yield Row("memory", "6-layer encoder, 30 shapes", "peak of tensors, workspace, packed", "peak", "MiB", peak / 2**20, peers, notes=note)
     yield Row("memory", "6-layer encoder, 30 shapes", "program cache", "size", "MiB", stats["program_cache_bytes"] / 2**20)
 
 
-SUITES = {"encode": encode, "pipeline": pipeline, "startup": startup, "memory": memory}
+def _eager_peak(model: Case, weights: list[np.ndarray], shapes: list[tuple[int, ...]]) -> int | None:
+    """Bytes of tensors of PyTorch eager at its peak, as its profiler sees its allocator: weights, input, activations."""
+    try:
+        import torch
+    except ImportError:
+        return None
+    from benchmarks import spaces
+
+    space, rng = spaces.Torch(), np.random.default_rng(0)
+    held = [torch.from_numpy(w) for w in weights]
+    peak = 0
+    with torch.inference_mode():
+        for dims in shapes:
+            x = torch.from_numpy(model.inputs(rng, *dims)[0])
+            with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+                result = model.function(space, x, *held)
+            events = [e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"]
+            used = np.cumsum([e.nbytes() for e in sorted(events, key=lambda e: e.start_ns())])
+            peak = max(peak, int(used.max()) + x.nbytes)
+            del result
+    return peak + sum(w.nbytes for w in weights)
+
+
+SUITES = {"dynamic": dynamic, "encode": encode, "pipeline": pipeline, "startup": startup, "memory": memory}

@@ -60,6 +60,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("restart_window_s", 10.0, "s", "over which restarts are counted", (0.1, 3600.0)),
     # ---- memory ----
     Setting("arena_bytes_max", 8 << 30, "bytes", "of tensors, packed weights included", (1 << 16, 1 << 46)),
+    Setting("plan_cache_bytes_max", 256 << 20, "bytes", "of the files in a folder of plans", (0, 1 << 40)),
     Setting("ring_bytes", 4 << 20, "bytes", "of the caller's ring to the device, and of each worker's", (1 << 16, 1 << 30)),
     Setting("worker_budget_us", 50, "us", "that a worker encodes before the programs so far leave", (1, 1_000_000)),
     Setting("worker_nice", 10, "", "added to the niceness of encoder workers", (0, 19)),

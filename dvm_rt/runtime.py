@@ -19,6 +19,7 @@ import time
 import weakref
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar, Token
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from dvm_rt import config
@@ -26,8 +27,6 @@ from dvm_rt.errors import ClosedError, DeviceTimeoutError, DvmError, ForkedClien
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
-    from pathlib import Path
-
     from dvm_rt import _native
     from dvm_rt.scheduler.loop import SchedulerLoop
     from dvm_rt.scheduler.shell import Shell
@@ -46,7 +45,8 @@ class Runtime:
     "workers" or "caller" (the bytes are the same). listen: an endpoint for remote workers (ipc:///path or
     tcp://127.0.0.1:port; port 0 picks one, see `endpoint`). Other arguments override rows of config.py: arena_bytes_max
     (bytes), spin_us, lease_s, threads (that run kernels; the bytes do not depend on it; 0 or nothing: one inline, else the
-    CPUs that this process may use less one for the caller and one for each encoder, at least one). encode_work_ns makes each encode that much dearer, for experiments.
+    CPUs that this process may use less one for the caller and one for each encoder, at least one). encode_work_ns makes each encode that much dearer, for experiments. cache: a folder in which plans, and the
+    sizes they were used for, are kept for the next process; see array/plan_cache.py.
     Raises DvmError for values out of range, PoolUnhealthyError if the processes do not start."""
 
     def __init__(
@@ -62,9 +62,12 @@ class Runtime:
         target: str = "",
         encode_work_ns: int = 0,
         threads: int | None = None,
+        cache: str | os.PathLike[str] | None = None,
     ) -> None:
         self._pid, self._closed, self._tokens = os.getpid(), False, list[Token]()
         self.inline = inline
+        self.cache = None if cache is None else Path(cache)
+        self.before_close: list[Callable[[], None]] = []  # what the layers above still want to do
         self.encode = str(_row("encode", encode))
         if type(encoders) is not int or not 0 <= encoders <= ENCODERS_MAX:
             raise DvmError(f"runtime: encoders: out of range, got {encoders!r}, allowed 0 to {ENCODERS_MAX}")
@@ -285,6 +288,8 @@ class Runtime:
             return
         if self._pid != os.getpid() and self._shell is not None:
             raise ForkedClientError("runtime: close: made before a fork, got a call in the child, allowed only in the process that made it")
+        for act in self.before_close:
+            act()
         self._closed = True
         _open_runtimes.discard(self)
         self._stop_parts()

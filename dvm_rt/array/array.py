@@ -22,8 +22,8 @@ from dvm_rt.dtypes import DEFAULT_FLOAT, DEFAULT_INT, DType, bfloat16, bool_, fl
 from dvm_rt.errors import DTypeError, GraphError, ShapeError, UnsupportedOperatorError
 from dvm_rt.graph.graph import NO_FACTS, Node, apply, reachable
 from dvm_rt.graph.operators import OPERATORS, Operator, number_of
-from dvm_rt.graph.shapes import Entry, axis_number, axis_numbers
-from dvm_rt.graph.symbols import Dim, Shape, same
+from dvm_rt.graph.shapes import Entry, axis_numbers
+from dvm_rt.graph.symbols import Dim, Shape
 
 Number = bool | int | float
 Axes = int | tuple[int, ...] | None
@@ -368,7 +368,7 @@ def _from_python(value: object) -> np.ndarray:
     try:
         host = np.asarray(value)
     except ValueError as error:
-        raise ShapeError(f"array: asarray: nested sequences of unequal length: {error}") from error
+        raise ShapeError("array: asarray: nested sequences, got ones of unequal length, allowed equal ones") from error
     if host.dtype.kind not in "biuf":
         raise DTypeError(f"array: asarray: dtype, got {host.dtype}, allowed numbers and bools")
     return host.astype(np.float32) if host.dtype == np.float64 else host
@@ -376,10 +376,19 @@ def _from_python(value: object) -> np.ndarray:
 
 def shape_of(sizes: Sequence[int | Dim], where: str) -> Shape:
     """A shape from what the user gave for one."""
-    for n in sizes:
-        if not isinstance(n, Dim) and not hasattr(n, "__index__"):
-            raise ShapeError(f"array: {where}: size, got {n!r}, allowed whole numbers")
-    return tuple([n if isinstance(n, Dim) else n.__index__() for n in sizes])
+    return tuple([n if isinstance(n, Dim) else whole(n, f"{where}: size") for n in sizes])
+
+
+def whole(value: object, what: str, least: int | None = None) -> int:
+    """A whole number that the user gave. Raises ShapeError for everything else, and for one below `least`."""
+    try:
+        number = value.__index__()
+    except (AttributeError, TypeError):
+        number = None
+    if number is None or (least is not None and number < least) or abs(number) >= 1 << 63:
+        allowed = "whole numbers of 64 bits" if least is None else f"whole numbers from {least}"
+        raise ShapeError(f"array: {what}, got {value!r}, allowed {allowed}")
+    return number
 
 
 def dtype_of(dtype: DTypeLike) -> DType:
@@ -391,9 +400,11 @@ def dtype_of(dtype: DTypeLike) -> DType:
     if isinstance(dtype, str) and dtype in dtypes.BY_NAME:
         return dtypes.BY_NAME[dtype]
     try:
-        return dtypes.from_numpy(dtype, "array")
-    except TypeError:
-        raise DTypeError(f"array: dtype, got {dtype!r}, allowed {', '.join(dtypes.BY_NAME)}") from None
+        if dtype is not None:  # NumPy takes it for float64
+            return dtypes.from_numpy(dtype, "array")
+    except (TypeError, ValueError):
+        pass
+    raise DTypeError(f"array: dtype, got {dtype!r}, allowed {', '.join(dtypes.BY_NAME)}")
 
 
 # ---- recording ----------------------------------------------------------------------------------------------------
@@ -404,7 +415,7 @@ def record(name: str, operands: Sequence[Array | Number | Node], attributes: tup
     row = OPERATORS[name]
     trace = tracing.current()
     nodes = tuple([_node_of(x) for x in operands])
-    if trace is not None and (any(n.data is trace for n in nodes) or _has_symbol(attributes)):
+    if trace is not None and (any(n.data is trace for n in nodes) or _has_symbol(attributes) or _taken(nodes, trace)):
         return _record_traced(row, nodes, attributes, trace)
     of = _session_of(operands)
     node = apply(row, nodes, attributes, NO_FACTS)
@@ -415,8 +426,15 @@ def record(name: str, operands: Sequence[Array | Number | Node], attributes: tup
     return _pending(node, of, size)
 
 
+def _taken(nodes: tuple[Node, ...], trace: Trace) -> bool:
+    """Whether some of them are of a trace around this one."""
+    return trace.around is not None and any(n.data.__class__ is Trace for n in nodes)
+
+
 def _record_traced(row: Operator, nodes: tuple[Node, ...], attributes: tuple, trace: Trace) -> Array:
     inputs = tuple([n if n.data is trace or n.operator is CONSTANT else _captured(n, trace) for n in nodes])
+    if trace.recorder is not None:
+        return _wrap_node(trace.recorder.apply(row, inputs, attributes), None)
     return _wrap_node(_traced(apply(row, inputs, attributes, trace.facts), trace), None)
 
 
@@ -427,6 +445,8 @@ def _traced(node: Node, trace: Trace) -> Node:
 
 def _captured(node: Node, trace: Trace) -> Node:
     if node.data.__class__ is Trace:
+        if (taken := trace.take(node)) is not None:
+            return taken
         raise GraphError("array: function: an array of another trace that is over or further out, allowed its arguments and arrays with values")
     if node.data.__class__ is Pending:
         session().flush([node], "captured")

@@ -54,13 +54,16 @@ def outer(x: Array, y: Array, /) -> Array:
 
 def vecdot(x: Array, y: Array, /, *, axis: int = -1) -> Array:
     """Sum of products along one axis, counted from the end; the others broadcast."""
-    if not -min(x.ndim, y.ndim) <= axis < 0:
+    x, y = asarray(x), asarray(y)
+    if not isinstance(axis, int) or not -min(x.ndim, y.ndim) <= axis < 0:
         raise ShapeError(f"array: vecdot: axis, got {axis}, allowed {-min(x.ndim, y.ndim)} to -1")
     return (x * y).sum(axis)
 
 
 def _parsed(equation: str, ranks: list[int]) -> tuple[list[str], str]:
     """One string of letters for each array, and that of the result; `...` becomes letters that are not in use."""
+    if not isinstance(equation, str):
+        raise GraphError(f"array: einsum: equation, got {type(equation).__name__}, allowed a string such as 'ij,jk->ik'")
     text = equation.replace(" ", "")
     inputs, arrow, result = text.partition("->")
     terms = inputs.split(",")

@@ -2,21 +2,37 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from dvm_rt.array.array import Array
 from dvm_rt.array.function import Function, planned_for
+from dvm_rt.fusion.cost import Cost, costs
 from dvm_rt.graph.graph import Graph
 from dvm_rt.isa.assembler import disassemble
+
+if TYPE_CHECKING:
+    from dvm_rt._native import Tensor
+    from dvm_rt.array.session import Planned
 
 
 def explain(called: Function, *args: object, **kwargs: object) -> str:
     """The kernels that a call with these arguments runs, why each edge of the graph is fused or not (counted), the bytes that
-    this saves, what the symbols are and what is known of them."""
-    _, planned, _ = planned_for(called, args, kwargs)
-    lines = [planned.reasons().text(), *_symbols(planned.graph)]
+    this saves, what the kernels cost by a model, what the symbols are and what is known of them."""
+    _, planned, tensors = planned_for(called, args, kwargs)
+    lines = [planned.reasons().text(), *_costs(planned, tensors), *_symbols(planned.graph)]
     lines += [f"each call checks: {c.left} {c.relation} {c.right} ({c.where})" for c in planned.fused.checks]
     if planned.kernels_small:
         lines.append(f"cut smaller {planned.kernels_small} times: the encoder met a limit")
     return "\n".join(lines)
+
+
+def _costs(planned: Planned, tensors: list[Tensor]) -> list[str]:
+    """What the kernels of this call cost by the model, and its launch as a whole."""
+    shapes, plan = [t.shape for t in (*tensors, *planned.captured)], planned.fused.plan
+    found = costs(plan, [shapes[s.parameter][s.dim] for s in plan.symbols])
+    total = Cost(sum(c.flops for c in found), sum(c.bytes for c in found), sum(c.ns for c in found))
+    lines = [f"cost of kernel {i}: {cost.text()}" for i, cost in enumerate(found)]
+    return [*lines, f"cost of the launch: {len(found)} kernels, {total.text()}"]
 
 
 def _symbols(graph: Graph) -> list[str]:

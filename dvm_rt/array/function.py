@@ -4,8 +4,8 @@ The signature of a call: for each array its dtype, rank and which sizes are 1; t
 the value of everything static (ints, bools, strings, None, other hashable objects). Floats and NumPy arrays become inputs.
 Arrays that the Python code reaches in other ways are captured: their values belong to the plan.
 
-The fast path: all arguments are computed arrays and one array comes back; `_native.Dispatcher` finds the plan and launches
-it in one native call. Everything else goes the slow way, with the same result."""
+The fast path: all arguments are computed arrays, and an array or a plain tuple of arrays comes back; `_native.Dispatcher` finds
+the plan, launches it and makes the arrays in one native call. Everything else goes the slow way, with the same result."""
 
 from __future__ import annotations
 
@@ -25,7 +25,6 @@ from dvm_rt.dtypes import DTYPES
 from dvm_rt.errors import EncodeError, GraphError, InvalidBytecodeError, ShapeError
 from dvm_rt.graph.graph import Node
 
-_new = object.__new__
 ARRAY = object()  # the place of an array in a tree
 _NOT_HERE = (AttributeError, ShapeError, EncodeError, InvalidBytecodeError)  # no array; or the slow way says more of the error
 
@@ -49,23 +48,20 @@ class Function:
         self.python = python
         self._entries: weakref.WeakKeyDictionary[Session, dict[tuple, Entry]] = weakref.WeakKeyDictionary()
         self._fast: weakref.WeakKeyDictionary[Session, object] = weakref.WeakKeyDictionary()
-        self._single: dict[int, object] = {}  # id of a session -> its dispatcher, where one array comes back
+        self._short: dict[int, object] = {}  # id of a session -> its dispatcher
         self._name = getattr(python, "__qualname__", repr(python))
         self.__doc__, self.__name__, self.__wrapped__ = python.__doc__, getattr(python, "__name__", "function"), python
 
     def __call__(self, *args: object, **kwargs: object) -> object:
         if not kwargs and args and args[0].__class__ is Array:
-            of = args[0]._session
-            dispatch = self._single.get(id(of))
+            dispatch = self._short.get(id(args[0]._session))
             if dispatch is not None:
                 try:
-                    tensors = dispatch(args)
+                    result = dispatch(args)
                 except _NOT_HERE:
-                    tensors = None
-                if tensors is not None:
-                    array = _new(Array)
-                    array._tensor, array._node, array._session = tensors[0], None, of
-                    return array
+                    result = None
+                if result is not None:
+                    return result
         return self._call(args, kwargs)
 
     def __get__(self, instance: object, owner: type) -> object:
@@ -135,7 +131,7 @@ class Function:
             if entry.planned is not None:
                 of.stream.forget(entry.planned.number)
         self._fast.pop(of, None)
-        self._single.pop(id(of), None)
+        self._short.pop(id(of), None)
 
     def _traced(self, of: Session, tree: object, rows: tuple, shapes: tuple | None) -> Entry:
         """The trace; where the code needs sizes that are numbers (an index array of how many coordinates?), none for all."""
@@ -166,13 +162,14 @@ class Function:
     def _shorten(self, of: Session, entry: Entry, rows: tuple, args: tuple, kwargs: dict[str, object]) -> None:
         """Lets later calls of this signature take the fast path, if they may."""
         plain = not kwargs and args and all(isinstance(a, Array) for a in args)
-        if not plain or entry.planned is None or entry.tree is not ARRAY:
+        single = entry.tree is ARRAY
+        if not plain or entry.planned is None or not (single or _is_flat(entry.tree)):
             return
         if of not in self._fast:
-            self._fast[of] = _native.Dispatcher(of.stream)
-            self._single[id(of)] = self._fast[of]
-            weakref.finalize(of, self._single.pop, id(of), None)
-        self._fast[of].add(rows, entry.planned.number)
+            self._fast[of] = _native.Dispatcher(of.stream, Array)
+            self._short[id(of)] = self._fast[of]
+            weakref.finalize(of, self._short.pop, id(of), None)
+        self._fast[of].add(rows, entry.planned.number, single)
 
 
 def function(python: Callable[..., object]) -> Function:
@@ -223,9 +220,9 @@ def _session_of(leaves: list[object]) -> Session:
 def _output_node(x: object, trace: Trace, name: str) -> Node:
     """The node of a result; an array from outside, or a number, goes through the graph."""
     if _is_traced(x):
-        if x._node.data is not trace:
-            raise GraphError(f"function: {name}: gives an array of another trace, allowed arrays made from its arguments")
-        return x._node
+        if (taken := trace.take(x._node)) is not None:
+            return taken
+        raise GraphError(f"function: {name}: gives an array of another trace, allowed arrays made from its arguments")
     return trace.capture(computed(x if isinstance(x, Array) else asarray(_host(x)), "captured"))
 
 
@@ -242,6 +239,11 @@ def _flatten(value: object, leaves: list[object]) -> object:
     if isinstance(value, dict):
         return (dict, tuple([(k, _flatten(v, leaves)) for k, v in value.items()]))
     return ("static", type(value), value)
+
+
+def _is_flat(tree: tuple) -> bool:
+    """Whether it is a plain tuple of arrays."""
+    return tree[0] is tuple and all(part is ARRAY for part in tree[1])
 
 
 def _unflatten(tree: object, arrays: object) -> object:

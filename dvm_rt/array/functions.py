@@ -4,9 +4,7 @@ Elementwise functions of one and two arrays are made from their rows; the others
 
 from __future__ import annotations
 
-import builtins
 from collections.abc import Callable, Sequence
-from math import ceil as ceil_of
 
 from dvm_rt.array.array import (
     Array,
@@ -14,16 +12,15 @@ from dvm_rt.array.array import (
     asarray,
     binary,
     common_dtype,
-    dtype_of,
     floating,
     power,
     promoted,
     record,
     shape_of,
 )
-from dvm_rt.dtypes import DEFAULT_FLOAT, DEFAULT_INT, bool_, with_number
+from dvm_rt.dtypes import DEFAULT_INT, bool_
 from dvm_rt.errors import GraphError, ShapeError
-from dvm_rt.graph.operators import OPERATORS, number_of
+from dvm_rt.graph.operators import OPERATORS
 from dvm_rt.graph.shapes import axis_number, axis_numbers
 from dvm_rt.graph.symbols import Dim, Shape, Size, floordiv
 
@@ -167,24 +164,35 @@ def count_nonzero(x: Array, /, *, axis: Axes = None, keepdims: bool = False) -> 
 
 def softmax(x: Array, /, *, axis: int = -1) -> Array:
     """e^x over its sum, along an axis."""
-    return record("softmax", (_array(x, "softmax"),), (axis_number("array: softmax", axis, x.ndim),))
+    x = _array(x, "softmax")
+    return record("softmax", (x,), (axis_number("array: softmax", axis, x.ndim),))
 
 
 def log_softmax(x: Array, /, *, axis: int = -1) -> Array:
     """Logarithm of softmax."""
-    return record("log_softmax", (_array(x, "log_softmax"),), (axis_number("array: log_softmax", axis, x.ndim),))
+    x = _array(x, "log_softmax")
+    return record("log_softmax", (x,), (axis_number("array: log_softmax", axis, x.ndim),))
 
 
 def layer_norm(x: Array, weight: Array | None = None, bias: Array | None = None, eps: float = 1e-5) -> Array:
-    """The last axis to mean 0 and variance 1, times weight, plus bias."""
+    """The last axis to mean 0 and variance 1, times weight, plus bias. Raises ShapeError for an array without axes."""
+    x = _with_axes(x, "layer_norm")
     if weight is None and bias is not None:
         raise GraphError("array: layer_norm: bias without weight, allowed weight, or both, or neither")
     return record("layer_norm", promoted("layer_norm", [p for p in (x, weight, bias) if p is not None]), (float(eps),))
 
 
 def rms_norm(x: Array, weight: Array | None = None, eps: float = 1e-6) -> Array:
-    """The last axis over its root mean square, times weight."""
+    """The last axis over its root mean square, times weight. Raises ShapeError for an array without axes."""
+    x = _with_axes(x, "rms_norm")
     return record("rms_norm", promoted("rms_norm", [p for p in (x, weight) if p is not None]), (float(eps),))
+
+
+def _with_axes(x: object, where: str) -> Array:
+    x = _array(x, where)
+    if x.ndim == 0:
+        raise ShapeError(f"array: {where}: rank, got 0, allowed 1 and more")
+    return x
 
 
 # ---- products -----------------------------------------------------------------------------------------------------
@@ -259,7 +267,7 @@ def permute_dims(x: Array, /, axes: Sequence[int]) -> Array:
 
 def matrix_transpose(x: Array, /) -> Array:
     """The last two axes exchanged."""
-    return x.mT
+    return _array(x, "matrix_transpose").mT
 
 
 def expand_dims(x: Array, /, *, axis: int | tuple[int, ...] = 0) -> Array:
@@ -281,17 +289,20 @@ def broadcast_to(x: Array, /, shape: Sequence[Size]) -> Array:
 
 
 def concat(arrays: Sequence[Array], /, *, axis: int = 0) -> Array:
-    """The arrays one behind the other along an axis."""
-    return record("concat", promoted("concat", arrays) if arrays else (), (axis_number("array: concat", axis, _first(arrays, "concat").ndim),))
+    """The arrays one behind the other along an axis. Raises ShapeError for none, and for sizes that differ elsewhere."""
+    given = _several(arrays, "concat")
+    return record("concat", promoted("concat", given), (axis_number("array: concat", axis, given[0].ndim),))
 
 
 def stack(arrays: Sequence[Array], /, *, axis: int = 0) -> Array:
-    """The arrays beside each other along a new axis."""
-    return record("stack", promoted("stack", arrays) if arrays else (), (axis_number("array: stack", axis, _first(arrays, "stack").ndim + 1),))
+    """The arrays beside each other along a new axis. Raises ShapeError for none, and for shapes that differ."""
+    given = _several(arrays, "stack")
+    return record("stack", promoted("stack", given), (axis_number("array: stack", axis, given[0].ndim + 1),))
 
 
 def split(x: Array, /, sections: int | Sequence[int], *, axis: int = 0) -> list[Array]:
     """x in equal parts (a number of them), or cut at positions."""
+    x = _array(x, "split")
     axis = axis_number("array: split", axis, x.ndim)
     size = x.shape[axis]
     if isinstance(sections, int):
@@ -299,63 +310,30 @@ def split(x: Array, /, sections: int | Sequence[int], *, axis: int = 0) -> list[
             raise ShapeError(f"array: split: parts, got {sections}, allowed at least 1")
         if isinstance(size, int) and size % sections:
             raise ShapeError(f"array: split: parts, got {size} in {sections}, allowed equal ones")
-        cuts: list[Size] = [floordiv(size, sections) * i for i in range(1, sections)]
+        if isinstance(size, Dim):  # a view that says that the parts are equal
+            apart = reshape(x, (*x.shape[:axis], sections, -1, *x.shape[axis + 1 :]))
+            return [apart[(*(slice(None),) * axis, i)] for i in range(sections)]
+        cuts: list[Size] = [size // sections * i for i in range(1, sections)]
     else:
         cuts = list(sections)
     lead = (slice(None),) * axis
     return [x[(*lead, slice(a, b))] for a, b in zip([None, *cuts], [*cuts, None], strict=True)]
 
 
-def _first(arrays: Sequence[Array], where: str) -> Array:
-    if not arrays:
-        raise ShapeError(f"array: {where}: nothing to join, got 0 arrays, allowed at least 1")
-    return arrays[0]
+def _several(arrays: object, where: str) -> list[Array]:
+    if not isinstance(arrays, (tuple, list)) or not arrays:
+        got = "0 arrays" if isinstance(arrays, (tuple, list)) else type(arrays).__name__
+        raise ShapeError(f"array: {where}: arrays, got {got}, allowed a tuple or list of at least 1")
+    return [_array(x, where) for x in arrays]
 
 
 def _shape(shape: Size | Sequence[Size], where: str) -> Shape:
     return shape_of(shape if isinstance(shape, (tuple, list)) else (shape,), where)
 
 
-# ---- creation -----------------------------------------------------------------------------------------------------
-
-
-def full(shape: Size | Sequence[Size], value: float, *, dtype: DTypeLike | None = None) -> Array:
-    """One value everywhere; without a dtype that of the value: bool, int64 or float32."""
-    wanted = with_number(bool_, value) if dtype is None else dtype_of(dtype)
-    return record("full", (), (_shape(shape, "full"), number_of(value, wanted, "array: full"), wanted.name))
-
-
-def zeros(shape: Size | Sequence[Size], *, dtype: DTypeLike | None = None) -> Array:
-    """0 everywhere."""
-    return full(shape, 0, dtype=dtype or DEFAULT_FLOAT)
-
-
-def ones(shape: Size | Sequence[Size], *, dtype: DTypeLike | None = None) -> Array:
-    """1 everywhere."""
-    return full(shape, 1, dtype=dtype or DEFAULT_FLOAT)
-
-
-def arange(start: float, /, stop: float | None = None, step: float = 1, *, dtype: DTypeLike | None = None) -> Array:
-    """start, start + step, .. below stop; with one argument: 0, 1, .. below it. Whole numbers give int64."""
-    start, stop = (0, start) if stop is None else (start, stop)
-    if isinstance(start, Dim) or isinstance(stop, Dim):
-        if step != 1 or (dtype is not None and dtype_of(dtype).kind not in "iu"):
-            raise ShapeError(f"array: arange: step over symbolic sizes, got {step}, allowed 1 and whole numbers")
-        count: Size = stop - start
-    elif step == 0:
-        raise ShapeError("array: arange: step, got 0, allowed others")
-    else:
-        count = builtins.max(0, ceil_of((stop - start) / step))
-    whole = not builtins.any(isinstance(n, float) for n in (start, stop, step))
-    wanted = dtype_of(dtype) if dtype is not None else DEFAULT_INT if whole else DEFAULT_FLOAT
-    places = record("iota", (), (count,)).astype(wanted)
-    places = places if step == 1 else binary("multiply", places, step)
-    return places if start.__class__ is int and start == 0 else binary("add", places, start)
-
-
 __all__ = [
     *UNARY, *BINARY, "where", "astype", "pow", "clip", "gelu", "sum", "prod", "max", "min", "mean", "any", "all", "var", "std",
     "logsumexp", "argmax", "argmin", "count_nonzero", "softmax", "log_softmax", "layer_norm", "rms_norm", "matmul", "matmul_integer",
     "linear", "attention", "reshape", "permute_dims", "matrix_transpose", "expand_dims", "squeeze", "broadcast_to", "concat", "stack",
-    "split", "full", "zeros", "ones", "arange",
+    "split",
 ]  # fmt: skip

@@ -12,14 +12,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dvm_rt.array.array import Array, Number, asarray, computed, dtype_of, record, wrap
-from dvm_rt.array.functions import broadcast_to, concat, expand_dims, full, permute_dims, reshape, stack, where
+from dvm_rt.array.array import Array, Number, asarray, binary, computed, record, shape_of, whole, wrap
+from dvm_rt.array.creation import full
+from dvm_rt.array.functions import broadcast_to, concat, count_nonzero, expand_dims, permute_dims, reshape, stack, where
 from dvm_rt.array.tracing import Trace
-from dvm_rt.dtypes import DType, bool_, float32, int64
+from dvm_rt.dtypes import bool_, float32, int64
 from dvm_rt.errors import GraphError, ShapeError, UnsupportedOperatorError
-from dvm_rt.graph.movement import number_bits
 from dvm_rt.graph.shapes import axis_number, axis_numbers
-from dvm_rt.graph.symbols import Dim, Size, floordiv, same
+from dvm_rt.graph.symbols import Dim, Size, same
 from dvm_rt.isa.host import ADD, MAX, MIN, MUL, SET
 
 HOW = {"set": SET, "add": ADD, "mul": MUL, "min": MIN, "max": MAX}
@@ -62,94 +62,6 @@ def _array(x: object) -> Array:
 
 def _along(x: Array, axis: int, part: slice | int) -> Array:
     return x[(*(slice(None),) * axis, part)]
-
-
-# ---- counting -----------------------------------------------------------------------------------------------------
-
-
-def iota(size: Size, dtype: DType = float32) -> Array:
-    """0, 1, 2.. below size; a symbolic size is filled in the launch."""
-    return arange(0, size, dtype=dtype)
-
-
-def arange(start: Number | Size, /, stop: Number | Size | None = None, step: Number = 1, *, dtype: DType | str | None = None) -> Array:
-    """start, start + step, .. below stop (above it where step is negative); one argument is the stop."""
-    first, last = (0, start) if stop is None else (start, stop)
-    if step == 0:
-        raise ShapeError("array: arange: step, got 0, allowed other numbers")
-    whole = not any(isinstance(n, float) for n in (first, last, step))
-    wanted = dtype_of(dtype) if dtype is not None else int64 if whole else float32
-    if not isinstance(first, Dim) and not isinstance(last, Dim):
-        return asarray(np.arange(first, last, step).astype(wanted.numpy))
-    if not whole or isinstance(first, Dim):
-        raise UnsupportedOperatorError(f"array: arange: symbolic sizes, got {first} to {last} by {step}, allowed a symbolic stop and whole numbers")
-    count = floordiv(last - first + step - (1 if step > 0 else -1), step)
-    return record("arange", (), (count, number_bits(first), number_bits(step), wanted.name))
-
-
-def linspace(start: float, stop: float, /, num: int, *, dtype: DType | str | None = None, endpoint: bool = True) -> Array:
-    """num numbers from start to stop, at equal distances."""
-    return asarray(np.linspace(start, stop, num, endpoint=endpoint).astype((dtype_of(dtype) if dtype is not None else float32).numpy))
-
-
-def _triangle(rows: Size, columns: Size, k: int) -> Array:
-    """Where column <= row + k."""
-    return expand_dims(iota(columns), axis=0) <= expand_dims(iota(rows), axis=1) + float(k)
-
-
-def eye(rows: Size, columns: Size | None = None, /, *, k: int = 0, dtype: DType | str | None = None) -> Array:
-    """1 on diagonal k, else 0."""
-    columns = rows if columns is None else columns
-    hit = expand_dims(iota(columns), axis=0) == expand_dims(iota(rows), axis=1) + float(k)
-    return hit.astype(dtype_of(dtype) if dtype is not None else float32)
-
-
-def tril(x: Array, /, *, k: int = 0) -> Array:
-    """The part on and below diagonal k of the last two axes, else 0."""
-    x = _matrix(x, "tril")
-    return where(_triangle(x.shape[-2], x.shape[-1], k), x, _zero(x))
-
-
-def triu(x: Array, /, *, k: int = 0) -> Array:
-    """The part on and above diagonal k of the last two axes, else 0."""
-    x = _matrix(x, "triu")
-    return where(_triangle(x.shape[-2], x.shape[-1], k - 1), _zero(x), x)
-
-
-def _matrix(x: object, name: str) -> Array:
-    x = _array(x)
-    if x.ndim < 2:
-        raise ShapeError(f"array: {name}: rank, got {x.ndim}, allowed 2 and more")
-    return x
-
-
-def _zero(x: Array) -> Number:
-    return False if x.dtype is bool_ else 0
-
-
-def one_hot(indices: Array, depth: Size, *, axis: int = -1, dtype: DType | str | None = None) -> Array:
-    """1 at each index along a new axis of size depth, else 0; an index outside gives zeros. depth: to 2^24."""
-    indices = _array(indices)
-    axis = axis_number("array: one_hot", axis, indices.ndim + 1)
-    shape = [1] * (indices.ndim + 1)
-    shape[axis] = depth
-    hit = expand_dims(indices.astype(float32), axis=axis) == reshape(iota(depth), tuple(shape))
-    return hit.astype(dtype_of(dtype) if dtype is not None else float32)
-
-
-def meshgrid(*arrays: Array, indexing: str = "xy") -> list[Array]:
-    """Each vector stretched over the grid of all of them."""
-    if indexing not in ("xy", "ij") or any(_array(a).ndim > 1 for a in arrays):
-        raise ShapeError(f"array: meshgrid: got indexing {indexing!r}, ranks {[_array(a).ndim for a in arrays]}, allowed xy, ij and vectors")
-    vectors = [_array(a) if _array(a).ndim else expand_dims(_array(a), axis=0) for a in arrays]
-    order = list(range(len(vectors)))
-    if indexing == "xy" and len(order) > 1:
-        order[:2] = [1, 0]
-    shape: list[Size] = [0] * len(order)
-    for vector, axis in zip(vectors, order, strict=True):
-        shape[axis] = vector.shape[0]
-    lined = [reshape(v, tuple(n if i == axis else 1 for i, n in enumerate(shape))) for v, axis in zip(vectors, order, strict=True)]
-    return [broadcast_to(v, tuple(shape)) for v in lined]
 
 
 # ---- other places -------------------------------------------------------------------------------------------------
@@ -217,7 +129,16 @@ def tile(x: Array, repetitions: int | Sequence[int], /) -> Array:
         x = reshape(x, (*(1,) * (len(counts) - x.ndim), *x.shape))
     for axis, count in enumerate(counts):
         if count != 1:
-            x = _repeated(x, axis, count, whole=True)
+            x = _repeated(x, axis, count, before=True)
+    return x
+
+
+def diff(x: Array, /, *, axis: int = -1, n: int = 1) -> Array:
+    """Differences between neighbours along an axis, n times; of bools whether they differ. Raises ShapeError."""
+    x = _array(x)
+    axis = axis_number("array: diff", axis, x.ndim)
+    for _ in range(whole(n, "diff: n", least=0)):
+        x = binary("not_equal" if x.dtype is bool_ else "subtract", _along(x, axis, slice(1, None)), _along(x, axis, slice(None, -1)))
     return x
 
 
@@ -228,19 +149,20 @@ def repeat(x: Array, repeats: int | Array, /, *, axis: int | None = None) -> Arr
         x, axis = reshape(x, (-1,)), 0
     axis = axis_number("array: repeat", axis, x.ndim)
     if isinstance(repeats, int):
-        if repeats < 0:
-            raise ShapeError(f"array: repeat: repeats, got {repeats}, allowed 0 and more")
-        return _repeated(x, axis, repeats, whole=False)
-    counts = np.broadcast_to(_value(_array(repeats), "repeat"), (x.shape[axis],))
+        return _repeated(x, axis, whole(repeats, "repeat: repeats", least=0), before=False)
+    given = _array(repeats)
+    if given.dtype.kind not in "iu" or given.shape not in ((), (1,), (x.shape[axis],)):
+        raise ShapeError(f"array: repeat: repeats, got {given.dtype} {given.shape}, allowed integers, ({x.shape[axis]},)")
+    counts = np.broadcast_to(_value(given, "repeat"), (x.shape[axis],))
     if (counts < 0).any():
         raise ShapeError(f"array: repeat: repeats, got {int(counts.min())}, allowed 0 and more")
     return take(x, asarray(np.repeat(np.arange(counts.size), counts)), axis=axis)
 
 
-def _repeated(x: Array, axis: int, count: int, whole: bool) -> Array:
-    """A view that stretches a new axis before (whole) or behind this one, made one with it."""
+def _repeated(x: Array, axis: int, count: int, before: bool) -> Array:
+    """A view that stretches a new axis before or behind this one, made one with it."""
     size, shape = x.shape[axis], tuple(x.shape)
-    at = axis if whole else axis + 1
+    at = axis if before else axis + 1
     stretched = broadcast_to(reshape(x, (*shape[:at], 1, *shape[at:])), (*shape[:at], count, *shape[at:]))
     return reshape(stretched, (*shape[:axis], size * count, *shape[axis + 1 :]))
 
@@ -250,9 +172,11 @@ def pad(x: Array, widths: int | Sequence[Sequence[int]], /, *, mode: str = "cons
 
     mode: constant (value), edge (the outermost element), reflect (mirrored, without the edge), wrap (the other end)."""
     x = _array(x)
-    pairs = [(widths, widths)] * x.ndim if isinstance(widths, int) else [tuple(w) for w in widths]
-    if len(pairs) != x.ndim or any(len(p) != 2 for p in pairs) or mode not in _MARGINS:
-        raise ShapeError(f"array: pad: got widths {widths} in mode {mode} for shape {x.shape}, allowed (before, after) for each axis; {', '.join(_MARGINS)}")
+    pairs = [(widths, widths)] * x.ndim if isinstance(widths, int) else widths
+    if not isinstance(pairs, (tuple, list)) or len(pairs) != x.ndim or not all(_is_pair(p) for p in pairs):
+        raise ShapeError(f"array: pad: widths, got {widths} for shape {x.shape}, allowed (before, after) for each axis")
+    if mode not in _MARGINS:
+        raise ShapeError(f"array: pad: mode, got {mode}, allowed {', '.join(_MARGINS)}")
     for axis, (before, after) in enumerate(pairs):
         if before < 0 or after < 0:
             x = _along(x, axis, slice(max(-before, 0), min(after, 0) or None))
@@ -260,6 +184,10 @@ def pad(x: Array, widths: int | Sequence[Sequence[int]], /, *, mode: str = "cons
         if parts:
             x = concat([*parts[: before > 0], x, *parts[before > 0 :]], axis=axis)
     return x
+
+
+def _is_pair(widths: object) -> bool:
+    return isinstance(widths, (tuple, list)) and len(widths) == 2 and all(hasattr(w, "__index__") for w in widths)
 
 
 def _constant_margin(x: Array, axis: int, width: int, at_end: bool, value: Number) -> Array:
@@ -348,7 +276,7 @@ def index_add(x: Array, indices: Array, updates: Array, /, *, axis: int = 0) -> 
 
 
 def _how(how: str) -> int:
-    if how not in HOW:
+    if not isinstance(how, str) or how not in HOW:
         raise GraphError(f"array: scatter: how, got {how!r}, allowed {', '.join(HOW)}")
     return HOW[how]
 
@@ -366,20 +294,20 @@ def _like(value: object, x: Array, name: str) -> Array:
 def sort(x: Array, /, *, axis: int = -1, descending: bool = False, stable: bool = True) -> Array:
     """Elements in order along an axis; always stable; NaN counts as the largest."""
     x = _array(x)
-    return record("sort", (x,), (axis_number("array: sort", axis, x.ndim), int(descending)))
+    return record("sort", (x,), (axis_number("array: sort", axis, x.ndim), int(bool(descending))))
 
 
 def argsort(x: Array, /, *, axis: int = -1, descending: bool = False, stable: bool = True) -> Array:
     """int64 indices that sort along an axis; always stable; NaN counts as the largest."""
     x = _array(x)
-    return record("argsort", (x,), (axis_number("array: argsort", axis, x.ndim), int(descending)))
+    return record("argsort", (x,), (axis_number("array: argsort", axis, x.ndim), int(bool(descending))))
 
 
 def topk(x: Array, k: Size, /, *, axis: int = -1, largest: bool = True) -> TopK:
     """The k largest (or smallest) elements along an axis, in order, and their indices; of equal ones the first."""
     x = _array(x)
     axis = axis_number("array: topk", axis, x.ndim)
-    indices = record("topk", (x,), (axis, k, int(largest)))
+    indices = record("topk", (x,), (axis, *shape_of((k,), "topk"), int(bool(largest))))
     return TopK(take_along_axis(x, indices, axis=axis), indices)
 
 
@@ -392,11 +320,6 @@ def searchsorted(ordered: Array, values: Array, /, *, side: str = "left") -> Arr
 
 
 # ---- sizes that depend on values ----------------------------------------------------------------------------------
-
-
-def count_nonzero(x: Array, /) -> Array:
-    """How many elements are not 0, int64."""
-    return record("count_nonzero", (_array(x),))
 
 
 def argwhere(x: Array, /, *, size: Size | None = None) -> Array:
@@ -452,7 +375,7 @@ def unique_all(x: Array, /, *, size: Size | None = None) -> UniqueAll:
 def _bounded(name: str, full_size: Array, count: Callable[[], Array], size: Size | None) -> Array:
     """The part of a result of largest size that is meant: as many rows as the count says, or `size`."""
     if size is not None:
-        return full_size[:size]
+        return full_size[: shape_of((size,), name)[0]]
     _refuse_traced(name, full_size)
     counted, of = count(), full_size._session
     of.flush([a._node for a in (full_size, counted) if a._tensor is None], "data-dependent shape")
@@ -624,8 +547,7 @@ def _updated_by_arrays(x: Array, entries: tuple, value: object, how: str) -> Arr
 
 
 __all__ = [
-    "arange", "argsort", "argwhere", "broadcast_arrays", "compress", "count_nonzero", "eye", "flip", "gather_nd", "index_add",
-    "linspace", "meshgrid", "moveaxis", "nonzero", "one_hot", "pad", "repeat", "roll", "scatter", "scatter_nd", "searchsorted",
-    "sort", "take", "take_along_axis", "tile", "topk", "tril", "triu", "unique_all", "unique_counts", "unique_inverse",
-    "unique_values", "unstack", "updated",
+    "argsort", "argwhere", "broadcast_arrays", "compress", "diff", "flip", "gather_nd", "index_add", "moveaxis", "nonzero", "pad",
+    "repeat", "roll", "scatter", "scatter_nd", "searchsorted", "sort", "take", "take_along_axis", "tile", "topk", "unique_all",
+    "unique_counts", "unique_inverse", "unique_values", "unstack", "updated",
 ]  # fmt: skip

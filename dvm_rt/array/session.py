@@ -26,6 +26,7 @@ from dvm_rt.config import integer, number
 from dvm_rt.errors import (
     BackpressureTimeout,
     ClosedError,
+    DvmError,
     EncodeError,
     GraphError,
     InvalidBytecodeError,
@@ -38,8 +39,11 @@ from dvm_rt.graph.operators import OPERATORS
 from dvm_rt.graph.symbols import Facts, symbol
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from dvm_rt._native import Stream, Tensor
     from dvm_rt.array.array import Array
+    from dvm_rt.array.plan_cache import PlanCache
 
 Result = TypeVar("Result")
 PARAMETER, CONSTANT = OPERATORS["parameter"], OPERATORS["constant"]
@@ -94,7 +98,7 @@ class Planned:
 class Session:
     """Arrays of one runtime."""
 
-    __slots__ = ("_runtime", "stream", "plans", "variants", "counters", "lock", "pending_max", "plans_max", "__weakref__")
+    __slots__ = ("_runtime", "stream", "plans", "variants", "counters", "lock", "pending_max", "plans_max", "cache", "_cached", "__weakref__")
 
     def __init__(self, of: runtime.Runtime) -> None:
         self._runtime = weakref.ref(of)  # a runtime keeps its session, not the other way round
@@ -104,6 +108,13 @@ class Session:
         self.counters: Counter[str] = Counter()
         self.lock = threading.RLock()
         self.pending_max, self.plans_max = integer("pending_max"), integer("plans_max")
+        self.cache: PlanCache | None = None
+        self._cached: dict[int, Path] = {}  # numbers of plans -> where they are kept
+        if of.cache is not None:
+            from dvm_rt.array.plan_cache import PlanCache
+
+            self.cache = PlanCache(of.cache, integer("plan_cache_bytes_max"), self.counters)
+            of.before_close.append(self.save)
 
     @property
     def runtime(self) -> runtime.Runtime:
@@ -129,6 +140,40 @@ class Session:
             self.counters["plan_ns"] += time.monotonic_ns() - began_ns
 
     def plan(self, graph: Graph, captured: list[Tensor]) -> Planned:
+        """Plans and registers a graph; where the runtime has a folder for plans, it is looked up there first."""
+        if self.cache is None:
+            return self._plan(graph, captured)
+        path = self.cache.path(graph)
+        found = self.cache.load(path)
+        if found is None:
+            planned = self._plan(graph, captured)
+            self.cache.save(path, self.stream.plan_bytes(planned.number), [])
+        else:
+            code, sizes = found
+            planned = Planned(self.stream.register(code, captured), _native.Plan(code).info["kernels"], graph, captured)
+            self._warm(planned.number, sizes)
+        self._cached[planned.number] = path
+        return planned
+
+    def _warm(self, number: int, sizes: list[tuple[int, ...]]) -> None:
+        """Encodes the programs that the plan had when it was saved."""
+        for symbols in sizes:
+            try:
+                self.stream.prefetch(number, symbols)
+                self.counters["programs_warmed"] += 1
+            except DvmError:
+                self.counters["cache_refused"] += 1
+
+    def save(self) -> None:
+        """Writes down the sizes that the plans of this session were used for: done by Runtime.close()."""
+        for number, path in self._cached.items():
+            try:
+                code, sizes = self.stream.plan_bytes(number), [tuple(s) for _, s in self.stream.programs(number)]
+            except DvmError:
+                continue  # given up meanwhile, or the stream has failed: closing goes on
+            self.cache.save(path, code, sizes)
+
+    def _plan(self, graph: Graph, captured: list[Tensor]) -> Planned:
         """Fuses and registers a graph: here, or in a worker where all encoding is the workers'."""
         if self.runtime.encode == "workers" and self.runtime.encoders:
             try:

@@ -6,29 +6,46 @@ from outside are captured: they become further parameters of the graph, whose va
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from dvm_rt import dtypes
 from dvm_rt.errors import GraphError
+from dvm_rt.graph.control import part_of
 from dvm_rt.graph.graph import Graph, Node, parameter
 from dvm_rt.graph.symbols import Facts, Shape, symbol
 
 if TYPE_CHECKING:
     from dvm_rt._native import Tensor
+    from dvm_rt.graph.operators import Operator
 
 _local = threading.local()
 
 
+class Recorder(Protocol):
+    """Who makes the nodes instead of the trace: a kernel that is written by hand, while its body runs."""
+
+    def apply(self, row: Operator, inputs: tuple[Node, ...], attributes: tuple) -> Node:
+        """The node of an operator, as `graph.apply` makes it."""
+
+
 class Trace:
-    """One trace: its parameters, the facts about their sizes, and what it captured."""
+    """One trace: its parameters, the facts about their sizes, and what it captured. A part of a branch or a loop has a trace
+    inside of another one, `around`: it has the same facts, and `taken` from it are values that the part reads."""
 
-    __slots__ = ("facts", "parameters", "captured", "symbol_count", "_captured_nodes", "_outer")
+    __slots__ = (
+        "facts", "parameters", "captured", "symbol_count", "section_count", "recorder", "around", "taken", "_captured_nodes",
+        "_taken_nodes", "_outer",
+    )  # fmt: skip
 
-    def __init__(self) -> None:
-        self.facts = Facts()
+    def __init__(self, around: Trace | None = None) -> None:
+        self.facts = Facts() if around is None else around.facts
+        self.around = around
+        self.taken: list[Node] = []
+        self._taken_nodes: dict[int, Node] = {}
         self.parameters: list[Node] = []
         self.captured: list[Tensor] = []
-        self.symbol_count = 0
+        self.symbol_count = self.section_count = 0
+        self.recorder: Recorder | None = None
         self._captured_nodes: dict[int, Node] = {}
 
     def __enter__(self) -> Trace:
@@ -53,11 +70,35 @@ class Trace:
 
     def capture(self, tensor: Tensor) -> Node:
         """The parameter that stands for an array from outside."""
+        if self.around is not None:
+            return self.take(self.around.capture(tensor))
         node = self._captured_nodes.get(id(tensor))
         if node is None:
             node = self._captured_nodes[id(tensor)] = self._parameter(tensor.shape, dtypes.DTYPES[tensor.dtype])
             self.captured.append(tensor)
         return node
+
+    def take(self, node: Node) -> Node | None:
+        """The parameter that stands for a value of a trace around this one, or None if it is of none of them."""
+        if node.data is self:
+            return node
+        outer = self.around.take(node) if self.around is not None else None
+        if outer is None:
+            return None
+        if id(outer) not in self._taken_nodes:
+            self._taken_nodes[id(outer)] = self._parameter(self.facts.resolve_shape(outer.shape), outer.dtype)
+            self.taken.append(outer)
+        return self._taken_nodes[id(outer)]
+
+    def part(self, arguments: list[Node], taken: list[Node], outputs: list[Node]) -> tuple:
+        """The part that these outputs are over arguments and what is taken from around it, in this order."""
+        order = arguments + [self._taken_nodes.get(id(n)) for n in taken]
+        final, parameters = {}, []
+        for i, (node, like) in enumerate(zip(order, arguments + taken, strict=True)):
+            parameters.append(parameter(i, self.facts.resolve_shape(like.shape), like.dtype))
+            if node is not None:
+                final[id(node)] = parameters[-1]
+        return part_of(parameters, [_rebuilt(n, final) for n in outputs])
 
     def _parameter(self, shape: Shape, dtype: dtypes.DType) -> Node:
         node = parameter(len(self.parameters), shape, dtype)

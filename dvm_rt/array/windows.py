@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from dvm_rt.array.array import Array, record
-from dvm_rt.errors import GraphError, ShapeError
+from dvm_rt.errors import DTypeError, GraphError, ShapeError
 
 Numbers = int | Sequence[int]
 Padding = str | int | Sequence[int | tuple[int, int]]
@@ -64,7 +64,9 @@ def _pooling(x: Array, kernel: Numbers, stride: Numbers | None, padding: Padding
     return window, steps, _padding(padding, window, steps, taps, name), taps, bool(ceil_mode)
 
 
-def _rank(x: Array, name: str) -> int:
+def _rank(x: object, name: str) -> int:
+    if not isinstance(x, Array):
+        raise DTypeError(f"array: {name}: x, got {type(x).__name__}, allowed an array")
     if x.ndim < 3:
         raise ShapeError(f"array: {name}: rank of x, got {x.ndim}, allowed at least 3: (batch, channels, *space)")
     return x.ndim - 2

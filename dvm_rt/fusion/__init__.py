@@ -4,7 +4,8 @@
     patterns   rewrites that change arithmetic: attention
     segments   cuts that no kernel could span: equal segments are planned once
     legalise   the graph in the form that kernels need
-    groups     which operators share a kernel
+    words      which instructions an operator is, for its dtype
+groups     which operators share a kernel
     memory     workspace slots
     kernels    groups written into a plan
     reasons    why each edge is fused or not

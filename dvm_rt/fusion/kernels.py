@@ -43,7 +43,8 @@ class Argument:
 
 @dataclass(slots=True, eq=False)
 class PlanWriter:
-    """A plan under construction: expressions by size, buffers by node of the whole graph."""
+    """A plan under construction: expressions by size, buffers by node of the whole graph. The part of a branch or a loop has one
+    of its own, with the same builder: `inputs` are the buffers of its parameters then."""
 
     graph: Graph
     builder: PlanBuilder = field(default_factory=PlanBuilder)
@@ -51,6 +52,24 @@ class PlanWriter:
     outputs: list[int] = field(default_factory=list)
     places: dict[int, tuple[int, int, int]] = field(default_factory=dict)
     numbers: dict[object, int] = field(default_factory=dict)
+    inputs: list[int] | None = None
+
+    def part(self, graph: Graph, inputs: list[int], outputs: list[int]) -> PlanWriter:
+        """The writer of a part, which reads and writes these buffers."""
+        return PlanWriter(graph, self.builder, outputs=outputs, places=self.places, numbers=self.numbers, inputs=inputs)
+
+    def buffer_of(self, node: Node) -> int:
+        """Where a parameter, or a value of an earlier segment, lies."""
+        if node.operator.name != "parameter":
+            return self.buffers[node]
+        index = node.attribute("index")
+        return self.builder.input(index) if self.inputs is None else self.inputs[index]
+
+    def given_as(self, node: Node) -> int | None:
+        """The number of the parameter of the whole plan that a value is, or None."""
+        if node.operator.name != "parameter":
+            return None
+        return node.attribute("index") if self.inputs is None else self.builder.parameter_of(self.buffer_of(node))
 
     def expression(self, size: Size) -> int:
         """The number of a size in the plan."""
@@ -116,8 +135,8 @@ class PlanWriter:
             return self.builder.temporary(*rest, 0)
         node = reads[rest[0]]
         if role == "packed":
-            return self.builder.pack(node.attribute("index"), *rest[1:])
-        return self.builder.input(node.attribute("index")) if node.operator.name == "parameter" else self.buffers[node]
+            return self.builder.pack(self.given_as(node), *rest[1:])
+        return self.buffer_of(node)
 
     def temporary(self, node: Node) -> int:
         """Memory for a value between two segments."""

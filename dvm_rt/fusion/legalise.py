@@ -78,6 +78,9 @@ def _lowered(op: Make, node: Node) -> Node | None:
         return taken_apart(op, node)
     x, (axes, keepdims) = node.inputs[0], node.attributes
     rank = len(x.shape)
+    if axes and x.dtype.kind != "b" and all(is_one(x.shape[axis]) for axis in axes):
+        alone = _of_one(op, node.operator.name, x)
+        return alone if keepdims else op.squeeze(alone, axes=axes)
     if axes == (rank - 1,) and keepdims:
         return None
     if not axes:
@@ -91,6 +94,13 @@ def _lowered(op: Make, node: Node) -> Node | None:
     result = getattr(op, node.operator.name)(x, axes=(len(kept),), keepdims=True)
     result = op.squeeze(result, axes=(len(kept),))
     return op.expand_dims(result, axes=axes) if keepdims else result
+
+
+def _of_one(op: Make, name: str, x: Node) -> Node:
+    """A reduction over one element: the same bytes, also of -0 and NaN, element by element."""
+    return {
+        "sum": lambda: op.add(x, 0), "prod": lambda: op.multiply(x, 1), "max": lambda: op.maximum(x, x), "min": lambda: op.minimum(x, x),
+    }[name]()  # fmt: skip
 
 
 # ---- layouts ------------------------------------------------------------------------------------------------------

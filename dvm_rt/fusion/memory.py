@@ -6,11 +6,10 @@ the kernels, to a value of the same size where there is one: sizes are symbolic,
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class Lifetime:
+class Lifetime(NamedTuple):
     """Kernel numbers of the first write and the last read of value `name`; `size` compares equal for equal sizes."""
 
     name: int

@@ -22,6 +22,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import nan
 
+from dvm_rt.dtypes import float32
 from dvm_rt.graph.graph import Graph, Make, Node, rewrite
 from dvm_rt.graph.operators import Lowering
 from dvm_rt.graph.symbols import same
@@ -48,7 +49,7 @@ class _NotUsed(Exception):
 
 def rewritten(graph: Graph) -> tuple[Graph, tuple[Found, ...]]:
     """The graph with every pattern that pays rewritten, and what was found."""
-    candidates = [(node, softmax) for node in graph.nodes if _is_product(node) and (softmax := _softmax(_plain(node.inputs[0])))]
+    candidates = [(node, softmax) for node in graph.nodes if node.dtype is float32 and _is_product(node) and (softmax := _softmax(_plain(node.inputs[0])))]
     readers = _readers(graph) if candidates else {}
     matches: dict[Node, _Match] = {}
     found: list[Found] = []

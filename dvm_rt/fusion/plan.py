@@ -16,7 +16,7 @@ Rules.
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -127,7 +127,8 @@ class Kernel:
     depth, args A, B, C and an epilogue in nodes; PACK over N with K = depth, args source and destination; HOST: dims are
     the attributes of the host function whose number (from 1) depth is, strides of args their sizes, depth their rank;
     ATTENTION over keys, queries, batch... with D = depth, args Q (limit: keys that query 0 sees), K, V (limit: their
-    width), O and perhaps a mask, nodes the constants scale (or a NODE_SIZE, for 1 / its square root), masked, empty."""
+    width), O and perhaps a mask, nodes the constants scale (or a NODE_SIZE, for 1 / its square root), masked, empty; BRANCH, JUMP
+    and LOOP: depth is the constant number of kernels to skip or to go back, the argument a flag, dims[0] the limit of a loop."""
 
     kind: str
     dtype: DType
@@ -245,6 +246,10 @@ class PlanBuilder:
             self._inputs[parameter] = self._buffer(Buffer("PARAMETER", of.dtype, parameter, size))
         return self._inputs[parameter]
 
+    def parameter_of(self, buffer: int) -> int | None:
+        """The parameter whose buffer this is, or None."""
+        return self._buffers[buffer].index if self._buffers[buffer].role == "PARAMETER" else None
+
     def output(self, dtype: DType, dims: Sequence[int]) -> int:
         """A new output (dims: expressions from the outermost) and its buffer."""
         number = self._buffer(Buffer("OUTPUT", dtype, len(self._outputs), self._bytes(dtype, dims)))
@@ -278,8 +283,32 @@ class PlanBuilder:
         args = tuple([Arg(NONE if a[0] == NONE else buffers[a[0]], *a[1:]) for a in kernel.args])
         self._kernels.append(Kernel(kernel.kind, kernel.dtype, kernel.dims, args, kernel.nodes, kernel.depth, kernel.flags))
 
+    @property
+    def kernel_count(self) -> int:
+        """Kernels so far."""
+        return len(self._kernels)
+
+    def accesses(self, first: int) -> Iterator[tuple[int, Kernel | KernelBuilder, Arg]]:
+        """(number, kernel, argument) of every argument that is memory, of the kernels from `first` on."""
+        for number in range(first, len(self._kernels)):
+            kernel = self._kernels[number]
+            for arg in kernel.args:
+                if arg.buffer != NONE:
+                    yield number, kernel, arg
+
+    def rename(self, first: int, old: int, new: int) -> None:
+        """Kernels from `first` on use another buffer in the place of one."""
+        for number in range(first, len(self._kernels)):
+            kernel = self._kernels[number]
+            if any(arg.buffer == old for arg in kernel.args):
+                args = tuple([arg._replace(buffer=new) if arg.buffer == old else arg for arg in kernel.args])
+                self._kernels[number] = Kernel(
+                    kernel.kind, kernel.dtype, kernel.dims, args, tuple(kernel.nodes), kernel.depth, kernel.flags
+                )
+
     def share_workspace(self) -> None:
-        """Gives temporaries that are never alive together the same slot."""
+        """Gives temporaries that are never alive together the same slot. What a loop uses and something outside of it too, it
+        keeps for itself from its first kernel to its last."""
         lives: dict[int, Lifetime] = {}
         for number, kernel in enumerate(self._kernels):
             for arg in kernel.args:
@@ -289,10 +318,20 @@ class PlanBuilder:
                 if buffer.role == "TEMPORARY":
                     first = lives[arg.buffer].first if arg.buffer in lives else number
                     lives[arg.buffer] = Lifetime(arg.buffer, first, number, buffer.bytes)
+        for number, kernel in enumerate(self._kernels):
+            if kernel.kind == "LOOP":
+                begin = number - self._list[kernel.depth].k
+                for name, life in lives.items():
+                    inside = life.first <= number and life.last >= begin
+                    if inside and (life.first < begin or life.last > number):
+                        lives[name] = life._replace(first=min(life.first, begin), last=max(life.last, number))
         given = slots(lives.values())
         for number, slot in given.items():
             self._buffers[number] = self._buffers[number]._replace(index=slot)
         self._slots = len(set(given.values()))
+        for number, buffer in enumerate(self._buffers):
+            if buffer.role == "TEMPORARY" and number not in given:  # nothing uses it
+                self._buffers[number], self._slots = buffer._replace(index=0, bytes=self.const(0)), max(self._slots, 1)
 
     def build(self) -> Plan:
         kernels = tuple([k if k.__class__ is Kernel else k.build() for k in self._kernels])

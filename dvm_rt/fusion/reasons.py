@@ -18,13 +18,19 @@ from dvm_rt.graph.symbols import Size, product
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Edges:
-    """The edges by (producer, consumer, whether fused, reason) with their number, and the bytes of memory traffic saved."""
+    """The edges by (producer, consumer, whether fused, reason) with their number, and the bytes of memory traffic that those
+    which are fused save: a read each, and for the last of a value that is never stored its write."""
 
     counts: Counter[tuple[str, str, bool, str]]
-    saved_bytes: Size
+    saved: dict[tuple[str, str, bool, str], Size]
+
+    @property
+    def saved_bytes(self) -> Size:
+        return sum(self.saved.values(), start=0)
 
     def __add__(self, other: Edges) -> Edges:
-        return Edges(self.counts + other.counts, self.saved_bytes + other.saved_bytes)
+        saved = {key: self.saved.get(key, 0) + other.saved.get(key, 0) for key in self.saved | other.saved}
+        return Edges(self.counts + other.counts, saved)
 
     def text(self) -> str:
         """A summary, then a line for each kind of edge: what is fused first."""
@@ -33,20 +39,21 @@ class Edges:
         lines = [f"edges: {fused} fused, {rest} between kernels; {self.saved_bytes} bytes of memory traffic saved"]
         for (producer, consumer, inside, reason), count in sorted(self.counts.items(), key=lambda row: not row[0][2]):
             times = f" ({count} times)" if count > 1 else ""
-            lines.append(f"{'fused' if inside else 'not fused'}: {producer} -> {consumer}: {reason}{times}")
+            saves = f"; saves {self.saved[key]} bytes" if (key := (producer, consumer, inside, reason)) in self.saved else ""
+            lines.append(f"{'fused' if inside else 'not fused'}: {producer} -> {consumer}: {reason}{times}{saves}")
         return "\n".join(lines)
 
 
 def edges_across(segment: Segment) -> Edges:
     """The edges that come from earlier segments, between the operators of the graph as it was given."""
-    return Edges(Counter((a, b, False, reason) for a, b, reason in segment.refusals()), 0)
+    return Edges(Counter((a, b, False, reason) for a, b, reason in segment.refusals()), {})
 
 
 def edges(grouping: Grouping) -> Edges:
     """The edges inside of a segment."""
     counts: Counter[tuple[str, str, bool, str]] = Counter()
     refused = {(r.producer, id(grouping.group_of.get(r.consumer))): r.reason for r in reversed(grouping.refused)}
-    saved: Size = 0
+    saved: dict[tuple[str, str, bool, str], Size] = {}
     for node, uses in grouping.uses.items():
         size = product(node.shape) * node.dtype.bytes
         own = grouping.group_of.get(node)
@@ -54,10 +61,12 @@ def edges(grouping: Grouping) -> Edges:
             inside = own is not None and grouping.group_of.get(use.reader) is own
             given = refused.get((node, id(grouping.group_of.get(use.reader))))
             reason = _fused(grouping, node) if inside else given or _between(grouping, node, use.reader)
-            counts[node.operator.name, use.reader.operator.name, inside, reason] += 1
-            saved = saved + size if inside else saved
-        if own is not None and not grouping.is_stored(node):
-            saved = saved + size
+            key = (node.operator.name, use.reader.operator.name, inside, reason)
+            counts[key] += 1
+            if inside:
+                saved[key] = saved.get(key, 0) + size
+        if own is not None and uses and not grouping.is_stored(node):
+            saved[key] = saved[key] + size
     return Edges(counts, saved)
 
 

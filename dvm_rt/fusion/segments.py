@@ -6,8 +6,12 @@ reads h from memory. The
 residual stream of a transformer is cut so several times a layer, and most segments of a deep network then are the same
 segment: `Segment.key` says so. A segment is a graph of its own; what it takes from others are parameters of it.
 
+Sections of hand-written kernels are segments too: what a section makes, and others read, is marked with its number, and what
+these marks need belongs to it.
+
 Cuts never change a result, only what could have been fused. Leaves, views, and what is cheap to make from them belong to no
-segment: each that reads them has its own."""
+segment: each that reads them has its own. A branch or a loop is a segment of its own, as all its nodes together; what it reads
+is stored before it, and what reads it comes after."""
 
 from __future__ import annotations
 
@@ -17,7 +21,7 @@ from dataclasses import dataclass, field
 from dvm_rt.fusion.legalise import is_cheap
 from dvm_rt.fusion.views import contiguous, is_view, source, through
 from dvm_rt.graph.graph import Graph, Node, hashable
-from dvm_rt.graph.operators import OPERATORS
+from dvm_rt.graph.operators import OPERATORS, Lowering
 from dvm_rt.graph.symbols import Facts
 
 PRODUCTS = ("linear", "matmul", "matmul_integer", "matrix_product")  # they read their first two inputs from memory
@@ -33,6 +37,11 @@ class Segment:
     members: dict[Node, int] = field(default_factory=dict)  # and reads: their numbers in `key`
     reads: dict[Node, None] = field(default_factory=dict)
     gives: list[tuple[Node, int | None]] = field(default_factory=list)
+    section: str = ""  # the name of the section of a hand-written kernel that this is
+
+    def control(self) -> list[Node]:
+        """The nodes of the branch or the loop that this segment is; none: it is an ordinary one."""
+        return [n for n in self.members if n not in self.reads and is_control(n)]
 
     def key(self) -> tuple:
         """Plain tuples."""
@@ -50,7 +59,10 @@ class Segment:
         for node in self.members:
             for operand in node.inputs if node not in self.reads and not is_view(node) else ():
                 root = source(operand)[0]
-                if root in self.reads and root.operator.name != "parameter":
+                if root in self.reads and root.operator.name == "section":
+                    maker = f"section {root.attribute('name')} makes it" if root.attribute("number") else "it is made before the kernel"
+                    found.append((source(root.inputs[0])[0].operator.name, node.operator.name, maker))
+                elif root in self.reads and root.operator.name != "parameter":
                     from_memory = node.operator.name in PRODUCTS and operand in node.inputs[:2]
                     reason = f"{node.operator.name} reads it from memory" if from_memory else "a product has to run between them"
                     found.append((root.operator.name, node.operator.name, reason))
@@ -69,7 +81,11 @@ class Segment:
 
 
 def segments(graph: Graph, cut: bool = True) -> list[Segment]:
-    """The segments in the order in which they run; cut=False: one."""
+    """The segments in the order in which they run; cut=False: one, or those between branches and loops."""
+    if any(map(is_control, graph.nodes)):
+        return _staged(graph)
+    if cut and any(node.operator.name == "section" for node in graph.nodes):
+        return _sections(graph)
     free = _free(graph)
     number = {node: i for i, node in enumerate(n for n in graph.nodes if n not in free)}
     owner = dict.fromkeys(number, 0)
@@ -84,13 +100,92 @@ def segments(graph: Graph, cut: bool = True) -> list[Segment]:
     given: set[Node] = set()
     for node in number:
         _add(made[owner[node]], node, made, owner, given)
+    _add_outputs(graph, made, owner, given)
+    return made
+
+
+def _add_outputs(graph: Graph, made: list[Segment], owner: dict[Node, int], given: set[Node]) -> None:
     for i, node in enumerate(graph.outputs):
         at = made[owner.get(source(node)[0], -1)]
         _add(at, node, made, owner, given)
         if (node, None) in at.gives:
             at.gives.remove((node, None))
         at.gives.append((node, i))
-    return made
+
+
+def _sections(graph: Graph) -> list[Segment]:
+    """The sections of hand-written kernels by their numbers; between them what belongs to none, after the last section that it
+    needs."""
+    inside: dict[Node, set[int]] = {}  # what each section computes for itself
+    after: dict[Node, int] = {}  # the last section that a node needs
+    names: dict[int, str] = {}
+    for node in graph.nodes:
+        after[node] = max((after[i] for i in node.inputs), default=0)
+        if node.operator.name == "section" and (number := node.attribute("number")):
+            after[node], names[number] = number, node.attribute("name")
+            stack = list(node.inputs)
+            while stack:
+                at = stack.pop()
+                if at.operator.name != "section" and number not in inside.setdefault(at, set()):
+                    inside[at].add(number)
+                    stack += at.inputs
+    places = sorted({(n, False) for n in names} | {(n, True) for n in after.values()})
+    made = [Segment(graph.facts, section="" if rest else names[n]) for n, rest in places]
+    place = {at: i for i, at in enumerate(places)}
+    free, owner = _free(graph), dict[Node, int]()
+    for node in graph.nodes:
+        is_mark = node.operator.name == "section"
+        if is_mark or (node not in free and node not in inside):
+            owner[node] = place[after[node], not (is_mark and node.attribute("number"))]
+    given: set[Node] = set()
+    for node in graph.nodes:
+        for at in [place[n, False] for n in inside.get(node, ()) if node not in free] + ([owner[node]] if node in owner else []):
+            _add(made[at], node, made, owner, given)
+    _add_outputs(graph, made, owner, given)
+    return [one for one in made if one.gives]
+
+
+def is_control(node: Node) -> bool:
+    """A branch or a loop."""
+    return node.operator.lowering is Lowering.CONTROL
+
+
+def _staged(graph: Graph) -> list[Segment]:
+    """What no branch or loop has to run before, then the branches and loops that read only that, and so on."""
+    stage: dict[Node, int] = {}
+    operands: set[Node] = set()
+    for node in graph.nodes:
+        stage[node] = max([stage[i] + is_control(i) for i in node.inputs], default=0)
+        if is_control(node):
+            operands.update(i for i in node.inputs if i.operator.name != "parameter")
+    free = _free(graph) - operands
+    made: list[Segment] = []
+    ordinary: list[int] = []
+    owner: dict[Node, int] = {}
+    for number in range(max(stage[n] + is_control(n) for n in graph.nodes) + 1):
+        ordinary.append(len(made))
+        made.append(Segment(graph.facts))
+        together: dict[tuple, int] = {}
+        for node in graph.nodes:
+            if stage[node] != number or node in free:
+                continue
+            owner[node] = ordinary[number]
+            if is_control(node):
+                key = (node.operator.name, node.inputs, hashable(node.attributes[:-1]))
+                if key not in together:
+                    together[key] = len(made)
+                    made.append(Segment(graph.facts))
+                owner[node] = together[key]
+    given: set[Node] = set()
+    for node in sorted(owner, key=owner.__getitem__):
+        _add(made[owner[node]], node, made, owner, given)
+    for i, node in enumerate(graph.outputs):
+        at = made[owner.get(node, ordinary[stage[node]])]
+        _add(at, node, made, owner, given)
+        if (node, None) in at.gives:
+            at.gives.remove((node, None))
+        at.gives.append((node, i))
+    return [one for one in made if one.gives]
 
 
 def _add(to: Segment, node: Node, made: list[Segment], owner: dict[Node, int], given: set[Node]) -> None:

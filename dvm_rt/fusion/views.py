@@ -192,7 +192,8 @@ def inverse(path: tuple[Node, ...], strides: tuple[Size, ...]) -> tuple[Size, ..
             rest = iter(strides)
             strides = tuple(0 if i in view.attributes[0] else next(rest) for i in range(len(before)))
         elif name == "reshape":
-            found = reshaped_strides(view.shape, strides, before)
+            row_major = all(map(same, strides, contiguous_strides(view.shape)))  # whatever the sizes are
+            found = contiguous_strides(before) if row_major else reshaped_strides(view.shape, strides, before)
             if found is None:
                 return None
             strides = found

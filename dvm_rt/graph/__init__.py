@@ -3,6 +3,8 @@
     symbols     symbolic dimensions and the facts that are known about them
     shapes      shape rules: broadcasting, reshaping, indexing, reductions, products
     operators   THE operator table, one row an operator
+    movement    its rows that a host function does: sorting, searching, sets, scatters
+    windows     its rows for convolution and pooling
     composites  operators that are written with other operators
     graph       nodes, graphs, their wire form and their meaning in NumPy
 

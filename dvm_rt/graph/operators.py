@@ -12,6 +12,7 @@ result, what it means in NumPy (in float64 for float32: the oracle of every test
     ATTENTION    a product, a softmax and a product in one, without storing the scores
     JOIN         several producers write into one buffer
     HOST         a host function (isa/host.py), in NumPy
+    CONTROL      a branch or a loop, with graphs as attributes (graph/control.py)
     COMPOSITE    taken apart into other operators (composites.py), before any plan is made
 
 Dtypes. A row's inputs have one dtype (promotion is the business of those who record: `dtypes.promote`), but for the condition of
@@ -34,10 +35,10 @@ import numpy as np
 from dvm_rt import dtypes
 from dvm_rt.dtypes import DType, bool_, float32, float64
 from dvm_rt.errors import DTypeError, UnsupportedOperatorError
-from dvm_rt.graph import composites, movement, shapes, windows
+from dvm_rt.graph import composites, control, movement, shapes, windows
 from dvm_rt.isa import functions, table
 
-Lowering = Enum("Lowering", "LEAF ELEMENTWISE REDUCE VIEW PRODUCT GATHER JOIN COMPOSITE HOST ATTENTION")
+Lowering = Enum("Lowering", "LEAF ELEMENTWISE REDUCE VIEW PRODUCT GATHER JOIN COMPOSITE HOST ATTENTION CONTROL")
 VARIADIC = -1
 
 
@@ -218,6 +219,8 @@ def _fits(value: object, dtype: DType) -> bool:
 
 def number_of(value: float, dtype: DType, where: str = "graph: constant") -> bool | int | float:
     """A Python number as a constant of this dtype holds it. Raises DTypeError where it cannot."""
+    if not hasattr(value, "__float__"):
+        raise DTypeError(f"{where}: a number, got {value!r}, allowed numbers and bools")
     if dtype is bool_:
         return bool(value)
     if dtype.kind == "f":
@@ -684,6 +687,8 @@ TABLE: tuple[Operator, ...] = (
     _composite("full", 0, "one value everywhere", lambda where, given, shape, value, name: _named(where, given, value, name),
                shapes.given, lambda shape, value, name: np.broadcast_to(_constant(value, name), shape), ("shape", "value", "dtype"),
                composites.full),
+    _composite("section", 1, "x, as section `number` of a hand-written kernel makes it; 0: as none of them does", _kept, E,
+               lambda x, number, name: x, ("number", "name"), lambda op, x, number, name: x),
     # ---- windows ----------------------------------------------------------------------------------------------------
     Operator("windows", 1, L.VIEW, "(..., S) -> (..., O, K): windows that slide over the last axes", _kept, windows.windowed,
              windows.sliding, ("kernel", "stride", "dilation")),
@@ -698,6 +703,7 @@ TABLE: tuple[Operator, ...] = (
              ("kernel", "stride", "padding", "dilation", "ceil_mode", "count_include_pad"), compose=windows.avg_pool),
     # ---- the long tail ----------------------------------------------------------------------------------------------
     *movement.rows(Operator, L.HOST),
+    *control.rows(Operator, L.CONTROL),
 )  # fmt: skip
 
 OPERATORS: dict[str, Operator] = {row.name: row for row in TABLE}

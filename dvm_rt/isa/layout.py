@@ -51,7 +51,7 @@ LIMITS: dict[str, int] = {
 
 # ---- enumerations -------------------------------------------------------------------------------------------------
 ENUMS: dict[str, tuple[str, ...]] = {
-    "SectionKind": ("VECTOR", "MATMUL", "PACK", "HOST", "COPY", "ATTENTION"),
+    "SectionKind": ("VECTOR", "MATMUL", "PACK", "HOST", "COPY", "ATTENTION", "BRANCH", "JUMP", "LOOP"),
     "ExprOp": ("SYMBOL", "CONST", "ADD", "MUL", "FLOORDIV", "MOD", "MIN", "MAX"),  # SYMBOL: k = index
     "BufferRole": ("PARAMETER", "PACKED", "OUTPUT", "TEMPORARY"),
     "VerifyCode": (
@@ -60,7 +60,7 @@ ENUMS: dict[str, tuple[str, ...]] = {
         "JUMP", "UNINITIALISED", "OUT_OF_BOUNDS", "ALIGNMENT", "PERMISSION", "OVERLAP", "FUEL", "OVERFLOW",
         "CONSTANT",
     ),
-    "TrapCode": ("NONE", "GATHER_RANGE", "BINDING", "STOPPED", "HOST_RANGE", "HOST_FAILED"),
+    "TrapCode": ("NONE", "GATHER_RANGE", "BINDING", "STOPPED", "HOST_RANGE", "HOST_FAILED", "LOOP_LIMIT"),
     "TraceKind": ("NONE", "CALL", "PLAN", "ENCODE", "LAUNCH", "EXPOSED", "STARVED", "WAIT", "PACK", "LOAD", "RECOVERY", "HOST"),
     "RingKind": ("PROGRAM", "LAUNCH", "DROP"),
     "EventKind": ("NONE", "PROGRAM_REFUSED", "TRAPPED"),
@@ -109,10 +109,11 @@ RECORDS: dict[str, Fields] = {
         ("bytes", "u4"),  # of the whole section: head, operands, words, constants of 8 bytes
         ("constant_count", "u2"),  # 0 unless elements of the compute dtype have 8 bytes
         ("reserved", "u2"),
-        ("depth", "i8"),  # matmul, pack: K; host: number of the function, from 1; attention: the larger of both widths
+        ("depth", "i8"),  # matmul, pack: K; host: number of the function, from 1; attention: the larger of both widths;
+        # branch, jump: sections to skip; loop: sections to go back
         ("scratch_bytes", "u8"),  # of SCRATCH that this section uses
         ("dims[8]", "i8"),  # innermost first; matmul: N, M, batch...; pack: N; host: elements of all
-        # operands together; attention: keys, queries, batch...; unused ones are 1
+        # operands together; attention: keys, queries, batch...; loop: most iterations; unused ones are 1
     ),
     "Operand": (
         ("arg", "u2"), ("dtype", "u1"), ("mode", "u1"),

@@ -22,6 +22,10 @@ SECTION_KINDS = {
     "becomes canonical. No words.",
     "ATTENTION": "dims = keys, queries, batch...; depth = D. Operands Q, K, V, O, perhaps a mask; four words of constants. The "
     "score matrix is never stored; the arithmetic is defined below.",
+    "BRANCH": "Operand 0 is a flag, one bool. If it is 0, the next depth sections are skipped. No words.",
+    "JUMP": "The next depth sections are skipped: the end of a part that another one follows in its place. No operands.",
+    "LOOP": "The end of a loop that begins depth sections before: the body runs at least once. With a flag (operand 0), it runs "
+    "again while that is not 0, and traps (LOOP_LIMIT) if it is still not 0 after dims[0] times; without, it runs dims[0] times.",
     "HOST": "A function of the host table (depth = its number, from 1) on whole arrays, row-major: operands are its inputs, "
     "then its output; their strides hold the dimensions, depth the rank. Words are its attributes, 64-bit numbers. "
     "dims[0] = elements of all operands together.",
@@ -43,6 +47,10 @@ PROGRAMS = (
     "Sections run in order. An operand lies in an argument, in the launch's workspace (arg {WORKSPACE:#x}) or in the "
     "thread's scratch (arg {SCRATCH:#x}), at a base and a stride for each dimension, in bytes. Arguments that may be "
     "written, and the workspace, start as zeros: no program sees or leaves old bytes there."
+)
+CONTROL_RULE = (
+    "What a branch or a jump may skip, and what a loop repeats (itself included), are intervals of sections. Any two of them are "
+    "nested or disjoint, and none begins before the program or ends beyond it; a jump into or out of a loop is none of these."
 )
 REDUCTION_RULE = (
     "Element j of a row goes to lane j mod {LANES} (half as many lanes of 8-byte elements); lanes fold in halves, neighbours "
@@ -67,6 +75,7 @@ def manual() -> str:
         "## Programs\n" + PROGRAMS.format(**layout.LIMITS),
         "## State\n" + _table(("place", "what it is"), PLACES),
         "## Sections\n" + _table(("kind", "what it does"), tuple((k, d.format(**layout.LIMITS)) for k, d in SECTION_KINDS.items())),
+        "## Control flow\n" + CONTROL_RULE,
         "## Reductions\n" + REDUCTION_RULE.format(**layout.LIMITS),
         "## Words\nA word is {u16 op, u16 a, u32 k}, 8 bytes, little endian. Its fields hold:\n\n"
         + _table(("field holds", "meaning"), tuple(table.WORD_FIELDS.items()), code=True),

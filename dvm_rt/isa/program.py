@@ -26,7 +26,10 @@ HEAD, ARG, SECTION, OPERAND, WORD = (
 MAX_RANK, LANES, NONE = (layout.LIMITS[name] for name in ("MAX_RANK", "LANES", "NONE"))
 WORKSPACE, SCRATCH, INDEX = (layout.LIMITS[name] for name in ("WORKSPACE", "SCRATCH", "INDEX"))
 READ, WRITE, GATHER, PACKED = (layout.FLAGS["Mode"][name] for name in ("READ", "WRITE", "GATHER", "PACKED"))
-VECTOR, MATMUL, PACK, HOST, COPY, ATTENTION = (layout.enum_value("SectionKind", name) for name in layout.ENUMS["SectionKind"])
+VECTOR, MATMUL, PACK, HOST, COPY, ATTENTION, BRANCH, JUMP, LOOP = (
+    layout.enum_value("SectionKind", name) for name in layout.ENUMS["SectionKind"]
+)
+CONTROL = (BRANCH, JUMP, LOOP)
 CHECKED_FROM = HEAD.fields["checksum"][1] + 8  # the checksum covers everything from this byte on
 T = TypeVar("T")
 
@@ -177,9 +180,18 @@ def fuel(sections: Sequence[Section]) -> int:
         copy     ceil(elements / 16) + 1
         attention ceil(keys * queries * D * batch / 1024) + word_count * queries * batch * ceil(keys / LANES) + 1
 
+        branch, jump, loop 1; and a loop counts all from where it goes back to, itself included, as often as it may run
+
     in 64 bits: the verifier computes the same with overflow checks and refuses a program that claims less."""
-    total = 0
-    for section in sections:
+    total, before = 0, []
+    for number, section in enumerate(sections):
+        before.append(total)
+        if section.kind in CONTROL:
+            total += 1
+            if section.kind == LOOP:
+                first = before[max(number - section.depth, 0)]
+                total = first + (total - first) * section.dims[0]
+            continue
         if section.kind in (HOST, COPY):
             total += -(-prod(section.dims[: section.rank]) // 16) + 1
             continue
@@ -316,6 +328,20 @@ class ProgramBuilder:
     def copy(self, *dims: int) -> SectionBuilder:
         """Adds a section that copies operand 0 to operand 1."""
         return self._add(SectionBuilder(COPY, dims))
+
+    def branch(self, flag: int, skip: int, base: int = 0) -> None:
+        """Adds a section that skips the next ones if the flag, a bool in an argument, is 0."""
+        self._add(SectionBuilder(BRANCH, (1,), skip)).operand(flag, dtype=dtypes.bool_, base=base)
+
+    def jump(self, skip: int) -> None:
+        """Adds a section that skips the next ones."""
+        self._add(SectionBuilder(JUMP, (1,), skip))
+
+    def loop(self, back: int, limit: int, flag: int | None = None, base: int = 0) -> None:
+        """Adds a section that goes back, while the flag is not 0, or until its body has run `limit` times."""
+        section = self._add(SectionBuilder(LOOP, (limit,), back))
+        if flag is not None:
+            section.operand(flag, dtype=dtypes.bool_, base=base)
 
     def attention(
         self, keys: int, queries: int, depth: int, *batch: int, scale: float = 1.0, masked: float = -np.inf,

@@ -23,8 +23,8 @@ from dvm_rt.isa.attention import attention
 from dvm_rt.isa.convert import convert_load, convert_store
 from dvm_rt.isa.matmul import pack, packed_bytes, product, unpack, wide
 from dvm_rt.isa.program import (
-    ATTENTION, COPY, GATHER, HOST, INDEX, MATMUL, PACK, PACKED, READ, SCRATCH, VECTOR, WORKSPACE, WRITE, Operand, Program, Section,
-    Word, lanes_of, parse,
+    ATTENTION, BRANCH, CONTROL, COPY, GATHER, HOST, INDEX, JUMP, MATMUL, PACK, PACKED, READ, SCRATCH, VECTOR, WORKSPACE, WRITE,
+    Operand, Program, Section, Word, lanes_of, parse,
 )  # fmt: skip
 
 BLOCK, EACH = layout.LIMITS["BLOCK"], layout.LIMITS["REDUCTIONS_EACH"]
@@ -40,11 +40,17 @@ def run(program: bytes, args: Sequence[Array]) -> None:
     parsed = parse(program)
     memory = _Memory(parsed, args)
     with np.errstate(all="ignore"):
-        for number, section in enumerate(parsed.sections):
+        number, times = 0, dict.fromkeys(range(len(parsed.sections)), 0)
+        while number < len(parsed.sections):
+            section = parsed.sections[number]
             memory.section = number
+            if section.kind in CONTROL:
+                number = _following(section, number, times, memory)
+                continue
             if section.kind not in _RUN:
                 raise memory.invalid("SECTION_KIND", "unknown kind", section.kind, sorted(_RUN))
             _RUN[section.kind](section, memory)
+            number += 1
 
 
 def compute(instruction: table.Instruction, *values: Array) -> Array:
@@ -399,6 +405,21 @@ def _fold(lanes: Array, reduction: int) -> Array:
 
 
 # ---- sections ----------------------------------------------------------------------------------------------
+
+
+def _following(section: Section, number: int, times: dict[int, int], memory: _Memory) -> int:
+    """The section that runs after a branch, a jump or a loop; `times` counts how often bodies of loops have run."""
+    flag = any(memory.view(x, x.base, (), (), READ)[()] for x in section.operands)
+    if section.kind in (BRANCH, JUMP):
+        return number + 1 + (0 if flag else section.depth)
+    times[number] += 1
+    if (flag or not section.operands) and times[number] < section.dims[0]:
+        return number - section.depth
+    if flag:
+        limit = section.dims[0]
+        raise DeviceTrap(f"reference: section {number}: LOOP_LIMIT, got {limit}, allowed {limit}")
+    times[number] = 0
+    return number + 1
 
 
 def _run_vector(section: Section, memory: _Memory) -> None:

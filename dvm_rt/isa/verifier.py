@@ -32,6 +32,7 @@ ARGUMENT_BYTES_MAX, DIMENSION_MAX = 1 << 48, 1 << 40  # a dimension, and the pro
 LIMIT = SimpleNamespace(**layout.LIMITS)
 MODE = SimpleNamespace(**layout.FLAGS["Mode"])
 KINDS = layout.ENUMS["SectionKind"]
+CONTROL = ("BRANCH", "JUMP", "LOOP")
 STORED = {d.code: d for d in dtypes.DTYPES}  # what load and store_any take
 COMPUTE = {dtypes.BY_NAME[name].code for name in table.COMPUTE_DTYPES}
 PACKABLE = {d.code for d in (dtypes.float32, dtypes.float16, dtypes.bfloat16)}
@@ -69,6 +70,9 @@ class _Verifier:
         self.data, self.at = bytes(data), 0
         self.section_number = self.word_number = 0
         self.work = 0
+        self.work_before: list[int] = []  # each section
+        self.skipped: list[tuple[int, int]] = []  # first and last of the sections that a branch or jump may skip
+        self.looped: list[tuple[int, int]] = []
 
     def require(self, good: bool, code: str) -> None:
         if not good:
@@ -107,7 +111,25 @@ class _Verifier:
             self.word_number = 0
             self.section()
         require(self.at == len(self.data), "TRUNCATED")
+        self.section_number = 0
+        self.nesting(head.section_count)
         require(self.work <= head.fuel <= WORK_MAX, "FUEL")
+
+    def nesting(self, sections: int) -> None:
+        """What a branch or jump may skip, and loops, lie in the program; two of a kind are nested or disjoint; and what may be
+        skipped holds both ends of a loop or neither."""
+        for first, last in self.skipped + self.looped:
+            self.require(first >= 0 and last < sections, "JUMP")
+        for alike in (self.skipped, self.looped):
+            for i, (first, last) in enumerate(alike):
+                for other_first, other_last in alike[:i]:
+                    apart = last < other_first or other_last < first
+                    inside = first <= other_first and other_last <= last
+                    around = other_first <= first and last <= other_last
+                    self.require(apart or inside or around, "NESTING")
+        for first, last in self.skipped:
+            for begin, end in self.looped:
+                self.require((first <= begin <= last) == (first <= end <= last), "NESTING")
 
     def argument(self) -> SimpleNamespace:
         argument = self.read("ProgramArg")
@@ -172,8 +194,12 @@ class _Verifier:
         if s.kind in ("VECTOR", "COPY"):
             require(s.depth == 0, "RESERVED")
         else:
-            require(1 <= s.depth <= DIMENSION_MAX, "DIMENSION")
+            require((0 if s.kind in CONTROL else 1) <= s.depth <= DIMENSION_MAX, "DIMENSION")
         require(s.scratch_bytes <= self.head.scratch_bytes, "LIMIT")
+        self.work_before.append(self.work)
+        if s.kind in CONTROL:
+            self.control(s)
+            return
         rows = prod(s.dims[1:])
         strips = -(-s.dims[0] // (LIMIT.LANES * 4 // self.element))
         if s.kind in ("HOST", "COPY"):  # a host function's words are attributes
@@ -181,6 +207,17 @@ class _Verifier:
             return
         steps = 0 if s.kind == "VECTOR" else -(-s.dims[0] * rows * s.depth // 1024)
         self.work += s.word_count * strips * rows + steps + 1
+
+    def control(self, s: SimpleNamespace) -> None:
+        """Notes what a branch, jump or loop spans; a loop costs all of it as often as it may run."""
+        number = self.section_number
+        self.work += 1
+        if s.kind == "LOOP":
+            first = self.work_before[max(number - s.depth, 0)]
+            self.work = first + (self.work - first) * s.dims[0]
+            self.looped.append((number - s.depth, number))
+        elif s.depth:
+            self.skipped.append((number + 1, number + s.depth))
 
     def shape_of_section(self, words: list[SimpleNamespace]) -> None:
         s, require = self.s, self.require
@@ -195,6 +232,10 @@ class _Verifier:
             require(not words, "NESTING")
         if s.kind == "COPY":
             require(s.operand_count == 2, "OPERAND")
+            require(not words, "NESTING")
+        if s.kind in CONTROL:
+            require(s.rank == 1 and (s.kind == "LOOP" or s.dims[0] == 1), "DIMENSION")
+            require(s.operand_count in {"BRANCH": (1,), "JUMP": (0,), "LOOP": (0, 1)}[s.kind], "OPERAND")
             require(not words, "NESTING")
         if s.kind == "HOST":
             require(s.rank == 1, "DIMENSION")
@@ -242,6 +283,11 @@ class _Verifier:
             require(x.mode == (MODE.READ, MODE.WRITE)[number], "PERMISSION")
             require(x.depth == 0, "RESERVED")
             require(x.dtype == self.operands[0].dtype, "DTYPE")
+        elif s.kind in CONTROL:
+            require(x.mode == MODE.READ, "PERMISSION")
+            require(x.dtype == dtypes.bool_.code, "DTYPE")
+            require(x.depth == 0, "RESERVED")
+            require(x.stride[0] == 0, "OPERAND")
         elif s.kind == "ATTENTION":
             self.operand_of_attention(number)
         elif s.kind != "VECTOR":

@@ -4,6 +4,7 @@
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
+#include <structmember.h>
 #include <unordered_map>
 
 namespace {
@@ -115,11 +116,42 @@ Where where_named(const std::string& name) {
 }
 
 // ---- from signature to plan, in one native call ----
+// An Array of dvm_rt.array.array seen from here: a Python object of three slots, read and made without the interpreter.
+class ArrayType {
+ public:
+  explicit ArrayType(nb::handle type) : type_(nb::borrow(type)), tensor_(slot("_tensor")), node_(slot("_node")), session_(slot("_session")) {}
+  // The tensor of an Array, borrowed; null: another type of object, or one that is not computed.
+  PyObject* tensor(PyObject* array) const {
+    if (reinterpret_cast<PyObject*>(Py_TYPE(array)) != type_.ptr()) return nullptr;
+    PyObject* held = at(array, tensor_);
+    return held == Py_None ? nullptr : held;
+  }
+  nb::object make(nb::object tensor, PyObject* session) const {
+    auto* type = reinterpret_cast<PyTypeObject*>(type_.ptr());
+    nb::object array = adopt(type->tp_alloc(type, 0));
+    at(array.ptr(), tensor_) = tensor.release().ptr();
+    at(array.ptr(), node_) = Py_NewRef(Py_None);
+    at(array.ptr(), session_) = Py_NewRef(session);
+    return array;
+  }
+  PyObject* session(PyObject* array) const { return at(array, session_); }
+
+ private:
+  static PyObject*& at(PyObject* array, Py_ssize_t offset) { return *reinterpret_cast<PyObject**>(reinterpret_cast<char*>(array) + offset); }
+  Py_ssize_t slot(const char* name) const {
+    nb::object member = type_.attr(name);
+    if (Py_TYPE(member.ptr()) != &PyMemberDescr_Type) throw nb::type_error("stream: dispatcher: type of arrays, got no slot of a known name, allowed Array");
+    return reinterpret_cast<PyMemberDescrObject*>(member.ptr())->d_member->offset;
+  }
+  nb::object type_;
+  Py_ssize_t tensor_, node_, session_;
+};
+
 class Dispatcher {
  public:
-  explicit Dispatcher(nb::object stream) : owner_(stream), stream_(nb::cast<Stream*>(stream)) {}
+  Dispatcher(nb::object stream, nb::handle array_type) : owner_(stream), stream_(nb::cast<Stream*>(stream)), arrays_(array_type) {}
 
-  void add(nb::sequence signature, uint32_t plan) {
+  void add(nb::sequence signature, uint32_t plan, bool single) {
     std::vector<uint32_t> key;
     for (nb::handle row : signature) {
       auto [dtype, rank, ones] = nb::cast<std::tuple<uint32_t, uint32_t, uint32_t>>(row);
@@ -127,38 +159,53 @@ class Dispatcher {
     }
     auto& found = plans_[hash(key)];
     for (auto& entry : found)
-      if (entry.first == key) return void(entry.second = plan);
-    found.emplace_back(std::move(key), plan);
+      if (entry.key == key) return void(entry.plan = plan);
+    found.push_back({std::move(key), plan, single});
   }
 
   nb::object call_tuple(nb::tuple args) {
     Arguments arguments;
     uint32_t key[ARGUMENTS_MAX];
-    nb::object held[16];  // what a property returns would not outlive the loop
+    nb::object held[16];  // another thread may compute or change an array meanwhile
     std::vector<nb::object> more;
+    PyObject* session = nullptr;
     for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(args.ptr()); ++i) {
-      nb::object tensor = adopt(PyObject_GetAttr(PyTuple_GET_ITEM(args.ptr(), i), name()));
-      if (tensor.is_none()) return nb::none();
-      const Tensor& t = tensor_of(tensor.ptr());
+      PyObject* array = PyTuple_GET_ITEM(args.ptr(), i);
+      PyObject* tensor = arrays_.tensor(array);
+      if (!tensor) return nb::none();
+      if (!session) session = arrays_.session(array);
+      const Tensor& t = tensor_of(tensor);
       arguments.add(t);
       uint32_t ones = 0;
       for (int d = 0; d < t.rank; ++d) ones |= uint32_t(t.dims[d] == 1) << d;
       key[i] = packed(t.dtype, t.rank, ones);
-      if (i < 16) held[i] = std::move(tensor);
-      else more.push_back(std::move(tensor));
+      if (i < 16) held[i] = nb::borrow(tensor);
+      else more.push_back(nb::borrow(tensor));
     }
     std::span<const uint32_t> wanted(key, arguments.count);
     auto found = plans_.find(hash(wanted));
     if (found == plans_.end()) return nb::none();
-    for (auto& [signature, plan] : found->second)
-      if (std::equal(signature.begin(), signature.end(), wanted.begin(), wanted.end())) return call(*stream_, plan, arguments);
+    for (auto& entry : found->second)
+      if (std::equal(entry.key.begin(), entry.key.end(), wanted.begin(), wanted.end())) return arrays(entry, arguments, nb::borrow(session));
     return nb::none();
   }
 
  private:
-  static PyObject* name() {
-    static PyObject* const interned = PyUnicode_InternFromString("_tensor");
-    return interned;
+  struct Entry {
+    std::vector<uint32_t> key;
+    uint32_t plan;
+    bool single;
+  };
+
+  nb::object arrays(const Entry& entry, const Arguments& arguments, nb::object session) {
+    const bool single = entry.single;  // the call may run Python code that adds entries
+    nb::object out = call(*stream_, entry.plan, arguments);
+    if (single) return arrays_.make(nb::borrow(PyTuple_GET_ITEM(out.ptr(), 0)), session.ptr());
+    const Py_ssize_t count = PyTuple_GET_SIZE(out.ptr());
+    nb::object made = adopt(PyTuple_New(count));
+    for (Py_ssize_t i = 0; i < count; ++i)
+      PyTuple_SET_ITEM(made.ptr(), i, arrays_.make(nb::borrow(PyTuple_GET_ITEM(out.ptr(), i)), session.ptr()).release().ptr());
+    return made;
   }
   static uint32_t packed(uint32_t dtype, uint32_t rank, uint32_t ones) { return dtype << 16 | rank << 8 | ones; }
   static uint64_t hash(std::span<const uint32_t> key) {
@@ -168,7 +215,8 @@ class Dispatcher {
   }
   nb::object owner_;
   Stream* stream_;
-  std::unordered_map<uint64_t, std::vector<std::pair<std::vector<uint32_t>, uint32_t>>> plans_;
+  ArrayType arrays_;
+  std::unordered_map<uint64_t, std::vector<Entry>> plans_;
 };
 }  // namespace
 
@@ -331,8 +379,9 @@ void bind_stream(nb::module_& m) {
            "Fault injection: the allocation after `after` others fails.");
   bind_stream_policy(c);
 
-  nb::class_<Dispatcher>(m, "Dispatcher", "From the types of a call's arguments to a plan, and through it, in one native call.")
-      .def(nb::init<nb::object>(), nb::arg("stream"))
-      .def("add", &Dispatcher::add, nb::arg("signature"), nb::arg("plan"), "signature: (dtype code, rank, bit mask of dims that are 1) per argument.")
-      .def("__call__", &Dispatcher::call_tuple, nb::arg("args"), "Objects with an attribute `_tensor`. None: no plan, or one is not computed yet.");
+  nb::class_<Dispatcher>(m, "Dispatcher", "From the types of a call's arguments to a plan, and through it to arrays, in one native call.")
+      .def(nb::init<nb::object, nb::handle>(), nb::arg("stream"), nb::arg("array_type"))
+      .def("add", &Dispatcher::add, nb::arg("signature"), nb::arg("plan"), nb::arg("single"),
+           "signature: (dtype code, rank, bit mask of dims that are 1) per argument. single: one array comes back, else a tuple.")
+      .def("__call__", &Dispatcher::call_tuple, nb::arg("args"), "An array or a tuple of them. None: no plan, another type, or not computed yet.");
 }

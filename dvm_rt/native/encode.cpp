@@ -135,6 +135,16 @@ struct KernelEncoder : Generator {
     finish(SectionKind::COPY, 0);
   }
 
+  // A branch, a jump or a loop: how far in sections is known when they are encoded (`Control`).
+  void control() {
+    if (!read_dims() || !begin_section()) return;
+    dims[0] = std::max<int64_t>(dims[0], 1);
+    used = (uint64_t{1} << kernel.args) - 1;
+    add_operands();
+    head->scratch_bytes = 0;
+    finish(SectionKind(kernel.kind), 0);
+  }
+
   void attention() {
     const int64_t depth = program.values[kernel.depth];
     if (!read_dims() || any_empty(1)) return;
@@ -213,6 +223,7 @@ struct KernelEncoder : Generator {
   void add_fuel(SectionKind section_kind, int64_t depth) {
     uint64_t rows = 1, work = 0, steps = 0;
     bool overflow = false;
+    if (is_control(section_kind)) return void(program.fuel++);
     if (section_kind == SectionKind::HOST || section_kind == SectionKind::COPY) {
       uint64_t elements = 1;
       for (int d = 0; d < rank; d++) elements *= uint64_t(dims[d]);  // at most 2^40
@@ -246,8 +257,44 @@ void encode_kernel(Program& program, const PlanKernel& kernel, const PreparedKer
   else if (kernel.kind == uint8_t(SectionKind::ATTENTION)) encoder.attention();
   else if (kernel.kind == uint8_t(SectionKind::HOST)) encoder.host();
   else if (kernel.kind == uint8_t(SectionKind::COPY)) encoder.copy();
+  else if (is_control(SectionKind(kernel.kind))) encoder.control();
   else encoder.vector(prepared);
 }
+
+// Kernels that are empty for these dimensions have no section, so what a branch skips and a loop repeats are other numbers of
+// sections than of kernels. Where each kernel starts:
+struct Control {
+  uint16_t section[MAX_SECTIONS + 1];
+  uint32_t at[MAX_SECTIONS + 1];
+  uint64_t fuel[MAX_SECTIONS + 1];
+
+  void start(const Program& program, size_t kernel) {
+    section[kernel] = uint16_t(program.sections), at[kernel] = uint32_t(program.at), fuel[kernel] = program.fuel;
+  }
+  // After this kernel: a loop knows what it repeats.
+  void finish(Program& program, size_t kernel) const {
+    const PlanKernel& k = program.plan.kernels()[kernel];
+    if (SectionKind(k.kind) != SectionKind::LOOP) return;
+    Section& head = section_of(program, kernel);
+    const size_t first = kernel - size_t(program.values[k.depth]);
+    head.depth = section[kernel] - section[first];
+    uint64_t all;
+    if (__builtin_mul_overflow(program.fuel - fuel[first], uint64_t(head.dims[0]), &all) || all > FUEL_MAX) program.error = "more work than 2^40 steps";
+    else program.fuel = fuel[first] + all;
+    if (program.fuel > FUEL_MAX) program.error = "more work than 2^40 steps";
+  }
+  // After all: so do branches and jumps.
+  void resolve(Program& program) {
+    start(program, program.plan.kernels().size());
+    for (size_t i = 0; i < program.plan.kernels().size(); i++) {
+      const PlanKernel& k = program.plan.kernels()[i];
+      const SectionKind kind = SectionKind(k.kind);
+      if (kind == SectionKind::BRANCH || kind == SectionKind::JUMP)
+        section_of(program, i).depth = section[i + 1 + size_t(program.values[k.depth])] - section[i + 1];
+    }
+  }
+  Section& section_of(Program& program, size_t kernel) const { return *reinterpret_cast<Section*>(program.bytes + at[kernel]); }
+};
 
 // Where each workspace slot starts; returns the bytes of all, -1 if that overflows.
 int64_t lay_out_workspace(const Plan& plan, const int64_t* values, int64_t* offset) {
@@ -335,11 +382,15 @@ EncodeResult encode(const Plan& plan, const int64_t* values, uint8_t* out, size_
   const int64_t workspace_bytes = lay_out_workspace(plan, values, slot_offset);
   if (workspace_bytes < 0) return {0, "the workspace is beyond 64 bits", 0};
 
+  Control control;  // filled where there is any
   Program program{plan, values, out, std::min<size_t>(capacity, MAX_PROGRAM_BYTES), sections_at, slot_offset};
   for (size_t i = 0; i < plan.kernels().size(); i++) {
+    if (plan.has_control()) control.start(program, i);
     encode_kernel(program, plan.kernels()[i], plan.prepared()[i]);
+    if (plan.has_control() && !program.error) control.finish(program, i);
     if (program.error) return {0, program.error, uint16_t(i)};
   }
+  if (plan.has_control()) control.resolve(program);
   if (program.sections == 0) return {0, nullptr, 0};
 
   auto& head = *reinterpret_cast<ProgramHead*>(out);

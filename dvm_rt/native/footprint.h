@@ -88,6 +88,20 @@ class Written {
     return i > 0 && ranges_[i - 1].arg == arg && ranges_[i - 1].high >= high;
   }
 
+  // What is known on each of two ways here: this one, and the other.
+  void meet(const Written& other) {
+    Written both;
+    for (int i = 0; i < range_count_; i++) {
+      const Range& r = ranges_[i];
+      for (int j = 0; j < other.range_count_; j++) {
+        const Range& o = other.ranges_[j];
+        const int64_t low = r.low > o.low ? r.low : o.low, high = r.high < o.high ? r.high : o.high;
+        if (r.arg == o.arg && low < high) both.add_range(r.arg, low, high);
+      }
+    }
+    *this = both;
+  }
+
   void add(uint16_t arg, const Footprint& print) {
     if (!print.pitch) add_range(arg, print.low, print.high);
     else if (print.blocks) add_columns({arg, print.low, print.width, print.pitch, print.blocks});

@@ -98,7 +98,7 @@ const Target& best_target() {
   return *named;
 }
 
-Machine::Machine(const Target& target, int threads) : target_(&target), threads_(size_t(threads)), scratch_(nullptr, release), results_(nullptr, release) {
+Machine::Machine(const Target& target, int threads) : target_(&target), threads_(size_t(threads)), scratch_(nullptr, release), results_(nullptr, release), times_(MAX_SECTIONS) {
   for (Thread& thread : threads_) thread.context.reset(new Context);
   if (threads > 1) pool_.reset(new ThreadPool(threads));
 }
@@ -207,7 +207,8 @@ Machine::Run Machine::run_of(const Section& section) const {
     case SectionKind::MATMUL: return target_->matmul;
     case SectionKind::COPY: return target_->copy;
     case SectionKind::ATTENTION: return target_->attention;
-    case SectionKind::PACK: case SectionKind::HOST: break;  // a host section is never cut
+    case SectionKind::PACK: case SectionKind::HOST:  // a host section is never cut
+    case SectionKind::BRANCH: case SectionKind::JUMP: case SectionKind::LOOP: break;
   }
   return target_->pack;
 }
@@ -219,6 +220,20 @@ Trap Machine::run_host(const SectionRun& run) {
   const Trap trap = host_runner(run);
   host_calls_.push_back({begin, now_ns(), function});
   return trap;
+}
+
+// The section that runs after a control section. `flag`: where its operand lies; null: it has none. A loop that may not go on
+// traps.
+size_t Machine::following(const SectionView& section, size_t number, const uint8_t* flag) {
+  const Section& head = *section.head;
+  const bool set = flag && *flag;
+  if (SectionKind(head.kind) != SectionKind::LOOP) return number + 1 + (set ? 0 : size_t(head.depth));
+  int64_t& times = times_[number];
+  const bool more = ++times < head.dims[0];
+  if (more && (set || !flag)) return number - size_t(head.depth);
+  times = 0;
+  if (set) threads_[0].context->trap = {TrapCode::LOOP_LIMIT, uint16_t(number), 0, head.dims[0], head.dims[0]};
+  return number + 1;
 }
 
 Trap Machine::run(const VerifiedProgram& program, std::span<const Binding> args, uint8_t* workspace) {
@@ -238,13 +253,19 @@ Trap Machine::run(const VerifiedProgram& program, std::span<const Binding> args,
   Context& context = *threads_[0].context;
   context.trap = {};
   uint8_t* address[MAX_OPERANDS];
-  uint16_t number = 0;
-  for (const SectionView& section : program.sections()) {
+  const std::span<const SectionView> sections = program.sections();
+  for (size_t number = 0; number < sections.size();) {
+    const SectionView& section = sections[number];
     for (int i = 0; i < section.head->operand_count; i++) {
       const Operand& x = section.operands[i];
       uint8_t* start = x.arg < head.arg_count ? args[x.arg].address : x.arg == WORKSPACE ? workspace
                        : x.arg == INDEX ? INDEX_ORIGIN : scratch_.get();
       address[i] = start + x.base;
+    }
+    if (is_control(SectionKind(section.head->kind))) {
+      number = following(section, number, section.head->operand_count ? address[0] : nullptr);
+      if (context.trap.code != TrapCode::NONE) break;
+      continue;
     }
     const SectionRun run{section, address, scratch_.get(), 0, section.split.units};
     if (pool_ && split_of_run(section.split).parts > 1) {
@@ -256,11 +277,12 @@ Trap Machine::run(const VerifiedProgram& program, std::span<const Binding> args,
       run_of(*section.head)(context, run);
     }
     if (context.trap.code != TrapCode::NONE) {
-      context.trap.section = number;
+      context.trap.section = uint16_t(number);
       break;
     }
     number++;
   }
+  if (context.trap.code != TrapCode::NONE) std::fill(times_.begin(), times_.end(), 0);  // loops that were under way
 #if defined(DVM_X86)
   if (program.streams()) _mm_sfence();  // whoever reads the outputs must not overtake non-temporal stores
 #endif

@@ -42,6 +42,7 @@ class Machine {
 
  private:
   Trap run_host(const SectionRun& run);
+  size_t following(const SectionView& section, size_t number, const uint8_t* flag);
   struct Thread {
     std::unique_ptr<Context> context;
     uint8_t* scratch = nullptr;
@@ -67,6 +68,7 @@ class Machine {
   int64_t parts_always_ = 0;
   uint64_t sections_split_ = 0;
   std::vector<HostSpan> host_calls_;
+  std::vector<int64_t> times_;  // by number of a LOOP section: how often its body has run since the loop was entered
 };
 
 }  // namespace dvm

@@ -91,26 +91,27 @@ struct Checker {
            expr_or_none("offset", p.offset);
   }
 
-  bool kernel(const PlanKernel& k) {
+  bool kernel(const PlanKernel& k, size_t number) {
     const SectionKind kind = SectionKind(k.kind);
     const bool matmul = kind == SectionKind::MATMUL, pack = kind == SectionKind::PACK, host = kind == SectionKind::HOST,
                copy = kind == SectionKind::COPY, attends = kind == SectionKind::ATTENTION;
+    const bool control = is_control(kind), jump = kind == SectionKind::JUMP, loop = kind == SectionKind::LOOP;
     const bool computes = k.dtype == uint8_t(DType::FLOAT32) || (kind == SectionKind::VECTOR && is_compute_dtype(k.dtype)) ||
                           (matmul && k.nodes == 0 && is_product_dtype(k.dtype));
-    if (!(check.below("kind", k.kind, size_t(SectionKind::ATTENTION) + 1) &&
+    if (!(check.below("kind", k.kind, size_t(SectionKind::LOOP) + 1) &&
           check.is(computes, "compute dtype", k.dtype,
                    "float32; of a vector kernel and a matmul without nodes also float64 and integers of 32 and 64 bits") &&
           dims(k.rank, k.dims) &&
-          check.is(matmul || attends ? k.rank >= 2 : pack ? k.rank == 1 : host || k.rank >= 1, "rank", k.rank,
-                   "1 and more, matmul and attention 2 and more, pack 1, host 0 and more") &&
+          check.is(matmul || attends ? k.rank >= 2 : pack || control ? k.rank == 1 : host || k.rank >= 1, "rank", k.rank,
+                   "1 and more, matmul and attention 2 and more, pack, branch, jump and loop 1, host 0 and more") &&
           check.is(size_t(k.first_arg) + k.args <= plan.args().size(), "args", k.args, "args of the plan") &&
           check.is(size_t(k.first_node) + k.nodes <= plan.nodes().size(), "nodes", k.nodes, "nodes of the plan") &&
           check.is(k.args <= KERNEL_ARGS_MAX, "args", k.args, "0 to 12") &&
           check.is(k.nodes <= MAX_NODES, "nodes", k.nodes, "0 to 64") &&
-          check.is(matmul ? k.args >= 3 : pack || copy ? k.args == 2 : attends ? k.args == 4 || k.args == 5 : !host || k.args >= 1, "args",
-                   k.args, "3 and more, pack and copy 2, attention 4 or 5, host 1 and more") &&
-          check.is(!(pack || host || copy) || k.nodes == 0, "nodes", k.nodes, "none in a pack, a copy or a host kernel") &&
-          (matmul || pack || host || attends ? expr("depth", k.depth) : expr_or_none("depth", k.depth)))) {
+          check.is(matmul ? k.args >= 3 : pack || copy ? k.args == 2 : attends ? k.args == 4 || k.args == 5 : control ? k.args == !jump || (loop && !k.args) : !host || k.args >= 1,
+                   "args", k.args, "3 and more, pack and copy 2, attention 4 or 5, host 1 and more, branch 1, jump 0, loop 0 or 1") &&
+          check.is(!(pack || host || copy || control) || k.nodes == 0, "nodes", k.nodes, "none in a pack, a copy, a host kernel, a branch, a jump and a loop") &&
+          (matmul || pack || host || attends || control ? expr("depth", k.depth) : expr_or_none("depth", k.depth)))) {
       return false;
     }
     auto args = plan.args().subspan(k.first_arg, k.args);
@@ -121,6 +122,7 @@ struct Checker {
     if (pack && !pack_args(args)) return false;
     if (attends) return attention_args(args) && attention_nodes(plan.nodes().subspan(k.first_node, k.nodes));
     if (host) return host_args(args);
+    if (control) return control_kernel(k, args, number);
     if (copy) {
       return check.is(args[0].mode == READ && args[1].mode == WRITE, "mode", args[0].mode, "READ, then WRITE") &&
              check.is(args[0].dtype == args[1].dtype, "dtype of a copy", args[1].dtype, "one for both");
@@ -185,6 +187,20 @@ struct Checker {
       if (!(check.is(a.mode == mode, "mode", a.mode, "READ, and WRITE of the last one") && expr("rank", a.depth))) return false;
     }
     return true;
+  }
+  // What it skips or repeats are kernels of the plan, so many for all shapes.
+  bool control_kernel(const PlanKernel& k, std::span<const PlanArg> args, size_t number) {
+    const PlanExpr& span = plan.exprs()[k.depth];
+    const bool loop = SectionKind(k.kind) == SectionKind::LOOP;
+    const int64_t most = int64_t(loop ? number : plan.kernels().size() - number - 1);
+    for (const PlanArg& a : args) {
+      if (!(check.is(a.mode == READ, "mode of a flag", a.mode, "READ") &&
+            check.is(a.dtype == uint8_t(DType::BOOL), "dtype of a flag", a.dtype, "bool") && check.is(a.strides[0] == NONE, "stride of a flag", a.strides[0], "none"))) {
+        return false;
+      }
+    }
+    return check.is(span.op == uint16_t(ExprOp::CONST), "depth", k.depth, "constants: kernels to skip or to repeat") &&
+           ((span.k >= 0 && span.k <= most) || check.fail("kernels to skip or to repeat", span.k, "0 to " + std::to_string(most)));
   }
   bool pack_args(std::span<const PlanArg> args) {
     return check.is(args[0].dtype == uint8_t(DType::FLOAT32) && args[1].dtype == uint8_t(DType::FLOAT32), "dtype of a pack",
@@ -318,9 +334,10 @@ std::unique_ptr<Plan> Plan::load(const uint8_t* bytes, size_t n, std::string& er
         every("output", plan->outputs(), [&](auto& r) { return checker.output(r, check.number); }) &&
         every("buffer", plan->buffers(), [&](auto& r) { return checker.buffer(r, check.number); }) &&
         every("pack", plan->packs(), [&](auto& r) { return checker.pack(r); }) &&
-        every("kernel", plan->kernels(), [&](auto& r) { return checker.kernel(r); }))) {
+        every("kernel", plan->kernels(), [&](auto& r) { return checker.kernel(r, check.number); }))) {
     return nullptr;
   }
+  for (const PlanKernel& k : plan->kernels()) plan->has_control_ |= is_control(SectionKind(k.kind));
 
   for (const PlanBuffer& b : plan->buffers()) {
     const bool temporary = b.role == uint8_t(BufferRole::TEMPORARY);

@@ -43,6 +43,7 @@ class Plan {
   std::span<const PlanArg> args() const { return args_; }
   std::span<const PlanNode> nodes() const { return nodes_; }
   int slots() const { return slots_; }
+  bool has_control() const { return has_control_; }  // some kernel is a branch, a jump or a loop
 
   // values[i] = expression i for these symbols; values has room for exprs().size(). False on a negative symbol, on
   // division by zero and on 64-bit overflow.
@@ -69,6 +70,7 @@ class Plan {
   std::vector<uint16_t> argument_of_buffer_;
   std::vector<PreparedKernel> prepared_;
   int slots_ = 0;
+  bool has_control_ = false;
   size_t program_bytes_max_ = 0;
 };
 

@@ -12,6 +12,9 @@ namespace dvm {
 // Reduction lanes of a compute dtype: elements of the longest strip.
 inline int64_t lanes_of(uint8_t dtype) { return DTYPE_BYTES[dtype] == 8 ? LANES / 2 : LANES; }
 inline bool is_compute_dtype(uint8_t dtype) { return dtype < sizeof DTYPE_BYTES && COMPUTE_DTYPES >> dtype & 1; }
+// Sections that say which section follows, and compute nothing.
+inline bool is_control(SectionKind kind) { return kind >= SectionKind::BRANCH; }
+static_assert(SectionKind::BRANCH < SectionKind::JUMP && SectionKind::JUMP < SectionKind::LOOP && std::size(SectionKind_NAMES) == size_t(SectionKind::LOOP) + 1);
 inline bool is_write(uint8_t mode) { return mode & WRITE; }
 
 // How an outer dimension of a vector section is stepped; worked out when a program is loaded.

@@ -51,9 +51,11 @@ class Verifier {
     for (section_number_ = 0; section_number_ < head().section_count; section_number_++) {
       if (n_ - at < sizeof(Section)) return refuse(VerifyCode::TRUNCATED, Place::SECTION, 0, n_ - at, sizeof(Section));
       section_ = section_at(bytes_ + at);
+      close_regions();
       if (!section_head(n_ - at) || !section()) return false;
       at += section_.head->bytes;
     }
+    close_regions();
     section_number_ = 0;
     if (at != n_) return refuse(VerifyCode::TRUNCATED, Place::HEAD, 0, n_, at);
     if (uint64_t(fuel_) > head().fuel || head().fuel > FUEL_MAX) return refuse(VerifyCode::FUEL, Place::HEAD, 0, fuel_, int64_t(head().fuel));
@@ -103,7 +105,7 @@ class Verifier {
   bool section_head(size_t rest) {
     const Section& s = *section_.head;
     auto wrong = [&](VerifyCode code, int64_t got, int64_t allowed) { return refuse(code, Place::SECTION, 0, got, allowed); };
-    constexpr uint16_t LAST = uint16_t(SectionKind::ATTENTION);
+    constexpr uint16_t LAST = uint16_t(SectionKind::LOOP);
     if (s.kind > LAST) return wrong(VerifyCode::SECTION_KIND, s.kind, LAST);
     kind_ = SectionKind(s.kind);
     if (s.operand_count > MAX_OPERANDS) return wrong(VerifyCode::LIMIT, s.operand_count, MAX_OPERANDS);
@@ -129,7 +131,7 @@ class Verifier {
     }
     if (kind_ == SectionKind::VECTOR) facts_.outer_rows += outers ? outers : 1;
     const bool has_depth = kind_ != SectionKind::VECTOR && kind_ != SectionKind::COPY;
-    if (has_depth ? s.depth < 1 || s.depth > DIMENSION_MAX : s.depth != 0)
+    if (has_depth ? s.depth < !is_control(kind_) || s.depth > DIMENSION_MAX : s.depth != 0)
       return wrong(has_depth ? VerifyCode::DIMENSION : VerifyCode::RESERVED, s.depth, has_depth ? DIMENSION_MAX : 0);
     return burn();
   }
@@ -138,6 +140,8 @@ class Verifier {
   bool burn() {
     const Section& s = *section_.head;
     int64_t steps = 0;
+    fuel_at_[section_number_] = fuel_;
+    if (is_control(kind_)) return fuel_++, true;  // a loop: see there
     if (kind_ == SectionKind::HOST || kind_ == SectionKind::COPY) {  // a host function's words are attributes
       if (__builtin_add_overflow(fuel_, ceil_div(elements_, int64_t(16)) + 1, &fuel_))
         return refuse(VerifyCode::OVERFLOW, Place::SECTION, 0, elements_, FUEL_MAX);
@@ -167,6 +171,7 @@ class Verifier {
       return wrong(s.rank != 1 ? VerifyCode::DIMENSION : VerifyCode::OPERAND, s.rank != 1 ? s.rank : s.operand_count, s.rank != 1 ? 1 : 2);
     if (kind_ == SectionKind::HOST) return host();
     if (kind_ == SectionKind::COPY) return copy();
+    if (is_control(kind_)) return control();
     for (int i = 0; i < s.operand_count; i++)
       if (!operand(i)) return false;
     if (matmul) {
@@ -201,6 +206,67 @@ class Verifier {
     if (!overlaps()) return false;
     read_ = 1, stored_ = 2;
     record();
+    return true;
+  }
+
+  // ---- branches, jumps and loops ----
+  // What a branch or a jump may skip are regions, nested or disjoint; those that are open are a stack. A loop must begin in the
+  // innermost region in which it ends, and not inside of another loop that has ended: `loops_` are those that no other holds.
+  bool control() {
+    const Section& s = *section_.head;
+    auto wrong = [&](VerifyCode code, int64_t got, int64_t allowed) { return refuse(code, Place::SECTION, 0, got, allowed); };
+    const bool loop = kind_ == SectionKind::LOOP;
+    if (s.rank != 1 || (!loop && s.dims[0] != 1)) return wrong(VerifyCode::DIMENSION, s.rank != 1 ? s.rank : s.dims[0], 1);
+    const int least = kind_ == SectionKind::BRANCH, most = kind_ != SectionKind::JUMP;
+    if (s.operand_count < least || s.operand_count > most) return wrong(VerifyCode::OPERAND, s.operand_count, most);
+    if (s.word_count) return wrong(VerifyCode::NESTING, s.word_count, 0);
+    if (s.operand_count) {
+      if (!operand(0)) return false;
+      const Operand& flag = section_.operands[0];
+      if (flag.mode != READ) return refuse_operand(VerifyCode::PERMISSION, 0, flag.mode, READ);
+      if (flag.dtype != uint8_t(DType::BOOL)) return refuse_operand(VerifyCode::DTYPE, 0, flag.dtype, int64_t(DType::BOOL));
+      if (flag.stride[0]) return refuse_operand(VerifyCode::OPERAND, 0, flag.stride[0], 0);
+      read_ = 1, stored_ = 0;
+      record();
+    }
+    return loop ? end_loop() : open_region();
+  }
+  bool open_region() {
+    const int64_t first = section_number_ + 1, left = int64_t(head().section_count) - first, skip = section_.head->depth;
+    if (skip > left) return refuse(VerifyCode::JUMP, Place::SECTION, 0, skip, left);
+    if (!skip) return true;
+    const int64_t last = section_number_ + skip;
+    Written at_jump;
+    if (kind_ == SectionKind::JUMP) at_jump = written_;
+    section_number_++, close_regions(), section_number_--;  // those that end here do not hold the new one
+    if (region_count_ && last > region_end_[region_count_ - 1])
+      return refuse(VerifyCode::NESTING, Place::SECTION, 0, last, region_end_[region_count_ - 1]);
+    if (region_count_ < SNAPSHOTS_MAX) snapshot_[region_count_] = kind_ == SectionKind::JUMP ? at_jump : written_;
+    region_end_[region_count_] = uint16_t(last), region_number_[region_count_] = uint16_t(first);
+    region_count_++;
+    return true;
+  }
+  // Regions that end before the section at hand: what is written then is what is written on both ways here. Where there is
+  // no room for a snapshot nothing counts as written, which only costs a zero fill.
+  void close_regions() {
+    while (region_count_ && region_end_[region_count_ - 1] < section_number_) {
+      if (--region_count_ < SNAPSHOTS_MAX) written_.meet(snapshot_[region_count_]);
+      else written_ = Written();
+    }
+    region_at_[section_number_] = region_count_ ? region_number_[region_count_ - 1] : 0;
+  }
+  bool end_loop() {
+    const int64_t back = section_.head->depth, times = section_.head->dims[0], first = section_number_ - back;
+    if (first < 0) return refuse(VerifyCode::JUMP, Place::SECTION, 0, back, section_number_);
+    if (region_at_[first] != region_at_[section_number_])
+      return refuse(VerifyCode::NESTING, Place::SECTION, 0, region_at_[first], region_at_[section_number_]);
+    while (loop_count_ && loop_begin_[loop_count_ - 1] >= first) loop_count_--;
+    if (loop_count_ && loop_end_[loop_count_ - 1] >= first) return refuse(VerifyCode::NESTING, Place::SECTION, 0, first, loop_end_[loop_count_ - 1]);
+    loop_begin_[loop_count_] = uint16_t(first), loop_end_[loop_count_++] = uint16_t(section_number_);
+    int64_t all;
+    if (__builtin_mul_overflow(fuel_ - fuel_at_[first], times, &all) || __builtin_add_overflow(fuel_at_[first], all, &fuel_) ||
+        fuel_ > int64_t(FUEL_MAX))
+      return refuse(VerifyCode::OVERFLOW, Place::SECTION, 0, times, FUEL_MAX);
     return true;
   }
 
@@ -358,7 +424,7 @@ class Verifier {
         if (x.stride[d] != (d ? 0 : element_)) return refuse_operand(VerifyCode::OPERAND, i, x.stride[d], d ? 0 : element_);
     }
     if (attends) return attention_shape(i);
-    if (kind_ == SectionKind::VECTOR || kind_ == SectionKind::COPY || i > 2) return true;
+    if (kind_ == SectionKind::VECTOR || kind_ == SectionKind::COPY || is_control(kind_) || i > 2) return true;
     return product_shape(i);
   }
 
@@ -628,6 +694,14 @@ class Verifier {
   VerifyError error_;
   Written written_;
   int64_t fuel_ = 0;
+  // of branches and loops; what is read here was written before
+  static constexpr int SNAPSHOTS_MAX = 8;
+  Written snapshot_[SNAPSHOTS_MAX];    // of the outermost open regions: what is written where they are skipped
+  uint16_t region_end_[MAX_SECTIONS], region_number_[MAX_SECTIONS];  // last and first section of open regions
+  uint16_t region_at_[MAX_SECTIONS + 1];  // by section: number of the innermost region that holds it; 0: none
+  uint16_t loop_begin_[MAX_SECTIONS], loop_end_[MAX_SECTIONS];
+  int64_t fuel_at_[MAX_SECTIONS];      // by section: fuel before it
+  int region_count_ = 0, loop_count_ = 0;
   // of the section at hand
   int section_number_ = 0;
   SectionView section_{};

@@ -50,6 +50,10 @@ def astype(x: np.ndarray, dtype: object) -> np.ndarray:
     return x.astype(dtype)
 
 
+def matmul(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    return np.matmul(_numbers(x), _numbers(y)).astype(np.result_type(x, y))
+
+
 def divide(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return np.divide(_numbers(x), _numbers(y)).astype(np.result_type(x, y))
 

@@ -10,14 +10,14 @@ segment's nodes run one by one, as lazy arrays."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from itertools import islice
 
 import numpy as np
 import onnx
 
 import dvm_rt as dvm
-from dvm_rt.array.array import Array, _is_traced
+from dvm_rt.array.array import Array
 from dvm_rt.array.function import Function
 from dvm_rt.errors import (
     DTypeError,
@@ -159,8 +159,8 @@ class Running:
         with np.errstate(all="ignore"):
             result = row.function(Call(node, numpy_names, run_graph), *inputs)
         if isinstance(result, (list, _Outputs)):
-            return [settled(r) if isinstance(r, (np.generic, np.ndarray, int, float)) else r for r in result]
-        return settled(result) if isinstance(result, (np.generic, np.ndarray, int, float)) else result
+            return [_host_value(r) for r in result]
+        return _host_value(result)
 
     def _fetched(self, row: Row, node: Node, inputs: list[Value], run_graph: Callable) -> object:
         """On the host, counted; between segments, because the elements are needed."""
@@ -191,6 +191,15 @@ class Running:
 
 
 _Outputs = tuple  # several outputs; a sequence is one output: rows give it inside of a list
+
+
+def _host_value(result: Value) -> Value:
+    """What NumPy gave, as an array; a sequence stays one."""
+    if isinstance(result, Dim):
+        array = np.empty((), object)
+        array[()] = result
+        return array
+    return settled(result) if isinstance(result, (np.generic, np.ndarray, int, float)) else result
 
 
 def _tracing() -> bool:

@@ -7,16 +7,18 @@ NumPy array of objects that holds sizes (ints and symbolic `Dim`s, taken for int
 from __future__ import annotations
 
 import weakref
-from contextlib import suppress
 
 import ml_dtypes
 import numpy as np
 
 import dvm_rt as dvm
-from dvm_rt.array.array import Array, _is_traced
+from dvm_rt.array import tracing
+from dvm_rt.array.array import Array, _is_traced, _wrap_node
 from dvm_rt.array.session import Session, session
 from dvm_rt.dtypes import DType, bfloat16, from_numpy
-from dvm_rt.errors import DTypeError, UnsupportedOperatorError
+from dvm_rt.errors import DTypeError
+from dvm_rt.graph.graph import apply
+from dvm_rt.graph.operators import OPERATORS
 from dvm_rt.graph.symbols import Dim, Size
 
 Value = object  # see the module
@@ -103,8 +105,7 @@ def lift(value: Value, keep: bool = False) -> Array:
         flat = [_number(v) for v in value.ravel()]
         return dvm.reshape(dvm.stack(flat), value.shape) if value.ndim else flat[0]
     if value.size == 1 and value.ndim <= 8 and (number := _exact_number(value)) is not None:
-        with suppress(UnsupportedOperatorError):
-            return dvm.full(value.shape, number, dtype=dvm_dtype(value.dtype))
+        return _constant(number, value)
     if not keep:
         return _copied(value)
     cache = _lifted.setdefault(session(), {})
@@ -114,8 +115,19 @@ def lift(value: Value, keep: bool = False) -> Array:
     return found[1]
 
 
+def _constant(number: bool | int | float, value: np.ndarray) -> Array:
+    """A number of the graph, which kernels hold in their words."""
+    dtype, trace = dvm_dtype(value.dtype), tracing.current()
+    if trace is None:
+        return dvm.full(value.shape, number, dtype=dtype)
+    node = apply(OPERATORS["constant"], (), (number, dtype.name), trace.facts)
+    node.data = trace
+    array = _wrap_node(node, None)
+    return dvm.broadcast_to(array, value.shape) if value.ndim else array
+
+
 def _number(size: Size) -> Array:
-    return dvm.asarray(size).astype("int64") if isinstance(size, Dim) else dvm.full((), int(size), dtype="int64")
+    return dvm.asarray(size).astype("int64") if isinstance(size, Dim) else _constant(int(size), np.zeros((), np.int64))
 
 
 def _exact_number(value: np.ndarray) -> bool | int | float | None:
@@ -125,7 +137,7 @@ def _exact_number(value: np.ndarray) -> bool | int | float | None:
         return bool(value.item())
     if kind == "f" and value.dtype.itemsize <= 4:
         return float(value.item())
-    return int(value.item()) if kind in "iu" and abs(int(value.item())) < 1 << 24 else None
+    return None  # whole numbers may be indices: those are memory
 
 
 def _copied(value: np.ndarray) -> Array:

@@ -134,9 +134,8 @@ class SchedulerLoop:
         for frame in self._answers.drain():
             try:
                 self._answered(wire.decode(frame, wire.FROM_WORKER))
-            except DvmError as error:
+            except DvmError:
                 self.shell.protocol_errors += 1
-                self.shell.last_protocol_error = str(error)
 
     def _answered(self, message: wire.Message) -> None:
         """From a local worker: it is up, or it planned a graph."""

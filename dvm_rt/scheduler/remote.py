@@ -41,7 +41,6 @@ class RemoteWorkers:
                 self._handle(peer, wire.decode(frame, wire.FROM_WORKER))
             except DvmError as error:
                 self._shell.protocol_errors += 1
-                self._shell.last_protocol_error = str(error)
                 self._refuse(peer, error)
 
     def _handle(self, peer: bytes, message: wire.Message) -> None:

@@ -105,7 +105,7 @@ class Shell:
         self.plans_placed = 0
         self.places: dict[int, str] = {}
         self.begin = 0
-        self.protocol_errors, self.last_protocol_error = 0, ""
+        self.protocol_errors = 0
         self.closed = False
         self._events: deque[e.Event] = deque()
         self._incoming: dict[int, bytes] = {}

@@ -15,7 +15,7 @@ import numpy as np
 
 import dvm_rt as dvm
 from dvm_rt import dtypes
-from dvm_rt.array.array import Array, DTypeLike, _operand, asarray as _asarray, common_dtype, dtype_of
+from dvm_rt.array.array import Array, DTypeLike, _operand, asarray as _asarray, dtype_of
 from dvm_rt.dtypes import (
     DType,
     bool_,
@@ -37,16 +37,19 @@ newaxis = None
 bool = bool_
 
 SAME = (  # as in dvm_rt
-    "abs", "acos", "acosh", "add", "all", "any", "argmax", "argmin", "argsort", "asin", "asinh", "atan", "atan2", "atanh",
-    "bitwise_and", "bitwise_invert", "bitwise_left_shift", "bitwise_or", "bitwise_right_shift", "bitwise_xor", "broadcast_arrays",
-    "ceil", "clip", "copysign", "cos", "cosh", "count_nonzero", "diff", "divide", "equal", "exp", "expand_dims", "expm1",
-    "flip", "floor", "floor_divide", "greater", "greater_equal", "hypot", "isfinite", "isinf", "isnan", "less",
-    "less_equal", "log", "log10", "log1p", "log2", "logaddexp", "logical_and", "logical_not", "logical_or",
-    "logical_xor", "matmul", "matrix_transpose", "max", "maximum", "mean", "meshgrid", "min", "minimum", "moveaxis", "multiply",
-    "negative", "nextafter", "nonzero", "not_equal", "permute_dims", "pow", "prod", "reciprocal", "remainder", "repeat",
-    "roll", "round", "sign", "signbit", "sin", "sinh", "sort", "sqrt", "square", "squeeze", "stack", "std", "subtract", "sum", "take",
-    "take_along_axis", "tan", "tanh", "tensordot", "tile", "tril", "triu", "trunc", "unique_all", "unique_counts",
-    "unique_inverse", "unique_values", "unstack", "var", "vecdot", "where",
+    "abs", "acos", "acosh", "add", "all", "any", "argmax", "argmin", "argsort", "asin", "asinh", "atan",
+    "atan2", "atanh", "bitwise_and", "bitwise_invert", "bitwise_left_shift", "bitwise_or",
+    "bitwise_right_shift", "bitwise_xor", "broadcast_arrays", "ceil", "clip", "copysign", "cos", "cosh",
+    "count_nonzero", "diff", "divide", "equal", "exp", "expand_dims", "expm1", "flip", "floor",
+    "floor_divide", "greater", "greater_equal", "hypot", "isfinite", "isinf", "isnan", "less",
+    "less_equal", "log", "log10", "log1p", "log2", "logaddexp", "logical_and", "logical_not",
+    "logical_or", "logical_xor", "matmul", "matrix_transpose", "max", "maximum", "mean", "meshgrid",
+    "min", "minimum", "moveaxis", "multiply", "negative", "nextafter", "nonzero", "not_equal",
+    "permute_dims", "pow", "prod", "reciprocal", "remainder", "repeat", "roll", "round", "searchsorted",
+    "sign", "signbit", "sin", "sinh", "sort", "sqrt", "square", "squeeze", "stack", "std", "subtract",
+    "sum", "take", "take_along_axis", "tan", "tanh", "tensordot", "tile", "tril", "triu", "trunc",
+    "unique_all", "unique_counts", "unique_inverse", "unique_values", "unstack", "var", "vecdot",
+    "where",
 )  # fmt: skip
 CREATION = ("arange", "eye", "full_like", "linspace", "ones", "ones_like", "zeros", "zeros_like")  # there is one device
 NOT_THERE = ("conj", "cumulative_prod", "cumulative_sum", "from_dlpack", "imag", "real")
@@ -224,17 +227,12 @@ def broadcast_to(x: Array, /, shape: tuple[int, ...]) -> Array:
     return dvm.broadcast_to(x, shape)
 
 
-def searchsorted(x1: Array, x2: Array, /, *, side: str = "left", sorter: Array | None = None) -> Array:
-    """int64 places where x2 would go in the vector x1, which is in order, or is once `sorter` has picked from it."""
-    return dvm.searchsorted(x1 if sorter is None else dvm.take(x1, sorter), x2, side=side)
-
-
 class __array_namespace_info__:  # noqa: N801
     """What this namespace offers."""
 
     def capabilities(self) -> dict[str, object]:
-        """No boolean indexing; shapes may depend on values: unique_*, nonzero."""
-        return {"boolean indexing": False, "data-dependent shapes": True, "max dimensions": 8}
+        """Shapes may depend on values, but not inside of a @function."""
+        return {"boolean indexing": True, "data-dependent shapes": True, "max dimensions": 8}
 
     def default_device(self) -> str:
         return "cpu"
@@ -254,7 +252,7 @@ class __array_namespace_info__:  # noqa: N801
 __all__ = sorted(  # noqa: PLE0605
     {
         *SAME, *CREATION, *NOT_THERE, "asarray", "empty", "empty_like", "full", "astype", "can_cast", "result_type", "isdtype", "finfo", "iinfo",
-        "positive", "concat", "reshape", "broadcast_to", "searchsorted", "e", "inf", "nan", "pi", "newaxis", "bool", "int8", "int16", "int32", "int64",
+        "positive", "concat", "reshape", "broadcast_to", "e", "inf", "nan", "pi", "newaxis", "bool", "int8", "int16", "int32", "int64",
         "uint8", "uint16", "uint32", "uint64", "float32", "float64",
     }
 )  # fmt: skip

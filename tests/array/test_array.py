@@ -11,28 +11,8 @@ import pytest
 import dvm_rt as dvm
 from dvm_rt.array import session as sessions
 from dvm_rt.array.session import Pending
-from dvm_rt.errors import DeviceTrap, DTypeError, GraphError, ShapeError, UnsupportedOperatorError
-
-F32 = np.float32
-
-
-def fresh(*shape: int) -> np.ndarray:
-    return np.random.default_rng().normal(size=shape).astype(F32)
-
-
-@pytest.fixture
-def counts():
-    """Differences of the counters since the start of the test."""
-
-    class Counts:
-        def __init__(self) -> None:
-            self.start = dvm.stats()
-
-        def __getitem__(self, name: str) -> int:
-            return dvm.stats().get(name, 0) - self.start.get(name, 0)
-
-    gc.collect()
-    return Counts()
+from dvm_rt.errors import DeviceTrap, DTypeError, GraphError, ShapeError
+from tests.array.conftest import F32, fresh
 
 
 def test_operators_methods_and_numbers() -> None:

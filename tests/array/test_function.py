@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import signal
 import threading
 import time
@@ -15,25 +14,7 @@ import dvm_rt as dvm
 from dvm_rt.array.explain import planned_for
 from dvm_rt.errors import GraphError, ShapeError
 from dvm_rt.graph.graph import evaluate
-
-F32 = np.float32
-
-
-def fresh(*shape: int) -> np.ndarray:
-    return np.random.default_rng().normal(size=shape).astype(F32)
-
-
-@pytest.fixture
-def counts():
-    class Counts:
-        def __init__(self) -> None:
-            self.start = dvm.stats()
-
-        def __getitem__(self, name: str) -> int:
-            return dvm.stats().get(name, 0) - self.start.get(name, 0)
-
-    gc.collect()
-    return Counts()
+from tests.array.conftest import F32, fresh
 
 
 def test_one_plan_for_all_shapes(counts) -> None:
@@ -59,7 +40,7 @@ def test_the_fast_path_gives_the_same_as_the_slow_one() -> None:
 
     x, y = dvm.asarray(fresh(5)), dvm.asarray(fresh(5))
     slow, fast = np.asarray(f(x, y)), np.asarray(f(x, y))
-    assert slow.tobytes() == fast.tobytes() and f._single
+    assert slow.tobytes() == fast.tobytes() and f._short
     assert np.asarray(f(x + 0, y)).tobytes() == fast.tobytes()  # pending arguments
     assert np.asarray(f(x=x, y=y)).tobytes() == fast.tobytes()
     assert np.asarray(f(np.asarray(x), y)).tobytes() == fast.tobytes()
@@ -385,3 +366,22 @@ def test_a_graph_whose_workers_die_is_planned_here(monkeypatch) -> None:
         assert float(dvm.function(lambda a: dvm.tanh(a) + a)(dvm.asarray([0.0, 0.0])).sum()) == 0.0
         killer.join()
         assert dvm.stats()["plans_taken_back"] >= 1
+
+
+def test_a_tuple_of_arrays_takes_the_fast_path_too() -> None:
+    @dvm.function
+    def both(x, y):
+        return x * y, dvm.sum(x - y, axis=-1)
+
+    @dvm.function
+    def nested(x, y):
+        return x * y, [x - y]
+
+    x, y = dvm.asarray(fresh(5)), dvm.asarray(fresh(5))
+    slow, fast = both(x, y), both(x, y)
+    (dispatch,) = both._short.values()
+    assert type(fast) is tuple and type(dispatch((x, y))) is tuple
+    assert [np.asarray(a).tobytes() for a in fast] == [np.asarray(a).tobytes() for a in slow]
+    assert both(*both(x, y)[:1], y)[0].shape == (5,), "what it gives is an argument like any other"
+    nested(x, y)
+    assert not nested._short and type(nested(x, y)[1]) is list

@@ -19,7 +19,7 @@ from dvm_rt.errors import DeviceTrap
 from dvm_rt.isa import matmul, reference, table
 from dvm_rt.isa.assembler import assemble
 from dvm_rt.isa.layout import enum_value
-from dvm_rt.isa.program import PACKED, READ, WORKSPACE, WRITE, ProgramBuilder, fuel, parse
+from dvm_rt.isa.program import GATHER, PACKED, READ, WORKSPACE, WRITE, ProgramBuilder, SectionBuilder, fuel, parse
 from dvm_rt.isa.table import Group
 
 from tests.isa.cases import cases, epilogue
@@ -28,7 +28,7 @@ from tests.isa.test_fuzz import random_matmul
 from tests.native.test_matmul_dtypes import samples
 
 HOST = enum_value("SectionKind", "HOST")
-WORK_MAX, BYTES_MAX = 600, 1 << 14  # small programs run fast, and reach every rule all the same
+WORK_MAX, FEW, BYTES_MAX = 600, 40, 1 << 14  # small programs run fast, and reach every rule all the same
 
 
 def seeds(rng: np.random.Generator) -> Iterator[tuple[bytes, list[np.ndarray]]]:
@@ -54,6 +54,11 @@ def seeds(rng: np.random.Generator) -> Iterator[tuple[bytes, list[np.ndarray]]]:
         yield case.program, case.args
     for _ in range(20):
         yield columns(rng)
+        yield gap(rng)
+        yield far(rng)
+    for _ in range(40):
+        yield beside(rng)
+        yield gathered(rng)
     yield from of_encoder(rng)
     yield from of_listings(rng)
 
@@ -63,7 +68,8 @@ def of_copies(rng: np.random.Generator) -> Iterator[tuple[bytes, list[np.ndarray
     for dtype in dtypes.DTYPES:
         for kind in range(4):
             rank = int(rng.integers(1, 4))
-            shape = [int(n) for n in rng.integers(1, 7, rank)]
+            shape = [int(n) for n in rng.integers(1, 7, rank)] if kind < 3 else [int(n) for n in rng.integers(1, 40, 2)]
+            rank = len(shape)
             source, target, read, written = [0] * rank, [0] * rank, 1, 1
             for d in rng.permutation(rank):
                 source[d], read = read, read * (shape[d] + kind % 2)
@@ -153,6 +159,99 @@ def columns(rng: np.random.Generator) -> tuple[bytes, list[np.ndarray]]:
     ]
 
 
+def gap(rng: np.random.Generator) -> tuple[bytes, list[np.ndarray]]:
+    """Columns that fill a matrix of the workspace but for a gap between its layers; then all of it is read."""
+    left, right, rows, depth = (int(n) for n in rng.integers((1, 1, 2, 2), 6))
+    builder, pitch, skipped = ProgramBuilder(), 4 * (left + right), 4 * int(rng.integers(1, 5))
+    layer = pitch * rows + skipped
+    count = layer * (depth - 1) // 4 + (left + right) * rows
+    builder.workspace_bytes = 4 * count
+    y = builder.add_arg(4 * count, WRITE)
+    for width, base in ((left, 0), (right, 4 * left)):
+        section = builder.vector(width, rows, depth)
+        target = section.operand(WORKSPACE, (4, pitch, layer), base=base, mode=WRITE)
+        section.begin_pass()
+        section.word("mov.k", 1.5)
+        section.word("store", target)
+        section.end_pass()
+        section.word("end_row")
+    _mapped(builder, (count,), (WORKSPACE, (4,), 0), (y, (4,), 0))
+    return builder.build(), [np.zeros(count, np.float32)]
+
+
+def far(rng: np.random.Generator) -> tuple[bytes, list[np.ndarray]]:
+    """A few elements tens of thousands of bytes apart."""
+    builder, steps = ProgramBuilder(), [int(n) * 4 for n in rng.integers(4000, 9000, 2)]
+    if rng.random() < 0.5:
+        steps[0] = 4 * int(rng.integers(8300, 12000))
+        steps[1] = 8
+    size = 4 + steps[0] + steps[1] + 4
+    base = steps[1] if rng.random() < 0.3 else 0
+    x = builder.add_arg(size, READ)
+    y = builder.add_arg(32, WRITE)
+    _mapped(builder, (2, 2, 2), (x, (4, steps[0], -steps[1] if base else steps[1]), base), (y, (4, 8, 16), 0))
+    return builder.build(), [rng.standard_normal(size // 4).astype(np.float32), np.zeros(8, np.float32)]
+
+
+def beside(rng: np.random.Generator) -> tuple[bytes, list[np.ndarray]]:
+    """One section reads columns of a matrix in the workspace and writes other columns, at the same or another pitch."""
+    read, written, rows, depth = (int(n) for n in rng.integers((1, 1, 2, 1), (6, 6, 5, 3)))
+    width = min(read, written)
+    pitch = 4 * (read + written + int(rng.integers(0, 3)))
+    wider = pitch * int(rng.integers(1, 4))
+    first, second = (0, 4 * read) if rng.random() < 0.5 else (4 * written, 0)
+    if rng.random() < 0.5:
+        pitch, wider = wider, pitch
+    builder = ProgramBuilder()
+    builder.workspace_bytes = 4 * max(pitch, wider) * rows * depth
+    count = builder.workspace_bytes // 4
+    x, y = builder.add_arg(4 * count, READ), builder.add_arg(4 * count, WRITE)
+    _mapped(builder, (count,), (x, (4,), 0), (WORKSPACE, (4,), 0))
+    _mapped(builder, (width, rows, depth), (WORKSPACE, (4, pitch, pitch * rows), first), (WORKSPACE, (4, wider, wider * rows), second))
+    _mapped(builder, (count,), (WORKSPACE, (4,), 0), (y, (4,), 0))
+    return builder.build(), [rng.standard_normal(count).astype(np.float32), np.zeros(count, np.float32)]
+
+
+def gathered(rng: np.random.Generator) -> tuple[bytes, list[np.ndarray]]:
+    """Rows gathered by int32 or int64 indices, from an argument or from the workspace."""
+    width, rows, limit = (int(n) for n in rng.integers(1, 7, 3))
+    kind, builder = (dtypes.int32, dtypes.int64)[int(rng.integers(2))], ProgramBuilder()
+    x = builder.add_arg(4 * width * limit)
+    i = builder.add_arg(kind.bytes * rows, dtype=kind)
+    y = builder.add_arg(4 * width * rows, WRITE)
+    source = x
+    if rng.random() < 0.3:
+        builder.workspace_bytes, source = 4 * width * limit, WORKSPACE
+        _mapped(builder, (width * limit,), (x, (4,), 0), (WORKSPACE, (4,), 0))
+    section = builder.vector(width, rows)
+    section.operand(i, (0, kind.bytes), dtype=kind)
+    section.operand(source, (4,), mode=READ | GATHER, index=0, limit=limit, depth=4 * width)
+    section.operand(y, (4, 4 * width), mode=WRITE)
+    section.word("gather", 1)
+    _words(section, 1, 2)
+    index = rng.integers(-limit, limit, rows).astype(kind.numpy)
+    return builder.build(), [rng.standard_normal(width * limit).astype(np.float32), index, np.zeros(width * rows, np.float32)]
+
+
+Where = tuple[int, tuple[int, ...], int]  # argument, strides, base
+
+
+def _mapped(builder: ProgramBuilder, dims: tuple[int, ...], source: Where, target: Where) -> None:
+    section = builder.vector(*dims)
+    a = section.operand(source[0], source[1], base=source[2])
+    b = section.operand(target[0], target[1], base=target[2], mode=WRITE)
+    _words(section, a, b)
+
+
+def _words(section: SectionBuilder, source: int, target: int) -> None:
+    section.begin_pass()
+    section.word("mov.i", source)
+    section.word("add.k", 0.5)
+    section.word("store", target)
+    section.end_pass()
+    section.word("end_row")
+
+
 def of_encoder(rng: np.random.Generator) -> Iterator[tuple[bytes, list[np.ndarray]]]:
     from dvm_rt import _native
 
@@ -181,7 +280,8 @@ def main(folder: Path) -> None:
     written = 0
     for program, args in seeds(np.random.default_rng(20261122)):
         parsed = parse(program)
-        if fuel(parsed.sections) > WORK_MAX or max((a.bytes for a in parsed.args), default=0) > BYTES_MAX:
+        work = fuel(parsed.sections)
+        if work > WORK_MAX or max((a.bytes for a in parsed.args), default=0) > (BYTES_MAX if work > FEW else 4 * BYTES_MAX):
             continue
         content = [a.reshape(-1).view(np.uint8).tobytes() if a.size else b"" for a in args]
         parts = [program, *content]

@@ -1,14 +1,14 @@
 // The fuzzer: mutates programs by structure, verifies them, runs what passes, and compares with what was promised.
 //
 // An execution is one mutant. If it passes and is small, the shadow machine walks it (shadow.h), then the real machine
-// runs it once on each target, between guard pages, with different old bytes in outputs, workspace, scratch, registers
-// and around everything: results must be equal, canaries intact. A seed that is not mutated must pass and give the bytes
+// runs it once on each target, and now and then in parts on two threads, between guard pages, with different old bytes in
+// outputs, workspace, scratch, registers and around everything: results must be equal, canaries intact. A seed that is not mutated must pass and give the bytes
 // that the reference interpreter gave. Prints a line of figures; exit status 1 after a violation.
 //
-//   fuzz CORPUS [--seconds S] [--executions N] [--seed N] [--first N] [--dump FILE]
+//   fuzz CORPUS [--seconds S] [--executions N] [--seed N] [--first N] [--dump FILE] [--run 0]
 //
 // Execution n of seed s depends on (s, n) alone: `--seed s --first n --executions 1` replays it. --dump writes every
-// mutant and the verdict, for the second verifier: u8 accepted, u32 length, bytes.
+// mutant and the verdict, for the second verifier: u8 accepted, u32 length, bytes. --run 0 only verifies.
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
@@ -136,10 +136,11 @@ class Bench {
  public:
   Bench() {
     host_runner = host_stand_in;
+    cut_.cut_always(3);
     for (const Target* target : targets()) machines_.insert(machines_.begin(), std::make_unique<Machine>(*target));
   }
   // "" or what went wrong. `expected` may be null.
-  std::string run(const VerifiedProgram& program, const Seed& seed, bool golden) {
+  std::string run(const VerifiedProgram& program, const Seed& seed, bool golden, bool cut) {
     const ProgramHead& head = program.head();
     while (buffers_.size() < head.arg_count) buffers_.push_back(std::make_unique<Guarded>());
     std::vector<std::vector<uint8_t>> content(head.arg_count);
@@ -153,16 +154,18 @@ class Bench {
     if (std::string why = shadow.run(); !why.empty()) return "shadow: " + why;
     std::vector<std::vector<uint8_t>> first;
     Trap first_trap;
-    for (size_t run = 0; run < std::max<size_t>(2, machines_.size()); run++) {
+    const size_t whole = std::max<size_t>(2, machines_.size());
+    for (size_t run = 0; run < whole + cut; run++) {
       const uint8_t old = run ? 0x40 : 0xff;
-      Machine& machine = *machines_[run % machines_.size()];
+      Machine& machine = run < whole ? *machines_[run % machines_.size()] : cut_;
       const Trap trap = once(machine, program, content, old);
       if (trap.code == TrapCode::BINDING) return "machine: refuses its arguments";
       if (shadow.values_known && (trap.code != TrapCode::NONE) != shadow.trapped) return "machine: trap";
       for (int i = 0; i < head.arg_count; i++)
         if (!buffers_[i]->intact()) return "machine: canary of argument " + std::to_string(i);
       if (!workspace_.intact() || !scratch_.intact()) return "machine: canary of workspace or scratch";
-      if (!lanes_at_identity(*machine.threads_[0].context)) return "machine: lanes are not at their identity";
+      for (const auto& thread : machine.threads_)
+        if (!lanes_at_identity(*thread.context)) return "machine: lanes are not at their identity";
       if (!run) {
         for (int i = 0; i < head.arg_count; i++) first.emplace_back(buffers_[i]->at_, buffers_[i]->at_ + buffers_[i]->bytes_);
         first_trap = trap;
@@ -190,9 +193,12 @@ class Bench {
       bindings.push_back({at, a.bytes, bool(a.mode & WRITE)});
     }
     uint8_t* workspace = workspace_.place(head.workspace_bytes, ARENA_ALIGN, old);
-    Context& c = *machine.threads_[0].context;
-    memset(static_cast<void*>(c.slot), old, sizeof c.slot), memset(static_cast<void*>(c.convert), old, sizeof c.convert);
-    memset(static_cast<void*>(c.row_scalar), old, sizeof c.row_scalar);
+    for (const auto& thread : machine.threads_) {
+      Context& c = *thread.context;
+      memset(static_cast<void*>(c.slot), old, sizeof c.slot), memset(static_cast<void*>(c.convert), old, sizeof c.convert);
+      memset(static_cast<void*>(c.row_scalar), old, sizeof c.row_scalar);
+    }
+    if (machine.threads() > 1) return machine.run(program, bindings, workspace);  // each thread has scratch of its own
     (void)machine.scratch_.release();
     machine.scratch_.reset(scratch_.place(head.scratch_bytes, ARENA_ALIGN, old));
     machine.scratch_bytes_ = head.scratch_bytes;
@@ -201,6 +207,7 @@ class Bench {
     return trap;
   }
   std::vector<std::unique_ptr<Machine>> machines_;
+  Machine cut_{best_target(), 2};  // takes every section in parts
   std::vector<std::unique_ptr<Guarded>> buffers_;
   Guarded workspace_, scratch_;
 };
@@ -228,6 +235,7 @@ int main(int count, char** values) {
   double seconds = 20;
   uint64_t seed_number = 1, first = 0, executions = ~0ull;
   const char* dump_to = nullptr;
+  bool runs = true;
   for (int i = 2; i + 1 < count; i += 2) {
     const std::string option = values[i];
     if (option == "--seconds") seconds = atof(values[i + 1]);
@@ -235,7 +243,8 @@ int main(int count, char** values) {
     else if (option == "--seed") seed_number = strtoull(values[i + 1], nullptr, 10);
     else if (option == "--first") first = strtoull(values[i + 1], nullptr, 10);
     else if (option == "--dump") dump_to = values[i + 1];
-    else return fprintf(stderr, "fuzz: options: unknown, got %s, allowed --seconds --executions --seed --first --dump\n", values[i]), 2;
+    else if (option == "--run") runs = atoi(values[i + 1]);
+    else return fprintf(stderr, "fuzz: options: unknown, got %s, allowed --seconds --executions --seed --first --dump --run\n", values[i]), 2;
   }
   const std::vector<Seed> seeds = count > 1 ? read_corpus(values[1]) : std::vector<Seed>();
   if (seeds.empty()) return fprintf(stderr, "fuzz: corpus: no seeds, got %s, allowed a folder of .seed files\n", count > 1 ? values[1] : ""), 2;
@@ -271,7 +280,7 @@ int main(int count, char** values) {
       if (golden) why = "verifier: refuses a seed";
     } else {
       accepted++;
-      if (small(*program)) ran++, why = bench.run(*program, seed, golden);
+      if (runs && small(*program)) ran++, why = bench.run(*program, seed, golden, golden || !(n & 15));
     }
     if (!why.empty()) {
       printf("VIOLATION execution %llu seed %s: %s\n  replay: --seed %llu --first %llu --executions 1\n", (unsigned long long)done,
@@ -280,14 +289,15 @@ int main(int count, char** values) {
     }
   }
   if (dump) fclose(dump);
+  FILE* const out = dump ? stderr : stdout;
   const double time = passed();
-  printf("executions=%llu accepted=%.1f%% ran=%.1f%% violations=%d seconds=%.2f per_second=%.0f seed=%llu seeds=%zu\n",
+  fprintf(out, "executions=%llu accepted=%.1f%% ran=%.1f%% violations=%d seconds=%.2f per_second=%.0f seed=%llu seeds=%zu\n",
          (unsigned long long)done, 100.0 * double(accepted) / double(done), 100.0 * double(ran) / double(done), !why.empty(), time,
          double(done) / time, (unsigned long long)seed_number, seeds.size());
   if (why.empty()) {
-    printf("refused:");
-    for (size_t c = 1; c < std::size(VerifyCode_NAMES); c++) printf(" %s=%llu", VerifyCode_NAMES[c], (unsigned long long)codes[c]);
-    printf("\n");
+    fprintf(out, "refused:");
+    for (size_t c = 1; c < std::size(VerifyCode_NAMES); c++) fprintf(out, " %s=%llu", VerifyCode_NAMES[c], (unsigned long long)codes[c]);
+    fprintf(out, "\n");
   }
   return !why.empty();
 }

@@ -110,10 +110,14 @@ class Mutator {
     Part& s = r_.of(t_.sections);
     const int what = int(r_.below(100));
     if (what < 38 && !s.words.empty()) word(s);
-    else if (what < 72 && !s.operands.empty()) operand(s, r_.of(s.operands));
+    else if (what < 72 && !s.operands.empty()) operand(s, one_of(s.operands));
     else if (what < 84) section(s);
     else if (what < 95 && !t_.args.empty()) argument(r_.of(t_.args));
     else whole();
+  }
+  Operand& one_of(std::vector<Operand>& operands) {  // an operand that others hang on, more often
+    Operand& x = r_.of(operands);
+    return x.mode & GATHER && x.index < operands.size() && r_.chance(50) ? operands[x.index] : x;
   }
   int64_t near(int64_t value, int64_t step) {
     switch (r_.below(8)) {
@@ -149,12 +153,12 @@ class Mutator {
         break;
       }
       case 4: w.op = uint16_t(r_.chance(5) ? boundary() : r_.below(OP_COUNT)); break;
-      case 5: w.a = uint16_t(r_.chance(80) ? r_.below(int64_t(s.operands.size()) + 2) : boundary()); break;
+      case 5: if (info.a != Field::EMPTY || r_.chance(10)) w.a = uint16_t(r_.chance(80) ? r_.below(int64_t(s.operands.size()) + 2) : boundary()); break;
       case 6:
         if (info.k == Field::CONSTANT || info.k == Field::AHEAD) w.k = r_.chance(50) ? uint32_t(r_.below(4)) : uint32_t(r_.next());
-        else w.k = uint32_t(near(w.k, 1));
+        else if (info.k != Field::EMPTY || r_.chance(10)) w.k = uint32_t(near(w.k, 1));
         break;
-      case 7: w.k = uint32_t(r_.chance(50) ? r_.below(34) : boundary()); break;
+      case 7: if (info.k != Field::EMPTY || r_.chance(10)) w.k = uint32_t(r_.chance(50) ? r_.below(34) : boundary()); break;
       case 8: std::swap(w, r_.of(s.words)); break;
       case 9: s.words.erase(s.words.begin() + (&w - s.words.data())), jumps(s); break;
       default: {  // a copy elsewhere, or a word of another section
@@ -209,7 +213,10 @@ class Mutator {
         else shift(x, other, element);
         break;
       }
-      case 11: x.dtype = uint8_t(r_.below(14)); break;
+      case 11:
+        x.dtype = uint8_t(r_.below(14));
+        if (r_.chance(70) && x.arg < t_.args.size()) t_.args[x.arg].dtype = x.dtype, follow(t_.args[x.arg]);
+        break;
       case 12: if (x.depth || r_.chance(10)) x.depth = near(x.depth, 4); break;
       case 13: if (x.limit || r_.chance(10)) x.limit = near(x.limit, 1); break;
       case 14: x.index = uint16_t(r_.chance(x.limit ? 90 : 10) ? r_.below(int64_t(s.operands.size()) + 1) : x.index); break;
@@ -231,14 +238,14 @@ class Mutator {
       case 3: dim = near(dim, 1); break;
       case 4: dim = boundary(); break;
       case 5: std::swap(dim, s.head.dims[r_.below(s.head.rank && s.head.rank <= MAX_RANK ? s.head.rank : 1)]); break;
-      case 6: s.head.depth = near(s.head.depth, 1); break;
+      case 6: if (s.head.depth || r_.chance(10)) s.head.depth = near(s.head.depth, 1); break;
       case 7: s.head.depth = s.head.depth > 1 ? 1 + r_.below(s.head.depth) : s.head.depth; break;
       case 8: s.head.scratch_bytes = uint64_t(near(int64_t(s.head.scratch_bytes), 4)), t_.head.scratch_bytes = std::max(t_.head.scratch_bytes, s.head.scratch_bytes); break;
       case 9: s.head.rank = uint8_t(r_.chance(70) ? s.head.rank + 1 : boundary()); break;
       case 10: if (r_.chance(30)) s.head.kind = uint16_t(r_.below(7)); else s.head.scratch_bytes += 64 * r_.below(8); break;
       case 11: if (r_.chance(20)) s.head.dtype = uint8_t(r_.below(14)); break;
       case 12:
-        if (r_.chance(20)) s.head.reserved = 1;
+        if (r_.chance(10)) s.head.reserved = 1;
         else if (r_.chance(50)) s.head.dtype = uint8_t(r_.below(int64_t(sizeof DTYPE_BYTES) + 1));
         else if (s.constants.empty()) s.constants.push_back(r_.next());
         else s.constants.pop_back();

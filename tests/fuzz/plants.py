@@ -18,6 +18,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 NATIVE, PLAIN, CORPUS = ROOT / "dvm_rt/native", ROOT / "build/fuzz/plain", ROOT / "build/fuzz/corpus"
+GENERATED = ROOT / "build/dev/generated"
+KERNELS = ("vector", "matmul", "copy", "attention", "kernels")
+COMPILER = os.environ.get("CXX", "g++")
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,7 @@ PLANTS: tuple[Plant, ...] = (
     _verify("section-operands", "if (s.operand_count > MAX_OPERANDS)", "if (s.operand_count > MAX_OPERANDS + 1)"),
     _verify("fuel-rows", "int64_t(s.word_count) * strips * rows_", "int64_t(s.word_count) * strips"),
     _verify("fuel-matmul", "__builtin_add_overflow(fuel_, steps, &fuel_)", "__builtin_add_overflow(fuel_, 0, &fuel_)"),
-    _verify("matmul-scratch", "if (s.scratch_bytes < uint64_t(need))", "if (s.scratch_bytes + 128 < uint64_t(need))"),
+    _verify("matmul-scratch", "section_.operands[1]);\n      if (s.scratch_bytes < uint64_t(need))", "section_.operands[1]);\n      if (s.scratch_bytes + 128 < uint64_t(need))"),
     # operands
     _verify("operand-permission", "|| !access || access & ~arg_mode)", "|| !access)"),
     _verify("operand-argument-dtype", "if (x.dtype != dtype) return", "if (DTYPE_BYTES[x.dtype] != DTYPE_BYTES[dtype]) return"),
@@ -73,13 +76,13 @@ PLANTS: tuple[Plant, ...] = (
     _footprint("bounds-32-bit", "int64_t& end = reach < 0 ? out.low : out.high;", "reach = int32_t(reach);\n    int64_t& end = reach < 0 ? out.low : out.high;"),
     _footprint("bounds-negative-stride", "int64_t& end = reach < 0 ? out.low : out.high;", "int64_t& end = out.high;"),
     _verify("bounds-last-dimension", "for (int d = 1; d < s.rank; d++) walk.step(s.dims[d], x.stride[d]);", "for (int d = 1; d < s.rank - 1; d++) walk.step(s.dims[d], x.stride[d]);"),
-    _verify("bounds-depth", "if (has_depth) walk.step(s.depth, x.depth);", ""),
+    _verify("bounds-depth", "if (has_depth) walk.step(attends", "if (has_depth && i) walk.step(attends"),
     _verify("bounds-gather", "if (gathers) walk.step(x.limit, x.depth);", ""),
-    _verify("bounds-packed", "walk.element = packed_bytes(s.dims[0], s.depth);", "walk.element = s.dims[0] * s.depth * 4;"),
+    _verify("bounds-packed", "walk.element = packed_bytes(s.dims[0], depth, DTYPE_BYTES[x.dtype]);", "walk.element = s.dims[0] * depth * DTYPE_BYTES[x.dtype];"),
     _verify("gather-index-dtype", "(index.dtype == uint8_t(DType::INT32) ||", "(index.dtype == uint8_t(DType::INT32) || index.dtype == uint8_t(DType::INT16) ||"),
     _verify("matmul-across", "if (matmul && across)", "if (matmul && i == 0 && across)"),
-    _verify("matmul-along", "return along == 4 || x.depth == 4 ||", "return true ||"),
-    _verify("matmul-c-stride", "return x.stride[0] == 4 || refuse_operand(VerifyCode::OPERAND, i, x.stride[0], 4);", "return true;"),
+    _verify("matmul-along", "return along == element || x.depth == element ||", "return true ||"),
+    _verify("matmul-c-stride", "return x.stride[0] == element || refuse_operand(VerifyCode::OPERAND, i, x.stride[0], element);", "return true;"),
     _verify("matmul-c-mode", "if (x.mode != (READ | WRITE)) return", "if (!(x.mode & WRITE)) return"),
     _verify("pack-destination-mode", ": kind_ == SectionKind::PACK && x.mode & WRITE && x.mode & PACKED)", ": kind_ == SectionKind::PACK && x.mode & PACKED)"),
     _verify("row-buffer-stride", "if (x.stride[d] != (d ? 0 : element_)) return", "if (d == 0 && x.stride[d] != element_) return"),
@@ -125,6 +128,42 @@ PLANTS: tuple[Plant, ...] = (
     _verify("end-row-in-the-middle", "if (at_ + 1 != section_.head->word_count) return refuse_word(VerifyCode::NESTING, at_,", "if (false) return refuse_word(VerifyCode::NESTING, at_,"),
     _verify("no-end", "return last == (epilogue ? OP_end : OP_end_row) ||", "return true ||"),
     _verify("gather-late", "if (row_began_) return", "if (in_pass_) return"),
+    # copies, host functions, attention, products of other dtypes, index operands, constants
+    _verify("copy-mode", "if (mode != allowed) return refuse_operand", "if (!(mode & allowed)) return refuse_operand"),
+    _verify("copy-dtype", "if (section_.operands[0].dtype != section_.operands[1].dtype)", "if (false)"),
+    _verify("copy-words", "if (s.word_count) return wrong(VerifyCode::NESTING, s.word_count, 0);\n    for", "for"),
+    _verify("copy-to-one-place", "const bool each = kind_ == SectionKind::COPY && x.mode & WRITE;", "const bool each = false;"),
+    _verify("host-mode", "if (x.mode != (last ? WRITE : READ)) return", "if (!(x.mode & (last ? WRITE : READ))) return"),
+    _verify("host-elements", "if (host_elements_ > s.dims[0]) return", "if (host_elements_ > 2 * s.dims[0]) return"),
+    _verify("host-bytes", "walk_[i].element = elements * DTYPE_BYTES[x.dtype];", "walk_[i].element = elements;"),
+    _verify("host-rank", "if (x.depth < 0 || x.depth > MAX_RANK) return", "if (x.depth > MAX_RANK) return"),
+    _verify("host-negative-dimension", "if (n < 0 || n > DIMENSION_MAX) return", "if (n > DIMENSION_MAX) return"),
+    _verify("host-unused-dimension", "if (d >= x.depth && n) return", "if (false) return"),
+    _verify("host-nothing-somewhere", "if (!elements) return x.base == 0 ||", "if (!elements) return true ||"),
+    _verify("host-function", "if (s.depth > int64_t(std::size(HostFunction_NAMES)))", "if (s.depth > 1 + int64_t(std::size(HostFunction_NAMES)))"),
+    _verify("host-reads", "(last ? stored_ : read_) |= 1u << i;", "stored_ |= 1u << i;"),
+    _verify("attention-scratch", "if (s.scratch_bytes < uint64_t(need)) return wrong(VerifyCode::LIMIT, s.scratch_bytes, need);\n    if (!overlaps", "if (!overlaps"),
+    _verify("attention-width", "if (x.limit < least || x.limit > most)", "if (x.limit < least)"),
+    _verify("attention-width-of-v", "section_.operands[i < 2 ? 1 : 2].limit", "section_.operands[1].limit"),
+    _verify("attention-mask-dtype", "const bool known = x.dtype == FLOAT32 || x.dtype == uint8_t(DType::BOOL);", "const bool known = true;"),
+    _verify("attention-mask-stride", "return !x.stride[0] || x.stride[0] == DTYPE_BYTES[x.dtype] ||", "return true ||"),
+    _verify("attention-across", "if (across) return refuse_operand(VerifyCode::OPERAND, i, across, 0);\n    return i < V", "return i < V"),
+    _verify("attention-depth-of-o", "return i < V || x.depth == 4 ||", "return true ||"),
+    _verify("attention-words", "if (w.op != OPS_OF_WORDS[at_])", "if (false)"),
+    _verify("attention-word-fields", "if (w.a || (w.op == OP_end && w.k))", "if (false)"),
+    _verify("attention-reads", "read_ = ((1u << s.operand_count) - 1) & ~O;", "read_ = 0;"),
+    _verify("matmul-epilogue-dtype", "if (matmul && s.word_count && s.dtype != FLOAT32)", "if (false)"),
+    _verify("matmul-byte-result", "const bool bytes = matmul && i < 2 &&", "const bool bytes = matmul &&"),
+    _verify("matmul-dtype", "const bool may = matmul ? x.dtype == dtype || bytes :", "const bool may = matmul ? DTYPE_BYTES[x.dtype] == DTYPE_BYTES[dtype] || bytes :"),
+    _verify("pack-two-dtypes", "(kind_ == SectionKind::PACK && x.dtype != section_.operands[0].dtype)", "false"),
+    _verify("index-operand-low", "print.low >= -INDEX_MAX &&", ""),
+    _verify("index-operand-dtype", "if (x.dtype != uint8_t(DType::INT64)) return", "if (x.dtype > uint8_t(DType::INT64)) return"),
+    _verify("index-operand-mode", "if (x.mode != READ) return refuse_operand(VerifyCode::PERMISSION, i, x.mode, READ);\n    if (x.dtype", "if (x.dtype"),
+    _verify("index-operand-depth", "x.index != NONE || x.limit || x.depth)", "x.index != NONE || x.limit)"),
+    _verify("index-operand-elsewhere", "if (kind_ != SectionKind::VECTOR) return refuse_operand(VerifyCode::ARGUMENT", "if (false) return refuse_operand(VerifyCode::ARGUMENT"),
+    _verify("gather-by-index-operand", "index.arg != INDEX && index.mode & READ", "index.mode & READ"),
+    _verify("constants-of-4-bytes", "if (s.constant_count && element_ != 8)", "if (false)"),
+    _verify("store-any-permission", "(!still || refuse_word(VerifyCode::OPERAND_FORM, 0, 4)) && writes(w.a);", "(!still || refuse_word(VerifyCode::OPERAND_FORM, 0, 4));"),
     # what is cleared
     _verify("workspace-not-cleared", "facts_.zero_workspace = true;", ";"),
     _verify("read-before-write", "else if (args()[x.arg].mode & WRITE) args()[x.arg].mode |= ZERO_FILL;", ";"),
@@ -137,6 +176,10 @@ PLANTS: tuple[Plant, ...] = (
     Plant("machine-zero-fill-short", "machine.cpp", "memset(args[i].address, 0, wanted[i].bytes)", "memset(args[i].address, 0, wanted[i].bytes & ~7ull)"),
     Plant("machine-workspace", "machine.cpp", "if (program.zero_workspace()) memset", "if (false) memset"),
     Plant("machine-base", "machine.cpp", "address[i] = start + x.base;", "address[i] = start + (x.arg == WORKSPACE ? 0 : x.base);"),
+    Plant("machine-part-skips-a-row", "machine.cpp", "thread.scratch, part_begin(cut.split, part),", "thread.scratch, part_begin(cut.split, part) + (part > 0),"),
+    Plant("copy-repeated", "copy.cpp", "if (d.from == 0) {", "if (d.from == 0 || d.count == 3) {"),
+    Plant("copy-rest-of-tiles", "copy.cpp", "else if (rest.count) strided(", "else if (rest.count > 1) strided("),
+    Plant("copy-halves-as-bytes", "copy.cpp", "case 2: return Copy<Kind<uint16_t, 0, 0>>", "case 2: return Copy<Kind<uint8_t, 0, 0>>"),
     Plant("machine-lanes", "vector.cpp", "for (int j = 0; j < N; j++) store(m + j * W, all(identity<O>));", "for (int j = 0; j < N - 1; j++) store(m + j * W, all(identity<O>));"),
     Plant("matmul-batch", "matmul.cpp", "(more ? 1 : 1 - head.dims[d])", "(more ? 1 : -head.dims[d])"),
     Plant("matmul-epilogue-column", "matmul.cpp", "+ column * p.operands[i].stride[0];", "+ column * 4;"),
@@ -184,40 +227,45 @@ def hunt(plant: Plant, seconds: float) -> tuple[bool, str]:
 
 
 def build(plant: Plant, source: str, folder: Path) -> Path:
-    """An executable with one patched file. A patched kernel replaces all instruction sets: both would have the bug."""
-    patched, stem = folder / plant.file, Path(plant.file).stem
-    patched.write_text(source)
-    if patched.suffix == ".h":  # of the verifier alone
-        patched = folder / "verify.cpp"
-        patched.write_text((NATIVE / "verify.cpp").read_text())
-    kernel = stem in ("vector", "matmul")
-    flags = ["-std=gnu++20", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-w", f"-I{NATIVE}", f"-I{PLAIN}"]
-    flags += ["-O1", "-foptimize-sibling-calls", "-msse4.2", "-DDVM_TARGET=baseline"] if kernel else ["-O0"]
-    if os.uname().machine == "x86_64" and not kernel:
-        flags.append("-DDVM_X86")
-    compiler = os.environ.get("CXX", "g++")
-
-    def compile(path: Path) -> Path:
-        out = folder / f"{path.stem}.o"
-        subprocess.run([compiler, *flags, "-c", path, "-o", out], check=True)
-        return out
-
-    replaced = {patched.stem: compile(patched)}
+    """An executable with one patched file, and for a patched kernel with the baseline alone: both would have the bug."""
+    name = "verify.cpp" if plant.file == "footprint.h" else plant.file  # of the verifier alone
+    (folder / plant.file).write_text(source)
+    patched = folder / name
+    if name != plant.file:
+        patched.write_text((NATIVE / name).read_text())
+    kernel = patched.stem in KERNELS
+    objects = [Path(line) for line in (PLAIN / "objects").read_text().splitlines()]
+    if kernel:
+        objects = [path for path in objects if "avx" not in str(path)]
+    common = [] if kernel else [f"-DDVM_{name.upper()}" for name in ("avx2", "avx512") if any(name in str(path) for path in objects)]
+    common += ["-DDVM_X86"] if os.uname().machine == "x86_64" else []
+    target = ["-O1", "-foptimize-sibling-calls", "-msse4.2", "-DDVM_TARGET=baseline"] if kernel else ["-O0"]
+    if patched.stem == "vector":  # in float32 only
+        target += ["-DDVM_DTYPE=float32", "-DDVM_IS_float32", "-DDVM_ELEMENT=float", '-DDVM_VEC="vec.h"', '-DDVM_ROWS="rows_float.h"']
+    out = [compiled(patched, folder, common + target)]
+    replaced = [is_of(patched.stem, path) for path in objects]
+    rest = [path for path, gone in zip(objects, replaced, strict=True) if not gone]
     if kernel:  # a machine that knows the baseline only
         shared = PLAIN / "baseline_only"
         shared.mkdir(exist_ok=True)
         for path in (NATIVE / "machine.cpp", ROOT / "tests/fuzz/fuzz.cpp"):
             if not (shared / f"{path.stem}.o").exists():
-                (shared / f"{path.stem}.o").write_bytes(compile(path).read_bytes())
-            replaced[path.stem] = shared / f"{path.stem}.o"
-    objects = []
-    for path in PLAIN.glob("*.o"):
-        stem, _, target = path.stem.partition(".")
-        if kernel and target not in ("", "baseline"):
-            continue
-        objects.append(replaced.get(stem, path))
-    subprocess.run([compiler, *objects, "-o", folder / "fuzz"], check=True)
+                compiled(path, shared, [*common, "-O1"])
+            rest = [shared / f"{path.stem}.o" if is_of(path.stem, other) else other for other in rest]
+    subprocess.run([COMPILER, *out, *rest, "-o", folder / "fuzz"], check=True)
     return folder / "fuzz"
+
+
+def is_of(stem: str, path: Path) -> bool:
+    """Whether this object is the one of that source file (of vector.cpp: in float32)."""
+    return path.name.partition(".")[0] == stem and (stem != "vector" or "float32" in str(path))
+
+
+def compiled(path: Path, folder: Path, options: list[str]) -> Path:
+    out = folder / f"{path.stem}.o"
+    flags = ["-std=gnu++20", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-w", f"-I{NATIVE}", f"-I{GENERATED}"]
+    subprocess.run([COMPILER, *flags, *options, "-c", path, "-o", out], check=True)
+    return out
 
 
 if __name__ == "__main__":

@@ -112,7 +112,7 @@ class Shadow {
       if (x.mode & PACKED) need(!vector && i == 1 && !x.depth && !x.stride[0] && !x.stride[1], "packed");
       if (SectionKind(head.kind) == SectionKind::PACK && i == 1) need(x.mode & PACKED, "destination of a pack");
       if (x.arg == SCRATCH) need(vector && x.stride[0] == element_bytes() && x.dtype == head.dtype, "row buffer");
-      if (x.arg == INDEX) need(vector && x.mode == READ && !x.depth, "index operand");
+      if (x.arg == INDEX) need(vector && x.mode == READ && !x.depth && x.dtype == uint8_t(DType::INT64), "index operand");
       for (int d = 1; x.arg == SCRATCH && d < MAX_RANK; d++) need(x.stride[d] == 0, "row buffer");
     }
     need(section.head->scratch_bytes <= program_.head().scratch_bytes, "more scratch than the head claims");
@@ -429,12 +429,16 @@ class Shadow {
     const Operand *q = s_->operands, *k = q + 1, *v = q + 2, *o = q + 3, *m = q + 4;
     const int64_t keys = head.dims[0], queries = head.dims[1];
     need(head.rank >= 2 && (head.operand_count == 4 || head.operand_count == 5) && head.word_count == 4, "shape of an attention");
+    for (int w = 0; w < 4; w++) {
+      static constexpr uint16_t WORDS[] = {OP_mul_k, OP_mov_k, OP_mov_k, OP_end};
+      need(s_->words[w].op == WORDS[w] && !s_->words[w].a && (w < 3 || !s_->words[w].k), "words of an attention");
+    }
     need(k->limit >= 1 && k->limit <= head.depth && v->limit >= 1 && v->limit <= head.depth, "widths of an attention");
     const int64_t wide = (head.depth + PANEL - 1) / PANEL * PANEL, blocks = (keys + KEY_BLOCK - 1) / KEY_BLOCK * KEY_BLOCK;
     const int64_t kept = k->mode & PACKED ? 0 : queries <= 48 || blocks * head.depth > 1 << 24 ? KEY_BLOCK : blocks;
     const int64_t need_scratch = 64 * (head.depth + wide + 16) + 16 * KEY_BLOCK + KEY_BLOCK * wide + kept * head.depth;
     need(4 * need_scratch <= int64_t(head.scratch_bytes), "scratch of an attention");
-    for (const Operand* x : {q, k, v, o}) need(x->dtype == 11, "dtype of an attention");
+    for (const Operand* x : {q, k, v, o}) need(x->dtype == FLOAT32, "dtype of an attention");
     need(!q->stride[0] && !o->stride[0] && !k->stride[1] && !v->stride[1] && v->depth == 4 && o->depth == 4, "strides of an attention");
     auto rows = [&](int i, int dim, int64_t width, int how) {
       const Operand& x = q[i];
@@ -449,7 +453,7 @@ class Shadow {
       else rows(1, 0, k->limit, READ);
       if (head.operand_count == 5) {
         const int64_t size = DTYPE_BYTES[m->dtype];
-        need((m->dtype == 11 || m->dtype == 0) && (!m->stride[0] || m->stride[0] == size) && !m->depth, "mask of an attention");
+        need((m->dtype == FLOAT32 || m->dtype == uint8_t(DType::BOOL)) && m->mode == READ && (!m->stride[0] || m->stride[0] == size) && !m->depth, "mask of an attention");
         for (int64_t i = 0; i < queries; i++)
           for (int64_t j = 0; j < keys; j++) touch(4, row_at_[4] + __int128(i) * m->stride[1] + j * m->stride[0], size, READ, MANY);
       }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import sys
 import threading
 
 import numpy as np
@@ -266,30 +267,44 @@ def test_threads_share_a_stream(stream: _native.Stream) -> None:
 
 
 class Holder:
-    """As dvm_rt.array.Array: the dispatcher looks at `_tensor` only."""
+    """As dvm_rt.array.Array: what the dispatcher reads and makes."""
 
-    __slots__ = ("_tensor",)
+    __slots__ = ("_tensor", "_node", "_session")
 
     def __init__(self, tensor: _native.Tensor | None) -> None:
-        self._tensor = tensor
+        self._tensor, self._node, self._session = tensor, None, "a session"
 
 
 def test_the_dispatcher_tells_plans_by_dtype_rank_and_ones(stream: _native.Stream) -> None:
-    dispatcher, plan = _native.Dispatcher(stream), stream.register(axpy())
+    dispatcher, plan = _native.Dispatcher(stream, Holder), stream.register(axpy())
     x, y = random(3, 5), random(3, 1)
     held, one = Holder(stream.asarray(x)), Holder(stream.asarray(y))
     code = dtypes.float32.code
     assert dispatcher((held, held)) is None
-    dispatcher.add([(code, 2, 0), (code, 2, 0)], plan)
-    (out,) = dispatcher((held, held))
-    np.testing.assert_array_equal(stream.read(out), x * 2 + x)
+    dispatcher.add([(code, 2, 0), (code, 2, 0)], plan, True)
+    out = dispatcher((held, held))
+    assert type(out) is Holder and out._node is None and out._session is held._session
+    np.testing.assert_array_equal(stream.read(out._tensor), x * 2 + x)
     assert dispatcher((held, one)) is None, "a dimension that is 1 is another signature"
     assert dispatcher((held, Holder(None))) is None
     assert dispatcher((held,)) is None
-    dispatcher.add([(code, 2, 0b10), (code, 2, 0b10)], plan)
-    assert dispatcher((one, one)) is not None
-    with pytest.raises(AttributeError):
-        dispatcher((held, x))
+    assert dispatcher((held, x)) is None, "another type of object"
+    dispatcher.add([(code, 2, 0b10), (code, 2, 0b10)], plan, False)
+    (out,) = dispatcher((one, one))
+    np.testing.assert_array_equal(stream.read(out._tensor), y * 2 + y)
+    with pytest.raises(TypeError):
+        _native.Dispatcher(stream, type("NoSlots", (), {"_tensor": None, "_node": None, "_session": None}))
+
+
+def test_arrays_of_the_dispatcher_do_not_leak(stream: _native.Stream) -> None:
+    dispatcher, held = _native.Dispatcher(stream, Holder), Holder(stream.asarray(random(3, 5)))
+    dispatcher.add([(dtypes.float32.code, 2, 0)] * 2, stream.register(axpy()), False)
+    counts = []
+    for _ in range(3):
+        for _ in range(100):
+            (out,) = dispatcher((held, held))
+        counts.append((sys.getrefcount(None), sys.getrefcount("a session"), sys.getrefcount(out), stream.stats()["memory"]["tensors"]))
+    assert abs(counts[2][0] - counts[1][0]) < 50 and counts[2][1:] == counts[1][1:]
 
 
 def test_program_bytes_are_what_the_plan_encodes(stream: _native.Stream) -> None:

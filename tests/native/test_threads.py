@@ -184,8 +184,8 @@ def test_sections_stay_in_order() -> None:
 def test_products(shape: tuple[int, int, int], batch: tuple[int, ...], target: str) -> None:
     m, k, n = shape
     a, b = products.random(*batch, m, k), products.random(*batch, k, n)
-    for name, layout in products.LAYOUTS.items():
-        code, args, c = products.program(a, layout(b))
+    for laid_out in products.LAYOUTS.values():
+        code, args, c = products.program(a, laid_out(b))
         same_on_threads(code, args, [0], target)
     packed = products.pack(b.reshape(-1, k, n)[0], target)
     same_on_threads(*products.program(a, b.reshape(-1, k, n)[0], packed)[:2], [0], target)

@@ -212,9 +212,62 @@ section2 host float32 [48] depth=2
   x1 arg1+0 int64 write [1] depth=1
 """
 
+CONTROL = """
+program workspace=448 scratch=0 fuel=200
+arg0 2 bool read align=1
+arg1 400 float32 read align=4
+arg2 400 float32 write align=4
+section0 branch float32 [1] depth=2
+  x0 arg0+1 bool read [0]
+section1 vector float32 [100]
+  x0 arg1+0 float32 read [4]
+  x1 workspace+0 float32 write [4]
+  0 pass
+  1 mov.i x0
+  2 store x1
+  3 loop -3 {}
+  4 end_row
+section2 jump float32 [1] depth=2
+section3 branch float32 [1] depth=1
+  x0 arg0+0 bool read [0]
+section4 vector float32 [100]
+  x0 workspace+0 float32 write [4]
+  0 pass
+  1 mov.k 1.0
+  2 store x0
+  3 loop -3 {}
+  4 end_row
+section5 vector float32 [100]
+  x0 workspace+0 float32 read [4]
+  x1 workspace+0 float32 write [4]
+  x2 arg1+0 float32 read [4]
+  x3 workspace+400 bool write [0]
+  0 pass
+  1 mov.i x0
+  2 add.i x2
+  3 store x1
+  4 acc_max max4
+  5 loop -5 {max4}
+  6 fold_max max4
+  7 lt.k 3.0
+  8 store_per_row x3
+  9 end_row
+section6 loop float32 [7] depth=1
+  x0 workspace+400 bool read [0]
+section7 loop float32 [2] depth=2
+section8 vector float32 [100]
+  x0 workspace+0 float32 read [4]
+  x1 arg2+0 float32 write [4]
+  0 pass
+  1 mov.i x0
+  2 store x1
+  3 loop -3 {}
+  4 end_row
+"""
+
 LISTINGS = {
     "elementwise": ELEMENTWISE, "softmax": SOFTMAX, "gather": GATHER, "matmul": MATMUL, "packed": PACKED, "host": HOST,
-    "wide": WIDE, "attention": ATTENTION,
+    "wide": WIDE, "attention": ATTENTION, "control": CONTROL,
 }  # fmt: skip
 
 
@@ -239,6 +292,28 @@ def edits() -> Iterator[Edit]:
     def e(code: str, section: int, word: int, old: str, new: str, listing: str = "elementwise") -> Edit:
         return Edit(listing, code, section, word, old, new)
 
+    # control flow
+    for section, old in ((0, "section0 branch float32 [1] depth=2"), (2, "section2 jump float32 [1] depth=2"), (6, "section6 loop float32 [7] depth=1")):
+        yield e("JUMP", section, 0, old, old[:-1] + "9", "control")
+        yield e("DIMENSION", section, 0, old, old[:-1] + "-1", "control")
+        yield e("DTYPE", section, 0, old, old.replace("float32", "int32"), "control")
+    yield e("NESTING", 3, 0, "section3 branch float32 [1] depth=1", "section3 branch float32 [1] depth=2", "control")
+    yield e("NESTING", 6, 0, "section6 loop float32 [7] depth=1", "section6 loop float32 [7] depth=2", "control")
+    yield e("NESTING", 7, 0, "section7 loop float32 [2] depth=2", "section7 loop float32 [2] depth=1", "control")
+    yield e("NESTING", 6, 0, "section2 jump float32 [1] depth=2", "section2 jump float32 [1] depth=3", "control")
+    yield e("FUEL", 0, 0, "section7 loop float32 [2] depth=2", "section7 loop float32 [2000] depth=2", "control")
+    yield e("OVERFLOW", 7, 0, "section7 loop float32 [2] depth=2", "section7 loop float32 [1099511627776] depth=2", "control")
+    yield e("DIMENSION", 2, 0, "section2 jump float32 [1]", "section2 jump float32 [2]", "control")
+    yield e("DIMENSION", 6, 0, "section6 loop float32 [7]", "section6 loop float32 [7,1]", "control")
+    yield e("DIMENSION", 6, 0, "section6 loop float32 [7]", "section6 loop float32 [0]", "control")
+    yield e("OPERAND", 0, 0, "section0 branch", "section0 jump", "control")
+    yield e("OPERAND", 2, 0, "section2 jump", "section2 branch", "control")
+    yield e("OPERAND", 0, 0, "  x0 arg0+1 bool read [0]", "  x0 arg0+1 bool read [1]", "control")
+    yield e("OUT_OF_BOUNDS", 0, 0, "  x0 arg0+1 bool read [0]", "  x0 arg0+2 bool read [0]", "control")
+    yield e("RESERVED", 0, 0, "  x0 arg0+1 bool read [0]", "  x0 arg0+1 bool read [0] depth=1", "control")
+    yield e("PERMISSION", 6, 0, "  x0 workspace+400 bool read [0]", "  x0 workspace+400 bool read|write [0]", "control")
+    yield e("DTYPE", 6, 0, "  x0 workspace+400 bool read [0]", "  x0 workspace+400 uint8 read [0]", "control")
+    yield e("NESTING", 2, 0, "section2 jump float32 [1] depth=2", "section2 jump float32 [1] depth=2\n  0 end", "control")
     # compute dtypes, constants, places that are numbers
     yield e("DTYPE", 0, 2, "2 floormod.k c0", "2 div.k c0", "wide")
     yield e("DTYPE", 0, 2, "2 floormod.k c0", "2 philox.k c0", "wide")

@@ -108,7 +108,15 @@ def _constant_of(y: Array) -> float | None:
 
 @row("BitShift")
 def bit_shift(c: Call, x: Value, y: Value) -> Value:
-    return getattr(c.xp, f"bitwise_{c.get('direction').lower()}_shift")(x, y)
+    """A count outside of the type's width shifts everything out: 0, or the sign."""
+    bits = 8 * numpy_dtype(x).itemsize
+    outside = c.xp.greater_equal(y, bits)
+    outside = c.xp.logical_or(outside, c.xp.less(y, 0)) if kind_of(x) == "i" else outside
+    if c.get("direction") == "LEFT":
+        return c.xp.where(outside, _like(c, 0, x), c.xp.bitwise_left_shift(x, c.xp.where(outside, _like(c, 0, x), y)))
+    last = c.xp.where(outside, _like(c, bits - 1, x), y)
+    shifted = c.xp.bitwise_right_shift(x, last)
+    return shifted if kind_of(x) == "i" else c.xp.where(outside, _like(c, 0, x), shifted)
 
 
 def _fold(name: str) -> Callable[..., Value]:

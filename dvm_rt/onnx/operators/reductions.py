@@ -34,11 +34,11 @@ def _kept(c: Call, value: Value, x: Value) -> Value:
 def _sum(c: Call, x: Value, axes: tuple[int, ...], keep: bool) -> Value:
     if not axes:
         return x
-    return _kept(c, c.xp.sum(x, axis=axes, keepdims=keep), x)
+    return _kept(c, c.xp.sum(x, axis=axes, keepdims=keep, dtype=x.dtype), x)
 
 
 def _prod(c: Call, x: Value, axes: tuple[int, ...], keep: bool) -> Value:
-    return _kept(c, c.xp.prod(x, axis=axes, keepdims=keep), x) if axes else x
+    return _kept(c, c.xp.prod(x, axis=axes, keepdims=keep, dtype=x.dtype), x) if axes else x
 
 
 def _mean(c: Call, x: Value, axes: tuple[int, ...], keep: bool) -> Value:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from dvm_rt.array.array import Array
+from dvm_rt.array.array import Array, asarray
 from dvm_rt.errors import ShapeError
 from dvm_rt.graph.symbols import Dim, floordiv, maximum, minimum, product, same
 from dvm_rt.onnx.numpy_names import Symbolic
@@ -316,12 +316,22 @@ def eye_like(c: Call, x: Value) -> Value:
 
 @row("Trilu", on_host=(1,))
 def trilu(c: Call, x: Value, k: Value = None) -> Value:
-    k = int(np.asarray(k).reshape(-1)[0]) if k is not None else 0
+    k = _offset(c, k) if k is not None else 0
     rows, columns = (c.xp.arange(n, dtype="int64") for n in x.shape[-2:])
     rows, columns = c.xp.add(c.xp.expand_dims(rows, axis=1), k), c.xp.expand_dims(columns, axis=0)
     kept = c.xp.greater_equal(columns, rows) if c.get("upper", 1) else c.xp.less_equal(columns, rows)
     zero = False if numpy_dtype(x).kind == "b" else 0 if numpy_dtype(x).kind in "iu" else 0.0
     return c.xp.where(kept, x, zero if isinstance(x, Array) else np.zeros((), x.dtype))
+
+
+def _offset(c: Call, k: np.ndarray) -> object:
+    """A number, or the sizes that it is made of as a number of the graph."""
+    number = k.reshape(-1)[0]
+    if not isinstance(number, Dim):
+        return int(number)
+    if c.on_host:
+        raise Symbolic
+    return lift(k.reshape(()))
 
 
 @row("Pad", on_host=(1, 2, 3), since=11)
@@ -427,7 +437,7 @@ def compress(c: Call, x: Value, mask: Value) -> Value:
     x = lift(x)
     if axis is None:
         x, axis = c.xp.reshape(x, (-1,)), 0
-    return c.xp.take(x, lift(kept.astype(np.int64)), axis=axis % x.ndim)
+    return c.xp.take(x, asarray(kept.astype(np.int64)), axis=axis % x.ndim)
 
 
 @row("Unique", kind=HOST)

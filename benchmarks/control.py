@@ -1,0 +1,161 @@
+"""Branches and loops: `python -m benchmarks.control [--json FILE]`.
+
+What the device takes for a branch and for an iteration, on the machine alone; then two models whose path depends on data, against
+PyTorch eager in the same run, structured (one launch) and as unmodified Python control flow around @dvm.function bodies:
+
+    early exit    a stack of layers of width 128 that stops when a token has settled
+    converge      x = cos(x) * 0.9 + b over 10,000 numbers until nothing moves by more than 1e-5
+
+Times are medians of runs that take turns."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+import dvm_rt as dvm
+from dvm_rt import _native, dtypes
+from dvm_rt.isa.program import READ, ProgramBuilder
+
+RUNS, ITERATIONS, BRANCHES = 30, 10_000, 1000
+WIDTH, LAYERS, TOLERANCE = 128, 24, 1e-5
+
+
+def machine_costs() -> dict[str, float]:
+    """Nanoseconds of an empty iteration and of a branch that is taken or not."""
+    loop, branches, empty = ProgramBuilder(), ProgramBuilder(), ProgramBuilder()
+    for program in (loop, branches, empty):
+        program.add_arg(1, READ, dtypes.bool_)
+    loop.loop(0, ITERATIONS)
+    for _ in range(BRANCHES):
+        branches.branch(0, 0)
+    empty.jump(0)
+    base, costs = 0.0, {}
+    for name, program, count in (("launch", empty, 1), ("iteration", loop, ITERATIONS), ("branch", branches, BRANCHES)):
+        ns = min(_native.Program(program.build()).time_run([np.array([True])], 200) for _ in range(5))
+        costs[name] = (ns - base) / count
+        base = base or ns
+    return costs
+
+
+def early_exit(weights: np.ndarray, torch: object) -> dict[str, Callable[[], object]]:
+    """x = x + tanh(x W) / (2 + layer), until the mean of the change is small: some 8 layers of 24."""
+    stacked, layers = dvm.asarray(weights), [dvm.asarray(w) for w in weights]
+    tensors = [torch.from_numpy(w) for w in weights]
+    start = np.random.default_rng(1).standard_normal((1, WIDTH)).astype(np.float32)
+    x0, t0 = dvm.asarray(start), torch.from_numpy(start)
+    limit = 0.08
+
+    def layer(i, x, w):
+        step = dvm.tanh(x @ w) / (i + 2.0)
+        return x + step, dvm.mean(dvm.abs(step))
+
+    @dvm.function
+    def structured(x, w):
+        def body(i, x, change):
+            x, change = layer(i.astype(dvm.float32), x, dvm.reshape(dvm.take(w, dvm.reshape(i, (1,)), axis=0), (WIDTH, WIDTH)))
+            return i + 1, x, change
+
+        going = lambda i, x, change: (i < LAYERS) & (change > limit)  # noqa: E731
+        return dvm.while_loop(going, body, (np.int32(0), x, np.float32(np.inf)), limit=LAYERS)[1]
+
+    cell = dvm.function(layer)
+
+    def python() -> object:
+        x = x0
+        for i, w in enumerate(layers):
+            x, change = cell(float(i), x, w)
+            if float(change) <= limit:
+                break
+        return np.asarray(x)
+
+    def eager() -> object:
+        x = t0
+        with torch.no_grad():
+            for i, w in enumerate(tensors):
+                step = torch.tanh(x @ w) / (i + 2.0)
+                x, change = x + step, step.abs().mean()
+                if change.item() <= limit:
+                    break
+        return x.numpy()
+
+    return {"structured": lambda: np.asarray(structured(x0, stacked)), "python": python, "eager": eager}
+
+
+def converge(n: int, torch: object) -> dict[str, Callable[[], object]]:
+    start = np.random.default_rng(2).standard_normal(n).astype(np.float32)
+    x0, t0 = dvm.asarray(start), torch.from_numpy(start)
+
+    def step(x, b):
+        new = dvm.cos(x) * 0.9 + b
+        return new, dvm.max(dvm.abs(new - x))
+
+    @dvm.function
+    def structured(b):
+        def body(x, going):
+            new, change = step(x, b)
+            return new, change > TOLERANCE
+
+        return dvm.while_loop(lambda x, going: going, body, (b, True))[0]
+
+    cell = dvm.function(step)
+
+    def python() -> object:
+        x, change = x0, 1.0
+        while change > TOLERANCE:
+            x, moved = cell(x, x0)
+            change = float(moved)
+        return np.asarray(x)
+
+    def eager() -> object:
+        x, change = t0, 1.0
+        with torch.no_grad():
+            while change > TOLERANCE:
+                new = torch.cos(x) * 0.9 + t0
+                change = (new - x).abs().max().item()
+                x = new
+        return x.numpy()
+
+    return {"structured": lambda: np.asarray(structured(x0)), "python": python, "eager": eager}
+
+
+def compare(runs: dict[str, Callable[[], object]]) -> dict[str, float]:
+    """Median microseconds of each; their results are held against each other first."""
+    results = {name: np.asarray(run()) for name, run in runs.items()}
+    np.testing.assert_allclose(results["structured"], results["eager"], rtol=1e-3, atol=1e-3)
+    assert results["structured"].tobytes() == results["python"].tobytes()
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(RUNS):
+        for name, run in runs.items():
+            began = time.perf_counter()
+            run()
+            times[name].append(1e6 * (time.perf_counter() - began))
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    arguments.add_argument("--json", type=Path)
+    options = arguments.parse_args()
+    import torch
+
+    torch.set_num_threads(1)
+    report: dict[str, dict[str, float]] = {"machine, ns": machine_costs()}
+    print(", ".join(f"{name} {ns:.1f} ns" for name, ns in report["machine, ns"].items()))
+    weights = np.random.default_rng(3).standard_normal((LAYERS, WIDTH, WIDTH)).astype(np.float32) / WIDTH**0.5
+    for name, runs in (("early exit", early_exit(weights, torch)), ("converge 10000", converge(10_000, torch))):
+        row = report[name] = compare(runs)
+        ratios = ", ".join(f"{one} {row['eager'] / row[one]:.1f}x eager" for one in ("structured", "python"))
+        print(f"{name}: " + ", ".join(f"{one} {us:.1f} us" for one, us in row.items()) + f": {ratios}")
+    if options.json:
+        options.json.write_text(json.dumps(report, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,121 @@
+"""Branches and loops in a plan: the kernels of their parts, between kernels that jump.
+
+    cond          BRANCH over the first part; it; JUMP over the second one; it. Both write the results.
+    while_loop    the state is copied to memory of the loop; BRANCH over the rest; the step, which makes a new state beside the
+                  old one, and the flag; the new state is copied over the old one; LOOP
+
+Where the step no longer reads the old state when it writes the new one, it writes it into the place of the old one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from dvm_rt.dtypes import DType, bool_
+from dvm_rt.fusion.kernels import PlanWriter
+from dvm_rt.fusion.plan import GATHER, NONE, READ, WRITE, KernelBuilder
+from dvm_rt.fusion.segments import Segment
+from dvm_rt.graph.control import graph_of, unchanged
+from dvm_rt.graph.graph import Graph, Node
+
+WritePart = Callable[[PlanWriter, Graph, list[int], list[int]], None]  # writer around it, part, buffers it reads, and writes
+
+
+def write_control(plan: PlanWriter, segment: Segment, write_part: WritePart) -> None:
+    """The kernels of a branch or a loop behind those that are there."""
+    node = segment.control()[0]
+    operands = [plan.buffer_of(n) for n in node.inputs]
+    results: dict[int, list[int]] = {}  # by number of the result, the buffers that it is to be in
+    for one, output in segment.gives:
+        buffer = plan.temporary(one) if output is None else plan.outputs[output]
+        plan.buffers.setdefault(one, buffer)
+        results.setdefault(one.attribute("index"), []).append(buffer)
+    (_write_cond if node.operator.name == "cond" else _write_while)(plan, node, operands, results, write_part)
+    nodes = {n.attribute("index"): n for n, _ in segment.gives}
+    for index, (first, *others) in results.items():
+        for buffer in others:
+            _copy(plan, nodes[index], first, buffer)
+
+
+def _write_cond(plan: PlanWriter, node: Node, operands: list[int], results: dict[int, list[int]], write_part: WritePart) -> None:
+    true, false, _ = node.attributes
+    wanted = sorted(results)
+    outputs = [results[k][0] for k in wanted]
+    build, (flag, *rest) = plan.builder, operands
+    skip = _control(plan, "BRANCH", flag)
+    first = build.kernel_count
+    write_part(plan, graph_of(true, plan.graph.facts, wanted), rest, outputs)
+    over = _control(plan, "JUMP")
+    skip.depth = build.const(build.kernel_count - first)
+    first = build.kernel_count
+    write_part(plan, graph_of(false, plan.graph.facts, wanted), rest, outputs)
+    over.depth = build.const(build.kernel_count - first)
+
+
+def _write_while(plan: PlanWriter, node: Node, operands: list[int], results: dict[int, list[int]], write_part: WritePart) -> None:
+    step, limit, _ = node.attributes
+    build, facts = plan.builder, plan.graph.facts
+    flag, *rest = operands
+    count = len(step[1]) - 1
+    nodes, state = node.inputs[1 : 1 + count], list(rest)
+    changing = [k for k in range(count) if not unchanged(step, k)]
+    for k in range(count):
+        if k in results:
+            state[k] = results[k][0]
+        elif k in changing:
+            state[k] = plan.temporary(nodes[k])
+        if state[k] != rest[k]:
+            _copy(plan, nodes[k], rest[k], state[k])
+    again = build.temporary(bool_, (), 0)
+    skip = _control(plan, "BRANCH", flag)
+    first = build.kernel_count
+    new = {k: plan.temporary(nodes[k]) for k in changing}
+    write_part(plan, graph_of(step, facts, [*changing, count]), state, [*new.values(), again])
+    for k in [k for k in changing if not _in_place(plan, first, state[k], new[k])]:
+        _copy(plan, nodes[k], new[k], state[k])
+    loop = _control(plan, "LOOP", again, plan.expression(limit))
+    loop.depth = build.const(build.kernel_count - 1 - first)
+    skip.depth = build.const(build.kernel_count - first)
+
+
+def _in_place(plan: PlanWriter, first: int, old: int, new: int) -> bool:
+    """Lets the step write the new state over the old one, if nothing reads that later, or elsewhere in the same kernel. A kernel
+    with several results may read again what it has stored one of them over."""
+    reads, writes = [], []
+    for number, kernel, arg in plan.builder.accesses(first):
+        if kernel.kind == "LOOP":
+            return False
+        if arg.buffer == old:
+            reads.append((number, kernel, arg))
+        if arg.buffer == new and arg.mode & WRITE:
+            writes.append((number, kernel, arg))
+    begin = writes[0][0]
+    for number, kernel, arg in reads:
+        if number < begin:
+            continue
+        target = writes[0][2]
+        same = arg.strides == target.strides and arg.offset == target.offset and not arg.mode & GATHER
+        single = sum(n.op == "NODE_OUTPUT" for n in kernel.nodes) == 1
+        if number > begin or kernel.kind != "VECTOR" or not same or not single:
+            return False
+    plan.builder.rename(first, new, old)
+    return True
+
+
+def _control(plan: PlanWriter, kind: str, flag: int | None = None, limit: int | None = None) -> KernelBuilder:
+    one = plan.builder.const(1)
+    kernel = plan.builder.kernel(kind, [one if limit is None else limit], plan.builder.const(0))
+    if flag is not None:
+        kernel.arg(flag, READ, bool_, [NONE])
+    return kernel
+
+
+def _copy(plan: PlanWriter, node: Node, source: int, target: int) -> None:
+    """A value of the shape of this node from one buffer to another."""
+    build, dtype = plan.builder, node.dtype
+    kernel = build.kernel("COPY", [build.mul(*[plan.expression(n) for n in node.shape])])
+    _whole(kernel, source, READ, dtype, build.const(1))
+    _whole(kernel, target, WRITE, dtype, build.const(1))
+
+
+def _whole(kernel: KernelBuilder, buffer: int, mode: int, dtype: DType, stride: int) -> None:
+    kernel.arg(buffer, mode, dtype, [stride])

@@ -1,0 +1,208 @@
+"""Control flow in graphs: `cond` and `while_loop`, operators whose attributes are graphs.
+
+A part is such a graph as plain tuples, with sizes of the graph around it: (rows, outputs), where a row is (operator, inputs,
+attributes, shape, dtype). Its parameters are the node's operands. Both operators give several values, and a node is one value:
+the last attribute says which; nodes that differ only there are one branch, one loop (`fusion` runs them together).
+
+    cond        (flag, *operands); parts `true` and `false`, of (operands) -> values
+    while_loop  (flag, *state, *constants); part `step`, of (state, constants) -> (new state, flag): while the flag is not 0, at
+                most `limit` times; its values are the state at the end
+
+Knows nothing of kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from dvm_rt import dtypes
+from dvm_rt.dtypes import DType
+from dvm_rt.errors import DeviceTrap, DTypeError, GraphError, ShapeError
+from dvm_rt.graph import symbols
+from dvm_rt.graph.symbols import Facts, Shape, Size
+
+if TYPE_CHECKING:
+    from dvm_rt.graph.graph import Graph, Node
+    from dvm_rt.graph.operators import Operator
+
+Part = tuple  # (rows, outputs)
+NAME, INPUTS, ATTRIBUTES, SHAPE, DTYPE = range(5)
+
+
+def part_of(parameters: Sequence[Node], outputs: Sequence[Node]) -> Part:
+    """The part that these outputs are, over these parameters (numbered in order)."""
+    from dvm_rt.graph.graph import reachable
+
+    nodes = reachable((*parameters, *outputs))
+    number = {node: i for i, node in enumerate(nodes)}
+    rows = tuple([(n.operator.name, tuple([number[i] for i in n.inputs]), n.attributes, n.shape, n.dtype.name) for n in nodes])
+    return rows, tuple([number[n] for n in outputs])
+
+
+def graph_of(part: Part, facts: Facts, outputs: Sequence[int] | None = None) -> Graph:
+    """The part as a graph, of all its outputs or of some."""
+    from dvm_rt.graph.graph import Graph, Node
+    from dvm_rt.graph.operators import operator
+
+    rows, given = part
+    nodes: list[Node] = []
+    for name, inputs, attributes, shape, dtype in rows:
+        nodes.append(Node(operator(name), tuple([nodes[i] for i in inputs]), attributes, shape, dtypes.BY_NAME[dtype]))
+    parameters = sorted((n for n in nodes if n.operator.name == "parameter"), key=lambda n: n.attribute("index"))
+    wanted = range(len(given)) if outputs is None else outputs
+    return Graph.of(parameters, [nodes[given[k]] for k in wanted], facts)
+
+
+def unchanged(part: Part, output: int) -> bool:
+    """Whether this output is the parameter of the same number."""
+    row = part[0][part[1][output]]
+    return row[NAME] == "parameter" and row[ATTRIBUTES][0] == output
+
+
+def _parameters(part: Part) -> list[tuple]:
+    return sorted((row for row in part[0] if row[NAME] == "parameter"), key=lambda row: row[ATTRIBUTES][0])
+
+
+def _result(part: Part, output: int) -> tuple:
+    return part[0][part[1][output]]
+
+
+# ---- rules --------------------------------------------------------------------------------------------------------
+
+
+def _flag(where: str, dtype: DType) -> None:
+    if dtype is not dtypes.bool_:
+        raise DTypeError(f"graph: {where}: predicate, got {dtype}, allowed bool")
+
+
+def _fits_dtypes(where: str, part: Part, given: Sequence[DType]) -> None:
+    wanted = [row[DTYPE] for row in _parameters(part)]
+    if wanted != [d.name for d in given]:
+        raise DTypeError(f"graph: {where}: dtypes of the operands, got {[d.name for d in given]}, allowed {wanted}")
+
+
+def _cond_dtype(where: str, given: tuple[DType, ...], true: Part, false: Part, index: int) -> DType:
+    _flag(where, given[0])
+    for part in (true, false):
+        _fits_dtypes(where, part, given[1:])
+    first, second = (_output(where, part, index)[DTYPE] for part in (true, false))
+    if first != second:
+        raise DTypeError(f"graph: {where}: result {index}: dtypes of the branches, got {first} and {second}, allowed one for both")
+    return dtypes.BY_NAME[first]
+
+
+def _while_dtype(where: str, given: tuple[DType, ...], step: Part, limit: Size, index: int) -> DType:
+    _flag(where, given[0])
+    _fits_dtypes(where, step, given[1:])
+    *state, flag = (dtypes.BY_NAME[_result(step, k)[DTYPE]] for k in range(len(step[1])))
+    _flag(where, flag)
+    if list(given[1 : 1 + len(state)]) != state:
+        raise DTypeError(
+            f"graph: {where}: dtypes of the state after a step, got {[d.name for d in state]}, allowed those before it, "
+            f"{[d.name for d in given[1 : 1 + len(state)]]}"
+        )
+    _output(where, step, index)
+    return state[index]
+
+
+def _output(where: str, part: Part, index: int) -> tuple:
+    if not 0 <= index < len(part[1]):
+        raise GraphError(f"graph: {where}: result, got {index}, allowed 0 to {len(part[1]) - 1}")
+    return _result(part, index)
+
+
+def _equal(facts: Facts, got: Shape, wanted: Shape) -> bool:
+    same = zip(facts.resolve_shape(tuple(got)), facts.resolve_shape(tuple(wanted)), strict=False)
+    return len(got) == len(wanted) and all(symbols.same(a, b) for a, b in same)
+
+
+def _fits(facts: Facts, where: str, part: Part, given: Sequence[Shape]) -> None:
+    """The operands are what the part was made for, and each of its rows is what its operator says."""
+    from dvm_rt.graph.graph import Node, apply
+    from dvm_rt.graph.operators import operator
+
+    for row, shape in zip(_parameters(part), given, strict=True):
+        if not _equal(facts, row[SHAPE], shape):
+            raise ShapeError(f"{where}: shape of an operand, got {tuple(shape)}, allowed {row[SHAPE]}")
+    nodes: list[Node] = []
+    for name, inputs, attributes, shape, dtype in part[0]:
+        if any(not 0 <= i < len(nodes) for i in inputs):
+            raise GraphError(f"{where}: an input comes later or is missing, allowed earlier nodes")
+        again = apply(operator(name), tuple([nodes[i] for i in inputs]), attributes, facts)
+        if again.dtype.name != dtype or not _equal(facts, again.shape, shape):
+            raise GraphError(f"{where}: {name}: result, got {dtype} {shape}, allowed {again!r}")
+        nodes.append(Node(again.operator, again.inputs, attributes, shape, again.dtype))
+
+
+def _scalar(where: str, shape: Shape) -> None:
+    if len(shape):
+        raise ShapeError(f"{where}: predicate, got shape {tuple(shape)}, allowed ()")
+
+
+def _cond_shape(facts: Facts, where: str, given: tuple[Shape, ...], true: Part, false: Part, index: int) -> Shape:
+    _scalar(where, given[0])
+    for part in (true, false):
+        _fits(facts, where, part, given[1:])
+    first, second = (_result(part, index)[SHAPE] for part in (true, false))
+    if not _equal(facts, first, second):
+        raise ShapeError(f"{where}: result {index}: shapes of the branches, got {first} and {second}, allowed one for both")
+    return facts.resolve_shape(first)
+
+
+def _while_shape(facts: Facts, where: str, given: tuple[Shape, ...], step: Part, limit: Size, index: int) -> Shape:
+    _scalar(where, given[0])
+    _scalar(where, _result(step, -1)[SHAPE])
+    _fits(facts, where, step, given[1:])
+    if isinstance(limit, int) and limit < 1:
+        raise GraphError(f"{where}: limit, got {limit}, allowed 1 and more")
+    for k in range(len(step[1]) - 1):
+        after = _result(step, k)[SHAPE]
+        if not _equal(facts, after, given[1 + k]):
+            raise ShapeError(f"{where}: state {k}: shape after a step, got {after}, allowed that before it, {tuple(given[1 + k])}")
+    return facts.resolve_shape(tuple(given[1 + index]))
+
+
+# ---- meaning ------------------------------------------------------------------------------------------------------
+
+
+def _run(part: Part, operands: Sequence[np.ndarray]) -> list[np.ndarray]:
+    from dvm_rt.graph.operators import operator
+
+    values: list[np.ndarray] = []
+    for name, inputs, attributes, _, dtype in part[0]:
+        if name == "parameter":
+            values.append(np.asarray(operands[attributes[0]]))
+            continue
+        result = np.asarray(operator(name).meaning(*[values[i] for i in inputs], *attributes))
+        values.append(dtypes.rounded(result, dtypes.BY_NAME[dtype]))
+    return [values[i] for i in part[1]]
+
+
+def _cond_meaning(flag: np.ndarray, *rest: object) -> np.ndarray:
+    *operands, true, false, index = rest
+    return _run(true if flag else false, operands)[index]
+
+
+def _while_meaning(flag: np.ndarray, *rest: object) -> np.ndarray:
+    *operands, step, limit, index = rest
+    count = len(step[1]) - 1
+    state, constants = list(operands[:count]), operands[count:]
+    for _ in range(limit):
+        if not flag:
+            return state[index]
+        *state, flag = _run(step, [*state, *constants])
+    if flag:
+        raise DeviceTrap(f"graph: while_loop: a loop that would go on, got {limit}, allowed {limit} iterations")
+    return state[index]
+
+
+def rows(make: Callable[..., Operator], lowering: object) -> tuple[Operator, ...]:
+    """The rows of the operator table."""
+    return (
+        make("cond", -1, lowering, "result `index` of the part `true` or the part `false`, by a flag", _cond_dtype, _cond_shape,
+             _cond_meaning, ("true", "false", "index")),
+        make("while_loop", -1, lowering, "state `index` after `step` has run while a flag is set", _while_dtype, _while_shape,
+             _while_meaning, ("step", "limit", "index")),
+    )  # fmt: skip

@@ -1,0 +1,236 @@
+"""cond, switch and while_loop: the same bits as Python control flow, in one launch, nested, for all sizes; and their errors."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import dvm_rt as dvm
+from dvm_rt.errors import DeviceTrap, DTypeError, GraphError, ShapeError
+
+RNG = np.random.default_rng(11)
+
+
+def floats(*shape: int) -> np.ndarray:
+    return RNG.standard_normal(shape).astype(np.float32)
+
+
+def same(got: object, wanted: object) -> None:
+    got, wanted = np.asarray(got), np.asarray(wanted)
+    assert got.dtype == wanted.dtype and got.shape == wanted.shape and got.tobytes() == wanted.tobytes(), (got, wanted)
+
+
+def launches(function: object) -> int:
+    before = dvm.stats()["launches"]
+    function()
+    return dvm.stats()["launches"] - before
+
+
+# ---- cond -----------------------------------------------------------------------------------------------------------
+
+
+def by_sign(x):
+    return dvm.cond(dvm.sum(x) > 0, lambda a: dvm.exp(a) + 1, lambda a: a * 2 - 3, x)
+
+
+def test_cond_is_what_python_does() -> None:
+    traced = dvm.function(by_sign)
+    for n in (1, 2, 7, 130, 0):
+        for sign in (1, -1):
+            x = dvm.asarray(sign * np.abs(floats(n)) + np.float32(sign))
+            same(traced(x), by_sign(x))
+
+
+def test_cond_of_several_results_and_closures() -> None:
+    w = dvm.asarray(floats(16, 16))
+
+    @dvm.function
+    def f(x, flag):
+        bias = dvm.mean(x, axis=-1, keepdims=True)
+        a, rest = dvm.cond(
+            flag,
+            lambda v: (v @ w + bias, {"k": v, "s": dvm.sum(v)}),
+            lambda v: (v - bias, {"k": v * 2, "s": dvm.max(v)}),
+            x,
+        )
+        return a * 2, rest["k"], rest["s"], x
+
+    x = dvm.asarray(floats(5, 16))
+    for flag in (True, False):
+        got = f(x, dvm.asarray(flag))
+        bias = dvm.mean(x, axis=-1, keepdims=True)
+        wanted = (x @ w + bias, x, dvm.sum(x)) if flag else (x - bias, x * 2, dvm.max(x))
+        for one, other in zip(got, (wanted[0] * 2, *wanted[1:], x), strict=True):
+            same(one, other)
+
+
+def test_a_branch_that_gives_its_operands() -> None:
+    f = dvm.function(lambda a, b, flag: dvm.cond(flag, lambda x, y: (y, x), lambda x, y: (x, y), a, b))
+    a, b = dvm.asarray(floats(9)), dvm.asarray(floats(9))
+    for flag in (True, False):
+        first, second = f(a, b, dvm.asarray(flag))
+        same(first, b if flag else a)
+        same(second, a if flag else b)
+
+
+def test_nested_branches() -> None:
+    def f(x):
+        s = dvm.sum(x)
+        return dvm.cond(
+            s > 0,
+            lambda v: dvm.cond(s > 5, lambda u: u + s, lambda u: u - 1, v * 2),
+            lambda v: v / 2,
+            x,
+        )
+
+    traced = dvm.function(f)
+    for scale in (10, 1, -1):
+        x = dvm.asarray(np.full(8, scale / 4, np.float32))
+        same(traced(x), f(x))
+
+
+def test_switch() -> None:
+    branches = [lambda x: x + 1, lambda x: x * 2, lambda x: dvm.exp(x), lambda x: -x, lambda x: x * x]
+    f = dvm.function(lambda i, x: dvm.switch(i, branches, x))
+    x = dvm.asarray(floats(33))
+    for i in range(-2, 7):
+        same(f(dvm.asarray(np.int32(i)), x), branches[min(max(i, 0), 4)](x))
+        same(dvm.switch(i, branches, x), branches[min(max(i, 0), 4)](x))
+
+
+def test_errors_of_cond() -> None:
+    x = dvm.asarray(floats(4))
+    flag = dvm.asarray(True)
+    with pytest.raises(DTypeError, match="predicate, got float32, allowed"):
+        dvm.function(lambda v: dvm.cond(dvm.sum(v), lambda: v, lambda: v))(x)
+    with pytest.raises(ShapeError, match="predicate, got shape"):
+        dvm.function(lambda v: dvm.cond(v > 0, lambda: v, lambda: v))(x)
+    with pytest.raises(DTypeError, match="predicate"):
+        dvm.cond(x, lambda: x, lambda: x)
+    with pytest.raises(ShapeError, match="shapes of the branches"):
+        dvm.function(lambda v, p: dvm.cond(p, lambda: v, lambda: dvm.sum(v)))(x, flag)
+    with pytest.raises(DTypeError, match="dtypes of the branches"):
+        dvm.function(lambda v, p: dvm.cond(p, lambda: v, lambda: v.astype(dvm.int32)))(x, flag)
+    with pytest.raises(GraphError, match="structure of the results"):
+        dvm.function(lambda v, p: dvm.cond(p, lambda: v, lambda: (v, v)))(x, flag)
+    with pytest.raises(DTypeError, match="switch: index"):
+        dvm.switch(x, [lambda: x])
+
+
+# ---- while_loop -----------------------------------------------------------------------------------------------------
+
+
+def collatz(n):
+    def step(v, count):
+        return dvm.where(v % 2 == 0, v // 2, v * 3 + 1), count + 1
+
+    return dvm.while_loop(lambda v, count: v != 1, step, (n, 0))
+
+
+def test_a_loop_runs_as_often_as_python_does() -> None:
+    traced = dvm.function(collatz)
+    for n in (1, 2, 7, 27, 97):
+        v, count, steps = n, 0, 0
+        while v != 1:
+            v, count = v // 2 if v % 2 == 0 else v * 3 + 1, count + 1
+        got, steps = traced(dvm.asarray(np.int64(n)))
+        assert int(got) == 1 and int(steps) == count
+        assert int(collatz(dvm.asarray(np.int64(n)))[1]) == count
+
+
+def converge(x, w, tolerance=1e-3):
+    def step(v, _):
+        new = dvm.tanh(v @ w) * 0.5 + x
+        return new, dvm.max(dvm.abs(new - v)) > tolerance
+
+    return dvm.while_loop(lambda _, going: going, step, (x, True), limit=200)[0]
+
+
+def test_until_it_settles_in_one_launch() -> None:
+    traced = dvm.function(converge)
+    w = dvm.asarray(floats(24, 24) / 5)
+    for n in (1, 3, 8):
+        x = dvm.asarray(floats(n, 24))
+        same(traced(x, w), converge(x, w))
+        assert launches(lambda x=x: np.asarray(traced(x, w))) == 1
+
+
+def test_state_that_is_swapped_and_kept() -> None:
+    def f(a, b, c, n):
+        return dvm.while_loop(lambda i, x, y, z: i < n, lambda i, x, y, z: (i + 1, y, x + y, z), (dvm.asarray(np.int32(0)), a, b, c))
+
+    traced = dvm.function(f)
+    a, b, c = (dvm.asarray(floats(50)) for _ in range(3))
+    for n in range(5):
+        for got, wanted in zip(traced(a, b, c, dvm.asarray(np.int32(n))), f(a, b, c, dvm.asarray(np.int32(n))), strict=True):
+            same(got, wanted)
+
+
+def test_values_that_live_across_a_loop() -> None:
+    """What is computed before and read after must not lie where the loop works."""
+
+    def f(x):
+        kept = [dvm.exp(x * i) for i in range(4)]
+        y = dvm.while_loop(lambda v: dvm.sum(v) > 1.0, lambda v: dvm.softmax(v) * dvm.sum(v) / 3, dvm.abs(x))
+        return sum((k * y for k in kept), start=dvm.max(y))
+
+    traced = dvm.function(f)
+    for n in (1, 17, 200):
+        x = dvm.asarray(floats(n) / 3)
+        same(traced(x), f(x))
+
+
+def test_nested_loops_and_branches() -> None:
+    def inner(v, k):
+        return dvm.while_loop(lambda u, j: j < k, lambda u, j: (u * 0.5 + dvm.mean(u), j + 1), (v, 0))[0]
+
+    def f(x, n):
+        def step(i, v):
+            v = dvm.cond(i % 2 == 0, lambda u: inner(u, i), lambda u: dvm.sin(u) + x, v)
+            return i + 1, v
+
+        return dvm.while_loop(lambda i, v: i < n, step, (0, x))[1]
+
+    traced = dvm.function(f)
+    x = dvm.asarray(floats(3, 11))
+    for n in range(6):
+        same(traced(x, dvm.asarray(np.int64(n))), f(x, dvm.asarray(np.int64(n))))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "int8", "float64", "bool"])
+def test_dtypes(dtype: str) -> None:
+    def f(x, n):
+        return dvm.while_loop(lambda i, v: i < n, lambda i, v: (i + 1, (v + v).astype(getattr(dvm, dtype + "_" * (dtype == "bool")))), (0, x))[1]
+
+    x = dvm.asarray(floats(19)).astype(getattr(dvm, dtype + "_" * (dtype == "bool")))
+    if dtype == "bool":
+        f = lambda x, n: dvm.while_loop(lambda i, v: i < n, lambda i, v: (i + 1, dvm.logical_not(v)), (0, x))[1]  # noqa: E731
+    traced = dvm.function(f)
+    for n in (0, 1, 4):
+        same(traced(x, dvm.asarray(np.int64(n))), f(x, dvm.asarray(np.int64(n))))
+
+
+def test_errors_of_while_loop() -> None:
+    x = dvm.asarray(floats(4))
+    with pytest.raises(GraphError, match="limit, got 0"):
+        dvm.while_loop(lambda v: dvm.sum(v) > 0, lambda v: v, x, limit=0)
+    for how in (lambda f: f, dvm.function):
+        with pytest.raises(DTypeError, match="predicate"):
+            how(lambda v: dvm.while_loop(lambda u: dvm.sum(u), lambda u: u, v))(x)
+        with pytest.raises(ShapeError, match="shape after a step"):
+            how(lambda v: dvm.while_loop(lambda u: dvm.sum(u) == dvm.sum(u), lambda u: dvm.sum(u), v))(x)
+        with pytest.raises(DTypeError, match="after a step"):
+            how(lambda v: dvm.while_loop(lambda u: dvm.sum(u) == dvm.sum(u), lambda u: u.astype(dvm.float64), v))(x)
+        with pytest.raises(GraphError, match="structure of the state"):
+            how(lambda v: dvm.while_loop(lambda *u: dvm.sum(u[0]) == dvm.sum(u[0]), lambda u: (u, u), (v,)))(x)
+
+
+def test_a_loop_over_its_limit_is_an_error_and_the_next_call_works() -> None:
+    def f(x):
+        return dvm.while_loop(lambda v: dvm.sum(v) > 0, lambda v: v * 0.5, x, limit=10)
+
+    traced = dvm.function(f)
+    for how in (f, traced):
+        with pytest.raises(DeviceTrap, match="go on, got 10, allowed 10 iterations"):
+            np.asarray(how(dvm.asarray(np.ones(6, np.float32))))
+        same(how(dvm.asarray(np.zeros(6, np.float32))), np.zeros(6, np.float32))
