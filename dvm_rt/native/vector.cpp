@@ -100,6 +100,8 @@ template <class O, Form FORM, int N, bool PART> void binary(ARGS) {
   }
   NEXT;
 }
+// Only an operand in memory has a part: the other forms work on whole vectors, and share one handler.
+template <class O, Form FORM, int N, bool PART> constexpr Handler binary_handler = binary<O, FORM, N, PART && FORM == FORM_I>;
 template <class O, int N> void unary(ARGS) {
   if constexpr (unary_strip<O>) {
     each<N>(EACH { store(c->convert + j * sizeof(V), a); }, ACC);
@@ -436,9 +438,9 @@ template <int N, bool PART, bool LONG> constexpr Table strip_table() {
   Table t = nothing();
   Handler* h = t.handler;
 #define X(n) \
-  h[OP_##n##_s] = binary<meaning::n, FORM_S, N, PART>, h[OP_##n##_i] = binary<meaning::n, FORM_I, N, PART>; \
-  h[OP_##n##_k] = binary<meaning::n, FORM_K, N, PART>, h[OP_##n##_r] = binary<meaning::n, FORM_R, N, PART>; \
-  h[OP_##n##_b] = binary<meaning::n, FORM_B, N, PART>;
+  h[OP_##n##_s] = binary_handler<meaning::n, FORM_S, N, PART>, h[OP_##n##_i] = binary_handler<meaning::n, FORM_I, N, PART>; \
+  h[OP_##n##_k] = binary_handler<meaning::n, FORM_K, N, PART>, h[OP_##n##_r] = binary_handler<meaning::n, FORM_R, N, PART>; \
+  h[OP_##n##_b] = binary_handler<meaning::n, FORM_B, N, PART>;
   DVM_ROWS_OF(BINARY)(X)
 #undef X
 #define X(n) h[OP_##n] = unary<meaning::n, N>;
@@ -456,8 +458,8 @@ template <bool LONG> constexpr Table row_table() {
   Table t = nothing();
   Handler* h = t.handler;
 #define X(n) \
-  h[OP_##n##_k] = binary<meaning::n, FORM_K, 1, false>, h[OP_##n##_r] = binary<meaning::n, FORM_R, 1, false>; \
-  h[OP_##n##_b] = binary<meaning::n, FORM_B, 1, false>;
+  h[OP_##n##_k] = binary_handler<meaning::n, FORM_K, 1, false>, h[OP_##n##_r] = binary_handler<meaning::n, FORM_R, 1, false>; \
+  h[OP_##n##_b] = binary_handler<meaning::n, FORM_B, 1, false>;
   DVM_ROWS_OF(BINARY)(X)
 #undef X
 #define X(n) h[OP_##n] = unary<meaning::n, 1>;
