@@ -413,8 +413,8 @@ void run_gathered(Context& c, const SectionRun& run) {
       int64_t i = index_at(index, wide);
       if (r + AHEAD < here) {
         const int64_t later = index_at(index + AHEAD * index_gain, wide);
-        const uint8_t* m = table + AHEAD * table_gain + uint64_t(later < 0 ? later + x.limit : later) * uint64_t(x.depth);
-        for (long j = 0; j < lines; j += 64) __builtin_prefetch(m + j);
+        const uintptr_t m = uintptr_t(table) + uint64_t(AHEAD * table_gain) + uint64_t(later < 0 ? later + x.limit : later) * uint64_t(x.depth);
+        for (long j = 0; j < lines; j += 64) __builtin_prefetch((const void*)(m + uint64_t(j)));  // anywhere: an index is not checked yet
       }
       if (i < -x.limit || i >= x.limit) {
         c.trap = {TrapCode::GATHER_RANGE, 0, 0, i, x.limit};

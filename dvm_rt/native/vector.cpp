@@ -373,8 +373,8 @@ void gather(ARGS) {
   if (constexpr int64_t AHEAD = 4; c->left[0] > AHEAD) {  // rows
     int64_t later = 0;
     memcpy(&later, m + AHEAD * c->outer[0].gain[x.index], DType(c->operands[x.index].dtype) == DType::INT64 ? 8 : 4);
-    const uint8_t* row = c->ptr[p->a] - c->shift[p->a] + uint64_t(later) * uint64_t(x.depth);
-    for (int j = 0; j < 256; j += 64) __builtin_prefetch(row + j);
+    const uintptr_t row = uintptr_t(c->ptr[p->a]) - uint64_t(c->shift[p->a]) + uint64_t(later) * uint64_t(x.depth);  // anywhere: an index is not checked yet
+    for (int j = 0; j < 256; j += 64) __builtin_prefetch((const void*)(row + j));
   }
   const int64_t shift = (i < 0 ? i + x.limit : i) * x.depth;
   c->ptr[p->a] += shift - c->shift[p->a];
