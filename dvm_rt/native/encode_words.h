@@ -171,7 +171,7 @@ struct Generator : Domain {
       return;
     }
     full |= bit(v);
-    if (kind[v] == STRIP) strips |= uint16_t(1u << a[v]);
+    if (kind[v] == STRIP || (kind[v] == LOAD && !counts)) strips |= uint16_t(1u << a[v]);
     if (kind[v] == LOAD) cycles[v] = uint16_t(ROW_CYCLES[counts ? ROW_iota : ROW_load]);
   }
   int level_after(int v) const { return level_of[v] + is_total(v); }  // users of a reduction run one pass later

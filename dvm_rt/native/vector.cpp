@@ -351,8 +351,14 @@ template <bool LONG> void loop(ARGS) {
 }
 // Prefetch while computing: the same strip k bytes ahead, or of the next row.
 template <int N> void fetch(ARGS) {
-  const uint8_t* m = c->ptr[p->a] + (p->k ? p->k : c->outer[0].gain[p->a]) + off;
-  for (int j = 0; j < int(N * sizeof(V)); j += 64) __builtin_prefetch(m + j);
+  const uint8_t* m = c->ptr[p->a] + (p->k ? p->k : c->outer[0].gain[p->a]);
+  if (const Operand& x = c->operands[p->a]; x.dtype == DTYPE) {
+    for (int j = 0; j < int(N * sizeof(V)); j += 64) __builtin_prefetch(m + off + j);
+  } else {
+    const long size = DTYPE_BYTES[x.dtype];
+    m += off / long(sizeof(E)) * size;
+    for (long j = 0; j < N * W * size; j += 64) __builtin_prefetch(m + j);
+  }
   NEXT;
 }
 void gather(ARGS) {
