@@ -127,7 +127,7 @@ class Graph:
         places: dict[int, tuple[int, int, int]] = {}
         for node in self.parameters:
             for i, size in enumerate(node.shape):
-                for number in symbols.symbols_of(size):
+                for number in symbols.symbols_of(size) if size.__class__ is Dim else ():
                     divisor = symbols.exact_quotient(size, symbols.symbol(number))
                     if isinstance(divisor, int):
                         places.setdefault(number, (node.attribute("index"), i, divisor))
