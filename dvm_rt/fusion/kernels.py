@@ -140,7 +140,7 @@ class PlanWriter:
     def place(self, written: WrittenKernels, segment: Segment) -> None:
         """The kernels of a segment behind those that are there."""
         sizes = self._numbers(written.expressions, segment.names.meant())
-        key = (id(written), *sizes.values())
+        key = (written, *sizes.values())
         kernels = self._placed.get(key)
         if kernels is None:
             kernels = self._placed[key] = [sized(kernel, sizes) for kernel in written.kernels]

@@ -66,6 +66,12 @@ class Names:
         known = self._known
         return tuple([n if n.__class__ is int else (known[n.key] if n.key in known else self.size(n)).key for n in shape])
 
+    def attribute_key(self, value: object) -> object:
+        """An attribute in these names, hashable: as `graph.hashable` has it."""
+        if value.__class__ is tuple:
+            return tuple([v if v is None or v.__class__ is int else self.attribute_key(v) for v in value])
+        return ("size", self.size(value).key) if value.__class__ is Dim else hashable(value)
+
     def meant(self) -> dict[int, Size]:
         """name -> the symbol that it stands for."""
         return {named.key[0][0][0]: symbol(number) for number, named in self.symbols.items()}
@@ -95,7 +101,7 @@ class Segment:
             if node in self.reads:
                 rows.append((names.key(node.shape), node.dtype.name))
             else:
-                attributes = hashable(names.value(node.attributes)) if node.attributes else ()
+                attributes = names.attribute_key(node.attributes) if node.attributes else ()
                 rows.append((node.operator.name, tuple([numbers[i] for i in node.inputs]), attributes, names.key(node.shape)))
         return tuple(rows), tuple([numbers[node] for node, _ in self.gives])
 

@@ -418,6 +418,8 @@ def symbols_of(size: Size) -> set[int]:
     key = _key(size)
     if isinstance(key, int):
         return set()
+    if len(key) == 1 and len(key[0][0]) == 1 and key[0][0][0].__class__ is int:
+        return {key[0][0][0]}
     atoms = chain.from_iterable(monomial for monomial, _ in key)
     return set().union(*({a} if isinstance(a, int) else symbols_of(_made(a[1])) | symbols_of(_made(a[2])) for a in atoms))
 
