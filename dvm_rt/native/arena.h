@@ -73,6 +73,8 @@ struct Buffer {
   uint32_t launches = 0;                // uncommitted launches that name it: they keep this record, not the memory
   Use use = Use::TENSOR;
   bool dead = false;
+  bool viewed = false;            // Python has seen its memory, and may see it again at any time
+  std::atomic<bool> gone{false};  // its memory is given up: Stream::restore() makes it anew from a packed form
   Arena* arena = nullptr;
   Block* block = nullptr;
   uint64_t offset = 0, bytes = 0;
@@ -121,6 +123,13 @@ class Arena {
   // such block and none can be made. Throws nothing.
   Buffer* allocate(uint64_t bytes, uint64_t committed, Writer writer, Use use = Use::TENSOR);
   void release(Buffer* buffer);    // the last reference is gone
+  void give_up(Buffer* buffer);    // its memory alone: launches pushed so far may still read it
+  void take(Buffer* buffer, Buffer* from);  // memory for it again, that of `from`, which nobody else names
+  template <class Act> void for_each(Act act) {  // living buffer
+    drain();
+    for (Buffer& buffer : buffers_)
+      if (buffer.references.load(std::memory_order_relaxed) && !buffer.dead) act(buffer);
+  }
   void forget_launch(Buffer* buffer);  // one launch that named it is committed
   void close();                    // the stream is gone; no release() may run beside it
 

@@ -180,7 +180,7 @@ std::optional<Tensor> Stream::host_tensor(uint8_t dtype, std::span<const int64_t
 
 void Stream::reserve_workspace(uint64_t bytes) {
   if (!bytes || (workspace_ && workspace_->bytes >= bytes)) return;
-  uint64_t grown = std::max(bytes, workspace_ ? workspace_->bytes * 2 : 1 << 16);
+  uint64_t grown = std::max<uint64_t>(bytes + bytes / 16, 1 << 16);
   workspace_ = {};  // launches in flight go on using it; the stream's order makes that safe
   Buffer* buffer = arena_->allocate(grown, done(), Writer::LAUNCH, Use::WORKSPACE);
   workspace_ = BufferRef(buffer ? buffer : output_buffer(bytes, Use::WORKSPACE));
@@ -192,22 +192,67 @@ Buffer* Stream::packed(const Tensor& source, const PackKey& plan_key) {
   key.offset += int64_t(source.offset / 4);
   for (Packed& form : source.buffer->packed)
     if (form.key == key) return form.buffer.get();
-  int64_t symbols[] = {plan_key.k, plan_key.n, plan_key.stride_k, plan_key.stride_n, plan_key.offset};
-  uint64_t hash = hash_of(symbols);
-  PlanState& plan = *plans_[0];
-  Instance* instance = find(plan, symbols, hash);
-  if (!instance) instance = &make_instance(plan, symbols, hash);
-  BufferRef destination(output_buffer(instance->buffer_bytes[1], Use::PACKED));
-  if (instance->buffer_bytes[0] > source.bytes)
+  Instance& instance = packing(plan_key, false);
+  if (instance.buffer_bytes[0] > source.bytes)
     throw Error("ShapeError", say("stream: pack: bytes of the source, got ", source.bytes,
-        ", allowed at least ", instance->buffer_bytes[0]));
-  touch(*instance);
+        ", allowed at least ", instance.buffer_bytes[0]));
+  if (source.buffer->gone) restore(*source.buffer.get());
+  BufferRef destination(output_buffer(instance.buffer_bytes[1], Use::PACKED));
   ++counters_.packs;
   Argument arguments[] = {{source.buffer.get(), source.arena_offset(), source.bytes, false},
                           {destination.get(), destination->offset, destination->bytes, true}};
-  submit(*instance, arguments);
+  submit(instance, arguments);
   source.buffer->packed.push_back({key, std::move(destination)});
   return source.buffer->packed.back().buffer.get();
+}
+
+// The program that packs, or (`back`) unpacks.
+Instance& Stream::packing(const PackKey& key, bool back) {
+  const int64_t symbols[] = {key.k, key.n, key.stride_k, key.stride_n, key.offset, back};
+  const uint64_t hash = hash_of(symbols);
+  PlanState& plan = *plans_[0];
+  Instance* found = find(plan, symbols, hash);
+  Instance& instance = found ? *found : make_instance(plan, symbols, hash);
+  touch(instance);
+  return instance;
+}
+
+// ---- sources of packed forms --------------------------------------------------------------------------------------
+
+bool Stream::may_give_up(const Buffer& buffer) const {
+  if (buffer.use != Use::TENSOR || buffer.viewed || buffer.gone || buffer.failure) return false;
+  return std::any_of(buffer.packed.begin(), buffer.packed.end(), [&](const Packed& form) { return packs_all(form.key, buffer.bytes); });
+}
+
+// Whether a plan also reads the matrix itself.
+bool Stream::wanted_as_it_is(const PlanState& state, const Buffer* buffer) const {
+  for (auto& b : state.plan->buffers())
+    if (BufferRole(b.role) == BufferRole::PARAMETER && parameters_[b.index]->buffer.get() == buffer) return true;
+  return false;
+}
+
+uint64_t Stream::release_sources() {
+  release_sources_ = true;
+  uint64_t bytes = 0;
+  arena_->for_each([&](Buffer& buffer) {
+    if (may_give_up(buffer)) bytes += buffer.bytes, arena_->give_up(&buffer);
+  });
+  return bytes;
+}
+
+void Stream::restore(Buffer& buffer) {
+  for (Packed& form : buffer.packed) {
+    if (!packs_all(form.key, buffer.bytes)) continue;
+    Instance& instance = packing(form.key, true);
+    arena_->take(&buffer, output_buffer(buffer.bytes, Use::TENSOR));
+    const Argument arguments[] = {{form.buffer.get(), form.buffer->offset, form.buffer->bytes, false}, {&buffer, buffer.offset, buffer.bytes, true}};
+    try {
+      return submit(instance, arguments);
+    } catch (...) {  // no room in the log: it stays gone
+      arena_->give_up(&buffer);
+      throw;
+    }
+  }
 }
 
 void Stream::prepare(uint32_t number, std::span<const Tensor* const> args) {
@@ -239,10 +284,13 @@ void Stream::prepare_parts(PlanState& state, std::span<const Tensor* const> args
     uint64_t bytes = instance.buffer_bytes[b];
     if (BufferRole(buffers[b].role) == BufferRole::PARAMETER) {
       const Tensor& t = *parameters_[buffers[b].index];
+      if (t.buffer->gone) restore(*t.buffer.get());
       arguments_.push_back({t.buffer.get(), t.arena_offset(), t.bytes, false});
     } else if (BufferRole(buffers[b].role) == BufferRole::PACKED) {
       const PackKey& key = instance.packs[buffers[b].pack];
-      Buffer* form = key.k > 0 && key.n > 0 && !instance.empty ? packed(*parameters_[buffers[b].index], key) : nullptr;
+      const Tensor& source = *parameters_[buffers[b].index];
+      Buffer* form = key.k > 0 && key.n > 0 && !instance.empty ? packed(source, key) : nullptr;
+      if (release_sources_ && may_give_up(*source.buffer.get()) && !wanted_as_it_is(state, source.buffer.get())) arena_->give_up(source.buffer.get());
       arguments_.push_back({form, form ? form->offset : 0, form ? form->bytes : 0, false});
     } else {
       made_[b] = BufferRef(output_buffer(bytes, Use::TENSOR));
