@@ -1,6 +1,7 @@
 """Graph -> Plan: one plan, one launch, for every shape.
 
     patterns   attention found, composites apart
+    projections  products of the same rows joined
     segments   cuts that no kernel could span: what repeats is planned once
     control    branches and loops: their parts are planned in the same way, between the kernels that jump
     legalise   composites apart, views affine, copies where they must be
@@ -22,6 +23,7 @@ from dvm_rt.fusion.kernels import KernelWriter, PlanWriter, SegmentKernels, Writ
 from dvm_rt.fusion.legalise import legalise
 from dvm_rt.fusion.patterns import Found, rewritten
 from dvm_rt.fusion.plan import Plan
+from dvm_rt.fusion.projections import joined
 from dvm_rt.fusion.reasons import Edges, edges, edges_across
 from dvm_rt.fusion.segments import Segment, one_by_one, segments
 from dvm_rt.graph.graph import Graph
@@ -120,6 +122,7 @@ def fuse(graph: Graph, fused: bool = True, nodes_max: int = NODES_MAX, reasons: 
     plans, where each graph operator alone is known soon; the results are the same, bit for bit. Raises
     UnsupportedOperatorError, GraphError (too large for one plan)."""
     graph, patterns = rewritten(graph)
+    graph, projections = joined(graph)
     known = len(graph.facts.substitutions)
     plan, parts = PlanWriter(graph), []
     plan.add_parameters()
@@ -148,7 +151,7 @@ def fuse(graph: Graph, fused: bool = True, nodes_max: int = NODES_MAX, reasons: 
         write(around.part(graph, inputs, outputs), found)
 
     torn: list[tuple[Segment, PlanWriter]] = []
-    write(plan, patterns)
+    write(plan, patterns + projections)
     if len(graph.facts.substitutions) > known:
         return fuse(Graph.of(graph.parameters, graph.outputs, graph.facts), fused, nodes_max, reasons, tier)
     for segment, around in torn:

@@ -171,9 +171,9 @@ class PlanWriter:
         if role == "temporary":
             dtype, dims = rest
             return self.builder.temporary(dtype, [sizes[d] for d in dims], 0)
-        node = reads[rest[0]]
         if role == "packed":
-            return self.builder.pack(self.given_as(node), *[sizes[n] for n in rest[1:]])
+            return self.builder.beside([(self.given_as(reads[read]), *[sizes[n] for n in part]) for read, *part in rest])
+        node = reads[rest[0]]
         return self.buffer_of(node)
 
     def temporary(self, node: Node) -> int:
@@ -206,7 +206,7 @@ class WrittenKernels:
 @dataclass(slots=True, eq=False)
 class SegmentKernels:
     """The kernels of a segment, in order, over buffers of its own: ("reads", i), ("gives", i), ("temporary", dtype, dims) and
-    ("packed", read, ...), and sizes of its own, over the segment's names."""
+    ("packed", (read, ...), ...), and sizes of its own, over the segment's names."""
 
     legal: Legal
     given: tuple[bool, ...]  # for each parameter of the segment: whether it is one of the whole graph, and may be packed
@@ -231,6 +231,8 @@ class SegmentKernels:
         """The buffer of a parameter, output, join or temporary; none for what counts instead of lying anywhere."""
         if root.operator.name == "iota":
             return NONE
+        if root.operator.name == "beside":  # biases
+            return self.packed(root, (1, root.shape[0]), (root.shape[0], 1), 0)
         number = self._numbers.get(root)
         if number is None:
             number = self._numbers[root] = len(self.buffers)
@@ -243,14 +245,28 @@ class SegmentKernels:
         return number
 
     def is_given(self, root: Node) -> bool:
-        """A parameter of the whole graph: its value outlives the call."""
+        """A parameter of the whole graph, or several: its value outlives the call."""
+        if root.operator.name == "beside":
+            return all(map(self.is_given, root.inputs))
         return root.operator.name == "parameter" and self.given[root.attribute("index")]
 
-    def packed(self, *row: int) -> int:
-        """The buffer of a parameter (row[0]) that is packed for the matrix unit."""
+    def packed(self, root: Node, shape: tuple[Size, Size], strides: tuple[Size, Size], offset: Size) -> int:
+        """The buffer of a parameter that is packed for the matrix unit as (K, N), or of several beside each other."""
+        start = NONE if same(offset, 0) else self.expression(offset)
+        if root.operator.name == "beside":
+            parts = []
+            for part in root.inputs:  # its own size along N, and the strides that it has itself
+                last = len(part.shape) == 1 or root.attribute("axis") == 1
+                n = part.shape[-1 if last else 0]
+                own = (n, 1) if last else (1, part.shape[1])
+                sizes = (shape[0], n, *own)
+                parts.append((part.attribute("index"), *[self.expression(size) for size in sizes], start))
+        else:
+            parts = [(root.attribute("index"), *[self.expression(size) for size in (*shape, *strides)], start)]
+        row = ("packed", *parts)
         number = self._numbers.setdefault(row, len(self.buffers))
         if number == len(self.buffers):
-            self.buffers.append(("packed", *row))
+            self.buffers.append(row)
         return number
 
 
@@ -488,10 +504,7 @@ class KernelWriter:
         self.arguments.append(Argument(self.plan.buffer(home.root), result, READ | WRITE, offset, strides))
 
     def _packed(self, operand: Node, access: Access) -> Argument:
-        express = self.plan.expression
-        k, n = (express(size) for size in operand.shape)
-        stride_k, stride_n = (express(stride) for stride in access.strides)
-        buffer = self.plan.packed(access.root.attribute("index"), k, n, stride_k, stride_n, self._number(access.offset))
+        buffer = self.plan.packed(access.root, operand.shape, access.strides, access.offset)
         return Argument(buffer, access.root, READ | PACKED, 0, {})
 
     # -- domain --

@@ -237,7 +237,7 @@ class _Copier:
         access = self.legal.access[node]
         straight = any(same(s, 1) or is_one(n) for s, n in zip(access.strides[-2:], node.shape[-2:], strict=True))
         stored = access.root.dtype is node.dtype and access.root.operator.lowering is not Lowering.LEAF
-        given = access.root.dtype is node.dtype and access.root.operator.name == "parameter"
+        given = access.root.dtype is node.dtype and access.root.operator.name in ("parameter", "beside")
         return node if straight and (stored or given) else self.copy(node)
 
     def head(self, node: Node, number: int) -> Node:

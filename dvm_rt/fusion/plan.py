@@ -87,7 +87,8 @@ class Buffer(NamedTuple):
 
 
 class Pack(NamedTuple):
-    """Matmul panels of a float32 parameter, made once per array: K x N elements at `offset`, strides in elements."""
+    """Matmul panels of a float32 parameter, made once per array: K x N elements at `offset`, strides in elements. `more`: so
+    many packs that follow lie beside it in the same buffer; then each but the last fills its panels."""
 
     parameter: int
     k: int
@@ -95,6 +96,7 @@ class Pack(NamedTuple):
     stride_k: int
     stride_n: int
     offset: int = NONE
+    more: int = 0
 
 
 class Arg(NamedTuple):
@@ -186,11 +188,11 @@ class PlanBuilder:
         self._parameters: list[Parameter] = []
         self._outputs: list[Output] = []
         self._buffers: list[Buffer] = []
-        self._packs: dict[Pack, int] = {}
+        self._packs: list[Pack] = []
         self._kernels: list[KernelBuilder | Kernel] = []
         self._list: list[Expression] = []
         self._inputs: dict[int, int] = {}
-        self._packed: dict[int, int] = {}
+        self._packed: dict[tuple[Pack, ...], int] = {}
         self._sizes: dict[tuple, int] = {}  # bytes of buffers
         self._slots = 0
 
@@ -269,12 +271,19 @@ class PlanBuilder:
 
     def pack(self, parameter: int, k: int, n: int, stride_k: int, stride_n: int, offset: int = NONE) -> int:
         """The buffer of a parameter's packed matmul panels."""
-        row = Pack(parameter, k, n, stride_k, stride_n, offset)
-        number = self._packs.setdefault(row, len(self._packs))
-        if number not in self._packed:
-            size = self._panel_bytes(k, n)
-            self._packed[number] = self._buffer(Buffer("PACKED", float32, parameter, size, number))
-        return self._packed[number]
+        return self.beside([(parameter, k, n, stride_k, stride_n, offset)])
+
+    def beside(self, parts: Sequence[tuple[int, ...]]) -> int:
+        """The buffer of the panels of several parameters, in order."""
+        first, *rest = (Pack(*part) for part in parts)
+        rows = (first._replace(more=len(rest)), *rest)
+        if rows not in self._packed:
+            size = self.const(0)
+            for row in rows:
+                size = self.add(size, self._panel_bytes(row.k, row.n))
+            self._packed[rows] = self._buffer(Buffer("PACKED", float32, first.parameter, size, len(self._packs)))
+            self._packs += rows
+        return self._packed[rows]
 
     def kernel(
         self, kind: str, dims: Sequence[int], depth: int = NONE, flags: int = 0, dtype: DType = float32
@@ -557,7 +566,7 @@ def _rows(plan: Plan) -> dict[str, list[tuple]]:
         "parameters": [(dtype.code, len(dims), 0, *_padded(dims)) for dtype, dims in plan.parameters],
         "outputs": [(o.dtype.code, len(o.dims), o.buffer, *_padded(o.dims)) for o in plan.outputs],
         "buffers": [(_ROLES[role], dtype.code, index, size, pack) for role, dtype, index, size, pack in plan.buffers],
-        "packs": [(p.parameter, p.k, p.n, p.stride_k, p.stride_n, p.offset, 0) for p in plan.packs],
+        "packs": [tuple(p) for p in plan.packs],
         "kernels": kernels,
         "args": args,
         "nodes": nodes,
@@ -658,7 +667,7 @@ def _from_rows(rows: dict[str, list[tuple]], slots: int) -> Plan:
         tuple(Parameter(DTYPES[d], tuple(dims[:rank])) for d, rank, _, dims in rows["parameters"]),
         tuple(Output(DTYPES[d], tuple(dims[:rank]), buffer) for d, rank, buffer, dims in rows["outputs"]),
         tuple(Buffer(ENUMS["BufferRole"][role], DTYPES[d], i, size, pack) for role, d, i, size, pack in rows["buffers"]),
-        tuple(Pack(*p[:6]) for p in rows["packs"]),
+        tuple(Pack(*p) for p in rows["packs"]),
         tuple(kernels),
         slots,
     )
@@ -714,6 +723,7 @@ def _dump(plan: Plan) -> str:
     for i, p in enumerate(plan.packs):
         out.append(
             f"  pack {i}: parameter {p.parameter}, K {text(p.k)} by {text(p.stride_k)}, N {text(p.n)} by {text(p.stride_n)}"
+            + (f", and {p.more} beside it" if p.more else "")
         )
     for i, kernel in enumerate(plan.kernels):
         depth = f" depth {text(kernel.depth)}" if kernel.depth != NONE else ""

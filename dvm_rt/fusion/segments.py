@@ -106,8 +106,8 @@ class Segment:
         return tuple(rows), tuple([numbers[node] for node, _ in self.gives])
 
     def may_pack(self, given: Callable[[Node], bool]) -> tuple[bool, ...]:
-        """For each of `reads`, whether it could be packed once for the matrix unit: a matrix that is given."""
-        return tuple([len(node.shape) == 2 and node.dtype is float32 and given(node) for node in self.reads])
+        """For each of `reads`, whether it could be packed once for the matrix unit: a matrix, or a bias, that is given."""
+        return tuple([0 < len(node.shape) <= 2 and node.dtype is float32 and given(node) for node in self.reads])
 
     def refusals(self) -> list[tuple[str, str, str]]:
         """(producer, consumer, reason) for what its members read across a cut."""
@@ -293,7 +293,7 @@ def _free(graph: Graph) -> set[Node]:
     """What belongs to no segment."""
     free: set[Node] = set()
     for node in graph.nodes:
-        if not node.inputs or is_view(node) or is_cheap(node):
+        if not node.inputs or is_view(node) or is_cheap(node) or node.operator.name == "beside":
             free.add(node)
     return free
 

@@ -129,6 +129,7 @@ Buffer* Arena::allocate(uint64_t bytes, uint64_t committed, Writer writer, Use u
   buffer->offset = block->offset;
   buffer->bytes = bytes;
   buffer->seq = 0;
+  buffer->serial = ++serials_;
   used_[int(use)] += size;
   ++live_;
   return buffer;

@@ -52,8 +52,15 @@ struct PackKey {  // which packed form of a buffer: K, N, strides in elements, f
   int64_t k, n, stride_k, stride_n, offset;
   bool operator==(const PackKey&) const = default;
 };
+struct PackPart {  // a further matrix beside the first one; a buffer that is gone is never the same again
+  Buffer* source;
+  uint64_t serial;
+  PackKey key;
+  bool operator==(const PackPart&) const = default;
+};
 struct Packed {
   PackKey key;
+  std::vector<PackPart> more;
   BufferRef buffer;
 };
 
@@ -78,6 +85,7 @@ struct Buffer {
   Arena* arena = nullptr;
   Block* block = nullptr;
   uint64_t offset = 0, bytes = 0;
+  uint64_t serial = 0;   // of all buffers that there were
   uint64_t seq = 0;      // the launch that writes it; 0: the host did
   uint64_t touched = 0;  // at release: the last launch pushed
   Failure failure;       // why its bytes mean nothing
@@ -187,6 +195,7 @@ class Arena {
   Buffer* spare_buffers_ = nullptr;
   bool closed_ = false;  // nobody empties `released_` any more, nothing is allocated
   std::atomic<Buffer*> released_{nullptr};
+  uint64_t serials_ = 0;
   uint64_t live_ = 0;                 // buffers that are not released, until close()
   std::atomic<uint64_t> left_{0};     // the same from close() on, when nobody has the lock any more
 };

@@ -218,7 +218,8 @@ class Stream {
   void owe(Instance& instance);
   Where where(const PlanState& plan) const { return plan.where == Where::AUTO ? default_where_ : plan.where; }
 
-  Buffer* packed(const Tensor& source, const PackKey& key);
+  Buffer* packed(std::span<const PlanPack> packs, std::span<const PackKey> keys);
+  void pack(const Tensor& source, const PackKey& key, Buffer& form, uint64_t at);
   Instance& packing(const PackKey& key, bool back);
   bool may_give_up(const Buffer& buffer) const;
   bool wanted_as_it_is(const PlanState& state, const Buffer* buffer) const;
@@ -274,6 +275,7 @@ class Stream {
   std::vector<BufferRef> made_;
   std::vector<Tensor> outputs_;
   std::vector<const Tensor*> parameters_;
+  std::vector<PackPart> parts_;
   Instance* prepared_ = nullptr;
 };
 
