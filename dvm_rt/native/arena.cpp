@@ -122,12 +122,14 @@ Buffer* Arena::allocate(uint64_t bytes, uint64_t committed, Writer writer, Use u
   else buffer = &buffers_.emplace_back();
   buffer->references.store(1, std::memory_order_relaxed);
   buffer->use = use;
-  buffer->dead = false;
+  buffer->dead = buffer->viewed = false;
+  buffer->gone.store(false, std::memory_order_relaxed);
   buffer->arena = this;
   buffer->block = block;
   buffer->offset = block->offset;
   buffer->bytes = bytes;
   buffer->seq = 0;
+  buffer->serial = ++serials_;
   used_[int(use)] += size;
   ++live_;
   return buffer;
@@ -145,6 +147,22 @@ void Arena::release(Buffer* buffer) {
   }
 }
 
+void Arena::give_up(Buffer* buffer) {
+  used_[int(buffer->use)] -= buffer->block->bytes;
+  give_back(buffer->block, launched.load(std::memory_order_relaxed));
+  buffer->block = nullptr;
+  buffer->gone.store(true, std::memory_order_release);
+}
+
+void Arena::take(Buffer* buffer, Buffer* from) {
+  buffer->block = from->block, buffer->offset = from->offset;
+  buffer->gone.store(false, std::memory_order_release);
+  --live_;
+  from->references.store(0, std::memory_order_relaxed);
+  from->dead = true;
+  spare(from);
+}
+
 void Arena::drain() {
   while (released_.load(std::memory_order_relaxed)) {
     Buffer* buffer = nullptr;  // the first released first
@@ -157,8 +175,10 @@ void Arena::drain() {
     while (buffer) {
       Buffer* next = buffer->next;
       --live_;
-      used_[int(buffer->use)] -= buffer->block->bytes;
-      give_back(buffer->block, buffer->touched);
+      if (!buffer->gone) {
+        used_[int(buffer->use)] -= buffer->block->bytes;
+        give_back(buffer->block, buffer->touched);
+      }
       buffer->packed.clear();
       buffer->dead = true;
       if (!buffer->launches) spare(buffer);

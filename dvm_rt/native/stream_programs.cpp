@@ -134,6 +134,7 @@ void Stream::describe(Instance& instance) {
     const int64_t* s = instance.symbols.data();
     PackKey key{s[0], s[1], s[2], s[3], s[4], s[5]};
     instance.buffer_bytes = {pack_source_bytes(key), packed_bytes(key)};
+    if (s[6]) std::swap(instance.buffer_bytes[0], instance.buffer_bytes[1]);
     return;
   }
   const Plan& plan = *state.plan;
@@ -226,7 +227,8 @@ std::span<const uint8_t> Stream::encode(Instance& instance, Failure& failure, bo
   size_t bytes = 0;
   if (!state.plan) {
     const int64_t* s = instance.symbols.data();
-    scratch_ = pack_program({s[0], s[1], s[2], s[3], s[4], s[5]});
+    const PackKey key{s[0], s[1], s[2], s[3], s[4], s[5]};
+    scratch_ = s[6] ? unpack_program(key) : pack_program(key);
     bytes = scratch_.size();
   } else {
     if (!evaluated) evaluate(state, instance.symbols);
@@ -279,7 +281,9 @@ void Stream::check_encoded(Instance& instance) {
   if (!instance.program) throw *invalid(instance, uint32_t(error.code), error.section, error.word);
   machine_.reserve(*instance.program);
   instance.state = ProgramState::READY;
-  trace_.add(TraceKind::LOAD, begin, now_ns(), instance.id, instance.plan->number);
+  uint64_t end = now_ns();
+  counters_.load_ns += end - begin;
+  trace_.add(TraceKind::LOAD, begin, end, instance.id, instance.plan->number);
 }
 
 bool Stream::push_record(uint32_t flags, uint64_t id, std::span<const uint8_t> program) {
