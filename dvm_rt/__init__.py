@@ -24,7 +24,7 @@ _MODULES: dict[str, tuple[str, ...]] = {
         "abs", "acos", "acosh", "add", "all", "any", "argmax", "argmin", "asin", "asinh", "astype", "attention", "atan", "atan2", "atanh",
         "bitwise_and", "bitwise_invert", "bitwise_left_shift", "bitwise_or", "bitwise_right_shift", "bitwise_xor", "broadcast_to",
         "cbrt", "ceil", "clip", "concat", "copysign", "cos", "cosh", "count_nonzero", "digamma", "divide", "equal", "erf", "erfc",
-        "exp", "exp2", "expand_dims", "expm1", "floor", "floor_divide", "fmod", "gelu", "greater", "greater_equal", "hypot",
+        "exp", "exp2", "expand_dims", "expm1", "floor", "floor_divide", "fmod", "gelu", "greater", "greater_equal", "grouped_matmul", "hypot",
         "isfinite", "isinf", "isnan", "layer_norm", "less", "less_equal", "lgamma", "linear", "log", "log10", "log1p", "log2",
         "log_softmax", "logaddexp", "logical_and", "logical_not", "logical_or", "logical_xor", "logsumexp", "matmul", "matmul_integer",
         "matrix_transpose", "max", "maximum", "mean", "min", "minimum", "multiply", "negative", "nextafter", "not_equal",

@@ -211,6 +211,15 @@ def matmul_integer(x: Array, y: Array, /) -> Array:
     return record("matmul_integer", (x, y))
 
 
+def grouped_matmul(x: Array, w: Array, rows: Array, /) -> Array:
+    """A mixture of experts: rows of x (M, K) in groups, one behind the other, group e times w[e] of w (G, K, N).
+
+    rows (G,), int32 or int64, says how many rows each group has; it is data, and all of it is one launch. Rows beyond all
+    groups give 0. A number below 0, or more rows than there are, is a DeviceTrap."""
+    x, w, rows = _array(x, "grouped_matmul"), _array(w, "grouped_matmul"), _array(rows, "grouped_matmul")
+    return record("grouped_matmul", (*promoted("grouped_matmul", (x, w)), rows))
+
+
 def linear(x: Array, weight: Array, bias: Array | None = None) -> Array:
     """x @ weight.T + bias, weight (outputs, inputs)."""
     return record("linear", promoted("linear", [p for p in (x, weight, bias) if p is not None]))
@@ -333,7 +342,7 @@ def _shape(shape: Size | Sequence[Size], where: str) -> Shape:
 
 __all__ = [
     *UNARY, *BINARY, "where", "astype", "pow", "clip", "gelu", "sum", "prod", "max", "min", "mean", "any", "all", "var", "std",
-    "logsumexp", "argmax", "argmin", "count_nonzero", "softmax", "log_softmax", "layer_norm", "rms_norm", "matmul", "matmul_integer",
+    "logsumexp", "argmax", "argmin", "count_nonzero", "softmax", "log_softmax", "layer_norm", "rms_norm", "matmul", "matmul_integer", "grouped_matmul",
     "linear", "attention", "reshape", "permute_dims", "matrix_transpose", "expand_dims", "squeeze", "broadcast_to", "concat", "stack",
     "split",
 ]  # fmt: skip

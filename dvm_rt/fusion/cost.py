@@ -45,6 +45,8 @@ def _cost(plan: Plan, kernel: Kernel, values: list[int]) -> Cost:
     elements = 0 if kernel.kind == "HOST" else prod(dims)
     cycles = [_cycles(node.op) for node in kernel.nodes]
     operations = sum(c > 0 for c in cycles)
+    if kernel.kind == "MATMUL" and kernel.args[0].index != NONE:  # rows in groups: each meets one of the matrices
+        elements //= max(dims[2], 1)
     multiply_adds = elements * _depth(plan, kernel, values)
     moved = _bytes(plan, kernel, dims, values)
     computing = elements * sum(cycles) * kernel.dtype.bytes / STRIP_BYTES / CYCLES_A_NS + multiply_adds / MULTIPLY_ADDS_A_NS

@@ -623,7 +623,7 @@ def _third_between(grouping: Grouping, start: Group, goal: Group) -> bool:
 def _start_product(grouping: Grouping, product: Node, fused: bool, nodes_max: int) -> None:
     """A matmul and the elementwise operators that end in one value of the same size."""
     chain = [product]
-    if fused and product.dtype is float32:
+    if fused and len(product.inputs) == 2:  # rows in groups have no epilogue
         for length in range(len(candidates := _followers(grouping, product, nodes_max)), 0, -1):
             members = {product, *candidates[:length]}
             if _exit(grouping, members) is not candidates[length - 1]:
@@ -645,16 +645,16 @@ def _followers(grouping: Grouping, product: Node, count_max: int) -> list[Node]:
     while stack:
         for use in grouping.uses[stack.pop()]:
             node, number = use.reader, grouping.number[use.reader]
-            if number not in found and node not in grouping.group_of and _in_tile(use):
+            if number not in found and node not in grouping.group_of and _in_tile(use, product.dtype):
                 found[number] = node
                 stack.append(node)
     return [found[number] for number in sorted(found)[:count_max]]
 
 
-def _in_tile(use: Use) -> bool:
-    """Whether the matrix unit's own dtype does for it."""
+def _in_tile(use: Use, compute: DType) -> bool:
+    """Whether the product's own dtype does for it."""
     own = computes(use.reader)
-    return use.reader.operator.lowering is Lowering.ELEMENTWISE and (own is None or float32 in own) and not any(map(crosses, use.path))
+    return use.reader.operator.lowering is Lowering.ELEMENTWISE and (own is None or compute in own) and not any(map(crosses, use.path))
 
 
 def _exit(grouping: Grouping, members: set[Node]) -> Node | None:

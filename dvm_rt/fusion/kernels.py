@@ -348,6 +348,9 @@ class KernelWriter:
         if product_node is not None and product_node.operator.lowering is Lowering.ATTENTION:
             self._attention(product_node)
             return
+        if product_node is not None and len(product_node.inputs) == 3:
+            self._grouped_product(product_node)
+            return
         members = sorted(group.placed, key=self.grouping.number.__getitem__)
         stored = [n for n in members if self.grouping.is_stored(n)]
         if product_node is not None:
@@ -390,6 +393,24 @@ class KernelWriter:
 
     def _number(self, size: Size) -> int:
         return NONE if same(size, 0) else self.plan.expression(size)
+
+    def _grouped_product(self, node: Node) -> None:
+        """A product of rows in groups: dims are columns, rows, groups."""
+        express, access = self.plan.expression, self.plan.legal.access
+        (rows, depth), (groups, _, columns) = node.inputs[0].shape, node.inputs[1].shape
+        self.kernel = KernelBuilder("MATMUL", node.dtype, (express(columns), express(rows), express(groups)), express(depth), 0)
+
+        def argument(place: Access, mode: int, strides: tuple[Size, ...], **rest: int) -> None:
+            steps = [self._number(size) for size in strides]
+            self.kernel.arg(self.plan.buffer(place.root), mode, place.root.dtype, steps, self._number(place.offset), **rest)
+
+        x, w, numbers = (access[operand] for operand in node.inputs)
+        home = self.plan.legal.home[node]
+        argument(x, READ, (0, x.strides[0], 0), depth=express(x.strides[1]), index=3)
+        argument(w, READ, (w.strides[2], 0, w.strides[0]), depth=express(w.strides[1]))
+        argument(home, READ | WRITE, (home.strides[1], home.strides[0], 0))
+        argument(numbers, READ, (0, 0, numbers.strides[0]))
+        self.plan.kernels.append(self.kernel.build())
 
     def _attention(self, node: Node) -> None:
         """An attention: dims are keys, queries, then the batch from the inside out."""

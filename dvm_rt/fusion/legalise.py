@@ -186,7 +186,7 @@ class _Copier:
         if lowering is Lowering.ELEMENTWISE or lowering is Lowering.REDUCE:
             inputs = [self.private(i) for i in inputs]
         elif lowering is Lowering.PRODUCT:
-            inputs = [self.operand(i, number) for number, i in enumerate(inputs)]
+            inputs = [self.operand(i, number) if number < 2 else self.stored(i) for number, i in enumerate(inputs)]
         elif lowering is Lowering.ATTENTION:
             inputs = [self.head(i, number) for number, i in enumerate(inputs)]
         elif lowering is Lowering.JOIN:
@@ -315,7 +315,7 @@ class _Copier:
         return all(
             any(same(s, 1) or is_one(n) for s, n in zip(access[i].strides[-2:], i.shape[-2:], strict=True))
             for node in products
-            for i in node.inputs
+            for i in node.inputs[:2]
             if i in access
         )
 

@@ -18,14 +18,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
-from dvm_rt.dtypes import float32
+from dvm_rt.dtypes import bfloat16, float16, float32
 from dvm_rt.fusion.legalise import is_cheap
 from dvm_rt.fusion.views import contiguous, is_view, source, through
 from dvm_rt.graph.graph import Graph, Node, hashable
 from dvm_rt.graph.operators import OPERATORS, Lowering
 from dvm_rt.graph.symbols import DERIVED, Dim, Facts, Shape, Size, substitute, symbol, symbols_in_order
 
-PRODUCTS = ("linear", "matmul", "matmul_integer", "matrix_product")  # they read their first two inputs from memory
+PRODUCTS = ("grouped_matmul", "grouped_product", "linear", "matmul", "matmul_integer", "matrix_product")  # they read their first two inputs from memory
 
 
 RENAMED_DERIVED = DERIVED + (1 << 15)  # names of what was derived before: beyond those that a segment's own facts give
@@ -107,7 +107,7 @@ class Segment:
 
     def may_pack(self, given: Callable[[Node], bool]) -> tuple[bool, ...]:
         """For each of `reads`, whether it could be packed once for the matrix unit: a matrix, or a bias, that is given."""
-        return tuple([0 < len(node.shape) <= 2 and node.dtype is float32 and given(node) for node in self.reads])
+        return tuple([0 < len(node.shape) <= 2 and node.dtype in (float32, float16, bfloat16) and given(node) for node in self.reads])
 
     def refusals(self) -> list[tuple[str, str, str]]:
         """(producer, consumer, reason) for what its members read across a cut."""

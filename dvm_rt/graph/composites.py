@@ -165,6 +165,13 @@ def matmul(op: Make, a: Node, b: Node) -> Node:
     return op.squeeze(result, axes=tuple(axis + rank for axis in gone)) if gone else result
 
 
+def grouped_matmul(op: Make, x: Node, w: Node, rows: Node) -> Node:
+    """The product in float32, converted there and back."""
+    if same_zero(x.shape[-1]) or same_zero(w.shape[0]):
+        return full(op, (x.shape[0], w.shape[2]), 0.0, x.dtype.name)
+    return op.astype(op.grouped_product(op.astype(x, dtype="float32"), op.astype(w, dtype="float32"), rows), dtype=x.dtype.name)
+
+
 def same_zero(size: Size) -> bool:
     return size.__class__ is int and size == 0
 

@@ -111,6 +111,25 @@ def _product_of_bytes(where: str, given: tuple[DType, ...]) -> DType:
     return dtypes.int32
 
 
+def _whole_rows(where: str, dtype: DType) -> None:
+    if dtype not in (dtypes.int32, dtypes.int64):
+        raise DTypeError(f"graph: {where}: dtype of the numbers of rows, got {dtype}, allowed int32, int64")
+
+
+def _product_of_groups(where: str, given: tuple[DType, ...]) -> DType:
+    _whole_rows(where, given[2])
+    if given[0] is not dtypes.float32 or given[1] is not dtypes.float32:
+        raise DTypeError(f"graph: {where}: dtypes, got {given[0]} and {given[1]}, allowed float32 for both")
+    return given[0]
+
+
+def _grouped(where: str, given: tuple[DType, ...]) -> DType:
+    _whole_rows(where, given[2])
+    if given[0] is not given[1] or given[0] not in (dtypes.float32, dtypes.float16, dtypes.bfloat16):
+        raise DTypeError(f"graph: {where}: dtypes, got {given[0]} and {given[1]}, allowed float32, float16 or bfloat16 for both")
+    return given[0]
+
+
 def _floats(where: str, given: tuple[DType, ...], *_: object) -> DType:
     return _same(where, given, "f", "floats")
 
@@ -358,6 +377,13 @@ def _logsumexp(x: np.ndarray, axes: tuple[int, ...], keepdims: bool) -> np.ndarr
 
 def _linear(x: np.ndarray, weight: np.ndarray, *bias: np.ndarray) -> np.ndarray:
     return x @ weight.T + (bias[0] if bias else 0.0)
+
+
+def _groups(x: np.ndarray, w: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    ends = np.cumsum(rows)
+    parts = [x[end - n : end] @ one for n, end, one in zip(rows, ends, w, strict=True)]
+    rest = len(x) - (int(ends[-1]) if len(ends) else 0)
+    return np.concatenate([*parts, np.zeros((rest, w.shape[2]), x.dtype)])
 
 
 def _take(table: np.ndarray, indices: np.ndarray) -> np.ndarray:
@@ -647,6 +673,8 @@ TABLE: tuple[Operator, ...] = (
     Operator("matrix_product", 2, L.PRODUCT, "(..., M, K) x (..., K, N)", _product, shapes.matmul, np.matmul),
     Operator("matmul_integer", 2, L.PRODUCT, "(..., M, K) x (..., K, N) of int8 or uint8, added up in int32", _product_of_bytes,
              shapes.matmul, lambda a, b: np.matmul(a.astype(np.int64), b.astype(np.int64)).astype(np.int32)),
+    Operator("grouped_product", 3, L.PRODUCT, "(M, K) x (G, K, N): rows in G groups, one behind the other, each with a matrix of its own; "
+             "third input: how many rows each has; what is beyond all of them is 0", _product_of_groups, shapes.grouped, _groups),
     Operator("take", 2, L.GATHER, "rows of a table, one for each index; negative indices count from the end", _rows,
              shapes.taken, _take),
     Operator("attention", (3, 4), L.ATTENTION, "softmax(scale * q @ k^T + mask) @ v; scale None: 1 / sqrt(D); causal: query i sees keys up to i + keys - "
@@ -658,6 +686,8 @@ TABLE: tuple[Operator, ...] = (
              "by the fuser alone", _one_for_all, shapes.concatenated, lambda *rest: np.concatenate(rest[:-1], axis=rest[-1]), ("axis",)),
     # ---- composites -------------------------------------------------------------------------------------------------
     _composite("matmul", 2, "matrix product; 1-d operands as in NumPy", _numbers, shapes.matmul, np.matmul, (), composites.matmul),
+    _composite("grouped_matmul", 3, "rows in groups, each times a matrix of its own", _grouped, shapes.grouped, _groups, (),
+               composites.grouped_matmul),
     _composite("linear", (2, 3), "x @ weight.T + bias", _numbers, shapes.linear, _linear, (), composites.linear),
     _composite("silu", 1, "x * sigmoid(x)", _floats, E, lambda x: x * _sigmoid(x), (), composites.silu, True),
     _composite("gelu", 1, "x times the normal distribution function; approximate: none (erf) or tanh", _floats, E, _gelu,

@@ -91,6 +91,18 @@ def matmul(facts: Facts, where: str, shapes: tuple[Shape, ...]) -> Shape:
     return batch + ((left[-2],) if len(a) > 1 else ()) + ((right[-1],) if len(b) > 1 else ())
 
 
+def grouped(facts: Facts, where: str, shapes: tuple[Shape, ...]) -> Shape:
+    """(M, K) x (G, K, N) with (G,) numbers of rows."""
+    x, w, rows = shapes
+    if (len(x), len(w), len(rows)) != (2, 3, 1):
+        raise ShapeError(f"{where}: ranks, got {x}, {w} and {rows}, allowed (M, K), (G, K, N) and (G,)")
+    for a, b, what in ((x[1], w[1], "inner sizes"), (w[0], rows[0], "numbers of groups")):
+        if a.__class__ is int and b.__class__ is int and a != b:
+            raise ShapeError(f"{where}: {what} differ, got {x}, {w} and {rows}, allowed (M, K), (G, K, N) and (G,)")
+        facts.equate(a, b, where)
+    return x[0], w[2]
+
+
 def attention(facts: Facts, where: str, shapes: tuple[Shape, ...], *_: object) -> Shape:
     """q (..., M, D), k (..., T, D), v (..., T, E), mask broadcasting to (..., M, T); batch dimensions broadcast."""
     q, k, v, *masks = shapes

@@ -15,7 +15,10 @@ SECTION_KINDS = {
     "strip of the row; elsewhere they are in the row section: one element, in which row scalars and totals are made.",
     "MATMUL": "dims = N, M, batch...; depth = K. Operands 0, 1, 2 are A, B, C. Each element is one fma chain in rising "
     "k for each slice of K, starting from 0; slices are added in order. Its words, if any, are an epilogue: they run "
-    "as in a pass over each finished row of C (operand 2), without reductions or a row section, and end with `end`.",
+    "as in a pass over each finished row of C (operand 2), without reductions or a row section, and end with `end`. If A's index "
+    "is 3, the rows lie in dims[2] groups, one behind the other: operand 3 holds how many rows each has, and group e is "
+    "multiplied with step e of B; what lies beyond all of them is 0; a number below 0 or beyond the rows that are left "
+    "traps (GATHER_RANGE).",
     "PACK": "dims[0] = N, depth = K. Operand 0 is B, operand 1 its packed form: elements [K slice][panel][k][{PANEL}], "
     "columns beyond N zero.",
     "COPY": "Operand 0 to operand 1, over dims, of any one dtype and any strides (the destination's meet no place twice). NaN "

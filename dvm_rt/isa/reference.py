@@ -434,6 +434,9 @@ def _run_vector(section: Section, memory: _Memory) -> None:
 def _run_matmul(section: Section, memory: _Memory) -> None:
     n, m, k = section.dims[0], section.dims[1], section.depth
     left, right, result = section.operands[:3]
+    if left.index != layout.LIMITS["NONE"]:
+        _run_groups(section, memory)
+        return
     epilogue = _Strip(section, memory) if section.words else None
     for step in _odometer(section.dims[2 : section.rank]):
         a = memory.view(left, _offset(left, step, 2), (m, k), (left.stride[1], left.depth), READ)
@@ -445,6 +448,25 @@ def _run_matmul(section: Section, memory: _Memory) -> None:
             offsets = {i: _offset(x, (row, *step), 1) for i, x in enumerate(section.operands)}
             epilogue.start_row(offsets, in_pass=True)
             epilogue.execute(section.words)
+
+
+def _run_groups(section: Section, memory: _Memory) -> None:
+    """Rows in groups, one behind the other, each with its own B; what is beyond all of them is 0."""
+    (n, m, groups), k = section.dims[:3], section.depth
+    left, right, result, sizes = section.operands
+    a = memory.view(left, left.base, (m, k), (left.stride[1], left.depth), READ)
+    c = memory.view(result, result.base, (m, n), (result.stride[1], result.stride[0]), WRITE)
+    counts = memory.view(sizes, sizes.base, (groups,), (sizes.stride[2],), READ)
+    begin, out = 0, np.zeros((m, n), np.float32)
+    for group in range(groups):
+        rows = int(counts[group])
+        if not 0 <= rows <= m - begin:
+            raise DeviceTrap(f"reference: section {memory.section}: rows of group {group}, got {rows}, allowed 0 to {m - begin}")
+        if rows:
+            b = _right(right, _offset(right, (group,), 2), n, k, memory)
+            out[begin : begin + rows] = product(a[begin : begin + rows], b, dtypes.float32)
+        begin += rows
+    c[...] = out
 
 
 def _run_pack(section: Section, memory: _Memory) -> None:

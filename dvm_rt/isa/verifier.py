@@ -182,7 +182,6 @@ class _Verifier:
         s.kind = KINDS[s.kind]
         require(s.operand_count <= LIMIT.MAX_OPERANDS and s.word_count <= LIMIT.MAX_WORDS, "LIMIT")
         require(s.dtype in COMPUTE if s.kind in ("VECTOR", "MATMUL") else s.dtype == FLOAT32, "DTYPE")
-        require(s.dtype == FLOAT32 or s.word_count == 0 or s.kind != "MATMUL", "DTYPE")
         self.element = STORED[s.dtype].bytes
         require(s.constant_count <= LIMIT.MAX_CONSTANTS, "LIMIT")
         require(s.constant_count == 0 or self.element == 8, "CONSTANT")
@@ -226,6 +225,11 @@ class _Verifier:
         if s.kind == "MATMUL":
             require(s.rank >= 2, "DIMENSION")
             require(s.operand_count >= 3, "OPERAND")
+            if self.grouped():
+                require(s.dtype == FLOAT32, "DTYPE")
+                require(s.rank == 3, "DIMENSION")
+                require(s.operand_count == 4, "OPERAND")
+                require(not words, "NESTING")
         if s.kind == "PACK":
             require(s.rank == 1, "DIMENSION")
             require(s.operand_count == 2, "OPERAND")
@@ -275,6 +279,8 @@ class _Verifier:
             require(x.index == LIMIT.NONE, "RESERVED")
             least, most = (1, s.depth) if number else (-DIMENSION_MAX, DIMENSION_MAX)
             require(least <= x.limit <= most, "DIMENSION")
+        elif number == 0 and self.grouped():
+            require(x.index == 3 and x.limit == 0, "OPERAND")
         else:
             require(x.index == LIMIT.NONE and x.limit == 0, "RESERVED")
         if x.arg == LIMIT.SCRATCH:
@@ -334,9 +340,25 @@ class _Verifier:
         self.require(bool(index.mode & MODE.READ) and not index.mode & MODE.GATHER, "OPERAND")
         self.require(1 <= x.limit <= DIMENSION_MAX, "DIMENSION")
 
+    def grouped(self) -> bool:
+        """A matmul whose rows lie in groups: A names the operand that holds their numbers."""
+        return self.s.kind == "MATMUL" and self.operands[0].index != LIMIT.NONE
+
+    def operand_of_groups(self, number: int) -> None:
+        """A, C and the numbers of rows of a matmul in groups; its B is like any other."""
+        x, require = self.operands[number], self.require
+        if number in (0, 2):
+            require(x.stride[2] == 0, "OPERAND")
+        elif number == 3:
+            require(x.dtype in INDEXES, "DTYPE")
+            require(x.mode == MODE.READ, "PERMISSION")
+            require(x.stride[0] == 0 and x.stride[1] == 0, "OPERAND")
+
     def operand_of_product(self, number: int) -> None:
         """A, B, C and the rest of a matmul; source and destination of a pack."""
         x, kind, require = self.operands[number], self.s.kind, self.require
+        if self.grouped():
+            self.operand_of_groups(number)
         role = {"MATMUL": "ABC", "PACK": "BP"}[kind][number : number + 1]
         compute = self.s.dtype
         if kind == "PACK":
@@ -411,6 +433,8 @@ class _Verifier:
             return matmul.packed_bytes(s.dims[0], depth, dtypes.DTYPES[x.dtype].bytes), [m for m in moves[2:] if m[0] > 1]
         if x.stride[0] == 0 and not (s.kind == "COPY" and x.mode & MODE.WRITE):
             del moves[0]  # one element a row
+        if self.grouped() and number == 2:
+            del moves[2]  # groups share one C
         if x.mode & MODE.GATHER:
             moves.append((x.limit, x.depth))
         elif s.kind == "ATTENTION" and number < 4:

@@ -22,7 +22,9 @@ struct KernelEncoder : Generator {
   using Generator::Generator;
 
   void vector(const PreparedKernel& prepared) {
-    if (!read_dims() || any_empty(1)) return;
+    if (!read_dims()) return;
+    if (zero_product && is_grouped()) rank = 2;  // one C for all groups
+    if (any_empty(1)) return;
     empty_row = dims[0] == 0;
     if (empty_row || zero_product) find_live();
     else take(prepared);
@@ -88,9 +90,11 @@ struct KernelEncoder : Generator {
 
   void matmul(const PreparedKernel& prepared) {
     const int64_t depth = program.values[kernel.depth];
-    if (!read_dims() || any_empty(0)) return;
+    if (!read_dims()) return;
+    const bool no_groups = is_grouped() && dims[2] == 0 && dims[0] && dims[1];
+    if (any_empty(0) && !no_groups) return;
     if (depth < 0 || depth > DIMENSION_MAX) return fail("the depth of a matmul is negative or beyond 2^40");
-    if (depth == 0) {
+    if (depth == 0 || no_groups) {
       zero_product = true;
       return vector(prepared);
     }
@@ -99,7 +103,8 @@ struct KernelEncoder : Generator {
     if (!begin_section()) return;
     add_operands();
     operands[2].mode |= READ;  // slices of K are added there
-    merge_matrix_dims(depth);
+    if (is_grouped()) operands[0].index = operand_of[3];
+    else merge_matrix_dims(depth);
     unit_matrices(depth);
     if (failed()) return;
     head->depth = depth, head->dtype = kernel.dtype;
@@ -109,6 +114,8 @@ struct KernelEncoder : Generator {
     else if (node_count) write_epilogue();
     finish(SectionKind::MATMUL, depth);
   }
+
+  bool is_grouped() const { return program.plan.args()[kernel.first_arg].index != NONE; }
 
   void pack() {
     const int64_t depth = program.values[kernel.depth];
@@ -251,7 +258,8 @@ void encode_kernel(Program& program, const PlanKernel& kernel, const PreparedKer
   const PlanNode* nodes = program.plan.nodes().data() + kernel.first_node;
   int count = kernel.nodes;
   const bool matmul = kernel.kind == uint8_t(SectionKind::MATMUL);
-  if (matmul && count == 0 && program.values[kernel.depth] == 0) nodes = FILL, count = 2;
+  const bool grouped = matmul && program.plan.args()[kernel.first_arg].index != NONE;
+  if (matmul && count == 0 && (program.values[kernel.depth] == 0 || (grouped && program.values[kernel.dims[2]] == 0))) nodes = FILL, count = 2;
   KernelEncoder encoder(program, kernel, nodes, count);
   if (matmul) encoder.matmul(prepared);
   else if (kernel.kind == uint8_t(SectionKind::PACK)) encoder.pack();
@@ -328,7 +336,7 @@ PreparedKernel prepare(const Plan& plan, const PlanKernel& kernel) {
   Generator generator(program, kernel, plan.nodes().data() + kernel.first_node, kernel.nodes);
   generator.epilogue = kind == SectionKind::MATMUL;
   generator.find_live();
-  if (generator.epilogue) generator.used |= 7;
+  if (generator.epilogue) generator.used |= plan.args()[kernel.first_arg].index == NONE ? 7 : 15;
   prepared.live = generator.live, prepared.used = uint16_t(generator.used);
   prepared.reduces = generator.reduces, prepared.gathers = generator.gathers;
   if (!kernel.nodes) return prepared;

@@ -278,6 +278,12 @@ void set_rows(Product& p, int64_t begin, int64_t end) {
   p.ring = p.rows_max < m ? GROUP_PANELS : p.shape == TALL ? 1 : p.shape == THREE ? 3 : STRIP / PANEL;
 }
 
+void set_shape(Product& p, int64_t m) {
+  const bool three = m <= ROWS_MAX[THREE] || (m > ROWS_MAX[TALL] && ROWS_MAX[THREE]);
+  p.shape = m <= ROWS_MAX[WIDEST] ? WIDEST : m <= ROWS_MAX[WIDE] ? WIDE : three ? THREE : TALL;
+  p.fetch_in_place = p.form == MatmulB::IN_PLACE && p.shape <= THREE;
+}
+
 Product product(const SectionRun& run) {
   const Section& head = *run.section.head;
   const Operand *a = run.section.operands, *b = a + 1, *c = a + 2;
@@ -286,18 +292,16 @@ Product product(const SectionRun& run) {
   p.a_row = a->stride[1] / 4, p.a_step = a->depth / 4, p.c_row = c->stride[1] / 4;
   p.b_column = b->stride[0] / 4, p.b_step = b->depth / 4;
   p.column_end = p.n;
-  const bool three = p.m <= ROWS_MAX[THREE] || (p.m > ROWS_MAX[TALL] && ROWS_MAX[THREE]);
-  p.shape = p.m <= ROWS_MAX[WIDEST] ? WIDEST : p.m <= ROWS_MAX[WIDE] ? WIDE : three ? THREE : TALL;
   p.b_element = DTYPE_BYTES[b->dtype];
   p.kernels = b->dtype == uint8_t(DType::BFLOAT16)  ? kernels_for<Bfloat16>(p.a_step == 1)
               : b->dtype == uint8_t(DType::FLOAT16) ? kernels_for<Float16>(p.a_step == 1)
                                                     : kernels_for<float>(p.a_step == 1);
   p.form = matmul_b(head, *b);
   p.fetch = p.form == MatmulB::PACKED && panels(p.n) * PANEL * p.slice * p.b_element > STREAM_FLOATS * 4;
-  p.fetch_in_place = p.form == MatmulB::IN_PLACE && p.shape <= THREE;
   const bool copies = p.form == MatmulB::COPIED && b->stride[0] == 4;
   p.copying = !copies ? nullptr : p.a_step == 1 ? COPYING<true> : COPYING<false>;
   p.words = head.word_count ? run.section.words : nullptr;
+  set_shape(p, p.m);
   set_rows(p, 0, p.m);
   p.scratch = reinterpret_cast<float*>(run.scratch), p.operands = a, p.operand_count = head.operand_count;
   for (int i = 0; i < p.operand_count; i++) p.base[i] = run.address[i];
@@ -436,17 +440,53 @@ void multiply(Context& context, const Product& p) {
   }
 }
 
+int64_t rows_of_group(const Operand& sizes, const uint8_t* from, int64_t group) {
+  if (DType(sizes.dtype) == DType::INT64) {
+    int64_t rows;
+    memcpy(&rows, from + group * sizes.stride[2], sizeof rows);
+    return rows;
+  }
+  int32_t rows;
+  memcpy(&rows, from + group * sizes.stride[2], sizeof rows);
+  return rows;
+}
+
+// Groups of rows, one behind the other, each with its own B. What is beyond all of them is 0.
+void run_groups(Context& context, const SectionRun& run) {
+  const Section& head = *run.section.head;
+  const Operand *b = run.section.operands + 1, *sizes = b + 2;
+  Product p = product(run);
+  p.column_begin = run.begin * PANEL, p.column_end = smaller(p.n, run.end * PANEL);
+  if (run.end - run.begin >= run.section.split.units) p.column_begin = 0, p.column_end = p.n;
+  int64_t row = 0;
+  for (int64_t group = 0; group < head.dims[2]; group++, p.base[1] += b->stride[2]) {
+    const int64_t rows = rows_of_group(*sizes, run.address[3], group);
+    if (rows < 0 || rows > head.dims[1] - row) {
+      context.trap = {TrapCode::GATHER_RANGE, 0, 0, rows, head.dims[1] - row + 1};
+      return;
+    }
+    if (rows == 0) continue;
+    set_shape(p, rows);
+    set_rows(p, row, row + rows);
+    multiply(context, p);
+    row += rows;
+  }
+  for (; row < head.dims[1]; row++)
+    memset(p.base[2] + (row * p.c_row + p.column_begin) * 4, 0, size_t(p.column_end - p.column_begin) * 4);
+}
+
 }  // namespace
 
 void run_matmul(Context& context, const SectionRun& run) {
   const Section& head = *run.section.head;
-  if (DType(head.dtype) != DType::FLOAT32) return run_product(run);
+  if (DType(head.dtype) != DType::FLOAT32) return run_product(context, run);
+  if (is_grouped(run.section.operands[0])) return run_groups(context, run);
   Product p = product(run);
   context.operands = run.section.operands, context.constants = run.section.constants;
   int64_t index[MAX_RANK] = {}, piece = 0, left = INT64_MAX;
   MatmulCut cut{MatmulCut::BATCH, 1, 1};
   if (run.end - run.begin < run.section.split.units) {
-    cut = matmul_cut(head, p.operands[1]);
+    cut = matmul_cut(head, p.operands);
     piece = run.begin % cut.pieces, left = run.end - run.begin;
     int64_t rest = run.begin / cut.pieces;
     for (int d = 2; d < head.rank; rest /= head.dims[d++]) {

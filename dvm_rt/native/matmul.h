@@ -62,7 +62,12 @@ struct MatmulCut {
 };
 constexpr int64_t MATMUL_PARTS_MAX = 16;
 
-MATMUL_FACT MatmulCut matmul_cut(const Section& section, const Operand& b) {
+// Rows in groups, each with a B of its own (A's index names operand 3, their numbers of rows).
+MATMUL_FACT bool is_grouped(const Operand& a) { return a.index != NONE; }
+
+MATMUL_FACT MatmulCut matmul_cut(const Section& section, const Operand* operands) {
+  const Operand& b = operands[1];
+  if (is_grouped(operands[0])) return {MatmulCut::PANELS, panels(section.dims[0]), 1};
   int64_t steps = 1;
   for (int d = 2; d < section.rank; d++) steps *= section.dims[d];
   if (steps >= MATMUL_PARTS_MAX) return {MatmulCut::BATCH, 1, steps};

@@ -102,10 +102,10 @@ struct Checker {
                copy = kind == SectionKind::COPY, attends = kind == SectionKind::ATTENTION;
     const bool control = is_control(kind), jump = kind == SectionKind::JUMP, loop = kind == SectionKind::LOOP;
     const bool computes = k.dtype == uint8_t(DType::FLOAT32) || (kind == SectionKind::VECTOR && is_compute_dtype(k.dtype)) ||
-                          (matmul && k.nodes == 0 && is_product_dtype(k.dtype));
+                          (matmul && is_product_dtype(k.dtype));
     if (!(check.below("kind", k.kind, size_t(SectionKind::LOOP) + 1) &&
           check.is(computes, "compute dtype", k.dtype,
-                   "float32; of a vector kernel and a matmul without nodes also float64 and integers of 32 and 64 bits") &&
+                   "float32; of a vector kernel and a matmul also float64 and integers of 32 and 64 bits") &&
           dims(k.rank, k.dims) &&
           check.is(matmul || attends ? k.rank >= 2 : pack || control ? k.rank == 1 : host || k.rank >= 1, "rank", k.rank,
                    "1 and more, matmul and attention 2 and more, pack, branch, jump and loop 1, host 0 and more") &&
@@ -124,6 +124,7 @@ struct Checker {
       if (!arg(a, k)) return false;
     }
     if (matmul && !matmul_args(args, k.dtype)) return false;
+    if (matmul && args[0].index != NONE && !check.is(k.rank == 3 && !k.nodes, "rank", k.rank, "3 and no nodes in groups")) return false;
     if (pack && !pack_args(args)) return false;
     if (attends) return attention_args(args) && attention_nodes(plan.nodes().subspan(k.first_node, k.nodes));
     if (host) return host_args(args);
@@ -183,11 +184,20 @@ struct Checker {
                     "the compute dtype; int8, uint8 into int32; float16, bfloat16 of a packed B"))
         return false;
     }
-    return check.is(!(args[1].mode & PACKED) || DType(dtype) == DType::FLOAT32, "mode of B", args[1].mode, "READ") &&
+    return groups(args, dtype) && check.is(!(args[1].mode & PACKED) || DType(dtype) == DType::FLOAT32, "mode of B", args[1].mode, "READ") &&
            check.is(args[0].mode == READ, "mode of A", args[0].mode, "READ") &&
            check.is(args[1].mode == READ || args[1].mode == (READ | PACKED), "mode of B", args[1].mode, "READ, PACKED") &&
            check.is((args[2].mode & ~READ) == WRITE, "mode of C", args[2].mode, "WRITE, READ | WRITE") &&
            expr("depth of A", args[0].depth) && ((args[1].mode & PACKED) || expr("depth of B", args[1].depth));
+  }
+  // Rows in groups: A names the argument that holds their numbers of rows.
+  bool groups(std::span<const PlanArg> args, uint8_t dtype) {
+    if (args[0].index == NONE) return true;
+    return check.is(args[0].index == 3 && args.size() == 4, "argument of the groups", args[0].index, "3, the last one") &&
+           check.is(DType(dtype) == DType::FLOAT32, "dtype of a matmul in groups", dtype, "float32") &&
+           check.is(args[3].buffer != NONE && args[3].mode == READ, "mode of the groups", args[3].mode, "READ") &&
+           check.is(args[3].dtype == uint8_t(DType::INT32) || args[3].dtype == uint8_t(DType::INT64), "dtype of the groups",
+                    args[3].dtype, "int32, int64");
   }
   bool host_args(std::span<const PlanArg> args) {  // inputs, then the output; strides are dims, depth is the rank
     for (const PlanArg& a : args) {

@@ -83,26 +83,45 @@ void copy_panel(const Operand& b, const uint8_t* from, int64_t k, int64_t column
   }
 }
 
+// The epilogue over finished columns of some rows, at most a strip of them; `address`: of the operands, in this step of the batch.
+void finish_product(Context& context, const Section& head, const Word* words, uint8_t* const* address, int64_t row, int64_t row_end,
+                    int64_t column, int64_t columns) {
+  const auto run = DType(head.dtype) == DType::FLOAT64 ? float64::run_strip
+                   : DType(head.dtype) == DType::INT32 ? int32::run_strip
+                   : DType(head.dtype) == DType::INT64 ? int64::run_strip
+                   : DType(head.dtype) == DType::UINT32 ? uint32::run_strip
+                                                        : uint64::run_strip;
+  for (; row < row_end; row++) {
+    for (int i = 0; i < head.operand_count; i++)
+      context.ptr[i] = address[i] + row * context.operands[i].stride[1] + column * context.operands[i].stride[0];
+    run(context, words, columns);
+  }
+}
+
 template <class T, class A, class B>
-void product_of(const SectionRun& run) {
+void product_of(Context& context, const SectionRun& run) {
   static constexpr auto TILES = product_tiles<T, A>(std::make_integer_sequence<int, PRODUCT_ROWS>());
   constexpr int64_t COLUMNS = 2 * WIDTH<T>;
   const Section& head = *run.section.head;
   const Operand *a = run.section.operands, *b = a + 1, *c = a + 2;
   const int64_t n = head.dims[0], m = head.dims[1], slice = slice_k(head.depth);
-  const MatmulCut cut = matmul_cut(head, *b);
+  const MatmulCut cut = matmul_cut(head, a);
   T* const scratch = reinterpret_cast<T*>(run.scratch);
+  context.operands = a, context.constants = run.section.constants;
   PartOfProduct t{};
   t.a_row = a->stride[1] / int64_t(sizeof(A)), t.a_step = a->depth / int64_t(sizeof(A)), t.c_row = c->stride[1] / int64_t(sizeof(T));
   for (int64_t unit = run.begin; unit < run.end;) {
     const int64_t piece = unit % cut.pieces, pieces = smaller(cut.pieces - piece, run.end - unit);
-    int64_t row = 0, row_end = m, column = 0, column_end = n, step = unit / cut.pieces, offset[3] = {};
+    int64_t row = 0, row_end = m, column = 0, column_end = n, step = unit / cut.pieces;
+    uint8_t* address[MAX_OPERANDS];
+    std::copy(run.address, run.address + head.operand_count, address);
     if (cut.along == MatmulCut::ROWS) row = piece, row_end = piece + pieces;
     if (cut.along == MatmulCut::PANELS) column = piece * PANEL, column_end = smaller(n, (piece + pieces) * PANEL);
     for (int d = 2; d < head.rank; step /= head.dims[d++])
-      for (int i = 0; i < 3; i++) offset[i] += step % head.dims[d] * run.section.operands[i].stride[d];
-    const uint8_t *const a0 = run.address[0] + offset[0], *const b0 = run.address[1] + offset[1];
-    uint8_t* const c0 = run.address[2] + offset[2];
+      for (int i = 0; i < head.operand_count; i++) address[i] += step % head.dims[d] * a[i].stride[d];
+    const uint8_t *const a0 = address[0], *const b0 = address[1];
+    uint8_t* const c0 = address[2];
+    int64_t finished = column;
     for (int64_t k0 = 0; k0 < head.depth; k0 += slice) {
       t.k = smaller(slice, head.depth - k0), t.first = k0 == 0;
       for (int64_t j = column; j < column_end; j += PANEL) {
@@ -115,6 +134,11 @@ void product_of(const SectionRun& run) {
             t.c = c0 + i * c->stride[1] + (j + u) * int64_t(sizeof(T));
             TILES.of_rows[smaller(PRODUCT_ROWS, row_end - i)](t);
           }
+        const bool enough = j + wide == column_end || (j + wide - finished) * int64_t(sizeof(T)) == STRIP_BYTES_MAX;
+        if (head.word_count && k0 + t.k == head.depth && enough) {
+          finish_product(context, head, run.section.words, address, row, row_end, finished, j + wide - finished);
+          finished = j + wide;
+        }
       }
     }
     unit += pieces;
@@ -122,24 +146,24 @@ void product_of(const SectionRun& run) {
 }
 
 template <class T, class A>
-void product_with(const SectionRun& run, DType b) {
+void product_with(Context& context, const SectionRun& run, DType b) {
   if constexpr (sizeof(T) == 4) {
-    if (b == DType::INT8) return product_of<T, A, int8_t>(run);
-    if (b == DType::UINT8) return product_of<T, A, uint8_t>(run);
+    if (b == DType::INT8) return product_of<T, A, int8_t>(context, run);
+    if (b == DType::UINT8) return product_of<T, A, uint8_t>(context, run);
   }
-  product_of<T, A, T>(run);
+  product_of<T, A, T>(context, run);
 }
 
-// A matmul section whose compute dtype is not float32; it has no words.
-void run_product(const SectionRun& run) {
+// A matmul section whose compute dtype is not float32.
+void run_product(Context& context, const SectionRun& run) {
   const DType a = DType(run.section.operands[0].dtype), b = DType(run.section.operands[1].dtype);
   switch (DType(run.section.head->dtype)) {
-    case DType::FLOAT64: return product_with<double, double>(run, b);
+    case DType::FLOAT64: return product_with<double, double>(context, run, b);
     case DType::INT64:
-    case DType::UINT64: return product_with<uint64_t, uint64_t>(run, b);
+    case DType::UINT64: return product_with<uint64_t, uint64_t>(context, run, b);
     default:
-      if (a == DType::INT8) return product_with<uint32_t, int8_t>(run, b);
-      if (a == DType::UINT8) return product_with<uint32_t, uint8_t>(run, b);
-      return product_with<uint32_t, uint32_t>(run, b);
+      if (a == DType::INT8) return product_with<uint32_t, int8_t>(context, run, b);
+      if (a == DType::UINT8) return product_with<uint32_t, uint8_t>(context, run, b);
+      return product_with<uint32_t, uint32_t>(context, run, b);
   }
 }

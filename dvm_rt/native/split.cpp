@@ -66,7 +66,7 @@ Split split_vector(const SectionView& section) {
 
 Split split_matmul(const SectionView& section) {
   const Section& head = *section.head;
-  const MatmulCut of = matmul_cut(head, section.operands[1]);
+  const MatmulCut of = matmul_cut(head, section.operands);
   const double n = double(head.dims[0]), m = double(head.dims[1]), k = double(head.depth), steps = double(of.steps);
   if (n * m * k * steps < SPLIT_NS * BYTES_PER_NS / 4) return {of.pieces * of.steps};
   const double product = std::max(n * m * k / MACS_PER_NS, 4 * n * k / BYTES_PER_NS);

@@ -166,12 +166,18 @@ class Verifier {
     if (kind_ == SectionKind::ATTENTION) return attention();
     if (matmul && (s.rank < 2 || s.operand_count < 3))
       return wrong(s.rank < 2 ? VerifyCode::DIMENSION : VerifyCode::OPERAND, s.rank < 2 ? s.rank : s.operand_count, s.rank < 2 ? 2 : 3);
-    if (matmul && s.word_count && s.dtype != FLOAT32) return wrong(VerifyCode::DTYPE, s.dtype, FLOAT32);
     if (pack && (s.rank != 1 || s.operand_count != 2))
       return wrong(s.rank != 1 ? VerifyCode::DIMENSION : VerifyCode::OPERAND, s.rank != 1 ? s.rank : s.operand_count, s.rank != 1 ? 1 : 2);
     if (kind_ == SectionKind::HOST) return host();
     if (kind_ == SectionKind::COPY) return copy();
     if (is_control(kind_)) return control();
+    grouped_ = matmul && is_grouped(section_.operands[0]);
+    if (grouped_) {
+      if (s.dtype != FLOAT32) return wrong(VerifyCode::DTYPE, s.dtype, FLOAT32);
+      if (s.rank != 3) return wrong(VerifyCode::DIMENSION, s.rank, 3);
+      if (s.operand_count != 4) return wrong(VerifyCode::OPERAND, s.operand_count, 4);
+      if (s.word_count) return wrong(VerifyCode::NESTING, s.word_count, 0);
+    }
     for (int i = 0; i < s.operand_count; i++)
       if (!operand(i)) return false;
     if (matmul) {
@@ -184,7 +190,7 @@ class Verifier {
       if (s.word_count) return wrong(VerifyCode::NESTING, s.word_count, 0);
       read_ = 1, stored_ = 2;
     }
-    if (matmul) read_ = 3, stored_ = 4;
+    if (matmul) read_ = grouped_ ? 11 : 3, stored_ = 4;
     if (!pack && !words()) return false;
     record();
     return true;
@@ -399,6 +405,8 @@ class Verifier {
     if (attends && i < 3 && x.index == NONE) {  // Q: keys that query 0 sees; K, V: their width
       const int64_t least = i ? 1 : -DIMENSION_MAX, most = i ? s.depth : DIMENSION_MAX;
       if (x.limit < least || x.limit > most) return refuse_operand(VerifyCode::DIMENSION, i, x.limit, most);
+    } else if (grouped_ && i == 0) {
+      if (x.index != 3 || x.limit) return refuse_operand(VerifyCode::OPERAND, i, x.index, 3);
     } else if (!gathers && (x.index != NONE || x.limit)) return refuse_operand(VerifyCode::RESERVED, i, x.index, NONE);
     if (x.depth && !gathers && (!has_depth || packed)) return refuse_operand(VerifyCode::RESERVED, i, x.depth, 0);
     if (packed) {
@@ -416,7 +424,8 @@ class Verifier {
     }
     const bool each = kind_ == SectionKind::COPY && x.mode & WRITE;
     if (x.stride[0] || each) walk.step(s.dims[0], x.stride[0]);  // 0: one element a row, which may be written once a row
-    for (int d = 1; d < s.rank; d++) walk.step(s.dims[d], x.stride[d]);
+    const int dims = grouped_ && i == 2 ? 2 : s.rank;  // groups share one C
+    for (int d = 1; d < dims; d++) walk.step(s.dims[d], x.stride[d]);
     if (has_depth) walk.step(attends ? section_.operands[i < 2 ? 1 : 2].limit : s.depth, x.depth);
     if (gathers) walk.step(x.limit, x.depth);
     if (x.arg == SCRATCH) {
@@ -424,6 +433,7 @@ class Verifier {
         if (x.stride[d] != (d ? 0 : element_)) return refuse_operand(VerifyCode::OPERAND, i, x.stride[d], d ? 0 : element_);
     }
     if (attends) return attention_shape(i);
+    if (grouped_ && !group_shape(i)) return false;
     if (kind_ == SectionKind::VECTOR || kind_ == SectionKind::COPY || is_control(kind_) || i > 2) return true;
     return product_shape(i);
   }
@@ -456,6 +466,17 @@ class Verifier {
     if (!good) return refuse_operand(VerifyCode::OPERAND, i, x.index, NONE);
     if (x.limit < 1 || x.limit > DIMENSION_MAX) return refuse_operand(VerifyCode::DIMENSION, i, x.limit, DIMENSION_MAX);
     return true;
+  }
+
+  // Rows in groups: A and C are the same for all of them; their numbers of rows are whole numbers.
+  bool group_shape(int i) {
+    const Operand& x = section_.operands[i];
+    if (i % 2 == 0) return !x.stride[2] || refuse_operand(VerifyCode::OPERAND, i, x.stride[2], 0);
+    if (i == 1) return true;
+    const bool whole = x.dtype == uint8_t(DType::INT32) || x.dtype == uint8_t(DType::INT64);
+    if (!whole) return refuse_operand(VerifyCode::DTYPE, i, x.dtype, int64_t(DType::INT64));
+    if (x.mode != READ) return refuse_operand(VerifyCode::PERMISSION, i, x.mode, READ);
+    return (!x.stride[0] && !x.stride[1]) || refuse_operand(VerifyCode::OPERAND, i, x.stride[0], 0);
   }
 
   // A, B not packed, C of a matmul; source of a pack.
@@ -704,6 +725,7 @@ class Verifier {
   int region_count_ = 0, loop_count_ = 0;
   // of the section at hand
   int section_number_ = 0;
+  bool grouped_ = false;               // a matmul whose rows lie in groups
   SectionView section_{};
   SectionKind kind_{};
   int64_t element_ = 4;              // bytes of an element of the compute dtype

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import dvm_rt as dvm
-from dvm_rt.errors import DTypeError, ShapeError
+from dvm_rt.errors import DeviceTrap, DTypeError, ShapeError
 
 
 def whole(name: str, *shape: int) -> np.ndarray:
@@ -105,3 +105,79 @@ def test_a_vector_that_is_a_column_of_something(name: str) -> None:
     w, x = stored(name, 70, 90) if name != "float32" else dvm.asarray(np.eye(70, 90, 1, np.float32)), dvm.asarray(np.ones((5, 70), np.float32))
     column = np.asarray(dvm.astype(w, dvm.float32))[:, 7]
     np.testing.assert_allclose(np.asarray(x @ w[:, 7]), np.ones((5, 70), np.float32) @ column, rtol=1e-4, atol=1e-4)
+
+
+# ---- rows in groups ---------------------------------------------------------------------------------------------------
+
+
+def in_groups(x: np.ndarray, w: np.ndarray, rows: list[int]) -> np.ndarray:
+    ends = np.cumsum(rows)
+    return np.concatenate([*(x[e - n : e] @ one for n, e, one in zip(rows, ends, w, strict=True)), np.zeros((len(x) - ends[-1], w.shape[2]))])
+
+
+@pytest.mark.parametrize("name", ["float32", "bfloat16", "float16"])
+def test_grouped_matmul(name: str) -> None:
+    dtype, calls = getattr(dvm, name), 0
+
+    @dvm.function
+    def experts(x, w, rows):
+        nonlocal calls
+        calls += 1
+        return dvm.relu(dvm.grouped_matmul(x, w, rows))
+
+    for m, groups, rows in ((9, 3, [4, 0, 5]), (9, 3, [0, 2, 3]), (1, 1, [1]), (70, 4, [20, 30, 1, 19])):
+        x, w = (np.random.default_rng(m).integers(-3, 4, shape).astype(np.float32) for shape in ((m, 12), (groups, 12, 35)))
+        got = experts(dvm.astype(dvm.asarray(x), dtype), dvm.astype(dvm.asarray(w), dtype), dvm.asarray(np.array(rows)))
+        assert got.dtype is dtype
+        np.testing.assert_array_equal(np.asarray(dvm.astype(got, dvm.float32)), np.maximum(in_groups(x, w, rows), 0))
+    assert calls == 2  # sizes of 1 are a function of their own
+
+
+def test_numbers_of_rows_are_made_in_the_same_launch() -> None:
+    """A router: rows sorted by expert, as many as the router says; views and a transposed stack of matrices too."""
+    random = np.random.default_rng(0)
+    x, w, of = random.standard_normal((40, 16), np.float32), random.standard_normal((5, 24, 16), np.float32), random.integers(0, 5, 40)
+
+    @dvm.function
+    def mixture(x, w, of):
+        order = dvm.argsort(of)
+        rows = dvm.sum(dvm.astype(dvm.expand_dims(of, axis=0) == dvm.expand_dims(dvm.arange(5), axis=1), dvm.int64), axis=1)
+        made = dvm.grouped_matmul(dvm.take(x, order, axis=0), dvm.permute_dims(w, (0, 2, 1)), rows)
+        return dvm.take(made, dvm.argsort(order), axis=0)
+
+    got = np.asarray(mixture(dvm.asarray(x), dvm.asarray(w), dvm.asarray(of)))
+    np.testing.assert_allclose(got, np.einsum("mk,mnk->mn", x, w[of]), rtol=1e-4, atol=1e-4)
+
+
+def test_grouped_matmul_of_nothing() -> None:
+    function = dvm.function(lambda x, w, rows: dvm.grouped_matmul(x, w, rows))
+    for m, k, groups, n in ((3, 4, 0, 5), (3, 0, 2, 5), (0, 4, 2, 5), (3, 4, 2, 0), (3, 4, 2, 5)):
+        got = function(*(dvm.asarray(np.ones(shape, np.float32)) for shape in ((m, k), (groups, k, n))), dvm.asarray(np.zeros(groups, np.int64)))
+        np.testing.assert_array_equal(np.asarray(got), np.zeros((m, n), np.float32))
+
+
+def test_grouped_matmul_refuses() -> None:
+    x, w, rows = (dvm.asarray(a) for a in (np.ones((4, 3), np.float32), np.ones((2, 3, 5), np.float32), np.array([2, 2])))
+    with pytest.raises(ShapeError):
+        dvm.grouped_matmul(x, w[0], rows)
+    with pytest.raises(ShapeError):
+        dvm.grouped_matmul(x, w[:, :2], rows)
+    with pytest.raises(ShapeError):
+        dvm.grouped_matmul(x, w, rows[:1])
+    with pytest.raises(DTypeError):
+        dvm.grouped_matmul(x, w, dvm.astype(rows, dvm.float32))
+    for wrong in ([3, 2], [-1, 2]):
+        with pytest.raises(DeviceTrap):
+            dvm.eval(dvm.grouped_matmul(x, w, dvm.asarray(np.array(wrong))))
+
+
+# ---- what follows from products of other dtypes --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["float64", "int32", "int64"])
+def test_what_follows_shares_the_kernel(name: str) -> None:
+    x, w, b = (np.random.default_rng(i).integers(-9, 9, shape).astype(name) for i, shape in enumerate(((5, 7), (7, 70), (70,))))
+    layer = dvm.function(lambda x, w, b: dvm.maximum((x @ w + b) * 3, 0))
+    args = [dvm.asarray(a) for a in (x, w, b)]
+    np.testing.assert_array_equal(np.asarray(layer(*args)), np.maximum((x @ w + b) * 3, 0))
+    assert "kernel 1" not in str(dvm.explain(layer, *args))

@@ -264,6 +264,13 @@ def _norm(name: str) -> Callable:
     return make
 
 
+def _in_groups(op: Make, product: Callable, x: object) -> object:
+    """One group that has one row: what is beyond it gives 0."""
+    if len(x.shape) != 2:
+        return None
+    return product(x, op.expand_dims(op.permute_dims(x, axes=(1, 0)), axes=(0,)), op.full(shape=(1,), value=1, dtype="int64"))
+
+
 SPECIAL: dict[str, Callable] = {
     "constant": lambda rng, op, x, pool: op.add(x, op.constant(value=rng.choice((0, 1, 3)), dtype=x.dtype.name)),
     "dimension": lambda rng, op, x, pool: op.multiply(_float(op, x), op.dimension(size=x.shape[_axis(rng, x)], dtype="float32")),
@@ -280,6 +287,8 @@ SPECIAL: dict[str, Callable] = {
     "concat": _concat, "take": _take, "attention": _attention, "conv": _conv, "conv_transpose": _conv_transpose,
     "matmul": _product("matmul"), "matrix_product": _product("matrix_product"), "linear": _product("linear"),
     "matmul_integer": lambda rng, op, x, pool: op.matmul_integer(pool[12], op.permute_dims(pool[12], axes=(0, 2, 1))),
+    "grouped_matmul": lambda rng, op, x, pool: _in_groups(op, op.grouped_matmul, x),
+    "grouped_product": lambda rng, op, x, pool: _in_groups(op, op.grouped_product, _float(op, x)),
     "max_pool": _pool("max_pool"), "avg_pool": _pool("avg_pool"), "layer_norm": _norm("layer_norm"), "rms_norm": _norm("rms_norm"),
     "windows": lambda rng, op, x, pool: op.windows(x, kernel=(2,), stride=(rng.choice((1, 2)),), dilation=(1,)) if 0 < len(x.shape) < 5 else None,
     "sort": lambda rng, op, x, pool: op.sort(x, axis=_axis(rng, x), descending=rng.randrange(2)),

@@ -135,7 +135,8 @@ class Shadow {
     for (int i = 0; i < head.operand_count; i++) {
       const Operand& x = section.operands[i];
       need(x.dtype < sizeof DTYPE_BYTES && !x.reserved && x.mode & (READ | WRITE) && x.mode < 16, "operand");
-      need(x.mode & GATHER ? x.limit >= 1 : (x.limit == 0 || (attends && i < 3)) && x.index == NONE, "index or limit without gather");
+      const bool grouped = kind == SectionKind::MATMUL && i == 0 && x.index == 3;
+      need(x.mode & GATHER ? x.limit >= 1 : (x.limit == 0 || (attends && i < 3)) && (x.index == NONE || grouped), "index or limit without gather");
       for (int d = host ? int(x.depth) : head.rank; d < MAX_RANK; d++) need(x.stride[d] == 0, "stride of an unused dimension");
       if (vector || copies) need(!x.depth || x.mode & GATHER, "depth");
       if (x.mode & PACKED) need(!vector && i == 1 && !x.depth && !x.stride[0] && !x.stride[1], "packed");
@@ -394,7 +395,16 @@ class Shadow {
     need(need_scratch(head, *b) <= int64_t(head.scratch_bytes), "scratch of a matmul");
     need(factor(*a) && factor(*b) && c->dtype == head.dtype, "dtype of a matmul");
     const int64_t of_a = DTYPE_BYTES[a->dtype], of_b = DTYPE_BYTES[b->dtype], of_c = DTYPE_BYTES[c->dtype];
+    const bool grouped = a->index != NONE;
+    __int128 left = m;
+    if (grouped) {
+      need(head.rank == 3 && head.operand_count == 4 && !head.word_count && head.dtype == FLOAT32, "shape of a matmul in groups");
+      need(!a->stride[2] && !c->stride[2] && !s_->operands[3].stride[0] && !s_->operands[3].stride[1], "strides of a matmul in groups");
+      need(s_->operands[3].dtype == uint8_t(DType::INT32) || s_->operands[3].dtype == uint8_t(DType::INT64), "dtype of groups");
+    }
     odometer(2, [&] {
+      if (grouped) left -= rows_of_group(row_at_[3]);
+      if (left < 0 || left > m) trapped = true;
       for (int64_t i = 0; i < m; i++)
         for (int64_t z = 0; z < k; z++) touch(0, row_at_[0] + __int128(i) * a->stride[1] + __int128(z) * a->depth, of_a, READ, MANY);
       need(a->stride[0] == 0 && (a->stride[1] == of_a || a->depth == of_a), "shape of A");
@@ -408,11 +418,10 @@ class Shadow {
       need(c->stride[0] == of_c && c->mode == (READ | WRITE), "shape of C");
       for (int64_t i = 0; i < m; i++)
         for (int64_t j = 0; j < n; j++)
-          touch(2, row_at_[2] + __int128(i) * c->stride[1] + of_c * j, of_c, WRITE, uint32_t((row_ * m + i) * n + j + 1));
+          touch(2, row_at_[2] + __int128(i) * c->stride[1] + of_c * j, of_c, WRITE, uint32_t(((grouped ? 0 : row_) * m + i) * n + j + 1));
     });
     work_ += (n * rows_of(head) * k + 1023) / 1024;
     if (head.word_count) {
-      need(head.dtype == FLOAT32, "epilogue of another dtype than float32");
       odometer(1, [&] {
         State st;
         st.in_pass = true;
@@ -421,6 +430,19 @@ class Shadow {
         run_words(st);
       });
     }
+  }
+  // The number of rows of one group; 0 where its value is not known here. Traps where it is below 0.
+  int64_t rows_of_group(__int128 at) {
+    const Operand& x = s_->operands[3];
+    const int64_t size = DTYPE_BYTES[x.dtype];
+    touch(3, at, size, READ, MANY);
+    if (!(x.arg < content_.size() && !place(x).stored && !(place(x).mode & WRITE))) return values_known = false, 0;
+    int64_t rows = 0;
+    int32_t narrow;
+    memcpy(size == 8 ? (void*)&rows : (void*)&narrow, content_[x.arg].data() + int64_t(at), size);
+    if (size == 4) rows = narrow;
+    trapped |= rows < 0;
+    return rows;
   }
   static int64_t rows_of(const Section& head) {
     int64_t rows = 1;

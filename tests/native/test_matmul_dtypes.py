@@ -17,6 +17,7 @@ TARGETS = _native.targets()
 Array = np.ndarray
 SHAPES = [(1, 1, 1), (1, 7, 33), (3, 64, 32), (7, 5, 31), (14, 20, 64), (15, 33, 65), (29, 3, 100)]
 FLOATS = (dtypes.bfloat16, dtypes.float16)
+COMPUTE = (dtypes.float64, dtypes.int32, dtypes.uint32, dtypes.int64, dtypes.uint64)
 INTEGERS = [
     ("int32", "int32", "int32"), ("uint32", "uint32", "uint32"), ("int64", "int64", "int64"), ("uint64", "uint64", "uint64"),
     ("int32", "int8", "int8"), ("int32", "uint8", "int8"), ("int32", "int8", "uint8"), ("int32", "uint8", "uint8"),
@@ -211,16 +212,34 @@ def test_refused_dtypes() -> None:
     refused(code)
 
 
-def test_no_epilogue_but_in_float32() -> None:
-    builder = ProgramBuilder()
-    section = builder.matmul(4, 4, 4, dtype=dtypes.float64)
-    for i, strides in enumerate(((0, 32), (8, 0), (8, 32))):
-        mode = READ | WRITE if i == 2 else READ
-        section.operand(builder.add_arg(128, mode, dtypes.float64), strides, mode=mode, depth=(8, 32, 0)[i])
+@pytest.mark.parametrize("compute", COMPUTE, ids=str)
+@pytest.mark.parametrize(("m", "k", "n"), [(3, 4, 5), (20, 9, 150), (2, 1030, 70)])
+def test_epilogue(compute: dtypes.DType, m: int, k: int, n: int) -> None:
+    """(product + bias) * residual of each batch: the operators one after the other, in one kernel."""
+    size, builder = compute.bytes, ProgramBuilder()
+    a, b, bias, residual = (values(compute, *shape) for shape in ((2, m, k), (k, n), (n,), (2, m, n)))
+    section = builder.matmul(n, m, k, 2, dtype=compute)
+    section.operand(builder.add_arg(a.nbytes, READ, compute), [0, size * k, size * m * k], depth=size)
+    section.operand(builder.add_arg(b.nbytes, READ, compute), [size, 0, 0], depth=size * n)
+    c = builder.add_arg(residual.nbytes, READ | WRITE, compute)
+    section.operand(c, [size, size * n, size * m * n], mode=READ | WRITE)
     section.word("mov.i", 2)
+    section.word("add.i", section.operand(builder.add_arg(bias.nbytes, READ, compute), [size, 0, 0]))
+    section.word("mul.i", section.operand(builder.add_arg(residual.nbytes, READ, compute), [size, size * n, size * m * n]))
     section.word("store", 2)
     section.word("end")
-    refused(builder.build())
+    code = builder.build()
+    assert verifier.check(code) is None
+    with np.errstate(over="ignore"):
+        want = np.stack([(matmul.product(one, b, compute) + bias) * two for one, two in zip(a, residual, strict=True)])
+    for threads, parts in ((1, 1), (2, 3)):
+        for target in TARGETS:
+            got = [a, b, np.zeros_like(residual), bias, residual]
+            _native.Program(code).run(got, target, threads=threads, parts=parts)
+            assert got[2].tobytes() == want.tobytes(), target
+    again = [a, b, np.zeros_like(residual), bias, residual]
+    reference.run(code, again)
+    assert again[2].tobytes() == want.tobytes()
 
 
 def test_both_verifiers_ask_for_the_same_scratch() -> None:

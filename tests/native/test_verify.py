@@ -122,6 +122,19 @@ section2 pack float32 [40] depth=5
   x1 arg4+0 float32 write|packed [0]
 """
 
+GROUPS = """
+program workspace=0 scratch=640 fuel=5
+arg0 120 float32 read align=4
+arg1 2400 float32 read align=4
+arg2 960 float32 read|write align=4
+arg3 24 int64 read align=8
+section0 matmul float32 [40,6,3] depth=5 scratch=640
+  x0 arg0+0 float32 read [0,20,0] depth=4 index=3
+  x1 arg1+0 float32 read [4,0,800] depth=160
+  x2 arg2+0 float32 read|write [4,160,0]
+  x3 arg3+0 int64 read [0,0,8]
+"""
+
 PACKED = """
 program workspace=0 scratch=0 fuel=5
 arg0 200 float32 read align=4
@@ -267,7 +280,7 @@ section8 vector float32 [100]
 
 LISTINGS = {
     "elementwise": ELEMENTWISE, "softmax": SOFTMAX, "gather": GATHER, "matmul": MATMUL, "packed": PACKED, "host": HOST,
-    "wide": WIDE, "attention": ATTENTION, "control": CONTROL,
+    "wide": WIDE, "attention": ATTENTION, "control": CONTROL, "groups": GROUPS,
 }  # fmt: skip
 
 

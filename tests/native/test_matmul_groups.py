@@ -1,0 +1,98 @@
+"""Matmul sections whose rows lie in groups, each with a matrix of its own: the bits of a product of each group alone, on every
+instruction set and any number of threads; numbers of rows that are none trap; both verifiers agree on what is allowed."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from dvm_rt import _native, dtypes
+from dvm_rt.errors import DeviceTrap, InvalidBytecodeError
+from dvm_rt.isa import matmul, reference, verifier
+from dvm_rt.isa.assembler import assemble
+from dvm_rt.isa.program import PACKED, READ, WRITE, ProgramBuilder
+from tests.native.test_verify import GROUPS
+
+Array = np.ndarray
+TARGETS = _native.targets()
+FORMS = ("rows", "columns", "packed")
+ROWS = ([3, 0, 5, 1], [0, 0, 0, 0], [9, 0, 0, 0], [0, 0, 0, 9], [1, 1, 1, 1])  # of 9
+MANY = ([20, 1, 0, 40], [61, 0, 15, 14], [7, 9, 16, 33])  # of 90
+
+
+def values(*shape: int) -> Array:
+    return np.random.default_rng(shape).standard_normal(shape, np.float32)
+
+
+def program(x: Array, w: Array, rows: Array, form: str) -> tuple[bytes, list[Array]]:
+    (m, k), (groups, _, n) = x.shape, w.shape
+    c, builder = np.full((m, n), 7, np.float32), ProgramBuilder()
+    section = builder.matmul(n, m, k, groups)
+    section.operand(builder.add_arg(x.nbytes), [0, 4 * k, 0], depth=4, index=3)
+    if form == "packed":
+        stored = np.concatenate([matmul.pack(one) for one in w])
+        section.operand(builder.add_arg(stored.nbytes), [0, 0, matmul.packed_bytes(n, k)], mode=READ | PACKED)
+    else:
+        stored = w if form == "rows" else np.ascontiguousarray(w.transpose(0, 2, 1))
+        steps = ([4, 0, 4 * k * n], 4 * n) if form == "rows" else ([4 * k, 0, 4 * k * n], 4)
+        section.operand(builder.add_arg(stored.nbytes), steps[0], depth=steps[1])
+    section.operand(builder.add_arg(c.nbytes, READ | WRITE), [4, 4 * n, 0], mode=READ | WRITE)
+    whole = dtypes.from_numpy(rows.dtype)
+    section.operand(builder.add_arg(rows.nbytes, READ, whole), [0, 0, rows.itemsize], dtype=whole)
+    return builder.build(), [x, stored, c, rows]
+
+
+def expected(x: Array, w: Array, rows: Array) -> Array:
+    begin, out = 0, np.zeros((len(x), w.shape[2]), np.float32)
+    for count, one in zip(rows, w, strict=True):
+        if count:
+            out[begin : begin + count] = matmul.matmul(x[begin : begin + count], one)
+        begin += count
+    return out
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(("m", "k", "n", "cases"), [(9, 5, 40, ROWS), (9, 33, 200, ROWS[:1]), (90, 7, 150, MANY), (30, 1030, 33, ([7, 0, 16, 2],))])
+def test_each_group_is_a_product(form: str, m: int, k: int, n: int, cases: tuple) -> None:
+    x, w = values(m, k), values(4, k, n)
+    for number, case in enumerate(cases):
+        rows = np.array(case, np.int32 if number % 2 else np.int64)
+        code, args = program(x, w, rows, form)
+        assert verifier.check(code) is None
+        want = expected(x, w, rows)
+        again = [a.copy() for a in args]
+        reference.run(code, again)
+        assert again[2].tobytes() == want.tobytes()
+        for target in TARGETS:
+            for threads, parts in ((1, 1), (2, 3)):
+                args[2][:] = 7
+                _native.Program(code).run(args, target, threads=threads, parts=parts)
+                assert args[2].tobytes() == want.tobytes(), (target, case, parts)
+
+
+@pytest.mark.parametrize("case", [[-1, 3, 0, 0], [3, 4, 3, 0], [10, 0, 0, 0], [5, 5, -1, 0], [2**40, 0, 0, 0], [-(2**63), 9, 0, 0]])
+def test_numbers_of_rows_that_are_none_trap(case: list[int]) -> None:
+    code, args = program(values(9, 5), values(4, 5, 40), np.array(case, np.int64), "rows")
+    for target in TARGETS:
+        for threads, parts in ((1, 1), (2, 2)):
+            with pytest.raises(DeviceTrap):
+                _native.Program(code).run(args, target, threads=threads, parts=parts)
+    with pytest.raises(DeviceTrap):
+        reference.run(code, args)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("index=3", "index=2"), ("index=3", "index=4"), ("index=3", "index=1 limit=1"), ("read [0,20,0]", "read [0,20,4]"),
+        ("[4,160,0]", "[4,160,4]"), ("[40,6,3] depth", "[40,18] depth"), ("int64 read [0,0,8]", "int64 read [0,4,8]"),
+        ("int64", "int16"), ("int64", "float64"), ("arg3 24", "arg3 16"), ("arg1 2400", "arg1 2399"), ("[0,0,8]", "[0,0,4]"),
+    ],
+)  # fmt: skip
+def test_refused(old: str, new: str) -> None:
+    assert verifier.check(assemble(GROUPS)) is None
+    _native.Program(assemble(GROUPS))
+    bad = assemble(GROUPS.replace(old, new))
+    assert bad != assemble(GROUPS) and verifier.check(bad) is not None
+    with pytest.raises(InvalidBytecodeError):
+        _native.Program(bad)
