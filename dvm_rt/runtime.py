@@ -46,8 +46,8 @@ class Runtime:
     "workers" or "caller" (the bytes are the same). listen: an endpoint for remote workers (ipc:///path or
     tcp://127.0.0.1:port; port 0 picks one, see `endpoint`). Other arguments override rows of config.py: arena_bytes_max
     (bytes), spin_us, lease_s, threads (that run kernels; the bytes do not depend on it; 0 or nothing: one inline, else the
-    CPUs that this process may use less one for the caller and one for each encoder, at least one). encode_work_ns makes each encode that much dearer, for experiments. cache: a folder in which plans, and the
-    sizes they were used for, are kept for the next process; see array/plan_cache.py.
+    CPUs that this process may use less one for the caller and one for each encoder, at least one). encode_work_ns makes each encode that much dearer, for experiments. cache: a folder in which plans and their
+    programs are kept for the next process, written by save() and close(); see array/plan_cache.py.
     Raises DvmError for values out of range, PoolUnhealthyError if the processes do not start."""
 
     def __init__(
@@ -68,7 +68,7 @@ class Runtime:
         self._pid, self._closed, self._tokens = os.getpid(), False, list[Token]()
         self.inline = inline
         self.cache = None if cache is None else Path(cache)
-        self.before_close: list[Callable[[], None]] = []  # what the layers above still want to do
+        self.before_close: list[Callable[[], None]] = []  # what the layers above want to be written down
         self.encode = str(_row("encode", encode))
         if type(encoders) is not int or not 0 <= encoders <= ENCODERS_MAX:
             raise DvmError(f"runtime: encoders: out of range, got {encoders!r}, allowed 0 to {ENCODERS_MAX}")
@@ -262,6 +262,12 @@ class Runtime:
         except DvmError as error:
             future.set_exception(error)
         return future
+
+    def save(self) -> None:
+        """Writes plans and programs into the folder `cache`, if there is one, as close() does."""
+        self._check_open()
+        for act in self.before_close:
+            act()
 
     # ---- looking -------------------------------------------------------------------------------------------------
     @property
