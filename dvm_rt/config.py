@@ -77,6 +77,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("tree_bytes_max", 1 << 20, "bytes", "of one graph on its way to a worker", (256, 1 << 26)),
     Setting("remote_workers_max", 64, "workers", "connected to one listening runtime", (1, 4096)),
     Setting("recheck_every", 64, "programs", "of a remote worker: one of so many is encoded again and compared", (1, 1 << 20)),
+    Setting("drain_s", 30.0, "s", "for a pool that drains to answer what it holds; then it is stopped", (0.1, 86400.0)),
     Setting("connect_s", 30.0, "s", "that a pool waits for its scheduler", (0.1, 86400.0)),
     # ---- arrays ----
     Setting("pending_max", 512, "operators", "that lazy arrays wait for before they are computed unasked", (1, 1 << 16)),

@@ -90,6 +90,12 @@ class RemoteLeft(NamedTuple):
     why: str
 
 
+class RemoteDrains(NamedTuple):
+    """A remote worker wants to leave when it has answered what it holds."""
+
+    worker: int
+
+
 class ProgramsReceived(NamedTuple):
     """Programs of one lease from a remote worker, in the order in which they were sent to it."""
 
@@ -152,7 +158,8 @@ class Closing(NamedTuple):
 
 
 Event = (
-    PlanKnown | PlanForgotten | InstancesArrived | Counters | Waited | Tick | WorkerReady | RemoteJoined | RemoteLeft | ProgramsReceived
+    PlanKnown | PlanForgotten | InstancesArrived | Counters | Waited | Tick | WorkerReady | RemoteJoined | RemoteLeft | RemoteDrains
+    | ProgramsReceived
     | ProgramRefused | ProcessDied | ZygoteReady | Inspected | GraphWanted | GraphAnswered | Opening | Closing
 )  # fmt: skip
 

@@ -364,6 +364,20 @@ def test_remote_workers_take_part_and_leave():
     assert d.tell(e.RemoteLeft(1000, "gone")) == [] and d.tell(e.ProgramsReceived(1000, lease, (2,))) == []
 
 
+def test_a_remote_worker_that_drains_answers_what_it_holds():
+    d = Driver(workers=0)
+    d.tell(e.RemoteJoined(1000))
+    d.arrive(1)
+    lease = d.state.book.last_lease
+    assert d.tell(e.RemoteDrains(1000)) == []
+    assert e.EncodeHere((2,)) in d.arrive(2)  # nothing new, and there is nobody else
+    assert d.tell(e.ProgramsReceived(1000, lease, (1,))) == [e.DeliverPrograms((1,)), e.DropWorker(1000, "drained")]
+    assert d.state.deaths == 0 and d.state.book.workers == {}
+    assert d.tell(e.RemoteDrains(1000)) == []
+    d.tell(e.RemoteJoined(1001))
+    assert d.tell(e.RemoteDrains(1001)) == [e.DropWorker(1001, "drained")]  # it holds nothing
+
+
 @pytest.mark.parametrize("programs", [(2,), (1, 3), (), (1, 2, 3)])
 def test_a_remote_worker_that_sends_what_it_does_not_owe_is_dropped(programs):
     d = Driver(workers=0)
