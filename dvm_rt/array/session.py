@@ -98,7 +98,7 @@ class Planned:
 class Session:
     """Arrays of one runtime."""
 
-    __slots__ = ("_runtime", "stream", "plans", "variants", "counters", "lock", "pending_max", "plans_max", "cache", "_cached", "__weakref__")
+    __slots__ = ("_runtime", "stream", "plans", "variants", "counters", "lock", "pending_max", "plans_max", "wait_s", "cache", "_cached", "__weakref__")
 
     def __init__(self, of: runtime.Runtime) -> None:
         self._runtime = weakref.ref(of)  # a runtime keeps its session, not the other way round
@@ -107,7 +107,7 @@ class Session:
         self.variants: dict[object, set[bytes]] = {}
         self.counters: Counter[str] = Counter()
         self.lock = threading.RLock()
-        self.pending_max, self.plans_max = integer("pending_max"), integer("plans_max")
+        self.pending_max, self.plans_max, self.wait_s = integer("pending_max"), integer("plans_max"), number("wait_s")
         self.cache: PlanCache | None = None
         self._cached: dict[int, Path] = {}  # numbers of plans -> where they are kept
         if of.cache is not None:
