@@ -146,6 +146,7 @@ def compare(runs: dict[str, Callable[[], object]]) -> dict[str, float]:
     times: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(RUNS):
         for name, run in runs.items():
+            run()  # its weights are where its own last run left them, not where another's did
             began = time.perf_counter()
             run()
             times[name].append(1e6 * (time.perf_counter() - began))
