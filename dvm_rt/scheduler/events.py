@@ -229,6 +229,15 @@ class FailProgram(NamedTuple):
     text: str
 
 
+class FailLaunch(NamedTuple):
+    """The next device does not run this launch: it, and what is computed from it, give the error of this name. Comes before
+    ReplayDevice."""
+
+    seq: int
+    error: str
+    text: str
+
+
 class StartProcess(NamedTuple):
     """Start the next life of a process, at a new address."""
 
@@ -272,6 +281,6 @@ class FailRuntime(NamedTuple):
 
 
 Command = (
-    SendPlan | SendForget | SendInstances | EncodeHere | DeliverPrograms | SendGraph | AnswerGraph | FailGraph | FailProgram
+    SendPlan | SendForget | SendInstances | EncodeHere | DeliverPrograms | SendGraph | AnswerGraph | FailGraph | FailProgram | FailLaunch
     | StartProcess | KillProcess | DropWorker | InspectProcess | ReplayDevice | RingBells | FailRuntime
 )  # fmt: skip

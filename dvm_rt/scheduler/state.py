@@ -239,7 +239,9 @@ class SchedulerState:
         from_outside = event.killed and not self.seats.seats[process].condemned
         progress = from_outside or self._had_progress(process)
         out = self._bury(self.book.workers[process.index], now) if process.role == "encoder" else []
-        progress = progress or any(isinstance(c, e.FailProgram) for c in out)  # poison was found: an answer too
+        if process == e.DEVICE and not progress:
+            out += self._poison_launch(now)
+        progress = progress or any(isinstance(c, e.FailProgram | e.FailLaunch) for c in out)  # poison was found: an answer too
         self.unhealthy = self.seats.died(process, now, progress)
         if self.unhealthy:
             return [*out, e.FailRuntime(self.unhealthy)]
@@ -248,6 +250,17 @@ class SchedulerState:
         if process == e.DEVICE:
             out += [e.ReplayDevice(), *self._refill(now)]
         return [*out, *self._start(process, now), e.RingBells()]
+
+    def _poison_launch(self, now: float) -> list[e.Command]:
+        """The launch over which the last devices that there may be have died, one after the other: it is given up, not the runtime.
+        A device that never got past its start, or had no program to run, died of something else."""
+        deaths, seq = self.seats.seats[e.DEVICE].deaths + 1, self.counters.done + 1
+        running = self.counters.device_up and self.counters.launched >= seq and not self.counters.waiting_program
+        if deaths < self.limits.deaths_max or not running:
+            return []
+        text = f"scheduler: launch {seq}: deaths of devices that ran it, got {deaths}, allowed {deaths - 1}"
+        self._note(now, text, ())
+        return [e.FailLaunch(seq, "PoisonRequestError", text)]
 
     def _refill(self, now: float) -> list[e.Command]:
         """The device may have had programs alone that were answered but not run: the caller is quickest to replace them."""

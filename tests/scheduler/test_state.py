@@ -230,6 +230,29 @@ def test_restarts_are_bounded_even_with_progress():
     assert e.FailRuntime in kinds(d.tell(e.ProcessDied(E0, 10)))
 
 
+def test_a_launch_that_kills_every_device_is_given_up_alone():
+    d = Driver()
+    d.arrive(1)
+    d.count(done=3, launched=9, device_up=True)
+    for life in range(5):  # the first of them has made progress
+        assert e.FailLaunch not in kinds(d.tell(e.ProcessDied(e.DEVICE, life), after=0.01))
+        d.count(done=3, launched=9, device_up=True)
+    out = d.tell(e.ProcessDied(e.DEVICE, 5), after=0.01)
+    assert kinds(out)[:2] == [e.FailLaunch, e.ReplayDevice] and (out[0].seq, out[0].error) == (4, "PoisonRequestError")
+    for life in range(6, 11):  # the next one has as many lives
+        d.count(done=4, launched=9, device_up=True)
+        assert {e.FailLaunch, e.FailRuntime}.isdisjoint(kinds(d.tell(e.ProcessDied(e.DEVICE, life), after=0.01)))
+    for changed in ({"waiting_program": 7}, {"launched": 4}, {"device_up": False}):  # it died of something else
+        other = Driver()
+        other.arrive(1)
+        for life in range(6):
+            if other.state.unhealthy:
+                break
+            other.count(**({"done": 4, "launched": 9, "device_up": True} | changed))
+            out = other.tell(e.ProcessDied(e.DEVICE, life), after=0.01)
+            assert e.FailLaunch not in kinds(out)
+
+
 # ---- poison -----------------------------------------------------------------------------------------------------------
 def test_a_poison_instance_fails_after_two_solo_deaths_and_the_others_do_not():
     d = Driver(solo_deaths_max=2)
