@@ -121,7 +121,8 @@ class Runtime:
             spin_us = min(spin_us, SPIN_OWED_US)
         self.stream = _native.Stream(
             inline=False, workers=self.encoders, ring_bytes=config.integer("ring_bytes"), spin_us=0.0 if alone else float(spin_us),
-            credit_timeout_s=config.number("wait_s"), encode_mode=self.encode, **options,
+            credit_timeout_s=config.number("wait_s"), encode_mode=self.encode, ahead_depth=config.integer("ahead_depth"),
+            ahead_branches=config.integer("ahead_branches"), ahead_max=config.integer("ahead_max"), **options,
         )  # fmt: skip
         self.stream.set_encode_work_ns(work_ns)
         limits = replace(Limits.from_config(), lease_s=lease_s)
@@ -182,6 +183,7 @@ class Runtime:
         if self._shell is None:
             self.stream.wait(seq)  # another thread is inside the launch
             return
+        self.stream.run_ahead(seq)
         self._shell.pump(True)
         if self._spin(seq):
             return
@@ -223,6 +225,11 @@ class Runtime:
         except DvmError as error:
             future.set_exception(error)
         return future
+
+    @property
+    def graphs_waiting(self) -> int:
+        """Graphs that workers are planning, or are to plan."""
+        return len(self._shell.graphs) if self._shell else 0
 
     # ---- looking -------------------------------------------------------------------------------------------------
     @property

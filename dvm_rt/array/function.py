@@ -19,7 +19,7 @@ from dvm_rt import _native
 from dvm_rt.array import tracing
 from dvm_rt.array.array import Array, asarray, computed, wrap
 from dvm_rt.array.array import _wrap_node as wrap_node
-from dvm_rt.array.session import Planned, Session, session
+from dvm_rt.array.session import UNPLANNED, Planned, Session, session
 from dvm_rt.array.tracing import Trace
 from dvm_rt.dtypes import DTYPES
 from dvm_rt.errors import EncodeError, GraphError, InvalidBytecodeError, ShapeError
@@ -99,7 +99,7 @@ class Function:
             entry = self._entry(of, tree, arrays, args, kwargs, exact=True)
             number = entry.planned.number
             tensors = of.call(entry.planned, [a._tensor for a in arrays])
-        if entry.planned.number != number and not entry.exact:  # cut smaller: the fast path has to know
+        if entry.planned.number != number and not entry.exact:  # planned now, or cut smaller: the fast path has to know
             self._shorten(of, entry, tuple([_row(a._tensor) for a in arrays]), args, kwargs)
         return _unflatten(entry.tree, iter([wrap(t, of) for t in tensors]))
 
@@ -129,7 +129,7 @@ class Function:
         """Too many signatures: all are given up, and traced again when they come again."""
         for entry in self._entries.pop(of).values():
             if entry.planned is not None:
-                of.stream.forget(entry.planned.number)
+                of.forget(entry.planned)
         self._fast.pop(of, None)
         self._short.pop(id(of), None)
 
@@ -163,7 +163,7 @@ class Function:
         """Lets later calls of this signature take the fast path, if they may."""
         plain = not kwargs and args and all(isinstance(a, Array) for a in args)
         single = entry.tree is ARRAY
-        if not plain or entry.planned is None or not (single or _is_flat(entry.tree)):
+        if not plain or entry.planned is None or entry.planned.number == UNPLANNED or not (single or _is_flat(entry.tree)):
             return
         if of not in self._fast:
             self._fast[of] = _native.Dispatcher(of.stream, Array)
@@ -188,6 +188,7 @@ def planned_for(called: Function, args: tuple, kwargs: dict[str, object]) -> tup
         entry = called._entry(of, tree, arrays, args, kwargs, exact=True)
     if entry.planned is None:
         raise GraphError(f"function: {called._name}: computes nothing, allowed functions that give arrays")
+    of.settle(entry.planned)
     return of, entry.planned, [a._tensor for a in arrays]
 
 
