@@ -51,6 +51,8 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("graph_lease_s", 30.0, "s", "for a worker to plan one graph", (0.05, 86400.0)),
     Setting("starved_leases", 8, "leases", "granted to a process that the kernel does not let run", (1, 1000)),
     Setting("wait_s", 60.0, "s", "default limit of every public call that waits", (0.001, 86400.0)),
+    Setting("requests_max", 64, "requests", "of Runtime.run that run at once; further ones wait in line", (1, 1 << 16)),
+    Setting("requests_waiting_max", 1024, "requests", "in that line; the next one is refused", (0, 1 << 20)),
     Setting("tick_s", 0.01, "s", "between two looks of the supervisor; late batches leave then", (0.001, 1.0)),
     Setting("close_s", 0.9, "s", "close() gives up on a process after this", (0.1, 60.0)),
     Setting("start_s", 10.0, "s", "for the zygote to get past its imports", (0.1, 60.0)),

@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 
     from dvm_rt._native import Stream, Tensor
     from dvm_rt.array.array import Array
-    from dvm_rt.array.plan_cache import PlanCache
+    from dvm_rt.array.plan_cache import PlanCache, Programs
 
 Result = TypeVar("Result")
 PARAMETER, CONSTANT = OPERATORS["parameter"], OPERATORS["constant"]
@@ -189,9 +189,9 @@ class Session:
         found = self.cache.load(path)
         if found is None:
             return False
-        code, sizes = found
+        code, programs = found
         self._register(planned, code)
-        self._warm(planned.number, sizes)
+        self._warm(planned.number, programs)
         self._cached[planned.number] = path
         return True
 
@@ -218,23 +218,26 @@ class Session:
         if planned.number != UNPLANNED:
             self.stream.forget(planned.number)
 
-    def _warm(self, number: int, sizes: list[tuple[int, ...]]) -> None:
-        """Encodes the programs that the plan had when it was saved."""
-        for symbols in sizes:
+    def _warm(self, number: int, programs: Programs) -> None:
+        """Takes over the programs that the plan had when it was saved; what is no program for its sizes is encoded again."""
+        for symbols, code in programs:
             try:
-                self.stream.prefetch(number, symbols)
-                self.counters["programs_warmed"] += 1
+                self.stream.adopt(number, symbols, code)
+                self.counters["programs_loaded"] += 1
+            except InvalidBytecodeError:
+                self.counters["programs_refused"] += 1
             except DvmError:
-                self.counters["cache_refused"] += 1
+                self.counters["cache_refused"] += 1  # no sizes of this plan
 
     def save(self) -> None:
-        """Writes down the sizes that the plans of this session were used for: done by Runtime.close()."""
+        """Writes the plans of this session down, with the programs that they have now: done by Runtime.close()."""
         for number, path in self._cached.items():
             try:
                 code, sizes = self.stream.plan_bytes(number), [tuple(s) for _, s in self.stream.programs(number)]
+                programs = [(s, self.stream.encoded(number, s)) for s in sizes]
             except DvmError:
                 continue  # given up meanwhile, or the stream has failed: closing goes on
-            self.cache.save(path, code, sizes)
+            self.cache.save(path, code, [(s, program) for s, program in programs if program])
 
     def _plan_bytes(self, planned: Planned) -> bytes:
         if self.runtime.encode == "workers" and self.runtime.encoders:
