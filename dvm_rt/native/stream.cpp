@@ -335,6 +335,8 @@ void Stream::prepare_parts(PlanState& state, std::span<const Tensor* const> args
   Instance& instance = instance_for(state, parameters_);
   prepared_ = &instance;
   touch(instance);
+  if (!inline_mode_) ahead_.observe(state.number, instance.symbols);
+  if (instance.guessed) instance.guessed = false, ++counters_.guessed_right;
   reserve_workspace(instance.workspace_bytes);
   auto buffers = state.plan->buffers();
   made_.resize(buffers.size());
