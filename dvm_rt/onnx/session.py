@@ -19,7 +19,7 @@ from dvm_rt.errors import DTypeError, GraphError, ShapeError
 from dvm_rt.onnx import model as files
 from dvm_rt.onnx.model import Value as Declared
 from dvm_rt.onnx.running import CONTROL, FOLDED, HOST_FUNCTION, HOST_PATH, INLINED, INSTRUCTIONS, Running
-from dvm_rt.onnx.values import fetch, numpy_dtype
+from dvm_rt.onnx.values import BFLOAT16, fetch, lift, numpy_dtype
 
 Feed = object
 
@@ -104,7 +104,7 @@ class Session:
         if isinstance(fed, np.ndarray) and fed.dtype.kind in "UST":
             fed = fed.astype(object)
         _check(self.model.file, declared, fed)
-        return fed
+        return lift(fed) if numpy_dtype(fed).kind == "f" or numpy_dtype(fed) == BFLOAT16 else fed  # whole numbers may be sizes
 
     def explain(self) -> list[Placed]:
         """What ran where, node by node, of the runs so far."""
