@@ -132,7 +132,8 @@ class Running:
         if not any(isinstance(inputs[i], Array) for i in data):
             try:
                 result = self._on_host(row, node, inputs, run_graph)
-                self.note(node, FOLDED if row.kind is not HOST else HOST_PATH)
+                known = _tracing() or all(id(inputs[i]) in constants for i in data)
+                self.note(node, FOLDED if known and row.kind is not HOST else HOST_PATH)
                 return result
             except numpy_names.Symbolic:
                 pass
@@ -401,8 +402,21 @@ class Segment:
     def _traced(self, names: tuple[str, ...], *arguments: object) -> object:
         env = {**self.plan.graph.constants, **self.fixed, **{n: _opened(a) for n, a in zip(names, arguments, strict=True)}}
         self.plan.running.interpret(self.nodes, env, self.constants, self.start)
+        self._note_values(names, arguments, env)
         results = tuple(_closed(env[n]) for n in self.outputs)
         return results[0] if len(results) == 1 else results
+
+
+    def _note_values(self, names: tuple[str, ...], arguments: tuple, env: Environment) -> None:
+        """A result that NumPy made of values that were given, not of sizes: its node ran on the host, whatever else it is for."""
+        given = {n for n, a in zip(names, arguments, strict=True) if isinstance(a, HostKey)}
+        for node in self.nodes if given else ():
+            row = table.find(node)
+            if (row is None or row.kind is not RAW) and given & node.reads:
+                made = {n for n in node.outputs if n and isinstance(env[n], np.ndarray)}
+                given |= made
+                if made & set(self.outputs):
+                    self.plan.running.note(node, HOST_PATH)
 
 
 def _opened(value: object) -> Value:

@@ -22,6 +22,7 @@ from dvm_rt.onnx.running import CONTROL, FOLDED, HOST_FUNCTION, HOST_PATH, INLIN
 from dvm_rt.onnx.values import BFLOAT16, fetch, lift, numpy_dtype
 
 Feed = object
+_LIFTED = {np.dtype(t) for t in (np.float16, np.float32, np.float64, BFLOAT16)}  # at once; whole numbers may be sizes
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +105,7 @@ class Session:
         if isinstance(fed, np.ndarray) and fed.dtype.kind in "UST":
             fed = fed.astype(object)
         _check(self.model.file, declared, fed)
-        return lift(fed) if numpy_dtype(fed).kind == "f" or numpy_dtype(fed) == BFLOAT16 else fed  # whole numbers may be sizes
+        return lift(fed) if numpy_dtype(fed) in _LIFTED else fed
 
     def explain(self) -> list[Placed]:
         """What ran where, node by node, of the runs so far."""
