@@ -10,7 +10,8 @@ segment's nodes run one by one, as lazy arrays."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 
 import numpy as np
@@ -49,6 +50,7 @@ VARIANTS_MAX = 32  # values of host inputs that a segment is traced for
 INSTRUCTIONS, HOST_FUNCTION, HOST_PATH, FOLDED, CONTROL, INLINED = (
     "instructions", "host function", "host", "shapes and constants", "control flow", "function body"
 )  # fmt: skip
+_NOTHING: set[int] = set()
 _PLAIN = (ValueError, IndexError, TypeError, KeyError, ZeroDivisionError, OverflowError, AttributeError)
 Environment = dict[str, Value]
 
@@ -64,7 +66,18 @@ class Running:
         self.host_only: set[int] = set()  # nodes whose dtypes no instruction takes
         self.bodies: dict[tuple, Graph] = {}
         self.depth = 0
+        self._thread = threading.local()
         self.main = self.plan(model.graph)
+
+    @property
+    def given(self) -> dict[int, Value]:
+        """By id, the host values of the run in this thread that were given, or made of such: what NumPy makes of them is counted."""
+        return self._thread.__dict__.setdefault("given", {})
+
+    def run(self, env: Environment) -> list[Value]:
+        """The outputs of the main graph."""
+        self._thread.given = {id(v): v for v in env.values() if isinstance(v, np.ndarray)}
+        return self.main.run(env, _NOTHING)
 
     def plan(self, graph: Graph) -> GraphPlan:
         found = self.plans.get(id(graph))
@@ -129,11 +142,10 @@ class Running:
             if i < len(inputs):
                 inputs[i] = fetch(inputs[i])
         data = [i for i in range(len(inputs)) if i not in row.on_host and inputs[i] is not None]
-        if not any(isinstance(inputs[i], Array) for i in data):
+        if not any(isinstance(inputs[i], Array) for i in data) and not self._is_given(inputs[i] for i in data):
             try:
                 result = self._on_host(row, node, inputs, run_graph)
-                known = _tracing() or all(id(inputs[i]) in constants for i in data)
-                self.note(node, FOLDED if known and row.kind is not HOST else HOST_PATH)
+                self.note(node, FOLDED if row.kind is not HOST else HOST_PATH)
                 return result
             except numpy_names.Symbolic:
                 pass
@@ -156,6 +168,11 @@ class Running:
             self.note(node, _lowering(value, lifted))
         return result
 
+    def _is_given(self, data: Iterable[Value]) -> bool:
+        """Whether a host value is no constant and no size: outside of a trace, the machine computes with it."""
+        given = self.given
+        return bool(given) and not _tracing() and any(id(x) in given for x in data)
+
     def _on_host(self, row: Row, node: Node, inputs: list[Value], run_graph: Callable) -> object:
         with np.errstate(all="ignore"):
             result = row.function(Call(node, numpy_names, run_graph), *inputs)
@@ -168,7 +185,9 @@ class Running:
         if _tracing():
             raise Untraceable
         self.note(node, HOST_PATH)
-        return self._on_host(row, node, [fetch(x) for x in inputs], run_graph)
+        result = self._on_host(row, node, [fetch(x) for x in inputs], run_graph)
+        self.given.update((id(v), v) for v in (result if isinstance(result, (list, tuple)) else [result]))
+        return result
 
     # ---- operators that ONNX defines by others ----
 
@@ -412,7 +431,8 @@ class Segment:
         given = {n for n, a in zip(names, arguments, strict=True) if isinstance(a, HostKey)}
         for node in self.nodes if given else ():
             row = table.find(node)
-            if (row is None or row.kind is not RAW) and given & node.reads:
+            read = {n for i, n in enumerate(node.inputs) if row is None or i not in row.on_host}  # not: shapes, counts
+            if (row is None or row.kind is not RAW) and given & read:
                 made = {n for n in node.outputs if n and isinstance(env[n], np.ndarray)}
                 given |= made
                 if made & set(self.outputs):

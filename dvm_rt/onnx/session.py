@@ -22,7 +22,9 @@ from dvm_rt.onnx.running import CONTROL, FOLDED, HOST_FUNCTION, HOST_PATH, INLIN
 from dvm_rt.onnx.values import BFLOAT16, fetch, lift, numpy_dtype
 
 Feed = object
-_LIFTED = {np.dtype(t) for t in (np.float16, np.float32, np.float64, BFLOAT16)}  # at once; whole numbers may be sizes
+_FLOATS = {np.dtype(t) for t in (np.float16, np.float32, np.float64, BFLOAT16)}
+_WHOLE = {np.dtype(t) for t in ("bool", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8")}
+SIZES_MAX = 64  # most elements of a vector of sizes: whole numbers that may be one stay on the host until somebody computes with them
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +88,7 @@ class Session:
         if missing:
             raise GraphError(f"onnx: {self.model.file}: inputs are missing, got {sorted(feeds)}, allowed {[p.name for p in self.inputs]}")
         env |= {p.name: None for p in self.inputs if p.name not in env}
-        values = self._running.main.run(env, set())
+        values = self._running.run(env)
         if names is None:
             return values
         by_name = dict(zip([o.name for o in self.outputs], values, strict=True))
@@ -105,7 +107,9 @@ class Session:
         if isinstance(fed, np.ndarray) and fed.dtype.kind in "UST":
             fed = fed.astype(object)
         _check(self.model.file, declared, fed)
-        return lift(fed) if numpy_dtype(fed) in _LIFTED else fed
+        if isinstance(fed, np.ndarray) and fed.dtype not in _FLOATS and (fed.dtype not in _WHOLE or (fed.ndim < 2 and fed.size <= SIZES_MAX)):
+            return fed
+        return lift(fed)
 
     def explain(self) -> list[Placed]:
         """What ran where, node by node, of the runs so far."""
