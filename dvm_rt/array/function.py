@@ -4,6 +4,9 @@ The signature of a call: for each array its dtype, rank and which sizes are 1; t
 the value of everything static (ints, bools, strings, None, other hashable objects). Floats and NumPy arrays become inputs.
 Arrays that the Python code reaches in other ways are captured: their values belong to the plan.
 
+A function whose sizes depend on values (`nonzero` without size=...), or change from one iteration of a loop to the next, has no
+graph: its Python code runs with values on every call, which gives the same results in more launches (`walked_calls`).
+
 The fast path: all arguments are computed arrays, and an array or a plain tuple of arrays comes back; `_native.Dispatcher` finds
 the plan, launches it and makes the arrays in one native call. Everything else goes the slow way, with the same result."""
 
@@ -39,6 +42,7 @@ class Entry:
 
 
 NOT_FOR_ALL_SIZES = Entry(None, ())  # each shape is traced for itself
+WALKED = Entry(None, ())  # no graph: sizes depend on values, or change from one iteration to the next
 
 
 class Function:
@@ -88,6 +92,8 @@ class Function:
         entry = self._entry(of, tree, arrays, args, kwargs)
         if entry is NOT_FOR_ALL_SIZES:
             entry = self._entry(of, tree, arrays, args, kwargs, exact=True)
+        if entry is WALKED:
+            return self._walked(of, tree, arrays)
         if entry.planned is None:
             return _unflatten(entry.tree, iter(()))
         number = entry.planned.number
@@ -102,6 +108,14 @@ class Function:
         if entry.planned.number != number and not entry.exact:  # cut smaller: the fast path has to know
             self._shorten(of, entry, tuple([_row(a._tensor) for a in arrays]), args, kwargs)
         return _unflatten(entry.tree, iter([wrap(t, of) for t in tensors]))
+
+    def _walked(self, of: Session, tree: object, arrays: list[Array]) -> object:
+        """The Python code with values: what it records between two of them is a launch."""
+        of.counters["walked_calls"] += 1
+        args, kwargs = _unflatten(tree, iter(arrays))
+        outputs: list[object] = []
+        tree = _flatten(self.python(*args, **kwargs), outputs)
+        return _unflatten(tree, iter([x if isinstance(x, Array) else asarray(_host(x)) for x in outputs]))
 
     def _entry(self, of: Session, tree: object, arrays: list[Array], args: tuple, kwargs: dict[str, object], exact: bool = False) -> Entry:
         of.flush([a._node for a in arrays if a._tensor is None], "argument")
@@ -119,6 +133,8 @@ class Function:
             with of.planning() as made:
                 entry = self._entries.setdefault(of, {})[key] = self._traced(of, tree, rows, shapes)
                 made += [entry.planned] if entry.planned else []
+            if entry is WALKED:
+                return entry
             if exact:
                 of.counters["plans_for_one_shape"] += 1
             else:
@@ -137,6 +153,8 @@ class Function:
         """The trace; where the code needs sizes that are numbers (an index array of how many coordinates?), none for all."""
         try:
             return self._trace(of, tree, rows, shapes)
+        except tracing.NeedsValues:
+            return WALKED
         except ShapeError:
             if shapes is not None:
                 raise
@@ -187,7 +205,8 @@ def planned_for(called: Function, args: tuple, kwargs: dict[str, object]) -> tup
     if entry is NOT_FOR_ALL_SIZES:
         entry = called._entry(of, tree, arrays, args, kwargs, exact=True)
     if entry.planned is None:
-        raise GraphError(f"function: {called._name}: computes nothing, allowed functions that give arrays")
+        what = "is walked with values, so it has no plan" if entry is WALKED else "computes nothing"
+        raise GraphError(f"function: {called._name}: {what}, allowed functions that give arrays of sizes known before they run")
     return of, entry.planned, [a._tensor for a in arrays]
 
 

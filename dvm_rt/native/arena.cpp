@@ -117,6 +117,23 @@ Buffer* Arena::allocate(uint64_t bytes, uint64_t committed, Writer writer, Use u
     insert(rest);
   }
   if (block->tainted) clean(block);
+  Buffer* buffer = new_buffer(bytes, use);
+  buffer->block = block;
+  buffer->offset = block->offset;
+  used_[int(use)] += size;
+  return buffer;
+}
+
+Buffer* Arena::continued(Buffer* root) {
+  Buffer* buffer = new_buffer(root->bytes, root->use);
+  root->references.fetch_add(1, std::memory_order_relaxed);
+  buffer->root = BufferRef(root);
+  buffer->block = nullptr;
+  buffer->offset = root->offset;
+  return buffer;
+}
+
+Buffer* Arena::new_buffer(uint64_t bytes, Use use) {
   Buffer* buffer = spare_buffers_;
   if (buffer) spare_buffers_ = buffer->next;
   else buffer = &buffers_.emplace_back();
@@ -124,11 +141,8 @@ Buffer* Arena::allocate(uint64_t bytes, uint64_t committed, Writer writer, Use u
   buffer->use = use;
   buffer->dead = false;
   buffer->arena = this;
-  buffer->block = block;
-  buffer->offset = block->offset;
   buffer->bytes = bytes;
-  buffer->seq = 0;
-  used_[int(use)] += size;
+  buffer->seq = buffer->extent = 0;
   ++live_;
   return buffer;
 }
@@ -136,6 +150,7 @@ Buffer* Arena::allocate(uint64_t bytes, uint64_t committed, Writer writer, Use u
 void Arena::release(Buffer* buffer) {
   if (closed_) {
     buffer->packed.clear();
+    buffer->root = {};
     if (left_.fetch_sub(1, std::memory_order_acq_rel) == 1) delete this;
     return;
   }
@@ -157,9 +172,12 @@ void Arena::drain() {
     while (buffer) {
       Buffer* next = buffer->next;
       --live_;
-      used_[int(buffer->use)] -= buffer->block->bytes;
-      give_back(buffer->block, buffer->touched);
+      if (buffer->block) {
+        used_[int(buffer->use)] -= buffer->block->bytes;
+        give_back(buffer->block, buffer->touched);
+      }
       buffer->packed.clear();
+      buffer->root = {};
       buffer->dead = true;
       if (!buffer->launches) spare(buffer);
       buffer = next;

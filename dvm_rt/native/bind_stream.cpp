@@ -7,6 +7,8 @@
 #include <structmember.h>
 #include <unordered_map>
 
+thread_local uint64_t deadline_ns = 0;
+
 namespace {
 void collect(nb::handle sequence, Arguments& out) {
   out.owner = adopt(PySequence_Fast(sequence.ptr(), "stream: call: arguments: not a sequence of tensors"));
@@ -16,6 +18,7 @@ void collect(nb::handle sequence, Arguments& out) {
 
 nb::object call(Stream& stream, uint32_t plan, const Arguments& args) {
   stream.enter();
+  check_deadline("launch");
   InsideClient inside(stream);
   take_credit(stream);
   const size_t count = stream.output_count(plan);
@@ -58,6 +61,7 @@ nb::dict stats(Stream& stream) {
   out["calls"] = c.calls, out["cached_calls"] = c.cached_calls, out["plans"] = plans, out["programs"] = c.instances;
   out["encoded"] = c.encoded, out["encode_ns"] = c.encode_ns, out["packs"] = c.packs, out["evicted"] = c.evicted;
   out["refused"] = c.refused, out["traps"] = c.traps, out["devices_lost"] = c.devices_lost, out["outbox"] = outbox;
+  out["appended_in_place"] = c.appended_in_place;
   out["program_cache_bytes"] = c.program_cache_bytes, out["sections_split"] = split;
   nb::dict bytes;
   bytes["tensors"] = memory.tensors, bytes["workspace"] = memory.workspace, bytes["packed"] = memory.packed;
@@ -275,6 +279,16 @@ static void bind_stream_policy(nb::class_<Stream>& c) {
        }, nb::arg("program_id"))
       .def("prefetch", [](Stream& s, uint32_t plan, const std::vector<int64_t>& symbols) { StreamLock l(s); return s.prefetch(plan, symbols); },
            nb::arg("plan"), nb::arg("symbols"), "Has a program made before a launch wants it; returns its number.")
+      .def("adopt", [](Stream& s, uint32_t plan, const std::vector<int64_t>& symbols, nb::bytes program) {
+         StreamLock l(s);
+         return s.adopt(plan, symbols, span_of(program));
+       }, nb::arg("plan"), nb::arg("symbols"), nb::arg("program"),
+           "The same with a program of `encoded`, verified here. Raises InvalidBytecodeError if it is none for these sizes.")
+      .def("encoded", [](Stream& s, uint32_t plan, const std::vector<int64_t>& symbols) {
+         std::vector<uint8_t> out;
+         { StreamLock l(s); out = s.encoded(plan, symbols); }
+         return bytes_of(out);
+       }, nb::arg("plan"), nb::arg("symbols"), "The program of an instance that there is; empty: there is nothing to run.")
       .def("plan_bytes", [](Stream& s, uint32_t plan) {
          StreamLock l(s);
          auto& bytes = s.plan(plan).bytes;
@@ -290,6 +304,11 @@ static void bind_stream_policy(nb::class_<Stream>& c) {
          StreamLock l(s);
          s.fail_program(id, Error(known, message));
        }, nb::arg("program_id"), nb::arg("type"), nb::arg("message"), "Its launches, and all that is computed from them, give this error.")
+      .def("fail_launch", [](Stream& s, uint64_t seq, const std::string& type, const std::string& message) {
+         const char* known = failure_class(type);
+         StreamLock l(s);
+         s.fail_launch(seq, Error(known, message));
+       }, nb::arg("seq"), nb::arg("type"), nb::arg("message"), "Before device_lost(): the next device does not run it; it, and all that is computed from it, give this error.")
       .def("retire", &events_of, "Takes commits and events into account; returns the events since the last call.")
       .def("device_lost", [](Stream& s, bool encode_all) { StreamLock l(s); s.device_lost(encode_all); }, nb::arg("encode_all") = true,
            "The device is dead and no other is started yet: everything that is not committed is pushed again for the next. "
@@ -318,6 +337,8 @@ static void bind_stream_policy(nb::class_<Stream>& c) {
 }
 
 void bind_stream(nb::module_& m) {
+  m.def("set_deadline", [](uint64_t at) { return std::exchange(deadline_ns, at); }, nb::arg("at_ns"),
+        "The request of this thread has to be done by then (now_ns); 0: whenever. Returns what was set before.");
   m.def("now_ns", &now_ns, "The clock of traces and counters.");
   nb::class_<Stream> c(m, "Stream");
   c.def("__init__", [](Stream* s, bool inline_mode, uint64_t arena_bytes_max, uint64_t program_cache_bytes, uint64_t ring_bytes,

@@ -11,6 +11,7 @@ namespace dvm {
 
 constexpr uint64_t FUEL_SHORT = 4096;   // about 20 us: shorter programs run without giving up the GIL
 constexpr uint64_t LOG = LOG_CAPACITY;
+constexpr uint64_t GROWN_BYTES_LEAST = 4096;
 constexpr size_t RING_BYTES_MIN = 256 << 10;  // two of the largest launch records, and some
 
 static uint64_t fork_generation = 0;
@@ -158,6 +159,21 @@ Buffer* Stream::output_buffer(uint64_t bytes, Use use) {
   throw out_of_memory(bytes);
 }
 
+// Memory for an output that continues a tensor: behind it, or new and with room for as much again.
+Buffer* Stream::grown(const Tensor& from, uint64_t bytes) {
+  Buffer* root = from.buffer->root ? from.buffer->root.get() : from.buffer.get();
+  const bool newest = root->extent && root->extent == from.bytes && from.offset == 0;
+  if (newest && bytes <= root->bytes) {
+    extents_.emplace_back(root, std::exchange(root->extent, bytes));
+    ++counters_.appended_in_place;
+    return arena_->continued(root);
+  }
+  Buffer* buffer = arena_->allocate(std::max(2 * bytes, GROWN_BYTES_LEAST), done(), Writer::LAUNCH);
+  if (!buffer) buffer = output_buffer(bytes, Use::TENSOR);
+  buffer->extent = bytes;
+  return buffer;
+}
+
 Error Stream::out_of_memory(uint64_t bytes) {
   MemoryReport report = arena_->report();
   return Error("DeviceOutOfMemoryError", say("arena: allocate: bytes, got ", bytes, ", allowed ", report.free,
@@ -215,9 +231,11 @@ void Stream::prepare(uint32_t number, std::span<const Tensor* const> args) {
   outputs_.clear();
   arguments_.clear();
   made_.clear();
+  extents_.clear();
   try {
     prepare_parts(plan_state(number), args);
   } catch (...) {  // what was allocated for it so far is free again
+    for (auto [root, extent] : extents_) root->extent = extent;
     outputs_.clear();
     made_.clear();
     prepared_ = nullptr;
@@ -245,7 +263,8 @@ void Stream::prepare_parts(PlanState& state, std::span<const Tensor* const> args
       Buffer* form = key.k > 0 && key.n > 0 && !instance.empty ? packed(*parameters_[buffers[b].index], key) : nullptr;
       arguments_.push_back({form, form ? form->offset : 0, form ? form->bytes : 0, false});
     } else {
-      made_[b] = BufferRef(output_buffer(bytes, Use::TENSOR));
+      const uint16_t continues = buffers[b].pack;
+      made_[b] = BufferRef(continues == NONE ? output_buffer(bytes, Use::TENSOR) : grown(*parameters_[continues], bytes));
       arguments_.push_back({made_[b].get(), made_[b]->offset, bytes, true});
     }
   }

@@ -256,15 +256,32 @@ static Failure invalid(const Instance& instance, uint32_t code, uint32_t section
       ", allowed what verify() accepts"), {{"code", code}, {"section", section}, {"word", word}}});
 }
 
-// A new instance whose program is made here: errors belong to the call that asked for it.
+// Whether a program takes what launches of this instance give it.
+bool Stream::is_for(const Instance& instance, const VerifiedProgram& program) const {
+  const std::vector<uint16_t>& buffers = instance.plan->arguments;
+  if (program.head().arg_count != buffers.size()) return false;
+  for (size_t i = 0; i < buffers.size(); ++i)
+    if (program.args()[i].bytes > instance.buffer_bytes[buffers[i]]) return false;
+  return true;
+}
+
+// A new instance whose program is made here, or given: errors belong to the call that asked for it.
 void Stream::check_encoded(Instance& instance) {
-  if (instance.empty || (!inline_mode_ && where(*instance.plan) == Where::WORKERS)) return;
+  if (instance.empty || (given_.empty() && !inline_mode_ && where(*instance.plan) == Where::WORKERS)) return;
   Failure failure;
-  auto bytes = encode(instance, failure, true);
+  auto bytes = given_.empty() ? encode(instance, failure, true) : given_;
   if (failure) throw *failure;
   if (bytes.empty()) {
     instance.empty = true;
     return;
+  }
+  if (!given_.empty()) {  // who reads it back from somewhere has not proved anything
+    encoded_at_ns_ = now_ns();
+    VerifyError error;
+    auto program = VerifiedProgram::load(bytes.data(), bytes.size(), error);
+    if (!program) throw *invalid(instance, uint32_t(error.code), error.section, error.word);
+    if (!is_for(instance, *program)) throw *invalid(instance, uint32_t(VerifyCode::ARGUMENT), 0, 0);
+    instance.program_bytes = bytes.size();
   }
   auto* head = reinterpret_cast<const ProgramHead*>(bytes.data());
   instance.workspace_bytes = std::max(instance.workspace_bytes, head->workspace_bytes);
@@ -391,6 +408,24 @@ Instance& Stream::instance_for(PlanState& state, std::span<const Tensor* const> 
     return expression == NONE ? 0 : values_[expression];
   });
   return make_instance(state, {symbols, count}, hash);
+}
+
+uint64_t Stream::adopt(uint32_t number, std::span<const int64_t> symbols, std::span<const uint8_t> program) {
+  given_ = program;
+  struct Ends {
+    std::span<const uint8_t>& given;
+    ~Ends() { given = {}; }
+  } ends{given_};
+  return prefetch(number, symbols);
+}
+
+std::vector<uint8_t> Stream::encoded(uint32_t number, std::span<const int64_t> symbols) {
+  PlanState& plan = plan_state(number);
+  Instance* instance = find(plan, symbols, hash_of(symbols));
+  if (!instance || instance->empty) return {};
+  Failure failure;
+  auto bytes = encode(*instance, failure);
+  return {bytes.begin(), bytes.end()};
 }
 
 uint64_t Stream::prefetch(uint32_t number, std::span<const int64_t> symbols) {
