@@ -33,7 +33,7 @@ from dvm_rt.graph.operators import Lowering
 from dvm_rt.graph.symbols import Dim
 from dvm_rt.onnx import numpy_names, operators, table
 from dvm_rt.onnx.model import DEPTH_MAX, Graph, Model, Node, _Reader, renamed
-from dvm_rt.onnx.table import HOST, RAW, STEP, Call, Row
+from dvm_rt.onnx.table import HOST, LIFTS, RAW, STEP, Call, Row
 from dvm_rt.onnx.values import (
     HostKey,
     Untraceable,
@@ -137,6 +137,9 @@ class Running:
             return row.function(Call(node, dvm, run_graph), *inputs)
         if row.kind is RAW:
             self.note(node, CONTROL if any(isinstance(a, Graph) for a in node.attributes.values()) else FOLDED)
+            return row.function(Call(node, dvm, run_graph), *inputs)
+        if row.kind is LIFTS:
+            self.note(node, INSTRUCTIONS)
             return row.function(Call(node, dvm, run_graph), *inputs)
         for i in row.on_host:
             if i < len(inputs):

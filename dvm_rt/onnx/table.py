@@ -8,6 +8,7 @@ Kinds of rows:
     HOST   NumPy alone (strings, the long tail); ends a traced segment unless all inputs are host values
     STEP   control flow, and sizes that depend on values: runs by itself, between segments
     RAW    takes values as they come (Shape, Identity, sequences), inside of a trace too
+    LIFTS  takes values as they come, and makes arrays of them itself: always lowered
 
 An operator without a row runs by its function body, where ONNX defines one; else it is an UnsupportedOperatorError."""
 
@@ -23,8 +24,8 @@ from dvm_rt.errors import UnsupportedOperatorError
 from dvm_rt.onnx.model import Graph, Node
 from dvm_rt.onnx.values import Value
 
-Kind = Enum("Kind", "ARRAY HOST STEP RAW")
-ARRAY, HOST, STEP, RAW = Kind.ARRAY, Kind.HOST, Kind.STEP, Kind.RAW
+Kind = Enum("Kind", "ARRAY HOST STEP RAW LIFTS")
+ARRAY, HOST, STEP, RAW, LIFTS = Kind.ARRAY, Kind.HOST, Kind.STEP, Kind.RAW, Kind.LIFTS
 
 
 @dataclass(frozen=True, slots=True)
