@@ -139,7 +139,7 @@ class Running:
             self.note(node, CONTROL if any(isinstance(a, Graph) for a in node.attributes.values()) else FOLDED)
             return row.function(Call(node, dvm, run_graph), *inputs)
         if row.kind is LIFTS:
-            self.note(node, INSTRUCTIONS)
+            self.note(node, CONTROL if any(isinstance(a, Graph) for a in node.attributes.values()) else INSTRUCTIONS)
             return row.function(Call(node, dvm, run_graph), *inputs)
         for i in row.on_host:
             if i < len(inputs):
@@ -345,6 +345,16 @@ class GraphPlan:
             else:
                 position = segment.end
 
+    def alone(self) -> tuple[Segment, Function, tuple[str, ...]] | None:
+        """The one segment that the graph is, its function and the names of its arguments, if that is all and every argument an array."""
+        segment = self.segments.get(0)
+        if self.steps or self.cuts or self.host_names or segment is None or segment.end != len(self.graph.nodes) or segment.variants:
+            return None
+        if len(segment.functions) != 1 or any(v.name not in segment.outputs for v in self.graph.outputs):
+            return None
+        ((names, function),) = segment.functions.items()
+        return segment, function, names
+
     def _end(self, start: int) -> int:
         stops = [i for i in (*self.cuts, *self.steps) if i > start]
         return min(stops, default=len(self.graph.nodes))
@@ -400,7 +410,7 @@ class Segment:
             self.variants.add(statics)
         results = self._function(tuple(names))(*arguments)
         for name, value in zip(self.outputs, results if len(self.outputs) != 1 else (results,), strict=True):
-            env[name] = _opened(value)
+            env[name] = opened(value)
 
     def _function(self, names: tuple[str, ...]) -> Function:
         found = self.functions.get(names)
@@ -422,7 +432,7 @@ class Segment:
             return HostKey(value)
 
     def _traced(self, names: tuple[str, ...], *arguments: object) -> object:
-        env = {**self.plan.graph.constants, **self.fixed, **{n: _opened(a) for n, a in zip(names, arguments, strict=True)}}
+        env = {**self.plan.graph.constants, **self.fixed, **{n: opened(a) for n, a in zip(names, arguments, strict=True)}}
         self.plan.running.interpret(self.nodes, env, self.constants, self.start)
         self._note_values(names, arguments, env)
         results = tuple(_closed(env[n]) for n in self.outputs)
@@ -442,9 +452,9 @@ class Segment:
                     self.plan.running.note(node, HOST_PATH)
 
 
-def _opened(value: object) -> Value:
+def opened(value: object) -> Value:
     if isinstance(value, tuple):
-        return tuple(map(_opened, value))
+        return tuple(map(opened, value))
     return value.array if isinstance(value, HostKey) else value
 
 

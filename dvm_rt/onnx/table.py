@@ -20,6 +20,8 @@ from enum import Enum
 
 import numpy as np
 
+from dvm_rt.array import tracing
+from dvm_rt.array.array import Array
 from dvm_rt.errors import UnsupportedOperatorError
 from dvm_rt.onnx.model import Graph, Node
 from dvm_rt.onnx.values import Value
@@ -101,6 +103,10 @@ class Call:
     def refuse(self, what: str) -> UnsupportedOperatorError:
         """The error for what the operator cannot do here."""
         return UnsupportedOperatorError(f"{self.node.where}: {what}")
+
+    def is_traced(self, value: Value = None) -> bool:
+        """Whether a graph is traced (and this value, if one is named, is only known when it runs)."""
+        return tracing.current() is not None and (value is None or isinstance(value, Array))
 
     @property
     def on_host(self) -> bool:
