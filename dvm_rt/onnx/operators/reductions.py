@@ -186,18 +186,33 @@ def _rows(c: Call, x: Value) -> tuple[Value, bool]:
     return c.xp.reshape(x, (product(x.shape[:axis]), product(x.shape[axis:]))), True
 
 
-def _softmax(name: str) -> Callable[[Call, Value], Value]:
+def _softmax(name: str, by_steps: Callable[[Call, Value, int], Value]) -> Callable[[Call, Value], Value]:
+    def of_axis(c: Call, x: Value, axis: int) -> Value:
+        short = kind_of(x) == "f" and numpy_dtype(x).itemsize < 4
+        return by_steps(c, x, axis) if short else getattr(c.xp, name)(x, axis=axis)
+
     def function(c: Call, x: Value) -> Value:
         if c.opset >= 13:
-            return getattr(c.xp, name)(x, axis=c.axis(len(x.shape), -1))
+            return of_axis(c, x, c.axis(len(x.shape), -1))
         flat, _ = _rows(c, x)
-        return c.xp.reshape(getattr(c.xp, name)(flat, axis=-1), x.shape)
+        return c.xp.reshape(of_axis(c, flat, 1), x.shape)
 
     return function
 
 
-row("Softmax")(_softmax("softmax"))
-row("LogSoftmax")(_softmax("log_softmax"))
+def _softmax_by_steps(c: Call, x: Value, axis: int) -> Value:
+    """As ONNX's function body has it, every step rounded: so short floats come out as elsewhere."""
+    powers = c.xp.exp(c.xp.subtract(x, c.xp.max(x, axis=(axis,), keepdims=True)))
+    return c.xp.divide(powers, _sum(c, powers, (axis,), True))
+
+
+def _log_softmax_by_steps(c: Call, x: Value, axis: int) -> Value:
+    shifted = c.xp.subtract(x, c.xp.max(x, axis=(axis,), keepdims=True))
+    return c.xp.subtract(shifted, c.xp.log(_sum(c, c.xp.exp(shifted), (axis,), True)))
+
+
+row("Softmax")(_softmax("softmax", _softmax_by_steps))
+row("LogSoftmax")(_softmax("log_softmax", _log_softmax_by_steps))
 
 
 @row("Hardmax")
