@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from dvm_rt.array.array import Array
-from dvm_rt.errors import GraphError
+from dvm_rt.errors import GraphError, ShapeError
 from dvm_rt.graph.symbols import Dim, product
 from dvm_rt.onnx.operators.elementwise import cast, kind_of
 from dvm_rt.onnx.table import Call, row, whole
@@ -143,27 +143,34 @@ row("ArgMin")(_arg("argmin"))
 @row("CumSum", on_host=(1,))
 def cumulative_sum(c: Call, x: Value, axis: Value) -> Value:
     """A product with a triangle of ones."""
-    return _cumulative(c, x, int(np.asarray(axis).reshape(-1)[0]), np.cumsum, 0)
+    axis = int(np.asarray(axis).reshape(-1)[0]) % max(len(x.shape), 1)
+    return _cumulative_by_matmul(c, x, axis) if isinstance(x, Array) else _cumulative(c, x, axis, "add", 0)
 
 
 @row("CumProd", on_host=(1,))
 def cumulative_product(c: Call, x: Value, axis: Value) -> Value:
-    return _cumulative(c, x, int(np.asarray(axis).reshape(-1)[0]), np.cumprod, 1)
+    return _cumulative(c, x, int(np.asarray(axis).reshape(-1)[0]) % max(len(x.shape), 1), "multiply", 1)
 
 
-def _cumulative(c: Call, x: Value, axis: int, run: Callable[..., np.ndarray], start: int) -> Value:
-    if isinstance(x, Array):
-        if start or numpy_dtype(x).kind != "f":
-            raise c.refuse("running over integers and products is the host's")
-        return _cumulative_by_matmul(c, x, axis % x.ndim)
-    x = np.flip(x, axis) if c.get("reverse", 0) else x
-    result = run(x, axis=axis, dtype=x.dtype)
-    if c.get("exclusive", 0):
-        lead = [slice(None)] * x.ndim
-        lead[axis] = slice(0, -1)
-        first = np.full([1 if i == axis % x.ndim else n for i, n in enumerate(x.shape)], start, x.dtype)
-        result = np.concatenate([first, result[tuple(lead)]], axis=axis)
-    return np.flip(result, axis) if c.get("reverse", 0) else result
+def _cumulative(c: Call, x: Value, axis: int, combine: str, start: int) -> Value:
+    """By doubling: after k steps an element holds what 2^k elements up to it make."""
+    n = x.shape[axis]
+    if isinstance(n, Dim):
+        raise ShapeError(f"length of a running {combine}, got {n}, allowed numbers")
+    x = c.xp.flip(x, axis=axis) if c.get("reverse", 0) else x
+    x = _moved_behind(c, x, axis, 1, start) if c.get("exclusive", 0) else x
+    reach = 1
+    while reach < n:
+        x = getattr(c.xp, combine)(x, _moved_behind(c, x, axis, reach, start))
+        reach *= 2
+    return c.xp.flip(x, axis=axis) if c.get("reverse", 0) else x
+
+
+def _moved_behind(c: Call, x: Value, axis: int, by: int, start: int) -> Value:
+    """x moved along an axis, `start` in front."""
+    lead = tuple(slice(0, n - by) if i == axis else slice(None) for i, n in enumerate(x.shape))
+    widths = [(by, 0) if i == axis else (0, 0) for i in range(len(x.shape))]
+    return c.xp.pad(x[lead], widths, value=start if isinstance(x, Array) else np.asarray(start, x.dtype))
 
 
 def _cumulative_by_matmul(c: Call, x: Array, axis: int) -> Array:
@@ -336,16 +343,13 @@ def mean_variance_normalization(c: Call, x: Value) -> Value:
 
 @row("LRN")
 def local_response_normalization(c: Call, x: Value) -> Value:
-    """Squares summed over neighbouring channels: shifted copies added up."""
+    """Squares averaged over neighbouring channels: pooling along them."""
     size, alpha, beta, bias = c.get("size"), c.get("alpha", 1e-4), c.get("beta", 0.75), c.get("bias", 1.0)
-    before, n = (size - 1) // 2, x.shape[1]
-    if isinstance(n, Dim):
-        raise c.refuse(f"channels, got {n}, allowed a number")
-    squares = c.xp.pad(c.xp.multiply(x, x), [(0, 0), (before, size - 1 - before), *((0, 0),) * (len(x.shape) - 2)])
-    total = squares[:, 0:n]
-    for shift in range(1, size):
-        total = c.xp.add(total, squares[:, shift : shift + n])
-    scaled = c.xp.add(c.xp.multiply(total, number(x, alpha / size)), number(x, bias))
+    before = (size - 1) // 2
+    squares = c.xp.reshape(c.xp.multiply(x, x), (x.shape[0], 1, x.shape[1], product(x.shape[2:])))
+    pads = [(before, size - 1 - before), (0, 0)]
+    mean = c.xp.avg_pool(squares, (size, 1), stride=(1, 1), padding=pads, dilation=(1, 1), ceil_mode=False, count_include_pad=True)
+    scaled = c.xp.add(c.xp.multiply(c.xp.reshape(mean, x.shape), number(x, alpha)), number(x, bias))
     return c.xp.divide(x, c.xp.pow(scaled, number(x, beta)))
 
 

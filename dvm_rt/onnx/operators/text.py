@@ -7,7 +7,10 @@ import unicodedata
 
 import numpy as np
 
+from dvm_rt.array.array import Array
+from dvm_rt.onnx.operators.elementwise import cast
 from dvm_rt.onnx.table import HOST, Call, row
+from dvm_rt.onnx.values import numpy_dtype
 
 Value = object
 ML = "ai.onnx.ml"
@@ -105,15 +108,11 @@ def label_encoder(c: Call, x: Value) -> Value:
     return _strings(flat, x.shape) if dtype is object else np.array(flat, dtype).reshape(x.shape)
 
 
-@row("ArrayFeatureExtractor", kind=HOST, domain=ML)
-def array_feature_extractor(c: Call, x: Value, places: Value) -> Value:
-    result = x[..., places.reshape(-1)]
-    return result.reshape(1, -1) if x.ndim == 1 else result
 
-
-@row("Binarizer", kind=HOST, domain=ML)
+@row("Binarizer", domain=ML)
 def binarizer(c: Call, x: Value) -> Value:
-    return (x > c.get("threshold", 0.0)).astype(x.dtype)
+    threshold = c.get("threshold", 0.0)
+    return cast(c, c.xp.greater(x, threshold if isinstance(x, Array) else np.asarray(threshold, x.dtype)), numpy_dtype(x))
 
 
 _MODES = (np.less_equal, np.less, np.greater_equal, np.greater, np.equal, np.not_equal)  # 6: whether it is a member of a set
