@@ -45,6 +45,7 @@ struct StreamOptions {
   double credit_timeout_s = 60;
   std::string target;  // "": the best
   int threads = 1;     // that run kernels, inline
+  double loop_s = 1e6;  // that loops of a launch may take, inline
 };
 
 struct PlanState;
