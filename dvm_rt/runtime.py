@@ -83,7 +83,7 @@ class Runtime:
         if inline:
             from dvm_rt import _native
 
-            self.stream: _native.Stream = _native.Stream(inline=True, threads=self.threads, **options)
+            self.stream: _native.Stream = _native.Stream(inline=True, threads=self.threads, loop_s=config.number("loop_s"), **options)
         else:
             self._start(options, _row("spin_us", spin_us), _row("lease_s", lease_s), listen, encode_work_ns)
         _open_runtimes.add(self)

@@ -375,14 +375,14 @@ void bind_stream(nb::module_& m) {
   c.def("__init__", [](Stream* s, bool inline_mode, uint64_t arena_bytes_max, uint64_t program_cache_bytes, uint64_t ring_bytes,
                        uint64_t launches_max, int workers, double spin_us, double credit_timeout_s, const std::string& encode_mode,
                        const std::string& target, int threads, int ahead_depth, int ahead_branches,
-                       size_t ahead_max) {
+                       size_t ahead_max, double loop_s) {
      new (s) Stream({inline_mode, arena_bytes_max, program_cache_bytes, ring_bytes, launches_max, workers, spin_us, credit_timeout_s, target,
-                     threads_checked(threads), ahead_depth, ahead_branches, ahead_max});
+                     threads_checked(threads), ahead_depth, ahead_branches, ahead_max, loop_s});
      s->set_default_where(where_named(encode_mode));
    }, nb::arg("inline") = true, nb::arg("arena_bytes_max") = 4ull << 30, nb::arg("program_cache_bytes") = 64ull << 20,
       nb::arg("ring_bytes") = 16ull << 20, nb::arg("launches_max") = 1024, nb::arg("workers") = 0, nb::arg("spin_us") = 200.0,
       nb::arg("credit_timeout_s") = 60.0, nb::arg("encode_mode") = "auto", nb::arg("target") = "", nb::arg("threads") = 1,
-      nb::arg("ahead_depth") = 4, nb::arg("ahead_branches") = 4, nb::arg("ahead_max") = 64)
+      nb::arg("ahead_depth") = 4, nb::arg("ahead_branches") = 4, nb::arg("ahead_max") = 64, nb::arg("loop_s") = 1e6)
       .def("asarray", &as_tensor, nb::arg("array"), nb::arg("dtype") = nb::none(), "Copies an array in, C order. `dtype`: code, for bfloat16 bits.")
       .def("register", [](Stream& s, nb::bytes plan, nb::sequence captured) {
          std::vector<Tensor> tensors;

@@ -52,6 +52,7 @@ struct StreamOptions {
   int ahead_depth = 4;     // calls ahead of the last one whose programs are made while the caller waits; 0: none
   int ahead_branches = 4;  // of those that may come next
   size_t ahead_max = 64;   // programs that were guessed and not called yet
+  double loop_s = 1e6;  // that loops of a launch may take, inline
 };
 
 struct PlanState;

@@ -8,8 +8,8 @@ import numpy as np
 
 import dvm_rt as dvm
 from dvm_rt.array.array import Array
-from dvm_rt.errors import GraphError, ShapeError
-from dvm_rt.graph.symbols import Dim, product
+from dvm_rt.errors import GraphError
+from dvm_rt.graph.symbols import product
 from dvm_rt.isa import host
 from dvm_rt.onnx.operators.elementwise import cast, kind_of
 from dvm_rt.onnx.table import Call, row, whole
