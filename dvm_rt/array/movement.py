@@ -2,8 +2,8 @@
 
 What can be a view, a join or a gather is one; the rest runs as a host function (`isa/host.py`) inside of the same launch.
 Functions whose result's size depends on values (`nonzero`, `compress`, `unique_*`) wait for that size: they compute into
-memory of the largest size, and give the part that is meant. Inside of a @function there is nothing to wait for: there they
-take `size=`, and what is missing is 0."""
+memory of the largest size, and give the part that is meant. A @function with `size=`, where what is missing is 0, stays one
+launch; without, it has to wait for the size too, and is walked (`array/function.py`)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import numpy as np
 from dvm_rt.array.array import Array, DTypeLike, Number, asarray, binary, computed, record, shape_of, whole, wrap
 from dvm_rt.array.creation import full
 from dvm_rt.array.functions import broadcast_to, concat, count_nonzero, expand_dims, permute_dims, reshape, stack, where
-from dvm_rt.array.tracing import Trace
+from dvm_rt.array.tracing import NeedsValues, Trace
 from dvm_rt.dtypes import bool_, float32, int64, sum_dtype
 from dvm_rt.errors import GraphError, ShapeError, UnsupportedOperatorError
 from dvm_rt.graph.shapes import axis_number, axis_numbers
@@ -425,7 +425,7 @@ _COPIED = (float32, bool_)
 
 def _refuse_traced(name: str, x: Array) -> None:
     if x._tensor is None and x._node.data.__class__ is Trace:
-        raise GraphError(f"array: {name}: a size that depends on values inside of a function, got none, allowed size=... or outside of the function")
+        raise NeedsValues(f"array: {name}: a size that depends on values where there are none, got a traced array, allowed size=...")
 
 
 def _value(x: Array, name: str) -> np.ndarray:

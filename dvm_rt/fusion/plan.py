@@ -77,7 +77,8 @@ class Output(NamedTuple):
 
 class Buffer(NamedTuple):
     """Memory that kernels name. role PARAMETER, PACKED: index = parameter; OUTPUT: output; TEMPORARY: workspace slot
-    (temporaries of one slot share its memory). role PACKED: pack = number of the Pack."""
+    (temporaries of one slot share its memory). role PACKED: pack = number of the Pack. role OUTPUT: pack = the parameter whose
+    bytes this one begins with, and whose memory it may continue, or NONE."""
 
     role: str
     dtype: DType
@@ -258,6 +259,12 @@ class PlanBuilder:
         """The parameter whose buffer this is, or None."""
         return self._buffers[buffer].index if self._buffers[buffer].role == "PARAMETER" else None
 
+    def continue_in(self, buffer: int, parameter: int) -> None:
+        """If this buffer is an output's, it may lie where the parameter lies: kernels write only behind the parameter's bytes, but
+        for a copy of them."""
+        if self._buffers[buffer].role == "OUTPUT":
+            self._buffers[buffer] = self._buffers[buffer]._replace(pack=parameter)
+
     def output(self, dtype: DType, dims: Sequence[int]) -> int:
         """A new output (dims: expressions from the outermost) and its buffer."""
         number = self._buffer(Buffer("OUTPUT", dtype, len(self._outputs), self._bytes(dtype, dims)))
@@ -318,6 +325,18 @@ class PlanBuilder:
                 if arg.buffer != NONE:
                     yield number, kernel, arg
 
+    def loops(self, first: int) -> Iterator[tuple[int, int]]:
+        """First kernel and LOOP of every loop from `first` on."""
+        for number in range(first, len(self._kernels)):
+            if self._kernels[number].kind == "LOOP":
+                yield number - self._list[self._kernels[number].depth].k, number
+
+    def empty(self, number: int) -> None:
+        """A kernel that does nothing any more keeps its place: what jumps counts kernels."""
+        kernel = self._kernels[number]
+        dims = (self.const(0), *kernel.dims[1:])
+        self._kernels[number] = Kernel(kernel.kind, kernel.dtype, dims, tuple(kernel.args), tuple(kernel.nodes), kernel.depth, kernel.flags)
+
     def rename(self, first: int, old: int, new: int) -> None:
         """Kernels from `first` on use another buffer in the place of one."""
         for number in range(first, len(self._kernels)):
@@ -340,13 +359,11 @@ class PlanBuilder:
                 if buffer.role == "TEMPORARY":
                     first = lives[arg.buffer].first if arg.buffer in lives else number
                     lives[arg.buffer] = Lifetime(arg.buffer, first, number, buffer.bytes)
-        for number, kernel in enumerate(self._kernels):
-            if kernel.kind == "LOOP":
-                begin = number - self._list[kernel.depth].k
-                for name, life in lives.items():
-                    inside = life.first <= number and life.last >= begin
-                    if inside and (life.first < begin or life.last > number):
-                        lives[name] = life._replace(first=min(life.first, begin), last=max(life.last, number))
+        for begin, number in self.loops(0):
+            for name, life in lives.items():
+                inside = life.first <= number and life.last >= begin
+                if inside and (life.first < begin or life.last > number):
+                    lives[name] = life._replace(first=min(life.first, begin), last=max(life.last, number))
         given = slots(lives.values())
         for number, slot in given.items():
             self._buffers[number] = self._buffers[number]._replace(index=slot)
@@ -718,7 +735,7 @@ def _dump(plan: Plan) -> str:
     out += [f"  parameter {i}: {p.dtype}{shape(p.dims)}" for i, p in enumerate(plan.parameters)]
     out += [f"  output {i}: {o.dtype}{shape(o.dims)} in b{o.buffer}" for i, o in enumerate(plan.outputs)]
     for i, b in enumerate(plan.buffers):
-        packed = f", pack {b.pack}" if b.pack != NONE else ""
+        packed = "" if b.pack == NONE else f" continues parameter {b.pack}" if b.role == "OUTPUT" else f", pack {b.pack}"
         out.append(f"  b{i}: {b.role} {b.index}{packed}, {b.dtype}, {text(b.bytes)} bytes")
     for i, p in enumerate(plan.packs):
         out.append(

@@ -3,7 +3,8 @@
 // The dimension that the destination is most nearly contiguous along is the row. Where the source is contiguous along it
 // too, rows are copied; where it is along another one, square tiles of those two are transposed in registers, each line of
 // either side touched once; else elements go one by one. What is beyond the caches is stored past them, in whole lines, where
-// the instruction set can. Bytes are what the reference copies: NaN becomes canonical.
+// the instruction set can. Bytes are what the reference copies: NaN becomes canonical. A third operand names the row of the
+// destination, and is checked.
 #include <algorithm>
 #include <cstring>
 #include <utility>
@@ -215,7 +216,7 @@ template <class K> struct Copy {
     }
   }
 
-  static void run(const SectionRun& section) {
+  static void run(const SectionRun& section, int64_t shift) {
     const Section& head = *section.section.head;
     const Operand *x = section.section.operands, *y = x + 1;
     Dim dims[MAX_RANK + 1];
@@ -225,6 +226,9 @@ template <class K> struct Copy {
     auto farther = [](const Dim& a, const Dim& b) { return std::abs(a.to) < std::abs(b.to); };
     std::stable_sort(dims, dims + rank, farther);
     if (rank == 0) dims[rank++] = {1, SIZE, SIZE};
+    const bool still = section.address[0] == section.address[1] + shift &&
+                       std::all_of(dims, dims + rank, [](const Dim& d) { return d.from == d.to; });
+    if (still) return;  // memory that grows is where it was
     bool tiles = false;
     if (rank > 1 && dims[0].to == SIZE && dims[0].from != SIZE && dims[0].count >= L) {
       for (int d = 1; d < rank && !tiles; d++) {
@@ -237,28 +241,49 @@ template <class K> struct Copy {
     double bytes = double(SIZE);
     for (int d = 0; d < rank; d++) bytes *= double(dims[d].count);
     const bool far = bytes > FAR_BYTES;
-    walk(section.address[1], section.address[0], dims, rank, tiles, far);
+    walk(section.address[1] + shift, section.address[0], dims, rank, tiles, far);
 #if defined(__AVX512F__)
     if (far) _mm_sfence();
 #endif
   }
 };
 
+// Bytes to the row of the destination that operand 2 names; false: it has no such row.
+bool find_row(Context& context, const SectionRun& run, int64_t& shift) {
+  const Operand &target = run.section.operands[1], &named = run.section.operands[2];
+  int64_t row;
+  if (DType(named.dtype) == DType::INT64) {
+    memcpy(&row, run.address[2], 8);
+  } else {
+    int32_t narrow;
+    memcpy(&narrow, run.address[2], 4);
+    row = narrow;
+  }
+  if (row < -target.limit || row >= target.limit) {
+    context.trap = {TrapCode::GATHER_RANGE, 0, 0, row, target.limit};
+    return false;
+  }
+  shift = (row < 0 ? row + target.limit : row) * target.depth;
+  return true;
+}
+
 }  // namespace
 
-void copy(Context&, const SectionRun& run) {
+void copy(Context& context, const SectionRun& run) {
+  int64_t shift = 0;
+  if (run.section.head->operand_count == 3 && !find_row(context, run, shift)) return;
   switch (DType(run.section.operands[0].dtype)) {
-    case DType::FLOAT16: return Copy<Kind<uint16_t, 0x7C00, 0x7E00>>::run(run);
-    case DType::BFLOAT16: return Copy<Kind<uint16_t, 0x7F80, 0x7FC0>>::run(run);
-    case DType::FLOAT32: return Copy<Kind<uint32_t, 0x7F800000, 0x7FC00000>>::run(run);
-    case DType::FLOAT64: return Copy<Kind<uint64_t, 0x7FF0000000000000, 0x7FF8000000000000>>::run(run);
+    case DType::FLOAT16: return Copy<Kind<uint16_t, 0x7C00, 0x7E00>>::run(run, shift);
+    case DType::BFLOAT16: return Copy<Kind<uint16_t, 0x7F80, 0x7FC0>>::run(run, shift);
+    case DType::FLOAT32: return Copy<Kind<uint32_t, 0x7F800000, 0x7FC00000>>::run(run, shift);
+    case DType::FLOAT64: return Copy<Kind<uint64_t, 0x7FF0000000000000, 0x7FF8000000000000>>::run(run, shift);
     default: break;
   }
   switch (DTYPE_BYTES[run.section.operands[0].dtype]) {
-    case 1: return Copy<Kind<uint8_t, 0, 0>>::run(run);
-    case 2: return Copy<Kind<uint16_t, 0, 0>>::run(run);
-    case 4: return Copy<Kind<uint32_t, 0, 0>>::run(run);
-    default: return Copy<Kind<uint64_t, 0, 0>>::run(run);
+    case 1: return Copy<Kind<uint8_t, 0, 0>>::run(run, shift);
+    case 2: return Copy<Kind<uint16_t, 0, 0>>::run(run, shift);
+    case 4: return Copy<Kind<uint32_t, 0, 0>>::run(run, shift);
+    default: return Copy<Kind<uint64_t, 0, 0>>::run(run, shift);
   }
 }
 

@@ -136,7 +136,7 @@ struct KernelEncoder : Generator {
 
   void copy() {
     if (!read_dims() || any_empty(0) || !begin_section()) return;
-    used = 3;
+    used = (uint64_t{1} << kernel.args) - 1;
     add_operands();
     collapse(false, false);
     head->scratch_bytes = 0;

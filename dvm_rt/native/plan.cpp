@@ -78,6 +78,9 @@ struct Checker {
                check.below("packs side by side", size_t(b.pack) + plan.packs()[b.pack].reserved, plan.packs().size()) &&
                check.is(b.dtype == plan.parameters()[b.index].dtype, "dtype", b.dtype, "that of the parameter");
       case BufferRole::OUTPUT:
+        if (b.pack != NONE && !(check.below("parameter that an output continues", b.pack, plan.parameters().size()) &&
+                                check.is(b.dtype == plan.parameters()[b.pack].dtype, "dtype", b.dtype, "that of the parameter it continues")))
+          return false;
         return check.below("output", b.index, plan.outputs().size()) &&
                check.is(plan.outputs()[b.index].buffer == number, "output", b.index, "the output of this buffer");
       case BufferRole::TEMPORARY: return check.below("slot", b.index, size_t(plan.slots()));
@@ -113,8 +116,8 @@ struct Checker {
           check.is(size_t(k.first_node) + k.nodes <= plan.nodes().size(), "nodes", k.nodes, "nodes of the plan") &&
           check.is(k.args <= KERNEL_ARGS_MAX, "args", k.args, "0 to 12") &&
           check.is(k.nodes <= MAX_NODES, "nodes", k.nodes, "0 to 64") &&
-          check.is(matmul ? k.args >= 3 : pack || copy ? k.args == 2 : attends ? k.args == 4 || k.args == 5 : control ? k.args == !jump || (loop && !k.args) : !host || k.args >= 1,
-                   "args", k.args, "3 and more, pack and copy 2, attention 4 or 5, host 1 and more, branch 1, jump 0, loop 0 or 1") &&
+          check.is(matmul ? k.args >= 3 : pack ? k.args == 2 : copy ? k.args == 2 || k.args == 3 : attends ? k.args == 4 || k.args == 5 : control ? k.args == !jump || (loop && !k.args) : !host || k.args >= 1,
+                   "args", k.args, "3 and more, pack 2, copy 2 or 3, attention 4 or 5, host 1 and more, branch 1, jump 0, loop 0 or 1") &&
           check.is(!(pack || host || copy || control) || k.nodes == 0, "nodes", k.nodes, "none in a pack, a copy, a host kernel, a branch, a jump and a loop") &&
           (matmul || pack || host || attends || control ? expr("depth", k.depth) : expr_or_none("depth", k.depth)))) {
       return false;
@@ -130,7 +133,9 @@ struct Checker {
     if (host) return host_args(args);
     if (control) return control_kernel(k, args, number);
     if (copy) {
-      return check.is(args[0].mode == READ && args[1].mode == WRITE, "mode", args[0].mode, "READ, then WRITE") &&
+      const bool scatters = k.args == 3;
+      return check.is(args[0].mode == READ && args[1].mode == (scatters ? WRITE | GATHER : WRITE), "mode", args[1].mode,
+                      "READ, then WRITE, or WRITE | GATHER and the number of a row") &&
              check.is(args[0].dtype == args[1].dtype, "dtype of a copy", args[1].dtype, "one for both");
     }
     return nodes(k, args, plan.nodes().subspan(k.first_node, k.nodes));
@@ -160,8 +165,9 @@ struct Checker {
       return false;
     }
     if (!(a.mode & GATHER)) return true;
-    if (!(check.is(k.kind == uint8_t(SectionKind::VECTOR), "kind", k.kind, "gather only in vector kernels") &&
-          check.is(a.mode == (READ | GATHER), "mode", a.mode, "READ | GATHER") &&
+    const bool copy = k.kind == uint8_t(SectionKind::COPY);
+    if (!(check.is(k.kind == uint8_t(SectionKind::VECTOR) || (copy && a.index == 2), "kind", k.kind, "gather only in vector kernels and copies") &&
+          check.is(a.mode == ((copy ? WRITE : READ) | GATHER), "mode", a.mode, "READ | GATHER, of a copy WRITE | GATHER") &&
           check.below("index of a gather", a.index, k.args) && expr("limit", a.limit) && expr("depth", a.depth))) {
       return false;
     }

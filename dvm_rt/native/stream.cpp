@@ -12,6 +12,7 @@ namespace dvm {
 
 constexpr uint64_t FUEL_SHORT = 4096;   // about 20 us: shorter programs run without giving up the GIL
 constexpr uint64_t LOG = LOG_CAPACITY;
+constexpr uint64_t GROWN_BYTES_LEAST = 4096;
 constexpr size_t RING_BYTES_MIN = 256 << 10;  // two of the largest launch records, and some
 
 static uint64_t fork_generation = 0;
@@ -36,6 +37,7 @@ Stream::Stream(const StreamOptions& options)
             ", allowed those of targets()"));
         return *found;
       }(), options.inline_mode ? options.threads : 1) {
+  machine_.limit_loops(uint64_t(options.loop_s * 1e9));
   watch_forks();
   fork_generation_ = fork_generation;
   plans_.push_back(std::make_unique<PlanState>());  // number 0: packing
@@ -159,6 +161,21 @@ Buffer* Stream::output_buffer(uint64_t bytes, Use use) {
   throw out_of_memory(bytes);
 }
 
+// Memory for an output that continues a tensor: behind it, or new and with room for as much again.
+Buffer* Stream::grown(const Tensor& from, uint64_t bytes) {
+  Buffer* root = from.buffer->root ? from.buffer->root.get() : from.buffer.get();
+  const bool newest = root->extent && root->extent == from.bytes && from.offset == 0;
+  if (newest && bytes <= root->bytes) {
+    extents_.emplace_back(root, std::exchange(root->extent, bytes));
+    ++counters_.appended_in_place;
+    return arena_->continued(root);
+  }
+  Buffer* buffer = arena_->allocate(std::max(2 * bytes, GROWN_BYTES_LEAST), done(), Writer::LAUNCH);
+  if (!buffer) buffer = output_buffer(bytes, Use::TENSOR);
+  buffer->extent = bytes;
+  return buffer;
+}
+
 Error Stream::out_of_memory(uint64_t bytes) {
   MemoryReport report = arena_->report();
   return Error("DeviceOutOfMemoryError", say("arena: allocate: bytes, got ", bytes, ", allowed ", report.free,
@@ -260,6 +277,7 @@ static bool unpacks(const Packed& form, const Buffer& source) { return form.more
 
 bool Stream::may_give_up(const Buffer& buffer) const {
   if (buffer.use != Use::TENSOR || buffer.viewed || buffer.gone || buffer.failure) return false;
+  if (!buffer.block || buffer.extent) return false;  // others share its memory
   return std::any_of(buffer.packed.begin(), buffer.packed.end(), [&](const Packed& form) { return unpacks(form, buffer); });
 }
 
@@ -299,9 +317,11 @@ void Stream::prepare(uint32_t number, std::span<const Tensor* const> args) {
   outputs_.clear();
   arguments_.clear();
   made_.clear();
+  extents_.clear();
   try {
     prepare_parts(plan_state(number), args);
   } catch (...) {  // what was allocated for it so far is free again
+    for (auto [root, extent] : extents_) root->extent = extent;
     outputs_.clear();
     made_.clear();
     prepared_ = nullptr;
@@ -316,6 +336,8 @@ void Stream::prepare_parts(PlanState& state, std::span<const Tensor* const> args
   Instance& instance = instance_for(state, parameters_);
   prepared_ = &instance;
   touch(instance);
+  if (!inline_mode_) ahead_.observe(state.number, instance.symbols);
+  if (instance.guessed) instance.guessed = false, ++counters_.guessed_right;
   reserve_workspace(instance.workspace_bytes);
   auto buffers = state.plan->buffers();
   made_.resize(buffers.size());
@@ -333,7 +355,8 @@ void Stream::prepare_parts(PlanState& state, std::span<const Tensor* const> args
       if (release_sources_ && may_give_up(*source.buffer.get()) && !wanted_as_it_is(state, source.buffer.get())) arena_->give_up(source.buffer.get());
       arguments_.push_back({form, form ? form->offset : 0, form ? form->bytes : 0, false});
     } else {
-      made_[b] = BufferRef(output_buffer(bytes, Use::TENSOR));
+      const uint16_t continues = buffers[b].pack;
+      made_[b] = BufferRef(continues == NONE ? output_buffer(bytes, Use::TENSOR) : grown(*parameters_[continues], bytes));
       arguments_.push_back({made_[b].get(), made_[b]->offset, bytes, true});
     }
   }

@@ -156,13 +156,17 @@ def test_nan_is_different_from_itself(rt: dvm.Runtime) -> None:
     assert np.isnan(np.asarray(dvm.sort(dvm.asarray(a)))[2:]).all()
 
 
-def test_inside_of_a_function_a_size_has_to_be_given(rt: dvm.Runtime) -> None:
+def test_inside_of_a_function_a_size_that_is_given_keeps_it_one_launch(rt: dvm.Runtime) -> None:
     a = np.array([0.0, 2.0, 0.0, 3.0, 4.0], np.float32)
     first = dvm.function(lambda x: dvm.nonzero(x, size=2)[0])
     assert np.asarray(first(dvm.asarray(a))).tolist() == [1, 3]
-    for refused in (lambda x: x[x > 0], lambda x: dvm.unique_values(x), lambda x: dvm.nonzero(x)):
-        with pytest.raises(GraphError, match="size=... or outside"):
-            dvm.function(refused)(dvm.asarray(a))
+    assert "walked_calls" not in dvm.stats()
+    for number, (walked, wanted) in enumerate(
+        ((lambda x: x[x > 0], a[a > 0]), (lambda x: dvm.unique_values(x), np.unique(a)), (lambda x: dvm.nonzero(x)[0], np.nonzero(a)[0])), 1
+    ):
+        assert np.asarray(dvm.function(walked)(dvm.asarray(a))).tolist() == wanted.tolist()
+        assert dvm.stats()["walked_calls"] == number
+
 
 
 # ---- updates ------------------------------------------------------------------------------------------------------
@@ -237,7 +241,7 @@ def test_arguments_that_mean_nothing() -> None:
 
 
 def test_they_are_counted_and_shown() -> None:
-    with dvm.Runtime(inline=True) as rt:
+    with dvm.Runtime(inline=True, encode="caller") as rt:
         f = dvm.function(lambda x: dvm.topk(dvm.exp(x), 2, axis=1).values * 2)
         x = dvm.asarray(floats(5, 8))
         launched = rt.stats()["launched"]
