@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from math import inf
 
 from dvm_rt.dtypes import compute_dtype, limits
+from dvm_rt.fusion.collapse import collapsed
 from dvm_rt.fusion.views import (
     Access,
     contiguous,
@@ -54,7 +55,7 @@ class Legal:
 
 def legalise(graph: Graph, repeats: bool = True) -> Legal:
     """The graph in the form that kernels need; `repeats`: cheap values are computed by each reader for itself."""
-    return _with_copies(rewrite(graph, _lowered, again=True), repeats)
+    return _with_copies(rewrite(collapsed(graph), _lowered, again=True), repeats)
 
 
 def _one_step(op: Make, node: Node) -> Node | None:
