@@ -140,7 +140,7 @@ def fuse(graph: Graph, fused: bool = True, nodes_max: int = NODES_MAX, reasons: 
                 continue
             written = _written(plan, segment, fused, nodes_max, reasons)
             if written.learns:
-                legalise(segment.as_it_is(), fused)
+                legalise(segment.as_it_is(), _may_pack(plan, segment), fused)
             plan.place(written.kernels, segment)
             parts.append(Placed(segment, written.report, fused, reasons))
             if segment.section and fused and len(written.kernels.kernels) != 1:
@@ -173,14 +173,18 @@ def _written(plan: PlanWriter, segment: Segment, fused: bool, nodes_max: int, re
 
 def _key(plan: PlanWriter, segment: Segment, *options: object) -> tuple:
     """All that the kernels of a segment depend on; the second of it is which of its reads may be packed."""
-    return segment.key(), segment.may_pack(lambda node: plan.given_as(node) is not None), *options
+    return segment.key(), _may_pack(plan, segment), *options
+
+
+def _may_pack(plan: PlanWriter, segment: Segment) -> tuple[bool, ...]:
+    return segment.may_pack(lambda node: plan.given_as(node) is not None)
 
 
 def _write(segment: Segment, given: tuple[bool, ...], fused: bool, nodes_max: int, reasons: bool) -> Written:
-    legal = legalise(segment.graph(), fused)
+    legal = legalise(segment.graph(), given, fused)
     grouping = group(legal, fused, nodes_max)
     order = run_order(grouping)
-    kernels = SegmentKernels(legal, given)
+    kernels = SegmentKernels(legal)
     for one in order:
         KernelWriter(kernels, grouping, one).write()
     return Written(kernels.done(), _report(grouping, order, reasons), bool(legal.graph.facts.substitutions))

@@ -209,7 +209,6 @@ class SegmentKernels:
     ("packed", (read, ...), ...), and sizes of its own, over the segment's names."""
 
     legal: Legal
-    given: tuple[bool, ...]  # for each parameter of the segment: whether it is one of the whole graph, and may be packed
     buffers: list[tuple] = field(default_factory=list)
     kernels: list[Kernel] = field(default_factory=list)
     sizes: Sizes = field(init=False)
@@ -243,12 +242,6 @@ class SegmentKernels:
             else:
                 self.buffers.append(("temporary", root.dtype, tuple([self.expression(n) for n in root.shape])))
         return number
-
-    def is_given(self, root: Node) -> bool:
-        """A parameter of the whole graph, or several: its value outlives the call."""
-        if root.operator.name == "beside":
-            return all(map(self.is_given, root.inputs))
-        return root.operator.name == "parameter" and self.given[root.attribute("index")]
 
     def packed(self, root: Node, shape: tuple[Size, Size], strides: tuple[Size, Size], offset: Size) -> int:
         """The buffer of a parameter that is packed for the matrix unit as (K, N), or of several beside each other."""
@@ -492,8 +485,7 @@ class KernelWriter:
             free, summed = (-2, -1) if number == 0 else (-1, -2)
             outside = Access(access.root, access.offset, access.strides[:-2] + (access.strides[free],), ())
             offset, strides = argument_strides(outside, (*batch, outer))
-            may_pack = number == 1 and node.dtype is float32 and self.plan.is_given(access.root)
-            if may_pack and len(access.root.shape) == 2 and len(operand.shape) == 2:
+            if number == 1 and operand in legal.weights:
                 self.arguments.append(self._packed(operand, access))
                 continue
             self.arguments.append(

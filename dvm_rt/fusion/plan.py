@@ -77,7 +77,8 @@ class Output(NamedTuple):
 
 class Buffer(NamedTuple):
     """Memory that kernels name. role PARAMETER, PACKED: index = parameter; OUTPUT: output; TEMPORARY: workspace slot
-    (temporaries of one slot share its memory). role PACKED: pack = number of the Pack."""
+    (temporaries of one slot share its memory). role PACKED: pack = number of the Pack. role OUTPUT: pack = the parameter whose
+    bytes this one begins with, and whose memory it may continue, or NONE."""
 
     role: str
     dtype: DType
@@ -87,8 +88,8 @@ class Buffer(NamedTuple):
 
 
 class Pack(NamedTuple):
-    """Matmul panels of a float32 parameter, made once per array: K x N elements at `offset`, strides in elements. `more`: so
-    many packs that follow lie beside it in the same buffer; then each but the last fills its panels."""
+    """Matmul panels of a float32, float16 or bfloat16 parameter, made once per array: K x N elements at `offset`, strides in elements.
+    `more`: so many packs that follow lie beside it in the same buffer; then each but the last fills its panels."""
 
     parameter: int
     k: int
@@ -258,6 +259,12 @@ class PlanBuilder:
         """The parameter whose buffer this is, or None."""
         return self._buffers[buffer].index if self._buffers[buffer].role == "PARAMETER" else None
 
+    def continue_in(self, buffer: int, parameter: int) -> None:
+        """If this buffer is an output's, it may lie where the parameter lies: kernels write only behind the parameter's bytes, but
+        for a copy of them."""
+        if self._buffers[buffer].role == "OUTPUT":
+            self._buffers[buffer] = self._buffers[buffer]._replace(pack=parameter)
+
     def output(self, dtype: DType, dims: Sequence[int]) -> int:
         """A new output (dims: expressions from the outermost) and its buffer."""
         number = self._buffer(Buffer("OUTPUT", dtype, len(self._outputs), self._bytes(dtype, dims)))
@@ -274,14 +281,14 @@ class PlanBuilder:
         return self.beside([(parameter, k, n, stride_k, stride_n, offset)])
 
     def beside(self, parts: Sequence[tuple[int, ...]]) -> int:
-        """The buffer of the panels of several parameters, in order."""
+        """The buffer of the panels of several parameters of one dtype, in order."""
         first, *rest = (Pack(*part) for part in parts)
         rows = (first._replace(more=len(rest)), *rest)
         if rows not in self._packed:
-            size = self.const(0)
+            size, dtype = self.const(0), self._parameters[first.parameter].dtype
             for row in rows:
-                size = self.add(size, self._panel_bytes(row.k, row.n))
-            self._packed[rows] = self._buffer(Buffer("PACKED", float32, first.parameter, size, len(self._packs)))
+                size = self.add(size, self._panel_bytes(row.k, row.n, dtype))
+            self._packed[rows] = self._buffer(Buffer("PACKED", dtype, first.parameter, size, len(self._packs)))
             self._packs += rows
         return self._packed[rows]
 
@@ -318,6 +325,18 @@ class PlanBuilder:
                 if arg.buffer != NONE:
                     yield number, kernel, arg
 
+    def loops(self, first: int) -> Iterator[tuple[int, int]]:
+        """First kernel and LOOP of every loop from `first` on."""
+        for number in range(first, len(self._kernels)):
+            if self._kernels[number].kind == "LOOP":
+                yield number - self._list[self._kernels[number].depth].k, number
+
+    def empty(self, number: int) -> None:
+        """A kernel that does nothing any more keeps its place: what jumps counts kernels."""
+        kernel = self._kernels[number]
+        dims = (self.const(0), *kernel.dims[1:])
+        self._kernels[number] = Kernel(kernel.kind, kernel.dtype, dims, tuple(kernel.args), tuple(kernel.nodes), kernel.depth, kernel.flags)
+
     def rename(self, first: int, old: int, new: int) -> None:
         """Kernels from `first` on use another buffer in the place of one."""
         for number in range(first, len(self._kernels)):
@@ -340,13 +359,11 @@ class PlanBuilder:
                 if buffer.role == "TEMPORARY":
                     first = lives[arg.buffer].first if arg.buffer in lives else number
                     lives[arg.buffer] = Lifetime(arg.buffer, first, number, buffer.bytes)
-        for number, kernel in enumerate(self._kernels):
-            if kernel.kind == "LOOP":
-                begin = number - self._list[kernel.depth].k
-                for name, life in lives.items():
-                    inside = life.first <= number and life.last >= begin
-                    if inside and (life.first < begin or life.last > number):
-                        lives[name] = life._replace(first=min(life.first, begin), last=max(life.last, number))
+        for begin, number in self.loops(0):
+            for name, life in lives.items():
+                inside = life.first <= number and life.last >= begin
+                if inside and (life.first < begin or life.last > number):
+                    lives[name] = life._replace(first=min(life.first, begin), last=max(life.last, number))
         given = slots(lives.values())
         for number, slot in given.items():
             self._buffers[number] = self._buffers[number]._replace(index=slot)
@@ -390,12 +407,12 @@ class PlanBuilder:
             self._sizes[key] = self.mul(*dims, self.const(dtype.bytes))
         return self._sizes[key]
 
-    def _panel_bytes(self, k: int, n: int) -> int:
-        panel = LIMITS["PANEL"]
-        if ("panels", k, n) not in self._sizes:
+    def _panel_bytes(self, k: int, n: int, dtype: DType) -> int:
+        panel, key = LIMITS["PANEL"], ("panels", k, n, dtype.bytes)
+        if key not in self._sizes:
             panels = self.floordiv(self.add(n, self.const(panel - 1)), self.const(panel))
-            self._sizes["panels", k, n] = self.mul(k, panels, self.const(4 * panel))
-        return self._sizes["panels", k, n]
+            self._sizes[key] = self.mul(k, panels, self.const(dtype.bytes * panel))
+        return self._sizes[key]
 
     def _buffer(self, buffer: Buffer) -> int:
         self._buffers.append(buffer)
@@ -718,7 +735,7 @@ def _dump(plan: Plan) -> str:
     out += [f"  parameter {i}: {p.dtype}{shape(p.dims)}" for i, p in enumerate(plan.parameters)]
     out += [f"  output {i}: {o.dtype}{shape(o.dims)} in b{o.buffer}" for i, o in enumerate(plan.outputs)]
     for i, b in enumerate(plan.buffers):
-        packed = f", pack {b.pack}" if b.pack != NONE else ""
+        packed = "" if b.pack == NONE else f" continues parameter {b.pack}" if b.role == "OUTPUT" else f", pack {b.pack}"
         out.append(f"  b{i}: {b.role} {b.index}{packed}, {b.dtype}, {text(b.bytes)} bytes")
     for i, p in enumerate(plan.packs):
         out.append(

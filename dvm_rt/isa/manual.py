@@ -19,13 +19,15 @@ SECTION_KINDS = {
     "PACK": "dims[0] = N, depth = K. Operand 0 is B, operand 1 its packed form: elements [K slice][panel][k][{PANEL}], "
     "columns beyond N zero.",
     "COPY": "Operand 0 to operand 1, over dims, of any one dtype and any strides (the destination's meet no place twice). NaN "
-    "becomes canonical. No words.",
+    "becomes canonical. No words. With a third operand (one int32 or int64), operand 1 is a gather: its row of that number is "
+    "written, counted from the end if negative, and beyond the ends it traps (GATHER_RANGE).",
     "ATTENTION": "dims = keys, queries, batch...; depth = D. Operands Q, K, V, O, perhaps a mask; four words of constants. The "
     "score matrix is never stored; the arithmetic is defined below.",
     "BRANCH": "Operand 0 is a flag, one bool. If it is 0, the next depth sections are skipped. No words.",
     "JUMP": "The next depth sections are skipped: the end of a part that another one follows in its place. No operands.",
     "LOOP": "The end of a loop that begins depth sections before: the body runs at least once. With a flag (operand 0), it runs "
-    "again while that is not 0, and traps (LOOP_LIMIT) if it is still not 0 after dims[0] times; without, it runs dims[0] times.",
+    "again while that is not 0, and traps (LOOP_LIMIT) if it is still not 0 after dims[0] times; without, it runs dims[0] times. "
+    "Loops that go on for longer than the machine is allowed to are stopped (STOPPED).",
     "HOST": "A function of the host table (depth = its number, from 1) on whole arrays, row-major: operands are its inputs, "
     "then its output; their strides hold the dimensions, depth the rank. Words are its attributes, 64-bit numbers. "
     "dims[0] = elements of all operands together.",

@@ -48,8 +48,8 @@ class BufferRef {  // counts Buffer::references
   Buffer* buffer_ = nullptr;
 };
 
-struct PackKey {  // which packed form of a buffer: K, N, strides in elements, first element
-  int64_t k, n, stride_k, stride_n, offset;
+struct PackKey {  // which packed form of a buffer: K, N, strides in elements, first element, dtype
+  int64_t k, n, stride_k, stride_n, offset, dtype;
   bool operator==(const PackKey&) const = default;
 };
 struct PackPart {  // a further matrix beside the first one; a buffer that is gone is never the same again
@@ -76,7 +76,7 @@ struct Block {  // a stretch of the arena, free or taken
 };
 
 struct Buffer {
-  std::atomic<uint32_t> references{1};  // tensors, views, packed forms
+  std::atomic<uint32_t> references{1};  // tensors, views, packed forms, continuations
   uint32_t launches = 0;                // uncommitted launches that name it: they keep this record, not the memory
   Use use = Use::TENSOR;
   bool dead = false;
@@ -89,6 +89,8 @@ struct Buffer {
   uint64_t seq = 0;      // the launch that writes it; 0: the host did
   uint64_t touched = 0;  // at release: the last launch pushed
   Failure failure;       // why its bytes mean nothing
+  BufferRef root;        // a continuation: whose memory this is; it has none of its own
+  uint64_t extent = 0;   // of memory with room to grow into: bytes that tensors have so far
   std::vector<Packed> packed;
   Buffer* next = nullptr;  // in the list of released, or of spare ones
   uint8_t* data() const;
@@ -130,6 +132,9 @@ class Arena {
   // Memory for `bytes`, ARENA_ALIGN aligned; contents undefined. `committed`: launches that are done. nullptr: there is no
   // such block and none can be made. Throws nothing.
   Buffer* allocate(uint64_t bytes, uint64_t committed, Writer writer, Use use = Use::TENSOR);
+  // The same memory under another record, with a launch and a failure of its own: what is appended there changes nothing that
+  // was there before.
+  Buffer* continued(Buffer* root);
   void release(Buffer* buffer);    // the last reference is gone
   void give_up(Buffer* buffer);    // its memory alone: launches pushed so far may still read it
   void take(Buffer* buffer, Buffer* from);  // memory for it again, that of `from`, which nobody else names
@@ -175,6 +180,7 @@ class Arena {
   void settle();
   void spare(Buffer* buffer);
   Block* new_block();
+  Buffer* new_buffer(uint64_t bytes, Use use);
 
   int fd_ = -1;
   uint8_t* data_ = nullptr;

@@ -49,7 +49,7 @@ FN D nfma(D a, D b, D c) { return _mm256_fnmadd_pd(a, b, c); }
 FN D sqrtv(D a) { return _mm256_sqrt_pd(a); }
 template <int MODE> FN D roundv(D a) { return _mm256_round_pd(a, MODE | _MM_FROUND_NO_EXC); }
 #else
-FN D fma(D a, D b, D c) { for (int i = 0; i < WD; i++) c[i] = __builtin_fma(a[i], b[i], c[i]); return c; }
+[[gnu::noinline]] inline D fma(D a, D b, D c) { for (int i = 0; i < WD; i++) c[i] = __builtin_fma(a[i], b[i], c[i]); return c; }
 FN D nfma(D a, D b, D c) { return fma(-a, b, c); }
 FN D sqrtv(D a) { for (int i = 0; i < WD; i++) a[i] = __builtin_sqrt(a[i]); return a; }
 template <int MODE> FN D roundv(D a) {
@@ -558,7 +558,8 @@ template <Precision P> FN D hypotd(D x, D y) {
 
 FN V nextafterv(V x, V y) {
   const Vi i = bits(x), up = (x < y) == (i >= 0);  // away from zero
-  V r = bits(x == E(0) ? (bits(y) & SIGN) | 1 : up ? i + 1 : i - 1);
+  const Vi next = (Vi)((Vu)i - 1 - 2 * (Vu)up);  // 1 more or less; unsigned, because lanes that are dropped may wrap
+  V r = bits(x == E(0) ? (bits(y) & SIGN) | 1 : next);
   r = x == y ? y : r;
   return (x != x) | (y != y) ? all(NaN) : r;
 }

@@ -12,6 +12,7 @@ namespace dvm {
 
 constexpr uint64_t FUEL_SHORT = 4096;   // about 20 us: shorter programs run without giving up the GIL
 constexpr uint64_t LOG = LOG_CAPACITY;
+constexpr uint64_t GROWN_BYTES_LEAST = 4096;
 constexpr size_t RING_BYTES_MIN = 256 << 10;  // two of the largest launch records, and some
 
 static uint64_t fork_generation = 0;
@@ -36,6 +37,7 @@ Stream::Stream(const StreamOptions& options)
             ", allowed those of targets()"));
         return *found;
       }(), options.inline_mode ? options.threads : 1) {
+  machine_.limit_loops(uint64_t(options.loop_s * 1e9));
   watch_forks();
   fork_generation_ = fork_generation;
   plans_.push_back(std::make_unique<PlanState>());  // number 0: packing
@@ -159,6 +161,21 @@ Buffer* Stream::output_buffer(uint64_t bytes, Use use) {
   throw out_of_memory(bytes);
 }
 
+// Memory for an output that continues a tensor: behind it, or new and with room for as much again.
+Buffer* Stream::grown(const Tensor& from, uint64_t bytes) {
+  Buffer* root = from.buffer->root ? from.buffer->root.get() : from.buffer.get();
+  const bool newest = root->extent && root->extent == from.bytes && from.offset == 0;
+  if (newest && bytes <= root->bytes) {
+    extents_.emplace_back(root, std::exchange(root->extent, bytes));
+    ++counters_.appended_in_place;
+    return arena_->continued(root);
+  }
+  Buffer* buffer = arena_->allocate(std::max(2 * bytes, GROWN_BYTES_LEAST), done(), Writer::LAUNCH);
+  if (!buffer) buffer = output_buffer(bytes, Use::TENSOR);
+  buffer->extent = bytes;
+  return buffer;
+}
+
 Error Stream::out_of_memory(uint64_t bytes) {
   MemoryReport report = arena_->report();
   return Error("DeviceOutOfMemoryError", say("arena: allocate: bytes, got ", bytes, ", allowed ", report.free,
@@ -190,7 +207,7 @@ void Stream::reserve_workspace(uint64_t bytes) {
 // The packed form of a parameter, or of several side by side, made on first use and kept as long as its (first) source.
 Buffer* Stream::packed(std::span<const PlanPack> packs, std::span<const PackKey> keys) {
   const Tensor& first = *parameters_[packs[0].parameter];
-  auto placed = [](const Tensor& source, PackKey key) { return key.offset += int64_t(source.offset / 4), key; };
+  auto placed = [](const Tensor& source, PackKey key) { return key.offset += int64_t(source.offset / DTYPE_BYTES[key.dtype]), key; };
   const PackKey key = placed(first, keys[0]);
   parts_.clear();
   for (size_t i = 1; i < packs.size(); ++i) {
@@ -203,9 +220,9 @@ Buffer* Stream::packed(std::span<const PlanPack> packs, std::span<const PackKey>
   for (size_t i = 0; i < packs.size(); ++i) {
     const Tensor& source = *parameters_[packs[i].parameter];
     const bool beside = i + 1 < packs.size();  // others follow: they begin at a panel
-    if (keys[i].k != keys[0].k || (beside && keys[i].n % PANEL) || keys[i].n <= 0)
+    if (keys[i].k != keys[0].k || keys[i].dtype != keys[0].dtype || (beside && keys[i].n % PANEL) || keys[i].n <= 0)
       throw Error("ShapeError", say("stream: pack: matrix ", i, " of ", packs.size(), " side by side, got ", keys[i].k, " by ", keys[i].n,
-          ", allowed ", keys[0].k, " rows, and columns that fill panels"));
+          ", allowed ", keys[0].k, " rows, columns that fill panels, and one dtype"));
     if (pack_source_bytes(keys[i]) > source.bytes)
       throw Error("ShapeError", say("stream: pack: bytes of the source, got ", source.bytes,
           ", allowed at least ", pack_source_bytes(keys[i])));
@@ -216,9 +233,9 @@ Buffer* Stream::packed(std::span<const PlanPack> packs, std::span<const PackKey>
   if (packs.size() == 1) {
     pack(first, keys[0], *form.get(), 0);
   } else {
-    const int64_t slice = slice_k(key.k), columns = int64_t(bytes) / 4 / key.k;
+    const int64_t slice = slice_k(key.k), element = DTYPE_BYTES[key.dtype], columns = int64_t(bytes) / element / key.k;
     for (int64_t k = 0; k < key.k; k += slice) {
-      uint64_t at = uint64_t(k * columns) * 4;
+      uint64_t at = uint64_t(k * columns * element);
       for (size_t i = 0; i < packs.size(); ++i) {
         PackKey part = keys[i];
         part.k = std::min(slice, key.k - k), part.offset += k * part.stride_k;
@@ -245,7 +262,7 @@ void Stream::pack(const Tensor& source, const PackKey& key, Buffer& form, uint64
 
 // The program that packs, or (`back`) unpacks.
 Instance& Stream::packing(const PackKey& key, bool back) {
-  const int64_t symbols[] = {key.k, key.n, key.stride_k, key.stride_n, key.offset, back};
+  const int64_t symbols[] = {key.k, key.n, key.stride_k, key.stride_n, key.offset, key.dtype, back};
   const uint64_t hash = hash_of(symbols);
   PlanState& plan = *plans_[0];
   Instance* found = find(plan, symbols, hash);
@@ -260,6 +277,7 @@ static bool unpacks(const Packed& form, const Buffer& source) { return form.more
 
 bool Stream::may_give_up(const Buffer& buffer) const {
   if (buffer.use != Use::TENSOR || buffer.viewed || buffer.gone || buffer.failure) return false;
+  if (!buffer.block || buffer.extent) return false;  // others share its memory
   return std::any_of(buffer.packed.begin(), buffer.packed.end(), [&](const Packed& form) { return unpacks(form, buffer); });
 }
 
@@ -299,9 +317,11 @@ void Stream::prepare(uint32_t number, std::span<const Tensor* const> args) {
   outputs_.clear();
   arguments_.clear();
   made_.clear();
+  extents_.clear();
   try {
     prepare_parts(plan_state(number), args);
   } catch (...) {  // what was allocated for it so far is free again
+    for (auto [root, extent] : extents_) root->extent = extent;
     outputs_.clear();
     made_.clear();
     prepared_ = nullptr;
@@ -316,6 +336,8 @@ void Stream::prepare_parts(PlanState& state, std::span<const Tensor* const> args
   Instance& instance = instance_for(state, parameters_);
   prepared_ = &instance;
   touch(instance);
+  if (!inline_mode_) ahead_.observe(state.number, instance.symbols);
+  if (instance.guessed) instance.guessed = false, ++counters_.guessed_right;
   reserve_workspace(instance.workspace_bytes);
   auto buffers = state.plan->buffers();
   made_.resize(buffers.size());
@@ -333,7 +355,8 @@ void Stream::prepare_parts(PlanState& state, std::span<const Tensor* const> args
       if (release_sources_ && may_give_up(*source.buffer.get()) && !wanted_as_it_is(state, source.buffer.get())) arena_->give_up(source.buffer.get());
       arguments_.push_back({form, form ? form->offset : 0, form ? form->bytes : 0, false});
     } else {
-      made_[b] = BufferRef(output_buffer(bytes, Use::TENSOR));
+      const uint16_t continues = buffers[b].pack;
+      made_[b] = BufferRef(continues == NONE ? output_buffer(bytes, Use::TENSOR) : grown(*parameters_[continues], bytes));
       arguments_.push_back({made_[b].get(), made_[b]->offset, bytes, true});
     }
   }

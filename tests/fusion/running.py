@@ -57,10 +57,10 @@ def _packed(plan: Plan, number: int, values: list[int], arrays: Sequence[np.ndar
     parts = []
     for pack in plan.packs[number : number + 1 + plan.packs[number].more]:
         flat = np.ascontiguousarray(arrays[pack.parameter]).ravel()
-        offset = 0 if pack.offset == NONE else values[pack.offset]
-        shape, strides = (values[pack.k], values[pack.n]), (4 * values[pack.stride_k], 4 * values[pack.stride_n])
+        offset, size = 0 if pack.offset == NONE else values[pack.offset], flat.itemsize
+        shape, strides = (values[pack.k], values[pack.n]), (size * values[pack.stride_k], size * values[pack.stride_n])
         if shape[0] == 0:
-            return np.zeros(0, np.float32)
+            return np.zeros(0, flat.dtype)
         parts.append(np.lib.stride_tricks.as_strided(flat[offset:], shape, strides))
     return matmul.pack(np.concatenate(parts, axis=1))
 
