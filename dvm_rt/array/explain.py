@@ -16,11 +16,13 @@ if TYPE_CHECKING:
 
 
 def explain(called: Function, *args: object, **kwargs: object) -> str:
-    """The kernels that a call with these arguments runs, why each edge of the graph is fused or not (counted), the bytes that
-    this saves, what the kernels cost by a model, what the symbols are and what is known of them."""
+    """What the symbols are and what is known of them, on which all the rest is built; the kernels that a call with these
+    arguments runs, why each edge of the graph is fused or not (counted), the bytes that this saves, what the kernels cost by a
+    model, and the memory that they need beside what comes in and goes out."""
     _, planned, tensors = planned_for(called, args, kwargs)
-    lines = [planned.reasons().text(), *_costs(planned, tensors), *_symbols(planned.graph)]
+    lines = _symbols(planned.graph)
     lines += [f"each call checks: {c.left} {c.relation} {c.right} ({c.where})" for c in planned.fused.checks]
+    lines += [planned.reasons().text(), *_costs(planned, tensors), *_memory(planned, tensors)]
     if planned.kernels_small:
         lines.append(f"cut smaller {planned.kernels_small} times: the encoder met a limit")
     return "\n".join(lines)
@@ -28,11 +30,31 @@ def explain(called: Function, *args: object, **kwargs: object) -> str:
 
 def _costs(planned: Planned, tensors: list[Tensor]) -> list[str]:
     """What the kernels of this call cost by the model, and its launch as a whole."""
-    shapes, plan = [t.shape for t in (*tensors, *planned.captured)], planned.fused.plan
-    found = costs(plan, [shapes[s.parameter][s.dim] for s in plan.symbols])
+    plan = planned.fused.plan
+    found = costs(plan, _values(planned, tensors))
     total = Cost(sum(c.flops for c in found), sum(c.bytes for c in found), sum(c.ns for c in found))
     lines = [f"cost of kernel {i}: {cost.text()}" for i, cost in enumerate(found)]
     return [*lines, f"cost of the launch: {len(found)} kernels, {total.text()}"]
+
+
+def _values(planned: Planned, tensors: list[Tensor]) -> list[int]:
+    """The symbols of the plan in this call."""
+    shapes = [t.shape for t in (*tensors, *planned.captured)]
+    return [shapes[s.parameter][s.dim] for s in planned.fused.plan.symbols]
+
+
+def _memory(planned: Planned, tensors: list[Tensor]) -> list[str]:
+    """The workspace of this call, by slots that values share; what is packed once for the matrix unit."""
+    plan = planned.fused.plan
+    values = plan.evaluate(_values(planned, tensors))
+    slots: dict[int, list[int]] = {}
+    for buffer in plan.buffers:
+        if buffer.role == "TEMPORARY":
+            slots.setdefault(buffer.index, []).append(values[buffer.bytes])
+    held = sum(map(len, slots.values()))
+    lines = [f"workspace: {sum(max(s) for s in slots.values())} bytes, {held} values in {len(slots)} slots"] if slots else ["workspace: none"]
+    packed = [values[b.bytes] for b in plan.buffers if b.role == "PACKED"]
+    return lines + ([f"packed once: {len(packed)} arrays, {sum(packed)} bytes"] if packed else [])
 
 
 def _symbols(graph: Graph) -> list[str]:

@@ -4,6 +4,7 @@
     patterns   rewrites that change arithmetic: attention
     projections  products of the same rows with several constant matrices, as one
     segments   cuts that no kernel could span: equal segments are planned once
+    collapse   norms over several axes, over one
     legalise   the graph in the form that kernels need
     words      which instructions an operator is, for its dtype
 groups     which operators share a kernel

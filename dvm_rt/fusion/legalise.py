@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from math import inf
 
 from dvm_rt.dtypes import bfloat16, compute_dtype, float16, float32, limits
+from dvm_rt.fusion.collapse import collapsed
 from dvm_rt.fusion.views import (
     Access,
     contiguous,
@@ -58,7 +59,7 @@ class Legal:
 def legalise(graph: Graph, given: Sequence[bool], repeats: bool = True) -> Legal:
     """The graph in the form that kernels need; `given`: for each parameter whether its value outlives the call; `repeats`: cheap
     values are computed by each reader for itself."""
-    return _with_copies(rewrite(graph, _lowered, again=True), given, repeats)
+    return _with_copies(rewrite(collapsed(graph), _lowered, again=True), given, repeats)
 
 
 def _one_step(op: Make, node: Node) -> Node | None:

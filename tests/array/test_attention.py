@@ -92,3 +92,22 @@ def test_wrong_shapes_are_refused() -> None:
             np.asarray(dvm.attention(*arrays(*wrong)))
     with pytest.raises(dvm.DvmError):
         np.asarray(dvm.attention(*arrays(q, k, v, np.zeros((3, 5), np.int32))))
+
+
+@pytest.mark.parametrize("keys", [1, 64, 2048])
+def test_no_score_matrix_is_in_memory(keys: int) -> None:
+    """One kernel, no workspace: the memory that it needs beyond what comes in is its result."""
+    heads, width = 8, 64
+    q, k, v = (np.random.default_rng(i).normal(size=(1, heads, keys, width)).astype(np.float32) for i in range(3))
+    attend = dvm.function(lambda q, k, v: dvm.matmul(dvm.softmax(dvm.matmul(q, dvm.permute_dims(k, (0, 1, 3, 2))) * 0.125, axis=-1), v))
+    with dvm.Runtime(inline=True) as runtime:
+        given = [dvm.asarray(a) for a in (q, k, v)]
+        before = runtime.stats()["memory"]
+        result = attend(*given)
+        dvm.eval(result)
+        after = runtime.stats()["memory"]
+        held = after["tensors"] - before["tensors"]
+        assert after["workspace"] == before["workspace"] == 0
+        assert held <= 1.05 * q.nbytes + 4096
+        planned = planned_for(attend, tuple(given), {})[1]
+        assert [one.kind for one in planned.fused.report.kernels] == ["attention"] and planned.fused.plan.slots == 0

@@ -56,6 +56,16 @@ def batch_norm(op: Make, x: Node, mean: Node, scale: Node, g: Node, b: Node) -> 
     return op.add(op.multiply(op.multiply(op.subtract(x, mean), scale), g), b)
 
 
+def batch_norm_training(op: Make, x: Node, g: Node, b: Node) -> Node:
+    g, b = channels(op, x, g, b)
+    return op.add(op.multiply(normalised(op, x, (0, 2, 3)), g), b)
+
+
+def group_norm_over_axes(op: Make, x: Node) -> Node:
+    n, c, h, w = x.shape
+    return op.reshape(normalised(op, op.reshape(x, shape=(n, 4, 2, h, w)), (2, 3, 4)), shape=(n, c, h, w))
+
+
 def gelu(op: Make, x: Node) -> Node:
     return op.multiply(op.multiply(x, 0.5), op.add(op.erf(op.divide(x, sqrt(2))), 1.0))
 
@@ -85,6 +95,16 @@ COUNTS: dict[str, tuple[Form, list[tuple[int, ...]], int]] = {
     "rms norm": (rms_norm, [X, ROW], 1),
     "group norm": (group_norm, [IMAGE], 1),
     "group norm, scaled": (lambda op, x, g, b: op.add(op.multiply(group_norm(op, x), channels(op, x, g)[0]), channels(op, x, b)[0]), [IMAGE, C, C], 2),
+    "group norm over several axes": (group_norm_over_axes, [IMAGE], 1),
+    "instance norm": (lambda op, x: normalised(op, x, (2, 3)), [IMAGE], 1),
+    "instance norm of a sum, scaled": (
+        lambda op, x, y, g, b: op.add(op.multiply(normalised(op, op.add(x, y), (2, 3)), channels(op, x, g)[0]), channels(op, x, b)[0]), [IMAGE, IMAGE, C, C], 1,
+    ),
+    "norm over everything": (lambda op, x: normalised(op, x, (0, 1, 2, 3)), [IMAGE], 1),
+    "rms norm over two axes": (lambda op, x: op.multiply(x, op.rsqrt(op.mean(op.square(x), axes=(2, 3), keepdims=True))), [IMAGE], 1),
+    "less its mean over two axes": (lambda op, x: op.subtract(x, op.mean(x, axes=(2, 3), keepdims=True)), [IMAGE], 1),
+    "less its mean over outer axes": (lambda op, x: op.subtract(x, op.mean(x, axes=(0, 2), keepdims=True)), [IMAGE], 3),
+    "batch norm, training": (batch_norm_training, [IMAGE, C, C], 3),  # together, norm, apart
     "batch norm": (batch_norm, [IMAGE, C, C, C, C], 1),
     "gelu": (gelu, [X], 1),
     "gelu by tanh": (gelu_tanh, [X], 1),
