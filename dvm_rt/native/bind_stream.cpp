@@ -59,7 +59,7 @@ nb::dict stats(Stream& stream) {
   }
   out["launched"] = stream.launched(), out["done"] = stream.done();
   out["calls"] = c.calls, out["cached_calls"] = c.cached_calls, out["plans"] = plans, out["programs"] = c.instances;
-  out["encoded"] = c.encoded, out["encode_ns"] = c.encode_ns, out["packs"] = c.packs, out["evicted"] = c.evicted;
+  out["encoded"] = c.encoded, out["encode_ns"] = c.encode_ns, out["load_ns"] = c.load_ns, out["packs"] = c.packs, out["evicted"] = c.evicted;
   out["refused"] = c.refused, out["traps"] = c.traps, out["devices_lost"] = c.devices_lost, out["outbox"] = outbox;
   out["appended_in_place"] = c.appended_in_place;
   out["program_cache_bytes"] = c.program_cache_bytes, out["sections_split"] = split;
@@ -414,6 +414,8 @@ void bind_stream(nb::module_& m) {
          if (outermost) s.ended(end_ns);
          s.add_trace(TraceKind::PLAN, begin_ns, end_ns, plan, kernels);
        }, nb::arg("outermost"), nb::arg("begin_ns"), nb::arg("plan"), nb::arg("kernels"), "begin_ns: of time.monotonic_ns().")
+      .def("release_sources", [](Stream& s) { StreamLock l(s); return s.release_sources(); },
+           "Gives up the memory of matrices that are packed, now and later; returns the bytes given up now.")
       .def("close", [](Stream& s) { std::unique_lock lock(s.lock()); s.close(); })
       .def("fail_allocation", [](Stream& s, uint64_t after) { StreamLock l(s); s.arena().fail_after = after; }, nb::arg("after"),
            "Fault injection: the allocation after `after` others fails.");
