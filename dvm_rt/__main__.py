@@ -134,8 +134,9 @@ def run(
     compare: Annotated[str | None, typer.Option(help="run beside another engine: onnxruntime")] = None,
     encoders: Annotated[int, typer.Option(min=0, max=64, help="worker processes; 0: everything in this process")] = 0,
 ) -> None:
-    """Run an ONNX model over one or several shapes."""
-    _onnx("command").run(file, input, dim, profile, trace, compare, encoders)
+    """Run an ONNX model over one or several shapes. Exit code 2: results differ from those of the engine that it is compared with."""
+    if not _onnx("command").run(file, input, dim, profile, trace, compare, encoders):
+        raise typer.Exit(2)
 
 
 @app.command()

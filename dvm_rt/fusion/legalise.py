@@ -37,6 +37,7 @@ from dvm_rt.isa import table
 CHEAP_CYCLES = 16  # two simple instructions
 NUMBERS = ("constant", "dimension")  # leaves that are one number, known to the encoder
 MADE = (*NUMBERS, "iota")  # leaves that lie nowhere
+PACKED_DTYPES = (float32, float16, bfloat16)  # of weights that are packed once for the matrix unit
 
 
 @dataclass(slots=True, eq=False)
@@ -252,7 +253,7 @@ class _Copier:
         _, path = source(node)
         return (
             self.outlives(root) and len(root.shape) == len(node.shape) == 2
-            and node.dtype is float32 and root.dtype in (float32, float16, bfloat16) and all(v.dtype in (root.dtype, float32) for v in path)
+            and node.dtype is float32 and root.dtype in PACKED_DTYPES and all(v.dtype in (root.dtype, float32) for v in path)
         )  # fmt: skip
 
     def outlives(self, root: Node) -> bool:

@@ -18,8 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
-from dvm_rt.dtypes import float32
-from dvm_rt.fusion.legalise import is_cheap
+from dvm_rt.fusion.legalise import PACKED_DTYPES, is_cheap
 from dvm_rt.fusion.views import contiguous, is_view, source, through
 from dvm_rt.graph.graph import Graph, Node, hashable
 from dvm_rt.graph.operators import OPERATORS, Lowering
@@ -107,7 +106,7 @@ class Segment:
 
     def may_pack(self, given: Callable[[Node], bool]) -> tuple[bool, ...]:
         """For each of `reads`, whether it could be packed once for the matrix unit: a matrix, or a bias, that is given."""
-        return tuple([0 < len(node.shape) <= 2 and node.dtype is float32 and given(node) for node in self.reads])
+        return tuple([0 < len(node.shape) <= 2 and node.dtype in PACKED_DTYPES and given(node) for node in self.reads])
 
     def refusals(self) -> list[tuple[str, str, str]]:
         """(producer, consumer, reason) for what its members read across a cut."""

@@ -190,7 +190,7 @@ void Arena::drain() {
     while (buffer) {
       Buffer* next = buffer->next;
       --live_;
-      if (buffer->block && !buffer->gone) {
+      if (buffer->block) {
         used_[int(buffer->use)] -= buffer->block->bytes;
         give_back(buffer->block, buffer->touched);
       }
