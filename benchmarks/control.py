@@ -1,7 +1,8 @@
 """Branches and loops: `python -m benchmarks.control [--json FILE]`.
 
-What the device takes for a branch and for an iteration, on the machine alone; then two models whose path depends on data, against
-PyTorch eager in the same run, structured (one launch) and as unmodified Python control flow around @dvm.function bodies:
+What the device takes for a branch and for an iteration, on the machine alone, and in functions with the smallest bodies that there
+are (one kernel, and what a state costs); then two models whose path depends on data, against PyTorch eager in the same run,
+structured (one launch) and as unmodified Python control flow around @dvm.function bodies:
 
     early exit    a stack of layers of width 128 that stops when a token has settled
     converge      x = (x + b / x) / 2 over 10,000 numbers until nothing moves by more than 1e-5
@@ -41,6 +42,39 @@ def machine_costs() -> dict[str, float]:
         ns = min(_native.Program(program.build()).time_run([np.array([True])], 20) for _ in range(40))
         costs[name] = (ns - base) / count
         base = base or ns
+    return costs
+
+
+def function_costs() -> dict[str, float]:
+    """Nanoseconds of an iteration and of a branch with bodies of one number, in a function: the difference of two counts."""
+
+    def loop(x, n):
+        return dvm.while_loop(lambda i, x: i < n, lambda i, x: (i + 1, x * 0.5), (0, x))[1]
+
+    def branches(x, n):
+        for _ in range(n):
+            x = dvm.cond(x > 0, lambda x: x * 0.5, lambda x: x + 1.0, x)
+        return x
+
+    x, costs = dvm.asarray(1.0), {}
+    wholes = {
+        "iteration of while_loop": lambda count: (dvm.function(loop), (x, dvm.asarray(np.int64(count)))),
+        "iteration of scan": lambda count: (dvm.function(lambda x: dvm.scan(lambda c, _: (c * 0.5, c), x, None, length=count)), (x,)),
+        "cond": lambda count: (dvm.function(lambda x: branches(x, count)), (x,)),
+    }
+    for name, whole in wholes.items():
+        few, many = (20, 120) if name == "cond" else (100, 2100)
+        times = []
+        for count in (few, many):
+            function, arguments = whole(count)
+            function(*arguments)
+            samples = []
+            for _ in range(40):
+                began = time.perf_counter_ns()
+                function(*arguments)
+                samples.append(time.perf_counter_ns() - began)
+            times.append(min(samples))
+        costs[name] = (times[1] - times[0]) / (many - few)
     return costs
 
 
@@ -160,8 +194,9 @@ def main() -> None:
     import torch
 
     torch.set_num_threads(1)
-    report: dict[str, dict[str, float]] = {"machine, ns": machine_costs()}
-    print(", ".join(f"{name} {ns:.1f} ns" for name, ns in report["machine, ns"].items()))
+    report: dict[str, dict[str, float]] = {"machine, ns": machine_costs(), "functions, ns": function_costs()}
+    for row in report.values():
+        print(", ".join(f"{name} {ns:.1f} ns" for name, ns in row.items()))
     weights = np.random.default_rng(3).standard_normal((LAYERS, WIDTH, WIDTH)).astype(np.float32) / WIDTH**0.5
     for name, runs in (("early exit", early_exit(weights, torch)), ("converge 10000", converge(10_000, torch))):
         row = report[name] = compare(runs)

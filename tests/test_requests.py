@@ -94,6 +94,20 @@ async def test_deadlines(rt: Runtime) -> None:
             await rt.run(endless, deadline_s=bad)
 
 
+async def test_a_loop_on_the_device_ends_with_its_request(rt: Runtime) -> None:
+    @dvm.function
+    def endless(x):
+        return dvm.while_loop(lambda v: dvm.sum(v) > 0, lambda v: v * 1.0, x, limit=1_000_000_000)
+
+    def request() -> float:
+        return float(dvm.sum(endless(dvm.asarray(np.ones(5, np.float32)))))
+
+    for _ in range(2):
+        with pytest.raises(DeviceTimeoutError, match="deadline|a loop that goes on"):
+            await rt.run(request, deadline_s=0.1)
+    assert await rt.run(decode, 3, 5, []) == await rt.run(decode, 3, 5, [], deadline_s=LONG_S)  # the device is free again
+
+
 async def test_a_deadline_is_the_requests_own(rt: Runtime) -> None:
     """Tasks of one thread take turns; each launches and waits under its own deadline, or none."""
 

@@ -106,6 +106,8 @@ class Function:
             if entry.exact:
                 raise
             entry = self._entry(of, tree, arrays, args, kwargs, exact=True)
+            if entry is WALKED:
+                return self._walked(of, tree, arrays)
             number = entry.planned.number
             tensors = of.call(entry.planned, [a._tensor for a in arrays])
         if not entry.exact and (entry.planned.number != number or not entry.short):  # planned now, cut smaller, or called otherwise before

@@ -110,6 +110,8 @@ def _write_loop(plan: PlanWriter, node: Node, operands: list[int], results: dict
     first = build.kernel_count
     new = {k: plan.temporary(nodes[k]) for k in changing}
     write_part(plan, graph_of(step, facts, [*changing, count][: len(changing) + flags]), state, [*new.values(), *again])
+    for k in changing:
+        _write_late(plan, first, new[k])
     for k in [k for k in changing if not _in_place(plan, first, state[k], new[k])]:
         _copy(plan, nodes[k], new[k], state[k])
     loop = _control(plan, "LOOP", again[0] if flags else None, plan.expression(limit))
@@ -141,6 +143,20 @@ def _in_place(plan: PlanWriter, first: int, old: int, new: int) -> bool:
     if copies:  # onto itself
         plan.builder.empty(begin)
     return True
+
+
+def _write_late(plan: PlanWriter, first: int, new: int) -> None:
+    """Moves the kernel that writes a new state behind those that still read the old one, if nothing needs it before."""
+    build = plan.builder
+    accesses = list(build.accesses(first))
+    writers = {number for number, _, arg in accesses if arg.buffer == new and arg.mode & WRITE}
+    begin = min(writers)
+    if len(writers) > 1 or any(start <= begin <= end for start, end in (*build.loops(first), *build.skipped(first))):
+        return
+    made = {arg.buffer for number, _, arg in accesses if number == begin and arg.mode & WRITE}
+    read = {arg.buffer for number, _, arg in accesses if number == begin and arg.mode & READ}
+    if all(arg.buffer not in made and not (arg.mode & WRITE and arg.buffer in read) for number, _, arg in accesses if number > begin):
+        build.to_the_end(begin)
 
 
 REDUCTIONS = ("NODE_SUM", "NODE_MAX", "NODE_MIN", "NODE_PROD")

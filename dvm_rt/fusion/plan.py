@@ -331,6 +331,17 @@ class PlanBuilder:
             if self._kernels[number].kind == "LOOP":
                 yield number - self._list[self._kernels[number].depth].k, number
 
+    def skipped(self, first: int) -> Iterator[tuple[int, int]]:
+        """First and last kernel of what a BRANCH or a JUMP may skip, of all from `first` on whose reach is known."""
+        for number in range(first, len(self._kernels)):
+            kernel = self._kernels[number]
+            if kernel.kind in ("BRANCH", "JUMP") and kernel.depth != NONE:
+                yield number + 1, number + self._list[kernel.depth].k
+
+    def to_the_end(self, number: int) -> None:
+        """Moves a kernel behind all others."""
+        self._kernels.append(self._kernels.pop(number))
+
     def empty(self, number: int) -> None:
         """A kernel that does nothing any more keeps its place: what jumps counts kernels."""
         kernel = self._kernels[number]

@@ -25,6 +25,7 @@ nb::object call(Stream& stream, uint32_t plan, const Arguments& args) {
   nb::object out = adopt(PyTuple_New(Py_ssize_t(count)));  // before the lock: it may start a collection
   {
     StreamLock lock(stream);
+    stream.set_deadline(deadline_ns);
     stream.prepare(plan, args.span());
     for (size_t i = 0; i < count; ++i) PyTuple_SET_ITEM(out.ptr(), i, wrap(std::move(stream.outputs()[i])).release().ptr());
     if (stream.long_running()) {

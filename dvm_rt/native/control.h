@@ -101,7 +101,8 @@ enum RingFlag : uint32_t {
 };
 struct LaunchHead {
   RingHead head;
-  uint64_t seq, workspace, workspace_bytes;  // then LaunchArg[count]
+  uint64_t seq, workspace, workspace_bytes;
+  uint64_t deadline_ns;  // of the request: its loops end then; 0: none. Then LaunchArg[count]
 };
 struct LaunchArg {
   uint64_t offset, bytes, writable;

@@ -128,7 +128,7 @@ Trap Device::bind_and_run(const VerifiedProgram& program, const LaunchHead& laun
   if (!in_arena(launch.workspace, launch.workspace_bytes)) return refuse(head.arg_count, launch.workspace, arena_.bytes());
   bindings_.clear();
   for (uint32_t i = 0; i < launch.head.count; ++i) bindings_.push_back({arena_.data() + args[i].offset, args[i].bytes, args[i].writable == 1});
-  const Trap trap = machine_.run(program, bindings_, arena_.data() + launch.workspace);
+  const Trap trap = machine_.run(program, bindings_, arena_.data() + launch.workspace, launch.deadline_ns);
   host_calls_ = machine_.host_calls();
   return trap;
 }

@@ -245,13 +245,14 @@ bool Machine::late(size_t number) {
   if (!loops_began_ns_) loops_began_ns_ = looked_ns_ = now;
   until_look_ = now - looked_ns_ < LONG_NS ? LOOK_EVERY : 1;
   looked_ns_ = now;
-  const uint64_t passed = now - loops_began_ns_;
-  if (passed <= loop_ns_max_) return false;
-  threads_[0].context->trap = {TrapCode::STOPPED, uint16_t(number), 0, int64_t(passed / MS), int64_t(loop_ns_max_ / MS)};
+  const uint64_t passed = now - loops_began_ns_, left = deadline_ns_ > loops_began_ns_ ? deadline_ns_ - loops_began_ns_ : 0;
+  const uint64_t most = deadline_ns_ ? std::min(left, loop_ns_max_) : loop_ns_max_;
+  if (passed <= most) return false;
+  threads_[0].context->trap = {TrapCode::STOPPED, uint16_t(number), 0, int64_t(passed / MS), int64_t(most / MS)};
   return true;
 }
 
-Trap Machine::run(const VerifiedProgram& program, std::span<const Binding> args, uint8_t* workspace) {
+Trap Machine::run(const VerifiedProgram& program, std::span<const Binding> args, uint8_t* workspace, uint64_t deadline_ns) {
   const ProgramHead& head = program.head();
   const ProgramArg* wanted = program.args();
   for (size_t i = 0; i < head.arg_count; i++)
@@ -267,7 +268,7 @@ Trap Machine::run(const VerifiedProgram& program, std::span<const Binding> args,
   if (program.zero_workspace()) memset(workspace, 0, head.workspace_bytes);
 
   host_calls_.clear();
-  until_look_ = 1, loops_began_ns_ = 0;
+  until_look_ = 1, loops_began_ns_ = 0, deadline_ns_ = deadline_ns;
   if (pool_ && program.split_ns() >= WAKE_NS) pool_->wake();
   const FloatMode float_mode;
   Context& context = *threads_[0].context;

@@ -33,7 +33,8 @@ class Machine {
   explicit Machine(const Target& target = best_target(), int threads = 1);
   // `workspace` holds head().workspace_bytes, ARENA_ALIGN aligned. Bindings smaller than the program declares, not
   // aligned, or not writable where it writes give TrapCode::BINDING (word = argument) before anything runs.
-  Trap run(const VerifiedProgram& program, std::span<const Binding> args, uint8_t* workspace);
+  // Loops also end (STOPPED) when `deadline_ns` (now_ns; 0: none) has passed.
+  Trap run(const VerifiedProgram& program, std::span<const Binding> args, uint8_t* workspace, uint64_t deadline_ns = 0);
   void reserve(const VerifiedProgram& program);  // scratch, so that run() does not allocate
   const std::vector<HostSpan>& host_calls() const { return host_calls_; }  // of the last run()
   int threads() const { return int(threads_.size()); }
@@ -73,6 +74,7 @@ class Machine {
   int64_t parts_always_ = 0;
   uint64_t sections_split_ = 0;
   std::vector<HostSpan> host_calls_;
+  uint64_t deadline_ns_ = 0;  // of this run
   uint64_t loop_ns_max_ = ~0ull, looked_ns_ = 0, loops_began_ns_ = 0;  // of this run; 0: not yet
   int until_look_ = 1;                                                // times that loops go back
   std::vector<int64_t> times_;  // by number of a LOOP section: how often its body has run since the loop was entered

@@ -144,6 +144,7 @@ class Stream {
   // Checks the arguments, finds or encodes the program, packs, allocates. Then execute() once, without another prepare()
   // between; it may run for long (long_running()). outputs() are valid after execute().
   void prepare(uint32_t plan, std::span<const Tensor* const> args);
+  void set_deadline(uint64_t at_ns) { deadline_ns_ = at_ns; }  // of the launches that come; 0: none
   bool long_running() const;
   void execute();
   std::vector<Tensor>& outputs() { return outputs_; }
@@ -292,6 +293,7 @@ class Stream {
   std::vector<uint8_t> scratch_;
   std::span<const uint8_t> given_;  // the program of the instance that is being made; empty: it is encoded
   std::vector<std::pair<Buffer*, uint64_t>> extents_;  // what this call has grown, and how far it reached before
+  uint64_t deadline_ns_ = 0;
   bool poison_pushed_ = false;  // the device knows POISON
   std::vector<int64_t> values_;
   std::vector<uint64_t> slots_;

@@ -37,7 +37,7 @@ void Stream::run(Instance& instance, std::span<const Argument> arguments, uint64
     bindings_.push_back({arena_->data() + a.offset, a.bytes, a.writable});
     if (!a.writable && a.buffer && a.buffer->failure && !failure) failure = a.buffer->failure;
   }
-  Trap trap = machine_.run(*instance.program, bindings_, workspace_ ? workspace_->data() : nullptr);
+  Trap trap = machine_.run(*instance.program, bindings_, workspace_ ? workspace_->data() : nullptr, deadline_ns_);
   if (trap.code != TrapCode::NONE) {
     ++counters_.traps;
     if (!failure) failure = trapped(seq, instance, trap);
@@ -64,7 +64,7 @@ void Stream::log(Instance& instance, std::span<const Argument> arguments, uint64
   e.reads.clear(), e.writes.clear();
   e.record.resize(sizeof(LaunchHead) + arguments.size() * sizeof(LaunchArg));
   LaunchHead head{{uint32_t(RingKind::LAUNCH), uint32_t(arguments.size()), instance.id}, seq,
-                  workspace_ ? workspace_->offset : 0, workspace_ ? workspace_->bytes : 0};
+                  workspace_ ? workspace_->offset : 0, workspace_ ? workspace_->bytes : 0, deadline_ns_};
   memcpy(e.record.data(), &head, sizeof head);
   auto* out = reinterpret_cast<LaunchArg*>(e.record.data() + sizeof head);
   for (auto& a : arguments) {

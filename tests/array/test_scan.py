@@ -311,3 +311,11 @@ def test_a_walked_function_takes_and_gives_what_a_traced_one_does() -> None:
         dvm.dump(f, np.zeros(3, np.float32), 1.0, names="n")
     outer = dvm.function(lambda x: f(x, 0.0, names="m")["found"] + 1)
     same(outer(np.array([-1.0, 2.0], np.float32)), np.array([2]))
+
+
+def test_a_function_that_is_walked_for_some_sizes_alone() -> None:
+    f = dvm.function(lambda x: dvm.while_loop(lambda i, v: i < 2, lambda i, v: (i + 1, v[:4] * 2), (0, x))[1])
+    for n in (2, 5, 4, 9):
+        x, before = floats(n), walks()
+        same(f(dvm.asarray(x)), x[:4] * 4)
+        assert walks() - before == (n > 4)

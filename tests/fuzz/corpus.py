@@ -67,8 +67,9 @@ def seeds(rng: np.random.Generator) -> Iterator[tuple[bytes, list[np.ndarray]]]:
 
 
 def of_copies(rng: np.random.Generator) -> Iterator[tuple[bytes, list[np.ndarray]]]:
-    """Copies of every dtype: transposed, reversed, with gaps, with an index that repeats."""
-    for dtype in dtypes.DTYPES:
+    """Copies of every dtype: transposed, reversed, with gaps, with an index that repeats; to a row that is named."""
+    for number, dtype in enumerate(dtypes.DTYPES):
+        yield to_a_row(rng, dtype, (dtypes.int32, dtypes.int64)[number % 2])
         for kind in range(4):
             rank = int(rng.integers(1, 4))
             shape = [int(n) for n in rng.integers(1, 7, rank)] if kind < 3 else [int(n) for n in rng.integers(1, 40, 2)]
@@ -88,6 +89,18 @@ def of_copies(rng: np.random.Generator) -> Iterator[tuple[bytes, list[np.ndarray
             section.operand(x, [s * size for s in source], dtype=dtype, base=base * size)
             section.operand(y, [s * size for s in target], dtype=dtype, mode=WRITE)
             yield builder.build(), [np.frombuffer(rng.bytes(n * size), np.uint8).copy() for n in (read, written)]
+
+
+def to_a_row(rng: np.random.Generator, dtype: dtypes.DType, index: dtypes.DType) -> tuple[bytes, list[np.ndarray]]:
+    count, rows, gap, size = int(rng.integers(1, 9)), int(rng.integers(1, 6)), int(rng.integers(0, 3)), dtype.bytes
+    builder, depth = ProgramBuilder(), (count + gap) * size
+    section = builder.copy(count)
+    x, y = builder.add_arg(count * size, READ, dtype), builder.add_arg(rows * depth, WRITE, dtype)
+    section.operand(x, [size], dtype=dtype)
+    section.operand(y, [size], dtype=dtype, mode=WRITE | GATHER, index=2, limit=rows, depth=depth)
+    section.operand(builder.add_arg(index.bytes, READ, index), [0], dtype=index)
+    named = np.array([rng.integers(-rows, rows + 1)], index.numpy)  # the last one is beyond the end
+    return builder.build(), [*(np.frombuffer(rng.bytes(n), np.uint8).copy() for n in (count * size, rows * depth)), named]
 
 
 def of_attention(rng: np.random.Generator) -> Iterator[tuple[bytes, list[np.ndarray]]]:
