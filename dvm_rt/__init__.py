@@ -36,8 +36,8 @@ _MODULES: dict[str, tuple[str, ...]] = {
         "arange", "eye", "full", "full_like", "linspace", "meshgrid", "one_hot", "ones", "ones_like", "tril", "triu", "zeros", "zeros_like",
     ),
     "dvm_rt.array.movement": (
-        "argsort", "argwhere", "broadcast_arrays", "compress", "diff", "flip", "gather_nd", "index_add", "moveaxis", "nonzero", "pad",
-        "repeat", "roll", "scatter", "scatter_nd", "searchsorted", "sort", "take", "take_along_axis", "tile", "topk", "unique_all",
+        "argsort", "argwhere", "broadcast_arrays", "compress", "cumulative_prod", "cumulative_sum", "diff", "flip", "gather_nd", "index_add",
+        "moveaxis", "nonzero", "pad", "repeat", "roll", "scatter", "scatter_nd", "searchsorted", "sort", "take", "take_along_axis", "tile", "topk", "unique_all",
         "unique_counts", "unique_inverse", "unique_values", "unstack", "updated",
     ),
     "dvm_rt.array.windows": ("avg_pool", "conv", "conv_transpose", "max_pool"),

@@ -47,6 +47,8 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("graph_lease_s", 30.0, "s", "for a worker to plan one graph", (0.05, 86400.0)),
     Setting("starved_leases", 8, "leases", "granted to a process that the kernel does not let run", (1, 1000)),
     Setting("wait_s", 60.0, "s", "default limit of every public call that waits", (0.001, 86400.0)),
+    Setting("requests_max", 64, "requests", "of Runtime.run that run at once; further ones wait in line", (1, 1 << 16)),
+    Setting("requests_waiting_max", 1024, "requests", "in that line; the next one is refused", (0, 1 << 20)),
     Setting("tick_s", 0.01, "s", "between two looks of the supervisor; late batches leave then", (0.001, 1.0)),
     Setting("close_s", 0.9, "s", "close() gives up on a process after this", (0.1, 60.0)),
     Setting("start_s", 10.0, "s", "for the zygote to get past its imports", (0.1, 60.0)),
@@ -75,6 +77,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("tree_bytes_max", 1 << 20, "bytes", "of one graph on its way to a worker", (256, 1 << 26)),
     Setting("remote_workers_max", 64, "workers", "connected to one listening runtime", (1, 4096)),
     Setting("recheck_every", 64, "programs", "of a remote worker: one of so many is encoded again and compared", (1, 1 << 20)),
+    Setting("drain_s", 30.0, "s", "for a pool that drains to answer what it holds; then it is stopped", (0.1, 86400.0)),
     Setting("connect_s", 30.0, "s", "that a pool waits for its scheduler", (0.1, 86400.0)),
     # ---- arrays ----
     Setting("pending_max", 512, "operators", "that lazy arrays wait for before they are computed unasked", (1, 1 << 16)),

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
     from dvm_rt._native import Stream, Tensor
     from dvm_rt.array.array import Array
-    from dvm_rt.array.plan_cache import PlanCache
+    from dvm_rt.array.plan_cache import PlanCache, Programs
 
 Result = TypeVar("Result")
 PARAMETER, CONSTANT = OPERATORS["parameter"], OPERATORS["constant"]
@@ -98,7 +98,7 @@ class Planned:
 class Session:
     """Arrays of one runtime."""
 
-    __slots__ = ("_runtime", "stream", "plans", "variants", "counters", "lock", "pending_max", "plans_max", "cache", "_cached", "__weakref__")
+    __slots__ = ("_runtime", "stream", "plans", "variants", "counters", "lock", "pending_max", "plans_max", "wait_s", "cache", "_cached", "__weakref__")
 
     def __init__(self, of: runtime.Runtime) -> None:
         self._runtime = weakref.ref(of)  # a runtime keeps its session, not the other way round
@@ -107,7 +107,7 @@ class Session:
         self.variants: dict[object, set[bytes]] = {}
         self.counters: Counter[str] = Counter()
         self.lock = threading.RLock()
-        self.pending_max, self.plans_max = integer("pending_max"), integer("plans_max")
+        self.pending_max, self.plans_max, self.wait_s = integer("pending_max"), integer("plans_max"), number("wait_s")
         self.cache: PlanCache | None = None
         self._cached: dict[int, Path] = {}  # numbers of plans -> where they are kept
         if of.cache is not None:
@@ -149,29 +149,32 @@ class Session:
             planned = self._plan(graph, captured)
             self.cache.save(path, self.stream.plan_bytes(planned.number), [])
         else:
-            code, sizes = found
+            code, programs = found
             planned = Planned(self.stream.register(code, captured), _native.Plan(code).info["kernels"], graph, captured)
-            self._warm(planned.number, sizes)
+            self._warm(planned.number, programs)
         self._cached[planned.number] = path
         return planned
 
-    def _warm(self, number: int, sizes: list[tuple[int, ...]]) -> None:
-        """Encodes the programs that the plan had when it was saved."""
-        for symbols in sizes:
+    def _warm(self, number: int, programs: Programs) -> None:
+        """Takes over the programs that the plan had when it was saved; what is no program for its sizes is encoded again."""
+        for symbols, code in programs:
             try:
-                self.stream.prefetch(number, symbols)
-                self.counters["programs_warmed"] += 1
+                self.stream.adopt(number, symbols, code)
+                self.counters["programs_loaded"] += 1
+            except InvalidBytecodeError:
+                self.counters["programs_refused"] += 1
             except DvmError:
-                self.counters["cache_refused"] += 1
+                self.counters["cache_refused"] += 1  # no sizes of this plan
 
     def save(self) -> None:
-        """Writes down the sizes that the plans of this session were used for: done by Runtime.close()."""
+        """Writes the plans of this session down, with the programs that they have now: done by Runtime.close()."""
         for number, path in self._cached.items():
             try:
                 code, sizes = self.stream.plan_bytes(number), [tuple(s) for _, s in self.stream.programs(number)]
+                programs = [(s, self.stream.encoded(number, s)) for s in sizes]
             except DvmError:
                 continue  # given up meanwhile, or the stream has failed: closing goes on
-            self.cache.save(path, code, sizes)
+            self.cache.save(path, code, [(s, program) for s, program in programs if program])
 
     def _plan(self, graph: Graph, captured: list[Tensor]) -> Planned:
         """Fuses and registers a graph: here, or in a worker where all encoding is the workers'."""

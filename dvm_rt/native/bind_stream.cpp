@@ -59,7 +59,7 @@ nb::dict stats(Stream& stream) {
   }
   out["launched"] = stream.launched(), out["done"] = stream.done();
   out["calls"] = c.calls, out["cached_calls"] = c.cached_calls, out["plans"] = plans, out["programs"] = c.instances;
-  out["encoded"] = c.encoded, out["encode_ns"] = c.encode_ns, out["packs"] = c.packs, out["evicted"] = c.evicted;
+  out["encoded"] = c.encoded, out["encode_ns"] = c.encode_ns, out["load_ns"] = c.load_ns, out["packs"] = c.packs, out["evicted"] = c.evicted;
   out["refused"] = c.refused, out["traps"] = c.traps, out["devices_lost"] = c.devices_lost, out["outbox"] = outbox;
   out["appended_in_place"] = c.appended_in_place;
   out["program_cache_bytes"] = c.program_cache_bytes, out["sections_split"] = split;
@@ -175,9 +175,10 @@ class Dispatcher {
     PyObject* session = nullptr;
     for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(args.ptr()); ++i) {
       PyObject* array = PyTuple_GET_ITEM(args.ptr(), i);
-      PyObject* tensor = arrays_.tensor(array);
+      const bool is_number = PyFloat_CheckExact(array);
+      PyObject* tensor = is_number ? number(float(PyFloat_AS_DOUBLE(array))) : arrays_.tensor(array);
       if (!tensor) return nb::none();
-      if (!session) session = arrays_.session(array);
+      if (!session && !is_number) session = arrays_.session(array);
       const Tensor& t = tensor_of(tensor);
       arguments.add(t);
       uint32_t ones = 0;
@@ -186,6 +187,7 @@ class Dispatcher {
       if (i < 16) held[i] = nb::borrow(tensor);
       else more.push_back(nb::borrow(tensor));
     }
+    if (!session) return nb::none();
     std::span<const uint32_t> wanted(key, arguments.count);
     auto found = plans_.find(hash(wanted));
     if (found == plans_.end()) return nb::none();
@@ -211,6 +213,21 @@ class Dispatcher {
       PyTuple_SET_ITEM(made.ptr(), i, arrays_.make(nb::borrow(PyTuple_GET_ITEM(out.ptr(), i)), session.ptr()).release().ptr());
     return made;
   }
+  // The tensor of a number, borrowed; null: there is no memory that the host may write now. Numbers come again.
+  PyObject* number(float value) {
+    const uint32_t bits = std::bit_cast<uint32_t>(value);
+    if (auto found = numbers_.find(bits); found != numbers_.end()) return found->second.ptr();
+    std::optional<Tensor> tensor;
+    {
+      StreamLock lock(*stream_);  // may let another thread in here
+      tensor = stream_->host_tensor(uint8_t(DType::FLOAT32), {});
+    }
+    if (!tensor) return nullptr;
+    memcpy(tensor->data(), &value, sizeof value);
+    nb::object made = wrap(std::move(*tensor));
+    if (numbers_.size() >= NUMBERS_MAX) numbers_.clear();
+    return (numbers_[bits] = made).ptr();
+  }
   static uint32_t packed(uint32_t dtype, uint32_t rank, uint32_t ones) { return dtype << 16 | rank << 8 | ones; }
   static uint64_t hash(std::span<const uint32_t> key) {
     uint64_t h = key.size();
@@ -221,6 +238,8 @@ class Dispatcher {
   Stream* stream_;
   ArrayType arrays_;
   std::unordered_map<uint64_t, std::vector<Entry>> plans_;
+  static constexpr size_t NUMBERS_MAX = 256;
+  std::unordered_map<uint32_t, nb::object> numbers_;  // by their bits
 };
 }  // namespace
 
@@ -395,6 +414,8 @@ void bind_stream(nb::module_& m) {
          if (outermost) s.ended(end_ns);
          s.add_trace(TraceKind::PLAN, begin_ns, end_ns, plan, kernels);
        }, nb::arg("outermost"), nb::arg("begin_ns"), nb::arg("plan"), nb::arg("kernels"), "begin_ns: of time.monotonic_ns().")
+      .def("release_sources", [](Stream& s) { StreamLock l(s); return s.release_sources(); },
+           "Gives up the memory of matrices that are packed, now and later; returns the bytes given up now.")
       .def("close", [](Stream& s) { std::unique_lock lock(s.lock()); s.close(); })
       .def("fail_allocation", [](Stream& s, uint64_t after) { StreamLock l(s); s.arena().fail_after = after; }, nb::arg("after"),
            "Fault injection: the allocation after `after` others fails.");

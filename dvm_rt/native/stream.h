@@ -98,7 +98,7 @@ struct Argument {
 };
 
 struct StreamCounters {
-  uint64_t calls = 0, cached_calls = 0, encoded = 0, encode_ns = 0, packs = 0, evicted = 0, refused = 0, traps = 0,
+  uint64_t calls = 0, cached_calls = 0, encoded = 0, encode_ns = 0, load_ns = 0, packs = 0, evicted = 0, refused = 0, traps = 0,
            devices_lost = 0, appended_in_place = 0, busy_ns = 0, program_cache_bytes = 0, instances = 0, host_calls = 0, host_ns = 0;
 };
 
@@ -141,6 +141,10 @@ class Stream {
   std::vector<Tensor>& outputs() { return outputs_; }
   void retire();  // takes events and commits into account
   void flush();   // pushes what found no room before
+  // Gives up the memory of matrices that are packed for the matrix unit, now and as soon as they are from now on; returns
+  // the bytes. Who needs one of them as it was gets it unpacked again (restore).
+  uint64_t release_sources();
+  void restore(Buffer& buffer);  // its memory is there again, once the launch that writes it is done
   void fail(Error error);  // everybody who waits or comes gets this
   void close();
 
@@ -222,7 +226,11 @@ class Stream {
   void owe(Instance& instance);
   Where where(const PlanState& plan) const { return plan.where == Where::AUTO ? default_where_ : plan.where; }
 
-  Buffer* packed(const Tensor& source, const PackKey& key);
+  Buffer* packed(std::span<const PlanPack> packs, std::span<const PackKey> keys);
+  void pack(const Tensor& source, const PackKey& key, Buffer& form, uint64_t at);
+  Instance& packing(const PackKey& key, bool back);
+  bool may_give_up(const Buffer& buffer) const;
+  bool wanted_as_it_is(const PlanState& state, const Buffer* buffer) const;
   Buffer* output_buffer(uint64_t bytes, Use use);
   Buffer* grown(const Tensor& from, uint64_t bytes);
   Error out_of_memory(uint64_t bytes);
@@ -266,6 +274,7 @@ class Stream {
   StreamCounters counters_;
 
   BufferRef workspace_;
+  bool release_sources_ = false;
   std::vector<uint8_t> scratch_;
   std::span<const uint8_t> given_;  // the program of the instance that is being made; empty: it is encoded
   std::vector<std::pair<Buffer*, uint64_t>> extents_;  // what this call has grown, and how far it reached before
@@ -278,6 +287,7 @@ class Stream {
   std::vector<BufferRef> made_;
   std::vector<Tensor> outputs_;
   std::vector<const Tensor*> parameters_;
+  std::vector<PackPart> parts_;
   Instance* prepared_ = nullptr;
 };
 

@@ -6,9 +6,11 @@ from collections.abc import Callable
 
 import numpy as np
 
+import dvm_rt as dvm
 from dvm_rt.array.array import Array
-from dvm_rt.errors import GraphError, ShapeError
+from dvm_rt.errors import GraphError
 from dvm_rt.graph.symbols import Dim, product
+from dvm_rt.isa import host
 from dvm_rt.onnx.operators.elementwise import cast, kind_of
 from dvm_rt.onnx.table import Call, row, whole
 from dvm_rt.onnx.values import lift, numpy_dtype
@@ -143,37 +145,27 @@ row("ArgMin")(_arg("argmin"))
 @row("CumSum", on_host=(1,))
 def cumulative_sum(c: Call, x: Value, axis: Value) -> Value:
     """A product with a triangle of ones."""
-    axis = int(np.asarray(axis).reshape(-1)[0]) % max(len(x.shape), 1)
-    return _cumulative_by_matmul(c, x, axis) if isinstance(x, Array) else _cumulative(c, x, axis, "add", 0)
+    along = _along(x, axis)
+    return _sum_by_matmul(c, x, along) if isinstance(x, Array) else _on_host(c, x, along, 0)
 
 
 @row("CumProd", on_host=(1,))
 def cumulative_product(c: Call, x: Value, axis: Value) -> Value:
-    return _cumulative(c, x, int(np.asarray(axis).reshape(-1)[0]) % max(len(x.shape), 1), "multiply", 1)
+    """A loop over the slices."""
+    along = _along(x, axis)
+    return _product_by_scan(c, x, along) if isinstance(x, Array) else _on_host(c, x, along, 1)
 
 
-def _cumulative(c: Call, x: Value, axis: int, combine: str, start: int) -> Value:
-    """By doubling: after k steps an element holds what 2^k elements up to it make."""
-    n = x.shape[axis]
-    if isinstance(n, Dim):
-        raise ShapeError(f"length of a running {combine}, got {n}, allowed numbers")
-    x = c.xp.flip(x, axis=axis) if c.get("reverse", 0) else x
-    x = _moved_behind(c, x, axis, 1, start) if c.get("exclusive", 0) else x
-    reach = 1
-    while reach < n:
-        x = getattr(c.xp, combine)(x, _moved_behind(c, x, axis, reach, start))
-        reach *= 2
-    return c.xp.flip(x, axis=axis) if c.get("reverse", 0) else x
+def _along(x: Value, axis: Value) -> int:
+    return int(np.asarray(axis).reshape(-1)[0]) % max(len(x.shape), 1)
 
 
-def _moved_behind(c: Call, x: Value, axis: int, by: int, start: int) -> Value:
-    """x moved along an axis, `start` in front."""
-    lead = tuple(slice(0, n - by) if i == axis else slice(None) for i, n in enumerate(x.shape))
-    widths = [(by, 0) if i == axis else (0, 0) for i in range(len(x.shape))]
-    return c.xp.pad(x[lead], widths, value=start if isinstance(x, Array) else np.asarray(start, x.dtype))
+def _on_host(c: Call, x: np.ndarray, axis: int, product: int) -> np.ndarray:
+    flags = [int(c.get(flag, 0)) for flag in ("reverse", "exclusive")]
+    return host.BY_NAME["cumulative"].meaning(x, axis, product, *flags).astype(x.dtype)
 
 
-def _cumulative_by_matmul(c: Call, x: Array, axis: int) -> Array:
+def _sum_by_matmul(c: Call, x: Array, axis: int) -> Array:
     n = x.shape[axis]
     rows, columns = c.xp.expand_dims(c.xp.arange(n), axis=1), c.xp.expand_dims(c.xp.arange(n), axis=0)
     if c.get("reverse", 0):
@@ -182,6 +174,20 @@ def _cumulative_by_matmul(c: Call, x: Array, axis: int) -> Array:
     order = tuple(i for i in range(x.ndim) if i != axis) + (axis,)
     moved = c.xp.matmul(c.xp.permute_dims(x, order), held.astype(x.dtype))
     return c.xp.permute_dims(moved, tuple(order.index(i) for i in range(x.ndim)))
+
+
+def _product_by_scan(c: Call, x: Array, axis: int) -> Array:
+    exclusive = c.get("exclusive", 0)
+
+    def step(before: Array, row: Array) -> tuple[Array, Array]:
+        after = before * row
+        return after, before if exclusive else after
+
+    rows = dvm.moveaxis(x, axis, 0) if axis else x
+    rows = dvm.flip(rows, axis=0) if c.get("reverse", 0) else rows
+    _, results = dvm.scan(step, dvm.full(rows.shape[1:], 1, dtype=x.dtype), rows)
+    results = dvm.flip(results, axis=0) if c.get("reverse", 0) else results
+    return dvm.moveaxis(results, 0, axis) if axis else results
 
 
 # ---- normalisation ------------------------------------------------------------------------------------------------
