@@ -40,12 +40,17 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("worker_credits", 1024, "instances", "shipped to one worker and not yet encoded", (1, 1 << 16)),
     Setting("plans_recheck", 256, "plans", "more at workers: those that the client gave up are given up there too", (1, 1 << 20)),
     Setting("graph_credits", 64, "graphs", "waiting or being planned; the next request is refused", (1, 1 << 16)),
+    # ---- running ahead ----
+    Setting("ahead_depth", 4, "calls", "ahead of the last one whose programs are made while the caller waits; 0: none", (0, 64)),
+    Setting("ahead_branches", 4, "plans", "that may come next and are prepared", (1, 8)),
+    Setting("ahead_max", 64, "programs", "that were guessed and not called yet; beyond that the oldest are dropped", (1, 1 << 16)),
     # ---- patience ----
     Setting("lease_s", 0.25, "s", "without a commit until whoever owes one is replaced", (0.05, 3600.0)),
     Setting("remote_lease_s", 5.0, "s", "the same for a remote worker, whose kernel cannot be asked", (0.05, 3600.0)),
     Setting("device_lease_s", 60.0, "s", "the same for a device that the kernel says is computing", (0.05, 86400.0)),
     Setting("graph_lease_s", 30.0, "s", "for a worker to plan one graph", (0.05, 86400.0)),
     Setting("starved_leases", 8, "leases", "granted to a process that the kernel does not let run", (1, 1000)),
+    Setting("loop_s", 30.0, "s", "that loops of one launch may take; then it ends with DeviceTimeoutError", (0.001, 86400.0)),
     Setting("wait_s", 60.0, "s", "default limit of every public call that waits", (0.001, 86400.0)),
     Setting("requests_max", 64, "requests", "of Runtime.run that run at once; further ones wait in line", (1, 1 << 16)),
     Setting("requests_waiting_max", 1024, "requests", "in that line; the next one is refused", (0, 1 << 20)),
@@ -82,6 +87,8 @@ SETTINGS: tuple[Setting, ...] = (
     # ---- arrays ----
     Setting("pending_max", 512, "operators", "that lazy arrays wait for before they are computed unasked", (1, 1 << 16)),
     Setting("plans_max", 1024, "plans", "of lazy graphs that a runtime remembers", (1, 1 << 20)),
+    # ---- planning ----
+    Setting("quick_bytes_max", 32 << 20, "bytes", "that an unseen graph may write operator by operator; a larger one is planned first", (0, 1 << 40)),
     # ---- seeing inside ----
     Setting("story_length", 4096, "entries", "that the scheduler remembers for story()", (16, 1 << 20)),
     Setting("session_root", "", "", "folder of the session folders (default: XDG_RUNTIME_DIR, else a private one in /tmp)"),

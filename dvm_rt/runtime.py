@@ -83,7 +83,7 @@ class Runtime:
         if inline:
             from dvm_rt import _native
 
-            self.stream: _native.Stream = _native.Stream(inline=True, threads=self.threads, **options)
+            self.stream: _native.Stream = _native.Stream(inline=True, threads=self.threads, loop_s=config.number("loop_s"), **options)
         else:
             self._start(options, _row("spin_us", spin_us), _row("lease_s", lease_s), listen, encode_work_ns)
         _open_runtimes.add(self)
@@ -129,7 +129,8 @@ class Runtime:
             spin_us = min(spin_us, SPIN_OWED_US)
         self.stream = _native.Stream(
             inline=False, workers=self.encoders, ring_bytes=config.integer("ring_bytes"), spin_us=0.0 if alone else float(spin_us),
-            credit_timeout_s=config.number("wait_s"), encode_mode=self.encode, **options,
+            credit_timeout_s=config.number("wait_s"), encode_mode=self.encode, ahead_depth=config.integer("ahead_depth"),
+            ahead_branches=config.integer("ahead_branches"), ahead_max=config.integer("ahead_max"), **options,
         )  # fmt: skip
         self.stream.set_encode_work_ns(work_ns)
         limits = replace(Limits.from_config(), lease_s=lease_s)
@@ -227,6 +228,7 @@ class Runtime:
         if self._shell is None:
             self.stream.wait(seq)  # another thread is inside the launch
             return
+        self.stream.run_ahead(seq)
         self._shell.pump(True)
         if self._spin(seq):
             return
@@ -268,6 +270,11 @@ class Runtime:
         except DvmError as error:
             future.set_exception(error)
         return future
+
+    @property
+    def graphs_waiting(self) -> int:
+        """Graphs that workers are planning, or are to plan."""
+        return len(self._shell.graphs) if self._shell else 0
 
     def save(self) -> None:
         """Writes plans and programs into the folder `cache`, if there is one, as close() does."""

@@ -12,7 +12,7 @@ import pytest
 
 import dvm_rt as dvm
 from dvm_rt import Runtime
-from dvm_rt.errors import DeviceTrap, PoisonRequestError
+from dvm_rt.errors import DeviceTimeoutError, DeviceTrap, PoisonRequestError
 
 STEPS = 300_000
 
@@ -52,6 +52,16 @@ def test_a_device_that_is_killed_in_a_loop_costs_time_only(expected: dict[int, b
         before = rt.stats()["recoveries"]
         while rt.stats()["recoveries"] == before:
             assert result(STEPS, rt) == expected[STEPS]
+
+
+@pytest.mark.parametrize("inline", [True, False])
+def test_a_loop_that_does_not_end_is_stopped(inline: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DVM_RT_LOOP_S", "0.05")
+    f = dvm.function(lambda x: dvm.while_loop(lambda v: dvm.sum(v) > 0, lambda v: v + 1, x, limit=1 << 30))
+    with Runtime(inline=inline):
+        with pytest.raises(DeviceTimeoutError, match=r"a loop that goes on, got \d+, allowed 50 ms"):
+            np.asarray(f(dvm.asarray(np.ones(5, np.float32))))
+        assert np.array_equal(np.asarray(f(dvm.asarray(np.full(5, -1, np.float32)))), np.full(5, -1, np.float32))
 
 
 def test_a_loop_over_its_limit_is_an_error_here_too() -> None:

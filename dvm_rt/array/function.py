@@ -22,7 +22,7 @@ from dvm_rt import _native
 from dvm_rt.array import tracing
 from dvm_rt.array.array import Array, asarray, computed, wrap
 from dvm_rt.array.array import _wrap_node as wrap_node
-from dvm_rt.array.session import Planned, Session, session
+from dvm_rt.array.session import UNPLANNED, Planned, Session, session
 from dvm_rt.array.tracing import Trace
 from dvm_rt.dtypes import DTYPES
 from dvm_rt.errors import EncodeError, GraphError, InvalidBytecodeError, ShapeError
@@ -108,7 +108,7 @@ class Function:
             entry = self._entry(of, tree, arrays, args, kwargs, exact=True)
             number = entry.planned.number
             tensors = of.call(entry.planned, [a._tensor for a in arrays])
-        if not entry.exact and (entry.planned.number != number or not entry.short):  # cut smaller, or called otherwise before
+        if not entry.exact and (entry.planned.number != number or not entry.short):  # planned now, cut smaller, or called otherwise before
             self._shorten(of, entry, tuple([_row(a._tensor) for a in arrays]), args, kwargs)
         return _unflatten(entry.tree, iter([wrap(t, of) for t in tensors]))
 
@@ -146,7 +146,7 @@ class Function:
         """Too many signatures: all are given up, and traced again when they come again."""
         for entry in self._entries.pop(of).values():
             if entry.planned is not None:
-                of.stream.forget(entry.planned.number)
+                of.forget(entry.planned)
         self._fast.pop(of, None)
         self._short.pop(id(of), None)
 
@@ -182,7 +182,7 @@ class Function:
         """Lets later calls of this signature take the fast path, if they may."""
         plain = not kwargs and args and all(a.__class__ in (Array, float) for a in args) and any(a.__class__ is Array for a in args)
         single = entry.tree is ARRAY
-        if not plain or entry.planned is None or not (single or _is_flat(entry.tree)):
+        if not plain or entry.planned is None or entry.planned.number == UNPLANNED or not (single or _is_flat(entry.tree)):
             return
         if of not in self._fast:
             self._fast[of] = _native.Dispatcher(of.stream, Array)
@@ -209,6 +209,7 @@ def planned_for(called: Function, args: tuple, kwargs: dict[str, object]) -> tup
     if entry.planned is None:
         what = "is walked with values, so it has no plan" if entry is WALKED else "computes nothing"
         raise GraphError(f"function: {called._name}: {what}, allowed functions that give arrays of sizes known before they run")
+    of.settle(entry.planned)
     return of, entry.planned, [a._tensor for a in arrays]
 
 

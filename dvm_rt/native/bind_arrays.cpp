@@ -180,6 +180,11 @@ void bind_tensor(nb::module_& m) {
       .def_prop_ro("shape", &shape_tuple)
       .def_prop_ro("dtype", [](const Tensor& t) { return int(t.dtype); }, "Code of dvm_rt.dtypes.")
       .def_prop_ro("rank", [](const Tensor& t) { return int(t.rank); })
+      .def_prop_ro("signature", [](const Tensor& t) {
+         uint32_t ones = 0;
+         for (int d = 0; d < t.rank; ++d) ones |= uint32_t(t.dims[d] == 1) << d;
+         return uint32_t(t.dtype) << 16 | uint32_t(t.rank) << 8 | ones;
+       }, "What a plan for all sizes depends on: dtype, rank, and which sizes are 1.")
       .def_prop_ro("nbytes", [](const Tensor& t) { return t.bytes; })
       .def_prop_ro("seq", [](const Tensor& t) { return t.seq(); }, "The launch that makes it; 0: it was copied in.")
       .def_prop_ro("arena_offset", [](const Tensor& t) { return t.arena_offset(); })

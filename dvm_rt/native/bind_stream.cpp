@@ -61,6 +61,7 @@ nb::dict stats(Stream& stream) {
   out["calls"] = c.calls, out["cached_calls"] = c.cached_calls, out["plans"] = plans, out["programs"] = c.instances;
   out["encoded"] = c.encoded, out["encode_ns"] = c.encode_ns, out["load_ns"] = c.load_ns, out["packs"] = c.packs, out["evicted"] = c.evicted;
   out["refused"] = c.refused, out["traps"] = c.traps, out["devices_lost"] = c.devices_lost, out["outbox"] = outbox;
+  out["guessed"] = c.guessed, out["guessed_right"] = c.guessed_right, out["guessed_wrong"] = c.guessed_wrong;
   out["appended_in_place"] = c.appended_in_place;
   out["program_cache_bytes"] = c.program_cache_bytes, out["sections_split"] = split;
   nb::dict bytes;
@@ -332,6 +333,8 @@ static void bind_stream_policy(nb::class_<Stream>& c) {
       .def("device_lost", [](Stream& s, bool encode_all) { StreamLock l(s); s.device_lost(encode_all); }, nb::arg("encode_all") = true,
            "The device is dead and no other is started yet: everything that is not committed is pushed again for the next. "
            "encode_all=False: but not the programs that workers were asked for and that no commit has shown to be there.")
+      .def("run_ahead", [](Stream& s, uint64_t until) { s.enter(); InsideClient inside(s); run_ahead(s, until); pump(s, true); }, nb::arg("until"),
+           "Makes programs that are likely to be called next, until launch `until` is done: for who is about to wait for it.")
       .def("wake_all", [](Stream& s) { StreamLock l(s); s.wake_all(); }, "Wakes everybody who waits, to look again.")
       .def("fail", [](Stream& s, const std::string& type, const std::string& message) {
          const char* known = failure_class(type);
@@ -356,19 +359,30 @@ static void bind_stream_policy(nb::class_<Stream>& c) {
 }
 
 void bind_stream(nb::module_& m) {
+  nb::class_<RunAhead>(m, "RunAhead", "Learns from the order of calls which come next; for tests: the stream has its own.")
+      .def(nb::init<>())
+      .def("observe", [](RunAhead& a, uint32_t plan, const std::vector<int64_t>& symbols) { a.observe(plan, symbols); }, nb::arg("plan"), nb::arg("symbols"))
+      .def("forget", &RunAhead::forget, nb::arg("plan"))
+      .def("guesses", [](const RunAhead& a, int depth, int branches, size_t limit) {
+         nb::list out;
+         for (auto& call : a.guesses(depth, branches, limit)) out.append(nb::make_tuple(call.plan, nb::tuple(nb::cast(call.symbols))));
+         return out;
+       }, nb::arg("depth"), nb::arg("branches"), nb::arg("limit"), "[(plan, symbols)], the nearest first.");
   m.def("set_deadline", [](uint64_t at) { return std::exchange(deadline_ns, at); }, nb::arg("at_ns"),
         "The request of this thread has to be done by then (now_ns); 0: whenever. Returns what was set before.");
   m.def("now_ns", &now_ns, "The clock of traces and counters.");
   nb::class_<Stream> c(m, "Stream");
   c.def("__init__", [](Stream* s, bool inline_mode, uint64_t arena_bytes_max, uint64_t program_cache_bytes, uint64_t ring_bytes,
                        uint64_t launches_max, int workers, double spin_us, double credit_timeout_s, const std::string& encode_mode,
-                       const std::string& target, int threads) {
+                       const std::string& target, int threads, int ahead_depth, int ahead_branches,
+                       size_t ahead_max, double loop_s) {
      new (s) Stream({inline_mode, arena_bytes_max, program_cache_bytes, ring_bytes, launches_max, workers, spin_us, credit_timeout_s, target,
-                     threads_checked(threads)});
+                     threads_checked(threads), ahead_depth, ahead_branches, ahead_max, loop_s});
      s->set_default_where(where_named(encode_mode));
    }, nb::arg("inline") = true, nb::arg("arena_bytes_max") = 4ull << 30, nb::arg("program_cache_bytes") = 64ull << 20,
       nb::arg("ring_bytes") = 16ull << 20, nb::arg("launches_max") = 1024, nb::arg("workers") = 0, nb::arg("spin_us") = 200.0,
-      nb::arg("credit_timeout_s") = 60.0, nb::arg("encode_mode") = "auto", nb::arg("target") = "", nb::arg("threads") = 1)
+      nb::arg("credit_timeout_s") = 60.0, nb::arg("encode_mode") = "auto", nb::arg("target") = "", nb::arg("threads") = 1,
+      nb::arg("ahead_depth") = 4, nb::arg("ahead_branches") = 4, nb::arg("ahead_max") = 64, nb::arg("loop_s") = 1e6)
       .def("asarray", &as_tensor, nb::arg("array"), nb::arg("dtype") = nb::none(), "Copies an array in, C order. `dtype`: code, for bfloat16 bits.")
       .def("register", [](Stream& s, nb::bytes plan, nb::sequence captured) {
          std::vector<Tensor> tensors;

@@ -77,11 +77,16 @@ inline void pump(Stream& stream, bool waits) {
   if (count && stream.on_outbox && (waits || count >= stream.outbox_limit)) stream.on_outbox(waits);
 }
 
+inline void run_ahead(Stream& stream, uint64_t until) {
+  if (std::unique_lock held(stream.lock(), std::try_to_lock); held) stream.run_ahead(until);
+}
+
 inline bool wait_for(Stream& stream, uint64_t seq, double timeout_s) {
   stream.enter();
   if (stream.done() >= seq) return true;
-  pump(stream, true);
   InsideClient inside(stream);
+  run_ahead(stream, seq);
+  pump(stream, true);
   const bool there = wait_in_slices(timeout_s, [&](uint64_t ns) { return stream.wait(seq, ns); });
   inside.is(TraceKind::WAIT, seq, there);
   return there;

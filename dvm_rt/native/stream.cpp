@@ -37,6 +37,7 @@ Stream::Stream(const StreamOptions& options)
             ", allowed those of targets()"));
         return *found;
       }(), options.inline_mode ? options.threads : 1) {
+  machine_.limit_loops(uint64_t(options.loop_s * 1e9));
   watch_forks();
   fork_generation_ = fork_generation;
   plans_.push_back(std::make_unique<PlanState>());  // number 0: packing
@@ -335,6 +336,8 @@ void Stream::prepare_parts(PlanState& state, std::span<const Tensor* const> args
   Instance& instance = instance_for(state, parameters_);
   prepared_ = &instance;
   touch(instance);
+  if (!inline_mode_) ahead_.observe(state.number, instance.symbols);
+  if (instance.guessed) instance.guessed = false, ++counters_.guessed_right;
   reserve_workspace(instance.workspace_bytes);
   auto buffers = state.plan->buffers();
   made_.resize(buffers.size());

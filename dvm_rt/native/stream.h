@@ -25,6 +25,7 @@
 #include <optional>
 #include <string>
 #include <unordered_map>
+#include "ahead.h"
 #include "control.h"
 #include "machine.h"
 #include "plan.h"
@@ -48,6 +49,10 @@ struct StreamOptions {
   double credit_timeout_s = 60;
   std::string target;  // "": the best
   int threads = 1;     // that run kernels, inline
+  int ahead_depth = 4;     // calls ahead of the last one whose programs are made while the caller waits; 0: none
+  int ahead_branches = 4;  // of those that may come next
+  size_t ahead_max = 64;   // programs that were guessed and not called yet
+  double loop_s = 1e6;  // that loops of a launch may take, inline
 };
 
 struct PlanState;
@@ -70,6 +75,8 @@ struct Instance {  // an operator instance: a plan for one set of dimensions, an
   std::vector<PackKey> packs;
   uint64_t workspace_bytes = 0;
   bool empty = false;  // nothing to run
+  bool guessed = false;  // by run_ahead(), and not called yet
+  bool ahead = false;    // asked for before any launch, and no commit has shown that it came
   std::unique_ptr<VerifiedProgram> program;  // inline
   ProgramState state = ProgramState::ABSENT;
   bool failure_pushed = false;  // the device knows that this program fails
@@ -99,7 +106,8 @@ struct Argument {
 
 struct StreamCounters {
   uint64_t calls = 0, cached_calls = 0, encoded = 0, encode_ns = 0, load_ns = 0, packs = 0, evicted = 0, refused = 0, traps = 0,
-           devices_lost = 0, appended_in_place = 0, busy_ns = 0, program_cache_bytes = 0, instances = 0, host_calls = 0, host_ns = 0;
+           devices_lost = 0, appended_in_place = 0, busy_ns = 0, program_cache_bytes = 0, instances = 0, host_calls = 0, host_ns = 0,
+           guessed = 0, guessed_right = 0, guessed_wrong = 0;
 };
 
 inline uint64_t hash_of(std::span<const int64_t> values) {
@@ -160,6 +168,7 @@ class Stream {
   bool deliver(uint64_t id, std::span<const uint8_t> program);     // false: no room now, or not wanted any more
   std::optional<ProgramState> program_state(uint64_t id) const;
   uint64_t prefetch(uint32_t plan, std::span<const int64_t> symbols);  // its program, before any launch wants it
+  void run_ahead(uint64_t until);  // makes programs that are likely to be called next, until launch `until` is done
   // The same with a program that was encoded before. Throws InvalidBytecodeError if it is none, or not one for these sizes.
   uint64_t adopt(uint32_t plan, std::span<const int64_t> symbols, std::span<const uint8_t> program);
   std::vector<uint8_t> encoded(uint32_t plan, std::span<const int64_t> symbols);  // what adopt() takes
@@ -226,6 +235,9 @@ class Stream {
   void owe(Instance& instance);
   Where where(const PlanState& plan) const { return plan.where == Where::AUTO ? default_where_ : plan.where; }
 
+  void guess(const RunAhead::Call& call);
+  void drop_guesses(size_t keep);
+
   Buffer* packed(std::span<const PlanPack> packs, std::span<const PackKey> keys);
   void pack(const Tensor& source, const PackKey& key, Buffer& form, uint64_t at);
   Instance& packing(const PackKey& key, bool back);
@@ -268,6 +280,8 @@ class Stream {
   std::deque<uint64_t> outbox_;
   std::vector<RingHead> drops_;
   std::vector<uint64_t> owed_;
+  RunAhead ahead_;
+  std::deque<uint64_t> guesses_;  // programs, in the order in which they were guessed
   std::vector<Event> events_;
   Where default_where_ = Where::CALLER;
   uint64_t encode_work_ns_ = 0;

@@ -22,7 +22,9 @@ static Failure trapped(uint64_t seq, const Instance& instance, const Trap& trap)
     allowed = range ? say(-trap.allowed, " to ", trap.allowed - 1) : "inputs and attributes that fit each other, and memory for them";
   }
   if (trap.code == TrapCode::LOOP_LIMIT) what = "a loop that would go on", allowed = say(trap.allowed, " iterations");
-  return failure_of({"DeviceTrap", say("device: launch ", seq, " of plan ", instance.plan->number, ", section ", trap.section, ", word ",
+  const bool late = trap.code == TrapCode::STOPPED;
+  if (late) what = "a loop that goes on", allowed = say(trap.allowed, " ms");
+  return failure_of({late ? "DeviceTimeoutError" : "DeviceTrap", say("device: launch ", seq, " of plan ", instance.plan->number, ", section ", trap.section, ", word ",
       trap.word, ": ", what, ", got ", trap.got, ", allowed ", allowed),
       {{"code", int64_t(trap.code)}, {"got", trap.got}, {"allowed", trap.allowed}}});
 }
@@ -124,6 +126,7 @@ void Stream::retire() {
     for (Buffer* b : e.reads) arena_->forget_launch(b);
     e.reads.clear(), e.writes.clear();
     if (e.instance->state == ProgramState::ENCODING) e.instance->state = ProgramState::READY;
+    e.instance->ahead = false;
     retired_.store(seq, std::memory_order_release);
   }
 }
@@ -214,7 +217,10 @@ void Stream::device_lost(bool encode_all) {
   for (int word : {int(CONTROL_ASLEEP), int(CONTROL_WAITING_PROGRAM)}) control_.set(word, 0);
   control_.set(CONTROL_DEVICE_CPU, NEVER);
   for (auto& [id, instance] : instances_) {
-    if (instance->state == ProgramState::READY) instance->state = ProgramState::ABSENT;
+    // A program that was made ahead of its launch counts as done for those who ship: nobody would send it again.
+    const bool unproven = instance->state == ProgramState::ENCODING && instance->ahead && instance->shipped;
+    if (unproven) std::erase(outbox_, id);
+    if (instance->state == ProgramState::READY || unproven) instance->state = ProgramState::ABSENT;
     instance->failure_pushed = false;
   }
   for (uint64_t seq = pushed_ + 1; seq <= launched_; ++seq) {

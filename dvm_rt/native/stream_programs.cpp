@@ -37,6 +37,7 @@ std::vector<Tensor> Stream::forget_plan(uint32_t number) {
   retire();
   std::vector<Tensor> captured = std::move(plan.captured);
   plan.forgotten = true;
+  ahead_.forget(number);
   for (Instance* instance = oldest_; instance;) {
     Instance* newer = instance->newer;
     if (instance->plan == &plan && instance->last_seq <= retired_) forget(instance);  // the others when they are evicted
@@ -87,7 +88,7 @@ Instance& Stream::make_instance(PlanState& plan, std::span<const int64_t> symbol
   instance.dims.clear(), instance.outputs.clear(), instance.buffer_bytes.clear(), instance.packs.clear();
   instance.workspace_bytes = instance.last_seq = instance.uses = instance.program_bytes = 0;
   instance.shipped = instance.pushed = 0;
-  instance.empty = instance.failure_pushed = false;
+  instance.empty = instance.failure_pushed = instance.guessed = instance.ahead = false;
   instance.state = ProgramState::ABSENT;
   instance.newer = nullptr;
   instance.id = next_id_++;
@@ -441,9 +442,49 @@ uint64_t Stream::prefetch(uint32_t number, std::span<const int64_t> symbols) {
   uint64_t hash = hash_of(symbols);
   Instance* instance = find(plan, symbols, hash);
   if (!instance && !evaluate(plan, symbols)) throw no_sizes(plan, symbols);
-  if (!instance) instance = &make_instance(plan, symbols, hash);
+  if (!instance) instance = &make_instance(plan, symbols, hash), instance->ahead = true;
   if (!inline_mode_ && !instance->empty) provide(*instance, false), wake_device();
   return instance->id;
+}
+
+// ---- programs before they are wanted ------------------------------------------------------------------------------
+
+void Stream::run_ahead(uint64_t until) {
+  if (inline_mode_ || !options_.ahead_depth) return;
+  for (const RunAhead::Call& call : ahead_.guesses(options_.ahead_depth, options_.ahead_branches, options_.ahead_max)) {
+    if (done() >= until) break;
+    guess(call);
+  }
+  drop_guesses(options_.ahead_max);
+  wake_device();
+}
+
+void Stream::guess(const RunAhead::Call& call) {
+  if (call.plan >= plans_.size() || plans_[call.plan]->forgotten) return;
+  PlanState& plan = *plans_[call.plan];
+  const uint64_t hash = hash_of(call.symbols);
+  if (call.symbols.size() != plan.plan->symbols().size() || find(plan, call.symbols, hash)) return;
+  try {
+    if (!evaluate(plan, call.symbols)) return;
+    Instance& instance = make_instance(plan, call.symbols, hash);
+    instance.guessed = instance.ahead = true;
+    guesses_.push_back(instance.id);
+    ++counters_.guessed;
+    if (!instance.empty) provide(instance, false);
+  } catch (const Error&) {  // no such sizes, or more than a program can hold: whoever calls it is told
+  }
+}
+
+// The oldest guesses that nobody called are wrong: their programs are given up.
+void Stream::drop_guesses(size_t keep) {
+  while (guesses_.size() > keep) {
+    Instance* instance = instance_of(guesses_.front());
+    guesses_.pop_front();
+    if (!instance || !instance->guessed) continue;
+    ++counters_.guessed_wrong;
+    if (instance->state != ProgramState::ENCODING) forget(instance);
+    else instance->guessed = false;  // a worker has it in hand: it goes when there is no room
+  }
 }
 
 }  // namespace dvm

@@ -352,7 +352,7 @@ class Shell:
             return {**request, "cpus": place.device, **more}, {**shared, **rings}
         session = self.shared.session
         more = {"inbox": session.worker(process.index, incarnation), "answers": session.answers()}
-        more |= {"encode_work_ns": self.shared.encode_work_ns, "plans": self.shared.policy == "workers"}
+        more |= {"encode_work_ns": self.shared.encode_work_ns, "plans": self.shared.policy != "caller"}
         shared = {"control": fds["control"], "ring": fds["rings"][1 + process.index], "trace": fds["traces"][1 + process.index]}
         return {**request, "cpus": place.encoders, **more}, shared
 

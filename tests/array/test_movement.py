@@ -241,7 +241,7 @@ def test_arguments_that_mean_nothing() -> None:
 
 
 def test_they_are_counted_and_shown() -> None:
-    with dvm.Runtime(inline=True) as rt:
+    with dvm.Runtime(inline=True, encode="caller") as rt:
         f = dvm.function(lambda x: dvm.topk(dvm.exp(x), 2, axis=1).values * 2)
         x = dvm.asarray(floats(5, 8))
         launched = rt.stats()["launched"]

@@ -9,7 +9,7 @@ import numpy as np
 import dvm_rt as dvm
 from dvm_rt.array.array import Array
 from dvm_rt.errors import GraphError
-from dvm_rt.graph.symbols import Dim, product
+from dvm_rt.graph.symbols import product
 from dvm_rt.isa import host
 from dvm_rt.onnx.operators.elementwise import cast, kind_of
 from dvm_rt.onnx.table import Call, row, whole
@@ -144,16 +144,17 @@ row("ArgMin")(_arg("argmin"))
 
 @row("CumSum", on_host=(1,))
 def cumulative_sum(c: Call, x: Value, axis: Value) -> Value:
-    """A product with a triangle of ones."""
+    """Of integers a product with a triangle of ones, which is exact (floats could be infinite, and 0 times that is NaN)."""
     along = _along(x, axis)
-    return _sum_by_matmul(c, x, along) if isinstance(x, Array) else _on_host(c, x, along, 0)
+    if not isinstance(x, Array):
+        return _on_host(c, x, along, 0)
+    return _sum_by_matmul(c, x, along) if kind_of(x) in "iu" else _by_scan(c, x, along, 0)
 
 
 @row("CumProd", on_host=(1,))
 def cumulative_product(c: Call, x: Value, axis: Value) -> Value:
-    """A loop over the slices."""
     along = _along(x, axis)
-    return _product_by_scan(c, x, along) if isinstance(x, Array) else _on_host(c, x, along, 1)
+    return _by_scan(c, x, along, 1) if isinstance(x, Array) else _on_host(c, x, along, 1)
 
 
 def _along(x: Value, axis: Value) -> int:
@@ -176,16 +177,17 @@ def _sum_by_matmul(c: Call, x: Array, axis: int) -> Array:
     return c.xp.permute_dims(moved, tuple(order.index(i) for i in range(x.ndim)))
 
 
-def _product_by_scan(c: Call, x: Array, axis: int) -> Array:
+def _by_scan(c: Call, x: Array, axis: int, product: int) -> Array:
+    """A loop over the slices, which the device takes by itself."""
     exclusive = c.get("exclusive", 0)
 
     def step(before: Array, row: Array) -> tuple[Array, Array]:
-        after = before * row
+        after = before * row if product else before + row
         return after, before if exclusive else after
 
     rows = dvm.moveaxis(x, axis, 0) if axis else x
     rows = dvm.flip(rows, axis=0) if c.get("reverse", 0) else rows
-    _, results = dvm.scan(step, dvm.full(rows.shape[1:], 1, dtype=x.dtype), rows)
+    _, results = dvm.scan(step, dvm.full(rows.shape[1:], product, dtype=x.dtype), rows)
     results = dvm.flip(results, axis=0) if c.get("reverse", 0) else results
     return dvm.moveaxis(results, 0, axis) if axis else results
 
