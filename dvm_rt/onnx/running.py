@@ -290,6 +290,26 @@ def _body(node: Node, inputs: list[Value], main_opset: int) -> Graph:
     return Graph(node.operator, (), (), {}, nodes)
 
 
+def unknown_operators(graph: Graph) -> set[str]:
+    """Operators, in subgraphs too, that have neither a row nor a function body in ONNX."""
+    found: set[str] = set()
+    for node in graph.nodes:
+        if table.find(node) is None and not _has_body(node):
+            found.add(f"{node.domain}.{node.operator}" if node.domain else node.operator)
+        for value in node.attributes.values():
+            for inner in value if isinstance(value, tuple) else (value,):
+                found |= unknown_operators(inner) if isinstance(inner, Graph) else set()
+    return found
+
+
+def _has_body(node: Node) -> bool:
+    try:
+        schema = onnx.defs.get_schema(node.operator, node.opset, node.domain)
+    except onnx.defs.SchemaError:
+        return False
+    return schema.has_function or schema.has_context_dependent_function
+
+
 def _call_proto(node: Node, inputs: list[Value]) -> onnx.NodeProto:
     """The node with names of its own for what goes in and out."""
     call = onnx.NodeProto()
