@@ -16,7 +16,7 @@ from benchmarks.measure import Row
 
 PEERS = "torch,inductor,inductor-dyn,onnxruntime,jax,numpy,numexpr,mindspore"
 CASE_SUITES = ("operators", "subgraphs", "models")
-ALL = (*CASE_SUITES, "requests", "dynamic", "encode", "pipeline", "startup", "memory")
+ALL = (*CASE_SUITES, "requests", "dynamic", "onnx", "encode", "pipeline", "startup", "memory")
 # One thread for every engine that reads the environment, and a malloc that keeps its pages: the peers' best setting.
 SETTINGS = {
     "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "NUMEXPR_NUM_THREADS": "1",

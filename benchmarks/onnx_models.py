@@ -16,10 +16,11 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
+from itertools import pairwise
 
 import numpy as np
 
-from benchmarks.measure import Row, once, take_turns
+from benchmarks.measure import Row, take_turns
 
 SMALL, UNSEEN, LOADS = 5, 12, 7
 Feeds = dict[str, np.ndarray]
@@ -69,22 +70,31 @@ def check(name: str, ours: list, theirs: list) -> None:
 
 def timed(name: str, session: object, other: object, feeds: Feeds) -> Row:
     check(name, session.run(feeds), other.run(None, feeds))
-    samples = take_turns({"dvm": lambda: session.run(feeds), "onnxruntime": lambda: other.run(None, feeds)})
+    samples = take_turns({"dvm": lambda n: once(lambda: session.run(feeds), n), "onnxruntime": lambda n: once(lambda: other.run(None, feeds), n)})
     ours, theirs = (1e6 * statistics.median(samples[k]) for k in ("dvm", "onnxruntime"))
     return Row("onnx", name, shape_of(feeds), "time", "us", ours, {"onnxruntime": theirs})
 
 
+def once(run: Callable[[], object], count: int = 1) -> float:
+    """Seconds of some runs."""
+    begin = time.perf_counter()
+    for _ in range(count):
+        run()
+    return time.perf_counter() - begin
+
+
 def first_over_again(name: str, session: object, other: object) -> Row:
-    """Shapes that neither engine has seen, the same ones."""
-    ratios: dict[str, list[float]] = {"dvm": [], "onnxruntime": []}
-    random = np.random.default_rng(5)
-    for more in range(1, 1 + UNSEEN):
-        feeds = large(name, random, 2 * more)
-        runs: dict[str, Callable[[], object]] = {"dvm": lambda f=feeds: session.run(f), "onnxruntime": lambda f=feeds: other.run(None, f)}
-        for engine, run in runs.items():
-            first = once(run)
-            ratios[engine].append(first / statistics.median(once(run) for _ in range(5)))
-    medians = {k: statistics.median(v) for k, v in ratios.items()}
+    """Shapes that neither engine has seen, the same ones; before each, a shape that it has seen, so that caches are as warm."""
+    medians, random = {}, np.random.default_rng(5)
+    shapes = [large(name, random, 2 * more) for more in range(1 + UNSEEN)]
+    for engine, run in (("dvm", session.run), ("onnxruntime", lambda feeds: other.run(None, feeds))):
+        ratios = []
+        run(shapes[0])
+        for before, feeds in pairwise(shapes):
+            run(before)
+            first = once(lambda f=feeds: run(f))
+            ratios.append(first / statistics.median(once(lambda f=feeds: run(f)) for _ in range(5)))
+        medians[engine] = statistics.median(ratios)
     return Row("onnx", name, f"{UNSEEN} new", "first / again", "ratio", medians.pop("dvm"), medians)
 
 
@@ -103,8 +113,8 @@ def load_times(name: str, data: bytes) -> Row:
     return Row("onnx", name, f"{len(data) / 1e3:.0f} kB", "load", "ms", ours, {"onnxruntime": theirs})
 
 
-def onnx_models(only: str = "") -> Iterator[Row]:
-    """All rows; none, and a line that says so, where a package is absent."""
+def onnx_models(wanted: Callable[[str], bool]) -> Iterator[Row]:
+    """The rows of the models that are wanted; none, and a line that says so, where a package is absent."""
     missing = [m for m in ("torch", "onnx", "onnxruntime") if find_spec(m) is None]
     if missing:
         print(f"onnx: left out, not installed: {', '.join(missing)}", file=sys.stderr)
@@ -114,7 +124,7 @@ def onnx_models(only: str = "") -> Iterator[Row]:
 
     with dvm.Runtime(inline=True):
         for name, model in MODELS.items():
-            if only not in name:
+            if not wanted(name):
                 continue
             data, random = model.to_onnx(), np.random.default_rng(2)
             session, other = engines(data)
@@ -131,7 +141,7 @@ def main() -> None:
     parser.add_argument("--only", default="")
     arguments = parser.parse_args()
     rows = []
-    for row in onnx_models(arguments.only):
+    for row in onnx_models(lambda name: arguments.only in name):
         rows.append(row)
         print(f"{row.case:<14}{row.shape:<42}{row.metric:<15}{row.dvm:>10.2f} {row.unit:<6}onnxruntime {row.peers['onnxruntime']:>10.2f}{row.ratio:>8.2f}", flush=True)
     small = [r for r in rows if r.metric == "time" and r.peers["onnxruntime"] <= 1000]

@@ -14,6 +14,7 @@ from benchmarks.cases import CASES, Case
 from benchmarks.dynamic import dynamic
 from benchmarks.engines import Engine
 from benchmarks.measure import SLOW_COMPILERS, Row
+from benchmarks.onnx_models import onnx_models
 
 
 REQUESTS = 200
@@ -191,5 +192,6 @@ def _whole(measured: Callable[[], Iterator[Row]]) -> Callable[[list[Engine], Wan
 SUITES: dict[str, Callable[[list[Engine], Wanted], Iterator[Row]]] = {
     "requests": lambda engines, wanted: requests(engines) if wanted("6-layer encoder, first result") else iter(()),
     "dynamic": lambda engines, wanted: dynamic(wanted),
+    "onnx": lambda engines, wanted: onnx_models(wanted),
     "encode": _whole(encode), "pipeline": _whole(pipeline), "startup": _whole(startup), "memory": _whole(memory),
 }  # fmt: skip

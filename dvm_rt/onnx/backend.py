@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 from onnx.backend.base import Backend, BackendRep, namedtupledict
 
-from dvm_rt.errors import DvmError
+from dvm_rt.errors import DvmError, UnsupportedOperatorError
 from dvm_rt.onnx.session import Session, load
 
 
@@ -38,7 +38,9 @@ class DvmBackend(Backend):
 
     @classmethod
     def prepare(cls, model: onnx.ModelProto, device: str = "CPU", **_: object) -> Prepared:
-        """The model, ready to run."""
+        """The model, ready to run. Raises UnsupportedOperatorError for a device that is not there, ModelFormatError."""
+        if not cls.supports_device(device):
+            raise UnsupportedOperatorError(f"onnx: backend: device, got {device!r}, allowed CPU")
         return Prepared(load(model))
 
     @classmethod
@@ -50,7 +52,7 @@ class DvmBackend(Backend):
     def run_node(
         cls, node: onnx.NodeProto, inputs: Sequence[np.ndarray], device: str = "CPU", outputs_info: object = None, **kwargs: object
     ) -> tuple[object, ...]:
-        """One run of a node alone."""
+        """One run of a node alone: all outputs that it names, as a named tuple. `opset_version`: the newest unless named."""
         helper = onnx.helper
         given = [name for name in node.input if name]
         values = [helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(np.asarray(x).dtype), None) for n, x in zip(given, inputs, strict=True)]
@@ -62,12 +64,12 @@ class DvmBackend(Backend):
 
     @classmethod
     def is_compatible(cls, model: onnx.ModelProto, device: str = "CPU", **_: object) -> bool:
-        """Whether the model can be loaded. What an operator does with its attributes shows when it runs."""
+        """Whether the model can be loaded, on this device, and every operator of it is known. What one does with its attributes
+        shows when it runs."""
         try:
-            load(model)
+            return cls.supports_device(device) and not load(model).unknown_operators()
         except DvmError:
             return False
-        return True
 
     @classmethod
     def supports_device(cls, device: str) -> bool:

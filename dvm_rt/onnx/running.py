@@ -47,6 +47,7 @@ from dvm_rt.onnx.values import (
 )
 
 VARIANTS_MAX = 32  # values of host inputs that a segment is traced for
+BODIES_MAX = 1024  # function bodies, one for each set of sizes that they may depend on
 INSTRUCTIONS, HOST_FUNCTION, HOST_PATH, FOLDED, CONTROL, INLINED = (
     "instructions", "host function", "host", "shapes and constants", "control flow", "function body"
 )  # fmt: skip
@@ -195,10 +196,11 @@ class Running:
     # ---- operators that ONNX defines by others ----
 
     def _by_body(self, node: Node, inputs: list[Value], env: Environment, constants: set[int]) -> list[Value]:
-        types = tuple((str(numpy_dtype(x)), len(x.shape)) if isinstance(x, (Array, np.ndarray)) else None for x in inputs)
-        key = (id(node), types, any(isinstance(n, Dim) for x in inputs if isinstance(x, Array) for n in x.shape))
+        key = (id(node), tuple(_kind(x) if isinstance(x, (Array, np.ndarray)) else None for x in inputs))
         graph = self.bodies.get(key)
         if graph is None:
+            if len(self.bodies) >= BODIES_MAX:
+                self.bodies.clear()
             graph = self.bodies[key] = _body(node, inputs, self.model.opsets.get("", onnx.defs.onnx_opset_version()))
         self.note(node, INLINED)
         if self.depth > DEPTH_MAX:
@@ -250,6 +252,11 @@ def _lowering(value: Value, inputs: Sequence[Value]) -> str:
     return INSTRUCTIONS
 
 
+def _kind(x: Array | np.ndarray) -> tuple:
+    """What a body may depend on: dtype, and the sizes that are numbers."""
+    return str(numpy_dtype(x)), tuple(n if isinstance(n, int) else None for n in x.shape)
+
+
 def _body(node: Node, inputs: list[Value], main_opset: int) -> Graph:
     """The function body of an operator for inputs of these types, with inputs in0.. and outputs out0.. ."""
     try:
@@ -281,6 +288,26 @@ def _body(node: Node, inputs: list[Value], main_opset: int) -> Graph:
     defined = {f"in{i}" for i, x in enumerate(inputs) if x is not None}
     nodes = tuple(reader._nodes(renamed(function, call, f"{node.name or node.operator}/"), defined, opsets, 1, "body"))
     return Graph(node.operator, (), (), {}, nodes)
+
+
+def unknown_operators(graph: Graph) -> set[str]:
+    """Operators, in subgraphs too, that have neither a row nor a function body in ONNX."""
+    found: set[str] = set()
+    for node in graph.nodes:
+        if table.find(node) is None and not _has_body(node):
+            found.add(f"{node.domain}.{node.operator}" if node.domain else node.operator)
+        for value in node.attributes.values():
+            for inner in value if isinstance(value, tuple) else (value,):
+                found |= unknown_operators(inner) if isinstance(inner, Graph) else set()
+    return found
+
+
+def _has_body(node: Node) -> bool:
+    try:
+        schema = onnx.defs.get_schema(node.operator, node.opset, node.domain)
+    except onnx.defs.SchemaError:
+        return False
+    return schema.has_function or schema.has_context_dependent_function
 
 
 def _call_proto(node: Node, inputs: list[Value]) -> onnx.NodeProto:

@@ -20,7 +20,7 @@ from dvm_rt.array.session import session
 from dvm_rt.errors import DTypeError, GraphError, ShapeError
 from dvm_rt.onnx import model as files
 from dvm_rt.onnx.model import Value as Declared
-from dvm_rt.onnx.running import CONTROL, FOLDED, HOST_FUNCTION, HOST_PATH, INLINED, INSTRUCTIONS, Running, Segment, opened
+from dvm_rt.onnx.running import CONTROL, FOLDED, HOST_FUNCTION, HOST_PATH, INLINED, INSTRUCTIONS, Running, Segment, opened, unknown_operators
 from dvm_rt.onnx.values import BFLOAT16, Untraceable, ValueNeeded, fetch, lift, numpy_dtype
 
 Feed = object
@@ -125,6 +125,10 @@ class Session:
     def explain(self) -> list[Placed]:
         """What ran where, node by node, of the runs so far."""
         return [Placed(node.name or node.outputs[0], node.operator, tuple(sorted(where))) for node, where in self._running.placed.values()]
+
+    def unknown_operators(self) -> list[str]:
+        """Operators of the model, in subgraphs too, that have neither a row nor a function body."""
+        return sorted(unknown_operators(self.model.graph))
 
     def counts(self) -> dict[str, int]:
         """How many nodes ran as instructions, on the host path, .. so far."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
+import threading
 
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ import pytest
 onnx = pytest.importorskip("onnx", reason="the extra `onnx` is not installed")
 
 import dvm_rt as dvm
-from dvm_rt.errors import DTypeError, GraphError, ShapeError
+from dvm_rt.errors import DTypeError, DvmError, GraphError, ShapeError, UnsupportedOperatorError
 from dvm_rt.onnx import load
 from dvm_rt.onnx.backend import DvmBackend
 from dvm_rt.onnx.running import HOST_PATH
@@ -159,11 +161,108 @@ def test_external_functions_of_a_model() -> None:
 
 def test_backend_interface() -> None:
     with dvm.Runtime(inline=True):
-        assert DvmBackend.supports_device("CPU") and not DvmBackend.supports_device("CUDA")
-        assert DvmBackend.is_compatible(reshaping())
+        assert DvmBackend.supports_device("CPU") and DvmBackend.supports_device("CPU:0") and not DvmBackend.supports_device("CUDA")
         (y,) = DvmBackend.run_model(reshaping(), [array(X)])
+        prepared = DvmBackend.prepare(reshaping())
+        assert prepared.run({"x": array(X)}).y.tolist() == prepared.run(array(X)).y.tolist() == y.tolist()
+        with pytest.raises(UnsupportedOperatorError, match="got 'CUDA', allowed CPU"):
+            DvmBackend.prepare(reshaping(), device="CUDA")
+
+
+def test_backend_runs_nodes_with_all_their_outputs() -> None:
+    with dvm.Runtime(inline=True):
         (z,) = DvmBackend.run_node(helper.make_node("Add", ["a", "b"], ["c"]), [array(X), array(X)])
-    np.testing.assert_array_equal(y, z)
+        np.testing.assert_array_equal(z, 2 * array(X))
+        top = DvmBackend.run_node(helper.make_node("TopK", ["x", "k"], ["values", "places"]), [array(X), array([2], np.int64)])
+        np.testing.assert_array_equal(top.values, array([[3, 2], [6, 5]]))
+        np.testing.assert_array_equal(top.places, array([[2, 1], [2, 1]], np.int64))
+        split = DvmBackend.run_node(helper.make_node("Split", ["x"], ["", "b", "c"], axis=1, num_outputs=3), [array(X)])
+        assert len(split) == 2 and split.b.tolist() == [[2], [5]] and split.c.tolist() == [[3], [6]]
+        old = DvmBackend.run_node(helper.make_node("Squeeze", ["x"], ["y"], axes=[0]), [array([X])], opset_version=11)
+        np.testing.assert_array_equal(old.y, array(X))
+
+
+def test_backend_says_what_it_can_run() -> None:
+    unknown = model([node("Nonsense", "x", "y")], [value("x", ["n"])], [value("y", None)])
+    part = helper.make_graph([helper.make_node("Gradient", ["x"], ["z"], domain="ai.onnx.preview.training")], "part", [], [value("z", None)])
+    hidden = model([node("If", "p", "y", then_branch=part, else_branch=part)], [value("x", ["n"]), value("p", [], BOOL)], [value("y", None)])
+    hidden.opset_import.append(helper.make_opsetid("ai.onnx.preview.training", 1))
+    by_body = model([node("SwiGLU", "x", "y")], [value("x", ["n"])], [value("y", None)], opset=onnx.defs.onnx_opset_version())
+    assert DvmBackend.is_compatible(reshaping()) and DvmBackend.is_compatible(by_body)
+    assert not DvmBackend.is_compatible(reshaping(), device="CUDA")
+    assert not DvmBackend.is_compatible(unknown) and not DvmBackend.is_compatible(hidden) and not DvmBackend.is_compatible(onnx.ModelProto())
+    assert load(hidden).unknown_operators() == ["ai.onnx.preview.training.Gradient"]
+
+
+def two_outputs() -> object:
+    nodes = [node("Add", "x w", "b"), node("Neg", "b", "a")]
+    return model(nodes, [value("x", ["n", 3]), value("w", [3])], [value("b", ["n", 3]), value("a", ["n", 3])])
+
+
+@pytest.mark.parametrize(
+    ("feeds", "kind", "said"),
+    [
+        ({}, GraphError, "missing"),
+        ({"x": array(X)}, GraphError, "missing"),
+        ({"x": array(X), "w": array([1, 2, 3]), "q": array(X)}, GraphError, "'q'"),
+        ({"x": array(X, np.float64), "w": array([1, 2, 3])}, DTypeError, "input 'x'"),
+        ({"x": array([X]), "w": array([1, 2, 3])}, ShapeError, "input 'x'"),
+        ({"x": array(X), "w": array([1, 2])}, ShapeError, "input 'w'"),
+        ({"x": None, "w": array([1, 2, 3])}, DvmError, "x"),
+    ],
+)
+def test_feeds_are_checked_in_every_run(feeds: dict, kind: type[Exception], said: str) -> None:
+    right = {"x": array(X), "w": array([1, 2, 3])}
+    with dvm.Runtime(inline=True):
+        session = load(two_outputs())
+        for _ in range(3):
+            b, a = session.run(right)
+            np.testing.assert_array_equal(b, array(X) + array([1, 2, 3]))
+            np.testing.assert_array_equal(a, -b)
+            with pytest.raises(kind, match=said):
+                session.run(feeds)
+
+
+def test_outputs_by_name_and_feeds_of_other_kinds() -> None:
+    right = {"x": array(X), "w": array([1, 2, 3])}
+    wanted = array(X) + array([1, 2, 3])
+    with dvm.Runtime(inline=True):
+        session = load(two_outputs())
+        for _ in range(3):
+            assert [y.tolist() for y in session.run(["a", "b"], right)] == [(-wanted).tolist(), wanted.tolist()]
+            (a,) = session.run(["a"], {"x": dvm.asarray(array(X)), "w": array([1, 2, 3])})
+            np.testing.assert_array_equal(a, -wanted)
+            (t,) = session.run(["b"], {"x": np.asfortranarray(array(X)), "w": array([9, 1, 9, 2, 9, 3])[1::2]})
+            np.testing.assert_array_equal(t, wanted)
+        with pytest.raises(GraphError, match="nothing"):
+            session.run(["nothing"], right)
+
+
+def test_a_session_outlives_its_runtime_and_serves_threads() -> None:
+    session = load(two_outputs())
+    for _ in range(2):
+        with dvm.Runtime(inline=True):
+            results: dict[int, np.ndarray] = {}
+
+            def work(n: int) -> None:
+                x = np.full((n, 3), n, np.float32)
+                for _ in range(5):
+                    results[n] = session.run({"x": x, "w": array([1, 2, 3])})[1].copy()
+
+            context = [contextvars.copy_context() for _ in range(4)]
+            threads = [threading.Thread(target=c.run, args=(work, n + 2)) for n, c in enumerate(context)]
+            [t.start() for t in threads], [t.join() for t in threads]
+            for n in range(2, 6):
+                np.testing.assert_array_equal(results[n], np.tile(-array([n + 1, n + 2, n + 3]), (n, 1)))
+
+
+def test_what_is_given_may_be_an_output() -> None:
+    made = model([node("Neg", "x", "y")], [value("x", ["n"])], [value("x", ["n"]), value("w", [2]), value("y", ["n"])], {"w": array([5, 6])})
+    with dvm.Runtime(inline=True):
+        session = load(made)
+        for _ in range(2):
+            x, w, y = session.run({"x": array([1.0, 2.0, 3.0])})
+            assert (x.tolist(), w.tolist(), y.tolist()) == ([1, 2, 3], [5, 6], [-1, -2, -3])
 
 
 def test_weights_go_to_the_device_once() -> None:

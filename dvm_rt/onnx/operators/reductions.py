@@ -145,25 +145,28 @@ row("ArgMin")(_arg("argmin"))
 @row("CumSum", on_host=(1,))
 def cumulative_sum(c: Call, x: Value, axis: Value) -> Value:
     """Of integers a product with a triangle of ones, which is exact (floats could be infinite, and 0 times that is NaN)."""
-    if isinstance(x, Array) and kind_of(x) in "iu":
-        return _cumulative_by_matmul(c, x, int(np.asarray(axis).reshape(-1)[0]) % len(x.shape))
-    return _cumulative(c, x, axis, "cumulative_sum")
+    along = _along(x, axis)
+    if not isinstance(x, Array):
+        return _on_host(c, x, along, 0)
+    return _sum_by_matmul(c, x, along) if kind_of(x) in "iu" else _by_scan(c, x, along, 0)
 
 
 @row("CumProd", on_host=(1,))
 def cumulative_product(c: Call, x: Value, axis: Value) -> Value:
-    return _cumulative(c, x, axis, "cumulative_prod")
+    along = _along(x, axis)
+    return _by_scan(c, x, along, 1) if isinstance(x, Array) else _on_host(c, x, along, 1)
 
 
-def _cumulative(c: Call, x: Value, axis: Value, name: str) -> Value:
-    along, flags = int(np.asarray(axis).reshape(-1)[0]) % len(x.shape), [int(c.get(flag, 0)) for flag in ("reverse", "exclusive")]
-    if isinstance(x, Array):
-        return getattr(dvm, name)(x, axis=along, dtype=x.dtype, reverse=bool(flags[0]), exclusive=bool(flags[1]))
-    result = host.BY_NAME["cumulative"].meaning(x, along, int(name == "cumulative_prod"), *flags)
-    return result.astype(x.dtype)
+def _along(x: Value, axis: Value) -> int:
+    return int(np.asarray(axis).reshape(-1)[0]) % max(len(x.shape), 1)
 
 
-def _cumulative_by_matmul(c: Call, x: Array, axis: int) -> Array:
+def _on_host(c: Call, x: np.ndarray, axis: int, product: int) -> np.ndarray:
+    flags = [int(c.get(flag, 0)) for flag in ("reverse", "exclusive")]
+    return host.BY_NAME["cumulative"].meaning(x, axis, product, *flags).astype(x.dtype)
+
+
+def _sum_by_matmul(c: Call, x: Array, axis: int) -> Array:
     n = x.shape[axis]
     rows, columns = c.xp.expand_dims(c.xp.arange(n), axis=1), c.xp.expand_dims(c.xp.arange(n), axis=0)
     if c.get("reverse", 0):
@@ -172,6 +175,21 @@ def _cumulative_by_matmul(c: Call, x: Array, axis: int) -> Array:
     order = tuple(i for i in range(x.ndim) if i != axis) + (axis,)
     moved = c.xp.matmul(c.xp.permute_dims(x, order), held.astype(x.dtype))
     return c.xp.permute_dims(moved, tuple(order.index(i) for i in range(x.ndim)))
+
+
+def _by_scan(c: Call, x: Array, axis: int, product: int) -> Array:
+    """A loop over the slices, which the device takes by itself."""
+    exclusive = c.get("exclusive", 0)
+
+    def step(before: Array, row: Array) -> tuple[Array, Array]:
+        after = before * row if product else before + row
+        return after, before if exclusive else after
+
+    rows = dvm.moveaxis(x, axis, 0) if axis else x
+    rows = dvm.flip(rows, axis=0) if c.get("reverse", 0) else rows
+    _, results = dvm.scan(step, dvm.full(rows.shape[1:], product, dtype=x.dtype), rows)
+    results = dvm.flip(results, axis=0) if c.get("reverse", 0) else results
+    return dvm.moveaxis(results, 0, axis) if axis else results
 
 
 # ---- normalisation ------------------------------------------------------------------------------------------------
