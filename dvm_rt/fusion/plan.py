@@ -554,7 +554,10 @@ def _write(plan: Plan) -> bytes:
             raise GraphError(f"plan: {name}: too many, got {len(found)}, allowed {limit.get(name, NONE - 1)}")
     body = b""
     for name, record in _TABLES:
-        data = np.array(rows[name], RECORD[record].numpy).tobytes()
+        try:
+            data = np.array(rows[name], RECORD[record].numpy).tobytes()
+        except OverflowError:
+            raise GraphError(f"plan: {name}: a size or a constant, got more than 64 bits, allowed numbers of 64 bits") from None
         body += data + bytes(-len(data) % 8)
     head = np.zeros(1, RECORD["PlanHead"].numpy)
     head["magic"], head["version"], head["slots"], head["table_hash"] = PLAN_MAGIC, VERSION, plan.slots, TABLE_HASH

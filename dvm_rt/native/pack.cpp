@@ -35,7 +35,8 @@ std::vector<uint8_t> pack_program(const PackKey& key) {
   p.section.depth = key.k;
   std::fill(std::begin(p.section.dims), std::end(p.section.dims), 1);
   p.section.dims[0] = key.n;
-  p.operands[0] = {0, F32, READ, uint16_t(NONE), 0, key.offset * 4, 0, key.stride_k * 4, {key.stride_n * 4}};
+  // what a single row or column would be stepped by says nothing: it may be 0
+  p.operands[0] = {0, F32, READ, uint16_t(NONE), 0, key.offset * 4, 0, key.k > 1 ? key.stride_k * 4 : 4, {key.n > 1 ? key.stride_n * 4 : 4}};
   p.operands[1] = {1, F32, WRITE | PACKED, uint16_t(NONE), 0, 0, 0, 0, {}};
   auto* bytes = reinterpret_cast<const uint8_t*>(&p);
   constexpr size_t checked_from = offsetof(ProgramHead, checksum) + 8;
