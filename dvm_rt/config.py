@@ -40,6 +40,10 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("worker_credits", 1024, "instances", "shipped to one worker and not yet encoded", (1, 1 << 16)),
     Setting("plans_recheck", 256, "plans", "more at workers: those that the client gave up are given up there too", (1, 1 << 20)),
     Setting("graph_credits", 64, "graphs", "waiting or being planned; the next request is refused", (1, 1 << 16)),
+    # ---- running ahead ----
+    Setting("ahead_depth", 4, "calls", "ahead of the last one whose programs are made while the caller waits; 0: none", (0, 64)),
+    Setting("ahead_branches", 4, "plans", "that may come next and are prepared", (1, 8)),
+    Setting("ahead_max", 64, "programs", "that were guessed and not called yet; beyond that the oldest are dropped", (1, 1 << 16)),
     # ---- patience ----
     Setting("lease_s", 0.25, "s", "without a commit until whoever owes one is replaced", (0.05, 3600.0)),
     Setting("remote_lease_s", 5.0, "s", "the same for a remote worker, whose kernel cannot be asked", (0.05, 3600.0)),
@@ -48,6 +52,8 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("starved_leases", 8, "leases", "granted to a process that the kernel does not let run", (1, 1000)),
     Setting("loop_s", 30.0, "s", "that loops of one launch may take; then it ends with DeviceTimeoutError", (0.001, 86400.0)),
     Setting("wait_s", 60.0, "s", "default limit of every public call that waits", (0.001, 86400.0)),
+    Setting("requests_max", 64, "requests", "of Runtime.run that run at once; further ones wait in line", (1, 1 << 16)),
+    Setting("requests_waiting_max", 1024, "requests", "in that line; the next one is refused", (0, 1 << 20)),
     Setting("tick_s", 0.01, "s", "between two looks of the supervisor; late batches leave then", (0.001, 1.0)),
     Setting("close_s", 0.9, "s", "close() gives up on a process after this", (0.1, 60.0)),
     Setting("start_s", 10.0, "s", "for the zygote to get past its imports", (0.1, 60.0)),
@@ -76,10 +82,13 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("tree_bytes_max", 1 << 20, "bytes", "of one graph on its way to a worker", (256, 1 << 26)),
     Setting("remote_workers_max", 64, "workers", "connected to one listening runtime", (1, 4096)),
     Setting("recheck_every", 64, "programs", "of a remote worker: one of so many is encoded again and compared", (1, 1 << 20)),
+    Setting("drain_s", 30.0, "s", "for a pool that drains to answer what it holds; then it is stopped", (0.1, 86400.0)),
     Setting("connect_s", 30.0, "s", "that a pool waits for its scheduler", (0.1, 86400.0)),
     # ---- arrays ----
     Setting("pending_max", 512, "operators", "that lazy arrays wait for before they are computed unasked", (1, 1 << 16)),
     Setting("plans_max", 1024, "plans", "of lazy graphs that a runtime remembers", (1, 1 << 20)),
+    # ---- planning ----
+    Setting("quick_bytes_max", 32 << 20, "bytes", "that an unseen graph may write operator by operator; a larger one is planned first", (0, 1 << 40)),
     # ---- seeing inside ----
     Setting("story_length", 4096, "entries", "that the scheduler remembers for story()", (16, 1 << 20)),
     Setting("session_root", "", "", "folder of the session folders (default: XDG_RUNTIME_DIR, else a private one in /tmp)"),

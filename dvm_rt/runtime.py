@@ -17,7 +17,7 @@ import signal as signals
 import threading
 import time
 import weakref
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Generator
 from contextvars import ContextVar, Token
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from dvm_rt import _native
     from dvm_rt.scheduler.loop import SchedulerLoop
     from dvm_rt.scheduler.shell import Shell
+    from dvm_rt.turns import Deadline, Turns
     from dvm_rt.waiting import Waiters
 
 Result = TypeVar("Result")
@@ -45,8 +46,8 @@ class Runtime:
     "workers" or "caller" (the bytes are the same). listen: an endpoint for remote workers (ipc:///path or
     tcp://127.0.0.1:port; port 0 picks one, see `endpoint`). Other arguments override rows of config.py: arena_bytes_max
     (bytes), spin_us, lease_s, threads (that run kernels; the bytes do not depend on it; 0 or nothing: one inline, else the
-    CPUs that this process may use less one for the caller and one for each encoder, at least one). encode_work_ns makes each encode that much dearer, for experiments. cache: a folder in which plans, and the
-    sizes they were used for, are kept for the next process; see array/plan_cache.py.
+    CPUs that this process may use less one for the caller and one for each encoder, at least one). encode_work_ns makes each encode that much dearer, for experiments. cache: a folder in which plans and their
+    programs are kept for the next process, written by save() and close(); see array/plan_cache.py.
     Raises DvmError for values out of range, PoolUnhealthyError if the processes do not start."""
 
     def __init__(
@@ -67,7 +68,7 @@ class Runtime:
         self._pid, self._closed, self._tokens = os.getpid(), False, list[Token]()
         self.inline = inline
         self.cache = None if cache is None else Path(cache)
-        self.before_close: list[Callable[[], None]] = []  # what the layers above still want to do
+        self.before_close: list[Callable[[], None]] = []  # what the layers above want to be written down
         self.encode = str(_row("encode", encode))
         if type(encoders) is not int or not 0 <= encoders <= ENCODERS_MAX:
             raise DvmError(f"runtime: encoders: out of range, got {encoders!r}, allowed 0 to {ENCODERS_MAX}")
@@ -75,6 +76,7 @@ class Runtime:
         self._shell: Shell | None = None
         self._loop: SchedulerLoop | None = None
         self._waiters: Waiters | None = None
+        self._turns: Turns | None = None
         self._lock = threading.Lock()
         options = {"arena_bytes_max": _row("arena_bytes_max", arena_bytes_max), "target": target}
         self.threads = self._count_threads(_row("threads", threads))
@@ -88,6 +90,12 @@ class Runtime:
 
     def _count_threads(self, asked: int) -> int:
         return asked or (1 if self.inline else max(1, len(os.sched_getaffinity(0)) - 1 - self.encoders))
+
+    def release_sources(self) -> int:
+        """Gives up the memory of the matrices that products have packed, and from now on of each as soon as it is packed: weights
+        then are there once. Returns the bytes that this has freed now. Such an array stays what it was: whoever reads it, or
+        computes with it otherwise, gets it unpacked. What was read as a NumPy array keeps its memory."""
+        return self.stream.release_sources()
 
     # ---- starting ------------------------------------------------------------------------------------------------
     def _start(self, options: dict[str, Any], spin_us: float, lease_s: float, listen: str | None, encode_work_ns: int) -> None:
@@ -121,7 +129,8 @@ class Runtime:
             spin_us = min(spin_us, SPIN_OWED_US)
         self.stream = _native.Stream(
             inline=False, workers=self.encoders, ring_bytes=config.integer("ring_bytes"), spin_us=0.0 if alone else float(spin_us),
-            credit_timeout_s=config.number("wait_s"), encode_mode=self.encode, **options,
+            credit_timeout_s=config.number("wait_s"), encode_mode=self.encode, ahead_depth=config.integer("ahead_depth"),
+            ahead_branches=config.integer("ahead_branches"), ahead_max=config.integer("ahead_max"), **options,
         )  # fmt: skip
         self.stream.set_encode_work_ns(work_ns)
         limits = replace(Limits.from_config(), lease_s=lease_s)
@@ -158,30 +167,68 @@ class Runtime:
         self.__exit__()
 
     # ---- working -------------------------------------------------------------------------------------------------
-    async def run(self, function: Callable[..., Result | Awaitable[Result]], *args: object) -> Result:
+    async def run(
+        self, function: Callable[..., Result | Awaitable[Result]], *args: object, deadline_s: float | None = None
+    ) -> Result:
         """Calls `function(*args)` with this runtime as the current one (and awaits it, if it is a coroutine), then waits, in
-        the running event loop, until everything that it launched, or returned without having launched it, is done."""
+        the running event loop, until everything that it launched, or returned without having launched it, is done.
+
+        Requests share the runtime (turns.py): `requests_max` of them run at once, and take turns where they await; a plain
+        function runs in one go. A request that is cancelled stops where it awaits; after `deadline_s` seconds it stops at its
+        next launch, or where it waits, with DeviceTimeoutError. Raises BackpressureTimeout where too many wait."""
+        self._check_open()
+        deadline = self._deadline(deadline_s)
+        turns = self._get_turns()
+        await turns.take(config.number("wait_s") if deadline is None else deadline.left_s())
+        try:
+            return await self._run(function, args, deadline)
+        finally:
+            turns.give()
+
+    def _deadline(self, seconds: float | None) -> Deadline | None:
+        from dvm_rt.turns import Deadline
+
+        if seconds is None:
+            return None
+        if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds < 1e9:
+            raise DvmError(f"runtime: run: deadline_s, got {seconds!r}, allowed seconds above 0")
+        return Deadline(float(seconds))
+
+    async def _run(self, function: Callable[..., Result | Awaitable[Result]], args: tuple, deadline: Deadline | None) -> Result:
         token = _active.set(self)
         try:
-            result = function(*args)
+            result = function(*args) if deadline is None else deadline.call(function, *args)
             if hasattr(result, "__await__"):
-                result = await result
-            _launch(result)
+                result = await (result if deadline is None else deadline.wait(result))
+            _launch(result) if deadline is None else deadline.call(_launch, result)
         finally:
             _active.reset(token)
-        await self.reached()
+        if deadline is None:
+            await self.reached()
+        else:
+            await deadline.wait(self.reached())
         return result  # type: ignore[return-value]
+
+    def _get_turns(self) -> Turns:
+        from dvm_rt.turns import Turns
+
+        with self._lock:
+            if self._turns is None:
+                self._turns = Turns(config.integer("requests_max"), config.integer("requests_waiting_max"))
+            return self._turns
 
     async def reached(self, seq: int | None = None, timeout_s: float | None = None) -> None:
         """Waits in the running event loop until launch `seq` (default: the last one so far) is done. Values are read
         without waiting then. Raises DeviceTimeoutError, PoolUnhealthyError, ClosedError."""
         self._check_open()
         seq = self.stream.launched if seq is None else seq
+        await _Turn()
         if self.stream.done >= seq:
             return
         if self._shell is None:
             self.stream.wait(seq)  # another thread is inside the launch
             return
+        self.stream.run_ahead(seq)
         self._shell.pump(True)
         if self._spin(seq):
             return
@@ -224,6 +271,17 @@ class Runtime:
             future.set_exception(error)
         return future
 
+    @property
+    def graphs_waiting(self) -> int:
+        """Graphs that workers are planning, or are to plan."""
+        return len(self._shell.graphs) if self._shell else 0
+
+    def save(self) -> None:
+        """Writes plans and programs into the folder `cache`, if there is one, as close() does."""
+        self._check_open()
+        for act in self.before_close:
+            act()
+
     # ---- looking -------------------------------------------------------------------------------------------------
     @property
     def endpoint(self) -> str | None:
@@ -239,6 +297,8 @@ class Runtime:
         out["encode"], out["inline"], out["encoders"] = self.encode, self.inline, self.encoders
         out["threads"] = self.threads
         out["launches"] = out["launched"]
+        turns = self._turns
+        out["requests"] = {"running": turns.running, "waiting": turns.waiting, "refused": turns.refused} if turns else {}
         state = self._shell.state if self._shell else None
         out["deaths"] = state.deaths if state else 0
         out["recoveries"] = state.recoveries if state else 0
@@ -311,6 +371,13 @@ class Runtime:
             raise ClosedError("runtime: call: closed, got a call, allowed none after close()")
         if self._pid != os.getpid() and not self.inline:
             raise ForkedClientError("runtime: call: made before a fork, got a call in the child, allowed only in the process that made it")
+
+
+class _Turn:
+    """Awaited: other tasks have their turn, also where nothing has to be waited for."""
+
+    def __await__(self) -> Generator[None, None, None]:
+        yield
 
 
 def _launch(result: object) -> None:

@@ -22,7 +22,7 @@ LAYERS = [  # from the bottom; packages on one line do not import each other
     {"encoder_workers", "npu_device"},
     {"zygote"},
     {"scheduler", "trace"},
-    {"waiting"},
+    {"waiting", "turns"},
     {"runtime"},
     {"array"},
     {"xp", "onnx", "torch"},

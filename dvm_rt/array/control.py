@@ -1,25 +1,31 @@
-"""Branches and loops that the device takes by itself: cond, switch, while_loop.
+"""Branches and loops that the device takes by itself: cond, switch, while_loop, scan; and append, for what grows between calls.
 
 Inside of a @function they become nodes of the graph, one launch with everything around them. Their Python functions are traced
 once; arrays of the function around them, and arrays with values, may be used in them. Outside of a function they do what the
 same Python control flow does. The bits are the same either way.
 
 Rules. A predicate is a scalar bool. Branches give the same structure, shapes and dtypes. The state of a loop keeps its structure,
-shapes and dtypes. A loop that would go on after `limit` iterations is an error (DeviceTrap when the device finds out)."""
+ranks and dtypes. Where its sizes change (a cache that grows, a beam that shrinks), the device cannot loop by itself: then the
+function around it is walked by its caller (array/function.py), iteration by iteration, with the same results. A loop that would
+go on after `limit` iterations is an error (DeviceTrap when the device finds out)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
 from dvm_rt.array import tracing
-from dvm_rt.array.array import Array, asarray
+from dvm_rt.array.array import Array, asarray, record
 from dvm_rt.array.array import _wrap_node as wrap_node
 from dvm_rt.array.function import _flatten, _host, _is_traced, _output_node, _unflatten
-from dvm_rt.array.tracing import Trace
-from dvm_rt.dtypes import bool_
+from dvm_rt.array.creation import zeros
+from dvm_rt.array.functions import stack
+from dvm_rt.array.movement import take
+from dvm_rt.array.tracing import NeedsValues, Trace
+from dvm_rt.dtypes import DType, bool_, int64
 from dvm_rt.errors import DeviceTrap, DTypeError, GraphError, ShapeError
-from dvm_rt.graph.graph import Node, apply
+from dvm_rt.graph.graph import NO_FACTS, Node, apply
 from dvm_rt.graph.operators import OPERATORS
+from dvm_rt.graph.symbols import Facts, Shape, Size, equal, same
 
 LIMIT = 100_000  # most iterations, unless the caller names another number; the work of a launch counts all of them
 
@@ -105,18 +111,14 @@ def _loop_by_python(going: Callable, body: Callable, state: tuple, limit: int, _
     leaves: list[object] = []
     tree = _flatten(state, leaves)
     state = _unflatten(tree, iter([_array(x) for x in leaves]))
-    kept = [(x.shape, x.dtype) for x in map(_array, leaves)]
+    kept = [(x.ndim, x.dtype) for x in map(_array, leaves)]
     for _ in range(limit):
         if not _is_set("while_loop", going(*state)):
             return state
         state = body(*state)
         after: list[object] = []
         _same_tree(tree, _flatten(state, after))
-        for number, ((shape, dtype), x) in enumerate(zip(kept, map(_array, after), strict=True)):
-            if x.shape != shape:
-                raise ShapeError(f"while_loop: state {number}: shape after a step, got {x.shape}, allowed that before it, {shape}")
-            if x.dtype is not dtype:
-                raise DTypeError(f"while_loop: state {number}: dtype after a step, got {x.dtype}, allowed that before it, {dtype}")
+        _same_kind("while_loop", kept, list(map(_array, after)))
     if _is_set("while_loop", going(*state)):
         raise DeviceTrap(f"while_loop: a loop that would go on, got {limit}, allowed {limit} iterations")
     return state
@@ -132,14 +134,138 @@ def _loop_traced(going: Callable, body: Callable, state: tuple, limit: int, trac
 
     part, inner, (_, after_tree), outputs = _traced_part(step, tree, arguments, trace, "while_loop", pair=True)
     _same_tree(tree, after_tree)
+    _same_sizes("while_loop", trace.facts, arguments, outputs)
     step_part = part.part(inner, part.taken, outputs)
     nodes = _nodes("while_loop", (flag, *arguments, *part.taken), (step_part, limit), len(arguments), trace)
     return _unflatten(tree, iter(nodes))
 
 
-def _same_tree(before: object, after: object) -> None:
+def _same_tree(before: object, after: object, name: str = "while_loop") -> None:
     if before != after:
-        raise GraphError(f"while_loop: structure of the state after a step, got {after}, allowed that before it, {before}")
+        raise GraphError(f"{name}: structure of the state after a step, got {after}, allowed that before it, {before}")
+
+
+def _same_kind(name: str, before: Sequence[tuple[int, DType]], after: Sequence[Array]) -> None:
+    """What a state keeps, wherever its loop runs: ranks and dtypes."""
+    for number, ((rank, dtype), x) in enumerate(zip(before, after, strict=True)):
+        if x.ndim != rank:
+            raise ShapeError(f"{name}: state {number}: shape after a step, got {x.shape}, allowed {rank} dimensions as before it")
+        if x.dtype is not dtype:
+            raise DTypeError(f"{name}: state {number}: dtype after a step, got {x.dtype}, allowed that before it, {dtype}")
+
+
+def _same_sizes(name: str, facts: Facts, before: Sequence[Node], after: Sequence[Node]) -> None:
+    """Raises NeedsValues where a size of the state will be another one after a step."""
+    for number, (old, new) in enumerate(zip(before, after, strict=False)):
+        shapes: list[Shape] = [facts.resolve_shape(n.shape) for n in (old, new)]
+        if len(old.shape) == len(new.shape) and any(equal(a, b) is False for a, b in zip(*shapes, strict=True)):
+            raise NeedsValues(f"{name}: state {number}: sizes change, got {shapes[1]} after a step, allowed {shapes[0]} on the device")
+
+
+# ---- counted loops ------------------------------------------------------------------------------------------------
+
+
+def scan(f: Callable[..., object], init: object, xs: object, length: Size | None = None) -> tuple[object, object]:
+    """(carry, ys) of `carry, y = f(carry, x)` for each x along the first axis of xs, an array or a structure of them; ys are the
+    y's stacked. xs None: `length` times, and x is None. Raises ShapeError for unequal lengths, GraphError for none."""
+    leaves: list[object] = []
+    tree = _flatten(xs, leaves) if xs is not None else None
+    arrays = [_array(x) for x in leaves]
+    trace = tracing.current()
+    count = _length(arrays, length, NO_FACTS if trace is None else trace.facts)
+    run = _scan_by_python if trace is None or same(count, 0) else _scan_traced
+    return run(f, _lifted(init), arrays, lambda rows: None if tree is None else _unflatten(tree, iter(rows)), count, trace)
+
+
+def _length(arrays: list[Array], length: Size | None, facts: Facts) -> Size:
+    lengths = [x.shape[0] if x.ndim else None for x in arrays] + ([] if length is None else [length])
+    if not lengths:
+        raise GraphError("scan: xs, got no array and no length, allowed arrays, or None and length=...")
+    if any(n is None or equal(n, lengths[0]) is False for n in lengths):
+        raise ShapeError(f"scan: lengths, got {lengths}, allowed one for all arrays of xs (and length)")
+    for other in lengths[1:]:
+        facts.equate(lengths[0], other, "scan: lengths")
+    if isinstance(lengths[0], (bool, float)) or (isinstance(lengths[0], int) and lengths[0] < 0):
+        raise GraphError(f"scan: length, got {lengths[0]!r}, allowed whole numbers from 0")
+    return lengths[0]
+
+
+def _scan_by_python(f: Callable, carry: object, arrays: list[Array], one: Callable, count: int, trace: Trace | None) -> tuple[object, object]:
+    if count == 0:
+        return carry, _no_results(f, carry, arrays, one, trace)
+    leaves: list[object] = []
+    tree = _flatten(carry, leaves)
+    kept = [(x.ndim, x.dtype) for x in map(_array, leaves)]
+    rows: list[list[Array]] = []
+    for i in range(count):
+        carry, y = _pair(f(carry, one([x[i] for x in arrays])))
+        carry, after, results = _lifted(carry), [], []
+        _same_tree(tree, _flatten(carry, after), "scan")
+        _same_kind("scan", kept, [_array(x) for x in after])
+        y_tree = _flatten(y, results)
+        rows.append([_array(x) for x in results])
+    return carry, _unflatten(y_tree, iter([stack(column) for column in zip(*rows, strict=True)]))
+
+
+def _no_results(f: Callable, carry: object, arrays: list[Array], one: Callable, around: Trace | None) -> object:
+    """What the results of a scan over nothing are: f is traced for their shapes."""
+    if around is not None:
+        tree, shapes = _result_shapes(f, carry, arrays, one, around)
+    else:
+        with Trace() as trace:
+            tree, shapes = _result_shapes(f, carry, arrays, one, trace)
+    return _unflatten(tree, iter([zeros((0, *shape), dtype=dtype) for shape, dtype in shapes]))
+
+
+def _result_shapes(
+    f: Callable, carry: object, arrays: list[Array], one: Callable, trace: Trace
+) -> tuple[object, list[tuple[Shape, DType]]]:
+    tree, arguments = _arguments((carry,), trace, "scan")
+    with Trace(trace) as part:
+        given = _unflatten(tree, _arrays([part.fixed(n.dtype, n.shape) for n in arguments]))[0]
+        rows = _arrays([part.fixed(x.dtype, x.shape[1:]) for x in arrays])
+        results: list[object] = []
+        y_tree = _flatten(_pair(f(given, one(list(rows))))[1], results)
+        return y_tree, [(x.shape, x.dtype) for x in map(_array, results)]
+
+
+def _scan_traced(f: Callable, carry: object, arrays: list[Array], one: Callable, count: Size, trace: Trace) -> tuple[object, object]:
+    """A loop whose state is the carry, the number of the iteration and the results so far."""
+    tree, arguments = _arguments((carry,), trace, "scan")
+    results: list[object] = []
+    with Trace(trace) as part:
+        before = [part.fixed(n.dtype, trace.facts.resolve_shape(n.shape)) for n in arguments]
+        number = wrap_node(part.fixed(int64, ()), None)
+        after, y = _pair(f(_unflatten(tree, _arrays(before))[0], one([take(x, number, axis=0) for x in arrays])))
+        leaves: list[object] = []
+        _same_tree(tree, _flatten((_lifted(after),), leaves), "scan")
+        outputs = [_output_node(x, part, "scan") for x in leaves]
+        _same_sizes("scan", trace.facts, arguments, outputs)
+        y_tree = _flatten(y, results)
+        rows = [_output_node(x, part, "scan") for x in results]
+        made = [part.fixed(n.dtype, (count, *trace.facts.resolve_shape(n.shape))) for n in rows]
+        put = [record("put_row", (wrap_node(old, None), number, wrap_node(row, None)), (0,)) for old, row in zip(made, rows, strict=True)]
+        outputs += [_output_node(x, part, "scan") for x in (number + 1, *put)]
+    start = [asarray(0), *[zeros(n.shape, dtype=n.dtype) for n in made]]
+    state = arguments + [_output_node(x, trace, "scan") for x in start]
+    step = part.part([*before, number._node, *made], part.taken, outputs)
+    nodes = _nodes("repeat", (*state, *part.taken), (step, count), len(state), trace)
+    return _unflatten(tree, iter(nodes[: len(before)]))[0], _unflatten(y_tree, iter(nodes[len(before) + 1 :]))
+
+
+def _pair(result: object) -> tuple[object, object]:
+    if not isinstance(result, (tuple, list)) or len(result) != 2:
+        raise GraphError(f"scan: result of a step, got {type(result).__name__}, allowed a tuple (carry, y)")
+    return result[0], result[1]
+
+
+# ---- what grows ---------------------------------------------------------------------------------------------------
+
+
+def append(x: Array, rows: Array) -> Array:
+    """x with further rows behind it, along axis 0. Arrays that are made so have room to grow: the newest of them is continued
+    where it lies, and nothing of it is copied; x itself, and all that was made from it, stay what they are."""
+    return record("append", (_array(x), _array(rows)), (0,))
 
 
 # ---- tracing ------------------------------------------------------------------------------------------------------

@@ -4,7 +4,10 @@ The signature of a call: for each array its dtype, rank and which sizes are 1; t
 the value of everything static (ints, bools, strings, None, other hashable objects). Floats and NumPy arrays become inputs.
 Arrays that the Python code reaches in other ways are captured: their values belong to the plan.
 
-The fast path: all arguments are computed arrays, and an array or a plain tuple of arrays comes back; `_native.Dispatcher` finds
+A function whose sizes depend on values (`nonzero` without size=...), or change from one iteration of a loop to the next, has no
+graph: its Python code runs with values on every call, which gives the same results in more launches (`walked_calls`).
+
+The fast path: all arguments are computed arrays or floats, and an array or a plain tuple of arrays comes back; `_native.Dispatcher` finds
 the plan, launches it and makes the arrays in one native call. Everything else goes the slow way, with the same result."""
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ from dvm_rt import _native
 from dvm_rt.array import tracing
 from dvm_rt.array.array import Array, asarray, computed, wrap
 from dvm_rt.array.array import _wrap_node as wrap_node
-from dvm_rt.array.session import Planned, Session, session
+from dvm_rt.array.session import UNPLANNED, Planned, Session, session
 from dvm_rt.array.tracing import Trace
 from dvm_rt.dtypes import DTYPES
 from dvm_rt.errors import EncodeError, GraphError, InvalidBytecodeError, ShapeError
@@ -29,16 +32,19 @@ ARRAY = object()  # the place of an array in a tree
 _NOT_HERE = (AttributeError, ShapeError, EncodeError, InvalidBytecodeError)  # no array; or the slow way says more of the error
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Entry:
-    """What a signature has become: the plan (none if nothing is computed), and how the results are put together."""
+    """What a signature has become: the plan (none if nothing is computed), and how the results are put together. `short`: the fast
+    path knows it."""
 
     planned: Planned | None
     tree: object
     exact: bool = False  # for one shape alone
+    short: bool = False
 
 
 NOT_FOR_ALL_SIZES = Entry(None, ())  # each shape is traced for itself
+WALKED = Entry(None, ())  # no graph: sizes depend on values, or change from one iteration to the next
 
 
 class Function:
@@ -53,8 +59,9 @@ class Function:
         self.__doc__, self.__name__, self.__wrapped__ = python.__doc__, getattr(python, "__name__", "function"), python
 
     def __call__(self, *args: object, **kwargs: object) -> object:
-        if not kwargs and args and args[0].__class__ is Array:
-            dispatch = self._short.get(id(args[0]._session))
+        if not kwargs and args:
+            first = args[0] if args[0].__class__ is Array else next((x for x in args if x.__class__ is Array), None)
+            dispatch = self._short.get(id(first._session)) if first is not None else None
             if dispatch is not None:
                 try:
                     result = dispatch(args)
@@ -88,6 +95,8 @@ class Function:
         entry = self._entry(of, tree, arrays, args, kwargs)
         if entry is NOT_FOR_ALL_SIZES:
             entry = self._entry(of, tree, arrays, args, kwargs, exact=True)
+        if entry is WALKED:
+            return self._walked(of, tree, arrays)
         if entry.planned is None:
             return _unflatten(entry.tree, iter(()))
         number = entry.planned.number
@@ -99,9 +108,17 @@ class Function:
             entry = self._entry(of, tree, arrays, args, kwargs, exact=True)
             number = entry.planned.number
             tensors = of.call(entry.planned, [a._tensor for a in arrays])
-        if entry.planned.number != number and not entry.exact:  # cut smaller: the fast path has to know
+        if not entry.exact and (entry.planned.number != number or not entry.short):  # planned now, cut smaller, or called otherwise before
             self._shorten(of, entry, tuple([_row(a._tensor) for a in arrays]), args, kwargs)
         return _unflatten(entry.tree, iter([wrap(t, of) for t in tensors]))
+
+    def _walked(self, of: Session, tree: object, arrays: list[Array]) -> object:
+        """The Python code with values: what it records between two of them is a launch."""
+        of.counters["walked_calls"] += 1
+        args, kwargs = _unflatten(tree, iter(arrays))
+        outputs: list[object] = []
+        tree = _flatten(self.python(*args, **kwargs), outputs)
+        return _unflatten(tree, iter([x if isinstance(x, Array) else asarray(_host(x)) for x in outputs]))
 
     def _entry(self, of: Session, tree: object, arrays: list[Array], args: tuple, kwargs: dict[str, object], exact: bool = False) -> Entry:
         of.flush([a._node for a in arrays if a._tensor is None], "argument")
@@ -119,17 +136,17 @@ class Function:
             with of.planning() as made:
                 entry = self._entries.setdefault(of, {})[key] = self._traced(of, tree, rows, shapes)
                 made += [entry.planned] if entry.planned else []
+            if entry is WALKED:
+                return entry
             if exact:
                 of.counters["plans_for_one_shape"] += 1
-            else:
-                self._shorten(of, entry, rows, args, kwargs)
         return entry
 
     def _forget(self, of: Session) -> None:
         """Too many signatures: all are given up, and traced again when they come again."""
         for entry in self._entries.pop(of).values():
             if entry.planned is not None:
-                of.stream.forget(entry.planned.number)
+                of.forget(entry.planned)
         self._fast.pop(of, None)
         self._short.pop(id(of), None)
 
@@ -137,6 +154,8 @@ class Function:
         """The trace; where the code needs sizes that are numbers (an index array of how many coordinates?), none for all."""
         try:
             return self._trace(of, tree, rows, shapes)
+        except tracing.NeedsValues:
+            return WALKED
         except ShapeError:
             if shapes is not None:
                 raise
@@ -161,15 +180,16 @@ class Function:
 
     def _shorten(self, of: Session, entry: Entry, rows: tuple, args: tuple, kwargs: dict[str, object]) -> None:
         """Lets later calls of this signature take the fast path, if they may."""
-        plain = not kwargs and args and all(isinstance(a, Array) for a in args)
+        plain = not kwargs and args and all(a.__class__ in (Array, float) for a in args) and any(a.__class__ is Array for a in args)
         single = entry.tree is ARRAY
-        if not plain or entry.planned is None or not (single or _is_flat(entry.tree)):
+        if not plain or entry.planned is None or entry.planned.number == UNPLANNED or not (single or _is_flat(entry.tree)):
             return
         if of not in self._fast:
             self._fast[of] = _native.Dispatcher(of.stream, Array)
             self._short[id(of)] = self._fast[of]
             weakref.finalize(of, self._short.pop, id(of), None)
         self._fast[of].add(rows, entry.planned.number, single)
+        entry.short = True
 
 
 def function(python: Callable[..., object]) -> Function:
@@ -187,7 +207,9 @@ def planned_for(called: Function, args: tuple, kwargs: dict[str, object]) -> tup
     if entry is NOT_FOR_ALL_SIZES:
         entry = called._entry(of, tree, arrays, args, kwargs, exact=True)
     if entry.planned is None:
-        raise GraphError(f"function: {called._name}: computes nothing, allowed functions that give arrays")
+        what = "is walked with values, so it has no plan" if entry is WALKED else "computes nothing"
+        raise GraphError(f"function: {called._name}: {what}, allowed functions that give arrays of sizes known before they run")
+    of.settle(entry.planned)
     return of, entry.planned, [a._tensor for a in arrays]
 
 

@@ -1,11 +1,13 @@
-"""Plans on disk, so that a restarted process starts warm: what planning costs milliseconds is read back in microseconds.
+"""Plans and their programs on disk, so that a restarted process starts warm: nothing is planned, nothing is encoded.
 
 One file a plan, named by a digest of the build (the native core and the planner's sources) and of the graph; in it the plan, the
-sizes of the programs it had, and a digest of all that. Rules:
+programs it had with the sizes that they are for, and a digest of all that. Rules:
 
 - a file of another build has another name and is never looked at; a file that is not what its digest says, or that the plan
   loader refuses, counts as `cache_refused`, and the graph is planned as if there were none;
-- programs are not stored: encoding one takes less than reading it would. Their sizes are, and `warm` encodes them again;
+- a program is verified before it is used, as any other, and held against the sizes that it is to be for; what is not good counts
+  as `programs_refused`, and is encoded again;
+- of the programs of one plan the newest are kept, up to PLAN_SHARE of `bytes_max`;
 - files appear whole (written aside, then renamed), so processes may share a folder. Beyond `bytes_max` the least recently
   used files go. A folder that cannot be written costs the cache, not the result."""
 
@@ -16,6 +18,7 @@ import os
 import struct
 import tempfile
 from collections import Counter
+from collections.abc import Iterator
 from functools import cache
 from hashlib import blake2b
 from pathlib import Path
@@ -24,11 +27,12 @@ from dvm_rt import _native
 from dvm_rt.errors import DvmError
 from dvm_rt.graph.graph import Graph
 
-MAGIC = b"dvm_rt plan 1\n"
+MAGIC = b"dvm_rt plan 2\n"
 DIGEST = 16
 SUFFIX = ".plan"
 _COUNT = struct.Struct("<Q")
-SIZES_MAX = 4096  # sets of sizes that are kept of one plan
+PLAN_SHARE = 16  # of the folder: what the file of one plan may take at most
+Programs = list[tuple[tuple[int, ...], bytes]]  # (sizes, program), in order of use
 
 
 class PlanCache:
@@ -41,8 +45,8 @@ class PlanCache:
         """Where the plan of this graph is, or would be. `repr` tells -0.0 from 0.0, and True from 1."""
         return self.folder / (_digest(build(), repr(graph.to_wire()).encode()).hex() + SUFFIX)
 
-    def load(self, path: Path) -> tuple[bytes, list[tuple[int, ...]]] | None:
-        """The plan and the sizes that it was used for, in order of use."""
+    def load(self, path: Path) -> tuple[bytes, Programs] | None:
+        """The plan and its programs."""
         try:
             data = path.read_bytes()
         except OSError:
@@ -52,18 +56,25 @@ class PlanCache:
         try:
             if data[: len(MAGIC)] != MAGIC or _digest(path.name.encode(), data[head:]) != data[len(MAGIC) : head]:
                 raise DvmError(f"plan cache: {path.name}: digest, got another one, allowed that of its bytes")
-            (plan_bytes,) = _COUNT.unpack_from(data, head)
-            plan = data[head + _COUNT.size : head + _COUNT.size + plan_bytes]
-            _native.Plan(plan)
+            parts = list(_parts(data[head:]))
+            _native.Plan(parts[0])
         except DvmError:
             self.counters["cache_refused"] += 1
             return None
         self.counters["cache_hits"] += 1
-        return plan, [tuple(s) for s in json.loads(data[head + _COUNT.size + plan_bytes :])]
+        return parts[0], [(tuple(s), code) for s, code in zip(json.loads(parts[1]), parts[2:], strict=True)]
 
-    def save(self, path: Path, plan: bytes, sizes: list[tuple[int, ...]]) -> None:
+    def save(self, path: Path, plan: bytes, programs: Programs) -> None:
         """Writes one file; gives room for it."""
-        body = _COUNT.pack(len(plan)) + plan + json.dumps(sizes[-SIZES_MAX:]).encode()
+        kept: Programs = []
+        left = self.bytes_max // PLAN_SHARE - len(plan)
+        for sizes, code in reversed(programs):
+            left -= len(code) + _COUNT.size
+            if left < 0:
+                break
+            kept.insert(0, (sizes, code))
+        sizes = json.dumps([s for s, _ in kept]).encode()
+        body = b"".join(_COUNT.pack(len(part)) + part for part in (plan, sizes, *(code for _, code in kept)))
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._make_room(len(body))
@@ -82,6 +93,15 @@ class PlanCache:
                 return
             file.unlink(missing_ok=True)
             total -= size
+
+
+def _parts(body: bytes) -> Iterator[bytes]:
+    """The parts of a file: each after its length."""
+    at = 0
+    while at < len(body):
+        (size,) = _COUNT.unpack_from(body, at)
+        at += _COUNT.size + size
+        yield body[at - size : at]
 
 
 @cache

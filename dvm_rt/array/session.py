@@ -6,22 +6,29 @@ A flush turns the nodes that some arrays wait for into one plan and one launch. 
   graph is planned with symbols. Where that cannot be (a reshape to fixed sizes) the plan is made for these sizes alone;
 - numbers in the graph belong to the structure until VARIANTS_MAX graphs differ only in them: then they become inputs;
 - stored are the arrays that are asked for and those that somebody still holds; other values never leave their kernel;
-- a node whose value is there becomes a leaf, and gives up what it was computed from."""
+- a node whose value is there becomes a leaf, and gives up what it was computed from.
+
+Nobody waits for a plan (`encode` "auto"): a graph that was never seen runs on the quick tier (array/quick.py), operator by
+operator, while a worker makes its plan; without workers the caller makes it when the graph comes a second time. Once it is
+there, the next call runs on it. The bits are the same. With "caller" and "workers", and where plans are kept on disk, each graph is
+planned before it runs."""
 
 from __future__ import annotations
 
 import threading
 import time
 import weakref
-from collections import Counter, OrderedDict
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from enum import Enum
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
 
 from dvm_rt import _native, dtypes, runtime
+from dvm_rt.array import quick
 from dvm_rt.config import integer, number
 from dvm_rt.errors import (
     BackpressureTimeout,
@@ -34,16 +41,18 @@ from dvm_rt.errors import (
     WorkerLostError,
 )
 from dvm_rt.fusion.fuser import Fused, Report, fuse
+from dvm_rt.fusion.patterns import rewritten
 from dvm_rt.graph.graph import Graph, Node, apply, parameter
-from dvm_rt.graph.operators import OPERATORS
+from dvm_rt.graph.operators import OPERATORS, Lowering
 from dvm_rt.graph.symbols import Facts, symbol
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future
     from pathlib import Path
 
     from dvm_rt._native import Stream, Tensor
     from dvm_rt.array.array import Array
-    from dvm_rt.array.plan_cache import PlanCache
+    from dvm_rt.array.plan_cache import PlanCache, Programs
 
 Result = TypeVar("Result")
 PARAMETER, CONSTANT = OPERATORS["parameter"], OPERATORS["constant"]
@@ -72,9 +81,15 @@ class Lazy(NamedTuple):
     numbers: bytes
 
 
+COUNTED = ("plan_ns", "plans_made", "plans_swapped", "quick_plans", "quick_launches")
+UNPLANNED = 0  # the number of no plan: the stream's begin at 1
+SWAPS_MAX = 64  # that stats() remembers
+
+
 @dataclass(slots=True, eq=False)
 class Planned:
-    """A registered plan. `number` is the stream's; `kernels_small` counts how often it was cut smaller."""
+    """A plan. `number` is the stream's, or UNPLANNED while the graph runs on the quick tier; `kernels_small` counts how often
+    it was cut smaller."""
 
     number: int
     kernels: int
@@ -82,6 +97,11 @@ class Planned:
     captured: list[Tensor]
     kernels_small: int = 0
     _fused: Fused | None = None
+    quick_calls: int = 0
+    quick_ns: int = 0  # of the caller's thread, in the last call on the quick tier
+    quick_launches: int = 0  # of that call
+    asked_ns: int = 0  # when a worker was asked for the plan
+    waiting: Future[bytes] | None = None
 
     @property
     def fused(self) -> Fused:
@@ -95,19 +115,35 @@ class Planned:
         return _fuse(self.graph, self.kernels_small, reasons=True).report
 
 
+class Seen(Enum):
+    """A structure without a plan: whether it has been run."""
+
+    UNSEEN, SEEN = range(2)
+
+
+UNSEEN, SEEN = Seen
+
+
 class Session:
     """Arrays of one runtime."""
 
-    __slots__ = ("_runtime", "stream", "plans", "variants", "counters", "lock", "pending_max", "plans_max", "cache", "_cached", "__weakref__")
+    __slots__ = (
+        "_runtime", "stream", "plans", "variants", "counters", "lock", "pending_max", "plans_max", "wait_s", "cache", "_cached", "quick", "swaps",
+        "_waits", "__weakref__",
+    )  # fmt: skip
 
     def __init__(self, of: runtime.Runtime) -> None:
         self._runtime = weakref.ref(of)  # a runtime keeps its session, not the other way round
         self.stream: Stream = of.stream
-        self.plans: OrderedDict[object, Planned | None] = OrderedDict()
+        self.plans: OrderedDict[object, Seen | Planned | None] = OrderedDict()
+        self.swaps: deque[dict[str, object]] = deque(maxlen=SWAPS_MAX)
+        # For every plan, before it runs. One that is kept on disk is waited for once, by the first of all processes.
+        self._waits = of.encode != "auto" or of.cache is not None
         self.variants: dict[object, set[bytes]] = {}
         self.counters: Counter[str] = Counter()
         self.lock = threading.RLock()
-        self.pending_max, self.plans_max = integer("pending_max"), integer("plans_max")
+        self.pending_max, self.plans_max, self.wait_s = integer("pending_max"), integer("plans_max"), number("wait_s")
+        self.quick = quick.QuickTier(self.stream, self.plans_max, self.counters)
         self.cache: PlanCache | None = None
         self._cached: dict[int, Path] = {}  # numbers of plans -> where they are kept
         if of.cache is not None:
@@ -140,61 +176,166 @@ class Session:
             self.counters["plan_ns"] += time.monotonic_ns() - began_ns
 
     def plan(self, graph: Graph, captured: list[Tensor]) -> Planned:
-        """Plans and registers a graph; where the runtime has a folder for plans, it is looked up there first."""
-        if self.cache is None:
-            return self._plan(graph, captured)
-        path = self.cache.path(graph)
-        found = self.cache.load(path)
-        if found is None:
-            planned = self._plan(graph, captured)
-            self.cache.save(path, self.stream.plan_bytes(planned.number), [])
-        else:
-            code, sizes = found
-            planned = Planned(self.stream.register(code, captured), _native.Plan(code).info["kernels"], graph, captured)
-            self._warm(planned.number, sizes)
-        self._cached[planned.number] = path
+        """The plan of a graph: from the runtime's folder for plans, if it has one; UNPLANNED, if the graph may run without one;
+        else made now."""
+        planned = Planned(UNPLANNED, 0, graph, captured)
+        if self.cache is not None and self._load(planned, self.cache.path(graph)):
+            return planned
+        if self._waits or not quick.suits(graph):
+            self.settle(planned)
         return planned
 
-    def _warm(self, number: int, sizes: list[tuple[int, ...]]) -> None:
-        """Encodes the programs that the plan had when it was saved."""
-        for symbols in sizes:
+    def _load(self, planned: Planned, path: Path) -> bool:
+        found = self.cache.load(path)
+        if found is None:
+            return False
+        code, programs = found
+        self._register(planned, code)
+        self._warm(planned.number, programs)
+        self._cached[planned.number] = path
+        return True
+
+    def settle(self, planned: Planned) -> None:
+        """Makes a plan that is not there yet: here, or in a worker where all encoding is the workers'."""
+        with self.lock:
+            if planned.number == UNPLANNED:
+                self._adopt(planned, self._plan_bytes(planned))
+
+    def _adopt(self, planned: Planned, code: bytes) -> None:
+        """The plan is there: from the next call on the graph runs on it."""
+        self._register(planned, code)
+        self.counters["plans_made"] += 1
+        if self.cache is not None:
+            path = self._cached[planned.number] = self.cache.path(planned.graph)
+            self.cache.save(path, code, [])
+
+    def _register(self, planned: Planned, code: bytes) -> None:
+        planned.kernels = _native.Plan(code).info["kernels"]
+        planned.number = self.stream.register(code, planned.captured)
+
+    def forget(self, planned: Planned) -> None:
+        """Gives up a plan and its programs."""
+        if planned.number != UNPLANNED:
+            self.stream.forget(planned.number)
+
+    def _warm(self, number: int, programs: Programs) -> None:
+        """Takes over the programs that the plan had when it was saved; what is no program for its sizes is encoded again."""
+        for symbols, code in programs:
             try:
-                self.stream.prefetch(number, symbols)
-                self.counters["programs_warmed"] += 1
+                self.stream.adopt(number, symbols, code)
+                self.counters["programs_loaded"] += 1
+            except InvalidBytecodeError:
+                self.counters["programs_refused"] += 1
             except DvmError:
-                self.counters["cache_refused"] += 1
+                self.counters["cache_refused"] += 1  # no sizes of this plan
 
     def save(self) -> None:
-        """Writes down the sizes that the plans of this session were used for: done by Runtime.close()."""
+        """Writes the plans of this session down, with the programs that they have now: done by Runtime.close()."""
         for number, path in self._cached.items():
             try:
                 code, sizes = self.stream.plan_bytes(number), [tuple(s) for _, s in self.stream.programs(number)]
+                programs = [(s, self.stream.encoded(number, s)) for s in sizes]
             except DvmError:
                 continue  # given up meanwhile, or the stream has failed: closing goes on
-            self.cache.save(path, code, sizes)
+            self.cache.save(path, code, [(s, program) for s, program in programs if program])
 
-    def _plan(self, graph: Graph, captured: list[Tensor]) -> Planned:
-        """Fuses and registers a graph: here, or in a worker where all encoding is the workers'."""
+    def _plan_bytes(self, planned: Planned) -> bytes:
         if self.runtime.encode == "workers" and self.runtime.encoders:
             try:
-                code = self._plan_by_worker(graph)
+                code = self.runtime.plan_ahead(planned.graph.to_wire()).result(number("wait_s"))
                 self.counters["plans_by_workers"] += 1
-                return Planned(self.stream.register(code, captured), _native.Plan(code).info["kernels"], graph, captured)
+                return code
             except (WorkerLostError, BackpressureTimeout, TimeoutError):
                 self.counters["plans_taken_back"] += 1  # workers that die or are overrun cost time, not the result
-        fused = _fuse(graph, 0)
-        plan = fused.plan
-        return Planned(self.stream.register(plan.to_bytes(), captured), len(plan.kernels), graph, captured, _fused=fused)
+        planned._fused = _fuse(planned.graph, 0)
+        return planned._fused.plan.to_bytes()
 
-    def _plan_by_worker(self, graph: Graph) -> bytes:
-        return self.runtime.plan_ahead(graph.to_wire()).result(number("wait_s"))
+    # ---- without a plan ----
+
+    def _call_unplanned(self, planned: Planned, tensors: list[Tensor]) -> tuple[Tensor, ...]:
+        """Runs on the quick tier, or on the plan if that is there now; the first call on a plan says what it gained."""
+        with self.lock:
+            if planned.number == UNPLANNED and not self._arrived(planned):
+                outputs = self._on_quick_tier(planned, tensors)
+                if outputs is not None:
+                    return outputs
+            begin_ns = time.monotonic_ns()
+            outputs = self._encoded(self.stream.call, planned, tensors)
+            if planned.quick_calls:
+                self._note_swap(planned, time.monotonic_ns() - begin_ns)
+            return outputs
+
+    def _on_quick_tier(self, planned: Planned, tensors: list[Tensor]) -> tuple[Tensor, ...] | None:
+        """The outputs; None: this graph is planned instead, which also says what is wrong with the call, if anything. Raises
+        ShapeError where the sizes do not fit the graph."""
+        began_ns, launched = time.monotonic_ns(), self.stream.launched
+        graph, tensors = rewritten(planned.graph)[0], [*tensors, *planned.captured]
+        values = graph.symbol_values([t.shape for t in tensors])
+        try:
+            outputs = self.quick.run_graph(graph, tensors, values)
+        except (quick.TooMuch, DvmError):
+            with self.planning() as made:
+                self.settle(planned)
+                made.append(planned)
+            return None
+        self._ran_quickly(planned, began_ns, launched)
+        return outputs
+
+    def _ran_quickly(self, planned: Planned, began_ns: int, launched: int) -> None:
+        planned.quick_ns, planned.quick_launches = time.monotonic_ns() - began_ns, self.stream.launched - launched
+        planned.quick_calls += 1
+        if planned.quick_calls == 1 and self._worker_is_idle():
+            self._ask_worker(planned)
+
+    def _worker_is_idle(self) -> bool:
+        """Graphs that come once only are not worth a queue: those that come again ask again."""
+        return 0 < self.runtime.encoders and self.runtime.graphs_waiting < self.runtime.encoders
+
+    def _ask_worker(self, planned: Planned) -> None:
+        with self.planning():
+            planned.waiting, planned.asked_ns = self.runtime.plan_ahead(planned.graph.to_wire()), time.monotonic_ns()
+
+    def _arrived(self, planned: Planned) -> bool:
+        """Whether the plan of a graph that ran before is there: a worker has made it, or there is none to make it."""
+        if not planned.quick_calls:
+            return False
+        if planned.waiting is None:
+            if self.runtime.encoders:
+                self._ask_worker(planned)
+                return False
+        elif not planned.waiting.done():
+            return False
+        elif planned.waiting.exception() is None:
+            self._adopt(planned, planned.waiting.result())
+            self.counters["plans_by_workers"] += 1
+            return True
+        elif isinstance(planned.waiting.exception(), BackpressureTimeout):
+            planned.waiting = None
+            return False
+        with self.planning() as made:  # nobody else makes it
+            self.settle(planned)
+            made.append(planned)
+        return True
+
+    def _note_swap(self, planned: Planned, fused_ns: int) -> None:
+        self.counters["plans_swapped"] += 1
+        waited_ns = time.monotonic_ns() - planned.asked_ns if planned.asked_ns else 0
+        self.swaps.append({
+            "plan": planned.number, "kernels": planned.kernels, "quick_launches": planned.quick_launches, "quick_calls": planned.quick_calls,
+            "quick_us": planned.quick_ns / 1e3, "fused_us": fused_ns / 1e3, "waited_us": waited_ns / 1e3,
+        })  # fmt: skip
+
+    # ---- calls ----
 
     def call(self, planned: Planned, tensors: list[Tensor]) -> tuple[Tensor, ...]:
         """Launches a plan. Raises ShapeError where the shapes do not fit it, and what the stream raises."""
+        if planned.number == UNPLANNED:
+            return self._call_unplanned(planned, tensors)
         return self._encoded(self.stream.call, planned, tensors)
 
     def program_bytes(self, planned: Planned, tensors: list[Tensor]) -> bytes:
         """The program that `call` runs; empty if there is nothing to run."""
+        self.settle(planned)
         return self._encoded(self.stream.program_bytes, planned, tensors)
 
     def _encoded(self, act: Callable[[int, list[Tensor]], Result], planned: Planned, tensors: list[Tensor]) -> Result:
@@ -238,11 +379,17 @@ class Session:
         if lifted:
             inputs += [self.stream.asarray(dtypes.to_storage(np.asarray(n.attributes[0]), n.dtype), n.dtype.code) for n in lazy.constants]
         symbolic = (lazy.key, None) if lifted else (lazy.key, lazy.numbers)
-        planned = self.plans.get(symbolic, False)
-        if planned is False:
+        planned = self.plans.get(symbolic, UNSEEN)
+        if planned is UNSEEN and not self._waits:
+            outputs = self._run_quickly(lazy, symbolic, lifted)
+            if outputs is not None:
+                return outputs
+        if planned is UNSEEN or planned is SEEN:
             with self.planning() as made:
-                planned = self._plan_lazy(lazy, symbolic, lifted)
+                ran, planned = planned is SEEN, self._plan_lazy(lazy, symbolic, lifted)
                 made += [planned] if planned else []
+            if planned is not None and ran:
+                planned.quick_calls = 1
         if planned is not None:
             self.plans.move_to_end(symbolic)
             try:
@@ -257,6 +404,25 @@ class Session:
                 made.append(planned)
         return self.call(planned, inputs)
 
+    def _run_quickly(self, lazy: Lazy, key: object, lifted: bool) -> tuple[Tensor, ...] | None:
+        """A lazy graph that was never seen, node by node as it was recorded; None: it needs to be a graph first."""
+        if _attends(lazy.order) or any(n.operator.lowering is Lowering.CONTROL for n in lazy.order):
+            return None
+        began_ns, launched = time.monotonic_ns(), self.stream.launched
+        try:
+            outputs = self.quick.run(lazy.order, lazy.outputs, {n: n.data for n in lazy.leaves}, {})
+        except (quick.TooMuch, DvmError):
+            return None
+        planned = None
+        if self._worker_is_idle():
+            with self.planning():
+                planned = self._plan_lazy(lazy, key, lifted)
+        if planned is None:
+            self._keep(key, SEEN)
+        elif planned.number == UNPLANNED:
+            self._ran_quickly(planned, began_ns, launched)
+        return outputs
+
     def _plan_lazy(self, lazy: Lazy, key: object, lifted: bool) -> Planned | None:
         try:
             graph = _replayed(lazy, True, lifted)
@@ -264,12 +430,13 @@ class Session:
             return self._keep(key, None)
         return self._keep(key, self.plan(graph, []))
 
-    def _keep(self, key: object, planned: Planned | None) -> Planned | None:
+    def _keep(self, key: object, planned: Seen | Planned | None) -> Seen | Planned | None:
         self.plans[key] = planned
+        self.plans.move_to_end(key)
         while len(self.plans) > self.plans_max:
             _, old = self.plans.popitem(last=False)
-            if old is not None:
-                self.stream.forget(old.number)
+            if isinstance(old, Planned):
+                self.forget(old)
         return planned
 
     def _lifts(self, lazy: Lazy) -> bool:
@@ -284,8 +451,12 @@ class Session:
         return len(seen) >= VARIANTS_MAX and not _attends(lazy.order)
 
     def stats(self) -> dict[str, object]:
-        """Counters of arrays and functions, then the runtime's. plan_ns: spent on tracing, fusing and registering."""
-        return {"plan_ns": 0, **self.counters, "lazy_plans": sum(p is not None for p in self.plans.values()), **self.runtime.stats()}
+        """Counters of arrays and functions, then the runtime's. plan_ns: spent on tracing, fusing and registering. plans_made:
+        for whole graphs, by whoever made them; quick_plans: of single operators; quick_launches: on the quick tier;
+        plans_swapped: graphs that went on to their own plan, the last of them in `swaps`: launches and microseconds of the
+        caller's thread before, and in the first call after."""
+        plans = sum(isinstance(p, Planned) for p in self.plans.values())
+        return {**dict.fromkeys(COUNTED, 0), **self.counters, "lazy_plans": plans, "swaps": list(self.swaps), **self.runtime.stats()}
 
 
 def _attends(order: list[Node]) -> bool:

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 _local = threading.local()
 
 
+class NeedsValues(GraphError):
+    """A step of a trace for which sizes would have to be known that depend on values: a @function is walked then, with values."""
+
+
 class Recorder(Protocol):
     """Who makes the nodes instead of the trace: a kernel that is written by hand, while its body runs."""
 

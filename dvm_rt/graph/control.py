@@ -1,4 +1,4 @@
-"""Control flow in graphs: `cond` and `while_loop`, operators whose attributes are graphs.
+"""Control flow in graphs: `cond`, `while_loop` and `repeat`, operators whose attributes are graphs.
 
 A part is such a graph as plain tuples, with sizes of the graph around it: (rows, outputs), where a row is (operator, inputs,
 attributes, shape, dtype). Its parameters are the node's operands. Both operators give several values, and a node is one value:
@@ -7,6 +7,10 @@ the last attribute says which; nodes that differ only there are one branch, one 
     cond        (flag, *operands); parts `true` and `false`, of (operands) -> values
     while_loop  (flag, *state, *constants); part `step`, of (state, constants) -> (new state, flag): while the flag is not 0, at
                 most `limit` times; its values are the state at the end
+    repeat      (*state, *constants); part `step`, of (state, constants) -> new state: exactly `count` times, 1 and more
+    put_row     (x, number, row): x with one row (axis 0) replaced. What a loop does so with its state is done in place
+    append      (x, rows): x with further rows behind it. What a call gives so of a parameter of its own may lie behind it in the
+                same memory (native/stream.h), so that x is not copied
 
 Knows nothing of kernels."""
 
@@ -98,11 +102,7 @@ def _while_dtype(where: str, given: tuple[DType, ...], step: Part, limit: Size, 
     _fits_dtypes(where, step, given[1:])
     *state, flag = (dtypes.BY_NAME[_result(step, k)[DTYPE]] for k in range(len(step[1])))
     _flag(where, flag)
-    if list(given[1 : 1 + len(state)]) != state:
-        raise DTypeError(
-            f"graph: {where}: dtypes of the state after a step, got {[d.name for d in state]}, allowed those before it, "
-            f"{[d.name for d in given[1 : 1 + len(state)]]}"
-        )
+    _same_dtypes(where, given[1:], state)
     _output(where, step, index)
     return state[index]
 
@@ -136,6 +136,34 @@ def _fits(facts: Facts, where: str, part: Part, given: Sequence[Shape]) -> None:
         nodes.append(Node(again.operator, again.inputs, attributes, shape, again.dtype))
 
 
+def _repeat_dtype(where: str, given: tuple[DType, ...], step: Part, count: Size, index: int) -> DType:
+    _fits_dtypes(where, step, given)
+    _same_dtypes(where, given, [dtypes.BY_NAME[_result(step, k)[DTYPE]] for k in range(len(step[1]))])
+    return dtypes.BY_NAME[_output(where, step, index)[DTYPE]]
+
+
+def _same_dtypes(where: str, before: Sequence[DType], after: list[DType]) -> None:
+    if list(before[: len(after)]) != after:
+        raise DTypeError(
+            f"graph: {where}: dtypes of the state after a step, got {[d.name for d in after]}, allowed those before it, "
+            f"{[d.name for d in before[: len(after)]]}"
+        )
+
+
+def _put_dtype(where: str, given: tuple[DType, ...], index: int) -> DType:
+    if given[1] not in (dtypes.int32, dtypes.int64):
+        raise DTypeError(f"graph: {where}: number of the row, got {given[1]}, allowed int32, int64")
+    if given[0] is not given[2]:
+        raise DTypeError(f"graph: {where}: dtype of the row, got {given[2]}, allowed that of the array, {given[0]}")
+    return given[0]
+
+
+def _append_dtype(where: str, given: tuple[DType, ...], index: int) -> DType:
+    if given[0] is not given[1]:
+        raise DTypeError(f"graph: {where}: dtype of the rows, got {given[1]}, allowed that of the array, {given[0]}")
+    return given[0]
+
+
 def _scalar(where: str, shape: Shape) -> None:
     if len(shape):
         raise ShapeError(f"{where}: predicate, got shape {tuple(shape)}, allowed ()")
@@ -157,11 +185,30 @@ def _while_shape(facts: Facts, where: str, given: tuple[Shape, ...], step: Part,
     _fits(facts, where, step, given[1:])
     if isinstance(limit, int) and limit < 1:
         raise GraphError(f"{where}: limit, got {limit}, allowed 1 and more")
-    for k in range(len(step[1]) - 1):
-        after = _result(step, k)[SHAPE]
-        if not _equal(facts, after, given[1 + k]):
-            raise ShapeError(f"{where}: state {k}: shape after a step, got {after}, allowed that before it, {tuple(given[1 + k])}")
+    _same_shapes(facts, where, step, len(step[1]) - 1, given[1:])
     return facts.resolve_shape(tuple(given[1 + index]))
+
+
+def _same_shapes(facts: Facts, where: str, step: Part, count: int, before: Sequence[Shape]) -> None:
+    for k in range(count):
+        after = _result(step, k)[SHAPE]
+        if not _equal(facts, after, before[k]):
+            raise ShapeError(f"{where}: state {k}: shape after a step, got {after}, allowed that before it, {tuple(before[k])}")
+
+
+def _repeat_shape(facts: Facts, where: str, given: tuple[Shape, ...], step: Part, count: Size, index: int) -> Shape:
+    _fits(facts, where, step, given)
+    facts.demand_at_least(count, 1, where)
+    _same_shapes(facts, where, step, len(step[1]), given)
+    return facts.resolve_shape(tuple(given[index]))
+
+
+def _put_shape(facts: Facts, where: str, given: tuple[Shape, ...], index: int) -> Shape:
+    table, number, row = given
+    if not table or len(number) or not _equal(facts, row, table[1:]):
+        raise ShapeError(f"{where}: shapes, got an array {table}, number {number} and row {row}, allowed a number () and a row of the array")
+    facts.demand_at_least(table[0], 1, where)
+    return facts.resolve_shape(tuple(table))
 
 
 # ---- meaning ------------------------------------------------------------------------------------------------------
@@ -198,6 +245,34 @@ def _while_meaning(flag: np.ndarray, *rest: object) -> np.ndarray:
     return state[index]
 
 
+def _append_shape(facts: Facts, where: str, given: tuple[Shape, ...], index: int) -> Shape:
+    x, rows = given
+    if not x or len(x) != len(rows):
+        raise ShapeError(f"{where}: ranks, got shapes {x} and {rows}, allowed one rank from 1")
+    rest = [facts.equate(a, b, where) for a, b in zip(x[1:], rows[1:], strict=True)]
+    return facts.resolve_shape((x[0] + rows[0], *rest))
+
+
+def _append_meaning(x: np.ndarray, rows: np.ndarray, index: int) -> np.ndarray:
+    return np.concatenate([x, rows])
+
+
+def _repeat_meaning(*rest: object) -> np.ndarray:
+    *operands, step, count, index = rest
+    state, constants = list(operands[: len(step[1])]), operands[len(step[1]) :]
+    for _ in range(count):
+        state = _run(step, [*state, *constants])
+    return state[index]
+
+
+def _put_meaning(x: np.ndarray, number: np.ndarray, row: np.ndarray, index: int) -> np.ndarray:
+    if not -len(x) <= number < len(x):
+        raise DeviceTrap(f"graph: put_row: number of the row, got {number}, allowed {-len(x)} to {len(x) - 1}")
+    changed = x.copy()
+    changed[number] = row
+    return changed
+
+
 def rows(make: Callable[..., Operator], lowering: object) -> tuple[Operator, ...]:
     """The rows of the operator table."""
     return (
@@ -205,4 +280,8 @@ def rows(make: Callable[..., Operator], lowering: object) -> tuple[Operator, ...
              _cond_meaning, ("true", "false", "index")),
         make("while_loop", -1, lowering, "state `index` after `step` has run while a flag is set", _while_dtype, _while_shape,
              _while_meaning, ("step", "limit", "index")),
+        make("repeat", -1, lowering, "state `index` after `step` has run `count` times", _repeat_dtype, _repeat_shape,
+             _repeat_meaning, ("step", "count", "index")),
+        make("put_row", 3, lowering, "an array with one row replaced", _put_dtype, _put_shape, _put_meaning, ("index",)),
+        make("append", 2, lowering, "an array with further rows", _append_dtype, _append_shape, _append_meaning, ("index",)),
     )  # fmt: skip

@@ -19,7 +19,8 @@ SECTION_KINDS = {
     "PACK": "dims[0] = N, depth = K. Operand 0 is B, operand 1 its packed form: elements [K slice][panel][k][{PANEL}], "
     "columns beyond N zero.",
     "COPY": "Operand 0 to operand 1, over dims, of any one dtype and any strides (the destination's meet no place twice). NaN "
-    "becomes canonical. No words.",
+    "becomes canonical. No words. With a third operand (one int32 or int64), operand 1 is a gather: its row of that number is "
+    "written, counted from the end if negative, and beyond the ends it traps (GATHER_RANGE).",
     "ATTENTION": "dims = keys, queries, batch...; depth = D. Operands Q, K, V, O, perhaps a mask; four words of constants. The "
     "score matrix is never stored; the arithmetic is defined below.",
     "BRANCH": "Operand 0 is a flag, one bool. If it is 0, the next depth sections are skipped. No words.",

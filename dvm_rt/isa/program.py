@@ -327,7 +327,7 @@ class ProgramBuilder:
         return self._add(SectionBuilder(PACK, (n,), k))
 
     def copy(self, *dims: int) -> SectionBuilder:
-        """Adds a section that copies operand 0 to operand 1."""
+        """Adds a section that copies operand 0 to operand 1; to the row of it that operand 2 names, if there is one."""
         return self._add(SectionBuilder(COPY, dims))
 
     def branch(self, flag: int, skip: int, base: int = 0) -> None:

@@ -457,10 +457,24 @@ def _run_pack(section: Section, memory: _Memory) -> None:
 
 def _run_copy(section: Section, memory: _Memory) -> None:
     shape = section.dims[: section.rank]
+    bases = [x.base for x in section.operands[:2]]
+    if len(section.operands) == 3:
+        bases[1] += _row(section.operands[1], section.operands[2], memory)
     source, target = (
-        memory.view(x, x.base, shape, x.stride[: section.rank], mode) for x, mode in zip(section.operands, (READ, WRITE), strict=True)
+        memory.view(x, base, shape, x.stride[: section.rank], mode)
+        for x, base, mode in zip(section.operands, bases, (READ, WRITE), strict=False)
     )
     target[...] = _canonical(source, dtypes.DTYPES[section.operands[0].dtype])
+
+
+def _row(target: Operand, index: Operand, memory: _Memory) -> int:
+    """Bytes to the row of a copy's destination that its third operand names."""
+    named = int(memory.view(index, index.base, (1,), (0,), READ)[0])
+    if not -target.limit <= named < target.limit:
+        raise DeviceTrap(
+            f"reference: section {memory.section}: row of a copy, got {named}, allowed {-target.limit} to {target.limit - 1}"
+        )
+    return named % target.limit * target.depth
 
 
 def _canonical(values: Array, dtype: dtypes.DType) -> Array:

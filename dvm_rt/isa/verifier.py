@@ -235,7 +235,7 @@ class _Verifier:
             require(s.operand_count == 2, "OPERAND")
             require(not words, "NESTING")
         if s.kind == "COPY":
-            require(s.operand_count == 2, "OPERAND")
+            require(s.operand_count in (2, 3), "OPERAND")
             require(not words, "NESTING")
         if s.kind in CONTROL:
             require(s.rank == 1 and (s.kind == "LOOP" or s.dims[0] == 1), "DIMENSION")
@@ -284,9 +284,12 @@ class _Verifier:
         if x.arg == LIMIT.SCRATCH:
             require(x.stride == [self.element, *[0] * (LIMIT.MAX_RANK - 1)], "OPERAND")
         if s.kind == "COPY":
-            require(x.mode == (MODE.READ, MODE.WRITE)[number], "PERMISSION")
-            require(x.depth == 0, "RESERVED")
-            require(x.dtype == self.operands[0].dtype, "DTYPE")
+            scatters = len(self.operands) == 3
+            wanted = (MODE.READ, MODE.WRITE | MODE.GATHER if scatters else MODE.WRITE, MODE.READ)[number]
+            require(x.mode == wanted, "PERMISSION")
+            require(x.depth == 0 or bool(x.mode & MODE.GATHER), "RESERVED")
+            require(number < 2 or not any(x.stride), "OPERAND")
+            require(number == 2 or x.dtype == self.operands[0].dtype, "DTYPE")
         elif s.kind in CONTROL:
             require(x.mode == MODE.READ, "PERMISSION")
             require(x.dtype == dtypes.bool_.code, "DTYPE")
@@ -330,7 +333,10 @@ class _Verifier:
         return self.arguments[x.arg]
 
     def gathered(self, x: SimpleNamespace) -> None:
-        self.require(self.s.kind == "VECTOR" and x.mode == MODE.READ | MODE.GATHER, "OPERAND")
+        if self.s.kind == "COPY":
+            self.require(x.mode == MODE.WRITE | MODE.GATHER and x.index == 2, "OPERAND")
+        else:
+            self.require(self.s.kind == "VECTOR" and x.mode == MODE.READ | MODE.GATHER, "OPERAND")
         self.require(x.index < len(self.operands), "OPERAND")
         index = self.operands[x.index]
         self.require(index.dtype in INDEXES and index.stride[0] == 0, "OPERAND")

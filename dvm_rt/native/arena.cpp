@@ -117,18 +117,34 @@ Buffer* Arena::allocate(uint64_t bytes, uint64_t committed, Writer writer, Use u
     insert(rest);
   }
   if (block->tainted) clean(block);
+  Buffer* buffer = new_buffer(bytes, use);
+  buffer->block = block;
+  buffer->offset = block->offset;
+  used_[int(use)] += size;
+  return buffer;
+}
+
+Buffer* Arena::continued(Buffer* root) {
+  Buffer* buffer = new_buffer(root->bytes, root->use);
+  root->references.fetch_add(1, std::memory_order_relaxed);
+  buffer->root = BufferRef(root);
+  buffer->block = nullptr;
+  buffer->offset = root->offset;
+  return buffer;
+}
+
+Buffer* Arena::new_buffer(uint64_t bytes, Use use) {
   Buffer* buffer = spare_buffers_;
   if (buffer) spare_buffers_ = buffer->next;
   else buffer = &buffers_.emplace_back();
   buffer->references.store(1, std::memory_order_relaxed);
   buffer->use = use;
-  buffer->dead = false;
+  buffer->dead = buffer->viewed = false;
+  buffer->gone.store(false, std::memory_order_relaxed);
   buffer->arena = this;
-  buffer->block = block;
-  buffer->offset = block->offset;
   buffer->bytes = bytes;
-  buffer->seq = 0;
-  used_[int(use)] += size;
+  buffer->seq = buffer->extent = 0;
+  buffer->serial = ++serials_;
   ++live_;
   return buffer;
 }
@@ -136,6 +152,7 @@ Buffer* Arena::allocate(uint64_t bytes, uint64_t committed, Writer writer, Use u
 void Arena::release(Buffer* buffer) {
   if (closed_) {
     buffer->packed.clear();
+    buffer->root = {};
     if (left_.fetch_sub(1, std::memory_order_acq_rel) == 1) delete this;
     return;
   }
@@ -143,6 +160,22 @@ void Arena::release(Buffer* buffer) {
   buffer->next = released_.load(std::memory_order_relaxed);
   while (!released_.compare_exchange_weak(buffer->next, buffer, std::memory_order_release, std::memory_order_relaxed)) {
   }
+}
+
+void Arena::give_up(Buffer* buffer) {
+  used_[int(buffer->use)] -= buffer->block->bytes;
+  give_back(buffer->block, launched.load(std::memory_order_relaxed));
+  buffer->block = nullptr;
+  buffer->gone.store(true, std::memory_order_release);
+}
+
+void Arena::take(Buffer* buffer, Buffer* from) {
+  buffer->block = from->block, buffer->offset = from->offset;
+  buffer->gone.store(false, std::memory_order_release);
+  --live_;
+  from->references.store(0, std::memory_order_relaxed);
+  from->dead = true;
+  spare(from);
 }
 
 void Arena::drain() {
@@ -157,9 +190,12 @@ void Arena::drain() {
     while (buffer) {
       Buffer* next = buffer->next;
       --live_;
-      used_[int(buffer->use)] -= buffer->block->bytes;
-      give_back(buffer->block, buffer->touched);
+      if (buffer->block) {
+        used_[int(buffer->use)] -= buffer->block->bytes;
+        give_back(buffer->block, buffer->touched);
+      }
       buffer->packed.clear();
+      buffer->root = {};
       buffer->dead = true;
       if (!buffer->launches) spare(buffer);
       buffer = next;

@@ -48,12 +48,19 @@ class BufferRef {  // counts Buffer::references
   Buffer* buffer_ = nullptr;
 };
 
-struct PackKey {  // which packed form of a buffer: K, N, strides in elements, first element
-  int64_t k, n, stride_k, stride_n, offset;
+struct PackKey {  // which packed form of a buffer: K, N, strides in elements, first element, dtype
+  int64_t k, n, stride_k, stride_n, offset, dtype;
   bool operator==(const PackKey&) const = default;
+};
+struct PackPart {  // a further matrix beside the first one; a buffer that is gone is never the same again
+  Buffer* source;
+  uint64_t serial;
+  PackKey key;
+  bool operator==(const PackPart&) const = default;
 };
 struct Packed {
   PackKey key;
+  std::vector<PackPart> more;
   BufferRef buffer;
 };
 
@@ -69,16 +76,21 @@ struct Block {  // a stretch of the arena, free or taken
 };
 
 struct Buffer {
-  std::atomic<uint32_t> references{1};  // tensors, views, packed forms
+  std::atomic<uint32_t> references{1};  // tensors, views, packed forms, continuations
   uint32_t launches = 0;                // uncommitted launches that name it: they keep this record, not the memory
   Use use = Use::TENSOR;
   bool dead = false;
+  bool viewed = false;            // Python has seen its memory, and may see it again at any time
+  std::atomic<bool> gone{false};  // its memory is given up: Stream::restore() makes it anew from a packed form
   Arena* arena = nullptr;
   Block* block = nullptr;
   uint64_t offset = 0, bytes = 0;
+  uint64_t serial = 0;   // of all buffers that there were
   uint64_t seq = 0;      // the launch that writes it; 0: the host did
   uint64_t touched = 0;  // at release: the last launch pushed
   Failure failure;       // why its bytes mean nothing
+  BufferRef root;        // a continuation: whose memory this is; it has none of its own
+  uint64_t extent = 0;   // of memory with room to grow into: bytes that tensors have so far
   std::vector<Packed> packed;
   Buffer* next = nullptr;  // in the list of released, or of spare ones
   uint8_t* data() const;
@@ -120,7 +132,17 @@ class Arena {
   // Memory for `bytes`, ARENA_ALIGN aligned; contents undefined. `committed`: launches that are done. nullptr: there is no
   // such block and none can be made. Throws nothing.
   Buffer* allocate(uint64_t bytes, uint64_t committed, Writer writer, Use use = Use::TENSOR);
+  // The same memory under another record, with a launch and a failure of its own: what is appended there changes nothing that
+  // was there before.
+  Buffer* continued(Buffer* root);
   void release(Buffer* buffer);    // the last reference is gone
+  void give_up(Buffer* buffer);    // its memory alone: launches pushed so far may still read it
+  void take(Buffer* buffer, Buffer* from);  // memory for it again, that of `from`, which nobody else names
+  template <class Act> void for_each(Act act) {  // living buffer
+    drain();
+    for (Buffer& buffer : buffers_)
+      if (buffer.references.load(std::memory_order_relaxed) && !buffer.dead) act(buffer);
+  }
   void forget_launch(Buffer* buffer);  // one launch that named it is committed
   void close();                    // the stream is gone; no release() may run beside it
 
@@ -158,6 +180,7 @@ class Arena {
   void settle();
   void spare(Buffer* buffer);
   Block* new_block();
+  Buffer* new_buffer(uint64_t bytes, Use use);
 
   int fd_ = -1;
   uint8_t* data_ = nullptr;
@@ -178,6 +201,7 @@ class Arena {
   Buffer* spare_buffers_ = nullptr;
   bool closed_ = false;  // nobody empties `released_` any more, nothing is allocated
   std::atomic<Buffer*> released_{nullptr};
+  uint64_t serials_ = 0;
   uint64_t live_ = 0;                 // buffers that are not released, until close()
   std::atomic<uint64_t> left_{0};     // the same from close() on, when nobody has the lock any more
 };

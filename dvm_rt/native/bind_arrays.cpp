@@ -71,6 +71,11 @@ nb::object as_tensor(Stream& stream, nb::handle array, std::optional<int> dtype)
 namespace {
 int tensor_buffer(PyObject* self, Py_buffer* view, int flags) {
   const Tensor& tensor = *nb::inst_ptr<Tensor>(self);
+  if (tensor.buffer->gone) {
+    PyErr_SetString(PyExc_BufferError, "stream: tensor: memory, got a matrix of which only the packed form is there, allowed what Stream.read() gave");
+    return -1;
+  }
+  tensor.buffer->viewed = true;
   return PyBuffer_FillInfo(view, self, tensor.data(), Py_ssize_t(tensor.bytes), 1, flags);
 }
 
@@ -86,6 +91,10 @@ const Tensor& await_value(Stream& stream, nb::handle object, double timeout_s) {
   stream.enter();
   if (tensor.buffer->arena != &stream.arena())
     throw Error("ClosedError", "stream: read: a tensor of another runtime, got one, allowed those of this runtime");
+  if (tensor.buffer->gone) {
+    StreamLock lock(stream);
+    if (tensor.buffer->gone) stream.restore(*tensor.buffer.get());
+  }
   if (!stream.settled(tensor)) {
     if (!wait_for(stream, tensor.seq(), timeout_s))
       throw Error("DeviceTimeoutError", "stream: read: seconds for launch " + std::to_string(tensor.seq()) + ", got " + std::to_string(timeout_s) +
@@ -171,6 +180,11 @@ void bind_tensor(nb::module_& m) {
       .def_prop_ro("shape", &shape_tuple)
       .def_prop_ro("dtype", [](const Tensor& t) { return int(t.dtype); }, "Code of dvm_rt.dtypes.")
       .def_prop_ro("rank", [](const Tensor& t) { return int(t.rank); })
+      .def_prop_ro("signature", [](const Tensor& t) {
+         uint32_t ones = 0;
+         for (int d = 0; d < t.rank; ++d) ones |= uint32_t(t.dims[d] == 1) << d;
+         return uint32_t(t.dtype) << 16 | uint32_t(t.rank) << 8 | ones;
+       }, "What a plan for all sizes depends on: dtype, rank, and which sizes are 1.")
       .def_prop_ro("nbytes", [](const Tensor& t) { return t.bytes; })
       .def_prop_ro("seq", [](const Tensor& t) { return t.seq(); }, "The launch that makes it; 0: it was copied in.")
       .def_prop_ro("arena_offset", [](const Tensor& t) { return t.arena_offset(); })

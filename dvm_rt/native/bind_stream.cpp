@@ -7,6 +7,8 @@
 #include <structmember.h>
 #include <unordered_map>
 
+thread_local uint64_t deadline_ns = 0;
+
 namespace {
 void collect(nb::handle sequence, Arguments& out) {
   out.owner = adopt(PySequence_Fast(sequence.ptr(), "stream: call: arguments: not a sequence of tensors"));
@@ -16,6 +18,7 @@ void collect(nb::handle sequence, Arguments& out) {
 
 nb::object call(Stream& stream, uint32_t plan, const Arguments& args) {
   stream.enter();
+  check_deadline("launch");
   InsideClient inside(stream);
   take_credit(stream);
   const size_t count = stream.output_count(plan);
@@ -56,8 +59,10 @@ nb::dict stats(Stream& stream) {
   }
   out["launched"] = stream.launched(), out["done"] = stream.done();
   out["calls"] = c.calls, out["cached_calls"] = c.cached_calls, out["plans"] = plans, out["programs"] = c.instances;
-  out["encoded"] = c.encoded, out["encode_ns"] = c.encode_ns, out["packs"] = c.packs, out["evicted"] = c.evicted;
+  out["encoded"] = c.encoded, out["encode_ns"] = c.encode_ns, out["load_ns"] = c.load_ns, out["packs"] = c.packs, out["evicted"] = c.evicted;
   out["refused"] = c.refused, out["traps"] = c.traps, out["devices_lost"] = c.devices_lost, out["outbox"] = outbox;
+  out["guessed"] = c.guessed, out["guessed_right"] = c.guessed_right, out["guessed_wrong"] = c.guessed_wrong;
+  out["appended_in_place"] = c.appended_in_place;
   out["program_cache_bytes"] = c.program_cache_bytes, out["sections_split"] = split;
   nb::dict bytes;
   bytes["tensors"] = memory.tensors, bytes["workspace"] = memory.workspace, bytes["packed"] = memory.packed;
@@ -171,9 +176,10 @@ class Dispatcher {
     PyObject* session = nullptr;
     for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(args.ptr()); ++i) {
       PyObject* array = PyTuple_GET_ITEM(args.ptr(), i);
-      PyObject* tensor = arrays_.tensor(array);
+      const bool is_number = PyFloat_CheckExact(array);
+      PyObject* tensor = is_number ? number(float(PyFloat_AS_DOUBLE(array))) : arrays_.tensor(array);
       if (!tensor) return nb::none();
-      if (!session) session = arrays_.session(array);
+      if (!session && !is_number) session = arrays_.session(array);
       const Tensor& t = tensor_of(tensor);
       arguments.add(t);
       uint32_t ones = 0;
@@ -182,6 +188,7 @@ class Dispatcher {
       if (i < 16) held[i] = nb::borrow(tensor);
       else more.push_back(nb::borrow(tensor));
     }
+    if (!session) return nb::none();
     std::span<const uint32_t> wanted(key, arguments.count);
     auto found = plans_.find(hash(wanted));
     if (found == plans_.end()) return nb::none();
@@ -207,6 +214,21 @@ class Dispatcher {
       PyTuple_SET_ITEM(made.ptr(), i, arrays_.make(nb::borrow(PyTuple_GET_ITEM(out.ptr(), i)), session.ptr()).release().ptr());
     return made;
   }
+  // The tensor of a number, borrowed; null: there is no memory that the host may write now. Numbers come again.
+  PyObject* number(float value) {
+    const uint32_t bits = std::bit_cast<uint32_t>(value);
+    if (auto found = numbers_.find(bits); found != numbers_.end()) return found->second.ptr();
+    std::optional<Tensor> tensor;
+    {
+      StreamLock lock(*stream_);  // may let another thread in here
+      tensor = stream_->host_tensor(uint8_t(DType::FLOAT32), {});
+    }
+    if (!tensor) return nullptr;
+    memcpy(tensor->data(), &value, sizeof value);
+    nb::object made = wrap(std::move(*tensor));
+    if (numbers_.size() >= NUMBERS_MAX) numbers_.clear();
+    return (numbers_[bits] = made).ptr();
+  }
   static uint32_t packed(uint32_t dtype, uint32_t rank, uint32_t ones) { return dtype << 16 | rank << 8 | ones; }
   static uint64_t hash(std::span<const uint32_t> key) {
     uint64_t h = key.size();
@@ -217,6 +239,8 @@ class Dispatcher {
   Stream* stream_;
   ArrayType arrays_;
   std::unordered_map<uint64_t, std::vector<Entry>> plans_;
+  static constexpr size_t NUMBERS_MAX = 256;
+  std::unordered_map<uint32_t, nb::object> numbers_;  // by their bits
 };
 }  // namespace
 
@@ -275,6 +299,16 @@ static void bind_stream_policy(nb::class_<Stream>& c) {
        }, nb::arg("program_id"))
       .def("prefetch", [](Stream& s, uint32_t plan, const std::vector<int64_t>& symbols) { StreamLock l(s); return s.prefetch(plan, symbols); },
            nb::arg("plan"), nb::arg("symbols"), "Has a program made before a launch wants it; returns its number.")
+      .def("adopt", [](Stream& s, uint32_t plan, const std::vector<int64_t>& symbols, nb::bytes program) {
+         StreamLock l(s);
+         return s.adopt(plan, symbols, span_of(program));
+       }, nb::arg("plan"), nb::arg("symbols"), nb::arg("program"),
+           "The same with a program of `encoded`, verified here. Raises InvalidBytecodeError if it is none for these sizes.")
+      .def("encoded", [](Stream& s, uint32_t plan, const std::vector<int64_t>& symbols) {
+         std::vector<uint8_t> out;
+         { StreamLock l(s); out = s.encoded(plan, symbols); }
+         return bytes_of(out);
+       }, nb::arg("plan"), nb::arg("symbols"), "The program of an instance that there is; empty: there is nothing to run.")
       .def("plan_bytes", [](Stream& s, uint32_t plan) {
          StreamLock l(s);
          auto& bytes = s.plan(plan).bytes;
@@ -290,10 +324,17 @@ static void bind_stream_policy(nb::class_<Stream>& c) {
          StreamLock l(s);
          s.fail_program(id, Error(known, message));
        }, nb::arg("program_id"), nb::arg("type"), nb::arg("message"), "Its launches, and all that is computed from them, give this error.")
+      .def("fail_launch", [](Stream& s, uint64_t seq, const std::string& type, const std::string& message) {
+         const char* known = failure_class(type);
+         StreamLock l(s);
+         s.fail_launch(seq, Error(known, message));
+       }, nb::arg("seq"), nb::arg("type"), nb::arg("message"), "Before device_lost(): the next device does not run it; it, and all that is computed from it, give this error.")
       .def("retire", &events_of, "Takes commits and events into account; returns the events since the last call.")
       .def("device_lost", [](Stream& s, bool encode_all) { StreamLock l(s); s.device_lost(encode_all); }, nb::arg("encode_all") = true,
            "The device is dead and no other is started yet: everything that is not committed is pushed again for the next. "
            "encode_all=False: but not the programs that workers were asked for and that no commit has shown to be there.")
+      .def("run_ahead", [](Stream& s, uint64_t until) { s.enter(); InsideClient inside(s); run_ahead(s, until); pump(s, true); }, nb::arg("until"),
+           "Makes programs that are likely to be called next, until launch `until` is done: for who is about to wait for it.")
       .def("wake_all", [](Stream& s) { StreamLock l(s); s.wake_all(); }, "Wakes everybody who waits, to look again.")
       .def("fail", [](Stream& s, const std::string& type, const std::string& message) {
          const char* known = failure_class(type);
@@ -318,17 +359,30 @@ static void bind_stream_policy(nb::class_<Stream>& c) {
 }
 
 void bind_stream(nb::module_& m) {
+  nb::class_<RunAhead>(m, "RunAhead", "Learns from the order of calls which come next; for tests: the stream has its own.")
+      .def(nb::init<>())
+      .def("observe", [](RunAhead& a, uint32_t plan, const std::vector<int64_t>& symbols) { a.observe(plan, symbols); }, nb::arg("plan"), nb::arg("symbols"))
+      .def("forget", &RunAhead::forget, nb::arg("plan"))
+      .def("guesses", [](const RunAhead& a, int depth, int branches, size_t limit) {
+         nb::list out;
+         for (auto& call : a.guesses(depth, branches, limit)) out.append(nb::make_tuple(call.plan, nb::tuple(nb::cast(call.symbols))));
+         return out;
+       }, nb::arg("depth"), nb::arg("branches"), nb::arg("limit"), "[(plan, symbols)], the nearest first.");
+  m.def("set_deadline", [](uint64_t at) { return std::exchange(deadline_ns, at); }, nb::arg("at_ns"),
+        "The request of this thread has to be done by then (now_ns); 0: whenever. Returns what was set before.");
   m.def("now_ns", &now_ns, "The clock of traces and counters.");
   nb::class_<Stream> c(m, "Stream");
   c.def("__init__", [](Stream* s, bool inline_mode, uint64_t arena_bytes_max, uint64_t program_cache_bytes, uint64_t ring_bytes,
                        uint64_t launches_max, int workers, double spin_us, double credit_timeout_s, const std::string& encode_mode,
-                       const std::string& target, int threads, double loop_s) {
+                       const std::string& target, int threads, int ahead_depth, int ahead_branches,
+                       size_t ahead_max, double loop_s) {
      new (s) Stream({inline_mode, arena_bytes_max, program_cache_bytes, ring_bytes, launches_max, workers, spin_us, credit_timeout_s, target,
-                     threads_checked(threads), loop_s});
+                     threads_checked(threads), ahead_depth, ahead_branches, ahead_max, loop_s});
      s->set_default_where(where_named(encode_mode));
    }, nb::arg("inline") = true, nb::arg("arena_bytes_max") = 4ull << 30, nb::arg("program_cache_bytes") = 64ull << 20,
       nb::arg("ring_bytes") = 16ull << 20, nb::arg("launches_max") = 1024, nb::arg("workers") = 0, nb::arg("spin_us") = 200.0,
-      nb::arg("credit_timeout_s") = 60.0, nb::arg("encode_mode") = "auto", nb::arg("target") = "", nb::arg("threads") = 1, nb::arg("loop_s") = 1e6)
+      nb::arg("credit_timeout_s") = 60.0, nb::arg("encode_mode") = "auto", nb::arg("target") = "", nb::arg("threads") = 1,
+      nb::arg("ahead_depth") = 4, nb::arg("ahead_branches") = 4, nb::arg("ahead_max") = 64, nb::arg("loop_s") = 1e6)
       .def("asarray", &as_tensor, nb::arg("array"), nb::arg("dtype") = nb::none(), "Copies an array in, C order. `dtype`: code, for bfloat16 bits.")
       .def("register", [](Stream& s, nb::bytes plan, nb::sequence captured) {
          std::vector<Tensor> tensors;
@@ -374,6 +428,8 @@ void bind_stream(nb::module_& m) {
          if (outermost) s.ended(end_ns);
          s.add_trace(TraceKind::PLAN, begin_ns, end_ns, plan, kernels);
        }, nb::arg("outermost"), nb::arg("begin_ns"), nb::arg("plan"), nb::arg("kernels"), "begin_ns: of time.monotonic_ns().")
+      .def("release_sources", [](Stream& s) { StreamLock l(s); return s.release_sources(); },
+           "Gives up the memory of matrices that are packed, now and later; returns the bytes given up now.")
       .def("close", [](Stream& s) { std::unique_lock lock(s.lock()); s.close(); })
       .def("fail_allocation", [](Stream& s, uint64_t after) { StreamLock l(s); s.arena().fail_after = after; }, nb::arg("after"),
            "Fault injection: the allocation after `after` others fails.");

@@ -46,6 +46,14 @@ struct InsideClient {
   }
 };
 
+// The request that this thread works on has to be done by then (now_ns); 0: whenever. It ends at its next launch, or while it
+// waits.
+extern thread_local uint64_t deadline_ns;
+inline void check_deadline(const char* what) {
+  if (deadline_ns && now_ns() >= deadline_ns)
+    throw Error("DeviceTimeoutError", std::string("request: ") + what + ": got one behind the deadline of the request, allowed none");
+}
+
 // Waits without the GIL, in slices short enough for Ctrl-C. False: the time is over.
 template <class Wait> bool wait_in_slices(double timeout_s, Wait wait) {
   const uint64_t begin = now_ns(), left = nanoseconds(timeout_s), end = left > NEVER - begin ? NEVER : begin + left;
@@ -53,10 +61,12 @@ template <class Wait> bool wait_in_slices(double timeout_s, Wait wait) {
     bool there;
     {
       nb::gil_scoped_release released;
-      there = wait(std::min<uint64_t>(end - now, 50'000'000));
+      const uint64_t left = deadline_ns ? (deadline_ns > now ? deadline_ns - now : 0) : 50'000'000;
+      there = wait(std::min<uint64_t>({end - now, 50'000'000, left}));
     }
     if (there) return true;
     if (PyErr_CheckSignals()) throw nb::python_error();
+    check_deadline("wait");
     if (now_ns() >= end) return false;
   }
 }
@@ -67,11 +77,16 @@ inline void pump(Stream& stream, bool waits) {
   if (count && stream.on_outbox && (waits || count >= stream.outbox_limit)) stream.on_outbox(waits);
 }
 
+inline void run_ahead(Stream& stream, uint64_t until) {
+  if (std::unique_lock held(stream.lock(), std::try_to_lock); held) stream.run_ahead(until);
+}
+
 inline bool wait_for(Stream& stream, uint64_t seq, double timeout_s) {
   stream.enter();
   if (stream.done() >= seq) return true;
-  pump(stream, true);
   InsideClient inside(stream);
+  run_ahead(stream, seq);
+  pump(stream, true);
   const bool there = wait_in_slices(timeout_s, [&](uint64_t ns) { return stream.wait(seq, ns); });
   inside.is(TraceKind::WAIT, seq, there);
   return there;

@@ -56,7 +56,7 @@ bool fits(const ProgramArg& want, const Binding& got) {
 }  // namespace
 
 Context::Context() {
-  memset(static_cast<void*>(this), 0, sizeof *this);
+  memset(static_cast<void*>(this), 0, offsetof(Context, many));
   lanes_dtype = 255;
 }
 
@@ -258,6 +258,10 @@ Trap Machine::run(const VerifiedProgram& program, std::span<const Binding> args,
     if (i >= args.size() || !fits(wanted[i], args[i]))
       return {TrapCode::BINDING, 0, uint32_t(i), i < args.size() ? int64_t(args[i].bytes) : 0, int64_t(wanted[i].bytes)};
   reserve(program);
+  for (size_t i = 0; i < head.arg_count; i++)
+    for (size_t j = 0; wanted[i].mode & ZERO_FILL && j < head.arg_count; j++)
+      if (i != j && args[i].address == args[j].address && wanted[i].bytes && wanted[j].bytes)
+        return {TrapCode::BINDING, 0, uint32_t(i), int64_t(j), 0};  // what is cleared would be another one's
   for (size_t i = 0; i < head.arg_count; i++)
     if (wanted[i].mode & ZERO_FILL) memset(args[i].address, 0, wanted[i].bytes);
   if (program.zero_workspace()) memset(workspace, 0, head.workspace_bytes);

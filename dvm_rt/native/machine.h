@@ -2,7 +2,8 @@
 // when it meets a larger scratch need.
 //
 // Bits do not depend on the number of threads, and neither do traps: of all units that would trap, the first one counts.
-// Buffers of a launch that overlap where one of them is written are the only exception; the stream never makes such.
+// Buffers of a launch that overlap where one of them is written are the only exception. The stream makes one kind of such: an
+// output that continues an input starts where the input starts, and is written behind it; copying the input there does nothing.
 #pragma once
 #include <vector>
 #include "target.h"

@@ -75,18 +75,26 @@ struct Checker {
         return check.below("parameter", b.index, plan.parameters().size()) &&
                check.below("pack", b.pack, plan.packs().size()) &&
                check.is(plan.packs()[b.pack].parameter == b.index, "pack", b.pack, "a pack of the parameter") &&
-               check.is(b.dtype == uint8_t(DType::FLOAT32), "dtype", b.dtype, "float32");
+               check.below("packs side by side", size_t(b.pack) + plan.packs()[b.pack].reserved, plan.packs().size()) &&
+               check.is(b.dtype == plan.parameters()[b.index].dtype, "dtype", b.dtype, "that of the parameter");
       case BufferRole::OUTPUT:
+        if (b.pack != NONE && !(check.below("parameter that an output continues", b.pack, plan.parameters().size()) &&
+                                check.is(b.dtype == plan.parameters()[b.pack].dtype, "dtype", b.dtype, "that of the parameter it continues")))
+          return false;
         return check.below("output", b.index, plan.outputs().size()) &&
                check.is(plan.outputs()[b.index].buffer == number, "output", b.index, "the output of this buffer");
       case BufferRole::TEMPORARY: return check.below("slot", b.index, size_t(plan.slots()));
     }
     return check.fail("role", b.role, "0 to 3");
   }
+  static bool is_packable(uint8_t dtype) {
+    const DType d = DType(dtype);
+    return d == DType::FLOAT32 || d == DType::FLOAT16 || d == DType::BFLOAT16;
+  }
   bool pack(const PlanPack& p) {
     return check.below("parameter", p.parameter, plan.parameters().size()) &&
-           check.is(plan.parameters()[p.parameter].dtype == uint8_t(DType::FLOAT32), "dtype of the parameter",
-                    plan.parameters()[p.parameter].dtype, "float32") &&
+           check.is(is_packable(plan.parameters()[p.parameter].dtype), "dtype of the parameter",
+                    plan.parameters()[p.parameter].dtype, "float32, float16, bfloat16") &&
            expr("k", p.k) && expr("n", p.n) && expr("stride_k", p.stride_k) && expr("stride_n", p.stride_n) &&
            expr_or_none("offset", p.offset);
   }
@@ -108,8 +116,8 @@ struct Checker {
           check.is(size_t(k.first_node) + k.nodes <= plan.nodes().size(), "nodes", k.nodes, "nodes of the plan") &&
           check.is(k.args <= KERNEL_ARGS_MAX, "args", k.args, "0 to 12") &&
           check.is(k.nodes <= MAX_NODES, "nodes", k.nodes, "0 to 64") &&
-          check.is(matmul ? k.args >= 3 : pack || copy ? k.args == 2 : attends ? k.args == 4 || k.args == 5 : control ? k.args == !jump || (loop && !k.args) : !host || k.args >= 1,
-                   "args", k.args, "3 and more, pack and copy 2, attention 4 or 5, host 1 and more, branch 1, jump 0, loop 0 or 1") &&
+          check.is(matmul ? k.args >= 3 : pack ? k.args == 2 : copy ? k.args == 2 || k.args == 3 : attends ? k.args == 4 || k.args == 5 : control ? k.args == !jump || (loop && !k.args) : !host || k.args >= 1,
+                   "args", k.args, "3 and more, pack 2, copy 2 or 3, attention 4 or 5, host 1 and more, branch 1, jump 0, loop 0 or 1") &&
           check.is(!(pack || host || copy || control) || k.nodes == 0, "nodes", k.nodes, "none in a pack, a copy, a host kernel, a branch, a jump and a loop") &&
           (matmul || pack || host || attends || control ? expr("depth", k.depth) : expr_or_none("depth", k.depth)))) {
       return false;
@@ -124,7 +132,9 @@ struct Checker {
     if (host) return host_args(args);
     if (control) return control_kernel(k, args, number);
     if (copy) {
-      return check.is(args[0].mode == READ && args[1].mode == WRITE, "mode", args[0].mode, "READ, then WRITE") &&
+      const bool scatters = k.args == 3;
+      return check.is(args[0].mode == READ && args[1].mode == (scatters ? WRITE | GATHER : WRITE), "mode", args[1].mode,
+                      "READ, then WRITE, or WRITE | GATHER and the number of a row") &&
              check.is(args[0].dtype == args[1].dtype, "dtype of a copy", args[1].dtype, "one for both");
     }
     return nodes(k, args, plan.nodes().subspan(k.first_node, k.nodes));
@@ -154,8 +164,9 @@ struct Checker {
       return false;
     }
     if (!(a.mode & GATHER)) return true;
-    if (!(check.is(k.kind == uint8_t(SectionKind::VECTOR), "kind", k.kind, "gather only in vector kernels") &&
-          check.is(a.mode == (READ | GATHER), "mode", a.mode, "READ | GATHER") &&
+    const bool copy = k.kind == uint8_t(SectionKind::COPY);
+    if (!(check.is(k.kind == uint8_t(SectionKind::VECTOR) || (copy && a.index == 2), "kind", k.kind, "gather only in vector kernels and copies") &&
+          check.is(a.mode == ((copy ? WRITE : READ) | GATHER), "mode", a.mode, "READ | GATHER, of a copy WRITE | GATHER") &&
           check.below("index of a gather", a.index, k.args) && expr("limit", a.limit) && expr("depth", a.depth))) {
       return false;
     }
@@ -173,7 +184,10 @@ struct Checker {
   bool matmul_args(std::span<const PlanArg> args, uint8_t dtype) {
     for (const PlanArg& a : args.first(3)) {
       const bool bytes = &a != &args[2] && DType(dtype) == DType::INT32 && (DType(a.dtype) == DType::INT8 || DType(a.dtype) == DType::UINT8);
-      if (!check.is(a.dtype == dtype || bytes, "dtype of a matrix", a.dtype, "the compute dtype; int8, uint8 into int32")) return false;
+      const bool weights = &a == &args[1] && a.mode & PACKED && is_packable(a.dtype);
+      if (!check.is(a.dtype == dtype || bytes || weights, "dtype of a matrix", a.dtype,
+                    "the compute dtype; int8, uint8 into int32; float16, bfloat16 of a packed B"))
+        return false;
     }
     return check.is(!(args[1].mode & PACKED) || DType(dtype) == DType::FLOAT32, "mode of B", args[1].mode, "READ") &&
            check.is(args[0].mode == READ, "mode of A", args[0].mode, "READ") &&

@@ -12,6 +12,9 @@
 //   inputs, and the host never writes where an uncommitted launch reads or writes.
 // - A program is known by a number that stands for (plan, symbols). Who encodes it is decided when it is first needed
 //   (Where); encoding is pure, so anybody may do it again at any time, and a program may arrive twice.
+// - Memory that grows (`grown`): an output that continues a parameter lies in the parameter's memory, behind its bytes, if
+//   there is room and nobody has continued it before; else in new memory with room. A launch writes only behind what was
+//   there, so that running it again gives the same bytes; the records of both (Buffer) are apart.
 // - A launch that traps poisons its outputs and all that is computed from them: reading any of them throws the error of
 //   the origin. Failure is settled when a launch retires, in stream order.
 #pragma once
@@ -22,6 +25,7 @@
 #include <optional>
 #include <string>
 #include <unordered_map>
+#include "ahead.h"
 #include "control.h"
 #include "machine.h"
 #include "plan.h"
@@ -45,6 +49,9 @@ struct StreamOptions {
   double credit_timeout_s = 60;
   std::string target;  // "": the best
   int threads = 1;     // that run kernels, inline
+  int ahead_depth = 4;     // calls ahead of the last one whose programs are made while the caller waits; 0: none
+  int ahead_branches = 4;  // of those that may come next
+  size_t ahead_max = 64;   // programs that were guessed and not called yet
   double loop_s = 1e6;  // that loops of a launch may take, inline
 };
 
@@ -68,6 +75,8 @@ struct Instance {  // an operator instance: a plan for one set of dimensions, an
   std::vector<PackKey> packs;
   uint64_t workspace_bytes = 0;
   bool empty = false;  // nothing to run
+  bool guessed = false;  // by run_ahead(), and not called yet
+  bool ahead = false;    // asked for before any launch, and no commit has shown that it came
   std::unique_ptr<VerifiedProgram> program;  // inline
   ProgramState state = ProgramState::ABSENT;
   bool failure_pushed = false;  // the device knows that this program fails
@@ -96,8 +105,9 @@ struct Argument {
 };
 
 struct StreamCounters {
-  uint64_t calls = 0, cached_calls = 0, encoded = 0, encode_ns = 0, packs = 0, evicted = 0, refused = 0, traps = 0,
-           devices_lost = 0, busy_ns = 0, program_cache_bytes = 0, instances = 0, host_calls = 0, host_ns = 0;
+  uint64_t calls = 0, cached_calls = 0, encoded = 0, encode_ns = 0, load_ns = 0, packs = 0, evicted = 0, refused = 0, traps = 0,
+           devices_lost = 0, appended_in_place = 0, busy_ns = 0, program_cache_bytes = 0, instances = 0, host_calls = 0, host_ns = 0,
+           guessed = 0, guessed_right = 0, guessed_wrong = 0;
 };
 
 inline uint64_t hash_of(std::span<const int64_t> values) {
@@ -139,6 +149,10 @@ class Stream {
   std::vector<Tensor>& outputs() { return outputs_; }
   void retire();  // takes events and commits into account
   void flush();   // pushes what found no room before
+  // Gives up the memory of matrices that are packed for the matrix unit, now and as soon as they are from now on; returns
+  // the bytes. Who needs one of them as it was gets it unpacked again (restore).
+  uint64_t release_sources();
+  void restore(Buffer& buffer);  // its memory is there again, once the launch that writes it is done
   void fail(Error error);  // everybody who waits or comes gets this
   void close();
 
@@ -154,9 +168,14 @@ class Stream {
   bool deliver(uint64_t id, std::span<const uint8_t> program);     // false: no room now, or not wanted any more
   std::optional<ProgramState> program_state(uint64_t id) const;
   uint64_t prefetch(uint32_t plan, std::span<const int64_t> symbols);  // its program, before any launch wants it
+  void run_ahead(uint64_t until);  // makes programs that are likely to be called next, until launch `until` is done
+  // The same with a program that was encoded before. Throws InvalidBytecodeError if it is none, or not one for these sizes.
+  uint64_t adopt(uint32_t plan, std::span<const int64_t> symbols, std::span<const uint8_t> program);
+  std::vector<uint8_t> encoded(uint32_t plan, std::span<const int64_t> symbols);  // what adopt() takes
   void device_lost(bool encode_all = true);  // false: programs that workers have in hand stay with them
   void wake_all();
   void fail_program(uint64_t id, Error error);  // its launches, committed or not yet, give this
+  void fail_launch(uint64_t seq, Error error);  // it is not run by the device that comes after device_lost(); it gives this
   // Somebody should take the outbox: it has grown to `outbox_limit`, or (true) a thread is about to wait. Called without the
   // lock, on the thread that called or waits.
   std::function<void(bool)> on_outbox;
@@ -188,7 +207,7 @@ class Stream {
     Instance* instance = nullptr;
     std::vector<uint8_t> record;
     std::vector<Buffer*> reads, writes;
-    Failure failure;
+    Failure failure, poison;  // poison: it is not to be run any more
   };
 
   PlanState& plan_state(uint32_t number);
@@ -205,6 +224,7 @@ class Stream {
   void release_plan(PlanState& plan);
 
   void check_encoded(Instance& instance);
+  bool is_for(const Instance& instance, const VerifiedProgram& program) const;
   std::span<const uint8_t> encode(Instance& instance, Failure& failure, bool evaluated = false);
   bool provide(Instance& instance, bool here);
   bool push_program(Instance& instance);
@@ -215,8 +235,16 @@ class Stream {
   void owe(Instance& instance);
   Where where(const PlanState& plan) const { return plan.where == Where::AUTO ? default_where_ : plan.where; }
 
-  Buffer* packed(const Tensor& source, const PackKey& key);
+  void guess(const RunAhead::Call& call);
+  void drop_guesses(size_t keep);
+
+  Buffer* packed(std::span<const PlanPack> packs, std::span<const PackKey> keys);
+  void pack(const Tensor& source, const PackKey& key, Buffer& form, uint64_t at);
+  Instance& packing(const PackKey& key, bool back);
+  bool may_give_up(const Buffer& buffer) const;
+  bool wanted_as_it_is(const PlanState& state, const Buffer* buffer) const;
   Buffer* output_buffer(uint64_t bytes, Use use);
+  Buffer* grown(const Tensor& from, uint64_t bytes);
   Error out_of_memory(uint64_t bytes);
   void reserve_workspace(uint64_t bytes);
   void submit(Instance& instance, std::span<const Argument> arguments);
@@ -252,13 +280,19 @@ class Stream {
   std::deque<uint64_t> outbox_;
   std::vector<RingHead> drops_;
   std::vector<uint64_t> owed_;
+  RunAhead ahead_;
+  std::deque<uint64_t> guesses_;  // programs, in the order in which they were guessed
   std::vector<Event> events_;
   Where default_where_ = Where::CALLER;
   uint64_t encode_work_ns_ = 0;
   StreamCounters counters_;
 
   BufferRef workspace_;
+  bool release_sources_ = false;
   std::vector<uint8_t> scratch_;
+  std::span<const uint8_t> given_;  // the program of the instance that is being made; empty: it is encoded
+  std::vector<std::pair<Buffer*, uint64_t>> extents_;  // what this call has grown, and how far it reached before
+  bool poison_pushed_ = false;  // the device knows POISON
   std::vector<int64_t> values_;
   std::vector<uint64_t> slots_;
   uint64_t encoded_at_ns_ = 0;
@@ -267,6 +301,7 @@ class Stream {
   std::vector<BufferRef> made_;
   std::vector<Tensor> outputs_;
   std::vector<const Tensor*> parameters_;
+  std::vector<PackPart> parts_;
   Instance* prepared_ = nullptr;
 };
 

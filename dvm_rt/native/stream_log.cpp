@@ -6,6 +6,7 @@
 namespace dvm {
 
 constexpr size_t EVENTS_KEPT = 1 << 16;
+constexpr uint64_t POISON = ~0ull;  // a program that there never is: what launches it traps
 
 static Failure trapped(uint64_t seq, const Instance& instance, const Trap& trap) {
   std::string what = TrapCode_NAMES[size_t(trap.code) < std::size(TrapCode_NAMES) ? size_t(trap.code) : 0];
@@ -59,7 +60,7 @@ void Stream::run(Instance& instance, std::span<const Argument> arguments, uint64
 void Stream::log(Instance& instance, std::span<const Argument> arguments, uint64_t seq) {
   Launched& e = entry(seq);
   e.instance = &instance;
-  e.failure.reset();
+  e.failure.reset(), e.poison.reset();
   e.reads.clear(), e.writes.clear();
   e.record.resize(sizeof(LaunchHead) + arguments.size() * sizeof(LaunchArg));
   LaunchHead head{{uint32_t(RingKind::LAUNCH), uint32_t(arguments.size()), instance.id}, seq,
@@ -90,6 +91,7 @@ void Stream::flush() {
   }
   for (uint64_t launched = launched_; pushed_ < launched; ++pushed_) {
     Launched& e = entry(pushed_ + 1);
+    if (e.poison && !poison_pushed_ && !(poison_pushed_ = push_record(RING_FAILS, POISON, {}))) break;
     if (!provide(*e.instance, false) || !push(e.record.data(), e.record.size())) break;
   }
   wake_device();
@@ -104,7 +106,8 @@ void Stream::retire() {
     else if (event.seq > retired_ && event.seq <= launched_) {
       Launched& e = entry(event.seq);
       ++counters_.traps;
-      e.failure = e.instance->failure ? e.instance->failure
+      e.failure = e.poison               ? e.poison
+                  : e.instance->failure ? e.instance->failure
                                       : trapped(event.seq, *e.instance, {TrapCode(event.code), uint16_t(event.section), event.word, event.got, event.allowed});
     }
   }
@@ -123,6 +126,7 @@ void Stream::retire() {
     for (Buffer* b : e.reads) arena_->forget_launch(b);
     e.reads.clear(), e.writes.clear();
     if (e.instance->state == ProgramState::ENCODING) e.instance->state = ProgramState::READY;
+    e.instance->ahead = false;
     retired_.store(seq, std::memory_order_release);
   }
 }
@@ -187,6 +191,13 @@ void Stream::fail_program(uint64_t id, Error error) {
   wake_device();
 }
 
+void Stream::fail_launch(uint64_t seq, Error error) {
+  if (inline_mode_ || closed_ || seq <= retired_ || seq > launched_) return;
+  Launched& e = entry(seq);
+  e.poison = failure_of(std::move(error));
+  memcpy(e.record.data() + offsetof(RingHead, program), &POISON, sizeof POISON);
+}
+
 std::optional<ProgramState> Stream::program_state(uint64_t id) const {
   Instance* instance = instance_of(id);
   return instance ? std::optional(instance->state) : std::nullopt;
@@ -202,10 +213,14 @@ void Stream::device_lost(bool encode_all) {
   owed_.clear();
   ++counters_.devices_lost;
   pushed_ = retired_.load();
+  poison_pushed_ = false;
   for (int word : {int(CONTROL_ASLEEP), int(CONTROL_WAITING_PROGRAM)}) control_.set(word, 0);
   control_.set(CONTROL_DEVICE_CPU, NEVER);
   for (auto& [id, instance] : instances_) {
-    if (instance->state == ProgramState::READY) instance->state = ProgramState::ABSENT;
+    // A program that was made ahead of its launch counts as done for those who ship: nobody would send it again.
+    const bool unproven = instance->state == ProgramState::ENCODING && instance->ahead && instance->shipped;
+    if (unproven) std::erase(outbox_, id);
+    if (instance->state == ProgramState::READY || unproven) instance->state = ProgramState::ABSENT;
     instance->failure_pushed = false;
   }
   for (uint64_t seq = pushed_ + 1; seq <= launched_; ++seq) {

@@ -37,6 +37,7 @@ std::vector<Tensor> Stream::forget_plan(uint32_t number) {
   retire();
   std::vector<Tensor> captured = std::move(plan.captured);
   plan.forgotten = true;
+  ahead_.forget(number);
   for (Instance* instance = oldest_; instance;) {
     Instance* newer = instance->newer;
     if (instance->plan == &plan && instance->last_seq <= retired_) forget(instance);  // the others when they are evicted
@@ -87,7 +88,7 @@ Instance& Stream::make_instance(PlanState& plan, std::span<const int64_t> symbol
   instance.dims.clear(), instance.outputs.clear(), instance.buffer_bytes.clear(), instance.packs.clear();
   instance.workspace_bytes = instance.last_seq = instance.uses = instance.program_bytes = 0;
   instance.shipped = instance.pushed = 0;
-  instance.empty = instance.failure_pushed = false;
+  instance.empty = instance.failure_pushed = instance.guessed = instance.ahead = false;
   instance.state = ProgramState::ABSENT;
   instance.newer = nullptr;
   instance.id = next_id_++;
@@ -132,8 +133,9 @@ void Stream::describe(Instance& instance) {
   PlanState& state = *instance.plan;
   if (!state.plan) {
     const int64_t* s = instance.symbols.data();
-    PackKey key{s[0], s[1], s[2], s[3], s[4]};
+    PackKey key{s[0], s[1], s[2], s[3], s[4], s[5]};
     instance.buffer_bytes = {pack_source_bytes(key), packed_bytes(key)};
+    if (s[6]) std::swap(instance.buffer_bytes[0], instance.buffer_bytes[1]);
     return;
   }
   const Plan& plan = *state.plan;
@@ -165,7 +167,8 @@ void Stream::describe(Instance& instance) {
       throw bad("bytes of an output's buffer", std::to_string(instance.buffer_bytes[out.buffer]), std::to_string(out.bytes).c_str());
   for (uint64_t slot : slots_) instance.workspace_bytes += (slot + ARENA_ALIGN - 1) & ~uint64_t(ARENA_ALIGN - 1);
   for (auto& p : plan.packs())
-    instance.packs.push_back({value(p.k), value(p.n), value(p.stride_k), value(p.stride_n), value(p.offset)});
+    instance.packs.push_back({value(p.k), value(p.n), value(p.stride_k), value(p.stride_n), value(p.offset),
+                              plan.parameters()[p.parameter].dtype});
 }
 
 void Stream::touch(Instance& instance) {
@@ -225,7 +228,8 @@ std::span<const uint8_t> Stream::encode(Instance& instance, Failure& failure, bo
   size_t bytes = 0;
   if (!state.plan) {
     const int64_t* s = instance.symbols.data();
-    scratch_ = pack_program({s[0], s[1], s[2], s[3], s[4]});
+    const PackKey key{s[0], s[1], s[2], s[3], s[4], s[5]};
+    scratch_ = s[6] ? unpack_program(key) : pack_program(key);
     bytes = scratch_.size();
   } else {
     if (!evaluated) evaluate(state, instance.symbols);
@@ -256,15 +260,32 @@ static Failure invalid(const Instance& instance, uint32_t code, uint32_t section
       ", allowed what verify() accepts"), {{"code", code}, {"section", section}, {"word", word}}});
 }
 
-// A new instance whose program is made here: errors belong to the call that asked for it.
+// Whether a program takes what launches of this instance give it.
+bool Stream::is_for(const Instance& instance, const VerifiedProgram& program) const {
+  const std::vector<uint16_t>& buffers = instance.plan->arguments;
+  if (program.head().arg_count != buffers.size()) return false;
+  for (size_t i = 0; i < buffers.size(); ++i)
+    if (program.args()[i].bytes > instance.buffer_bytes[buffers[i]]) return false;
+  return true;
+}
+
+// A new instance whose program is made here, or given: errors belong to the call that asked for it.
 void Stream::check_encoded(Instance& instance) {
-  if (instance.empty || (!inline_mode_ && where(*instance.plan) == Where::WORKERS)) return;
+  if (instance.empty || (given_.empty() && !inline_mode_ && where(*instance.plan) == Where::WORKERS)) return;
   Failure failure;
-  auto bytes = encode(instance, failure, true);
+  auto bytes = given_.empty() ? encode(instance, failure, true) : given_;
   if (failure) throw *failure;
   if (bytes.empty()) {
     instance.empty = true;
     return;
+  }
+  if (!given_.empty()) {  // who reads it back from somewhere has not proved anything
+    encoded_at_ns_ = now_ns();
+    VerifyError error;
+    auto program = VerifiedProgram::load(bytes.data(), bytes.size(), error);
+    if (!program) throw *invalid(instance, uint32_t(error.code), error.section, error.word);
+    if (!is_for(instance, *program)) throw *invalid(instance, uint32_t(VerifyCode::ARGUMENT), 0, 0);
+    instance.program_bytes = bytes.size();
   }
   auto* head = reinterpret_cast<const ProgramHead*>(bytes.data());
   instance.workspace_bytes = std::max(instance.workspace_bytes, head->workspace_bytes);
@@ -278,7 +299,9 @@ void Stream::check_encoded(Instance& instance) {
   if (!instance.program) throw *invalid(instance, uint32_t(error.code), error.section, error.word);
   machine_.reserve(*instance.program);
   instance.state = ProgramState::READY;
-  trace_.add(TraceKind::LOAD, begin, now_ns(), instance.id, instance.plan->number);
+  uint64_t end = now_ns();
+  counters_.load_ns += end - begin;
+  trace_.add(TraceKind::LOAD, begin, end, instance.id, instance.plan->number);
 }
 
 bool Stream::push_record(uint32_t flags, uint64_t id, std::span<const uint8_t> program) {
@@ -393,6 +416,24 @@ Instance& Stream::instance_for(PlanState& state, std::span<const Tensor* const> 
   return make_instance(state, {symbols, count}, hash);
 }
 
+uint64_t Stream::adopt(uint32_t number, std::span<const int64_t> symbols, std::span<const uint8_t> program) {
+  given_ = program;
+  struct Ends {
+    std::span<const uint8_t>& given;
+    ~Ends() { given = {}; }
+  } ends{given_};
+  return prefetch(number, symbols);
+}
+
+std::vector<uint8_t> Stream::encoded(uint32_t number, std::span<const int64_t> symbols) {
+  PlanState& plan = plan_state(number);
+  Instance* instance = find(plan, symbols, hash_of(symbols));
+  if (!instance || instance->empty) return {};
+  Failure failure;
+  auto bytes = encode(*instance, failure);
+  return {bytes.begin(), bytes.end()};
+}
+
 uint64_t Stream::prefetch(uint32_t number, std::span<const int64_t> symbols) {
   PlanState& plan = plan_state(number);
   if (!plan.plan || symbols.size() != plan.plan->symbols().size())
@@ -401,9 +442,49 @@ uint64_t Stream::prefetch(uint32_t number, std::span<const int64_t> symbols) {
   uint64_t hash = hash_of(symbols);
   Instance* instance = find(plan, symbols, hash);
   if (!instance && !evaluate(plan, symbols)) throw no_sizes(plan, symbols);
-  if (!instance) instance = &make_instance(plan, symbols, hash);
+  if (!instance) instance = &make_instance(plan, symbols, hash), instance->ahead = true;
   if (!inline_mode_ && !instance->empty) provide(*instance, false), wake_device();
   return instance->id;
+}
+
+// ---- programs before they are wanted ------------------------------------------------------------------------------
+
+void Stream::run_ahead(uint64_t until) {
+  if (inline_mode_ || !options_.ahead_depth) return;
+  for (const RunAhead::Call& call : ahead_.guesses(options_.ahead_depth, options_.ahead_branches, options_.ahead_max)) {
+    if (done() >= until) break;
+    guess(call);
+  }
+  drop_guesses(options_.ahead_max);
+  wake_device();
+}
+
+void Stream::guess(const RunAhead::Call& call) {
+  if (call.plan >= plans_.size() || plans_[call.plan]->forgotten) return;
+  PlanState& plan = *plans_[call.plan];
+  const uint64_t hash = hash_of(call.symbols);
+  if (call.symbols.size() != plan.plan->symbols().size() || find(plan, call.symbols, hash)) return;
+  try {
+    if (!evaluate(plan, call.symbols)) return;
+    Instance& instance = make_instance(plan, call.symbols, hash);
+    instance.guessed = instance.ahead = true;
+    guesses_.push_back(instance.id);
+    ++counters_.guessed;
+    if (!instance.empty) provide(instance, false);
+  } catch (const Error&) {  // no such sizes, or more than a program can hold: whoever calls it is told
+  }
+}
+
+// The oldest guesses that nobody called are wrong: their programs are given up.
+void Stream::drop_guesses(size_t keep) {
+  while (guesses_.size() > keep) {
+    Instance* instance = instance_of(guesses_.front());
+    guesses_.pop_front();
+    if (!instance || !instance->guessed) continue;
+    ++counters_.guessed_wrong;
+    if (instance->state != ProgramState::ENCODING) forget(instance);
+    else instance->guessed = false;  // a worker has it in hand: it goes when there is no room
+  }
 }
 
 }  // namespace dvm

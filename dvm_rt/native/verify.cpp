@@ -192,21 +192,24 @@ class Verifier {
     return true;
   }
 
-  // ---- copies: operand 0 to operand 1, any dtype ----
+  // ---- copies: operand 0 to operand 1, any dtype; operand 2, if there is one, names the row of operand 1 ----
   bool copy() {
     const Section& s = *section_.head;
     auto wrong = [&](VerifyCode code, int64_t got, int64_t allowed) { return refuse(code, Place::SECTION, 0, got, allowed); };
-    if (s.operand_count != 2) return wrong(VerifyCode::OPERAND, s.operand_count, 2);
+    const bool scatters = s.operand_count == 3;
+    if (!scatters && s.operand_count != 2) return wrong(VerifyCode::OPERAND, s.operand_count, 2);
     if (s.word_count) return wrong(VerifyCode::NESTING, s.word_count, 0);
-    for (int i = 0; i < 2; i++) {
+    for (int i = 0; i < s.operand_count; i++) {
       if (!operand(i)) return false;
-      const uint8_t mode = section_.operands[i].mode, allowed = i ? WRITE : READ;
+      const uint8_t mode = section_.operands[i].mode, allowed = i != 1 ? READ : scatters ? WRITE | GATHER : WRITE;
       if (mode != allowed) return refuse_operand(VerifyCode::PERMISSION, i, mode, allowed);
     }
+    for (int d = 0; scatters && d < s.rank; d++)
+      if (section_.operands[2].stride[d]) return refuse_operand(VerifyCode::OPERAND, 2, section_.operands[2].stride[d], 0);
     if (section_.operands[0].dtype != section_.operands[1].dtype)
       return refuse_operand(VerifyCode::DTYPE, 1, section_.operands[1].dtype, section_.operands[0].dtype);
     if (!overlaps()) return false;
-    read_ = 1, stored_ = 2;
+    read_ = scatters ? 5 : 1, stored_ = scatters ? 0 : 2;  // which row is written is known when it is
     record();
     return true;
   }
@@ -450,7 +453,9 @@ class Verifier {
 
   bool gathered_shape(int i) {
     const Operand& x = section_.operands[i];
-    if (kind_ != SectionKind::VECTOR || x.mode & (WRITE | PACKED)) return refuse_operand(VerifyCode::OPERAND, i, x.mode, READ | GATHER);
+    const bool scatters = kind_ == SectionKind::COPY && i == 1 && x.mode == (WRITE | GATHER) && x.index == 2;
+    if (!scatters && (kind_ != SectionKind::VECTOR || x.mode & (WRITE | PACKED)))
+      return refuse_operand(VerifyCode::OPERAND, i, x.mode, READ | GATHER);
     if (x.index >= section_.head->operand_count) return refuse_operand(VerifyCode::OPERAND, i, x.index, section_.head->operand_count - 1);
     const Operand& index = section_.operands[x.index];
     const bool good = (index.dtype == uint8_t(DType::INT32) || index.dtype == uint8_t(DType::INT64)) && index.stride[0] == 0 &&

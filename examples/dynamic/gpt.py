@@ -1,7 +1,8 @@
 """A small GPT that decodes: greedy until an end token, and beam search with a beam that shrinks as hypotheses end.
 
-The cache of keys and values grows by a row each step, so every step has shapes of its own. `step` is one launch: it picks the
-rows of the cache that live on (`parents`), appends, and gives the best tokens of each row."""
+The cache of keys and values, (tokens, rows, width), grows by a token each step, so every step has shapes of its own. `step` is one
+launch: it appends, where the cache lies, and gives the best token of each row. `beam_step` picks the rows of the cache that live
+on (`parents`) first, which moves them."""
 
 from __future__ import annotations
 
@@ -65,12 +66,12 @@ class Gpt:
 
     def _beam_step(self, ids, parents, *caches):
         """As _step, each row going on from row parents[i] of the caches -> log probabilities (b, vocabulary), then the caches."""
-        logits, *grown = self._logits(ids, [dvm.take(cache, parents, axis=0) for cache in caches])
+        logits, *grown = self._logits(ids, [dvm.take(cache, parents, axis=1) for cache in caches])
         return (dvm.log_softmax(logits, axis=-1), *grown)
 
     def _logits(self, ids, caches):
         batch, new = ids.shape
-        before = 0 if caches[0] is None else caches[0].shape[1]
+        before = 0 if caches[0] is None else caches[0].shape[0]
         x = dvm.take(self.words, ids, axis=0) + self.places[before : before + new]
         grown = []
         for number, layer in enumerate(self.layers):
@@ -81,11 +82,12 @@ class Gpt:
     def _layer(self, x, w, cache):
         batch, new, width = x.shape
         q, k, v = dvm.split(dvm.rms_norm(x, w.norm) @ w.qkv, 3, axis=-1)
+        q, k, v = (dvm.permute_dims(y, (1, 0, 2)) for y in (q, k, v))
         if cache[0] is not None:
-            k, v = dvm.concat([cache[0], k], axis=1), dvm.concat([cache[1], v], axis=1)
+            k, v = dvm.append(cache[0], k), dvm.append(cache[1], v)
 
         def heads(y):
-            return dvm.permute_dims(dvm.reshape(y, (batch, y.shape[1], HEADS, width // HEADS)), (0, 2, 1, 3))
+            return dvm.permute_dims(dvm.reshape(y, (y.shape[0], batch, HEADS, width // HEADS)), (1, 2, 0, 3))
 
         mixed = dvm.attention(heads(q), heads(k), heads(v), causal=True)
         x = x + dvm.reshape(dvm.permute_dims(mixed, (0, 2, 1, 3)), (batch, new, width)) @ w.out

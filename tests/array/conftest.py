@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -29,6 +30,8 @@ class Counts:
 
 
 @pytest.fixture
-def counts() -> Counts:
+def counts() -> Iterator[Counts]:
+    """In a runtime in which each graph is planned before it runs: one launch a graph."""
     gc.collect()
-    return Counts()
+    with dvm.Runtime(inline=True, encode="caller"):
+        yield Counts()

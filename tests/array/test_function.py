@@ -323,7 +323,7 @@ def test_signatures_are_bounded(monkeypatch) -> None:
 def test_planning_is_the_clients_time_and_a_span_of_the_trace(tmp_path):
     import json
 
-    with dvm.Runtime(inline=True) as rt:
+    with dvm.Runtime(inline=True, encode="caller") as rt:
         f = dvm.function(lambda x: dvm.exp(x) + 1)
         f(dvm.asarray(np.zeros((3, 4), np.float32)))
         first = dvm.stats()["plan_ns"]

@@ -1,7 +1,9 @@
-"""Plans on disk: a second runtime makes none; whatever is wrong with a file is counted, and never changes a result."""
+"""Plans and programs on disk: a second runtime makes none; whatever is wrong with a file is counted, and never changes a result."""
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +11,7 @@ import pytest
 
 import dvm_rt as dvm
 from dvm_rt.array import plan_cache
+from dvm_rt.array.session import session
 
 X = np.linspace(-2, 2, 35, dtype=np.float32).reshape(5, 7)
 
@@ -36,7 +39,7 @@ def test_a_second_runtime_plans_nothing(tmp_path: Path) -> None:
     second, after = work(tmp_path)
     assert second == first
     assert after["cache_hits"] == before["cache_misses"] and "cache_misses" not in after
-    assert after["programs_warmed"] >= 4 and after["encoded"] == after["programs_warmed"]
+    assert after["programs_loaded"] >= 4 and after["encoded"] == 0
     assert not list(tmp_path.glob("*.part"))
 
 
@@ -45,6 +48,7 @@ def test_through_processes(tmp_path: Path, encode: str) -> None:
     first, _ = work(tmp_path)
     second, after = work(tmp_path, inline=False, encoders=1, encode=encode)
     assert second == first and after["cache_hits"] > 0 and "plans_by_workers" not in after
+    assert after["programs_loaded"] >= 4 and after["encoded"] == sum(w["encoded"] for w in after["workers"]) == 0
 
 
 @pytest.mark.parametrize("place", [0, 20, 40, 200, -1])
@@ -98,3 +102,56 @@ def test_a_folder_that_cannot_be_written_costs_no_result(tmp_path: Path) -> None
     (tmp_path / "file").write_text("not a folder")
     second, after = work(tmp_path / "file" / "below")
     assert second == first and after["cache_unwritable"] > 0
+
+
+def test_it_is_written_on_demand(tmp_path: Path) -> None:
+    with dvm.Runtime(inline=True, cache=tmp_path) as rt:
+        np.asarray(dvm.sum(dvm.asarray(X) * 3.0))
+        rt.save()
+        with dvm.Runtime(inline=True, cache=tmp_path):  # the first one is still there
+            np.asarray(dvm.sum(dvm.asarray(X) * 3.0))
+            assert dvm.stats()["programs_loaded"] == 1 and dvm.stats()["encoded"] == 0
+
+
+def rewritten(folder: Path, change: Callable[[plan_cache.Programs], plan_cache.Programs]) -> int:
+    """Writes other programs into every file, under a digest that fits. Returns how many."""
+    cache, count = plan_cache.PlanCache(folder, 1 << 30, Counter()), 0
+    for file in files(folder):
+        plan, programs = cache.load(file)
+        programs = change(programs)
+        cache.save(file, plan, programs)
+        count += len(programs)
+    return count
+
+
+def flipped(code: bytes, place: int) -> bytes:
+    data = bytearray(code)
+    data[place] ^= 16
+    return bytes(data)
+
+
+@pytest.mark.parametrize("inline", [True, False])
+@pytest.mark.parametrize("what", ["flipped", "cut", "empty", "another", "of another table"])
+def test_a_program_that_is_none_is_encoded_again(tmp_path: Path, what: str, inline: bool) -> None:
+    first, _ = work(tmp_path)
+    changes = {
+        "flipped": lambda programs: [(s, flipped(code, len(code) // 2)) for s, code in programs],
+        "cut": lambda programs: [(s, code[:-8]) for s, code in programs],
+        "empty": lambda programs: [(s, b"no program") for s, _ in programs],
+        "another": lambda programs: [(tuple(n - 1 for n in s), code) for s, code in programs],  # beyond what it gets
+        "of another table": lambda programs: [(s, flipped(code, 8)) for s, code in programs],
+    }
+    count = rewritten(tmp_path, changes[what])
+    second, after = work(tmp_path, inline=inline, **({} if inline else {"encoders": 1}))
+    assert second == first and after["programs_refused"] == count and "programs_loaded" not in after
+
+
+def test_the_file_of_a_plan_is_bounded(tmp_path: Path) -> None:
+    cache = plan_cache.PlanCache(tmp_path, 16 * 10_000, Counter())
+    path = tmp_path / "one.plan"
+    with dvm.Runtime(inline=True):
+        np.asarray(dvm.sum(dvm.asarray(X) * 5.0))
+        plan = session().stream.plan_bytes(1)
+    cache.save(path, plan, [((n,), bytes(1000)) for n in range(100)])
+    _, kept = cache.load(path)
+    assert path.stat().st_size <= 10_500 and kept and [s for s, _ in kept] == [(n,) for n in range(100 - len(kept), 100)]

@@ -211,12 +211,22 @@ class Shadow {
   }
   void copy() {
     const Section& head = *s_->head;
-    need(head.operand_count == 2 && !head.word_count, "copy section");
-    need(s_->operands[0].mode == READ && s_->operands[1].mode == WRITE && s_->operands[0].dtype == s_->operands[1].dtype, "copy operands");
+    const bool scatters = head.operand_count == 3;
+    need((scatters || head.operand_count == 2) && !head.word_count, "copy section");
+    need(s_->operands[0].mode == READ && s_->operands[1].mode == (scatters ? WRITE | GATHER : WRITE) && s_->operands[0].dtype == s_->operands[1].dtype, "copy operands");
+    __int128 shift = 0;
+    if (scatters) {  // to any row: the dice say which
+      const Operand &target = s_->operands[1], &named = s_->operands[2];
+      need(named.mode == READ && target.index == 2 && (named.dtype == uint8_t(DType::INT32) || named.dtype == uint8_t(DType::INT64)), "row of a copy");
+      for (int d = 0; d < MAX_RANK; d++) need(!named.stride[d], "row of a copy");
+      touch(2, named.base, DTYPE_BYTES[named.dtype], READ, MANY);
+      values_known = false, dice_ = dice_ * 6364136223846793005 + 1442695040888963407;
+      shift = __int128(int64_t(dice_ >> 1) % target.limit) * target.depth;
+    }
     int64_t index[MAX_RANK] = {};
     for (uint32_t id = 1;; id++) {
       for (int i = 0; i < 2; i++) {
-        __int128 at = s_->operands[i].base;
+        __int128 at = s_->operands[i].base + (i ? shift : 0);
         for (int d = 0; d < head.rank; d++) at += __int128(index[d]) * s_->operands[i].stride[d];
         touch(i, at, DTYPE_BYTES[s_->operands[i].dtype], i ? WRITE : READ, id);
       }

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from dvm_rt import _native, dtypes
-from dvm_rt.errors import InvalidBytecodeError
+from dvm_rt.errors import DeviceTrap, InvalidBytecodeError
 from dvm_rt.isa import reference
-from dvm_rt.isa.program import READ, WRITE, ProgramBuilder
+from dvm_rt.isa.program import GATHER, READ, WRITE, ProgramBuilder
 from dvm_rt.isa.verifier import check
 
 
@@ -83,3 +83,87 @@ def test_both_verifiers_refuse() -> None:
         assert refused is not None and refused.code == code
         with pytest.raises(InvalidBytecodeError, match=code):
             _native.Program(data)
+
+
+def to_a_row(
+    row: tuple[int, ...] = (3, 2), source: tuple[int, ...] = (1, 3), target: tuple[int, ...] = (2, 12), rows: int = 5, depth: int = 24,
+    dtype: dtypes.DType = dtypes.float32, index: dtypes.DType = dtypes.int64, mode: int = WRITE | GATHER, named: int = 2, index_stride: int = 0,
+) -> bytes:  # fmt: skip
+    """A copy to one row of the destination; strides in elements. Rows of 3 by 2 with gaps, unless other numbers are given."""
+    builder, size = ProgramBuilder(), dtype.bytes
+    section = builder.copy(*row)
+    section.operand(builder.add_arg(6 * size, READ, dtype), [s * size for s in source], dtype=dtype)
+    target_arg = builder.add_arg(120 * size, WRITE, dtype)
+    section.operand(target_arg, [s * size for s in target], dtype=dtype, mode=mode, index=named, limit=rows, depth=depth * size)
+    section.operand(builder.add_arg(8, READ, index), [index_stride], dtype=index)
+    return builder.build()
+
+
+@pytest.mark.parametrize("index", [dtypes.int64, dtypes.int32], ids=str)
+@pytest.mark.parametrize("dtype", dtypes.DTYPES, ids=lambda d: d.name)
+def test_rows_by_number(dtype: dtypes.DType, index: dtypes.DType) -> None:
+    rng = np.random.default_rng(dtype.code)
+    code, x = to_a_row(dtype=dtype, index=index), random_bits(rng, 6, dtype)
+    assert check(code) is None
+    for number in (0, 1, 4, -1, -5):
+        named = np.array([number] * (8 // index.bytes), index.numpy)
+        want = np.zeros(120, x.dtype)  # what no row covers is cleared
+        reference.run(code, [x.copy(), want, named])
+        for name in _native.targets():
+            got = np.full_like(want, 77)
+            _native.Program(code).run([x, got, named], name)
+            assert got.tobytes() == want.tobytes(), name
+    for number in (5, -6):
+        named = np.array([number] * (8 // index.bytes), index.numpy)
+        with pytest.raises(DeviceTrap):
+            reference.run(code, [x.copy(), np.zeros(120, x.dtype), named])
+        for name in _native.targets():
+            with pytest.raises(DeviceTrap, match=f"got {number}"):
+                _native.Program(code).run([x, np.zeros(120, x.dtype), named], name)
+
+
+def test_both_verifiers_refuse_rows() -> None:
+    assert check(to_a_row()) is None
+    for code, bad in (
+        ("OUT_OF_BOUNDS", {"rows": 6}),
+        ("OUT_OF_BOUNDS", {"depth": 27}),
+        ("OVERLAP", {"depth": 11}),
+        ("DIMENSION", {"rows": 0}),
+        ("OPERAND", {"index": dtypes.float32}),
+        ("OPERAND", {"index_stride": 4, "index": dtypes.int32}),
+        ("OPERAND", {"named": 0}),
+        ("PERMISSION", {"mode": WRITE, "named": 0xFFFF, "rows": 0, "depth": 0}),
+    ):
+        data = to_a_row(**bad)
+        refused = check(data)
+        assert refused is not None and refused.code == code, (bad, refused)
+        with pytest.raises(InvalidBytecodeError):
+            _native.Program(data)
+
+
+def test_a_copy_onto_itself_leaves_all_as_it_is() -> None:
+    """What an output that continues an input is launched with: both at one address."""
+    builder = ProgramBuilder()
+    x, y, z = builder.add_arg(40), builder.add_arg(48, READ | WRITE), builder.add_arg(8)
+    for source, base, size in ((x, 0, 10), (z, 40, 2)):
+        section = builder.copy(size)
+        section.operand(source, [4])
+        section.operand(y, [4], base=base, mode=WRITE)
+    memory = np.arange(12, dtype=np.float32)
+    memory.view(np.uint32)[3] = 0x7F800001  # a NaN that a copy would make canonical
+    before, behind = memory.copy(), np.array([5, 6], np.float32)
+    for name in _native.targets():
+        _native.Program(builder.build()).run([memory, memory, behind], name)
+        assert memory[:10].tobytes() == before[:10].tobytes() and list(memory[10:]) == [5, 6]
+
+
+def test_what_is_cleared_is_nobody_elses() -> None:
+    builder = ProgramBuilder()
+    x, y = builder.add_arg(40), builder.add_arg(48, WRITE)
+    section = builder.copy(10)
+    section.operand(x, [4])
+    section.operand(y, [4], mode=WRITE)
+    memory = np.arange(12, dtype=np.float32)
+    with pytest.raises(DeviceTrap, match="argument 1: bound"):
+        _native.Program(builder.build()).run([memory, memory])
+    assert list(memory) == list(range(12))
