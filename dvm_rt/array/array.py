@@ -18,7 +18,7 @@ from dvm_rt.array import tracing
 from dvm_rt.array.session import Pending, Session, leaf, session
 from dvm_rt.array.tracing import Trace
 from dvm_rt.dtypes import DEFAULT_FLOAT, DEFAULT_INT, DType, bfloat16, bool_, float32
-from dvm_rt.errors import DTypeError, GraphError, ShapeError, UnsupportedOperatorError
+from dvm_rt.errors import DeviceOutOfMemoryError, DTypeError, GraphError, ShapeError, UnsupportedOperatorError
 from dvm_rt.graph.graph import NO_FACTS, Node, apply, reachable
 from dvm_rt.graph.operators import OPERATORS, Operator, number_of
 from dvm_rt.graph.shapes import Entry, axis_numbers
@@ -356,11 +356,13 @@ def asarray(value: object, dtype: DTypeLike | None = None) -> Array:
         name = (DEFAULT_INT if dtype is None else dtype_of(dtype)).name
         return _wrap_node(_traced(apply(DIMENSION, (), (value, name), trace.facts), trace), None)
     host = value if isinstance(value, (np.ndarray, np.generic)) else _from_python(value)
-    of = session()
-    if dtype is None:
-        return wrap(of.stream.asarray(np.asarray(host)), of)
-    wanted = dtype_of(dtype)
-    return wrap(of.stream.asarray(dtypes.to_storage(np.asarray(host), wanted), wanted.code), of)
+    of, wanted = session(), None if dtype is None else dtype_of(dtype)
+    try:
+        if wanted is None:
+            return wrap(of.stream.asarray(np.asarray(host)), of)
+        return wrap(of.stream.asarray(dtypes.to_storage(np.asarray(host), wanted), wanted.code), of)
+    except MemoryError:  # NumPy's: a view that repeats elements becomes as large as it says
+        raise DeviceOutOfMemoryError(f"array: asarray: bytes, got {host.size * host.itemsize}, allowed what this process can have") from None
 
 
 def _from_python(value: object) -> np.ndarray:

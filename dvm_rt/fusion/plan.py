@@ -622,7 +622,10 @@ def _write(plan: Plan) -> bytes:
     body = b""
     for name, _ in _TABLES:
         pack = _PACKERS[name].pack
-        data = b"".join([pack(*row) for row in rows[name]])
+        try:
+            data = b"".join([pack(*row) for row in rows[name]])
+        except struct.error:
+            raise GraphError(f"plan: {name}: a size or a constant, got more than its field holds, allowed numbers of 64 bits") from None
         body += data + bytes(-len(data) % 8)
     head = np.zeros(1, RECORD["PlanHead"].numpy)
     head["magic"], head["version"], head["slots"], head["table_hash"] = PLAN_MAGIC, VERSION, plan.slots, TABLE_HASH

@@ -182,7 +182,8 @@ def fuel(sections: Sequence[Section]) -> int:
 
         branch, jump, loop 1; and a loop counts all from where it goes back to, itself included, as often as it may run
 
-    in 64 bits: the verifier computes the same with overflow checks and refuses a program that claims less."""
+    in 64 bits, at most 2^33 in one section and 2^40 in all: the verifier computes the same with overflow checks and refuses a
+    program that claims less."""
     total, before = 0, []
     for number, section in enumerate(sections):
         before.append(total)

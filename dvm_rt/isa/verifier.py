@@ -27,7 +27,7 @@ from dvm_rt.isa import attention, layout, matmul, table
 from dvm_rt.isa.checksum import checksum
 from dvm_rt.isa.table import Group
 
-WORK_MAX, WORKSPACE_BYTES_MAX, SCRATCH_BYTES_MAX = 1 << 40, 1 << 40, 1 << 32
+WORK_MAX, SECTION_WORK_MAX, WORKSPACE_BYTES_MAX, SCRATCH_BYTES_MAX = 1 << 40, 1 << 33, 1 << 40, 1 << 32
 ARGUMENT_BYTES_MAX, DIMENSION_MAX = 1 << 48, 1 << 40  # a dimension, and the product of all
 LIMIT = SimpleNamespace(**layout.LIMITS)
 MODE = SimpleNamespace(**layout.FLAGS["Mode"])
@@ -202,10 +202,14 @@ class _Verifier:
         rows = prod(s.dims[1:])
         strips = -(-s.dims[0] // (LIMIT.LANES * 4 // self.element))
         if s.kind in ("HOST", "COPY"):  # a host function's words are attributes
-            self.work += -(-s.dims[0] * rows // 16) + 1
-            return
-        steps = 0 if s.kind == "VECTOR" else -(-s.dims[0] * rows * s.depth // 1024)
-        self.work += s.word_count * strips * rows + steps + 1
+            work = -(-s.dims[0] * rows // 16) + 1
+        else:
+            steps = 0 if s.kind == "VECTOR" else -(-s.dims[0] * rows * s.depth // 1024)
+            work = s.word_count * strips * rows + steps + 1
+            panels = -(-s.dims[0] // LIMIT.PANEL) * rows * s.depth  # products take as long for one column as for a panel
+            require(panels <= SECTION_WORK_MAX * 1024 // LIMIT.PANEL, "FUEL")
+        require(work <= SECTION_WORK_MAX, "FUEL")
+        self.work += work
 
     def control(self, s: SimpleNamespace) -> None:
         """Notes what a branch, jump or loop spans; a loop costs all of it as often as it may run."""

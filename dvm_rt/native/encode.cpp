@@ -225,6 +225,7 @@ struct KernelEncoder : Generator {
     for (int d = 0; d < MAX_RANK; d++) head->dims[d] = d < rank ? dims[d] : 1;
     program.at += head->bytes, program.sections++;
     program.scratch_bytes = std::max<uint64_t>(program.scratch_bytes, head->scratch_bytes);
+    if (program.scratch_bytes > SCRATCH_BYTES_MAX) fail("more scratch than 2^32 bytes");
     add_fuel(section_kind, depth);
   }
   // As isa/program.py defines it.
@@ -235,19 +236,24 @@ struct KernelEncoder : Generator {
     if (section_kind == SectionKind::HOST || section_kind == SectionKind::COPY) {
       uint64_t elements = 1;
       for (int d = 0; d < rank; d++) elements *= uint64_t(dims[d]);  // at most 2^40
-      program.fuel += (elements + 15) / 16 + 1;
-      if (program.fuel > FUEL_MAX) fail("more work than 2^40 steps");
-      return;
+      return add_fuel((elements + 15) / 16 + 1);
     }
     for (int d = 1; d < rank; d++) overflow |= __builtin_mul_overflow(rows, uint64_t(dims[d]), &rows);
     overflow |= __builtin_mul_overflow(uint64_t(word_count) * uint64_t((dims[0] + lanes_of(kernel.dtype) - 1) / lanes_of(kernel.dtype)), rows, &work);
     if (section_kind != SectionKind::VECTOR) {
       overflow |= __builtin_mul_overflow(rows, uint64_t(dims[0]), &steps);
       overflow |= __builtin_mul_overflow(steps, uint64_t(depth), &steps);
+      uint64_t panels;  // products take as long for one column as for a panel
+      overflow |= __builtin_mul_overflow(rows * uint64_t((dims[0] + PANEL - 1) / PANEL), uint64_t(depth), &panels) || panels > SECTION_FUEL_MAX * 1024 / PANEL;
       steps = steps / 1024 + (steps % 1024 != 0);
     }
-    overflow |= __builtin_add_overflow(work, steps + 1, &work) || __builtin_add_overflow(program.fuel, work, &program.fuel);
-    if (overflow || program.fuel > FUEL_MAX) fail("more work than 2^40 steps");
+    overflow |= __builtin_add_overflow(work, steps + 1, &work);
+    add_fuel(overflow ? ~0ull : work);
+  }
+  void add_fuel(uint64_t work) {
+    if (work > SECTION_FUEL_MAX) return void(fail("more work in one kernel than 2^33 steps"));
+    program.fuel += work;
+    if (program.fuel > FUEL_MAX) fail("more work than 2^40 steps");
   }
 };
 

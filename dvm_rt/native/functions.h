@@ -86,7 +86,7 @@ template <size_t N> FN D poly(const double (&c)[N], D x) {
 
 // 2^n, n an integer from -1022 to 1023.
 FN Di integer(D n) { return bits(n + 0x1.8p52); }  // its low 51 bits are those of n
-FN D power2(D n) { return bits((Di)((Du)integer(n) << 52) + bits(all(1.0))); }
+FN D power2(D n) { return bits((Di)(((Du)integer(n) << 52) + (Du)bits(all(1.0)))); }  // unsigned: NaN wraps
 // a * 2^n: for a double result, rounded once; a is near 1 and |n| <= 2044. Float32 results need no second step.
 template <Precision P> FN D scaled(D a, D n) {
   if (P == SINGLE) return a * power2(n);

@@ -143,19 +143,21 @@ class Verifier {
     fuel_at_[section_number_] = fuel_;
     if (is_control(kind_)) return fuel_++, true;  // a loop: see there
     if (kind_ == SectionKind::HOST || kind_ == SectionKind::COPY) {  // a host function's words are attributes
-      if (__builtin_add_overflow(fuel_, ceil_div(elements_, int64_t(16)) + 1, &fuel_))
-        return refuse(VerifyCode::OVERFLOW, Place::SECTION, 0, elements_, FUEL_MAX);
-      return true;
+      return burn(ceil_div(elements_, int64_t(16)) + 1);
     }
     if (kind_ != SectionKind::VECTOR) {
-      if (__builtin_mul_overflow(elements_, s.depth, &steps) || steps > int64_t(FUEL_MAX) * 1024)
-        return refuse(VerifyCode::OVERFLOW, Place::SECTION, 0, steps, FUEL_MAX * 1024);
-      steps = ceil_div(steps, 1024);
+      int64_t whole;  // products take as long for one column as for a panel
+      if (__builtin_mul_overflow(rows_ * ceil_div(s.dims[0], int64_t(PANEL)), s.depth, &whole) || whole > int64_t(SECTION_FUEL_MAX) * 1024 / PANEL)
+        return refuse(VerifyCode::FUEL, Place::SECTION, 0, s.depth, SECTION_FUEL_MAX);
+      steps = elements_ * s.depth;
+      steps = steps / 1024 + (steps % 1024 != 0);
     }
     const int64_t strips = ceil_div(s.dims[0], lanes_of(s.dtype));  // strips * rows_ <= elements_ <= 2^40, times 2^9 words
-    const int64_t work = int64_t(s.word_count) * strips * rows_;
-    if (__builtin_add_overflow(fuel_, work + 1, &fuel_) || __builtin_add_overflow(fuel_, steps, &fuel_))
-      return refuse(VerifyCode::OVERFLOW, Place::SECTION, 0, work, FUEL_MAX);
+    return burn(int64_t(s.word_count) * strips * rows_ + steps + 1);
+  }
+  bool burn(int64_t work) {  // of one section; the sum of at most 4096 of them cannot overflow, and loops are checked
+    if (work > int64_t(SECTION_FUEL_MAX)) return refuse(VerifyCode::FUEL, Place::SECTION, 0, work, SECTION_FUEL_MAX);
+    fuel_ += work;
     return true;
   }
 

@@ -10,7 +10,9 @@
 
 namespace dvm {
 
-constexpr uint64_t FUEL_MAX = 1ull << 40, WORKSPACE_BYTES_MAX = 1ull << 40, SCRATCH_BYTES_MAX = 1ull << 32;
+// Of a program; and of one section, which nothing stops before its end: half a minute to some minutes of one thread.
+constexpr uint64_t FUEL_MAX = 1ull << 40, SECTION_FUEL_MAX = 1ull << 33;
+constexpr uint64_t WORKSPACE_BYTES_MAX = 1ull << 40, SCRATCH_BYTES_MAX = 1ull << 32;
 constexpr int64_t DIMENSION_MAX = 1ll << 40;  // of one dimension, and of the product of all
 
 struct VerifyFacts {  // what the machine wants to know about a program that passed

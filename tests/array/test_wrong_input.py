@@ -60,6 +60,70 @@ REFUSED: dict[str, tuple[type[DvmError], Callable[[], object]]] = {
 }  # fmt: skip
 
 
+ONE = np.ones(1, np.float32)
+MANY = 1 << 40  # elements: 4 TiB
+
+
+def many(*shape: int) -> dvm.Array:
+    """A view of one element."""
+    return dvm.broadcast_to(dvm.asarray(ONE), shape)
+
+
+TOO_LARGE: dict[str, Callable[[], object]] = {
+    "asarray of a view": lambda: dvm.asarray(np.broadcast_to(np.float32(1), (MANY,))),
+    "asarray of a view in another dtype": lambda: dvm.asarray(np.broadcast_to(np.float32(1), (MANY,)), "float64"),
+    "zeros": lambda: dvm.zeros((MANY,)),
+    "zeros whose product overflows": lambda: dvm.zeros((1 << 32, 1 << 32)),
+    "zeros whose bytes overflow": lambda: dvm.zeros((1 << 62, 4)),
+    "iota": lambda: dvm.arange(MANY),
+    "eye": lambda: dvm.eye(1 << 20, 1 << 20),
+    "broadcast_to": lambda: many(MANY),
+    "broadcast_to whose product overflows": lambda: many(MANY, MANY),
+    "sum": lambda: dvm.sum(many(MANY)),
+    "sum along an axis": lambda: dvm.sum(many(1 << 20, 1 << 20), axis=0),
+    "sum whose product overflows": lambda: dvm.sum(many(MANY, MANY)),
+    "mean": lambda: dvm.mean(many(MANY) + 1),
+    "max": lambda: dvm.max(many(1 << 20, 1 << 20)),
+    "argmax": lambda: dvm.argmax(many(MANY)),
+    "matmul": lambda: many(1 << 20, 1 << 20) @ many(1 << 20, 1 << 20),
+    "matmul along many": lambda: many(1, MANY) @ many(MANY, 1),
+    "matmul to many": lambda: many(1 << 21, 1) @ many(1, 1 << 21),
+    "reshape": lambda: dvm.reshape(dvm.asarray(ONE), (MANY,)),
+    "reshape whose product overflows": lambda: dvm.reshape(dvm.asarray(ONE), (1 << 32, 1 << 32)),
+    "reshape whose product is 1 modulo 2^64": lambda: dvm.reshape(dvm.asarray(ONE), (1 << 63, 2)),
+    "tile": lambda: dvm.tile(dvm.asarray(ONE), (MANY,)),
+    "tile whose product overflows": lambda: dvm.tile(dvm.asarray(ONE), (1 << 32, 1 << 32)),
+    "repeat": lambda: dvm.repeat(dvm.asarray(ONE), MANY),
+    "pad": lambda: dvm.pad(dvm.asarray(ONE), ((0, MANY),)),
+    "pad whose sum overflows": lambda: dvm.pad(dvm.asarray(ONE), ((1 << 62, 1 << 62),)),
+    "concat": lambda: dvm.concat([many(MANY), many(MANY)]),
+    "stack": lambda: dvm.stack([many(MANY)] * 3),
+    "sort": lambda: dvm.sort(many(MANY)),
+    "an outer product": lambda: many(1 << 21, 1) * many(1, 1 << 21),
+    "einsum": lambda: dvm.einsum("i,j->ij", many(1 << 21), many(1 << 21)),
+    "conv": lambda: dvm.conv(many(1, 1, 1 << 30), many(1, 1, 1 << 20)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", TOO_LARGE)
+def test_shapes_of_trillions_of_elements_are_typed_errors_at_once(what: str) -> None:
+    with pytest.raises(DvmError, match=r"(?s)^\w+: .+got .+allowed"):
+        np.asarray(TOO_LARGE[what]())
+    assert float(x().sum()) == 15
+
+
+def test_a_view_of_trillions_of_elements_can_be_read_in_part() -> None:
+    part = np.asarray(many(MANY)[5:9])
+    rows = np.asarray(dvm.take(many(MANY), dvm.asarray(np.array([MANY - 1, 3]))))
+    assert np.array_equal(part, np.ones(4, np.float32)) and np.array_equal(rows, np.ones(2, np.float32))
+
+
+@pytest.mark.parametrize("k", [1, 5, 70, 3000])
+def test_matmul_of_views_of_one_element(k: int) -> None:
+    for m, n in ((1, 1), (1, 4), (3, 1), (3, 4)):
+        assert np.array_equal(np.asarray(many(m, k) @ many(k, n)), np.full((m, n), k, np.float32))
+
+
 @pytest.mark.parametrize("what", REFUSED)
 def test_wrong_input_is_a_typed_error_and_the_next_call_works(what: str) -> None:
     kind, call = REFUSED[what]

@@ -9,7 +9,7 @@ promised to a few ulp, and for host functions, for which the fuzzer has a stand-
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +33,34 @@ HOST = enum_value("SectionKind", "HOST")
 WORK_MAX, FEW, BYTES_MAX = 600, 40, 1 << 14  # small programs run fast, and reach every rule all the same
 
 
-def seeds(rng: np.random.Generator) -> Iterator[tuple[bytes, list[np.ndarray]]]:
+Made = tuple[bytes, list[np.ndarray]]  # a program, and what its arguments hold
+
+
+def families(rng: np.random.Generator) -> Iterator[tuple[str, Iterable[Made]]]:
+    """Seeds by what they are about: the fuzzer takes every second one from a family, each of which is as likely as the others."""
+    yield "rows", of_rows(rng)
+    yield "copies", of_copies(rng)
+    yield "attention", of_attention(rng)
+    yield "host", of_host(rng)
+    yield "control", of_control(rng)
+    yield "nested", (nested(rng, number) for number in range(12))
+    yield "vector", ((c.program, c.args) for c in (RandomProgram(rng, exact=number % 4 > 0).case() for number in range(160)))
+    yield "matmul", ((c.program, c.args) for c in (random_matmul(rng) for _ in range(120)))
+    yield "slices", (sliced(rng) for _ in range(4))
+    yield "products", samples(rng)
+    yield "epilogue", ((c.program, c.args) for c in (epilogue("add", form, 40, rng) for form in ("i", "b", "k")))
+    yield "columns", (columns(rng) for _ in range(20))
+    yield "gap", (gap(rng, number) for number in range(20))
+    yield "far", (far(rng) for _ in range(20))
+    yield "beside", (beside(rng) for _ in range(60))
+    yield "buffers", (buffered(rng) for _ in range(12))
+    yield "numbers", (numbers(rng) for _ in range(12))
+    yield "gathered", (gathered(rng) for _ in range(40))
+    yield "encoder", of_encoder(rng)
+    yield "listings", of_listings(rng)
+
+
+def of_rows(rng: np.random.Generator) -> Iterator[Made]:
     for instruction, form in table.OPCODES:
         converts = instruction.group in (Group.LOAD, Group.STORE)
         for number, name in enumerate(instruction.compute_dtypes):
@@ -41,32 +68,9 @@ def seeds(rng: np.random.Generator) -> Iterator[tuple[bytes, list[np.ndarray]]]:
                 made = list(cases(instruction, form, int(rng.integers(1, 24 if converts else 70)), rng, dtypes.BY_NAME[name]))
                 for case in made if converts and not number else made[:2]:
                     yield case.program, case.args
-    yield from of_copies(rng)
-    yield from of_attention(rng)
-    yield from of_host(rng)
-    yield from of_control(rng)
-    for number in range(160):
-        case = RandomProgram(rng, exact=number % 4 > 0).case()
-        yield case.program, case.args
-    for _ in range(120):
-        case = random_matmul(rng)
-        yield case.program, case.args
-    yield from samples(rng)
-    for form in ("i", "b", "k"):
-        case = epilogue("add", form, 40, rng)
-        yield case.program, case.args
-    for _ in range(20):
-        yield columns(rng)
-        yield gap(rng)
-        yield far(rng)
-    for _ in range(40):
-        yield beside(rng)
-        yield gathered(rng)
-    yield from of_encoder(rng)
-    yield from of_listings(rng)
 
 
-def of_copies(rng: np.random.Generator) -> Iterator[tuple[bytes, list[np.ndarray]]]:
+def of_copies(rng: np.random.Generator) -> Iterator[Made]:
     """Copies of every dtype: transposed, reversed, with gaps, with an index that repeats; to a row that is named."""
     for number, dtype in enumerate(dtypes.DTYPES):
         yield to_a_row(rng, dtype, (dtypes.int32, dtypes.int64)[number % 2])
@@ -91,7 +95,7 @@ def of_copies(rng: np.random.Generator) -> Iterator[tuple[bytes, list[np.ndarray
             yield builder.build(), [np.frombuffer(rng.bytes(n * size), np.uint8).copy() for n in (read, written)]
 
 
-def to_a_row(rng: np.random.Generator, dtype: dtypes.DType, index: dtypes.DType) -> tuple[bytes, list[np.ndarray]]:
+def to_a_row(rng: np.random.Generator, dtype: dtypes.DType, index: dtypes.DType) -> Made:
     count, rows, gap, size = int(rng.integers(1, 9)), int(rng.integers(1, 6)), int(rng.integers(0, 3)), dtype.bytes
     builder, depth = ProgramBuilder(), (count + gap) * size
     section = builder.copy(count)
@@ -103,7 +107,7 @@ def to_a_row(rng: np.random.Generator, dtype: dtypes.DType, index: dtypes.DType)
     return builder.build(), [*(np.frombuffer(rng.bytes(n), np.uint8).copy() for n in (count * size, rows * depth)), named]
 
 
-def of_attention(rng: np.random.Generator) -> Iterator[tuple[bytes, list[np.ndarray]]]:
+def of_attention(rng: np.random.Generator) -> Iterator[Made]:
     for number in range(24):
         heads, queries, keys, depth, width = (int(n) for n in rng.integers(1, (3, 5, 9, 5, 5)))
         builder, kept = ProgramBuilder(), number % 4 == 3
@@ -111,6 +115,13 @@ def of_attention(rng: np.random.Generator) -> Iterator[tuple[bytes, list[np.ndar
         k_bytes = 4 * (packed_elements(keys, depth) if kept else keys * depth)
         sizes = (4 * queries * depth, k_bytes, 4 * keys * width, 4 * queries * width)
         places = [builder.add_arg(heads * n, WRITE if i == 3 else READ) for i, n in enumerate(sizes)]
+        if number % 3 == 0:  # Q from the workspace
+            builder.workspace_bytes = heads * sizes[0]
+            copied = ProgramBuilder().copy(heads * sizes[0] // 4)
+            copied.operand(places[0], [4])
+            copied.operand(WORKSPACE, [4], mode=WRITE)
+            builder.sections.insert(0, copied)
+            places[0] = WORKSPACE
         section.operand(places[0], [0, 4 * depth, sizes[0]], depth=4, limit=int(rng.integers(-1, keys + 1)))
         if kept:
             section.operand(places[1], [0, 0, k_bytes], mode=READ | PACKED, limit=depth)
@@ -132,7 +143,7 @@ def packed_elements(n: int, k: int) -> int:
     return matmul.packed_bytes(n, k) // 4
 
 
-def of_host(rng: np.random.Generator) -> Iterator[tuple[bytes, list[np.ndarray]]]:
+def of_host(rng: np.random.Generator) -> Iterator[Made]:
     """A host function between two copies, through the workspace or through arguments."""
     for number in range(24):
         shape = [int(n) for n in rng.integers(1, 5, int(rng.integers(0, 4)))]
@@ -151,7 +162,7 @@ def of_host(rng: np.random.Generator) -> Iterator[tuple[bytes, list[np.ndarray]]
         yield builder.build(), [np.frombuffer(rng.bytes(count * dtype.bytes), np.uint8).copy() for _ in range(3 - number % 2)]
 
 
-def of_control(rng: np.random.Generator) -> Iterator[tuple[bytes, list[np.ndarray]]]:
+def of_control(rng: np.random.Generator) -> Iterator[Made]:
     """Branches with and without an else, jumps, loops: nested at random; and such that read a flag which the program has made."""
     for _ in range(80):
         made = RandomControl(rng, elements=int(rng.integers(1, 9)))
@@ -162,7 +173,7 @@ def of_control(rng: np.random.Generator) -> Iterator[tuple[bytes, list[np.ndarra
         yield either(rng, number)
 
 
-def counting(rng: np.random.Generator, number: int) -> tuple[bytes, list[np.ndarray]]:
+def counting(rng: np.random.Generator, number: int) -> Made:
     """A loop that counts down to 0 and ends when its flag says so, in an argument or in the workspace."""
     builder, start = ProgramBuilder(), int(rng.integers(1, 5))
     x = builder.add_arg(4, READ, dtypes.int32)
@@ -191,7 +202,7 @@ def counting(rng: np.random.Generator, number: int) -> tuple[bytes, list[np.ndar
     return builder.build(), content if number % 2 else [*content, np.zeros(1, np.bool_)]
 
 
-def either(rng: np.random.Generator, number: int) -> tuple[bytes, list[np.ndarray]]:
+def either(rng: np.random.Generator, number: int) -> Made:
     """Two ways that write the same columns of the workspace, or not all of them; then what they wrote is read."""
     width, builder = int(rng.integers(1, 6)), ProgramBuilder()
     flag = builder.add_arg(2, READ, dtypes.bool_)
@@ -209,7 +220,75 @@ def either(rng: np.random.Generator, number: int) -> tuple[bytes, list[np.ndarra
     return builder.build(), [*content, np.zeros(2 * width, np.float32)]
 
 
-def columns(rng: np.random.Generator) -> tuple[bytes, list[np.ndarray]]:
+def nested(rng: np.random.Generator, number: int) -> Made:
+    """Branches within branches, more than the verifier remembers, and a store in the innermost."""
+    builder, deep = ProgramBuilder(), 5 + number % 8
+    flags = builder.add_arg(deep, READ, dtypes.bool_)
+    x, y, z = builder.add_arg(16), builder.add_arg(16, WRITE), builder.add_arg(16, WRITE)
+    if number % 3 == 0:
+        _mapped(builder, (4,), (x, (4,), 0), (z, (4,), 0))
+    for level in range(deep):
+        builder.branch(flags, deep - level + 1, base=level)
+    _mapped(builder, (4,), (x, (4,), 0), (y, (4,), 0))
+    _mapped(builder, (4,), (x, (4,), 0), (z, (4,), 0))
+    for branch in builder.sections[-2 - deep : -2]:
+        branch.depth = len(builder.sections) - 1 - builder.sections.index(branch)
+    return builder.build(), [
+        rng.integers(0, 8, deep) > 0, rng.standard_normal(4).astype(np.float32), np.zeros(4, np.float32), np.zeros(4, np.float32),
+    ]  # fmt: skip
+
+
+def sliced(rng: np.random.Generator) -> Made:
+    """A matmul whose K is more than one slice."""
+    m, n, k = int(rng.integers(1, 3)), int(rng.integers(1, 6)), int(rng.integers(1025, 1100))
+    builder = ProgramBuilder()
+    a, b, c = builder.add_arg(4 * m * k), builder.add_arg(4 * k * n), builder.add_arg(4 * m * n, READ | WRITE)
+    section = builder.matmul(n, m, k)
+    section.operand(a, (0, 4 * k), depth=4)
+    section.operand(b, (4, 0), depth=4 * n)
+    section.operand(c, (4, 4 * n), mode=READ | WRITE)
+    return builder.build(), [rng.standard_normal(size).astype(np.float32) for size in (m * k, k * n, m * n)]
+
+
+def buffered(rng: np.random.Generator) -> Made:
+    """A row buffer between two passes, in a section of several rows."""
+    width, rows, depth = (int(n) for n in rng.integers((1, 2, 1), (6, 5, 3)))
+    builder = ProgramBuilder()
+    x, y = builder.add_arg(4 * width * rows * depth), builder.add_arg(4 * width * rows * depth, WRITE)
+    section, strides = builder.vector(width, rows, depth), (4, 4 * width, 4 * width * rows)
+    a, b, c = section.operand(x, strides), section.row_buffer(), section.operand(y, strides, mode=WRITE)
+    for source, target in ((a, b), (b, c)):
+        section.begin_pass()
+        section.word("mov.i", source)
+        section.word("add.k", 0.5)
+        section.word("store", target)
+        section.end_pass()
+    section.word("end_row")
+    return builder.build(), [rng.standard_normal(width * rows * depth).astype(np.float32), np.zeros(width * rows * depth, np.float32)]
+
+
+def numbers(rng: np.random.Generator) -> Made:
+    """What iota makes of an index operand, beside a copy and a gather of int64."""
+    width, rows = (int(n) for n in rng.integers(1, 6, 2))
+    builder = ProgramBuilder()
+    x = builder.add_arg(8 * width * rows, READ, dtypes.int64)
+    y = builder.add_arg(8 * width * rows, WRITE, dtypes.int64)
+    z = builder.add_arg(8 * width * rows, WRITE, dtypes.int64)
+    section = builder.vector(width, rows, dtype=dtypes.int64)
+    a = section.index((int(rng.integers(-3, 4)), width), base=int(rng.integers(-9, 9)))
+    b = section.operand(y, (8, 8 * width), dtype=dtypes.int64, mode=WRITE)
+    section.begin_pass()
+    section.word("iota", a)
+    section.word("store", b)
+    section.end_pass()
+    section.word("end_row")
+    copied = builder.copy(width, rows)
+    copied.operand(x, (8, 8 * width), dtype=dtypes.int64)
+    copied.operand(z, (8, 8 * width), dtype=dtypes.int64, mode=WRITE)
+    return builder.build(), [rng.integers(-99, 99, width * rows), *(np.zeros(width * rows, np.int64) for _ in range(2))]
+
+
+def columns(rng: np.random.Generator) -> Made:
     """Two columns of one matrix written side by side, as a concatenation does, and perhaps read again."""
     left, right, rows, depth = (int(n) for n in rng.integers(1, 9, 4))
     builder, pitch = ProgramBuilder(), 4 * (left + right)
@@ -233,10 +312,11 @@ def columns(rng: np.random.Generator) -> tuple[bytes, list[np.ndarray]]:
     ]
 
 
-def gap(rng: np.random.Generator) -> tuple[bytes, list[np.ndarray]]:
+def gap(rng: np.random.Generator, number: int) -> Made:
     """Columns that fill a matrix of the workspace but for a gap between its layers; then all of it is read."""
     left, right, rows, depth = (int(n) for n in rng.integers((1, 1, 2, 2), 6))
-    builder, pitch, skipped = ProgramBuilder(), 4 * (left + right), 4 * int(rng.integers(1, 5))
+    builder, pitch = ProgramBuilder(), 4 * (left + right)
+    skipped = pitch * int(rng.integers(1, 3)) if number % 2 else 4 * int(rng.integers(1, 5))
     layer = pitch * rows + skipped
     count = layer * (depth - 1) // 4 + (left + right) * rows
     builder.workspace_bytes = 4 * count
@@ -253,7 +333,7 @@ def gap(rng: np.random.Generator) -> tuple[bytes, list[np.ndarray]]:
     return builder.build(), [np.zeros(count, np.float32)]
 
 
-def far(rng: np.random.Generator) -> tuple[bytes, list[np.ndarray]]:
+def far(rng: np.random.Generator) -> Made:
     """A few elements tens of thousands of bytes apart."""
     builder, steps = ProgramBuilder(), [int(n) * 4 for n in rng.integers(4000, 9000, 2)]
     if rng.random() < 0.5:
@@ -267,9 +347,9 @@ def far(rng: np.random.Generator) -> tuple[bytes, list[np.ndarray]]:
     return builder.build(), [rng.standard_normal(size // 4).astype(np.float32), np.zeros(8, np.float32)]
 
 
-def beside(rng: np.random.Generator) -> tuple[bytes, list[np.ndarray]]:
+def beside(rng: np.random.Generator) -> Made:
     """One section reads columns of a matrix in the workspace and writes other columns, at the same or another pitch."""
-    read, written, rows, depth = (int(n) for n in rng.integers((1, 1, 2, 1), (6, 6, 5, 3)))
+    read, written, rows, depth = (int(n) for n in rng.integers((1, 1, 2, 1), (6, 6, 5, 4)))
     width = min(read, written)
     pitch = 4 * (read + written + int(rng.integers(0, 3)))
     wider = pitch * int(rng.integers(1, 4))
@@ -277,7 +357,7 @@ def beside(rng: np.random.Generator) -> tuple[bytes, list[np.ndarray]]:
     if rng.random() < 0.5:
         pitch, wider = wider, pitch
     builder = ProgramBuilder()
-    builder.workspace_bytes = 4 * max(pitch, wider) * rows * depth
+    builder.workspace_bytes = max(pitch, wider) * (rows * depth + 1)
     count = builder.workspace_bytes // 4
     x, y = builder.add_arg(4 * count, READ), builder.add_arg(4 * count, WRITE)
     _mapped(builder, (count,), (x, (4,), 0), (WORKSPACE, (4,), 0))
@@ -286,7 +366,7 @@ def beside(rng: np.random.Generator) -> tuple[bytes, list[np.ndarray]]:
     return builder.build(), [rng.standard_normal(count).astype(np.float32), np.zeros(count, np.float32)]
 
 
-def gathered(rng: np.random.Generator) -> tuple[bytes, list[np.ndarray]]:
+def gathered(rng: np.random.Generator) -> Made:
     """Rows gathered by int32 or int64 indices, from an argument or from the workspace."""
     width, rows, limit = (int(n) for n in rng.integers(1, 7, 3))
     kind, builder = (dtypes.int32, dtypes.int64)[int(rng.integers(2))], ProgramBuilder()
@@ -326,7 +406,7 @@ def _words(section: SectionBuilder, source: int, target: int) -> None:
     section.word("end_row")
 
 
-def of_encoder(rng: np.random.Generator) -> Iterator[tuple[bytes, list[np.ndarray]]]:
+def of_encoder(rng: np.random.Generator) -> Iterator[Made]:
     from dvm_rt import _native
 
     from tests.native.plans import FUSED, Case, arrays_of
@@ -339,7 +419,7 @@ def of_encoder(rng: np.random.Generator) -> Iterator[tuple[bytes, list[np.ndarra
             yield _native.Plan(plan.to_bytes()).encode(symbols), arrays_of(plan, symbols, rng)
 
 
-def of_listings(rng: np.random.Generator) -> Iterator[tuple[bytes, list[np.ndarray]]]:
+def of_listings(rng: np.random.Generator) -> Iterator[Made]:
     from tests.native.test_verify import LISTINGS, ROTARY
 
     for listing in (*LISTINGS.values(), ROTARY):
@@ -352,18 +432,19 @@ def of_listings(rng: np.random.Generator) -> Iterator[tuple[bytes, list[np.ndarr
 def main(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     written = 0
-    for program, args in seeds(np.random.default_rng(20261122)):
-        parsed = parse(program)
-        work = fuel(parsed.sections)
-        if work > WORK_MAX or max((a.bytes for a in parsed.args), default=0) > (BYTES_MAX if work > FEW else 4 * BYTES_MAX):
-            continue
-        content = [a.reshape(-1).view(np.uint8).tobytes() if a.size else b"" for a in args]
-        parts = [program, *content]
-        expected = after(program, content)
-        data = np.array([len(content), len(expected)], "<u4").tobytes()
-        data += b"".join(len(part).to_bytes(4, "little") + part for part in (*parts, *expected))
-        (folder / f"{written:04}.seed").write_bytes(data)
-        written += 1
+    for family, made in families(np.random.default_rng(20261122)):
+        for program, args in made:
+            parsed = parse(program)
+            work = fuel(parsed.sections)
+            if work > WORK_MAX or max((a.bytes for a in parsed.args), default=0) > (BYTES_MAX if work > FEW else 4 * BYTES_MAX):
+                continue
+            content = [a.reshape(-1).view(np.uint8).tobytes() if a.size else b"" for a in args]
+            parts = [program, *content]
+            expected = after(program, content)
+            data = np.array([len(content), len(expected)], "<u4").tobytes()
+            data += b"".join(len(part).to_bytes(4, "little") + part for part in (*parts, *expected))
+            (folder / f"{family}.{written:04}.seed").write_bytes(data)
+            written += 1
     print(f"{written} seeds in {folder}")
 
 

@@ -101,7 +101,12 @@ std::vector<Seed> read_corpus(const std::string& folder) {
 class Job {
  public:
   Job(const Options& options, const std::vector<Seed>& seeds, const std::vector<Tree>& trees, uint64_t number, Count& count)
-      : options_(options), seeds_(seeds), trees_(trees), number_(options.seed + number), all_golden_(!options.golden_every && !number), count_(count) {}
+      : options_(options), seeds_(seeds), trees_(trees), number_(options.seed + number), all_golden_(!options.golden_every && !number), count_(count) {
+    auto family = [&](size_t i) { return seeds[i].name.substr(0, seeds[i].name.find('.')); };
+    for (size_t i = 0; i < seeds.size(); i++)
+      if (!i || family(i) != family(i - 1)) families_.emplace_back(i, i + 1);
+      else families_.back().second++;
+  }
 
   void run() {
     const auto began = Clock::now();
@@ -122,11 +127,17 @@ class Job {
   }
 
  private:
+  // Any seed, or any of any family: the first part of its name.
+  size_t mutated(Random& random) const {
+    if (random.chance(50)) return size_t(random.below(int64_t(seeds_.size())));
+    const auto& [begin, end] = families_[size_t(random.below(int64_t(families_.size())))];
+    return begin + size_t(random.below(int64_t(end - begin)));
+  }
   const std::string& execute(uint64_t n, FILE* dump) {
     const uint64_t every = options_.golden_every, count = seeds_.size();
     const bool golden = every ? n % every == 0 && n / every < count : all_golden_ && n < count;
     Random random(number_ << 32 ^ n);
-    const size_t chosen = !golden ? size_t(random.below(int64_t(count))) : every ? size_t(n / every * 7919 % count) : size_t(n);
+    const size_t chosen = !golden ? mutated(random) : every ? size_t(n / every * 7919 % count) : size_t(n);
     const Seed& seed = seeds_[chosen];
     const Bytes* bytes = &seed.program;
     if (!golden) {
@@ -165,6 +176,7 @@ class Job {
   const std::vector<Tree>& trees_;
   const uint64_t number_;
   const bool all_golden_;
+  std::vector<std::pair<size_t, size_t>> families_;
   Count& count_;
   Bench bench_;
   ProgramMemory memory_;

@@ -165,7 +165,10 @@ class Mutator {
     for (size_t i = 0; i < t_.args.size() && r_.chance(90); i++) {
       const size_t at = size_t(r_.below(int64_t(t_.args.size())));
       const bool fits = t_.args[at].dtype == x.dtype && t_.args[at].mode & READ && t_.args[at].bytes;
-      if (fits) return x.arg = uint16_t(at), x.base = r_.below(int64_t(t_.args[at].bytes)), x;
+      if (!fits) continue;
+      x.arg = uint16_t(at), x.base = r_.below(int64_t(t_.args[at].bytes));
+      if (r_.chance(20)) x.mode = t_.args[at].mode & (READ | WRITE);
+      return x;
     }
     if (t_.head.workspace_bytes && r_.chance(30)) return x.arg = WORKSPACE, x.base = r_.below(int64_t(std::min<uint64_t>(t_.head.workspace_bytes, 64))), x;
     ProgramArg a{};
@@ -254,7 +257,12 @@ class Mutator {
         if (info.k == Field::CONSTANT || info.k == Field::AHEAD) w.k = r_.chance(50) ? uint32_t(r_.below(4)) : uint32_t(r_.next());
         else if (info.k != Field::EMPTY || r_.chance(10)) w.k = uint32_t(near(w.k, 1));
         break;
-      case 7: if (info.k != Field::EMPTY || r_.chance(10)) w.k = uint32_t(r_.chance(50) ? r_.below(34) : boundary()); break;
+      case 7: {
+        const int64_t limit = info.k == Field::SLOT ? MAX_SLOTS : info.k == Field::ROW ? MAX_ROW_SCALARS : 0;
+        if (limit) w.k = uint32_t(r_.chance(50) ? limit - 1 + r_.below(3) : r_.below(limit));
+        else if (info.k != Field::EMPTY || r_.chance(10)) w.k = uint32_t(r_.chance(50) ? r_.below(34) : boundary());
+        break;
+      }
       case 8: std::swap(w, r_.of(s.words)); break;
       case 9: s.words.erase(s.words.begin() + (&w - s.words.data())), jumps(s); break;
       default: {  // a copy elsewhere, or a word of another section
@@ -287,6 +295,10 @@ class Mutator {
 
   void operand(Part& s, Operand& x) {
     const int64_t element = x.dtype < sizeof DTYPE_BYTES ? DTYPE_BYTES[x.dtype] : 4;
+    if (x.arg == INDEX && r_.chance(30)) return far(s, x);
+    if (x.arg == SCRATCH && r_.chance(20)) return void(x.stride[r_.below(std::clamp<int>(s.head.rank, 1, MAX_RANK))] = r_.chance(50) ? element : 2 * element);
+    if (r_.chance(6)) return r_.chance(70) ? retype(x) : recast(s);
+    if (r_.chance(2)) return number(x);
     int64_t& stride = x.stride[r_.chance(98) && s.head.rank <= MAX_RANK && s.head.rank ? r_.below(s.head.rank) : r_.below(MAX_RANK)];
     switch (r_.below(16)) {
       case 0: case 1: x.base = near(x.base, element); break;
@@ -319,6 +331,37 @@ class Mutator {
       default:
         if (r_.chance(5)) x.reserved = uint16_t(1 + r_.below(3));
         else fill(s, x);
+    }
+  }
+  void far(Part& s, Operand& x) {  // numbers near their limit
+    int64_t& at = r_.chance(50) ? x.base : x.stride[r_.below(std::clamp<int>(s.head.rank, 1, MAX_RANK))];
+    at = (int64_t(INDEX_MAX) - 4 + r_.below(9)) * (r_.chance(50) ? 1 : -1) * (r_.chance(20) ? 2 : 1);
+  }
+  void number(Operand& x) {  // becomes an index operand
+    x.arg = INDEX, x.dtype = uint8_t(DType::INT64), x.mode = READ, x.index = NONE, x.limit = x.depth = 0;
+    if (r_.chance(50)) x.stride[0] = 0;
+  }
+  void retype(Operand& x) {  // another dtype on the same elements, and its argument with it
+    const int64_t before = x.dtype < sizeof DTYPE_BYTES ? DTYPE_BYTES[x.dtype] : 4;
+    x.dtype = uint8_t(r_.below(int64_t(sizeof DTYPE_BYTES)));
+    const int64_t now = DTYPE_BYTES[x.dtype];
+    for (int64_t& stride : x.stride) stride = stride % before ? stride : stride / before * now;
+    if (x.depth % before == 0) x.depth = x.depth / before * now;
+    if (x.base % before == 0) x.base = x.base / before * now;
+    if (x.arg >= t_.args.size()) return void(t_.head.workspace_bytes *= now > before ? 2 : 1);
+    ProgramArg& a = t_.args[x.arg];
+    a.dtype = x.dtype, a.align = uint32_t(std::max<int64_t>(a.align, now));
+    if (now > before) a.bytes = a.bytes / uint64_t(before) * uint64_t(now);
+  }
+  void recast(Part& s) {  // a section computes in another dtype of the same size
+    static constexpr DType OF_4[] = {DType::FLOAT32, DType::INT32, DType::UINT32}, OF_8[] = {DType::FLOAT64, DType::INT64, DType::UINT64};
+    if (!is_compute_dtype(s.head.dtype)) return;
+    const uint8_t before = s.head.dtype, now = uint8_t(DTYPE_BYTES[before] == 4 ? r_.pick(OF_4) : r_.pick(OF_8));
+    s.head.dtype = now;
+    for (Operand& x : s.operands) {
+      if (x.dtype != before) continue;
+      x.dtype = now;
+      if (x.arg < t_.args.size()) t_.args[x.arg].dtype = now;
     }
   }
   void fill(Part& s, const Operand& x) {  // one more, or up to the limit and beyond
@@ -360,7 +403,7 @@ class Mutator {
       case 0: a.bytes = uint64_t(near(int64_t(a.bytes), 4)); break;
       case 1: case 2: case 3: case 4: a.bytes += uint64_t(1 + r_.below(200)); break;
       case 5: a.bytes -= std::min<uint64_t>(a.bytes, uint64_t(1 + r_.below(8))); break;
-      case 6: a.mode = uint8_t(r_.chance(80) ? r_.below(4) : r_.below(256)); break;
+      case 6: a.mode = uint8_t(r_.chance(70) ? r_.below(4) : r_.chance(50) ? a.mode ^ 1u << r_.below(8) : r_.below(256)); break;
       case 7: case 8: a.mode |= READ | WRITE; break;
       case 9: a.align = uint32_t(r_.chance(80) ? 1u << r_.below(8) : boundary()); break;
       case 10:
