@@ -8,13 +8,15 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from importlib import metadata
 from pathlib import Path
 
-PEERS = "torch,inductor,inductor-dyn,onnxruntime,jax,numpy,numexpr"
+from benchmarks.measure import Row
+
+PEERS = "torch,inductor,inductor-dyn,onnxruntime,jax,numpy,numexpr,mindspore"
 CASE_SUITES = ("operators", "subgraphs", "models")
-ALL = (*CASE_SUITES, "dynamic", "encode", "pipeline", "startup", "memory")
+ALL = (*CASE_SUITES, "requests", "dynamic", "encode", "pipeline", "startup", "memory")
 # One thread for every engine that reads the environment, and a malloc that keeps its pages: the peers' best setting.
 SETTINGS = {
     "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "NUMEXPR_NUM_THREADS": "1",
@@ -22,15 +24,16 @@ SETTINGS = {
 }  # fmt: skip
 
 
-def run(suites: list[str], peers: list[str], only: str, threads: int, all_unseen: bool) -> tuple[dict[str, object], list]:
-    """(the machine, rows). Progress goes to stderr."""
+Rows = list[Row]
+
+
+def run(suites: list[str], peers: list[str], only: str, threads: int, all_unseen: bool, rows: Rows, save: Callable[[dict, Rows], None]) -> None:
+    """Adds to `rows` what is not there yet, and saves after every case. Progress and rows as they come go to stderr."""
     from benchmarks import cases, measure
     from benchmarks.engines import engines
     from benchmarks.limits import Limits
+    from benchmarks.page import line
     from benchmarks.suites import SUITES
-
-    def tell(what: str) -> None:
-        print(f"\r\033[K{what}", end="", file=sys.stderr, flush=True)
 
     if threads == 1:
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
@@ -38,19 +41,31 @@ def run(suites: list[str], peers: list[str], only: str, threads: int, all_unseen
     found, absent = engines(peers)
     for name, why in absent.items():
         print(f"{name}: absent ({why})", file=sys.stderr)
-    rows = []
-    for suite in suites:
-        if suite in SUITES:
-            tell(suite)
-            rows += [r for r in SUITES[suite]() if only in r.case]
-            continue
-        for case in cases.CASES:
-            if case.suite == suite and only in case.name:
-                rows += measure.time_case(case, found, limits, tell, all_unseen)
-    print("\r\033[K", end="", file=sys.stderr)
     machine = {"cpu": _cpu(), "cpus": os.cpu_count(), "python": platform.python_version(), "threads": threads, "load": os.getloadavg()[0],
                "versions": dict(_versions(found)), "absent": absent, "limits": limits.as_dict() if limits else None}  # fmt: skip
-    return machine, rows
+    done = {(r.suite, r.case) for r in rows}
+
+    def tell(what: str) -> None:
+        print(f"\r\033[K{what}", end="", file=sys.stderr, flush=True)
+
+    def add(new: Iterable[Row]) -> None:
+        for row in new:
+            rows.append(row)
+            print(f"\r\033[K{line(row)}", file=sys.stderr)
+            save(machine, rows)
+
+    for suite in suites:
+        def wanted(name: str, suite: str = suite) -> bool:
+            return only in name and (suite, name) not in done
+
+        tell(suite)
+        if suite in SUITES:
+            add(SUITES[suite](found, wanted))
+        else:
+            for case in (c for c in cases.CASES if c.suite == suite and wanted(c.name)):
+                add(measure.time_case(case, found, limits, tell, all_unseen))
+    print("\r\033[K", end="", file=sys.stderr)
+    save(machine, rows)
 
 
 def _cpu() -> str:
@@ -59,13 +74,14 @@ def _cpu() -> str:
 
 
 def _versions(found: list) -> Iterator[tuple[str, str]]:
-    for name in ("numpy", "torch", "onnxruntime", "jax", "numexpr"):
+    for name in ("numpy", "torch", "onnxruntime", "jax", "numexpr"):  # MindSpore is in another environment
         if any(e.name.startswith(name[:5]) for e in found):
             yield name, metadata.version(name)
 
 
 def main(suites: list[str], peers: str, only: str, threads: int, all_unseen: bool, outputs: dict[str, Path | None]) -> None:
-    """Runs, prints the table, writes what was asked for. Starts itself again under SETTINGS first."""
+    """Runs, prints the tables, writes what was asked for. A JSON file that is there already is gone on with: cases that it has
+    are not run again. Starts itself again under SETTINGS first."""
     from benchmarks import page
 
     unknown = [s for s in suites if s not in ALL]
@@ -73,11 +89,29 @@ def main(suites: list[str], peers: str, only: str, threads: int, all_unseen: boo
         sys.exit(f"bench: suite: unknown, got {', '.join(unknown)}, allowed {', '.join(ALL)}")
     if os.environ.get("DVM_RT_BENCH") != "1":
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, **SETTINGS})
-    machine, rows = run(suites or list(ALL), [p for p in peers.split(",") if p], only, threads, all_unseen)
+    machine, rows = _read(outputs["json"])
+
+    def save(measured_on: dict, rows: Rows) -> None:
+        machine.update(measured_on)
+        if outputs["json"]:
+            part = outputs["json"].with_suffix(".part")
+            part.write_text(json.dumps({"machine": machine, "rows": [r.as_dict() for r in rows]}, indent=1))
+            part.replace(outputs["json"])
+
+    try:
+        run(suites or list(ALL), [p for p in peers.split(",") if p], only, threads, all_unseen, rows, save)
+    except KeyboardInterrupt:
+        print("\ninterrupted: the rows so far" + (f" are in {outputs['json']}, and the same command goes on" if outputs["json"] else ""), file=sys.stderr)
+    rows.sort(key=lambda row: ALL.index(row.suite))
     page.show(machine, rows)
-    if outputs["json"]:
-        outputs["json"].write_text(json.dumps({"machine": machine, "rows": [r.as_dict() for r in rows]}, indent=1))
     if outputs["markdown"]:
         outputs["markdown"].write_text(page.markdown(machine, rows))
     if outputs["html"]:
         outputs["html"].write_text(page.html(machine, rows))
+
+
+def _read(path: Path | None) -> tuple[dict, Rows]:
+    if path is None or not path.exists():
+        return {}, []
+    found = json.loads(path.read_text())
+    return found["machine"], [Row(**row) for row in found["rows"]]

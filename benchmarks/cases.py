@@ -88,24 +88,67 @@ def mlp(s, x, w1, b1, w2, b2):
 HEADS = 8
 
 
-def self_attention(s, x, wqkv, bqkv, wo, bo):
+def self_attention(s, x, wqkv, bqkv, wo, bo, heads=HEADS, causal=False, before=()):
+    """`before`: keys and values of earlier positions, (b, heads, t, d / heads) each."""
     b, n, d = x.shape
-    q, k, v = (s.transpose(s.reshape(t, (b, n, HEADS, d // HEADS)), (0, 2, 1, 3)) for t in s.split(s.linear(x, wqkv, bqkv), 3))
-    return s.linear(s.reshape(s.transpose(s.attention(q, k, v), (0, 2, 1, 3)), (b, n, d)), wo, bo)
+    q, k, v = (s.transpose(s.reshape(t, (b, n, heads, d // heads)), (0, 2, 1, 3)) for t in s.split(s.linear(x, wqkv, bqkv), 3))
+    if before:
+        k, v = (s.concat([old, new], -2) for old, new in zip(before, (k, v), strict=True))
+    return s.linear(s.reshape(s.transpose(s.attention(q, k, v, causal), (0, 2, 1, 3)), (b, n, d)), wo, bo)
 
 
-def encoder_layer(s, x, wqkv, bqkv, wo, bo, g1, h1, w1, b1, w2, b2, g2, h2):
-    x = s.layer_norm(x + self_attention(s, x, wqkv, bqkv, wo, bo), g1, h1)
+def encoder_layer(s, x, wqkv, bqkv, wo, bo, g1, h1, w1, b1, w2, b2, g2, h2, heads=HEADS):
+    x = s.layer_norm(x + self_attention(s, x, wqkv, bqkv, wo, bo, heads), g1, h1)
     return s.layer_norm(x + mlp(s, x, w1, b1, w2, b2), g2, h2)
+
+
+def pre_norm_layer(s, x, wqkv, bqkv, wo, bo, g1, h1, w1, b1, w2, b2, g2, h2, causal=False, before=()):
+    x = x + self_attention(s, s.layer_norm(x, g1, h1), wqkv, bqkv, wo, bo, HEADS, causal, before)
+    return x + mlp(s, s.layer_norm(x, g2, h2), w1, b1, w2, b2)
 
 
 LAYER = 12
 
 
-def encoder(s, x, *weights):
-    for i in range(0, len(weights), LAYER):
-        x = encoder_layer(s, x, *weights[i : i + LAYER])
+def _layers(weights):
+    return [weights[i : i + LAYER] for i in range(0, len(weights), LAYER)]
+
+
+def encoder(s, x, *weights, heads=HEADS):
+    for layer in _layers(weights):
+        x = encoder_layer(s, x, *layer, heads=heads)
     return x
+
+
+def gpt_prefill(s, x, *weights):
+    for layer in _layers(weights):
+        x = pre_norm_layer(s, x, *layer, causal=True)
+    return x
+
+
+GPT_LAYERS = 4
+
+
+def gpt_decode(s, x, *rest):
+    """One token, (1, 1, d), after t others: the keys and values of each layer come in and grow by one."""
+    caches, weights = rest[: 2 * GPT_LAYERS], rest[2 * GPT_LAYERS :]
+    for number, layer in enumerate(_layers(weights)):
+        x = pre_norm_layer(s, x, *layer, before=caches[2 * number : 2 * number + 2])
+    return x
+
+
+PATCH = 16
+
+
+def vit(s, image, w_patch, b_patch, *weights):
+    """Patches of an image (b, 3, h, w) as tokens, pre-norm layers, the mean token."""
+    b, c, h, w = image.shape
+    rows, columns = h // PATCH, w // PATCH
+    patches = s.transpose(s.reshape(image, (b, c, rows, PATCH, columns, PATCH)), (0, 2, 4, 1, 3, 5))
+    x = s.linear(s.reshape(patches, (b, rows * columns, c * PATCH * PATCH)), w_patch, b_patch)
+    for layer in _layers(weights):
+        x = pre_norm_layer(s, x, *layer)
+    return s.mean(x, -2)
 
 
 # ---- weights ------------------------------------------------------------------------------------------------------
@@ -135,6 +178,14 @@ def _sequence_flops(d: int, layers: int) -> Callable[..., float]:
 
 
 SEQUENCES = {"1x8x256": (1, 8, 256), "1x64x256": (1, 64, 256), "4x64x256": (4, 64, 256), "8x256x256": (8, 256, 256)}
+
+
+def _gpt_step(rng: np.random.Generator, t: int) -> Arrays:
+    return [normal(rng, 1, 1, 256), *(normal(rng, 1, HEADS, t, 256 // HEADS) for _ in range(2 * GPT_LAYERS))]
+
+
+def _vit_weights(rng: np.random.Generator) -> Arrays:
+    return [_scaled(rng, 256, 3 * PATCH * PATCH), normal(rng, 256), *_layer_weights(256, 4)(rng)]
 
 
 def _sequence(rng: np.random.Generator) -> Dims:
@@ -193,7 +244,7 @@ CASES: tuple[Case, ...] = (
     *(matmul_case(*dims) for dims in MATMUL.values()),
     Case("operators", "matmul, both per call", lambda s, x, y: x @ y, lambda rng, m, n, k: [normal(rng, m, k), normal(rng, k, n)], MATMUL,
          moved=_product_moved, flops=_product_flops),
-    Case("subgraphs", "chain of 8", chain8, _matrices(2), SMALL_TO_LARGE, moved=lambda r, c: 12.0 * r * c, unseen=_two_dims),
+    Case("subgraphs", "chain of 8", chain8, _matrices(2), {"1x64": (1, 64), **SMALL_TO_LARGE}, moved=lambda r, c: 12.0 * r * c, unseen=_two_dims),
     Case("subgraphs", "swiglu", swiglu, _matrices(2), SMALL_TO_LARGE, moved=lambda r, c: 12.0 * r * c, unseen=_two_dims),
     Case("subgraphs", "lstm cell", lstm_cell, lambda rng, r, c: [normal(rng, r, 4 * c), normal(rng, r, c)], SMALL_TO_LARGE,
          moved=lambda r, c: 24.0 * r * c, unseen=_two_dims),
@@ -208,4 +259,15 @@ CASES: tuple[Case, ...] = (
          flops=_sequence_flops(256, 1), unseen=_sequence),
     Case("models", "6-layer encoder", encoder, lambda rng, *dims: [normal(rng, *dims)], SEQUENCES, _layer_weights(256, 6),
          flops=_sequence_flops(256, 6), unseen=_sequence, tolerance=1e-3),
+    Case("models", "MiniLM's size (6 layers, 384, 12 heads)", lambda s, x, *w: encoder(s, x, *w, heads=12), lambda rng, *dims: [normal(rng, *dims)],
+         {"1x8x384": (1, 8, 384), "1x32x384": (1, 32, 384), "4x64x384": (4, 64, 384)}, _layer_weights(384, 6), flops=_sequence_flops(384, 6),
+         unseen=lambda rng: (1, int(rng.integers(2, 129)), 384), tolerance=1e-3),
+    Case("models", "GPT prefill (4 layers)", gpt_prefill, lambda rng, *dims: [normal(rng, *dims)],
+         {"1x8x256": (1, 8, 256), "1x64x256": (1, 64, 256), "1x512x256": (1, 512, 256)}, _layer_weights(256, GPT_LAYERS), flops=_sequence_flops(256, 4),
+         unseen=lambda rng: (1, int(rng.integers(2, 257)), 256), tolerance=1e-3),
+    Case("models", "GPT decode (4 layers)", gpt_decode, _gpt_step, {f"after {t}": (t,) for t in (16, 128, 1024)}, _layer_weights(256, GPT_LAYERS),
+         moved=lambda t: 4.0 * GPT_LAYERS * (12 * 256 * 256 + 2 * t * 256), unseen=lambda rng: (int(rng.integers(1, 257)),), tolerance=1e-3),
+    Case("models", "ViT (4 layers, patches of 16)", vit, lambda rng, b, h, w: [normal(rng, b, 3, h, w)],
+         {f"{b}x{h}x{w}": (b, h, w) for b, h, w in ((1, 64, 64), (1, 224, 224), (4, 160, 224))}, _vit_weights,
+         unseen=lambda rng: (1, PATCH * int(rng.integers(2, 15)), PATCH * int(rng.integers(2, 15))), tolerance=1e-3),
 )  # fmt: skip

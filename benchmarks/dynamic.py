@@ -23,8 +23,8 @@ MODES: dict[str, dict[str, object]] = {"inline": {"inline": True}, "1 encoder": 
 Runs = dict[str, Callable[[], int]]  # name -> runs once, gives the number of units
 
 
-def dynamic() -> Iterator[Row]:
-    """All rows: each case in both modes."""
+def dynamic(wanted: Callable[[str], bool] = lambda name: True) -> Iterator[Row]:
+    """Rows of the wanted cases, each in both modes."""
     sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
     import dvm_rt as dvm
 
@@ -32,16 +32,20 @@ def dynamic() -> Iterator[Row]:
         print("dynamic: absent: its rows are ratios to PyTorch, which is not installed", file=sys.stderr)
         return
     cpus = os.sched_getaffinity(0)
-    for mode, options in MODES.items():
-        if mode != "inline":
-            os.sched_setaffinity(0, range(os.cpu_count() or 1))  # the processes need CPUs of their own
-        for name, (shape, unit, make) in CASES.items():
+    for name, (shape, unit, make) in CASES.items():
+        if not wanted(name):
+            continue
+        rows = []
+        for mode, options in MODES.items():
+            if mode != "inline":
+                os.sched_setaffinity(0, range(os.cpu_count() or 1))  # the processes need CPUs of their own
             with dvm.Runtime(**options):  # type: ignore[arg-type]
                 runs = make()
                 times = _rounds(runs)
                 ours = times.pop("dvm")
-            yield Row("dynamic", name, f"{shape}, {mode}", f"a {unit}", "us", ours, times)
-    os.sched_setaffinity(0, cpus)
+            rows.append(Row("dynamic", name, f"{shape}, {mode}", f"a {unit}", "us", ours, times))
+            os.sched_setaffinity(0, cpus)
+        yield from rows
 
 
 def _rounds(runs: Runs) -> dict[str, float]:

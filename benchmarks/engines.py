@@ -11,19 +11,23 @@ whose result is whole when it returns. One thread each.
     onnxruntime  the export of the PyTorch function with dynamic axes, all optimisations, one session for all shapes
     jax          jax.jit
     numpy        plain NumPy, float32
-    numexpr      where the case has an expression; float32 constants"""
+    numexpr      where the case has an expression; float32 constants
+    mindspore    graph mode O0, in the environment whose Python MINDSPORE_PYTHON names (benchmarks/mindspore_child.py)"""
 
 from __future__ import annotations
 
 import io
 import os
+import subprocess
+import time
 import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from benchmarks import spaces
+from benchmarks import mindspore_child, spaces
 
 if TYPE_CHECKING:
     from benchmarks.cases import Case
@@ -33,7 +37,7 @@ Arrays = list[np.ndarray]
 
 
 class Engine:
-    """One engine; `load` before `bind`. `result` makes a NumPy array of what a run gave."""
+    """One engine; `load` before `bind`. `result` makes a NumPy array of what a run gave; `seconds` is the time of so many runs."""
 
     name = ""
 
@@ -46,14 +50,25 @@ class Engine:
     def result(self, value: object) -> np.ndarray:
         return np.asarray(value)
 
+    def seconds(self, run: Run, count: int) -> float:
+        begin = time.perf_counter()
+        for _ in range(count):
+            run()
+        return time.perf_counter() - begin
+
+    def compiled_s(self) -> float | None:
+        """Seconds spent so far on turning plans into programs, for an engine that counts them."""
+        return None
+
 
 class Dvm(Engine):
     name = "dvm"
 
     def __init__(self) -> None:
         import dvm_rt as dvm
+        from dvm_rt.runtime import current
 
-        self.dvm, self.space = dvm, spaces.Dvm()
+        self.dvm, self.space, self.runtime = dvm, spaces.Dvm(), current
 
     def load(self, case: Case, weights: Arrays) -> None:
         self.function = self.dvm.function(lambda *arrays: case.function(self.space, *arrays))
@@ -62,6 +77,10 @@ class Dvm(Engine):
     def bind(self, inputs: Arrays) -> Run:
         function, arrays = self.function, [*(self.dvm.asarray(x) for x in inputs), *self.weights]
         return lambda: function(*arrays)
+
+    def compiled_s(self) -> float:
+        stats = self.runtime().stats()
+        return (stats["encode_ns"] + stats["load_ns"]) / 1e9
 
 
 class Torch(Engine):
@@ -203,8 +222,43 @@ class NumExpr(Engine):
         return lambda: evaluate(self.expression, {**names, **constants})
 
 
+class MindSpore(Engine):
+    """Its own process measures its runs, so that no time is lost between the two."""
+
+    name = "mindspore"
+
+    def __init__(self) -> None:
+        python = os.environ.get("MINDSPORE_PYTHON")
+        if not python:
+            raise ImportError("MINDSPORE_PYTHON names no Python")
+        if subprocess.run([python, "-c", "import mindspore"], capture_output=True, check=False).returncode:
+            raise ImportError(f"{python} has no mindspore")
+        command = [python, mindspore_child.__file__]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+
+    def load(self, case: Case, weights: Arrays) -> None:
+        self._ask({"do": "load", "suite": case.suite, "case": case.name}, weights)
+
+    def bind(self, inputs: Arrays) -> Run:
+        number = self._ask({"do": "bind"}, inputs)[0]["run"]
+        return partial(self._ask, {"do": "run", "run": number, "count": 1})
+
+    def result(self, value: object) -> np.ndarray:
+        return value[1][0]
+
+    def seconds(self, run: Run, count: int) -> float:
+        return self._ask({**run.args[0], "count": count})[0]["seconds"]
+
+    def _ask(self, what: dict[str, object], arrays: Arrays = ()) -> tuple[dict, Arrays]:
+        mindspore_child.send(self.process.stdin, what, arrays)
+        answer, results = mindspore_child.receive(self.process.stdout) or ({"error": "its process is gone"}, [])
+        if "error" in answer:
+            raise RuntimeError(answer["error"])
+        return answer, results
+
+
 ENGINES: dict[str, type[Engine]] = {
-    e.name: e for e in (Dvm, Torch, Inductor, InductorDynamic, OnnxRuntime, Jax, NumPy, NumExpr)
+    e.name: e for e in (Dvm, Torch, Inductor, InductorDynamic, OnnxRuntime, Jax, NumPy, NumExpr, MindSpore)
 }  # fmt: skip
 
 

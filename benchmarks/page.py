@@ -29,6 +29,13 @@ def _head(peers: list[str]) -> list[str]:
     return ["case", "shape", "metric", "unit", "dvm", *peers, "best peer / dvm", "of the limit"]
 
 
+def line(row: Row) -> str:
+    """One row on one line, as it comes."""
+    peers = "  ".join(f"{name} {number(value)}" for name, value in row.peers.items())
+    ahead = f"  {row.ratio:.2f}x" if row.ratio else ""
+    return f"{row.suite}: {row.case} {row.shape}, {row.metric}: dvm {number(row.dvm)} {row.unit}  {peers}{ahead}"
+
+
 def headlines(rows: list[Row]) -> list[str]:
     """One line a suite: rows ahead of the best peer, and the ratios' geometric mean; then what new shapes cost."""
     lines = []
@@ -40,8 +47,8 @@ def headlines(rows: list[Row]) -> list[str]:
             lines.append(f"{suite}: ahead of the best peer on {ahead} of {len(timed)} rows; ratio {mean:.2f} in the geometric mean, "
                          f"{least.ratio:.2f} ({least.case} {least.shape}) to {most.ratio:.2f} ({most.case} {most.shape})")
     for row in rows:
-        if row.metric == "added max" and row.dvm and "inductor" in row.peers:
-            lines.append(f"{row.suite}, {row.case}: a shape never seen adds at most {number(row.dvm)} us; to Inductor {number(row.peers['inductor'])} us, "
+        if row.metric == "compile max" and row.dvm and "inductor" in row.peers:
+            lines.append(f"{row.suite}, {row.case}: a shape never seen is compiled in at most {number(row.dvm)} us; by Inductor in {number(row.peers['inductor'])} us, "
                          f"{row.peers['inductor'] / row.dvm:,.0f} times as much")
     return lines
 

@@ -44,8 +44,8 @@ class NumPy:
         return np.split(x, count, -1)
 
     @staticmethod
-    def concat(arrays: list[np.ndarray]) -> np.ndarray:
-        return np.concatenate(arrays, -1)
+    def concat(arrays: list[np.ndarray], axis: int = -1) -> np.ndarray:
+        return np.concatenate(arrays, axis)
 
     @staticmethod
     def reshape(x: np.ndarray, shape: Shape) -> np.ndarray:
@@ -70,11 +70,11 @@ class NumPy:
 
     @staticmethod
     def layer_norm(x: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> np.ndarray:
-        return (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5) * weight + bias
+        return (x - x.mean(-1, keepdims=True)) / (x.var(-1, keepdims=True) + 1e-5) ** 0.5 * weight + bias
 
     @staticmethod
     def rms_norm(x: np.ndarray, weight: np.ndarray) -> np.ndarray:
-        return x / np.sqrt((x * x).mean(-1, keepdims=True) + 1e-6) * weight
+        return x / ((x * x).mean(-1, keepdims=True) + 1e-6) ** 0.5 * weight
 
     @staticmethod
     def linear(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None = None) -> np.ndarray:
@@ -101,7 +101,7 @@ class Jax(NumPy):
         self.erf, self.sigmoid, self.silu = jax.scipy.special.erf, jax.nn.sigmoid, jax.nn.silu
         self.softmax = jax.nn.softmax
         self.split = lambda x, count: jnp.split(x, count, -1)
-        self.concat = lambda arrays: jnp.concatenate(arrays, -1)
+        self.concat = lambda arrays, axis=-1: jnp.concatenate(arrays, axis)
         self.gelu = lambda x: jax.nn.gelu(x, approximate=False)
         self._jnp = jnp
 
@@ -127,13 +127,13 @@ class Torch:
         self.mean = lambda x, axis: x.mean(axis, keepdim=True)
         self.max = lambda x, axis: x.amax(axis, keepdim=True)
         self.split = lambda x, count: list(torch.chunk(x, count, -1))
-        self.concat = lambda arrays: torch.cat(arrays, -1)
+        self.concat = lambda arrays, axis=-1: torch.cat(arrays, axis)
         self.reshape, self.transpose = torch.reshape, torch.permute
         self.softmax = lambda x: functional.softmax(x, -1)
         self.layer_norm = lambda x, weight, bias: functional.layer_norm(x, weight.shape, weight, bias)
         self.rms_norm = lambda x, weight: functional.rms_norm(x, weight.shape, weight, 1e-6)
         attend = functional.scaled_dot_product_attention
-        self.attention = lambda q, k, v, causal=False: attend(q, k, v, is_causal=causal and q.shape[-2] > 1)
+        self.attention = lambda q, k, v, causal=False: attend(q, k, v, is_causal=bool(causal and q.shape[-2] > 1))
 
 
 class Dvm:
@@ -149,6 +149,6 @@ class Dvm:
         self.mean = lambda x, axis: dvm.mean(x, axis=axis, keepdims=True)
         self.max = lambda x, axis: dvm.max(x, axis=axis, keepdims=True)
         self.split = lambda x, count: dvm.split(x, count, axis=-1)
-        self.concat = lambda arrays: dvm.concat(arrays, axis=-1)
+        self.concat = lambda arrays, axis=-1: dvm.concat(arrays, axis=axis)
         self.transpose = dvm.permute_dims
         self.attention = lambda q, k, v, causal=False: dvm.attention(q, k, v, causal=causal)

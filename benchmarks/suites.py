@@ -1,4 +1,4 @@
-"""The suites that are no cases of one function: dynamic (a module of its own), encode, pipeline, startup, memory."""
+"""The suites that are no cases of one function: requests, dynamic (a module of its own), encode, pipeline, startup, memory."""
 
 from __future__ import annotations
 
@@ -6,13 +6,47 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from benchmarks.cases import CASES, Case
 from benchmarks.dynamic import dynamic
-from benchmarks.cases import Case
-from benchmarks.measure import Row
+from benchmarks.engines import Engine
+from benchmarks.measure import SLOW_COMPILERS, Row
+
+
+REQUESTS = 200
+Wanted = Callable[[str], bool]
+
+
+def requests(engines: list[Engine]) -> Iterator[Row]:
+    """A server's stream, every request in a shape of its own, one after the other, everything included that an engine does at a shape
+    that it has not seen; and the first result of a model that nobody has seen (import, export and session creation apart)."""
+    model = next(c for c in CASES if c.name == "6-layer encoder")
+    rng = np.random.default_rng(0)
+    weights = model.weights(rng)
+    first: dict[str, float] = {}
+    inputs = model.inputs(rng, 1, 8, 256)
+    each: dict[str, float] = {}
+    shapes: list[tuple[int, ...]] = list(dict.fromkeys(model.unseen(rng) for _ in range(2 * REQUESTS)))[:REQUESTS]
+    given = [model.inputs(rng, *dims) for dims in shapes]
+    notes = []
+    for engine in engines:
+        begin = time.perf_counter()
+        engine.load(model, weights)
+        loaded = time.perf_counter() - begin if engine.name != "onnxruntime" else 0.0
+        run = engine.bind(inputs)
+        first[engine.name] = 1e3 * (loaded + engine.seconds(run, 1))
+        count = SLOW_COMPILERS.get(engine.name, len(given))
+        begin = time.perf_counter()
+        for arrays in given[:count]:
+            engine.result(engine.bind(arrays)())
+        each[engine.name] = 1e3 * (time.perf_counter() - begin) / count
+        if count < len(given):
+            notes.append(f"{engine.name}: the first {count} of them")
+    yield Row("requests", "6-layer encoder, first result", "1x8x256", "cold start", "ms", first.pop("dvm"), first)
+    yield Row("requests", f"6-layer encoder, {len(given)} requests", "all different", "mean of a request", "ms", each.pop("dvm"), each, notes="; ".join(notes))
 
 
 def encode() -> Iterator[Row]:
@@ -102,9 +136,9 @@ def _python(code: str) -> float:
 def memory() -> Iterator[Row]:
     """Tensor memory of the 6-layer encoder over a stream of shapes: weights once, activations, workspace, program cache."""
     import dvm_rt as dvm
-    from benchmarks import cases, spaces
+    from benchmarks import spaces
 
-    model = next(c for c in cases.CASES if c.name == "6-layer encoder")
+    model = next(c for c in CASES if c.name == "6-layer encoder")
     rng = np.random.default_rng(0)
     weights = model.weights(rng)
     peers: dict[str, float] = {}
@@ -148,4 +182,13 @@ def _eager_peak(model: Case, weights: list[np.ndarray], shapes: list[tuple[int, 
     return peak + sum(w.nbytes for w in weights)
 
 
-SUITES = {"dynamic": dynamic, "encode": encode, "pipeline": pipeline, "startup": startup, "memory": memory}
+def _whole(measured: Callable[[], Iterator[Row]]) -> Callable[[list[Engine], Wanted], Iterator[Row]]:
+    """A suite that is quick, and so measured as a whole."""
+    return lambda engines, wanted: (row for row in measured() if wanted(row.case))
+
+
+SUITES: dict[str, Callable[[list[Engine], Wanted], Iterator[Row]]] = {
+    "requests": lambda engines, wanted: requests(engines) if wanted("6-layer encoder, first result") else iter(()),
+    "dynamic": lambda engines, wanted: dynamic(wanted),
+    "encode": _whole(encode), "pipeline": _whole(pipeline), "startup": _whole(startup), "memory": _whole(memory),
+}  # fmt: skip

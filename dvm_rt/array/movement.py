@@ -12,11 +12,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dvm_rt.array.array import Array, Number, asarray, binary, computed, record, shape_of, whole, wrap
+from dvm_rt.array.array import Array, DTypeLike, Number, asarray, binary, computed, record, shape_of, whole, wrap
 from dvm_rt.array.creation import full
 from dvm_rt.array.functions import broadcast_to, concat, count_nonzero, expand_dims, permute_dims, reshape, stack, where
 from dvm_rt.array.tracing import NeedsValues, Trace
-from dvm_rt.dtypes import bool_, float32, int64
+from dvm_rt.dtypes import bool_, float32, int64, sum_dtype
 from dvm_rt.errors import GraphError, ShapeError, UnsupportedOperatorError
 from dvm_rt.graph.shapes import axis_number, axis_numbers
 from dvm_rt.graph.symbols import Dim, Size, same
@@ -319,6 +319,40 @@ def searchsorted(ordered: Array, values: Array, /, *, side: str = "left") -> Arr
     return record("searchsorted", (ordered, _like(values, ordered, "searchsorted")), (int(side == "right"),))
 
 
+# ---- running sums ----------------------------------------------------------------------------------------------------
+
+
+def cumulative_sum(
+    x: Array, /, *, axis: int | None = None, dtype: DTypeLike | None = None, include_initial: bool = False,
+    reverse: bool = False, exclusive: bool = False,
+) -> Array:  # fmt: skip
+    """Running sums along an axis (None: the only one), one element added after another. Integers are summed in int64 (uint64),
+    float16 and bfloat16 in float32, unless `dtype` says otherwise; rounded at the end. include_initial: one more element, a
+    0 in front; exclusive: each sum without its own element; reverse: from the last element to the first."""
+    return _running("cumulative_sum", x, axis, dtype, (include_initial, reverse, exclusive))
+
+
+def cumulative_prod(
+    x: Array, /, *, axis: int | None = None, dtype: DTypeLike | None = None, include_initial: bool = False,
+    reverse: bool = False, exclusive: bool = False,
+) -> Array:  # fmt: skip
+    """Running products along an axis, by the rules of cumulative_sum; nothing gives 1."""
+    return _running("cumulative_prod", x, axis, dtype, (include_initial, reverse, exclusive))
+
+
+def _running(name: str, x: Array, axis: int | None, dtype: DTypeLike | None, how: tuple[bool, bool, bool]) -> Array:
+    x = _array(x)
+    include_initial, reverse, exclusive = how
+    if axis is None and x.ndim != 1:
+        raise ShapeError(f"array: {name}: axis, got None for {x.ndim} axes, allowed None for one axis only")
+    if include_initial and exclusive:
+        raise GraphError(f"array: {name}: include_initial with exclusive, got both, allowed one of them")
+    number = axis_number(f"array: {name}", 0 if axis is None else axis, x.ndim)
+    lead = 2 if include_initial else int(bool(exclusive))
+    x = x.astype(sum_dtype(x.dtype) if dtype is None else dtype)
+    return record("cumulative", (x,), (number, int(name == "cumulative_prod"), int(bool(reverse)), lead))
+
+
 # ---- sizes that depend on values ----------------------------------------------------------------------------------
 
 
@@ -547,7 +581,7 @@ def _updated_by_arrays(x: Array, entries: tuple, value: object, how: str) -> Arr
 
 
 __all__ = [
-    "argsort", "argwhere", "broadcast_arrays", "compress", "diff", "flip", "gather_nd", "index_add", "moveaxis", "nonzero", "pad",
-    "repeat", "roll", "scatter", "scatter_nd", "searchsorted", "sort", "take", "take_along_axis", "tile", "topk", "unique_all",
+    "argsort", "argwhere", "broadcast_arrays", "compress", "cumulative_prod", "cumulative_sum", "diff", "flip", "gather_nd", "index_add",
+    "moveaxis", "nonzero", "pad", "repeat", "roll", "scatter", "scatter_nd", "searchsorted", "sort", "take", "take_along_axis", "tile", "topk", "unique_all",
     "unique_counts", "unique_inverse", "unique_values", "unstack", "updated",
 ]  # fmt: skip

@@ -111,11 +111,12 @@ def fuse(graph: Graph, fused: bool = True, nodes_max: int = NODES_MAX, reasons: 
 
 def _written(plan: PlanWriter, segment: Segment, fused: bool, nodes_max: int, reasons: bool) -> tuple[SegmentKernels, Report]:
     """The kernels of a segment, and why they are so."""
-    legal = legalise(segment.graph(), fused)
+    given = [plan.given_as(n) is not None for n in segment.reads]
+    legal = legalise(segment.graph(), given, fused)
     grouping = group(legal, fused, nodes_max)
     order = run_order(grouping)
     results = {node for node, (_, output) in zip(legal.graph.outputs, segment.gives, strict=True) if output is not None}
-    kernels = SegmentKernels(plan, legal, [plan.given_as(n) is not None for n in segment.reads], results)
+    kernels = SegmentKernels(plan, legal, results)
     for one in order:
         KernelWriter(kernels, grouping, one).write()
     return kernels, _report(grouping, order, reasons)

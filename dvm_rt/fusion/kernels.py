@@ -150,7 +150,6 @@ class SegmentKernels:
 
     plan: PlanWriter
     legal: Legal
-    given: list[bool]  # for each parameter of the segment: whether it is one of the whole graph
     results: set[Node]  # outputs that are outputs of the whole graph
     buffers: list[tuple] = field(default_factory=list)
     kernels: list[Kernel] = field(default_factory=list)
@@ -174,10 +173,6 @@ class SegmentKernels:
             else:
                 self.buffers.append(("temporary", root.dtype, tuple([self.expression(n) for n in root.shape])))
         return number
-
-    def is_given(self, root: Node) -> bool:
-        """A parameter of the whole graph: its value outlives the call."""
-        return root.operator.name == "parameter" and self.given[root.attribute("index")]
 
     def packed(self, *row: int) -> int:
         """The buffer of a parameter (row[0]) that is packed for the matrix unit."""
@@ -410,8 +405,7 @@ class KernelWriter:
             free, summed = (-2, -1) if number == 0 else (-1, -2)
             outside = Access(access.root, access.offset, access.strides[:-2] + (access.strides[free],), ())
             offset, strides = argument_strides(outside, (*batch, outer))
-            may_pack = number == 1 and node.dtype is float32 and self.plan.is_given(access.root)
-            if may_pack and len(access.root.shape) == 2 and len(operand.shape) == 2:
+            if number == 1 and operand in legal.weights:
                 self.arguments.append(self._packed(operand, access))
                 continue
             self.arguments.append(

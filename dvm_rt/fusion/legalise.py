@@ -14,7 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from math import inf
 
-from dvm_rt.dtypes import compute_dtype, limits
+from dvm_rt.dtypes import bfloat16, compute_dtype, float16, float32, limits
 from dvm_rt.fusion.views import (
     Access,
     contiguous,
@@ -49,12 +49,14 @@ class Legal:
     access: dict[Node, Access] = field(default_factory=dict)
     home: dict[Node, Access] = field(default_factory=dict)
     cheap: set[Node] = field(default_factory=set)  # made for one reader alone, which may compute it repeatedly
+    weights: set[Node] = field(default_factory=set)  # right operands of matrix products that are packed once
     shapes: tuple[Shape, ...] = ()  # of the outputs; the graph's outputs are the roots that are written into them
 
 
-def legalise(graph: Graph, repeats: bool = True) -> Legal:
-    """The graph in the form that kernels need; `repeats`: cheap values are computed by each reader for itself."""
-    return _with_copies(rewrite(graph, _lowered, again=True), repeats)
+def legalise(graph: Graph, given: list[bool], repeats: bool = True) -> Legal:
+    """The graph in the form that kernels need; `given`: for each parameter whether its value outlives the call; `repeats`: cheap
+    values are computed by each reader for itself."""
+    return _with_copies(rewrite(graph, _lowered, again=True), given, repeats)
 
 
 def _one_step(op: Make, node: Node) -> Node | None:
@@ -164,8 +166,8 @@ def _writable(root: Node, strides: tuple) -> bool:
 class _Copier:
     """Builds the graph anew, node by node, with copies where they are needed."""
 
-    def __init__(self, graph: Graph, repeats: bool) -> None:
-        self.repeats = repeats
+    def __init__(self, graph: Graph, given: list[bool], repeats: bool) -> None:
+        self.given, self.repeats = given, repeats
         self.paths = _paths_to_readers(graph)
         self.readers = _reader_count(graph)
         self.op = Make(graph.facts)
@@ -183,7 +185,7 @@ class _Copier:
         if lowering is Lowering.ELEMENTWISE or lowering is Lowering.REDUCE:
             inputs = [self.private(i) for i in inputs]
         elif lowering is Lowering.PRODUCT:
-            inputs = [self.operand(i) for i in inputs]
+            inputs = [self.operand(i, number) for number, i in enumerate(inputs)]
         elif lowering is Lowering.ATTENTION:
             inputs = [self.head(i, number) for number, i in enumerate(inputs)]
         elif lowering is Lowering.JOIN:
@@ -232,13 +234,25 @@ class _Copier:
             made = self.view(view, made)
         return made
 
-    def operand(self, node: Node) -> Node:
-        """An operand as the matrix unit reads it: in its own dtype, one of the last two strides 1."""
+    def operand(self, node: Node, number: int) -> Node:
+        """An operand as the matrix unit reads it: in its own dtype, one of the last two strides 1. Weights that outlive the call
+        are packed as they are stored, in 16 bits too."""
         access = self.legal.access[node]
         straight = any(same(s, 1) or is_one(n) for s, n in zip(access.strides[-2:], node.shape[-2:], strict=True))
+        if number == 1 and straight and self.may_be_packed(node, access.root):
+            self.legal.weights.add(node)
+            return node
         stored = access.root.dtype is node.dtype and access.root.operator.lowering is not Lowering.LEAF
         given = access.root.dtype is node.dtype and access.root.operator.name == "parameter"
         return node if straight and (stored or given) else self.copy(node)
+
+    def may_be_packed(self, node: Node, root: Node) -> bool:
+        """Whether it is a matrix of a dtype that packed weights have, given to the whole graph, and no conversion rounds it."""
+        _, path = source(node)
+        return (
+            root.operator.name == "parameter" and self.given[root.attribute("index")] and len(root.shape) == len(node.shape) == 2
+            and node.dtype is float32 and root.dtype in (float32, float16, bfloat16) and all(v.dtype in (root.dtype, float32) for v in path)
+        )  # fmt: skip
 
     def head(self, node: Node, number: int) -> Node:
         """An operand of an attention: Q as it lies, K and V straight, V along its rows; a mask of float32 or bool in
@@ -357,8 +371,8 @@ def _reader_count(graph: Graph) -> dict[Node, int]:
     return count
 
 
-def _with_copies(graph: Graph, repeats: bool) -> Legal:
-    copier = _Copier(graph, repeats)
+def _with_copies(graph: Graph, given: list[bool], repeats: bool) -> Legal:
+    copier = _Copier(graph, given, repeats)
     for node in graph.nodes:
         copier.add(node)
     taken: set[Node] = {part for node in copier.new.values() for part in _parts(node)}

@@ -86,7 +86,7 @@ class Buffer(NamedTuple):
 
 
 class Pack(NamedTuple):
-    """Matmul panels of a float32 parameter, made once per array: K x N elements at `offset`, strides in elements."""
+    """Matmul panels of a float32, float16 or bfloat16 parameter, made once per array: K x N elements at `offset`, strides in elements."""
 
     parameter: int
     k: int
@@ -273,8 +273,8 @@ class PlanBuilder:
         row = Pack(parameter, k, n, stride_k, stride_n, offset)
         number = self._packs.setdefault(row, len(self._packs))
         if number not in self._packed:
-            size = self._panel_bytes(k, n)
-            self._packed[number] = self._buffer(Buffer("PACKED", float32, parameter, size, number))
+            dtype = self._parameters[parameter].dtype
+            self._packed[number] = self._buffer(Buffer("PACKED", dtype, parameter, self._panel_bytes(k, n, dtype), number))
         return self._packed[number]
 
     def kernel(
@@ -384,12 +384,12 @@ class PlanBuilder:
             self._sizes[key] = self.mul(*dims, self.const(dtype.bytes))
         return self._sizes[key]
 
-    def _panel_bytes(self, k: int, n: int) -> int:
-        panel = LIMITS["PANEL"]
-        if ("panels", k, n) not in self._sizes:
+    def _panel_bytes(self, k: int, n: int, dtype: DType) -> int:
+        panel, key = LIMITS["PANEL"], ("panels", k, n, dtype.bytes)
+        if key not in self._sizes:
             panels = self.floordiv(self.add(n, self.const(panel - 1)), self.const(panel))
-            self._sizes["panels", k, n] = self.mul(k, panels, self.const(4 * panel))
-        return self._sizes["panels", k, n]
+            self._sizes[key] = self.mul(k, panels, self.const(dtype.bytes * panel))
+        return self._sizes[key]
 
     def _buffer(self, buffer: Buffer) -> int:
         self._buffers.append(buffer)

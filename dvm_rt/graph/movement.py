@@ -50,6 +50,7 @@ def rows(make: type[Operator], lowering: object) -> tuple[Operator, ...]:
         row("scatter", _updated, _scatter),
         row("scatter_nd", _updated, _scatter_nd),
         row("arange", _named, _counted, ("dtype",)),
+        row("cumulative", _number, _cumulative),
     )
 
 
@@ -79,6 +80,12 @@ def _meaning(function: host.HostFunction, shape: Callable[..., Shape], unseen: i
 
 
 def _first(where: str, given: tuple[DType, ...], *_: object) -> DType:
+    return given[0]
+
+
+def _number(where: str, given: tuple[DType, ...], *_: object) -> DType:
+    if given[0] is dtypes.bool_:
+        raise DTypeError(f"graph: {where}: dtype, got bool, allowed numbers; x.astype(...) converts")
     return given[0]
 
 
@@ -141,6 +148,11 @@ def _topk(facts: Facts, where: str, shapes: tuple[Shape, ...], axis: int, count:
         raise ShapeError(f"{where}: elements to take, got {count}, allowed 0 to {source[axis]}")
     facts.demand_at_least(source[axis], count, where)
     return checked_shape(where, (*source[:axis], count, *source[axis + 1 :]))
+
+
+def _cumulative(facts: Facts, where: str, shapes: tuple[Shape, ...], axis: int, product: int, reverse: int, lead: int) -> Shape:
+    (source,) = shapes
+    return checked_shape(where, (*source[:axis], source[axis] + 1, *source[axis + 1 :])) if lead == 2 else source
 
 
 def _searchsorted(facts: Facts, where: str, shapes: tuple[Shape, ...], right: int) -> Shape:

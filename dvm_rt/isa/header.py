@@ -53,9 +53,10 @@ def _mask(names: tuple[str, ...]) -> int:
 def _records() -> list[str]:
     out = [f"constexpr int64_t {name} = {value};" for name, value in layout.LIMITS.items()]
     for enum, names in layout.ENUMS.items():
-        out.append(f"enum class {enum} : uint32_t {{ " + ", ".join(f"{n} = {i}" for i, n in enumerate(names)) + " };")
         quoted = ", ".join(f'"{n}"' for n in names)
-        out.append(f"constexpr const char* {enum}_NAMES[] = {{{quoted}}};")
+        lines = ["enum class " + enum + " : uint32_t { " + ", ".join(f"{n} = {i}" for i, n in enumerate(names)) + " };",
+                 f"constexpr const char* {enum}_NAMES[] = {{{quoted}}};"]  # fmt: skip
+        out += _not_in_kernels(lines) if enum == "HostFunction" else lines
     for enum, values in layout.FLAGS.items():
         out.append(f"enum {enum} : uint16_t {{ " + ", ".join(f"{n} = {v}" for n, v in values.items()) + " };")
     for record in layout.RECORD.values():
@@ -72,9 +73,14 @@ def _records() -> list[str]:
     out += [f"  WORKER_{name.upper()} = {i}," for i, name in enumerate(layout.WORKER_LINE)] + ["};"]
     out.append(f"constexpr uint32_t PROGRAM_MAGIC = {layout.PROGRAM_MAGIC}u, PLAN_MAGIC = {layout.PLAN_MAGIC}u;")
     out.append(f"constexpr uint16_t VERSION = {layout.VERSION};")
-    out.append(f"constexpr uint64_t TABLE_HASH = {layout.TABLE_HASH}ull;")
+    out += _not_in_kernels([f"constexpr uint64_t TABLE_HASH = {layout.TABLE_HASH}ull;"])
     out.append(f"constexpr int64_t CONTROL_BYTES = {layout.CONTROL_BYTES};")
     return out
+
+
+def _not_in_kernels(lines: list[str]) -> list[str]:
+    """Unseen by the builds of the kernels, which take minutes: a compiler cache need not run them again when these change."""
+    return ["#ifndef DVM_TARGET", *lines, "#endif"]
 
 
 def header() -> str:

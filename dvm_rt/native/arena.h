@@ -48,8 +48,8 @@ class BufferRef {  // counts Buffer::references
   Buffer* buffer_ = nullptr;
 };
 
-struct PackKey {  // which packed form of a buffer: K, N, strides in elements, first element
-  int64_t k, n, stride_k, stride_n, offset;
+struct PackKey {  // which packed form of a buffer: K, N, strides in elements, first element, dtype
+  int64_t k, n, stride_k, stride_n, offset, dtype;
   bool operator==(const PackKey&) const = default;
 };
 struct Packed {

@@ -59,7 +59,7 @@ nb::dict stats(Stream& stream) {
   }
   out["launched"] = stream.launched(), out["done"] = stream.done();
   out["calls"] = c.calls, out["cached_calls"] = c.cached_calls, out["plans"] = plans, out["programs"] = c.instances;
-  out["encoded"] = c.encoded, out["encode_ns"] = c.encode_ns, out["packs"] = c.packs, out["evicted"] = c.evicted;
+  out["encoded"] = c.encoded, out["encode_ns"] = c.encode_ns, out["load_ns"] = c.load_ns, out["packs"] = c.packs, out["evicted"] = c.evicted;
   out["refused"] = c.refused, out["traps"] = c.traps, out["devices_lost"] = c.devices_lost, out["outbox"] = outbox;
   out["guessed"] = c.guessed, out["guessed_right"] = c.guessed_right, out["guessed_wrong"] = c.guessed_wrong;
   out["appended_in_place"] = c.appended_in_place;

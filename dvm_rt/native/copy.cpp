@@ -18,15 +18,18 @@ namespace {
 
 constexpr double FAR_BYTES = 4 << 20;  // of the destination: beyond it, stores go past the caches
 constexpr int64_t LONG_ROW_BYTES = 4096;  // shorter rows are not: their loads and such stores wait for each other
+constexpr int64_t ROWS_AHEAD = 8;         // of short rows that do not follow one another
 constexpr int64_t BLOCK_BYTES = 512;  // of a source row that tiles walk before the next row: pages stay in the TLB
 
 template <class T, int N> using Vec [[gnu::vector_size(sizeof(T) * N)]] = T;
 #if defined(__AVX512F__)
-constexpr int TILE_BYTES = 64;
+constexpr int VECTOR_BYTES = 64;
+#elif defined(__AVX2__)
+constexpr int VECTOR_BYTES = 32;
 #else
-constexpr int TILE_BYTES = 32;
+constexpr int VECTOR_BYTES = 16;
 #endif
-template <class T> constexpr int TILE = std::min(16, int(TILE_BYTES / sizeof(T)));
+constexpr int LANE_BYTES = 16;
 
 // What a copy does with bits: nothing, or NaN made canonical. `Bits` is unsigned.
 template <class Bits, Bits INFINITE, Bits CANONICAL> struct Kind {
@@ -48,7 +51,7 @@ struct Dim {
 
 template <class K> struct Copy {
   using T = typename K::T;
-  static constexpr int N = TILE<T>;
+  static constexpr int N = VECTOR_BYTES / sizeof(T), L = LANE_BYTES / sizeof(T);  // elements of a vector, of a lane
   using V = Vec<T, N>;
   static constexpr int64_t SIZE = sizeof(T);
 
@@ -66,7 +69,7 @@ template <class K> struct Copy {
 #endif
     memcpy(to, &x, sizeof x);
   }
-  static constexpr bool STREAMS = TILE_BYTES == 64 && sizeof(V) == 64;
+  static constexpr bool STREAMS = sizeof(V) == 64;
 
   static void row(uint8_t* to, const uint8_t* from, int64_t count, bool far) {
     int64_t i = 0;
@@ -104,45 +107,84 @@ template <class K> struct Copy {
       for (int64_t i = 0; i < d.count; i++) store(to + i * d.to, x);
       return;
     }
-    for (int64_t i = 0; i < d.count; i++) store(to + i * d.to, load(from + i * d.from));
+    int64_t i = 0;
+    if (d.from == 2 * SIZE && d.to == SIZE) i = every_second(to, from, d.count);
+    for (; i < d.count; i++) store(to + i * d.to, load(from + i * d.from));
+  }
+  template <size_t... I> static V even(V a, V b, std::index_sequence<I...>) { return __builtin_shufflevector(a, b, (2 * I)...); }
+  static int64_t every_second(uint8_t* to, const uint8_t* from, int64_t count) {
+    int64_t i = 0;
+    for (; i + N < count; i += N) {  // not the last one: what follows it may not be there
+      V x, y;
+      memcpy(&x, from + 2 * i * SIZE, sizeof x), memcpy(&y, from + (2 * i + N) * SIZE, sizeof y);
+      x = K::many(even(x, y, std::make_index_sequence<N>()));
+      memcpy(to + i * SIZE, &x, sizeof x);
+    }
+    return i;
+  }
+  // Each element `times` times. A whole vector of it is stored; what is too much is the place of the elements after it.
+  static void repeat(uint8_t* to, const uint8_t* from, const Dim& d, int64_t times) {
+    const uint8_t* end = to + d.count * times * SIZE;
+    for (int64_t i = 0; i < d.count; i++, to += times * SIZE) {
+      const T x = load(from + i * d.from);
+      const V all = V{} + x;
+      if (end - to >= int64_t(sizeof all)) memcpy(to, &all, sizeof all);
+      else for (int64_t k = 0; k < times; k++) store(to + k * SIZE, x);
+    }
   }
 
-  template <size_t... I> static V low(V a, V b, std::index_sequence<I...>) { return __builtin_shufflevector(a, b, (I % 2 ? N + I / 2 : I / 2)...); }
-  template <size_t... I> static V high(V a, V b, std::index_sequence<I...>) {
-    return __builtin_shufflevector(a, b, (I % 2 ? N + N / 2 + I / 2 : N / 2 + I / 2)...);
+  // Lane by lane the first halves of two vectors, element by element in turn, or the second halves.
+  template <int HALF, class A, size_t... I> static A interleaved(A a, A b, std::index_sequence<I...>) {
+    return __builtin_shufflevector(a, b, (I % 2 * sizeof...(I) + I / L * L + HALF * (L / 2) + I % L / 2)...);
   }
-  // N rows of N elements; a perfect shuffle of the rows, log2(N) times, exchanges rows and columns.
-  template <bool STREAM> static void tile(uint8_t* to, int64_t to_row, const uint8_t* from, int64_t from_row) {
-    V a[N], b[N];
-#pragma GCC unroll 32
-    for (int i = 0; i < N; i++) memcpy(&a[i], from + i * from_row, sizeof(V));
-    constexpr auto indices = std::make_index_sequence<N>();
-    for (int stage = 1; stage < N; stage *= 2) {
+  template <class A, size_t... I> static auto joined(A a, A b, std::index_sequence<I...>) { return __builtin_shufflevector(a, b, I...); }
+  // Lanes from G places, `step` bytes apart.
+  template <int G> static auto lanes(const uint8_t* from, int64_t step) {
+    if constexpr (G == 1) {
+      Vec<T, L> x;
+      memcpy(&x, from, sizeof x);
+      return x;
+    } else {
+      return joined(lanes<G / 2>(from, step), lanes<G / 2>(from + G / 2 * step, step), std::make_index_sequence<G * L>());
+    }
+  }
+  // G L rows of L elements. Lane g of vector m begins as row g L + m; a perfect shuffle of the vectors, log2(L) times, exchanges
+  // rows and columns in every lane.
+  template <int G, bool STREAM> static void tile(uint8_t* to, int64_t to_row, const uint8_t* from, int64_t from_row) {
+    using A = Vec<T, G * L>;
+    constexpr auto indices = std::make_index_sequence<G * L>();
+    A a[L], b[L];
 #pragma GCC unroll 16
-      for (int i = 0; i < N / 2; i++) b[2 * i] = low(a[i], a[i + N / 2], indices), b[2 * i + 1] = high(a[i], a[i + N / 2], indices);
-#pragma GCC unroll 32
-      for (int i = 0; i < N; i++) a[i] = b[i];
+    for (int m = 0; m < L; m++) a[m] = lanes<G>(from + m * from_row, L * from_row);
+#pragma GCC unroll 4
+    for (int stage = 1; stage < L; stage *= 2) {
+#pragma GCC unroll 8
+      for (int i = 0; i < L / 2; i++) b[2 * i] = interleaved<0>(a[i], a[i + L / 2], indices), b[2 * i + 1] = interleaved<1>(a[i], a[i + L / 2], indices);
+#pragma GCC unroll 16
+      for (int i = 0; i < L; i++) a[i] = b[i];
     }
-#pragma GCC unroll 32
-    for (int i = 0; i < N; i++) {
-      const V x = K::many(a[i]);
+#pragma GCC unroll 16
+    for (int i = 0; i < L; i++) {
+      const A x = K::many(a[i]);
       if constexpr (STREAM) stream(to + i * to_row, x);
-      else memcpy(to + i * to_row, &x, sizeof(V));
+      else memcpy(to + i * to_row, &x, sizeof x);
     }
-  }
-  static void ahead(const uint8_t* from, int64_t from_row) {
-#pragma GCC unroll 32
-    for (int i = 0; i < N; i++) __builtin_prefetch(from + i * from_row);
   }
   // Destination contiguous along r, source contiguous along c.
   template <bool STREAM> static void transpose(uint8_t* to, const uint8_t* from, const Dim& r, const Dim& c) {
-    const int64_t rows = r.count / N * N, columns = c.count / N * N, block = std::max<int64_t>(BLOCK_BYTES / SIZE, N);
-    for (int64_t j0 = 0; j0 < columns; j0 += block)
-      for (int64_t i = 0; i < rows; i += N)
-        for (int64_t j = j0; j < std::min(j0 + block, columns); j += N) {
-          if (STREAM && i + 2 * N <= rows) ahead(from + (i + N) * r.from + j * SIZE, r.from);
-          tile<STREAM>(to + i * SIZE + j * c.to, c.to, from + i * r.from + j * SIZE, r.from);
+    constexpr int G = N / L;
+    const int64_t whole = r.count / N * N, rows = r.count / L * L, columns = c.count / L * L, block = BLOCK_BYTES / SIZE;
+    for (int64_t j0 = 0; j0 < columns; j0 += block) {
+      const int64_t j1 = std::min(j0 + block, columns);
+      for (int64_t i = 0; i < whole; i += N)
+        for (int64_t j = j0; j < j1; j += L) {
+          if ((j - j0) * SIZE % 64 == 0 && i + 2 * N <= r.count)
+            for (int k = 0; k < N; k++) __builtin_prefetch(from + (i + N + k) * r.from + j * SIZE);
+          tile<G, STREAM>(to + i * SIZE + j * c.to, c.to, from + i * r.from + j * SIZE, r.from);
         }
+      for (int64_t i = whole; i < rows; i += L)
+        for (int64_t j = j0; j < j1; j += L) tile<1, false>(to + i * SIZE + j * c.to, c.to, from + i * r.from + j * SIZE, r.from);
+    }
     const Dim rest{r.count - rows, r.from, SIZE};
     for (int64_t j = 0; j < c.count; j++) {
       if (j >= columns) strided(to + j * c.to, from + j * SIZE, r);
@@ -163,7 +205,11 @@ template <class K> struct Copy {
     }
     const bool back = dims[0].from == -SIZE && dims[0].to == SIZE;
     const bool rows = dims[0].from == SIZE && dims[0].to == SIZE;
+    const int64_t bytes = dims[0].count * SIZE;
+    if (dims[0].from == 0 && dims[0].to == SIZE && dims[1].to == bytes && bytes <= int64_t(sizeof(V))) return repeat(to, from, dims[1], dims[0].count);
+    const int64_t lines = rows && far && bytes < LONG_ROW_BYTES && dims[1].from != bytes ? bytes : 0;
     for (int64_t i = 0; i < dims[1].count; i++) {
+      for (int64_t j = 0; j < lines && i + ROWS_AHEAD < dims[1].count; j += 64) __builtin_prefetch(from + (i + ROWS_AHEAD) * dims[1].from + j);
       if (rows) row(to + i * dims[1].to, from + i * dims[1].from, dims[0].count, far);
       else if (back) row_back(to + i * dims[1].to, from + i * dims[1].from, dims[0].count);
       else strided(to + i * dims[1].to, from + i * dims[1].from, dims[0]);
@@ -184,9 +230,9 @@ template <class K> struct Copy {
                        std::all_of(dims, dims + rank, [](const Dim& d) { return d.from == d.to; });
     if (still) return;  // memory that grows is where it was
     bool tiles = false;
-    if (rank > 1 && dims[0].to == SIZE && dims[0].from != SIZE && dims[0].count >= N) {
+    if (rank > 1 && dims[0].to == SIZE && dims[0].from != SIZE && dims[0].count >= L) {
       for (int d = 1; d < rank && !tiles; d++) {
-        if (dims[d].from != SIZE || dims[d].count < N) continue;
+        if (dims[d].from != SIZE || dims[d].count < L) continue;
         std::rotate(dims + 1, dims + d, dims + d + 1);
         tiles = true;
       }

@@ -33,7 +33,7 @@ struct KernelEncoder : Generator {
     collapse(reduces || gathers, empty_row);
     if (failed()) return;
     const bool far = is_far(), ready = !empty_row && !zero_product && forms(0) == prepared.forms;
-    if (ready && (!prepared.row_buffers || row_buffer_bytes() <= ROW_BUFFER_BYTES_MAX)) {
+    if (ready && (!prepared.row_buffers || (row_buffer_bytes() <= ROW_BUFFER_BYTES_MAX && !rows_lie_across()))) {
       for (int i = 0; i < prepared.row_buffers; i++) add_row_buffer();
       copy_words(prepared);
     } else {
@@ -73,7 +73,8 @@ struct KernelEncoder : Generator {
     Word fetches[MAX_OPERANDS];
     int count = 0;
     for (int i : Mask{strips}) {
-      if (operands[i].mode & GATHER || (rank > 1 && !operands[i].stride[1])) continue;  // not at the next place, or near
+      const Operand& x = operands[i];
+      if (x.mode & GATHER || x.stride[0] != DTYPE_BYTES[x.dtype] || (rank > 1 && !x.stride[1])) continue;  // not at the next place, or near
       fetches[count++] = {OP_fetch, uint16_t(i), next_row ? 0 : AHEAD_BYTES};
     }
     if (at == NO_PASS || count == 0 || word_count + count > word_limit) return;

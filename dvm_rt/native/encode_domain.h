@@ -170,6 +170,15 @@ struct Domain {
     return bytes > FAR_BYTES;
   }
 
+  // Is a row strided, and are rows next to each other? The machine then takes many rows side by side, and needs no row buffer.
+  bool rows_lie_across() const {
+    for (int i = 0; i < operand_count && rank > 1; i++) {
+      const Operand& o = operands[i];
+      const int64_t size = DTYPE_BYTES[o.dtype];
+      if (o.arg != INDEX && o.arg != SCRATCH && o.stride[0] && o.stride[0] != size && o.stride[1] == size) return true;
+    }
+    return false;
+  }
   int64_t row_buffer_bytes() const { return (dims[0] * element() + ARENA_ALIGN - 1) / ARENA_ALIGN * ARENA_ALIGN; }
   void add_row_buffer() {
     Operand& o = operands[operand_count++];

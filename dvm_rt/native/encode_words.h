@@ -171,7 +171,7 @@ struct Generator : Domain {
       return;
     }
     full |= bit(v);
-    if (kind[v] == STRIP) strips |= uint16_t(1u << a[v]);
+    if (kind[v] == STRIP || (kind[v] == LOAD && !counts)) strips |= uint16_t(1u << a[v]);
     if (kind[v] == LOAD) cycles[v] = uint16_t(ROW_CYCLES[counts ? ROW_iota : ROW_load]);
   }
   int level_after(int v) const { return level_of[v] + is_total(v); }  // users of a reduction run one pass later
@@ -240,7 +240,7 @@ struct Generator : Domain {
     if (!is_full(value)) {
       if (is_full(user) || kind[user] == TOTAL || level_of[user] != level_after(value)) keep |= bit(value);
     } else if (level_of[value] < level_of[user] && cycles[value] > CHEAP_CYCLES && buffer[value] < 0 && made >> value & 1) {
-      if (operand_count == MAX_OPERANDS || row_buffer_bytes() > ROW_BUFFER_BYTES_MAX) return;  // computed again instead
+      if (operand_count == MAX_OPERANDS || row_buffer_bytes() > ROW_BUFFER_BYTES_MAX || rows_lie_across()) return;  // computed again instead
       buffer[value] = int8_t(operand_count);
       add_row_buffer();
     }

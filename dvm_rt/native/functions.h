@@ -49,7 +49,7 @@ FN D nfma(D a, D b, D c) { return _mm256_fnmadd_pd(a, b, c); }
 FN D sqrtv(D a) { return _mm256_sqrt_pd(a); }
 template <int MODE> FN D roundv(D a) { return _mm256_round_pd(a, MODE | _MM_FROUND_NO_EXC); }
 #else
-FN D fma(D a, D b, D c) { for (int i = 0; i < WD; i++) c[i] = __builtin_fma(a[i], b[i], c[i]); return c; }
+[[gnu::noinline]] inline D fma(D a, D b, D c) { for (int i = 0; i < WD; i++) c[i] = __builtin_fma(a[i], b[i], c[i]); return c; }
 FN D nfma(D a, D b, D c) { return fma(-a, b, c); }
 FN D sqrtv(D a) { for (int i = 0; i < WD; i++) a[i] = __builtin_sqrt(a[i]); return a; }
 template <int MODE> FN D roundv(D a) {

@@ -56,7 +56,7 @@ bool fits(const ProgramArg& want, const Binding& got) {
 }  // namespace
 
 Context::Context() {
-  memset(static_cast<void*>(this), 0, sizeof *this);
+  memset(static_cast<void*>(this), 0, offsetof(Context, many));
   lanes_dtype = 255;
 }
 

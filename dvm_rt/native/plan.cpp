@@ -75,7 +75,7 @@ struct Checker {
         return check.below("parameter", b.index, plan.parameters().size()) &&
                check.below("pack", b.pack, plan.packs().size()) &&
                check.is(plan.packs()[b.pack].parameter == b.index, "pack", b.pack, "a pack of the parameter") &&
-               check.is(b.dtype == uint8_t(DType::FLOAT32), "dtype", b.dtype, "float32");
+               check.is(b.dtype == plan.parameters()[b.index].dtype, "dtype", b.dtype, "that of the parameter");
       case BufferRole::OUTPUT:
         if (b.pack != NONE && !(check.below("parameter that an output continues", b.pack, plan.parameters().size()) &&
                                 check.is(b.dtype == plan.parameters()[b.pack].dtype, "dtype", b.dtype, "that of the parameter it continues")))
@@ -86,10 +86,14 @@ struct Checker {
     }
     return check.fail("role", b.role, "0 to 3");
   }
+  static bool is_packable(uint8_t dtype) {
+    const DType d = DType(dtype);
+    return d == DType::FLOAT32 || d == DType::FLOAT16 || d == DType::BFLOAT16;
+  }
   bool pack(const PlanPack& p) {
     return check.below("parameter", p.parameter, plan.parameters().size()) &&
-           check.is(plan.parameters()[p.parameter].dtype == uint8_t(DType::FLOAT32), "dtype of the parameter",
-                    plan.parameters()[p.parameter].dtype, "float32") &&
+           check.is(is_packable(plan.parameters()[p.parameter].dtype), "dtype of the parameter",
+                    plan.parameters()[p.parameter].dtype, "float32, float16, bfloat16") &&
            expr("k", p.k) && expr("n", p.n) && expr("stride_k", p.stride_k) && expr("stride_n", p.stride_n) &&
            expr_or_none("offset", p.offset);
   }
@@ -179,7 +183,10 @@ struct Checker {
   bool matmul_args(std::span<const PlanArg> args, uint8_t dtype) {
     for (const PlanArg& a : args.first(3)) {
       const bool bytes = &a != &args[2] && DType(dtype) == DType::INT32 && (DType(a.dtype) == DType::INT8 || DType(a.dtype) == DType::UINT8);
-      if (!check.is(a.dtype == dtype || bytes, "dtype of a matrix", a.dtype, "the compute dtype; int8, uint8 into int32")) return false;
+      const bool weights = &a == &args[1] && a.mode & PACKED && is_packable(a.dtype);
+      if (!check.is(a.dtype == dtype || bytes || weights, "dtype of a matrix", a.dtype,
+                    "the compute dtype; int8, uint8 into int32; float16, bfloat16 of a packed B"))
+        return false;
     }
     return check.is(!(args[1].mode & PACKED) || DType(dtype) == DType::FLOAT32, "mode of B", args[1].mode, "READ") &&
            check.is(args[0].mode == READ, "mode of A", args[0].mode, "READ") &&

@@ -25,6 +25,12 @@ BINARY(bit_and, a & x)
 BINARY(bit_xor, a ^ x)
 BINARY(shl, (V)(as_unsigned(a) << as_unsigned(x & SHIFT_MASK)))
 BINARY(shr, a >> (x & SHIFT_MASK))
+#undef BINARY
+// Long code, which stands once and works on the strip in memory.
+#define BINARY(name, result) struct name { \
+  [[gnu::noinline]] static void strip(E* m, const E* other, int n) { \
+    for (int i = 0; i < n; i += W) { const V a = load(m + i), x = load(other + i); store(m + i, result); } \
+  } };
 BINARY(floordiv, divided(a, x, true).quotient)
 BINARY(floormod, divided(a, x, true).remainder)
 BINARY(truncdiv, divided(a, x, false).quotient)

@@ -205,10 +205,10 @@ void Stream::reserve_workspace(uint64_t bytes) {
 // The packed form of a parameter, made on first use and kept as long as its source.
 Buffer* Stream::packed(const Tensor& source, const PackKey& plan_key) {
   PackKey key = plan_key;
-  key.offset += int64_t(source.offset / 4);
+  key.offset += int64_t(source.offset / DTYPE_BYTES[key.dtype]);
   for (Packed& form : source.buffer->packed)
     if (form.key == key) return form.buffer.get();
-  int64_t symbols[] = {plan_key.k, plan_key.n, plan_key.stride_k, plan_key.stride_n, plan_key.offset};
+  int64_t symbols[] = {plan_key.k, plan_key.n, plan_key.stride_k, plan_key.stride_n, plan_key.offset, plan_key.dtype};
   uint64_t hash = hash_of(symbols);
   PlanState& plan = *plans_[0];
   Instance* instance = find(plan, symbols, hash);

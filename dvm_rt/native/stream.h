@@ -104,8 +104,9 @@ struct Argument {
 };
 
 struct StreamCounters {
-  uint64_t calls = 0, cached_calls = 0, encoded = 0, encode_ns = 0, packs = 0, evicted = 0, refused = 0, traps = 0,
-           devices_lost = 0, appended_in_place = 0, busy_ns = 0, program_cache_bytes = 0, instances = 0, host_calls = 0, host_ns = 0, guessed = 0, guessed_right = 0, guessed_wrong = 0;
+  uint64_t calls = 0, cached_calls = 0, encoded = 0, encode_ns = 0, load_ns = 0, packs = 0, evicted = 0, refused = 0, traps = 0,
+           devices_lost = 0, appended_in_place = 0, busy_ns = 0, program_cache_bytes = 0, instances = 0, host_calls = 0, host_ns = 0,
+           guessed = 0, guessed_right = 0, guessed_wrong = 0;
 };
 
 inline uint64_t hash_of(std::span<const int64_t> values) {

@@ -133,7 +133,7 @@ void Stream::describe(Instance& instance) {
   PlanState& state = *instance.plan;
   if (!state.plan) {
     const int64_t* s = instance.symbols.data();
-    PackKey key{s[0], s[1], s[2], s[3], s[4]};
+    PackKey key{s[0], s[1], s[2], s[3], s[4], s[5]};
     instance.buffer_bytes = {pack_source_bytes(key), packed_bytes(key)};
     return;
   }
@@ -166,7 +166,8 @@ void Stream::describe(Instance& instance) {
       throw bad("bytes of an output's buffer", std::to_string(instance.buffer_bytes[out.buffer]), std::to_string(out.bytes).c_str());
   for (uint64_t slot : slots_) instance.workspace_bytes += (slot + ARENA_ALIGN - 1) & ~uint64_t(ARENA_ALIGN - 1);
   for (auto& p : plan.packs())
-    instance.packs.push_back({value(p.k), value(p.n), value(p.stride_k), value(p.stride_n), value(p.offset)});
+    instance.packs.push_back({value(p.k), value(p.n), value(p.stride_k), value(p.stride_n), value(p.offset),
+                              plan.parameters()[p.parameter].dtype});
 }
 
 void Stream::touch(Instance& instance) {
@@ -226,7 +227,7 @@ std::span<const uint8_t> Stream::encode(Instance& instance, Failure& failure, bo
   size_t bytes = 0;
   if (!state.plan) {
     const int64_t* s = instance.symbols.data();
-    scratch_ = pack_program({s[0], s[1], s[2], s[3], s[4]});
+    scratch_ = pack_program({s[0], s[1], s[2], s[3], s[4], s[5]});
     bytes = scratch_.size();
   } else {
     if (!evaluated) evaluate(state, instance.symbols);
@@ -296,7 +297,9 @@ void Stream::check_encoded(Instance& instance) {
   if (!instance.program) throw *invalid(instance, uint32_t(error.code), error.section, error.word);
   machine_.reserve(*instance.program);
   instance.state = ProgramState::READY;
-  trace_.add(TraceKind::LOAD, begin, now_ns(), instance.id, instance.plan->number);
+  uint64_t end = now_ns();
+  counters_.load_ns += end - begin;
+  trace_.add(TraceKind::LOAD, begin, end, instance.id, instance.plan->number);
 }
 
 bool Stream::push_record(uint32_t flags, uint64_t id, std::span<const uint8_t> program) {

@@ -13,6 +13,20 @@ struct Trap {
 
 constexpr int STRIP_BYTES_MAX = 4 * LANES;
 
+// What the other ways to walk rows need (many_rows.h); nothing in it outlives a section. Not cleared: large, and written before
+// it is read.
+struct alignas(64) ManyRows {
+  int64_t rows;                        // at a time
+  int64_t member[8], column[8], rest[8];  // of each vector of the accumulator: row, byte in it, elements from there on
+  int64_t gain[MAX_OPERANDS];          // from row to row
+  int share;                           // vectors of a row
+  bool whole;                          // no element of the strip is unused
+  alignas(64) uint8_t total[MAX_REDUCTIONS][64];
+  alignas(64) uint8_t scalar[MAX_ROW_SCALARS][STRIP_BYTES_MAX];
+  alignas(64) uint8_t buffer[MAX_OPERANDS][STRIP_BYTES_MAX];
+  alignas(64) uint8_t lanes[MAX_REDUCTIONS][LANES][STRIP_BYTES_MAX];
+};
+
 // All state of the vector machine beyond the accumulator; one per thread. Words name slots, row scalars and lanes by
 // index, so programs do not depend on this layout. Lanes hold the identity of their reduction in `lanes_dtype` whenever no
 // pass runs.
@@ -37,6 +51,7 @@ struct alignas(64) Context {
   alignas(64) uint8_t blocks[MAX_REDUCTIONS][STRIP_BYTES_MAX];  // of block results, for rows beyond BLOCK
   alignas(64) uint8_t slot[MAX_SLOTS][STRIP_BYTES_MAX];
   alignas(64) uint8_t convert[STRIP_BYTES_MAX];                 // a strip on its way from or to another dtype
+  ManyRows many;
   Context();
 };
 

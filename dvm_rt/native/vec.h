@@ -98,7 +98,8 @@ FN void stream(float* p, V v) { _mm256_stream_ps(p, v); }
 FN NaNs unordered(V a, V b) { return (Vi)_mm256_cmp_ps(a, b, _CMP_UNORD_Q); }
 FN bool any(NaNs x) { return _mm256_movemask_ps((V)x); }
 #else
-FN V fma(V a, V b, V c) { for (int i = 0; i < W; i++) c[i] = __builtin_fmaf(a[i], b[i], c[i]); return c; }
+// A call for each element anyway: out of line, or code and compile time multiply.
+[[gnu::noinline]] inline V fma(V a, V b, V c) { for (int i = 0; i < W; i++) c[i] = __builtin_fmaf(a[i], b[i], c[i]); return c; }
 FN V nfma(V a, V b, V c) { return fma(-a, b, c); }
 FN V min2(V a, V b) { return a < b ? a : b; }
 FN V max2(V a, V b) { return a > b ? a : b; }

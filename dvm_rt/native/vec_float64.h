@@ -37,7 +37,8 @@ template <int MODE> FN V roundv(V a) { return _mm256_round_pd(a, MODE | _MM_FROU
 FN NaNs unordered(V a, V b) { return (Vi)_mm256_cmp_pd(a, b, _CMP_UNORD_Q); }
 FN bool any(NaNs x) { return _mm256_movemask_pd((V)x); }
 #else
-FN V fma(V a, V b, V c) { for (int i = 0; i < W; i++) c[i] = __builtin_fma(a[i], b[i], c[i]); return c; }
+// A call for each element anyway: out of line, or code and compile time multiply.
+[[gnu::noinline]] inline V fma(V a, V b, V c) { for (int i = 0; i < W; i++) c[i] = __builtin_fma(a[i], b[i], c[i]); return c; }
 FN V nfma(V a, V b, V c) { return fma(-a, b, c); }
 FN V min2(V a, V b) { return a < b ? a : b; }
 FN V max2(V a, V b) { return a > b ? a : b; }

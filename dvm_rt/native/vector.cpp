@@ -100,6 +100,8 @@ template <class O, Form FORM, int N, bool PART> void binary(ARGS) {
   }
   NEXT;
 }
+// Only an operand in memory has a part: the other forms work on whole vectors, and share one handler.
+template <class O, Form FORM, int N, bool PART> constexpr Handler binary_handler = binary<O, FORM, N, PART && FORM == FORM_I>;
 template <class O, int N> void unary(ARGS) {
   if constexpr (unary_strip<O>) {
     each<N>(EACH { store(c->convert + j * sizeof(V), a); }, ACC);
@@ -133,24 +135,29 @@ template <class T> FN void convert_to(const E* in, int n, uint8_t* m, int64_t st
 #define STORAGE(X) X(BOOL, Bool) X(INT8, int8_t) X(INT16, int16_t) X(INT32, int32_t) X(INT64, int64_t) X(UINT8, uint8_t) \
   X(UINT16, uint16_t) X(UINT32, uint32_t) X(UINT64, uint64_t) X(FLOAT16, Half) X(BFLOAT16, BrainFloat) X(FLOAT32, float) \
   X(FLOAT64, double)
-// Elements first .. first + n - 1 of operand i of this row, in c->convert.
-[[gnu::noinline, gnu::optimize("O3")]] void load_converted(Context* c, int i, long first, int n) {
-  const int64_t stride = c->operands[i].stride[0];
-  const uint8_t* m = c->ptr[i] + first * stride;
-  switch (DType(c->operands[i].dtype)) {
+// n elements of a storage dtype, `stride` bytes apart, in c->convert; and back.
+[[gnu::noinline, gnu::optimize("O3")]] void load_strided(Context* c, uint8_t dtype, const uint8_t* m, int64_t stride, int n) {
+  switch (DType(dtype)) {
 #define X(code, T) case DType::code: return convert_from<T>(m, stride, (E*)c->convert, n);
     STORAGE(X)
 #undef X
   }
 }
-[[gnu::noinline, gnu::optimize("O3")]] void store_converted(Context* c, int i, long first, int n) {
-  const int64_t stride = c->operands[i].stride[0];
-  uint8_t* m = c->ptr[i] + first * stride;
-  switch (DType(c->operands[i].dtype)) {
+[[gnu::noinline, gnu::optimize("O3")]] void store_strided(Context* c, uint8_t dtype, uint8_t* m, int64_t stride, int n) {
+  switch (DType(dtype)) {
 #define X(code, T) case DType::code: return convert_to<T>((const E*)c->convert, n, m, stride);
     STORAGE(X)
 #undef X
   }
+}
+// The same with elements first .. first + n - 1 of operand i of this row.
+FN void load_converted(Context* c, int i, long first, int n) {
+  const int64_t stride = c->operands[i].stride[0];
+  load_strided(c, c->operands[i].dtype, c->ptr[i] + first * stride, stride, n);
+}
+FN void store_converted(Context* c, int i, long first, int n) {
+  const int64_t stride = c->operands[i].stride[0];
+  store_strided(c, c->operands[i].dtype, c->ptr[i] + first * stride, stride, n);
 }
 template <int N, bool PART> FN int elements(const Context* c, long off) {
   return PART ? int(rest(c, off, 0)) : N * W;
@@ -178,7 +185,7 @@ template <int N, bool PART> void load_any(ARGS) {
   NEXT;
 }
 // Past the caches where `m` is aligned to the vector.
-template <bool STREAM, class S> FN void put(uint8_t* m, S s) {
+template <bool STREAM, class S> FN void put(uint8_t* m, const S& s) {
 #if defined(__SSE2__)
   if constexpr (STREAM && sizeof s == 16) return _mm_stream_si128((__m128i*)m, (__m128i)s);
 #endif
@@ -188,6 +195,12 @@ template <bool STREAM, class S> FN void put(uint8_t* m, S s) {
 #if defined(__AVX512F__)
   if constexpr (STREAM && sizeof s == 64) return _mm512_stream_si512((__m512i*)m, (__m512i)s);
 #endif
+  if constexpr (STREAM && sizeof s == 2 * sizeof(V)) {
+    V half[2];
+    memcpy(half, &s, sizeof s);
+    stream((E*)m, half[0]), stream((E*)(m + sizeof(V)), half[1]);
+    return;
+  }
   memcpy(m, &s, sizeof s);
 }
 template <int N, bool PART, bool STREAM> void store_any(ARGS) {
@@ -338,8 +351,14 @@ template <bool LONG> void loop(ARGS) {
 }
 // Prefetch while computing: the same strip k bytes ahead, or of the next row.
 template <int N> void fetch(ARGS) {
-  const uint8_t* m = c->ptr[p->a] + (p->k ? p->k : c->outer[0].gain[p->a]) + off;
-  for (int j = 0; j < int(N * sizeof(V)); j += 64) __builtin_prefetch(m + j);
+  const uint8_t* m = c->ptr[p->a] + (p->k ? p->k : c->outer[0].gain[p->a]);
+  if (const Operand& x = c->operands[p->a]; x.dtype == DTYPE) {
+    for (int j = 0; j < int(N * sizeof(V)); j += 64) __builtin_prefetch(m + off + j);
+  } else {
+    const long size = DTYPE_BYTES[x.dtype];
+    m += off / long(sizeof(E)) * size;
+    for (long j = 0; j < N * W * size; j += 64) __builtin_prefetch(m + j);
+  }
   NEXT;
 }
 void gather(ARGS) {
@@ -356,6 +375,12 @@ void gather(ARGS) {
   if (i < -x.limit || i >= x.limit) {
     c->trap = {TrapCode::GATHER_RANGE, 0, uint32_t(p - c->start), i, x.limit};
     return;
+  }
+  if (constexpr int64_t AHEAD = 4; c->left[0] > AHEAD) {  // rows
+    int64_t later = 0;
+    memcpy(&later, m + AHEAD * c->outer[0].gain[x.index], DType(c->operands[x.index].dtype) == DType::INT64 ? 8 : 4);
+    const uintptr_t row = uintptr_t(c->ptr[p->a]) - uint64_t(c->shift[p->a]) + uint64_t(later) * uint64_t(x.depth);  // anywhere: an index is not checked yet
+    for (int j = 0; j < 256; j += 64) __builtin_prefetch((const void*)(row + j));
   }
   const int64_t shift = (i < 0 ? i + x.limit : i) * x.depth;
   c->ptr[p->a] += shift - c->shift[p->a];
@@ -419,9 +444,9 @@ template <int N, bool PART, bool LONG> constexpr Table strip_table() {
   Table t = nothing();
   Handler* h = t.handler;
 #define X(n) \
-  h[OP_##n##_s] = binary<meaning::n, FORM_S, N, PART>, h[OP_##n##_i] = binary<meaning::n, FORM_I, N, PART>; \
-  h[OP_##n##_k] = binary<meaning::n, FORM_K, N, PART>, h[OP_##n##_r] = binary<meaning::n, FORM_R, N, PART>; \
-  h[OP_##n##_b] = binary<meaning::n, FORM_B, N, PART>;
+  h[OP_##n##_s] = binary_handler<meaning::n, FORM_S, N, PART>, h[OP_##n##_i] = binary_handler<meaning::n, FORM_I, N, PART>; \
+  h[OP_##n##_k] = binary_handler<meaning::n, FORM_K, N, PART>, h[OP_##n##_r] = binary_handler<meaning::n, FORM_R, N, PART>; \
+  h[OP_##n##_b] = binary_handler<meaning::n, FORM_B, N, PART>;
   DVM_ROWS_OF(BINARY)(X)
 #undef X
 #define X(n) h[OP_##n] = unary<meaning::n, N>;
@@ -439,8 +464,8 @@ template <bool LONG> constexpr Table row_table() {
   Table t = nothing();
   Handler* h = t.handler;
 #define X(n) \
-  h[OP_##n##_k] = binary<meaning::n, FORM_K, 1, false>, h[OP_##n##_r] = binary<meaning::n, FORM_R, 1, false>; \
-  h[OP_##n##_b] = binary<meaning::n, FORM_B, 1, false>;
+  h[OP_##n##_k] = binary_handler<meaning::n, FORM_K, 1, false>, h[OP_##n##_r] = binary_handler<meaning::n, FORM_R, 1, false>; \
+  h[OP_##n##_b] = binary_handler<meaning::n, FORM_B, 1, false>;
   DVM_ROWS_OF(BINARY)(X)
 #undef X
 #define X(n) h[OP_##n] = unary<meaning::n, 1>;
@@ -501,7 +526,13 @@ template <class O> FN void set_lanes(Context& c, int first) {
   set_lanes<meaning::min>(c, 2 * REDUCTIONS_EACH), set_lanes<meaning::mul>(c, 3 * REDUCTIONS_EACH);
   c.lanes_dtype = DTYPE;
 }
+}  // namespace
+}  // namespace dvm::DVM_TARGET::DVM_DTYPE
 
+#include "many_rows.h"
+
+namespace dvm::DVM_TARGET::DVM_DTYPE {
+namespace {
 // Sets operands and odometer to `row`, for as many rows up to `end` as it can walk in one go: a range of one dimension, and all of
 // those below. Returns the row after those.
 int64_t walk_from(Context& c, const SectionRun& run, int64_t row, int64_t end) {
@@ -591,6 +622,15 @@ void run_rows(Context& c, const SectionRun& run) {
   }
   leave();
 }
+namespace {
+void walk_alone(Context& c, const SectionRun& run, int64_t begin, int64_t end) {
+  choose_tables<false>(c);
+  while (begin < end) {
+    begin = walk_from(c, run, begin, end);
+    enter(c, c.row, c.start);
+  }
+}
+}  // namespace
 
 void run_vector(Context& c, const SectionRun& run) {
   const SectionView& s = run.section;
@@ -599,6 +639,7 @@ void run_vector(Context& c, const SectionRun& run) {
   c.row_bytes = long(sizeof(E)) * s.head->dims[0];
   if (c.lanes_dtype != DTYPE) take_lanes(c);
   if (run.team) return run_wide(c, run);
+  if (run_many_rows(c, run)) return leave();
   c.row_bytes > BLOCK_BYTES ? choose_tables<true>(c) : choose_tables<false>(c);
   if (run.end - run.begin != s.split.units) return run_rows(c, run);
   for (int i = 0; i < operands; i++) c.ptr[i] = run.address[i];

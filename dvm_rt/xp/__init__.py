@@ -40,7 +40,7 @@ SAME = (  # as in dvm_rt
     "abs", "acos", "acosh", "add", "all", "any", "argmax", "argmin", "argsort", "asin", "asinh", "atan",
     "atan2", "atanh", "bitwise_and", "bitwise_invert", "bitwise_left_shift", "bitwise_or",
     "bitwise_right_shift", "bitwise_xor", "broadcast_arrays", "ceil", "clip", "copysign", "cos", "cosh",
-    "count_nonzero", "diff", "divide", "equal", "exp", "expand_dims", "expm1", "flip", "floor",
+    "count_nonzero", "cumulative_prod", "cumulative_sum", "diff", "divide", "equal", "exp", "expand_dims", "expm1", "flip", "floor",
     "floor_divide", "greater", "greater_equal", "hypot", "isfinite", "isinf", "isnan", "less",
     "less_equal", "log", "log10", "log1p", "log2", "logaddexp", "logical_and", "logical_not",
     "logical_or", "logical_xor", "matmul", "matrix_transpose", "max", "maximum", "mean", "meshgrid",
@@ -52,7 +52,7 @@ SAME = (  # as in dvm_rt
     "where",
 )  # fmt: skip
 CREATION = ("arange", "eye", "full_like", "linspace", "ones", "ones_like", "zeros", "zeros_like")  # there is one device
-NOT_THERE = ("conj", "cumulative_prod", "cumulative_sum", "from_dlpack", "imag", "real")
+NOT_THERE = ("conj", "from_dlpack", "imag", "real")
 
 for _name in SAME:
     globals()[_name] = getattr(dvm, _name)

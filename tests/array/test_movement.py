@@ -44,6 +44,14 @@ CASES: dict[str, tuple[Callable, Callable, tuple]] = {
     "searchsorted": (lambda x, v: dvm.searchsorted(x, v, side="right"), lambda x, v: np.searchsorted(x, v, "right"),
                      (np.sort(np.round(floats(30))), np.round(floats(4, 5)))),
     "count": (dvm.__getattr__("count_nonzero"), np.count_nonzero, (np.round(floats(7, 8)),)),
+    "cumulative sum": (lambda x: dvm.cumulative_sum(x, axis=0), lambda x: np.cumsum(x, 0), (floats(7, 8),)),
+    "cumulative sum backwards": (lambda x: dvm.cumulative_sum(x, axis=-1, reverse=True), lambda x: np.cumsum(x[:, ::-1], 1)[:, ::-1], (floats(7, 8),)),
+    "cumulative sum before": (lambda x: dvm.cumulative_sum(x, exclusive=True), lambda x: np.append(np.float32(0), np.cumsum(x)[:-1]), (floats(9),)),
+    "cumulative sum from 0": (lambda x: dvm.cumulative_sum(x, axis=1, include_initial=True),
+                              lambda x: np.cumsum(np.pad(x, [(0, 0), (1, 0)]), 1, np.int64), (np.arange(12, dtype=np.int8).reshape(3, 4) * 11,)),
+    "cumulative product": (lambda x: dvm.cumulative_prod(x, axis=1), lambda x: np.cumprod(x, 1), (floats(7, 8),)),
+    "cumulative product back to front": (lambda x: dvm.cumulative_prod(x, reverse=True, exclusive=True),
+                                         lambda x: np.append(np.cumprod(x[::-1])[-2::-1], 1), (np.arange(1, 30, dtype=np.uint64),)),
     "flip": (lambda x: dvm.flip(x, axis=1), lambda x: np.flip(x, 1), (floats(3, 5, 2),)),
     "flip all": (lambda x: dvm.flip(x), np.flip, (floats(3, 5, 2),)),
     "roll": (lambda x: dvm.roll(x, 2, axis=1), lambda x: np.roll(x, 2, 1), (floats(4, 7),)),
@@ -243,6 +251,26 @@ def test_they_are_counted_and_shown() -> None:
         text = dvm.explain(f, x)
         assert "host [s0, 2]: topk" in text and "host [s0, 2]: take_along_axis" in text
         assert "section1 host" in dvm.das(f, x)
+
+
+def test_running_sums_of_every_dtype() -> None:
+    """Those of 16 bits are rounded once, at the end; infinity stays behind where it began."""
+    a = np.array([0.1, 1000.0, 0.3, -0.7, 3000.0, 0.04] * 5, np.float32)
+    for dtype in (dvm.float16, dvm.bfloat16):
+        x = dvm.asarray(a, dtype)
+        wide = dvm.cumulative_sum(x.astype(dvm.float32)).astype(dtype)
+        got = dvm.cumulative_sum(x)
+        assert got.dtype is dtype and np.asarray(got).tobytes() == np.asarray(wide).tobytes()
+    b = np.array([1.0, np.inf, 2.0, -np.inf, 3.0], np.float32)
+    np.testing.assert_array_equal(np.asarray(dvm.cumulative_sum(dvm.asarray(b))), [1.0, np.inf, np.inf, np.nan, np.nan])
+    for dtype, wanted in ((dvm.uint8, dvm.uint64), (dvm.int16, dvm.int64), (dvm.bool_, dvm.int64), (dvm.float64, dvm.float64)):
+        got = dvm.cumulative_prod(dvm.asarray([1, 1, 0], dtype))
+        assert got.dtype is wanted and got.tolist() == [1, 1, 0]
+    assert dvm.cumulative_sum(dvm.asarray([100, 100], dvm.int8), dtype=dvm.int8).tolist() == [100, -56]
+    with pytest.raises(ShapeError, match="cumulative_sum: axis"):
+        dvm.cumulative_sum(dvm.asarray(a.reshape(5, 6)))
+    with pytest.raises(GraphError, match="include_initial with exclusive"):
+        dvm.cumulative_prod(dvm.asarray(a), include_initial=True, exclusive=True)
 
 
 def test_a_killed_device_changes_nothing() -> None:

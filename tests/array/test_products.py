@@ -58,3 +58,50 @@ def test_refused() -> None:
         dvm.matmul_integer(byte, single)
     with pytest.raises(ShapeError):
         dvm.matmul_integer(byte, byte[0])
+
+
+def stored(name: str, *shape: int) -> dvm.Array:
+    """A matrix of normal numbers, stored in 16 bits."""
+    values = np.random.default_rng(shape).standard_normal(shape, np.float32)
+    array = dvm.astype(dvm.asarray(values), getattr(dvm, name))
+    dvm.eval(array)
+    return array
+
+
+@pytest.mark.parametrize("name", ["bfloat16", "float16"])
+def test_weights_of_16_bits_are_packed_as_they_are_stored(name: str) -> None:
+    w, x = stored(name, 70, 90), dvm.asarray(np.random.default_rng(1).standard_normal((5, 70), np.float32))
+    product = dvm.function(lambda x, w: x @ w)
+    wide = dvm.astype(w, dvm.float32)
+    dvm.eval(wide)
+    assert "copy" not in str(dvm.explain(product, x, w))
+    np.testing.assert_array_equal(np.asarray(product(x, w)), np.asarray(product(x, wide)))  # float32 x 16 bits is float32
+    np.testing.assert_array_equal(np.asarray(x @ dvm.astype(w, dvm.float32)), np.asarray(product(x, wide)))
+    for part in (w[3:, 5:], w[:, 1], w[:60, ::3]):
+        rows = x[:, : part.shape[0]]
+        np.testing.assert_array_equal(np.asarray(rows @ part), np.asarray(rows @ dvm.astype(part, dvm.float32)))
+    np.testing.assert_array_equal(np.asarray(x[:, :5] @ w[:, :5].mT), np.asarray(x[:, :5] @ wide[:, :5].mT))
+
+
+@pytest.mark.parametrize("name", ["bfloat16", "float16"])
+def test_a_product_of_16_bits_is_rounded_once(name: str) -> None:
+    x, w = stored(name, 9, 300), stored(name, 300, 40)
+    got = dvm.function(lambda x, w: x @ w)(x, w)
+    assert got.dtype is w.dtype
+    wide = dvm.astype(x, dvm.float32) @ dvm.astype(w, dvm.float32)
+    np.testing.assert_array_equal(*(np.asarray(dvm.astype(a, dvm.float32)) for a in (got, dvm.astype(wide, w.dtype))))
+
+
+def test_what_is_rounded_on_the_way_is_not_packed_in_16_bits() -> None:
+    w, x = stored("bfloat16", 30, 20), dvm.asarray(np.ones((2, 30), np.float32))
+    narrow = dvm.astype(w * 1e-30, dvm.bfloat16)
+    dvm.eval(narrow)
+    got = x @ dvm.astype(dvm.astype(narrow, dvm.float16), dvm.float32)
+    np.testing.assert_array_equal(np.asarray(got), np.zeros((2, 20), np.float32))
+
+
+@pytest.mark.parametrize("name", ["float32", "bfloat16"])
+def test_a_vector_that_is_a_column_of_something(name: str) -> None:
+    w, x = stored(name, 70, 90) if name != "float32" else dvm.asarray(np.eye(70, 90, 1, np.float32)), dvm.asarray(np.ones((5, 70), np.float32))
+    column = np.asarray(dvm.astype(w, dvm.float32))[:, 7]
+    np.testing.assert_allclose(np.asarray(x @ w[:, 7]), np.ones((5, 70), np.float32) @ column, rtol=1e-4, atol=1e-4)

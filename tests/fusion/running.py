@@ -57,9 +57,10 @@ def _packed(plan: Plan, number: int, values: list[int], array: np.ndarray) -> np
     pack = plan.packs[number]
     flat = np.ascontiguousarray(array).ravel()
     offset = 0 if pack.offset == NONE else values[pack.offset]
-    shape, strides = (values[pack.k], values[pack.n]), (4 * values[pack.stride_k], 4 * values[pack.stride_n])
+    size = flat.itemsize
+    shape, strides = (values[pack.k], values[pack.n]), (size * values[pack.stride_k], size * values[pack.stride_n])
     if shape[0] == 0:
-        return np.zeros(0, np.float32)
+        return np.zeros(0, flat.dtype)
     return matmul.pack(np.lib.stride_tricks.as_strided(flat[offset:], shape, strides))
 
 

@@ -41,7 +41,7 @@ CASES = {
     "clip": (M, 0, 2), "tile": (M, (2, 2)), "repeat": (M, 2), "zeros_like": (M,), "full_like": (M, 3), "vecdot": (A, A), "sin": (A,),
     "log1p": (A + 8,), "expm1": (A / 8,), "trunc": (A / 3,), "copysign": (A, -A), "atan2": (A, A + 1),
     "sort": (A[::-1] % 5,), "argsort": (A[0, 0],), "nonzero": (M,), "unique_values": (M,), "unique_counts": (M,), "unique_inverse": (M,),
-    "unique_all": (M,),
+    "unique_all": (M,), "cumulative_sum": (M[0],), "cumulative_prod": (A[0, 1],),
 }  # fmt: skip
 
 

@@ -6,9 +6,11 @@ from collections.abc import Callable
 
 import numpy as np
 
+import dvm_rt as dvm
 from dvm_rt.array.array import Array
 from dvm_rt.errors import GraphError
 from dvm_rt.graph.symbols import Dim, product
+from dvm_rt.isa import host
 from dvm_rt.onnx.operators.elementwise import cast, kind_of
 from dvm_rt.onnx.table import Call, row, whole
 from dvm_rt.onnx.values import lift, numpy_dtype
@@ -142,39 +144,20 @@ row("ArgMin")(_arg("argmin"))
 
 @row("CumSum", on_host=(1,))
 def cumulative_sum(c: Call, x: Value, axis: Value) -> Value:
-    """A product with a triangle of ones."""
-    return _cumulative(c, x, int(np.asarray(axis).reshape(-1)[0]), np.cumsum, 0)
+    return _cumulative(c, x, axis, "cumulative_sum")
 
 
 @row("CumProd", on_host=(1,))
 def cumulative_product(c: Call, x: Value, axis: Value) -> Value:
-    return _cumulative(c, x, int(np.asarray(axis).reshape(-1)[0]), np.cumprod, 1)
+    return _cumulative(c, x, axis, "cumulative_prod")
 
 
-def _cumulative(c: Call, x: Value, axis: int, run: Callable[..., np.ndarray], start: int) -> Value:
+def _cumulative(c: Call, x: Value, axis: Value, name: str) -> Value:
+    along, flags = int(np.asarray(axis).reshape(-1)[0]) % len(x.shape), [int(c.get(flag, 0)) for flag in ("reverse", "exclusive")]
     if isinstance(x, Array):
-        if start or numpy_dtype(x).kind != "f":
-            raise c.refuse("running over integers and products is the host's")
-        return _cumulative_by_matmul(c, x, axis % x.ndim)
-    x = np.flip(x, axis) if c.get("reverse", 0) else x
-    result = run(x, axis=axis, dtype=x.dtype)
-    if c.get("exclusive", 0):
-        lead = [slice(None)] * x.ndim
-        lead[axis] = slice(0, -1)
-        first = np.full([1 if i == axis % x.ndim else n for i, n in enumerate(x.shape)], start, x.dtype)
-        result = np.concatenate([first, result[tuple(lead)]], axis=axis)
-    return np.flip(result, axis) if c.get("reverse", 0) else result
-
-
-def _cumulative_by_matmul(c: Call, x: Array, axis: int) -> Array:
-    n = x.shape[axis]
-    rows, columns = c.xp.expand_dims(c.xp.arange(n), axis=1), c.xp.expand_dims(c.xp.arange(n), axis=0)
-    if c.get("reverse", 0):
-        rows, columns = columns, rows
-    held = c.xp.less(rows, columns) if c.get("exclusive", 0) else c.xp.less_equal(rows, columns)
-    order = tuple(i for i in range(x.ndim) if i != axis) + (axis,)
-    moved = c.xp.matmul(c.xp.permute_dims(x, order), held.astype(x.dtype))
-    return c.xp.permute_dims(moved, tuple(order.index(i) for i in range(x.ndim)))
+        return getattr(dvm, name)(x, axis=along, dtype=x.dtype, reverse=bool(flags[0]), exclusive=bool(flags[1]))
+    result = host.BY_NAME["cumulative"].meaning(x, along, int(name == "cumulative_prod"), *flags)
+    return result.astype(x.dtype)
 
 
 # ---- normalisation ------------------------------------------------------------------------------------------------

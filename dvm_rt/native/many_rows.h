@@ -1,0 +1,443 @@
+// Other ways to walk the rows of a vector section: the same words, the same bits, several rows at a time. Part of vector.cpp.
+//
+// Side by side: rows that lie across memory, next to one another (a reduction over an outer axis). A strip is one element of
+// as many rows as it holds; lanes and row scalars are strips of those rows too, so memory streams along its contiguous axis.
+// Together: rows of at most a quarter of a strip. The strip is cut into equal shares, one a row; row scalars are one vector with an
+// element for each row, and a reduction is folded at once, since the row has no other strip.
+// Gathered: a section that does nothing but copy gathered rows.
+//
+// Why the bits are the same. Each element sees the same operations; element j of a row meets element j + 64, j + 32, .. of
+// its lanes in the same order. Lanes that no element reaches hold the identity, and every lane starts as f(identity,
+// element), which is never -0 in a sum: folding such a lane with the identity changes nothing, so it can be left out.
+#pragma once
+
+namespace dvm::DVM_TARGET::DVM_DTYPE {
+namespace {
+
+// Sets the operands to `row`. Returns how many rows of run, from there on, lie in the innermost outer dimension.
+int64_t place_row(Context& c, const SectionRun& run, int64_t row) {
+  const SectionView& s = run.section;
+  int64_t rest = row, in_line = 1;
+  bool innermost = true;
+  for (int i = 0; i < s.head->operand_count; i++) c.ptr[i] = run.address[i];
+  for (int d = 1; d < s.head->rank; d++) {
+    const int64_t count = s.head->dims[d];
+    if (count == 1) continue;
+    const int64_t at = rest % count;
+    rest /= count;
+    if (innermost) in_line = count - at;
+    innermost = false;
+    for (int i = 0; at && i < s.head->operand_count; i++) c.ptr[i] += at * s.operands[i].stride[d];
+  }
+  return in_line < run.end - row ? in_line : run.end - row;
+}
+// Has every word a handler in these tables?
+bool words_fit(const SectionView& s, const Table& strip, const Table& row) {
+  bool in_pass = false;
+  for (int i = 0; i < s.head->word_count; i++) {
+    const uint16_t op = s.words[i].op;
+    if ((in_pass ? strip : row).handler[op] == illegal) return false;
+    in_pass = op == OP_pass || (in_pass && op != OP_loop);
+  }
+  return true;
+}
+
+// ---- side by side -----------------------------------------------------------------------------------------------------
+// `off` counts elements of a row; c->many.rows of the strip's rows are there.
+constexpr int BESIDE = FULL * W;
+FN long rows_left(const Context* c, int j) { return c->many.rows - j * W; }
+FN const uint8_t* beside_place(const Context* c, int i, long off) { return c->ptr[i] + off * c->operands[i].stride[0]; }
+
+template <class O> void beside_operand(ARGS) {
+  const uint8_t* m = beside_place(c, p->a, off);
+  if (c->outer[0].gain[p->a] == 0) {
+    const V x = all(element(m));
+    each<FULL>(EACH { a = O::of(a, x); }, ACC);
+  } else {
+    each<FULL>(EACH { a = O::of(a, loadPart((const E*)m + j * W, rows_left(c, j))); }, ACC);
+  }
+  NEXT;
+}
+template <class O> void beside_row(ARGS) {
+  const E* m = (const E*)c->many.scalar[p->k];
+  each<FULL>(EACH { a = O::of(a, load(m + j * W)); }, ACC);
+  NEXT;
+}
+void beside_load(ARGS) {
+  const uint8_t* m = beside_place(c, p->a, off);
+  const int64_t gain = c->outer[0].gain[p->a], ahead = 8 * c->operands[p->a].stride[0];
+  if (c->operands[p->a].dtype != DTYPE || gain == 0) {
+    load_strided(c, c->operands[p->a].dtype, m, gain, int(c->many.rows));
+    each<FULL>(EACH { a = load(c->convert + j * sizeof(V)); }, ACC);
+  } else {
+    each<FULL>(EACH {
+      a = loadPart((const E*)m + j * W, rows_left(c, j));
+      if (j * sizeof(V) % 64 == 0) __builtin_prefetch(m + ahead + j * sizeof(V));
+    }, ACC);
+  }
+  NEXT;
+}
+void beside_store(ARGS) {
+  uint8_t* m = (uint8_t*)beside_place(c, p->a, off);
+  if (c->operands[p->a].dtype != DTYPE) {
+    each<FULL>(EACH { store(c->convert + j * sizeof(V), a); }, ACC);
+    store_strided(c, c->operands[p->a].dtype, m, c->outer[0].gain[p->a], int(c->many.rows));
+    each<FULL>(EACH { a = load(c->convert + j * sizeof(V)); }, ACC);
+  } else {
+    each<FULL>(EACH { storePart((E*)m + j * W, canonicalNaN(a), rows_left(c, j)); }, ACC);
+  }
+  NEXT;
+}
+void beside_store_row(ARGS) {
+  each<FULL>(EACH { store((E*)c->many.scalar[p->k] + j * W, a); }, ACC);
+  NEXT;
+}
+template <class O> void beside_accumulate(ARGS) {
+  E* m = (E*)c->many.lanes[p->a][off % LANE_COUNT];
+  if (off < LANE_COUNT) each<FULL>(EACH { store(m + j * W, O::of(all(identity<O>), a)); }, ACC);
+  else each<FULL>(EACH { store(m + j * W, O::of(load(m + j * W), a)); }, ACC);
+  NEXT;
+}
+template <class O> void beside_fold(ARGS) {
+  const long count = c->row_bytes / long(sizeof(E));
+  for (long half = LANE_COUNT / 2; half; half /= 2)
+    for (long i = 0; i < half && i + half < count; i++) {
+      E *m = (E*)c->many.lanes[p->a][i], *x = (E*)c->many.lanes[p->a][i + half];
+      for (int j = 0; j < FULL; j++) store(m + j * W, O::of(load(m + j * W), load(x + j * W)));
+    }
+  const E* m = (const E*)c->many.lanes[p->a][0];
+  each<FULL>(EACH { a = load(m + j * W); }, ACC);
+  NEXT;
+}
+void beside_pass(ARGS) {
+  off = 0, t = (const Table*)c->full;
+  NEXT;
+}
+void beside_loop(ARGS) {
+  if (++off < c->row_bytes / long(sizeof(E))) p -= p->k;
+  else t = (const Table*)c->row;
+  NEXT;
+}
+void no_hint(ARGS) { NEXT; }
+void last_row(ARGS) {}
+
+template <bool ROW> constexpr Table beside_table() {
+  Table t = nothing();
+  Handler* h = t.handler;
+#define X(n) \
+  if constexpr (!binary_strip<meaning::n>) { \
+    h[OP_##n##_s] = binary<meaning::n, FORM_S, FULL, false>, h[OP_##n##_k] = binary<meaning::n, FORM_K, FULL, false>; \
+    h[OP_##n##_i] = h[OP_##n##_b] = beside_operand<meaning::n>, h[OP_##n##_r] = beside_row<meaning::n>; \
+  }
+  DVM_ROWS_OF(BINARY)(X)
+#undef X
+#define X(n) h[OP_##n] = unary<meaning::n, FULL>;
+  DVM_ROWS_OF(UNARY)(X)
+#undef X
+  h[OP_fetch] = no_hint;
+  if (ROW) {
+    h[OP_store_row] = beside_store_row, h[OP_store_per_row] = beside_store;
+    h[OP_fold_sum] = beside_fold<meaning::add>, h[OP_fold_max] = beside_fold<meaning::max>;
+    h[OP_fold_min] = beside_fold<meaning::min>, h[OP_fold_prod] = beside_fold<meaning::mul>;
+    h[OP_pass] = beside_pass, h[OP_end_row] = last_row;
+  } else {
+    h[OP_load] = beside_load, h[OP_store_slot] = store_slot<FULL>;
+    h[OP_store] = h[OP_store_nt] = h[OP_store_any] = h[OP_store_any_nt] = beside_store;
+    h[OP_acc_sum] = beside_accumulate<meaning::add>, h[OP_acc_max] = beside_accumulate<meaning::max>;
+    h[OP_acc_min] = beside_accumulate<meaning::min>, h[OP_acc_prod] = beside_accumulate<meaning::mul>;
+    h[OP_loop] = beside_loop;
+  }
+  return t;
+}
+constexpr Table BESIDE_STRIP = beside_table<false>(), BESIDE_ROW = beside_table<true>();
+
+constexpr int64_t BESIDE_LEAST = 16;  // rows
+bool are_beside(const SectionView& s) {
+  if (!s.outers || s.outer[0].count < BESIDE_LEAST || s.head->dims[0] > BLOCK) return false;
+  bool across = false;
+  for (int i = 0; i < s.head->operand_count; i++) {
+    const Operand& x = s.operands[i];
+    const int64_t gain = s.outer[0].gain[i];
+    const int64_t size = DTYPE_BYTES[x.dtype];
+    if (gain != size && gain != 0) return false;
+    if (x.arg == SCRATCH || x.arg == INDEX || x.mode & GATHER) return false;
+    if (x.mode & WRITE && gain == 0) return false;
+    across |= gain == size && x.stride[0] != size && x.stride[0] != 0;
+  }
+  return across && words_fit(s, BESIDE_STRIP, BESIDE_ROW);
+}
+void run_beside(Context& c, const SectionRun& run) {
+  c.full = &BESIDE_STRIP, c.row = &BESIDE_ROW;
+  for (int64_t row = run.begin, rows; row < run.end; row += rows) {
+    rows = place_row(c, run, row);
+    for (int64_t at = 0; at < rows; at += BESIDE) {
+      c.many.rows = rows - at < BESIDE ? rows - at : BESIDE;
+      enter(c, c.row, c.start);
+      for (int i = 0; i < run.section.head->operand_count; i++) c.ptr[i] += BESIDE * c.outer[0].gain[i];
+    }
+  }
+}
+
+// ---- together ---------------------------------------------------------------------------------------------------------
+// c->many.rows rows; vector j of the strip belongs to row member[j] and starts at byte column[j] of it.
+FN const uint8_t* member_place(const Context* c, int i, int j) { return c->ptr[i] + c->many.member[j] * c->many.gain[i] + c->many.column[j]; }
+
+template <class O> void together_operand(ARGS) {
+  each<FULL>(EACH { a = O::of(a, loadPart((const E*)member_place(c, p->a, j), c->many.rest[j])); }, ACC);
+  NEXT;
+}
+template <class O, Form FORM> void together_scalar(ARGS) {  // one element a row
+  const uint8_t* m = FORM == FORM_R ? c->many.scalar[p->k] : c->ptr[p->a];
+  const int64_t gain = FORM == FORM_R ? int64_t(sizeof(E)) : c->many.gain[p->a];
+  each<FULL>(EACH { a = O::of(a, all(element(m + c->many.member[j] * gain))); }, ACC);
+  NEXT;
+}
+template <class O, Form FORM> void together_in_row(ARGS) {
+  V x;
+  if constexpr (FORM == FORM_R) {
+    x = load(c->many.scalar[p->k]);
+  } else {
+    alignas(64) E each_row[W] = {};
+    for (int64_t r = 0; r < c->many.rows; r++) each_row[r] = element(c->ptr[p->a] + r * c->many.gain[p->a]);
+    x = load(each_row);
+  }
+  a0 = O::of(a0, x);
+  NEXT;
+}
+template <bool STREAM> void together_store(ARGS) {
+  if (STREAM && c->many.whole && !(((uintptr_t)c->ptr[p->a] | (uintptr_t)c->many.gain[p->a]) & (sizeof(V) - 1)))
+    each<FULL>(EACH { stream((E*)member_place(c, p->a, j), canonicalNaN(a)); }, ACC);
+  else
+    each<FULL>(EACH { storePart((E*)member_place(c, p->a, j), canonicalNaN(a), c->many.rest[j]); }, ACC);
+  NEXT;
+}
+void together_store_row(ARGS) {
+  store(c->many.scalar[p->k], a0);
+  NEXT;
+}
+void together_store_per_row(ARGS) {
+  alignas(64) E each_row[W];
+  store(each_row, canonicalNaN(a0));
+  for (int64_t r = 0; r < c->many.rows; r++) memcpy(c->ptr[p->a] + r * c->many.gain[p->a], &each_row[r], sizeof(E));
+  NEXT;
+}
+// How a reduction folds in registers: elements are brought in, combined, and the total brought out.
+template <class O> struct Fold {
+  FN static V in(V a) { return O::of(all(identity<O>), a); }
+  FN static V of(V a, V b) { return O::of(a, b); }
+  FN static V out(V a) { return a; }
+};
+// The largest float: as integers in the order of floats, +0 above -0 and NaN above all; a third of the latency.
+struct FoldMax {
+  static constexpr SignedElement MAGNITUDE = SignedElement(UnsignedElement(-1) >> 1);
+  FN static V in(V a) { return out(canonicalNaN(a)); }
+  FN static V of(V a, V b) { return (V)((Vi)a > (Vi)b ? (Vi)a : (Vi)b); }
+  FN static V out(V a) { return (V)((Vi)a ^ ((Vi)a >> (8 * int(sizeof(E)) - 1) & MAGNITUDE)); }
+};
+template <class O> using FoldOf = std::conditional_t<FLOATING && std::is_same_v<O, meaning::max>, FoldMax, Fold<O>>;
+
+// Of each 2 H lanes of a and b the first H, or the last.
+template <int H, bool LAST> FN V halves(V a, V b) {
+  Vi from;
+#pragma GCC unroll 16
+  for (int l = 0; l < W; l++) from[l] = (l < W / 2 ? 0 : W) + l % (W / 2) / H * 2 * H + l % H + LAST * H;
+  return __builtin_shuffle(a, b, from);
+}
+// v[r] holds row r: folded W / 2, W / 4, .. 1 apart, two rows in one vector as long as there are two. Row r's total in lane r.
+template <class F, int R> FN V total_of_rows(V* v) {
+  auto pair = [&]<int H, int COUNT>() __attribute__((always_inline)) {
+    if constexpr (H > 0) {
+      if constexpr (COUNT > 1)
+        for (int i = 0; i < COUNT / 2; i++) v[i] = F::of(halves<H, false>(v[2 * i], v[2 * i + 1]), halves<H, true>(v[2 * i], v[2 * i + 1]));
+      else
+        v[0] = F::of(v[0], __builtin_shuffle(v[0], iota() ^ H));
+    }
+  };
+  pair.template operator()<W / 2, R>();
+  pair.template operator()<W / 4, (R > 2 ? R / 2 : 1)>();
+  pair.template operator()<W / 8, (R > 4 ? R / 4 : 1)>();
+  pair.template operator()<W / 16, 1>();
+  Vi from;
+#pragma GCC unroll 16
+  for (int l = 0; l < W; l++) from[l] = l % R * (W / R);
+  return __builtin_shuffle(v[0], from);
+}
+template <class O> void together_accumulate(ARGS) {
+  using F = FoldOf<O>;
+  V v[FULL];
+  each<FULL>(EACH { v[j] = F::in(keepPart(a, all(identity<O>), c->many.rest[j])); }, ACC);
+  V total;
+  if (c->many.share == 2) {  // vectors of a row
+    for (int r = 0; r < 4; r++) v[r] = F::of(v[2 * r], v[2 * r + 1]);
+    total = total_of_rows<F, (W < 4 ? W : 4)>(v);
+  } else {
+    total = total_of_rows<F, (W < 8 ? W : 8)>(v);
+  }
+  store(c->many.total[p->a], F::out(total));
+  NEXT;
+}
+void together_fold(ARGS) {
+  a0 = load(c->many.total[p->a]);
+  NEXT;
+}
+void together_pass(ARGS) {
+  off = 0, t = (const Table*)c->full;
+  NEXT;
+}
+void together_loop(ARGS) {
+  t = (const Table*)c->row;
+  NEXT;
+}
+void together_fetch(ARGS) {
+  const uint8_t* m = c->ptr[p->a] + c->many.rows * c->many.gain[p->a];
+  for (long j = 0; j < STRIP_BYTES; j += 64) __builtin_prefetch(m + j);
+  NEXT;
+}
+void together_end_row(ARGS) {
+  if ((c->left[0] -= c->many.rows) < c->many.rows) return;
+  for (int i = 0; i < MAX_OPERANDS; i++) c->ptr[i] += c->many.rows * c->outer[0].gain[i];
+  p = c->start - 1;
+  NEXT;
+}
+
+template <bool ROW> constexpr Table together_table() {
+  Table t = nothing();
+  Handler* h = t.handler;
+#define X(n) \
+  if constexpr (!binary_strip<meaning::n>) { \
+    if constexpr (ROW) { \
+      h[OP_##n##_k] = binary<meaning::n, FORM_K, 1, false>; \
+      h[OP_##n##_r] = together_in_row<meaning::n, FORM_R>, h[OP_##n##_b] = together_in_row<meaning::n, FORM_B>; \
+    } else { \
+      h[OP_##n##_s] = binary<meaning::n, FORM_S, FULL, false>, h[OP_##n##_k] = binary<meaning::n, FORM_K, FULL, false>; \
+      h[OP_##n##_i] = together_operand<meaning::n>; \
+      h[OP_##n##_r] = together_scalar<meaning::n, FORM_R>, h[OP_##n##_b] = together_scalar<meaning::n, FORM_B>; \
+    } \
+  }
+  DVM_ROWS_OF(BINARY)(X)
+#undef X
+#define X(n) h[OP_##n] = unary<meaning::n, (ROW ? 1 : FULL)>;
+  DVM_ROWS_OF(UNARY)(X)
+#undef X
+  h[OP_fetch] = together_fetch;
+  if (ROW) {
+    h[OP_store_row] = together_store_row, h[OP_store_per_row] = together_store_per_row;
+    h[OP_fold_sum] = h[OP_fold_max] = h[OP_fold_min] = h[OP_fold_prod] = together_fold;
+    h[OP_pass] = together_pass, h[OP_end_row] = together_end_row;
+  } else {
+    h[OP_store_slot] = store_slot<FULL>, h[OP_store] = together_store<false>, h[OP_store_nt] = together_store<true>;
+    h[OP_acc_sum] = together_accumulate<meaning::add>, h[OP_acc_max] = together_accumulate<meaning::max>;
+    h[OP_acc_min] = together_accumulate<meaning::min>, h[OP_acc_prod] = together_accumulate<meaning::mul>;
+    h[OP_loop] = together_loop;
+  }
+  return t;
+}
+constexpr Table TOGETHER_STRIP = together_table<false>(), TOGETHER_ROW = together_table<true>();
+
+constexpr int64_t TOGETHER_LEAST = 32;  // rows
+constexpr int64_t TOGETHER_VECTORS = 2;  // of a row; with 4, only two rows go together, and that was no faster
+bool go_together(const SectionView& s) {
+  if (!s.outers || s.outer[0].count < TOGETHER_LEAST || s.head->dims[0] > TOGETHER_VECTORS * W) return false;
+  for (int i = 0; i < s.head->operand_count; i++) {
+    const Operand& x = s.operands[i];
+    if (x.arg == INDEX || x.mode & GATHER || x.dtype != DTYPE || (x.stride[0] != sizeof(E) && x.stride[0] != 0)) return false;
+  }
+  return words_fit(s, TOGETHER_STRIP, TOGETHER_ROW);
+}
+void walk_alone(Context& c, const SectionRun& run, int64_t begin, int64_t end);  // row by row
+
+void run_together(Context& c, const SectionRun& run) {
+  const Section& head = *run.section.head;
+  const long count = head.dims[0];
+  const int share = int((count + W - 1) / W);
+  const int rows = FULL / share < W ? FULL / share : W;
+  c.many.rows = rows, c.many.share = share, c.many.whole = count == share * W && rows * share == FULL;
+  for (int j = 0; j < FULL; j++) {
+    const bool there = j / share < rows;
+    c.many.member[j] = there ? j / share : 0, c.many.column[j] = there ? long(j % share * sizeof(V)) : 0;
+    c.many.rest[j] = there ? count - j % share * W : 0;
+  }
+  for (int64_t row = run.begin, here; row < run.end; row += here) {
+    here = place_row(c, run, row);
+    const int64_t most = here / rows * rows;
+    if (most) {
+      for (int i = 0; i < head.operand_count; i++) {
+        c.many.gain[i] = c.outer[0].gain[i];
+        if (run.section.operands[i].arg != SCRATCH) continue;
+        c.ptr[i] = c.many.buffer[i], c.many.gain[i] = share * sizeof(V);
+      }
+      c.full = &TOGETHER_STRIP, c.row = &TOGETHER_ROW, c.left[0] = most;
+      enter(c, c.row, c.start);
+    }
+    if (most < here) walk_alone(c, run, row + most, row + here);
+  }
+}
+
+// ---- gathered ---------------------------------------------------------------------------------------------------------
+// Is the section `gather, pass, acc <- gathered row, store, loop, end_row`, hints aside?
+bool only_gathers(const SectionView& s) {
+  constexpr int WORDS = 6;
+  if (s.head->operand_count != 3 || s.words[0].op != OP_gather || !s.outers) return false;
+  const Word* found[WORDS] = {};
+  int count = 0;
+  for (int i = 0; i < s.head->word_count; i++) {
+    if (s.words[i].op == OP_fetch) continue;
+    if (count == WORDS) return false;
+    found[count++] = s.words + i;
+  }
+  if (count != WORDS || found[1]->op != OP_pass || found[2]->op != OP_mov_i || found[2]->a != found[0]->a) return false;
+  if ((found[3]->op != OP_store && found[3]->op != OP_store_nt) || found[3]->a == found[0]->a) return false;
+  return found[4]->op == OP_loop && found[5]->op == OP_end_row;
+}
+FN int64_t index_at(const uint8_t* m, bool wide) {
+  int64_t i;
+  int32_t narrow;
+  if (wide) return memcpy(&i, m, 8), i;
+  return memcpy(&narrow, m, 4), narrow;
+}
+void run_gathered(Context& c, const SectionRun& run) {
+  constexpr int64_t AHEAD = 12;  // rows
+  const Word* store_word = c.start;
+  while (store_word->op != OP_store && store_word->op != OP_store_nt) store_word++;
+  const int from = c.start->a, to = store_word->a;
+  const Operand& x = c.operands[from];
+  const bool wide = DType(c.operands[x.index].dtype) == DType::INT64;
+  const long count = c.row_bytes / long(sizeof(E)), lines = c.row_bytes < 512 ? c.row_bytes : 512;
+  for (int64_t row = run.begin, here; row < run.end; row += here) {
+    here = place_row(c, run, row);
+    const uint8_t *table = c.ptr[from], *index = c.ptr[x.index];
+    uint8_t* out = c.ptr[to];
+    const int64_t table_gain = c.outer[0].gain[from], index_gain = c.outer[0].gain[x.index], out_gain = c.outer[0].gain[to];
+    const bool past_caches = store_word->op == OP_store_nt && !(((uintptr_t)out | (uintptr_t)out_gain | c.row_bytes) & (sizeof(V) - 1));
+    for (int64_t r = 0; r < here; r++, table += table_gain, index += index_gain, out += out_gain) {
+      int64_t i = index_at(index, wide);
+      if (r + AHEAD < here) {
+        const int64_t later = index_at(index + AHEAD * index_gain, wide);
+        const uintptr_t m = uintptr_t(table) + uint64_t(AHEAD * table_gain) + uint64_t(later < 0 ? later + x.limit : later) * uint64_t(x.depth);
+        for (long j = 0; j < lines; j += 64) __builtin_prefetch((const void*)(m + uint64_t(j)));  // anywhere: an index is not checked yet
+      }
+      if (i < -x.limit || i >= x.limit) {
+        c.trap = {TrapCode::GATHER_RANGE, 0, 0, i, x.limit};
+        return;
+      }
+      const uint8_t* m = table + (i < 0 ? i + x.limit : i) * x.depth;
+      long j = 0;
+      if (past_caches)
+        for (; j < count; j += W) stream((E*)out + j, canonicalNaN(load((const E*)m + j)));
+      for (; j + W <= count; j += W) store((E*)out + j, canonicalNaN(load((const E*)m + j)));
+      if (j < count) storePart((E*)out + j, canonicalNaN(loadPart((const E*)m + j, count - j)), count - j);
+    }
+  }
+}
+
+// Runs the section if one of these ways is for it.
+bool run_many_rows(Context& c, const SectionRun& run) {
+  const SectionView& s = run.section;
+  if (only_gathers(s)) run_gathered(c, run);
+  else if (go_together(s)) run_together(c, run);
+  else if (are_beside(s)) run_beside(c, run);
+  else return false;
+  return true;
+}
+}  // namespace
+}  // namespace dvm::DVM_TARGET::DVM_DTYPE

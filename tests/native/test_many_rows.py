@@ -1,0 +1,162 @@
+"""Rows that the machine takes several at a time (native/many_rows.h): the bits of the reference, on every instruction set, for
+any number of parts, special values included."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from dvm_rt import _native, dtypes
+from dvm_rt.errors import DeviceTrap
+from dvm_rt.isa import reference
+from dvm_rt.isa.program import GATHER, READ, WRITE, ProgramBuilder
+
+Array = np.ndarray
+DTYPES = (dtypes.float32, dtypes.float64, dtypes.int32, dtypes.int64)
+SPECIAL = (0.0, -0.0, np.nan, np.inf, -np.inf, 1e-45, -1e-45)
+ROW_LENGTHS = (1, 2, 3, 5, 8, 9, 16, 17, 31, 32, 33, 48, 63, 64, 65)
+
+
+def values(rng: np.random.Generator, count: int, dtype: dtypes.DType, special: bool) -> Array:
+    if dtype.kind != "f":
+        return rng.integers(-(2**31), 2**31, count).astype(dtype.numpy)
+    x = rng.standard_normal(count).astype(dtype.numpy)
+    if special:
+        chosen = rng.random(count) < 0.3
+        x[chosen] = rng.choice(SPECIAL, int(chosen.sum())).astype(dtype.numpy)
+    return x
+
+
+def same(code: bytes, args: list[Array], outputs: tuple[int, ...]) -> None:
+    want = [x.copy() for x in args]
+    reference.run(code, want)
+    program = _native.Program(code)
+    for target in _native.targets():
+        for parts in (0, 3):
+            got = [x.copy() for x in args]
+            program.run(got, target, parts=parts)
+            for i in outputs:
+                assert got[i].tobytes() == want[i].tobytes(), (target, parts)
+
+
+def add_array(builder: ProgramBuilder, section, size: int, strides: list[int], mode: int, dtype: dtypes.DType) -> int:
+    width = dtype.bytes
+    return section.operand(builder.add_arg(size * width, mode, dtype), [s * width for s in strides], dtype=dtype, mode=mode)
+
+
+def norm_program(n: int, rows: int, outer: int, strides: list[int], size: int, dtype: dtypes.DType, buffer: bool) -> bytes:
+    """All four reductions, values kept in slots and row scalars, one value a row read and written, a row buffer."""
+    builder = ProgramBuilder()
+    section = builder.vector(n, rows, outer, dtype=dtype)
+    x = add_array(builder, section, size, strides, READ, dtype)
+    each = add_array(builder, section, rows * outer, [0, 1, rows], READ, dtype)
+    out = add_array(builder, section, size, strides, WRITE, dtype)
+    totals = add_array(builder, section, rows * outer, [0, 1, rows], WRITE, dtype)
+    kept = section.row_buffer() if buffer else None
+    contiguous = strides[0] == 1
+    read = ("mov.i", x) if contiguous else ("load", x)
+    section.begin_pass()
+    for word in (read, ("acc_max", 4), ("acc_min", 8), ("add.b", each), ("acc_sum", 0), ("acc_prod", 12)):
+        section.word(*word)
+    section.end_pass(0, 4, 8, 12)
+    for word in (("fold_max", 4), ("store_row", 0), ("fold_min", 8), ("add.b", each), ("store_row", 1), ("fold_prod", 12), ("store_row", 2),
+                 ("fold_sum", 0), ("add.r", 2), ("mul.k", 3), ("store_row", 3), ("store_per_row", totals)):  # fmt: skip
+        section.word(*word)
+    section.begin_pass()
+    for word in (read, ("sub.r", 0), ("store_slot", 0), ("mul.k", 2), ("add.s", 0), ("acc_sum", 1), *([("store", kept)] if buffer else [])):
+        section.word(*word)
+    section.end_pass(1)
+    section.word("fold_sum", 1)
+    section.word("store_row", 4)
+    section.begin_pass()
+    for word in (("mov.i", kept) if buffer else read, ("add.r", 4), ("max.r", 1), ("sub.r", 3), ("store" if contiguous else "store_any", out)):
+        section.word(*word)
+    section.end_pass()
+    section.word("end_row")
+    return builder.build()
+
+
+@pytest.mark.parametrize("special", (False, True))
+@pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: d.name)
+def test_short_rows_together(dtype: dtypes.DType, special: bool) -> None:
+    rng = np.random.default_rng(1)
+    for n in ROW_LENGTHS:
+        for pitch in ((n, n + 3) if n > 16 else (n + n % 2 * 3,)):
+            rows, outer = int(rng.integers(32, 45)), 1 + n % 2
+            size = pitch * rows * outer
+            code = norm_program(n, rows, outer, [1, pitch, pitch * rows], size, dtype, buffer=pitch == n)
+            args = [values(rng, size, dtype, special), values(rng, rows * outer, dtype, special)]
+            with np.errstate(all="ignore"):
+                same(code, [*args, np.zeros(size, dtype.numpy), np.zeros(rows * outer, dtype.numpy)], (2, 3))
+
+
+@pytest.mark.parametrize("special", (False, True))
+@pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: d.name)
+def test_rows_side_by_side(dtype: dtypes.DType, special: bool) -> None:
+    rng = np.random.default_rng(2)
+    for n, rows in ((1, 16), (2, 131), (3, 33), (64, 17), (100, 40), (127, 16), (128, 33), (129, 150), (300, 20)):
+        pitch, outer = rows + int(rng.integers(0, 4)), 1 + n % 2
+        size = pitch * n * outer
+        code = norm_program(n, rows, outer, [pitch, 1, pitch * n], size, dtype, buffer=False)
+        args = [values(rng, size, dtype, special), values(rng, rows * outer, dtype, special)]
+        with np.errstate(all="ignore"):
+            same(code, [*args, np.zeros(size, dtype.numpy), np.zeros(rows * outer, dtype.numpy)], (2, 3))
+
+
+def test_a_vector_shared_by_rows_side_by_side() -> None:
+    n, rows, dtype = 200, 150, dtypes.float32
+    builder, rng = ProgramBuilder(), np.random.default_rng(3)
+    section = builder.vector(n, rows)
+    x = add_array(builder, section, n * rows, [rows, 1], READ, dtype)
+    weights = add_array(builder, section, n, [1, 0], READ, dtype)
+    out = add_array(builder, section, rows, [0, 1], WRITE, dtype)
+    section.begin_pass()
+    for word in (("load", x), ("mul.i", weights), ("sigmoid",), ("acc_sum", 2)):
+        section.word(*word)
+    section.end_pass(2)
+    for word in (("fold_sum", 2), ("sqrt",), ("store_per_row", out), ("end_row",)):
+        section.word(*word)
+    args = [values(rng, n * rows, dtype, False), values(rng, n, dtype, False), np.zeros(rows, np.float32)]
+    want = (1 / (1 + np.exp(-args[0].reshape(n, rows).astype(float) * args[1][:, None]))).sum(0) ** 0.5
+    got = [x.copy() for x in args]
+    for target in _native.targets():
+        _native.Program(builder.build()).run(got, target)
+        np.testing.assert_allclose(got[2], want, rtol=1e-5)
+
+
+def take_program(width: int, count: int, table_rows: int, dtype: dtypes.DType, index: dtypes.DType, store: str) -> bytes:
+    builder, size = ProgramBuilder(), dtype.bytes
+    section = builder.vector(width, count, dtype=dtype)
+    section.operand(builder.add_arg(table_rows * width * size, READ, dtype), (size, 0), dtype=dtype, mode=READ | GATHER, index=1,
+                    limit=table_rows, depth=width * size)  # fmt: skip
+    section.operand(builder.add_arg(count * index.bytes, READ, index), (0, index.bytes), dtype=index)
+    section.operand(builder.add_arg(count * width * size, WRITE, dtype), (size, size * width), dtype=dtype, mode=WRITE)
+    section.word("gather", 0)
+    section.begin_pass()
+    section.word("mov.i", 0)
+    section.word(store, 2)
+    section.end_pass()
+    section.word("end_row")
+    return builder.build()
+
+
+@pytest.mark.parametrize("store", ("store", "store_nt"))
+@pytest.mark.parametrize("index", (dtypes.int32, dtypes.int64), ids=lambda d: d.name)
+@pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: d.name)
+def test_gathered_rows(dtype: dtypes.DType, index: dtypes.DType, store: str) -> None:
+    rng = np.random.default_rng(4)
+    for width in (1, 3, 16, 17, 64, 200):
+        count, table_rows = int(rng.integers(2, 60)), int(rng.integers(1, 40))
+        table = values(rng, table_rows * width, dtype, special=True)
+        picks = rng.integers(-table_rows, table_rows, count).astype(index.numpy)
+        same(take_program(width, count, table_rows, dtype, index, store), [table, picks, np.zeros(count * width, dtype.numpy)], (2,))
+
+
+def test_a_gathered_row_that_is_not_there() -> None:
+    program = _native.Program(take_program(16, 50, 10, dtypes.float32, dtypes.int64, "store"))
+    for wrong in (10, -11, 2**62, -(2**63)):
+        picks = np.arange(50) % 10
+        picks[30] = wrong
+        for target in _native.targets():
+            with pytest.raises(DeviceTrap):
+                program.run([np.zeros(160, np.float32), picks, np.zeros(800, np.float32)], target)
