@@ -146,6 +146,7 @@ def memory() -> Iterator[Row]:
         space = spaces.Dvm()
         function = dvm.function(lambda *arrays: model.function(space, *arrays))
         held = [dvm.asarray(w) for w in weights]
+        runtime.release_sources()  # each as soon as it is packed
         peak, shapes = 0, [model.unseen(rng) for _ in range(30)]
         for dims in shapes:
             np.asarray(function(dvm.asarray(model.inputs(rng, *dims)[0]), *held))

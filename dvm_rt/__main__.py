@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
 import sys
+import time
+from enum import StrEnum
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -10,22 +14,69 @@ from typing import Annotated
 
 import typer
 
+from dvm_rt import config
 from dvm_rt.errors import DvmError, GraphError, UnsupportedOperatorError
 
 HELP = "Runs ONNX models, looks into what dvm_rt makes (programs, traces), prints the manual of its instruction set, and starts pools of workers."
+END_S = 10.0  # for a pool that was started or stopped to be there or gone
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=HELP)
+
+
+class PoolAction(StrEnum):
+    """What `dvm-rt pool` does."""
+
+    START, LIST, DRAIN, STOP = "start", "list", "drain", "stop"
 
 
 @app.command()
 def pool(
-    connect: Annotated[str, typer.Option(help="where the scheduler listens: ipc:///path or tcp://127.0.0.1:port")],
+    action: Annotated[PoolAction, typer.Argument(help="drain: what is there is still answered")] = PoolAction.START,
+    connect: Annotated[str | None, typer.Option(help="where the scheduler listens: ipc:///path or tcp://127.0.0.1:port")] = None,
     encoders: Annotated[int, typer.Option(min=1, max=64, help="worker processes")] = 1,
+    detach: Annotated[bool, typer.Option("--detach", help="start it in the background")] = False,
 ) -> None:
-    """Start encoder workers for a listening runtime, and watch them. Waits for the scheduler; SIGTERM ends it."""
-    from dvm_rt.encoder_workers.pool import Pool
+    """Start encoder workers for a listening runtime, and watch them; or list, drain or stop the pools of this machine.
+
+    A pool waits for its scheduler, and ends with it. SIGTERM stops it, SIGUSR1 drains it."""
+    from dvm_rt.encoder_workers.pool import Pool, end, pools
     from dvm_rt.transport import check_endpoint
 
-    Pool(check_endpoint(connect), encoders, lambda line: print(line, flush=True)).run()
+    endpoint = None if connect is None else check_endpoint(connect)
+    if action is PoolAction.START:
+        if endpoint is None:
+            raise DvmError("pool: start: --connect, got none, allowed where a scheduler listens")
+        if detach:
+            print(f"pool: {_detached(endpoint, encoders)} in the background")
+        else:
+            Pool(endpoint, encoders, lambda line: print(line, flush=True)).run()
+        return
+    running = pools(endpoint)
+    for one in running:
+        print(f"pool: {one.pid}: {one.encoders} workers for {one.endpoint}")
+    if action is PoolAction.LIST:
+        return
+    if not running:
+        raise DvmError(f"pool: {action}: pools, got none{f' for {endpoint}' if endpoint else ''}, allowed those that `pool list` shows")
+    drains = action is PoolAction.DRAIN
+    left = end(running, signal.SIGUSR1 if drains else signal.SIGTERM, END_S + (config.number("drain_s") if drains else 0.0))
+    if left:
+        raise DvmError(f"pool: {action}: pools that are still there, got {[one.pid for one in left]}, allowed none")
+
+
+def _detached(endpoint: str, encoders: int) -> int:
+    """A pool in the background, which is listed; its process number."""
+    from dvm_rt.encoder_workers.pool import pools
+
+    command = [sys.executable, "-P", "-m", "dvm_rt", "pool", "--connect", endpoint, "--encoders", str(encoders)]
+    process = subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    deadline = time.monotonic() + END_S
+    while all(one.pid != process.pid for one in pools()):
+        if process.poll() is not None or time.monotonic() > deadline:
+            raise DvmError(f"pool: start: process {process.pid}, got none that is listed, allowed one; without --detach it says why")
+        time.sleep(0.02)
+    return process.pid
 
 
 @app.command()
@@ -83,8 +134,9 @@ def run(
     compare: Annotated[str | None, typer.Option(help="run beside another engine: onnxruntime")] = None,
     encoders: Annotated[int, typer.Option(min=0, max=64, help="worker processes; 0: everything in this process")] = 0,
 ) -> None:
-    """Run an ONNX model over one or several shapes."""
-    _onnx("command").run(file, input, dim, profile, trace, compare, encoders)
+    """Run an ONNX model over one or several shapes. Exit code 2: results differ from those of the engine that it is compared with."""
+    if not _onnx("command").run(file, input, dim, profile, trace, compare, encoders):
+        raise typer.Exit(2)
 
 
 @app.command()

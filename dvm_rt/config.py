@@ -50,6 +50,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("device_lease_s", 60.0, "s", "the same for a device that the kernel says is computing", (0.05, 86400.0)),
     Setting("graph_lease_s", 30.0, "s", "for a worker to plan one graph", (0.05, 86400.0)),
     Setting("starved_leases", 8, "leases", "granted to a process that the kernel does not let run", (1, 1000)),
+    Setting("loop_s", 30.0, "s", "that loops of one launch may take; then it ends with DeviceTimeoutError", (0.001, 86400.0)),
     Setting("wait_s", 60.0, "s", "default limit of every public call that waits", (0.001, 86400.0)),
     Setting("requests_max", 64, "requests", "of Runtime.run that run at once; further ones wait in line", (1, 1 << 16)),
     Setting("requests_waiting_max", 1024, "requests", "in that line; the next one is refused", (0, 1 << 20)),
@@ -81,6 +82,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("tree_bytes_max", 1 << 20, "bytes", "of one graph on its way to a worker", (256, 1 << 26)),
     Setting("remote_workers_max", 64, "workers", "connected to one listening runtime", (1, 4096)),
     Setting("recheck_every", 64, "programs", "of a remote worker: one of so many is encoded again and compared", (1, 1 << 20)),
+    Setting("drain_s", 30.0, "s", "for a pool that drains to answer what it holds; then it is stopped", (0.1, 86400.0)),
     Setting("connect_s", 30.0, "s", "that a pool waits for its scheduler", (0.1, 86400.0)),
     # ---- arrays ----
     Setting("pending_max", 512, "operators", "that lazy arrays wait for before they are computed unasked", (1, 1 << 16)),

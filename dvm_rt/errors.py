@@ -40,7 +40,7 @@ class DeviceLostError(DvmError):
 
 
 class DeviceTimeoutError(DvmError):
-    """A value did not arrive within the time that was allowed for it."""
+    """A value did not arrive within the time that was allowed for it, or a launch's loops went on for longer than allowed."""
 
 
 class DeviceOutOfMemoryError(DvmError):

@@ -83,13 +83,19 @@ class Runtime:
         if inline:
             from dvm_rt import _native
 
-            self.stream: _native.Stream = _native.Stream(inline=True, threads=self.threads, **options)
+            self.stream: _native.Stream = _native.Stream(inline=True, threads=self.threads, loop_s=config.number("loop_s"), **options)
         else:
             self._start(options, _row("spin_us", spin_us), _row("lease_s", lease_s), listen, encode_work_ns)
         _open_runtimes.add(self)
 
     def _count_threads(self, asked: int) -> int:
         return asked or (1 if self.inline else max(1, len(os.sched_getaffinity(0)) - 1 - self.encoders))
+
+    def release_sources(self) -> int:
+        """Gives up the memory of the matrices that products have packed, and from now on of each as soon as it is packed: weights
+        then are there once. Returns the bytes that this has freed now. Such an array stays what it was: whoever reads it, or
+        computes with it otherwise, gets it unpacked. What was read as a NumPy array keeps its memory."""
+        return self.stream.release_sources()
 
     # ---- starting ------------------------------------------------------------------------------------------------
     def _start(self, options: dict[str, Any], spin_us: float, lease_s: float, listen: str | None, encode_work_ns: int) -> None:

@@ -23,7 +23,7 @@ class SessionDirectory:
     """A private folder for the sockets of one runtime. The lock on it lives as long as its owner."""
 
     def __init__(self) -> None:
-        root = _root()
+        root = session_root()
         sweep(root)
         self.path = os.path.join(root, "s-" + os.urandom(6).hex())
         os.mkdir(self.path, 0o700)
@@ -59,7 +59,7 @@ def remove_session(path: str) -> None:
             return
 
 
-def _root() -> str:
+def session_root() -> str:
     """The folder of the session folders: ours alone, and not a link."""
     runtime_dir = os.environ.get("XDG_RUNTIME_DIR")
     default = os.path.join(runtime_dir, "dvm_rt") if runtime_dir else os.path.join(os.environ.get("TMPDIR", "/tmp"), f"dvm_rt-{os.getuid()}")

@@ -25,7 +25,7 @@ from dvm_rt.errors import ProtocolError, VersionMismatchError
 
 PROTOCOL_MAJOR, PROTOCOL_MINOR = 1, 0  # another major is refused, another minor is not looked at
 
-CLOSED = "closed"
+CLOSED, DRAINING, DRAINED = "closed", "draining", "drained"
 _HEAD = struct.Struct("<B3xI")
 _PROGRAM_HEAD = struct.Struct("<QQ")  # program id, bytes
 _INSTANCE_HEAD = struct.Struct("<QII")  # layout.RECORDS["InstanceHead"]; a test holds the two together
@@ -168,7 +168,8 @@ class Refused(NamedTuple):
 
 class Bye(NamedTuple):
     """The sender leaves; nothing that it holds will be answered. A worker that is told so ends; another may take its place
-    unless `why` is CLOSED."""
+    unless `why` is CLOSED or DRAINED. A remote worker that says DRAINING still answers all that it holds, and is sent nothing
+    new; when it holds nothing, it is told DRAINED."""
 
     KIND = 10
     FIELDS = (_text("why", 256),)

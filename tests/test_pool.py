@@ -119,6 +119,97 @@ def test_a_second_runtime_may_not_bind_the_same_endpoint(endpoint):
         pass
 
 
+# ---- pools that come and go -------------------------------------------------------------------------------------------
+
+
+def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-P", "-m", "dvm_rt", "pool", *arguments], env=ENVIRONMENT, cwd="/", capture_output=True, text=True, timeout=60
+    )
+
+
+@pytest.fixture
+def alone(tmp_path, monkeypatch) -> None:
+    """No pools but those of the test are listed."""
+    (tmp_path / "sessions").mkdir(mode=0o700)
+    monkeypatch.setitem(ENVIRONMENT, "DVM_RT_SESSION_ROOT", str(tmp_path / "sessions"))
+
+
+def pid_of(started: subprocess.CompletedProcess[str]) -> int:
+    assert started.returncode == 0, started.stderr
+    return int(started.stdout.split()[1])
+
+
+def test_pools_are_started_listed_drained_and_stopped(expected, endpoint, alone, monkeypatch):  # noqa: F811
+    monkeypatch.setenv("DVM_RT_REMOTE_LEASE_S", "0.5")
+    with Runtime(encoders=0, encode="workers", listen=endpoint) as rt:
+        assert work(rt, 600) == expected  # nobody is there: the caller encodes
+        first = pid_of(command("--connect", endpoint, "--encoders", "2", "--detach"))
+        joined(rt, 2)
+        assert work(rt, 600) == expected
+        second = pid_of(command("start", "--connect", endpoint, "--detach"))
+        joined(rt, 3)
+        listed = command("list").stdout
+        assert f"pool: {first}: 2 workers for {endpoint}" in listed and f"pool: {second}: 1 workers" in listed
+        assert command("list", "--connect", endpoint + ".other").stdout == ""
+        os.kill(first, signal.SIGKILL)  # its workers die with it, and its file is nobody's
+        assert work(rt, 600) == expected  # which finds out that two are gone
+        joined(rt, 1)
+        assert str(first) not in command("list").stdout
+        encodes, deaths = rt.stats()["encodes"], rt.stats()["deaths"]
+        drained = command("drain", "--connect", endpoint)
+        assert drained.returncode == 0 and str(second) in drained.stdout
+        joined(rt, 0)
+        assert rt.stats()["deaths"] == deaths  # who drains has not died
+        assert work(rt, 600) == expected and rt.stats()["encodes"]["caller"] > encodes["caller"]
+        third = pid_of(command("--connect", endpoint, "--detach"))
+        joined(rt, 1)
+        stopped = command("stop")
+        assert stopped.returncode == 0 and str(third) in stopped.stdout
+        joined(rt, 0)
+        assert work(rt, 600) == expected
+    for action in ("drain", "stop"):
+        out = command(action)
+        assert out.returncode == 1 and "pools, got none" in out.stderr
+    out = command("start")
+    assert out.returncode == 1 and "--connect, got none" in out.stderr
+
+
+def test_pools_drain_under_load_and_lose_nothing(expected, endpoint, alone):  # noqa: F811
+    with Runtime(encoders=0, encode="workers", listen=endpoint) as rt:
+        digests, over = [], threading.Event()
+
+        def pools_come_and_go() -> None:
+            for _ in range(3):
+                pool = start_pool(endpoint, 2)
+                joined(rt, 2)
+                over.wait(0.2)
+                pool.send_signal(signal.SIGUSR1)
+                output = pool.communicate(timeout=30)[0]
+                assert pool.returncode == 0 and "pool: drained" in output, output
+            over.set()
+
+        comes_and_goes = threading.Thread(target=pools_come_and_go)
+        comes_and_goes.start()
+        while not over.is_set():
+            digests.append(work(rt, 600))
+            assert comes_and_goes.is_alive() or over.is_set()
+        comes_and_goes.join()
+        assert set(digests) == {expected} and rt.stats()["deaths"] == 0
+
+
+def test_a_pool_that_cannot_drain_is_stopped(endpoint, alone):
+    pool = start_pool(endpoint, DVM_RT_DRAIN_S="0.3")  # no scheduler: its worker is not there yet, and leaves at once
+    wait_until(lambda: len(workers_of(pool)) == 1, "the worker")
+    with Runtime(encoders=0, listen=endpoint) as rt:
+        joined(rt, 1)
+        worker = workers_of(pool)[0]
+        os.kill(worker, signal.SIGSTOP)
+        pool.send_signal(signal.SIGUSR1)
+        output = pool.communicate(timeout=30)[0]
+        assert pool.returncode == 0 and "have not drained in 0.3 s" in output
+
+
 # ---- peers that do not keep the protocol ------------------------------------------------------------------------------
 class Peer:
     """A worker under the test's control."""

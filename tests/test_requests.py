@@ -43,6 +43,7 @@ async def decode(number: int, steps: int, done: list[int]) -> bytes:
 
 async def test_requests_take_turns(rt: Runtime) -> None:
     requests, steps, done = 6, 40, []
+    ahead = 3 if rt.inline else 12  # steps: who is woken by the device comes some turns after who found it done
     alone = [await rt.run(decode, number, steps, []) for number in range(requests)]
     together = await asyncio.gather(*(rt.run(decode, number, steps, done) for number in range(requests)))
     assert together == alone
@@ -50,7 +51,7 @@ async def test_requests_take_turns(rt: Runtime) -> None:
     for number in done:
         progress[number] += 1
         unfinished = [n for n in progress.values() if n < steps]
-        assert not unfinished or max(progress.values()) - min(unfinished) <= 8, done  # who waits is told some turns later
+        assert not unfinished or max(progress.values()) - min(unfinished) <= ahead, done
     assert rt.stats()["requests"] == {"running": 0, "waiting": 0, "refused": 0}
 
 

@@ -17,7 +17,6 @@ from dvm_rt import dtypes
 from dvm_rt.array import tracing
 from dvm_rt.array.session import CALL, Pending, Session, leaf, session
 from dvm_rt.array.tracing import Trace
-from dvm_rt.config import number
 from dvm_rt.dtypes import DEFAULT_FLOAT, DEFAULT_INT, DType, bfloat16, bool_, float32
 from dvm_rt.errors import DTypeError, GraphError, ShapeError, UnsupportedOperatorError
 from dvm_rt.graph.graph import NO_FACTS, Node, apply, reachable
@@ -111,7 +110,7 @@ class Array:
         """The value as a NumPy array: a read-only view of the arena, which it keeps alive; waits. NumPy has no bfloat16: that
         becomes float32."""
         tensor = computed(self, "read")
-        view = self._session.stream.read(tensor, number("wait_s"))
+        view = self._session.stream.read(tensor, self._session.wait_s)
         if tensor.dtype == bfloat16.code:
             view = dtypes.from_bits(view).astype(np.float32)
         if dtype is not None and np.dtype(dtype) != view.dtype:
@@ -125,7 +124,7 @@ class Array:
         tensor = computed(self, "item")
         if tensor.dtype == bfloat16.code:
             return float(self.__array__().item())
-        return self._session.stream.item(tensor, number("wait_s"))
+        return self._session.stream.item(tensor, self._session.wait_s)
 
     def __dvm_launch__(self) -> None:
         """What Runtime.run does with arrays that a function returns: they are on their way when it waits."""
@@ -644,7 +643,7 @@ def eval(*arrays: Array) -> None:
     """Computes arrays, all in as few launches as their runtimes allow, and waits until they are there."""
     _launch(arrays)
     for array in arrays:
-        array._session.stream.read(array._tensor, number("wait_s"))
+        array._session.stream.read(array._tensor, array._session.wait_s)
 
 
 async def aeval(*arrays: Array) -> None:
@@ -657,7 +656,7 @@ async def aeval(*arrays: Array) -> None:
     for of in {a._session for a in arrays}:
         await of.runtime.reached(max(a._tensor.seq for a in arrays if a._session is of))
     for array in arrays:
-        array._session.stream.read(array._tensor, number("wait_s"))
+        array._session.stream.read(array._tensor, array._session.wait_s)
 
 
 def _launch(arrays: Sequence[Array]) -> None:

@@ -7,7 +7,7 @@ Arrays that the Python code reaches in other ways are captured: their values bel
 A function whose sizes depend on values (`nonzero` without size=...), or change from one iteration of a loop to the next, has no
 graph: its Python code runs with values on every call, which gives the same results in more launches (`walked_calls`).
 
-The fast path: all arguments are computed arrays, and an array or a plain tuple of arrays comes back; `_native.Dispatcher` finds
+The fast path: all arguments are computed arrays or floats, and an array or a plain tuple of arrays comes back; `_native.Dispatcher` finds
 the plan, launches it and makes the arrays in one native call. Everything else goes the slow way, with the same result."""
 
 from __future__ import annotations
@@ -32,13 +32,15 @@ ARRAY = object()  # the place of an array in a tree
 _NOT_HERE = (AttributeError, ShapeError, EncodeError, InvalidBytecodeError)  # no array; or the slow way says more of the error
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Entry:
-    """What a signature has become: the plan (none if nothing is computed), and how the results are put together."""
+    """What a signature has become: the plan (none if nothing is computed), and how the results are put together. `short`: the fast
+    path knows it."""
 
     planned: Planned | None
     tree: object
     exact: bool = False  # for one shape alone
+    short: bool = False
 
 
 NOT_FOR_ALL_SIZES = Entry(None, ())  # each shape is traced for itself
@@ -57,8 +59,9 @@ class Function:
         self.__doc__, self.__name__, self.__wrapped__ = python.__doc__, getattr(python, "__name__", "function"), python
 
     def __call__(self, *args: object, **kwargs: object) -> object:
-        if not kwargs and args and args[0].__class__ is Array:
-            dispatch = self._short.get(id(args[0]._session))
+        if not kwargs and args:
+            first = args[0] if args[0].__class__ is Array else next((x for x in args if x.__class__ is Array), None)
+            dispatch = self._short.get(id(first._session)) if first is not None else None
             if dispatch is not None:
                 try:
                     result = dispatch(args)
@@ -105,7 +108,7 @@ class Function:
             entry = self._entry(of, tree, arrays, args, kwargs, exact=True)
             number = entry.planned.number
             tensors = of.call(entry.planned, [a._tensor for a in arrays])
-        if entry.planned.number != number and not entry.exact:  # planned now, or cut smaller: the fast path has to know
+        if not entry.exact and (entry.planned.number != number or not entry.short):  # planned now, cut smaller, or called otherwise before
             self._shorten(of, entry, tuple([_row(a._tensor) for a in arrays]), args, kwargs)
         return _unflatten(entry.tree, iter([wrap(t, of) for t in tensors]))
 
@@ -137,8 +140,6 @@ class Function:
                 return entry
             if exact:
                 of.counters["plans_for_one_shape"] += 1
-            else:
-                self._shorten(of, entry, rows, args, kwargs)
         return entry
 
     def _forget(self, of: Session) -> None:
@@ -179,7 +180,7 @@ class Function:
 
     def _shorten(self, of: Session, entry: Entry, rows: tuple, args: tuple, kwargs: dict[str, object]) -> None:
         """Lets later calls of this signature take the fast path, if they may."""
-        plain = not kwargs and args and all(isinstance(a, Array) for a in args)
+        plain = not kwargs and args and all(a.__class__ in (Array, float) for a in args) and any(a.__class__ is Array for a in args)
         single = entry.tree is ARRAY
         if not plain or entry.planned is None or entry.planned.number == UNPLANNED or not (single or _is_flat(entry.tree)):
             return
@@ -188,6 +189,7 @@ class Function:
             self._short[id(of)] = self._fast[of]
             weakref.finalize(of, self._short.pop, id(of), None)
         self._fast[of].add(rows, entry.planned.number, single)
+        entry.short = True
 
 
 def function(python: Callable[..., object]) -> Function:

@@ -129,7 +129,7 @@ class Session:
     """Arrays of one runtime."""
 
     __slots__ = (
-        "_runtime", "stream", "plans", "variants", "counters", "lock", "pending_max", "plans_max", "cache", "_cached", "quick", "swaps",
+        "_runtime", "stream", "plans", "variants", "counters", "lock", "pending_max", "plans_max", "wait_s", "cache", "_cached", "quick", "swaps",
         "_waits", "_calls", "__weakref__",
     )  # fmt: skip
 
@@ -143,7 +143,7 @@ class Session:
         self.variants: dict[object, set[bytes]] = {}
         self.counters: Counter[str] = Counter()
         self.lock = threading.RLock()
-        self.pending_max, self.plans_max = integer("pending_max"), integer("plans_max")
+        self.pending_max, self.plans_max, self.wait_s = integer("pending_max"), integer("plans_max"), number("wait_s")
         self._calls: CallLog | None = None
         self.quick = quick.QuickTier(self.stream, self.plans_max, self.counters)
         self.cache: PlanCache | None = None

@@ -62,7 +62,7 @@ class RemoteLink:
     """One socket to a listening scheduler, both ways."""
 
     def __init__(self, endpoint: str) -> None:
-        self._socket = DealerSocket(make_context(), endpoint)
+        self._socket, self._joined = DealerSocket(make_context(), endpoint), False
         self._budget_us = float(config.integer("worker_budget_us"))
         self.receive, self.receive_within = self._socket.receive, self._socket.receive_within
 
@@ -76,6 +76,7 @@ class RemoteLink:
                 continue
             message = wire.decode(frame, wire.FROM_SCHEDULER)
             if isinstance(message, wire.Welcome):
+                self._joined = True
                 return
             if isinstance(message, wire.Refused):
                 raise _error(message)
@@ -86,6 +87,12 @@ class RemoteLink:
         """The scheduler need not wait for our lease to end."""
         self.answer(wire.Bye("stopped"))
         self._socket.close(LEAVE_MS)
+
+    def drain(self) -> None:
+        """Nothing new: what was sent is still answered, then the scheduler says BYE. Raises _Stopped if we are not there yet."""
+        if not self._joined:
+            raise _Stopped
+        self.answer(wire.Bye(wire.DRAINING))
 
     def answer(self, message: wire.Message) -> None:
         self._socket.send(wire.encode(message))
@@ -160,8 +167,8 @@ def main(request: dict, fds: dict[str, int]) -> None:
 
 
 def main_remote(endpoint: str, pool: int) -> int:
-    """A worker of the pool with this process number: joins, serves until the scheduler says BYE or the pool SIGTERM.
-    Returns how it ended, as exit code."""
+    """A worker of the pool with this process number: joins, serves until the scheduler says BYE or the pool SIGTERM; after
+    SIGUSR1 it drains. Returns how it ended, as exit code."""
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: it dies with the pool
     if os.getppid() != pool:
         return REPLACED
@@ -170,6 +177,7 @@ def main_remote(endpoint: str, pool: int) -> int:
     os.nice(config.integer("worker_nice"))
     try:
         link = RemoteLink(endpoint)
+        signal.signal(signal.SIGUSR1, lambda *_: link.drain())
         try:
             link.join()
             why = Worker(link, _native.Encoder()).serve()
@@ -180,7 +188,7 @@ def main_remote(endpoint: str, pool: int) -> int:
         return REFUSED
     except _Stopped:
         return DISMISSED
-    return DISMISSED if why == wire.CLOSED else REPLACED
+    return DISMISSED if why in (wire.CLOSED, wire.DRAINED) else REPLACED
 
 
 class _Stopped(BaseException):

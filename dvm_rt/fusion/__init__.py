@@ -2,6 +2,7 @@
 
     views      where elements lie, which element is needed: both affine, over symbolic sizes
     patterns   rewrites that change arithmetic: attention
+    projections  products of the same rows with several constant matrices, as one
     segments   cuts that no kernel could span: equal segments are planned once
     legalise   the graph in the form that kernels need
     words      which instructions an operator is, for its dtype

@@ -14,11 +14,13 @@ of the old state to there is none then."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 
 from dvm_rt.dtypes import DType, bool_
+from dvm_rt.fusion.groups import SAME_REDUCTIONS_MAX
 from dvm_rt.fusion.kernels import PlanWriter
-from dvm_rt.fusion.plan import GATHER, NONE, READ, WRITE, KernelBuilder
+from dvm_rt.fusion.plan import GATHER, NONE, READ, WRITE, Kernel, KernelBuilder
 from dvm_rt.fusion.segments import Segment
 from dvm_rt.graph.control import graph_of, unchanged
 from dvm_rt.graph.graph import Graph, Node
@@ -117,8 +119,7 @@ def _write_loop(plan: PlanWriter, node: Node, operands: list[int], results: dict
 
 
 def _in_place(plan: PlanWriter, first: int, old: int, new: int) -> bool:
-    """Lets the step write the new state over the old one, if nothing reads that later, or elsewhere in the same kernel. A kernel
-    with several results may read again what it has stored one of them over."""
+    """Lets the step write the new state over the old one, if nothing reads that later, or elsewhere in the same kernel."""
     reads, writes = [], []
     for number, kernel, arg in plan.builder.accesses(first):
         if arg.buffer == old:
@@ -134,13 +135,41 @@ def _in_place(plan: PlanWriter, first: int, old: int, new: int) -> bool:
             continue
         same = arg.strides == target.strides and arg.offset == target.offset and not arg.mode & GATHER
         copies = kernel.kind == "COPY"
-        single = copies or (kernel.kind == "VECTOR" and sum(n.op == "NODE_OUTPUT" for n in kernel.nodes) == 1)
-        if number > begin or not same or not single:
+        if number > begin or not same or not (copies or (kernel.kind == "VECTOR" and _stored_last(kernel, kernel.args.index(target), old))):
             return False
     plan.builder.rename(first, new, old)
     if copies:  # onto itself
         plan.builder.empty(begin)
     return True
+
+
+REDUCTIONS = ("NODE_SUM", "NODE_MAX", "NODE_MIN", "NODE_PROD")
+
+
+def _stored_last(kernel: Kernel | KernelBuilder, target: int, old: int) -> bool:
+    """Whether nothing of a row is read from the old state when the kernel has stored the new one there: it goes over the row
+    once, since no value of it needs one of its totals, and stores in the order of its nodes, behind the totals."""
+    after_total: set[int] = set()  # values that need a total
+    from_old: set[int] = set()  # values that need the old state, other than by a total
+    reached, count = False, Counter[str]()
+    for number, node in enumerate(kernel.nodes):
+        if node.op == "NODE_INPUT" and kernel.args[node.a].buffer == old:
+            from_old.add(number)
+        elif node.op == "NODE_OUTPUT":
+            per_row = all(s == NONE for s in kernel.args[node.b].strides[:1])
+            if (not per_row and node.a in after_total) or (reached and node.a in from_old):
+                return False
+            reached = reached or node.b == target
+        elif node.op in REDUCTIONS:
+            count[node.op] += 1
+            if node.a in after_total or reached:
+                return False
+            after_total.add(number)
+        elif node.op not in ("NODE_INPUT", "NODE_CONST", "NODE_SIZE"):
+            for found in (after_total, from_old):
+                if node.a in found or node.b in found:
+                    found.add(number)
+    return max(count.values(), default=0) <= SAME_REDUCTIONS_MAX
 
 
 def _control(plan: PlanWriter, kind: str, flag: int | None = None, limit: int | None = None) -> KernelBuilder:

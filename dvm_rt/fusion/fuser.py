@@ -1,13 +1,15 @@
 """Graph -> Plan: one plan, one launch, for every shape.
 
     patterns   attention found, composites apart
+    projections  products of the same rows joined
     segments   cuts that no kernel could span: what repeats is planned once
     control    branches and loops: their parts are planned in the same way, between the kernels that jump
     legalise   composites apart, views affine, copies where they must be
     groups     which operators share a kernel
     kernels    groups written into the plan, workspace shared out
 
-The same graph always gives the same plan. With fused=False every operator is a kernel of its own: the results are the same,
+The same graph always gives the same plan. What a segment becomes is kept for the next one with the same key, in whatever graph: a
+network of known parts is planned without fusing anything. With fused=False every operator is a kernel of its own: the results are the same,
 bit for bit, which tests hold against the fused plan."""
 
 from __future__ import annotations
@@ -17,15 +19,16 @@ from dataclasses import dataclass, replace
 from dvm_rt.fusion.control import write_control
 from dvm_rt.errors import GraphError
 from dvm_rt.fusion.groups import NODES_MAX, Group, Grouping, group, host_node, plain_copy
-from dvm_rt.fusion.kernels import KernelWriter, PlanWriter, SegmentKernels, run_order
+from dvm_rt.fusion.kernels import KernelWriter, PlanWriter, SegmentKernels, WrittenKernels, run_order
 from dvm_rt.fusion.legalise import legalise
 from dvm_rt.fusion.patterns import Found, rewritten
 from dvm_rt.fusion.plan import Plan
+from dvm_rt.fusion.projections import joined
 from dvm_rt.fusion.reasons import Edges, edges, edges_across
-from dvm_rt.fusion.segments import Segment, segments
+from dvm_rt.fusion.segments import Segment, one_by_one, segments
 from dvm_rt.graph.graph import Graph
 from dvm_rt.graph.operators import Lowering
-from dvm_rt.graph.symbols import Check, Size
+from dvm_rt.graph.symbols import Check, Size, substitute
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,65 +64,130 @@ class Report:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Written:
+    """The kernels of all segments of a key, and why they are so. `learns`: taking composites apart has shown more of the sizes
+    than the graph knew."""
+
+    kernels: WrittenKernels
+    report: Report
+    learns: bool
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Placed:
+    """A segment of a plan: `report` is about its names."""
+
+    segment: Segment
+    report: Report
+    fused: bool
+    reasons: bool
+
+    def named(self) -> list[Report]:
+        """Why it is so, over the symbols of the graph."""
+        meant = self.segment.names.meant()
+        section = self.segment.section if self.fused else ""
+        kernels = [replace(k, domain=tuple([substitute(n, meant) for n in k.domain]), section=section) for k in self.report.kernels]
+        edges = self.report.edges
+        if edges is not None:
+            edges = replace(edges, saved={key: substitute(size, meant) for key, size in edges.saved.items()})
+        across = Report((), tuple(self.segment.refusals()), edges_across(self.segment) if self.reasons else None)
+        return [across, replace(self.report, kernels=tuple(kernels), edges=edges)]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Fused:
-    """A plan, why it is so, and what it checks of the sizes of a call beyond that they fit the parameters."""
+    """A plan, what it checks of the sizes of a call beyond that they fit the parameters, and why it is so."""
 
     plan: Plan
-    report: Report
     checks: tuple[Check, ...]
+    parts: tuple[Report | Placed, ...]
+
+    @property
+    def report(self) -> Report:
+        """Put together for those who look."""
+        return _joined([one for part in self.parts for one in (part.named() if isinstance(part, Placed) else [part])])
 
 
-def fuse(graph: Graph, fused: bool = True, nodes_max: int = NODES_MAX, reasons: bool = False) -> Fused:
-    """The plan of a graph; with `reasons` the report knows every edge. Raises UnsupportedOperatorError, GraphError (too large
-    for one plan)."""
+SEGMENTS_KNOWN_MAX = 512
+_known: dict[tuple, Written] = {}  # by key; whatever was planned before does not change what a plan is
+
+
+def forget_segments() -> None:
+    """The next plans fuse everything anew."""
+    _known.clear()
+
+
+def fuse(graph: Graph, fused: bool = True, nodes_max: int = NODES_MAX, reasons: bool = False, tier: str = "full") -> Fused:
+    """The plan of a graph; with `reasons` the report knows every edge. tier "quick": no more fusion than is known from earlier
+    plans, where each graph operator alone is known soon; the results are the same, bit for bit. Raises
+    UnsupportedOperatorError, GraphError (too large for one plan)."""
     graph, patterns = rewritten(graph)
+    graph, projections = joined(graph)
     known = len(graph.facts.substitutions)
-    plan, written, reports, torn = PlanWriter(graph), {}, [], None
+    plan, parts = PlanWriter(graph), []
     plan.add_parameters()
     plan.add_outputs()
 
-    def write(plan: PlanWriter, found: tuple[Found, ...]) -> None:
+    def write(plan: PlanWriter, patterns: tuple[Found, ...]) -> None:
         """The kernels of a graph, or of a part of one."""
-        nonlocal torn
-        reports.append(Report((), (), patterns=found))
-        for segment in segments(plan.graph, cut=fused):
+        parts.append(Report((), (), patterns=patterns))
+        found = segments(plan.graph, cut=fused)
+        if tier == "quick" and fused:
+            found = one_by_one(plan.graph, found, lambda segment: _key(plan, segment, fused, nodes_max, reasons) in _known)
+        for segment in found:
             if segment.control():
                 write_control(plan, segment, write_part)
                 continue
-            key = (segment.key(), tuple([plan.given_as(n) is not None for n in segment.reads]))
-            if key not in written:
-                written[key] = _written(plan, segment, fused, nodes_max, reasons)
-            kernels, report = written[key]
-            plan.place(kernels, segment)
-            if segment.section and fused:
-                report = replace(report, kernels=tuple([replace(kernel, section=segment.section) for kernel in report.kernels]))
-                torn = torn or (segment if len(report.kernels) != 1 else None)
-            reports.extend([Report((), tuple(segment.refusals()), edges_across(segment) if reasons else None), report])
+            written = _written(plan, segment, fused, nodes_max, reasons)
+            if written.learns:
+                legalise(segment.as_it_is(), _may_pack(plan, segment), fused)
+            plan.place(written.kernels, segment)
+            parts.append(Placed(segment, written.report, fused, reasons))
+            if segment.section and fused and len(written.kernels.kernels) != 1:
+                torn.append((segment, plan))
 
     def write_part(around: PlanWriter, graph: Graph, inputs: list[int], outputs: list[int]) -> None:
         graph, found = rewritten(graph)
         write(around.part(graph, inputs, outputs), found)
 
-    write(plan, patterns)
-    if len(graph.facts.substitutions) > known:  # taking composites apart has shown more of the sizes
-        return fuse(Graph.of(graph.parameters, graph.outputs, graph.facts), fused, nodes_max, reasons)
-    if torn is not None:
-        raise _no_single_kernel(torn.section, _written(plan, torn, fused, nodes_max, reasons=True)[1])
+    torn: list[tuple[Segment, PlanWriter]] = []
+    write(plan, patterns + projections)
+    if len(graph.facts.substitutions) > known:
+        return fuse(Graph.of(graph.parameters, graph.outputs, graph.facts), fused, nodes_max, reasons, tier)
+    for segment, around in torn:
+        raise _no_single_kernel(segment.section, _written(around, segment, fused, nodes_max, reasons=True).report)
     plan.builder.share_workspace()
-    return Fused(plan.builder.build(), _joined(reports), tuple(graph.facts.resolved_checks()))
+    return Fused(plan.builder.build(), tuple(graph.facts.resolved_checks()), tuple(parts))
 
 
-def _written(plan: PlanWriter, segment: Segment, fused: bool, nodes_max: int, reasons: bool) -> tuple[SegmentKernels, Report]:
-    """The kernels of a segment, and why they are so."""
-    given = [plan.given_as(n) is not None for n in segment.reads]
+def _written(plan: PlanWriter, segment: Segment, fused: bool, nodes_max: int, reasons: bool) -> Written:
+    """The kernels of a segment: those of an equal one, if there was one before."""
+    key = _key(plan, segment, fused, nodes_max, reasons)
+    found = _known.get(key)
+    if found is None:
+        if len(_known) >= SEGMENTS_KNOWN_MAX:
+            _known.clear()
+        found = _known[key] = _write(segment, key[1], fused, nodes_max, reasons)
+    return found
+
+
+def _key(plan: PlanWriter, segment: Segment, *options: object) -> tuple:
+    """All that the kernels of a segment depend on; the second of it is which of its reads may be packed."""
+    return segment.key(), _may_pack(plan, segment), *options
+
+
+def _may_pack(plan: PlanWriter, segment: Segment) -> tuple[bool, ...]:
+    return segment.may_pack(lambda node: plan.given_as(node) is not None)
+
+
+def _write(segment: Segment, given: tuple[bool, ...], fused: bool, nodes_max: int, reasons: bool) -> Written:
     legal = legalise(segment.graph(), given, fused)
     grouping = group(legal, fused, nodes_max)
     order = run_order(grouping)
-    results = {node for node, (_, output) in zip(legal.graph.outputs, segment.gives, strict=True) if output is not None}
-    kernels = SegmentKernels(plan, legal, results)
+    kernels = SegmentKernels(legal)
     for one in order:
         KernelWriter(kernels, grouping, one).write()
-    return kernels, _report(grouping, order, reasons)
+    return Written(kernels.done(), _report(grouping, order, reasons), bool(legal.graph.facts.substitutions))
 
 
 def _no_single_kernel(section: str, report: Report) -> GraphError:

@@ -1,13 +1,14 @@
 """Writes groups into a plan: dimensions, arguments, nodes.
 
-Kernels are written once for all segments of the same structure (`SegmentKernels`, whose buffers have numbers of their own),
-and then placed in the plan for each of them (`PlanWriter`).
+Kernels are written once for all segments of the same structure (`SegmentKernels`, whose buffers and sizes have numbers of
+their own), and then placed in the plan for each of them (`PlanWriter`).
 Each group becomes one kernel of the plan. Its domain's axes are the kernel's dims, innermost first: the row axis, then
 the others from the inside out (the encoder joins those that lie behind each other). Reads with the same strides are one
 argument; a matmul operand that is a parameter of rank 2 becomes a packed buffer."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -15,7 +16,7 @@ import numpy as np
 from dvm_rt.dtypes import DType, float32, rounded
 from dvm_rt.fusion.groups import Group, Grouping, argument_key, argument_strides, host_node, plain_copy
 from dvm_rt.fusion.legalise import NUMBERS, Legal
-from dvm_rt.fusion.plan import GATHER, NONE, PACKED, READ, STREAM, WRITE, Kernel, KernelBuilder, PlanBuilder
+from dvm_rt.fusion.plan import GATHER, NONE, PACKED, READ, WRITE, Arg, Expression, Kernel, KernelBuilder, PlanBuilder
 from dvm_rt.fusion.segments import Segment
 from dvm_rt.fusion.views import ZERO, Access, Placement, axes_of, is_one, source
 from dvm_rt.fusion.words import NARROW, member_words
@@ -42,37 +43,15 @@ class Argument:
 
 
 @dataclass(slots=True, eq=False)
-class PlanWriter:
-    """A plan under construction: expressions by size, buffers by node of the whole graph. The part of a branch or a loop has one
-    of its own, with the same builder: `inputs` are the buffers of its parameters then."""
+class Sizes:
+    """The numbers of sizes as expressions of a builder; `symbol` gives that of a symbol."""
 
-    graph: Graph
-    builder: PlanBuilder = field(default_factory=PlanBuilder)
-    buffers: dict[Node, int] = field(default_factory=dict)
-    outputs: list[int] = field(default_factory=list)
-    places: dict[int, tuple[int, int, int]] = field(default_factory=dict)
+    builder: PlanBuilder
+    symbol: Callable[[int], int]
     numbers: dict[object, int] = field(default_factory=dict)
-    inputs: list[int] | None = None
-
-    def part(self, graph: Graph, inputs: list[int], outputs: list[int]) -> PlanWriter:
-        """The writer of a part, which reads and writes these buffers."""
-        return PlanWriter(graph, self.builder, outputs=outputs, places=self.places, numbers=self.numbers, inputs=inputs)
-
-    def buffer_of(self, node: Node) -> int:
-        """Where a parameter, or a value of an earlier segment, lies."""
-        if node.operator.name != "parameter":
-            return self.buffers[node]
-        index = node.attribute("index")
-        return self.builder.input(index) if self.inputs is None else self.inputs[index]
-
-    def given_as(self, node: Node) -> int | None:
-        """The number of the parameter of the whole plan that a value is, or None."""
-        if node.operator.name != "parameter":
-            return None
-        return node.attribute("index") if self.inputs is None else self.builder.parameter_of(self.buffer_of(node))
 
     def expression(self, size: Size) -> int:
-        """The number of a size in the plan."""
+        """The number of a size."""
         key = size.key if size.__class__ is Dim else size
         number = self.numbers.get(key)
         if number is None:
@@ -90,12 +69,53 @@ class PlanWriter:
 
     def _atom(self, atom: object) -> int:
         if isinstance(atom, int):
-            parameter, dim, divisor = self.places[atom]
-            return self.builder.floordiv(self.builder.symbol(parameter, dim), self.builder.const(divisor))
+            return self.symbol(atom)
         operation, a, b = atom
-        make = {"floordiv": self.builder.floordiv, "mod": self.builder.mod}
-        make |= {"min": self.builder.minimum, "max": self.builder.maximum}
-        return make[operation](*(self.expression(key if isinstance(key, int) else Dim(key)) for key in (a, b)))
+        return self.builder.binary(operation.upper(), *(self.expression(key if isinstance(key, int) else Dim(key)) for key in (a, b)))
+
+
+@dataclass(slots=True, eq=False)
+class PlanWriter:
+    """A plan under construction: expressions by size, buffers by node of the whole graph. The part of a branch or a loop has one
+    of its own, with the same builder: `inputs` are the buffers of its parameters then."""
+
+    graph: Graph
+    builder: PlanBuilder = field(default_factory=PlanBuilder)
+    buffers: dict[Node, int] = field(default_factory=dict)
+    outputs: list[int] = field(default_factory=list)
+    places: dict[int, tuple[int, int, int]] = field(default_factory=dict)
+    inputs: list[int] | None = None
+    sizes: Sizes | None = None
+    _placed: dict[tuple, list[Kernel]] = field(default_factory=dict)  # kernels in terms of the plan's sizes
+
+    def __post_init__(self) -> None:
+        if self.sizes is None:
+            self.sizes = Sizes(self.builder, self._symbol)
+
+    def part(self, graph: Graph, inputs: list[int], outputs: list[int]) -> PlanWriter:
+        """The writer of a part, which reads and writes these buffers."""
+        return PlanWriter(graph, self.builder, outputs=outputs, places=self.places, inputs=inputs, sizes=self.sizes, _placed=self._placed)
+
+    def expression(self, size: Size) -> int:
+        """The number of a size in the plan."""
+        return self.sizes.expression(size)
+
+    def _symbol(self, number: int) -> int:
+        parameter, dim, divisor = self.places[number]
+        return self.builder.floordiv(self.builder.symbol(parameter, dim), self.builder.const(divisor))
+
+    def buffer_of(self, node: Node) -> int:
+        """Where a parameter, or a value of an earlier segment, lies."""
+        if node.operator.name != "parameter":
+            return self.buffers[node]
+        index = node.attribute("index")
+        return self.builder.input(index) if self.inputs is None else self.inputs[index]
+
+    def given_as(self, node: Node) -> int | None:
+        """The number of the parameter of the whole plan that a value is, or None."""
+        if node.operator.name != "parameter":
+            return None
+        return node.attribute("index") if self.inputs is None else self.builder.parameter_of(self.buffer_of(node))
 
     def add_parameters(self) -> None:
         """Declares the graph's parameters in order.
@@ -117,14 +137,31 @@ class PlanWriter:
         for node in self.graph.outputs:
             self.outputs.append(self.builder.output(node.dtype, [self.expression(n) for n in node.shape]))
 
-    def place(self, kernels: SegmentKernels, segment: Segment) -> None:
+    def place(self, written: WrittenKernels, segment: Segment) -> None:
         """The kernels of a segment behind those that are there."""
+        sizes = self._numbers(written.expressions, segment.names.meant())
+        key = (written, *sizes.values())
+        kernels = self._placed.get(key)
+        if kernels is None:
+            kernels = self._placed[key] = [sized(kernel, sizes) for kernel in written.kernels]
         reads = list(segment.reads)
-        buffers = [self._buffer(row, reads, segment) for row in kernels.buffers]
-        for kernel in kernels.kernels:
+        buffers = [self._buffer(row, reads, segment, sizes) for row in written.buffers]
+        for kernel in kernels:
             self.builder.copy_of(kernel, buffers)
 
-    def _buffer(self, row: tuple, reads: list[Node], segment: Segment) -> int:
+    def _numbers(self, expressions: tuple[Expression, ...], meant: dict[int, Size]) -> dict[int, int]:
+        """The plan's number of each expression over the names of a segment."""
+        build, numbers = self.builder, {NONE: NONE}
+        for i, (op, a, b, k) in enumerate(expressions):
+            if op == "CONST":
+                numbers[i] = build.const(k)
+            elif op == "SYMBOL":
+                numbers[i] = self.expression(meant[k])
+            else:
+                numbers[i] = build.binary(op, numbers[a], numbers[b])
+        return numbers
+
+    def _buffer(self, row: tuple, reads: list[Node], segment: Segment, sizes: dict[int, int]) -> int:
         role, *rest = row
         if role == "gives":
             node, output = segment.gives[rest[0]]
@@ -132,10 +169,11 @@ class PlanWriter:
             self.buffers.setdefault(node, number)
             return number
         if role == "temporary":
-            return self.builder.temporary(*rest, 0)
-        node = reads[rest[0]]
+            dtype, dims = rest
+            return self.builder.temporary(dtype, [sizes[d] for d in dims], 0)
         if role == "packed":
-            return self.builder.pack(self.given_as(node), *rest[1:])
+            return self.builder.beside([(self.given_as(reads[read]), *[sizes[n] for n in part]) for read, *part in rest])
+        node = reads[rest[0]]
         return self.buffer_of(node)
 
     def temporary(self, node: Node) -> int:
@@ -143,26 +181,57 @@ class PlanWriter:
         return self.builder.temporary(node.dtype, [self.expression(n) for n in node.shape], 0)
 
 
+def sized(kernel: Kernel, sizes: dict[int, int]) -> Kernel:
+    """A kernel with other numbers for its sizes."""
+    args = tuple([
+        Arg(buffer, mode, dtype, tuple([sizes[s] for s in strides]), sizes[offset], index, sizes[limit], sizes[depth])
+        for buffer, mode, dtype, strides, offset, index, limit, depth in kernel.args
+    ])  # fmt: skip
+    nodes = kernel.nodes
+    if any(node.op == "NODE_SIZE" for node in nodes):
+        nodes = tuple([node._replace(a=sizes[node.a]) if node.op == "NODE_SIZE" else node for node in nodes])
+    dims = tuple([sizes[d] for d in kernel.dims])
+    return Kernel(kernel.kind, kernel.dtype, dims, args, nodes, sizes[kernel.depth], kernel.flags)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class WrittenKernels:
+    """What `SegmentKernels` has collected: it depends on no plan, and serves every segment of the same key."""
+
+    kernels: tuple[Kernel, ...]
+    buffers: tuple[tuple, ...]
+    expressions: tuple[Expression, ...]
+
+
 @dataclass(slots=True, eq=False)
 class SegmentKernels:
     """The kernels of a segment, in order, over buffers of its own: ("reads", i), ("gives", i), ("temporary", dtype, dims) and
-    ("packed", read, ...). Every segment of the same structure has the same."""
+    ("packed", (read, ...), ...), and sizes of its own, over the segment's names."""
 
-    plan: PlanWriter
     legal: Legal
-    results: set[Node]  # outputs that are outputs of the whole graph
     buffers: list[tuple] = field(default_factory=list)
     kernels: list[Kernel] = field(default_factory=list)
+    sizes: Sizes = field(init=False)
     _numbers: dict[object, int] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        build = PlanBuilder()
+        self.sizes = Sizes(build, lambda name: build.expression("SYMBOL", k=name))
+
+    def done(self) -> WrittenKernels:
+        """What was written."""
+        return WrittenKernels(tuple(self.kernels), tuple(self.buffers), self.sizes.builder.expressions)
+
     def expression(self, size: Size) -> int:
-        """The number of a size in the plan."""
-        return self.plan.expression(size)
+        """The number of a size in these kernels."""
+        return self.sizes.expression(size)
 
     def buffer(self, root: Node) -> int:
         """The buffer of a parameter, output, join or temporary; none for what counts instead of lying anywhere."""
         if root.operator.name == "iota":
             return NONE
+        if root.operator.name == "beside":  # biases
+            return self.packed(root, (1, root.shape[0]), (root.shape[0], 1), 0)
         number = self._numbers.get(root)
         if number is None:
             number = self._numbers[root] = len(self.buffers)
@@ -174,11 +243,23 @@ class SegmentKernels:
                 self.buffers.append(("temporary", root.dtype, tuple([self.expression(n) for n in root.shape])))
         return number
 
-    def packed(self, *row: int) -> int:
-        """The buffer of a parameter (row[0]) that is packed for the matrix unit."""
+    def packed(self, root: Node, shape: tuple[Size, Size], strides: tuple[Size, Size], offset: Size) -> int:
+        """The buffer of a parameter that is packed for the matrix unit as (K, N), or of several beside each other."""
+        start = NONE if same(offset, 0) else self.expression(offset)
+        if root.operator.name == "beside":
+            parts = []
+            for part in root.inputs:  # its own size along N, and the strides that it has itself
+                last = len(part.shape) == 1 or root.attribute("axis") == 1
+                n = part.shape[-1 if last else 0]
+                own = (n, 1) if last else (1, part.shape[1])
+                sizes = (shape[0], n, *own)
+                parts.append((part.attribute("index"), *[self.expression(size) for size in sizes], start))
+        else:
+            parts = [(root.attribute("index"), *[self.expression(size) for size in (*shape, *strides)], start)]
+        row = ("packed", *parts)
         number = self._numbers.setdefault(row, len(self.buffers))
         if number == len(self.buffers):
-            self.buffers.append(("packed", *row))
+            self.buffers.append(row)
         return number
 
 
@@ -295,11 +376,10 @@ class KernelWriter:
         if product_node is not None:
             axes = self._matmul_axes(product_node, sizes)
         depth = NONE if product_node is None else plan.expression(product_node.inputs[0].shape[-1])
-        final = self.group.product is None and all(a.node in plan.results for a in self.arguments if a.mode & WRITE)
         dims = tuple([plan.expression(sizes[a]) for a in axes] or [plan.expression(1)])
         if kind == "VECTOR":  # a copy computes nothing
             self.compute = self.group.compute() if product_node is None else product_node.dtype
-        self.kernel = KernelBuilder(kind if product_node is None else "MATMUL", self.compute, dims, depth, STREAM if final else 0)
+        self.kernel = KernelBuilder(kind if product_node is None else "MATMUL", self.compute, dims, depth, 0)
         for a in self.arguments:
             strides = [self._number(a.strides.get(axis, 0)) for axis in axes] or [NONE]
             index = NONE if a.index is None else a.index
@@ -416,10 +496,7 @@ class KernelWriter:
         self.arguments.append(Argument(self.plan.buffer(home.root), result, READ | WRITE, offset, strides))
 
     def _packed(self, operand: Node, access: Access) -> Argument:
-        express = self.plan.expression
-        k, n = (express(size) for size in operand.shape)
-        stride_k, stride_n = (express(stride) for stride in access.strides)
-        buffer = self.plan.packed(access.root.attribute("index"), k, n, stride_k, stride_n, self._number(access.offset))
+        buffer = self.plan.packed(access.root, operand.shape, access.strides, access.offset)
         return Argument(buffer, access.root, READ | PACKED, 0, {})
 
     # -- domain --

@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import inf
 
@@ -36,6 +37,7 @@ from dvm_rt.isa import table
 CHEAP_CYCLES = 16  # two simple instructions
 NUMBERS = ("constant", "dimension")  # leaves that are one number, known to the encoder
 MADE = (*NUMBERS, "iota")  # leaves that lie nowhere
+PACKED_DTYPES = (float32, float16, bfloat16)  # of weights that are packed once for the matrix unit
 
 
 @dataclass(slots=True, eq=False)
@@ -53,7 +55,7 @@ class Legal:
     shapes: tuple[Shape, ...] = ()  # of the outputs; the graph's outputs are the roots that are written into them
 
 
-def legalise(graph: Graph, given: list[bool], repeats: bool = True) -> Legal:
+def legalise(graph: Graph, given: Sequence[bool], repeats: bool = True) -> Legal:
     """The graph in the form that kernels need; `given`: for each parameter whether its value outlives the call; `repeats`: cheap
     values are computed by each reader for itself."""
     return _with_copies(rewrite(graph, _lowered, again=True), given, repeats)
@@ -166,7 +168,7 @@ def _writable(root: Node, strides: tuple) -> bool:
 class _Copier:
     """Builds the graph anew, node by node, with copies where they are needed."""
 
-    def __init__(self, graph: Graph, given: list[bool], repeats: bool) -> None:
+    def __init__(self, graph: Graph, given: Sequence[bool], repeats: bool) -> None:
         self.given, self.repeats = given, repeats
         self.paths = _paths_to_readers(graph)
         self.readers = _reader_count(graph)
@@ -243,16 +245,22 @@ class _Copier:
             self.legal.weights.add(node)
             return node
         stored = access.root.dtype is node.dtype and access.root.operator.lowering is not Lowering.LEAF
-        given = access.root.dtype is node.dtype and access.root.operator.name == "parameter"
+        given = access.root.dtype is node.dtype and access.root.operator.name in ("parameter", "beside")
         return node if straight and (stored or given) else self.copy(node)
 
     def may_be_packed(self, node: Node, root: Node) -> bool:
         """Whether it is a matrix of a dtype that packed weights have, given to the whole graph, and no conversion rounds it."""
         _, path = source(node)
         return (
-            root.operator.name == "parameter" and self.given[root.attribute("index")] and len(root.shape) == len(node.shape) == 2
-            and node.dtype is float32 and root.dtype in (float32, float16, bfloat16) and all(v.dtype in (root.dtype, float32) for v in path)
+            self.outlives(root) and len(root.shape) == len(node.shape) == 2
+            and node.dtype is float32 and root.dtype in PACKED_DTYPES and all(v.dtype in (root.dtype, float32) for v in path)
         )  # fmt: skip
+
+    def outlives(self, root: Node) -> bool:
+        """Whether it is given to the whole graph, or all that lie beside each other in it are."""
+        if root.operator.name == "beside":
+            return all(map(self.outlives, root.inputs))
+        return root.operator.name == "parameter" and self.given[root.attribute("index")]
 
     def head(self, node: Node, number: int) -> Node:
         """An operand of an attention: Q as it lies, K and V straight, V along its rows; a mask of float32 or bool in
@@ -371,7 +379,7 @@ def _reader_count(graph: Graph) -> dict[Node, int]:
     return count
 
 
-def _with_copies(graph: Graph, given: list[bool], repeats: bool) -> Legal:
+def _with_copies(graph: Graph, given: Sequence[bool], repeats: bool) -> Legal:
     copier = _Copier(graph, given, repeats)
     for node in graph.nodes:
         copier.add(node)

@@ -50,7 +50,7 @@ class _NotUsed(Exception):
 def rewritten(graph: Graph) -> tuple[Graph, tuple[Found, ...]]:
     """The graph with every pattern that pays rewritten, and what was found."""
     candidates = [(node, softmax) for node in graph.nodes if node.dtype is float32 and _is_product(node) and (softmax := _softmax(_plain(node.inputs[0])))]
-    readers = _readers(graph) if candidates else {}
+    readers = readers_of(graph) if candidates else {}
     matches: dict[Node, _Match] = {}
     found: list[Found] = []
     for node, softmax in candidates:
@@ -84,7 +84,8 @@ class _Match:
     masked: float
 
 
-def _readers(graph: Graph) -> Readers:
+def readers_of(graph: Graph) -> Readers:
+    """The nodes that read each node."""
     readers: Readers = {}
     for node in graph.nodes:
         for operand in node.inputs:

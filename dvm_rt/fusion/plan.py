@@ -22,11 +22,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from dvm_rt import _native
 from dvm_rt.dtypes import DTYPES, DType, float32, int64
 from dvm_rt.errors import GraphError
 from dvm_rt.fusion.memory import Lifetime, slots
 from dvm_rt.isa import table
-from dvm_rt.isa.checksum import checksum
 from dvm_rt.isa.layout import ENUMS, FLAGS, LIMITS, PLAN_MAGIC, RECORD, TABLE_HASH, VERSION, enum_value
 
 NONE = LIMITS["NONE"]
@@ -35,7 +35,9 @@ KERNEL_ARGS_MAX = 12  # the encoder adds row buffers up to MAX_OPERANDS
 READ, WRITE, GATHER, PACKED = (FLAGS["Mode"][name] for name in ("READ", "WRITE", "GATHER", "PACKED"))
 STREAM = FLAGS["KernelFlag"]["STREAM"]
 
-_ROWS = {instruction.name: row for row, instruction in enumerate(table.INSTRUCTIONS)}
+_NUMBERS = {instruction.name: row for row, instruction in enumerate(table.INSTRUCTIONS)} | FLAGS["NodeOp"]  # of what a node does
+_EXPRESSIONS = {name: enum_value("ExprOp", name) for name in ENUMS["ExprOp"]}
+_ROLES = {name: enum_value("BufferRole", name) for name in ENUMS["BufferRole"]}
 _NODE_NAMES = {number: name for name, number in FLAGS["NodeOp"].items()}
 _BINARY = frozenset(i.name for i in table.INSTRUCTIONS if i.group is table.Group.BINARY)
 _UNARY = frozenset(i.name for i in table.INSTRUCTIONS if i.group is table.Group.UNARY)
@@ -86,7 +88,8 @@ class Buffer(NamedTuple):
 
 
 class Pack(NamedTuple):
-    """Matmul panels of a float32, float16 or bfloat16 parameter, made once per array: K x N elements at `offset`, strides in elements."""
+    """Matmul panels of a float32, float16 or bfloat16 parameter, made once per array: K x N elements at `offset`, strides in elements.
+    `more`: so many packs that follow lie beside it in the same buffer; then each but the last fills its panels."""
 
     parameter: int
     k: int
@@ -94,6 +97,7 @@ class Pack(NamedTuple):
     stride_k: int
     stride_n: int
     offset: int = NONE
+    more: int = 0
 
 
 class Arg(NamedTuple):
@@ -185,11 +189,11 @@ class PlanBuilder:
         self._parameters: list[Parameter] = []
         self._outputs: list[Output] = []
         self._buffers: list[Buffer] = []
-        self._packs: dict[Pack, int] = {}
+        self._packs: list[Pack] = []
         self._kernels: list[KernelBuilder | Kernel] = []
         self._list: list[Expression] = []
         self._inputs: dict[int, int] = {}
-        self._packed: dict[int, int] = {}
+        self._packed: dict[tuple[Pack, ...], int] = {}
         self._sizes: dict[tuple, int] = {}  # bytes of buffers
         self._slots = 0
 
@@ -202,27 +206,31 @@ class PlanBuilder:
     def const(self, value: int) -> int:
         return self._intern(Expression("CONST", k=int(value)))
 
+    def expression(self, op: str, a: int = NONE, b: int = NONE, k: int = 0) -> int:
+        """Any expression, as it is."""
+        return self._intern(Expression(op, a, b, k))
+
     def add(self, a: int, b: int) -> int:
-        return self._binary("ADD", a, b)
+        return self.binary("ADD", a, b)
 
     def mul(self, *factors: int) -> int:
         """Product of any number of expressions; of none: 1."""
         product = self.const(1)
         for factor in factors:
-            product = self._binary("MUL", product, factor)
+            product = self.binary("MUL", product, factor)
         return product
 
     def floordiv(self, a: int, b: int) -> int:
-        return self._binary("FLOORDIV", a, b)
+        return self.binary("FLOORDIV", a, b)
 
     def mod(self, a: int, b: int) -> int:
-        return self._binary("MOD", a, b)
+        return self.binary("MOD", a, b)
 
     def minimum(self, a: int, b: int) -> int:
-        return self._binary("MIN", a, b)
+        return self.binary("MIN", a, b)
 
     def maximum(self, a: int, b: int) -> int:
-        return self._binary("MAX", a, b)
+        return self.binary("MAX", a, b)
 
     def contiguous(self, dims: Sequence[int]) -> tuple[int, ...]:
         """Strides in elements (innermost first) of a C-contiguous array of these dims (innermost first); 0 where the
@@ -270,12 +278,19 @@ class PlanBuilder:
 
     def pack(self, parameter: int, k: int, n: int, stride_k: int, stride_n: int, offset: int = NONE) -> int:
         """The buffer of a parameter's packed matmul panels."""
-        row = Pack(parameter, k, n, stride_k, stride_n, offset)
-        number = self._packs.setdefault(row, len(self._packs))
-        if number not in self._packed:
-            dtype = self._parameters[parameter].dtype
-            self._packed[number] = self._buffer(Buffer("PACKED", dtype, parameter, self._panel_bytes(k, n, dtype), number))
-        return self._packed[number]
+        return self.beside([(parameter, k, n, stride_k, stride_n, offset)])
+
+    def beside(self, parts: Sequence[tuple[int, ...]]) -> int:
+        """The buffer of the panels of several parameters of one dtype, in order."""
+        first, *rest = (Pack(*part) for part in parts)
+        rows = (first._replace(more=len(rest)), *rest)
+        if rows not in self._packed:
+            size, dtype = self.const(0), self._parameters[first.parameter].dtype
+            for row in rows:
+                size = self.add(size, self._panel_bytes(row.k, row.n, dtype))
+            self._packed[rows] = self._buffer(Buffer("PACKED", dtype, first.parameter, size, len(self._packs)))
+            self._packs += rows
+        return self._packed[rows]
 
     def kernel(
         self, kind: str, dims: Sequence[int], depth: int = NONE, flags: int = 0, dtype: DType = float32
@@ -286,9 +301,16 @@ class PlanBuilder:
         return built
 
     def copy_of(self, kernel: Kernel, buffers: Sequence[int]) -> None:
-        """A kernel as it is, but for its buffers: `buffers[b]` for b."""
+        """A kernel as it is, but for its buffers: `buffers[b]` for b. What nothing in this launch needs to find in a cache is
+        written past them."""
         args = tuple([Arg(NONE if a[0] == NONE else buffers[a[0]], *a[1:]) for a in kernel.args])
-        self._kernels.append(Kernel(kernel.kind, kernel.dtype, kernel.dims, args, kernel.nodes, kernel.depth, kernel.flags))
+        final = kernel.kind in ("VECTOR", "COPY") and all(self._buffers[a[0]].role == "OUTPUT" for a in args if a[1] & WRITE)
+        self._kernels.append(Kernel(kernel.kind, kernel.dtype, kernel.dims, args, kernel.nodes, kernel.depth, STREAM if final else 0))
+
+    @property
+    def expressions(self) -> tuple[Expression, ...]:
+        """Those so far, by their numbers."""
+        return tuple(self._list)
 
     @property
     def kernel_count(self) -> int:
@@ -366,7 +388,8 @@ class PlanBuilder:
     def _value(self, number: int) -> int | None:
         return self._list[number].k if self._list[number].op == "CONST" else None
 
-    def _binary(self, op: str, a: int, b: int) -> int:
+    def binary(self, op: str, a: int, b: int) -> int:
+        """One of the operations on two expressions, folded where it can be."""
         x, y = self._value(a), self._value(b)
         if x is not None and y is not None:
             return self.const(_apply(op, x, y))
@@ -521,6 +544,21 @@ _TABLES = (
 )  # fmt: skip
 
 
+_CODES = {"u1": "B", "u2": "H", "u4": "I", "u8": "Q", "i8": "q", "f8": "d"}
+
+
+def _packer(record: str) -> struct.Struct:
+    """Writes a row of a table, fields of several numbers one by one."""
+    dtype = RECORD[record].numpy
+    parts = [dtype.fields[name][0].subdtype or (dtype.fields[name][0], (1,)) for name in dtype.names]
+    found = struct.Struct("<" + "".join(f"{shape[0]}{_CODES[base.str[1:]]}" for base, shape in parts))
+    assert found.size == dtype.itemsize
+    return found
+
+
+_PACKERS = {name: _packer(record) for name, record in _TABLES}
+
+
 def _padded(numbers: Sequence[int]) -> tuple[int, ...]:
     if len(numbers) > MAX_RANK:
         raise GraphError(f"plan: dims: too many, got {len(numbers)}, allowed {MAX_RANK}")
@@ -532,19 +570,20 @@ def _rows(plan: Plan) -> dict[str, list[tuple]]:
     for k in plan.kernels:
         kernels.append((
             enum_value("SectionKind", k.kind), k.dtype.code, len(k.dims), k.flags, len(args), len(k.args), len(nodes),
-            len(k.nodes), k.depth, 0, _padded(k.dims),
+            len(k.nodes), k.depth, 0, *_padded(k.dims),
         ))  # fmt: skip
-        args += [(a.buffer, a.mode, a.dtype.code, a.index, a.limit, a.offset, a.depth, _padded(a.strides)) for a in k.args]
-        nodes += [(_ROWS[n.op] if n.op in _ROWS else FLAGS["NodeOp"][n.op], n.a, n.b, 0, _written(n.k, k.dtype)) for n in k.nodes]
+        args += [
+            (buffer, mode, dtype.code, index, limit, offset, depth, *_padded(strides))
+            for buffer, mode, dtype, strides, offset, index, limit, depth in k.args
+        ]
+        nodes += [(_NUMBERS[op], a, b, 0, _written(value, k.dtype)) for op, a, b, value in k.nodes]
     return {
         "symbols": [(s.parameter, s.dim) for s in plan.symbols],
-        "exprs": [(enum_value("ExprOp", e.op), e.a, e.b, 0, e.k) for e in plan.expressions],
-        "parameters": [(p.dtype.code, len(p.dims), 0, _padded(p.dims)) for p in plan.parameters],
-        "outputs": [(o.dtype.code, len(o.dims), o.buffer, _padded(o.dims)) for o in plan.outputs],
-        "buffers": [
-            (enum_value("BufferRole", b.role), b.dtype.code, b.index, b.bytes, b.pack) for b in plan.buffers
-        ],
-        "packs": [(p.parameter, p.k, p.n, p.stride_k, p.stride_n, p.offset, 0) for p in plan.packs],
+        "exprs": [(_EXPRESSIONS[op], a, b, 0, k) for op, a, b, k in plan.expressions],
+        "parameters": [(dtype.code, len(dims), 0, *_padded(dims)) for dtype, dims in plan.parameters],
+        "outputs": [(o.dtype.code, len(o.dims), o.buffer, *_padded(o.dims)) for o in plan.outputs],
+        "buffers": [(_ROLES[role], dtype.code, index, size, pack) for role, dtype, index, size, pack in plan.buffers],
+        "packs": [tuple(p) for p in plan.packs],
         "kernels": kernels,
         "args": args,
         "nodes": nodes,
@@ -570,14 +609,15 @@ def _write(plan: Plan) -> bytes:
         if len(found) > limit.get(name, NONE - 1):
             raise GraphError(f"plan: {name}: too many, got {len(found)}, allowed {limit.get(name, NONE - 1)}")
     body = b""
-    for name, record in _TABLES:
-        data = np.array(rows[name], RECORD[record].numpy).tobytes()
+    for name, _ in _TABLES:
+        pack = _PACKERS[name].pack
+        data = b"".join([pack(*row) for row in rows[name]])
         body += data + bytes(-len(data) % 8)
     head = np.zeros(1, RECORD["PlanHead"].numpy)
     head["magic"], head["version"], head["slots"], head["table_hash"] = PLAN_MAGIC, VERSION, plan.slots, TABLE_HASH
     for name, found in rows.items():
         head[name] = len(found)
-    head["checksum"] = checksum(body)
+    head["checksum"] = _native.checksum(body)
     return head.tobytes() + body
 
 
@@ -603,7 +643,7 @@ def _tables(data: bytes) -> tuple[np.void, dict[str, list[tuple]]]:
         at = end + -end % 8
     if at != len(data):
         raise _refuse("length", len(data), at)
-    if checksum(data[size:]) != int(head["checksum"]):
+    if _native.checksum(bytes(data[size:])) != int(head["checksum"]):
         raise _refuse("checksum", "another one", f"{int(head['checksum']):#x}")
     return head, rows
 
@@ -644,7 +684,7 @@ def _from_rows(rows: dict[str, list[tuple]], slots: int) -> Plan:
         tuple(Parameter(DTYPES[d], tuple(dims[:rank])) for d, rank, _, dims in rows["parameters"]),
         tuple(Output(DTYPES[d], tuple(dims[:rank]), buffer) for d, rank, buffer, dims in rows["outputs"]),
         tuple(Buffer(ENUMS["BufferRole"][role], DTYPES[d], i, size, pack) for role, d, i, size, pack in rows["buffers"]),
-        tuple(Pack(*p[:6]) for p in rows["packs"]),
+        tuple(Pack(*p) for p in rows["packs"]),
         tuple(kernels),
         slots,
     )
@@ -700,6 +740,7 @@ def _dump(plan: Plan) -> str:
     for i, p in enumerate(plan.packs):
         out.append(
             f"  pack {i}: parameter {p.parameter}, K {text(p.k)} by {text(p.stride_k)}, N {text(p.n)} by {text(p.stride_n)}"
+            + (f", and {p.more} beside it" if p.more else "")
         )
     for i, kernel in enumerate(plan.kernels):
         depth = f" depth {text(kernel.depth)}" if kernel.depth != NONE else ""

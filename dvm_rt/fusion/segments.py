@@ -15,43 +15,98 @@ is stored before it, and what reads it comes after."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
-from dvm_rt.fusion.legalise import is_cheap
+from dvm_rt.fusion.legalise import PACKED_DTYPES, is_cheap
 from dvm_rt.fusion.views import contiguous, is_view, source, through
 from dvm_rt.graph.graph import Graph, Node, hashable
 from dvm_rt.graph.operators import OPERATORS, Lowering
-from dvm_rt.graph.symbols import Facts
+from dvm_rt.graph.symbols import DERIVED, Dim, Facts, Shape, Size, substitute, symbol, symbols_in_order
 
 PRODUCTS = ("linear", "matmul", "matmul_integer", "matrix_product")  # they read their first two inputs from memory
+
+
+RENAMED_DERIVED = DERIVED + (1 << 15)  # names of what was derived before: beyond those that a segment's own facts give
+
+
+@dataclass(slots=True, eq=False)
+class Names:
+    """The symbols of a segment by the order in which they occur: segments that differ only in their symbols are one segment.
+    `symbols[i]` is the symbol that is called i, or RENAMED_DERIVED + i, since what is derived may be 1."""
+
+    symbols: dict[int, Size] = field(default_factory=dict)  # symbol -> its name, in order
+    _known: dict[object, Size] = field(default_factory=dict)
+
+    def size(self, size: Size) -> Size:
+        """The size in these names."""
+        if size.__class__ is not Dim:
+            return size
+        found = self._known.get(size.key)
+        if found is None:
+            for number in symbols_in_order(size):
+                if number not in self.symbols:
+                    self.symbols[number] = symbol(len(self.symbols) + (0 if number < DERIVED else RENAMED_DERIVED))
+            found = self._known[size.key] = substitute(size, self.symbols)
+        return found
+
+    def shape(self, shape: Shape) -> Shape:
+        """`size` for each dimension."""
+        return tuple([n if n.__class__ is int else self.size(n) for n in shape])
+
+    def value(self, value: object) -> object:
+        """An attribute in these names."""
+        if value.__class__ is tuple:
+            return tuple([self.value(v) for v in value]) if value else value
+        return self.size(value) if value.__class__ is Dim else value
+
+    def key(self, shape: Shape) -> tuple:
+        """A shape in these names, hashable."""
+        known = self._known
+        return tuple([n if n.__class__ is int else (known[n.key] if n.key in known else self.size(n)).key for n in shape])
+
+    def attribute_key(self, value: object) -> object:
+        """An attribute in these names, hashable: as `graph.hashable` has it."""
+        if value.__class__ is tuple:
+            return tuple([v if v is None or v.__class__ is int else self.attribute_key(v) for v in value])
+        return ("size", self.size(value).key) if value.__class__ is Dim else hashable(value)
+
+    def meant(self) -> dict[int, Size]:
+        """name -> the symbol that it stands for."""
+        return {named.key[0][0][0]: symbol(number) for number, named in self.symbols.items()}
 
 
 @dataclass(slots=True, eq=False)
 class Segment:
     """Part of a graph: `members` in order. `reads`: parameters of the whole graph and values of earlier segments; they are
     the parameters of the segment's own graph. `gives`: (what others need, number of the graph's output that it is, or None).
-    Segments with equal keys have equal kernels."""
+    Segments with equal keys have equal kernels, over `names`."""
 
     facts: Facts
     members: dict[Node, int] = field(default_factory=dict)  # and reads: their numbers in `key`
     reads: dict[Node, None] = field(default_factory=dict)
     gives: list[tuple[Node, int | None]] = field(default_factory=list)
     section: str = ""  # the name of the section of a hand-written kernel that this is
+    names: Names = field(default_factory=Names)  # complete once `key` was asked for
 
     def control(self) -> list[Node]:
         """The nodes of the branch or the loop that this segment is; none: it is an ordinary one."""
         return [n for n in self.members if n not in self.reads and is_control(n)]
 
     def key(self) -> tuple:
-        """Plain tuples."""
-        numbers, rows = self.members, []
+        """Plain tuples: all that kernels depend on, in `names`."""
+        numbers, rows, names = self.members, [], self.names
         for node in numbers:
             if node in self.reads:
-                rows.append((node.operator.name == "parameter", hashable(node.shape), node.dtype.name))
+                rows.append((names.key(node.shape), node.dtype.name))
             else:
-                rows.append((node.operator.name, tuple([numbers[i] for i in node.inputs]), hashable(node.attributes)))
-        return tuple(rows), tuple([(numbers[node], output is None) for node, output in self.gives])
+                attributes = names.attribute_key(node.attributes) if node.attributes else ()
+                rows.append((node.operator.name, tuple([numbers[i] for i in node.inputs]), attributes, names.key(node.shape)))
+        return tuple(rows), tuple([numbers[node] for node, _ in self.gives])
+
+    def may_pack(self, given: Callable[[Node], bool]) -> tuple[bool, ...]:
+        """For each of `reads`, whether it could be packed once for the matrix unit: a matrix, or a bias, that is given."""
+        return tuple([0 < len(node.shape) <= 2 and node.dtype in PACKED_DTYPES and given(node) for node in self.reads])
 
     def refusals(self) -> list[tuple[str, str, str]]:
         """(producer, consumer, reason) for what its members read across a cut."""
@@ -69,15 +124,24 @@ class Segment:
         return found
 
     def graph(self) -> Graph:
-        """The segment as a graph."""
+        """The segment as a graph, in `names`, with facts of its own."""
+        return self._graph(self.names.shape, self.names.value, Facts())
+
+    def as_it_is(self) -> Graph:
+        """The segment as a graph over the symbols and the facts of the whole one."""
+        return self._graph(lambda shape: shape, lambda value: value, self.facts)
+
+    def _graph(self, shape: Callable[[Shape], Shape], value: Callable[[object], object], facts: Facts) -> Graph:
         new: dict[Node, Node] = {}
         for index, node in enumerate(self.reads):
-            new[node] = Node(OPERATORS["parameter"], (), (index, node.shape, node.dtype.name), node.shape, node.dtype)
+            sizes = shape(node.shape)
+            new[node] = Node(OPERATORS["parameter"], (), (index, sizes, node.dtype.name), sizes, node.dtype)
         parameters = tuple(new.values())
         for node in self.members:
             if node not in new:
-                new[node] = Node(node.operator, tuple([new[i] for i in node.inputs]), node.attributes, node.shape, node.dtype)
-        return Graph(parameters, (), tuple([new[node] for node, _ in self.gives]), self.facts)
+                inputs = tuple([new[i] for i in node.inputs])
+                new[node] = Node(node.operator, inputs, value(node.attributes), shape(node.shape), node.dtype)
+        return Graph(parameters, (), tuple([new[node] for node, _ in self.gives]), facts)
 
 
 def segments(graph: Graph, cut: bool = True) -> list[Segment]:
@@ -111,6 +175,26 @@ def _add_outputs(graph: Graph, made: list[Segment], owner: dict[Node, int], give
         if (node, None) in at.gives:
             at.gives.remove((node, None))
         at.gives.append((node, i))
+
+
+def one_by_one(graph: Graph, found: list[Segment], stays: Callable[[Segment], bool]) -> list[Segment]:
+    """The segments, with those that do not stay cut between all their operators: what an operator becomes is soon known, in
+    whatever graph it occurs."""
+    if any(one.section or one.control() for one in found):
+        return found
+    free, owner, count = _free(graph), {}, 0
+    for one in found:
+        stay = stays(one)
+        for node in one.members:
+            if node not in one.reads and node not in free:
+                owner[node], count = count, count + (not stay)
+        count += stay
+    made = [Segment(graph.facts) for _ in range(count + 1)]
+    given: set[Node] = set()
+    for node in owner:
+        _add(made[owner[node]], node, made, owner, given)
+    _add_outputs(graph, made, owner, given)
+    return [one for one in made if one.gives]
 
 
 def _sections(graph: Graph) -> list[Segment]:
@@ -208,7 +292,7 @@ def _free(graph: Graph) -> set[Node]:
     """What belongs to no segment."""
     free: set[Node] = set()
     for node in graph.nodes:
-        if not node.inputs or is_view(node) or is_cheap(node):
+        if not node.inputs or is_view(node) or is_cheap(node) or node.operator.name == "beside":
             free.add(node)
     return free
 

@@ -127,10 +127,13 @@ class Graph:
         places: dict[int, tuple[int, int, int]] = {}
         for node in self.parameters:
             for i, size in enumerate(node.shape):
+                if size.__class__ is not Dim:
+                    continue
                 for number in symbols.symbols_of(size):
-                    divisor = symbols.exact_quotient(size, symbols.symbol(number))
-                    if isinstance(divisor, int):
-                        places.setdefault(number, (node.attribute("index"), i, divisor))
+                    if number not in places:
+                        divisor = symbols.exact_quotient(size, symbols.symbol(number))
+                        if isinstance(divisor, int):
+                            places[number] = (node.attribute("index"), i, divisor)
         return places
 
     def symbol_values(self, shapes: Sequence[tuple[int, ...]]) -> dict[int, int]:

@@ -654,6 +654,8 @@ TABLE: tuple[Operator, ...] = (
              _attended, shapes.attention, _attention, ("scale", "causal", "masked", "empty")),
     Operator("concat", VARIADIC, L.JOIN, "one behind the other along an axis", _one_for_all, shapes.concatenated,
              lambda *rest: np.concatenate(rest[:-1], axis=rest[-1]), ("axis",)),
+    Operator("beside", VARIADIC, L.LEAF, "parameters one behind the other along an axis, as the matrix unit has them packed: made once, "
+             "by the fuser alone", _one_for_all, shapes.concatenated, lambda *rest: np.concatenate(rest[:-1], axis=rest[-1]), ("axis",)),
     # ---- composites -------------------------------------------------------------------------------------------------
     _composite("matmul", 2, "matrix product; 1-d operands as in NumPy", _numbers, shapes.matmul, np.matmul, (), composites.matmul),
     _composite("linear", (2, 3), "x @ weight.T + bias", _numbers, shapes.linear, _linear, (), composites.linear),

@@ -15,7 +15,7 @@ Knows nothing of operators or graphs."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import chain
@@ -418,8 +418,21 @@ def symbols_of(size: Size) -> set[int]:
     key = _key(size)
     if isinstance(key, int):
         return set()
+    if len(key) == 1 and len(key[0][0]) == 1 and key[0][0][0].__class__ is int:
+        return {key[0][0][0]}
     atoms = chain.from_iterable(monomial for monomial, _ in key)
     return set().union(*({a} if isinstance(a, int) else symbols_of(_made(a[1])) | symbols_of(_made(a[2])) for a in atoms))
+
+
+def symbols_in_order(size: Dim) -> Iterator[int]:
+    """The numbers of all symbols in a size, as they occur, some of them perhaps repeatedly."""
+    for monomial, _ in size.key:
+        for atom in monomial:
+            if isinstance(atom, int):
+                yield atom
+            else:
+                for part in atom[1:]:
+                    yield from symbols_in_order(Dim(part)) if not isinstance(part, int) else ()
 
 
 def substitute(size: Size, values: dict[int, Size]) -> Size:

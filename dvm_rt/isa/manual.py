@@ -26,7 +26,8 @@ SECTION_KINDS = {
     "BRANCH": "Operand 0 is a flag, one bool. If it is 0, the next depth sections are skipped. No words.",
     "JUMP": "The next depth sections are skipped: the end of a part that another one follows in its place. No operands.",
     "LOOP": "The end of a loop that begins depth sections before: the body runs at least once. With a flag (operand 0), it runs "
-    "again while that is not 0, and traps (LOOP_LIMIT) if it is still not 0 after dims[0] times; without, it runs dims[0] times.",
+    "again while that is not 0, and traps (LOOP_LIMIT) if it is still not 0 after dims[0] times; without, it runs dims[0] times. "
+    "Loops that go on for longer than the machine is allowed to are stopped (STOPPED).",
     "HOST": "A function of the host table (depth = its number, from 1) on whole arrays, row-major: operands are its inputs, "
     "then its output; their strides hold the dimensions, depth the rank. Words are its attributes, 64-bit numbers. "
     "dims[0] = elements of all operands together.",

@@ -139,10 +139,12 @@ Buffer* Arena::new_buffer(uint64_t bytes, Use use) {
   else buffer = &buffers_.emplace_back();
   buffer->references.store(1, std::memory_order_relaxed);
   buffer->use = use;
-  buffer->dead = false;
+  buffer->dead = buffer->viewed = false;
+  buffer->gone.store(false, std::memory_order_relaxed);
   buffer->arena = this;
   buffer->bytes = bytes;
   buffer->seq = buffer->extent = 0;
+  buffer->serial = ++serials_;
   ++live_;
   return buffer;
 }
@@ -158,6 +160,22 @@ void Arena::release(Buffer* buffer) {
   buffer->next = released_.load(std::memory_order_relaxed);
   while (!released_.compare_exchange_weak(buffer->next, buffer, std::memory_order_release, std::memory_order_relaxed)) {
   }
+}
+
+void Arena::give_up(Buffer* buffer) {
+  used_[int(buffer->use)] -= buffer->block->bytes;
+  give_back(buffer->block, launched.load(std::memory_order_relaxed));
+  buffer->block = nullptr;
+  buffer->gone.store(true, std::memory_order_release);
+}
+
+void Arena::take(Buffer* buffer, Buffer* from) {
+  buffer->block = from->block, buffer->offset = from->offset;
+  buffer->gone.store(false, std::memory_order_release);
+  --live_;
+  from->references.store(0, std::memory_order_relaxed);
+  from->dead = true;
+  spare(from);
 }
 
 void Arena::drain() {

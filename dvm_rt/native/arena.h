@@ -52,8 +52,15 @@ struct PackKey {  // which packed form of a buffer: K, N, strides in elements, f
   int64_t k, n, stride_k, stride_n, offset, dtype;
   bool operator==(const PackKey&) const = default;
 };
+struct PackPart {  // a further matrix beside the first one; a buffer that is gone is never the same again
+  Buffer* source;
+  uint64_t serial;
+  PackKey key;
+  bool operator==(const PackPart&) const = default;
+};
 struct Packed {
   PackKey key;
+  std::vector<PackPart> more;
   BufferRef buffer;
 };
 
@@ -73,9 +80,12 @@ struct Buffer {
   uint32_t launches = 0;                // uncommitted launches that name it: they keep this record, not the memory
   Use use = Use::TENSOR;
   bool dead = false;
+  bool viewed = false;            // Python has seen its memory, and may see it again at any time
+  std::atomic<bool> gone{false};  // its memory is given up: Stream::restore() makes it anew from a packed form
   Arena* arena = nullptr;
   Block* block = nullptr;
   uint64_t offset = 0, bytes = 0;
+  uint64_t serial = 0;   // of all buffers that there were
   uint64_t seq = 0;      // the launch that writes it; 0: the host did
   uint64_t touched = 0;  // at release: the last launch pushed
   Failure failure;       // why its bytes mean nothing
@@ -126,6 +136,13 @@ class Arena {
   // was there before.
   Buffer* continued(Buffer* root);
   void release(Buffer* buffer);    // the last reference is gone
+  void give_up(Buffer* buffer);    // its memory alone: launches pushed so far may still read it
+  void take(Buffer* buffer, Buffer* from);  // memory for it again, that of `from`, which nobody else names
+  template <class Act> void for_each(Act act) {  // living buffer
+    drain();
+    for (Buffer& buffer : buffers_)
+      if (buffer.references.load(std::memory_order_relaxed) && !buffer.dead) act(buffer);
+  }
   void forget_launch(Buffer* buffer);  // one launch that named it is committed
   void close();                    // the stream is gone; no release() may run beside it
 
@@ -184,6 +201,7 @@ class Arena {
   Buffer* spare_buffers_ = nullptr;
   bool closed_ = false;  // nobody empties `released_` any more, nothing is allocated
   std::atomic<Buffer*> released_{nullptr};
+  uint64_t serials_ = 0;
   uint64_t live_ = 0;                 // buffers that are not released, until close()
   std::atomic<uint64_t> left_{0};     // the same from close() on, when nobody has the lock any more
 };

@@ -71,6 +71,11 @@ nb::object as_tensor(Stream& stream, nb::handle array, std::optional<int> dtype)
 namespace {
 int tensor_buffer(PyObject* self, Py_buffer* view, int flags) {
   const Tensor& tensor = *nb::inst_ptr<Tensor>(self);
+  if (tensor.buffer->gone) {
+    PyErr_SetString(PyExc_BufferError, "stream: tensor: memory, got a matrix of which only the packed form is there, allowed what Stream.read() gave");
+    return -1;
+  }
+  tensor.buffer->viewed = true;
   return PyBuffer_FillInfo(view, self, tensor.data(), Py_ssize_t(tensor.bytes), 1, flags);
 }
 
@@ -86,6 +91,10 @@ const Tensor& await_value(Stream& stream, nb::handle object, double timeout_s) {
   stream.enter();
   if (tensor.buffer->arena != &stream.arena())
     throw Error("ClosedError", "stream: read: a tensor of another runtime, got one, allowed those of this runtime");
+  if (tensor.buffer->gone) {
+    StreamLock lock(stream);
+    if (tensor.buffer->gone) stream.restore(*tensor.buffer.get());
+  }
   if (!stream.settled(tensor)) {
     if (!wait_for(stream, tensor.seq(), timeout_s))
       throw Error("DeviceTimeoutError", "stream: read: seconds for launch " + std::to_string(tensor.seq()) + ", got " + std::to_string(timeout_s) +

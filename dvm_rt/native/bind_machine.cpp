@@ -70,6 +70,8 @@ static const char* rule(VerifyCode code) {
   if (trap.code == TrapCode::HOST_RANGE || trap.code == TrapCode::HOST_FAILED)
     raise_error("DeviceTrap", "machine: " + at("section", trap.section) + ": host function " + enum_name("HostFunction", trap.word) +
                 (trap.code == TrapCode::HOST_RANGE ? ": index" + got + ", allowed -" + most + " .. " + most + " - 1" : " failed"));
+  if (trap.code == TrapCode::STOPPED)
+    raise_error("DeviceTimeoutError", "machine: " + at("section", trap.section) + ": a loop that goes on" + got + " ms, allowed " + most + " ms");
   raise_error("DeviceTrap", "machine: " + where + ": " + enum_name("TrapCode", uint32_t(trap.code)) + got + ", allowed " + most);
 }
 
@@ -126,8 +128,9 @@ struct PyProgram {  // Program in Python: verified, loaded, runnable on buffers 
     program = VerifiedProgram::load(static_cast<const uint8_t*>(bytes.data()), bytes.size(), error);
     if (!program) raise_refused(error);
   }
-  void run(nb::sequence args, const std::string& target, int threads, int64_t parts) const {
+  void run(nb::sequence args, const std::string& target, int threads, int64_t parts, double loop_s) const {
     Machine machine(target_named(target), threads_checked(threads));
+    machine.limit_loops(uint64_t(loop_s * 1e9));
     machine.cut_always(parts);
     const Buffers buffers(args);
     const AlignedBytes workspace(program->head().workspace_bytes);
@@ -177,8 +180,8 @@ void bind_machine(nb::module_& m) {
   m.def("verify_time", verify_time, nb::arg("program"), nb::arg("reps"), "Nanoseconds to copy, verify and load a program.");
   nb::class_<PyProgram>(m, "Program", "A verified program. Raises InvalidBytecodeError with code, section and word.")
       .def(nb::init<nb::bytes>(), nb::arg("program"))
-      .def("run", &PyProgram::run, nb::arg("args"), nb::arg("target") = "", nb::arg("threads") = 1, nb::arg("parts") = 0,
-           "Runs on C-contiguous buffers, one per argument; raises DeviceTrap. Outputs are written in place. `parts`: every "
+      .def("run", &PyProgram::run, nb::arg("args"), nb::arg("target") = "", nb::arg("threads") = 1, nb::arg("parts") = 0, nb::arg("loop_s") = 1e6,
+           "Runs on C-contiguous buffers, one per argument; raises DeviceTrap, or DeviceTimeoutError when loops go on after `loop_s`. Outputs are written in place. `parts`: every "
            "section is cut into so many, if it can be; 0: only where it pays.")
       .def("time_run", &PyProgram::time_run, nb::arg("args"), nb::arg("reps"), nb::arg("target") = "", nb::arg("threads") = 1,
            "Nanoseconds per run, the mean of `reps`.")

@@ -176,9 +176,10 @@ class Dispatcher {
     PyObject* session = nullptr;
     for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(args.ptr()); ++i) {
       PyObject* array = PyTuple_GET_ITEM(args.ptr(), i);
-      PyObject* tensor = arrays_.tensor(array);
+      const bool is_number = PyFloat_CheckExact(array);
+      PyObject* tensor = is_number ? number(float(PyFloat_AS_DOUBLE(array))) : arrays_.tensor(array);
       if (!tensor) return nb::none();
-      if (!session) session = arrays_.session(array);
+      if (!session && !is_number) session = arrays_.session(array);
       const Tensor& t = tensor_of(tensor);
       arguments.add(t);
       uint32_t ones = 0;
@@ -187,6 +188,7 @@ class Dispatcher {
       if (i < 16) held[i] = nb::borrow(tensor);
       else more.push_back(nb::borrow(tensor));
     }
+    if (!session) return nb::none();
     std::span<const uint32_t> wanted(key, arguments.count);
     auto found = plans_.find(hash(wanted));
     if (found == plans_.end()) return nb::none();
@@ -212,6 +214,21 @@ class Dispatcher {
       PyTuple_SET_ITEM(made.ptr(), i, arrays_.make(nb::borrow(PyTuple_GET_ITEM(out.ptr(), i)), session.ptr()).release().ptr());
     return made;
   }
+  // The tensor of a number, borrowed; null: there is no memory that the host may write now. Numbers come again.
+  PyObject* number(float value) {
+    const uint32_t bits = std::bit_cast<uint32_t>(value);
+    if (auto found = numbers_.find(bits); found != numbers_.end()) return found->second.ptr();
+    std::optional<Tensor> tensor;
+    {
+      StreamLock lock(*stream_);  // may let another thread in here
+      tensor = stream_->host_tensor(uint8_t(DType::FLOAT32), {});
+    }
+    if (!tensor) return nullptr;
+    memcpy(tensor->data(), &value, sizeof value);
+    nb::object made = wrap(std::move(*tensor));
+    if (numbers_.size() >= NUMBERS_MAX) numbers_.clear();
+    return (numbers_[bits] = made).ptr();
+  }
   static uint32_t packed(uint32_t dtype, uint32_t rank, uint32_t ones) { return dtype << 16 | rank << 8 | ones; }
   static uint64_t hash(std::span<const uint32_t> key) {
     uint64_t h = key.size();
@@ -222,6 +239,8 @@ class Dispatcher {
   Stream* stream_;
   ArrayType arrays_;
   std::unordered_map<uint64_t, std::vector<Entry>> plans_;
+  static constexpr size_t NUMBERS_MAX = 256;
+  std::unordered_map<uint32_t, nb::object> numbers_;  // by their bits
 };
 }  // namespace
 
@@ -356,14 +375,14 @@ void bind_stream(nb::module_& m) {
   c.def("__init__", [](Stream* s, bool inline_mode, uint64_t arena_bytes_max, uint64_t program_cache_bytes, uint64_t ring_bytes,
                        uint64_t launches_max, int workers, double spin_us, double credit_timeout_s, const std::string& encode_mode,
                        const std::string& target, int threads, int ahead_depth, int ahead_branches,
-                       size_t ahead_max) {
+                       size_t ahead_max, double loop_s) {
      new (s) Stream({inline_mode, arena_bytes_max, program_cache_bytes, ring_bytes, launches_max, workers, spin_us, credit_timeout_s, target,
-                     threads_checked(threads), ahead_depth, ahead_branches, ahead_max});
+                     threads_checked(threads), ahead_depth, ahead_branches, ahead_max, loop_s});
      s->set_default_where(where_named(encode_mode));
    }, nb::arg("inline") = true, nb::arg("arena_bytes_max") = 4ull << 30, nb::arg("program_cache_bytes") = 64ull << 20,
       nb::arg("ring_bytes") = 16ull << 20, nb::arg("launches_max") = 1024, nb::arg("workers") = 0, nb::arg("spin_us") = 200.0,
       nb::arg("credit_timeout_s") = 60.0, nb::arg("encode_mode") = "auto", nb::arg("target") = "", nb::arg("threads") = 1,
-      nb::arg("ahead_depth") = 4, nb::arg("ahead_branches") = 4, nb::arg("ahead_max") = 64)
+      nb::arg("ahead_depth") = 4, nb::arg("ahead_branches") = 4, nb::arg("ahead_max") = 64, nb::arg("loop_s") = 1e6)
       .def("asarray", &as_tensor, nb::arg("array"), nb::arg("dtype") = nb::none(), "Copies an array in, C order. `dtype`: code, for bfloat16 bits.")
       .def("register", [](Stream& s, nb::bytes plan, nb::sequence captured) {
          std::vector<Tensor> tensors;
@@ -409,6 +428,8 @@ void bind_stream(nb::module_& m) {
          if (outermost) s.ended(end_ns);
          s.add_trace(TraceKind::PLAN, begin_ns, end_ns, plan, kernels);
        }, nb::arg("outermost"), nb::arg("begin_ns"), nb::arg("plan"), nb::arg("kernels"), "begin_ns: of time.monotonic_ns().")
+      .def("release_sources", [](Stream& s) { StreamLock l(s); return s.release_sources(); },
+           "Gives up the memory of matrices that are packed, now and later; returns the bytes given up now.")
       .def("close", [](Stream& s) { std::unique_lock lock(s.lock()); s.close(); })
       .def("fail_allocation", [](Stream& s, uint64_t after) { StreamLock l(s); s.arena().fail_after = after; }, nb::arg("after"),
            "Fault injection: the allocation after `after` others fails.");

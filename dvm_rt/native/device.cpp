@@ -14,6 +14,7 @@ Device::Device(const DeviceOptions& options)
             ", allowed those of targets()"));
         return *found;
       }(), options.threads) {
+  machine_.limit_loops(uint64_t(options.loop_s * 1e9));
   for (int fd : options.rings) rings_.emplace_back(fd);
   if (options.trace >= 0) trace_ = Trace(options.trace);
   queue_.resize(LOG_CAPACITY);

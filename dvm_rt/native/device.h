@@ -27,6 +27,7 @@ struct DeviceOptions {
   uint64_t program_bytes_max = 1ull << 30;  // of all programs together
   std::string target;
   int threads = 1;  // that run kernels
+  double loop_s = 1e6;  // that loops of a launch may take
 };
 
 class Device {

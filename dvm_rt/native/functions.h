@@ -558,7 +558,8 @@ template <Precision P> FN D hypotd(D x, D y) {
 
 FN V nextafterv(V x, V y) {
   const Vi i = bits(x), up = (x < y) == (i >= 0);  // away from zero
-  V r = bits(x == E(0) ? (bits(y) & SIGN) | 1 : up ? i + 1 : i - 1);
+  const Vi next = (Vi)((Vu)i - 1 - 2 * (Vu)up);  // 1 more or less; unsigned, because lanes that are dropped may wrap
+  V r = bits(x == E(0) ? (bits(y) & SIGN) | 1 : next);
   r = x == y ? y : r;
   return (x != x) | (y != y) ? all(NaN) : r;
 }

@@ -230,10 +230,25 @@ size_t Machine::following(const SectionView& section, size_t number, const uint8
   if (SectionKind(head.kind) != SectionKind::LOOP) return number + 1 + (set ? 0 : size_t(head.depth));
   int64_t& times = times_[number];
   const bool more = ++times < head.dims[0];
-  if (more && (set || !flag)) return number - size_t(head.depth);
+  if (more && (set || !flag)) return --until_look_ || !late(number) ? number - size_t(head.depth) : number;
   times = 0;
   if (set) threads_[0].context->trap = {TrapCode::LOOP_LIMIT, uint16_t(number), 0, head.dims[0], head.dims[0]};
   return number + 1;
+}
+
+// A look at the clock as a loop goes back, which traps when the time is over. Where bodies take microseconds the next looks are
+// rarer, so that they cost nothing; one body that takes long makes each of them a look again.
+bool Machine::late(size_t number) {
+  constexpr int LOOK_EVERY = 64;
+  constexpr uint64_t LONG_NS = 1'000'000, MS = 1'000'000;
+  const uint64_t now = now_ns();
+  if (!loops_began_ns_) loops_began_ns_ = looked_ns_ = now;
+  until_look_ = now - looked_ns_ < LONG_NS ? LOOK_EVERY : 1;
+  looked_ns_ = now;
+  const uint64_t passed = now - loops_began_ns_;
+  if (passed <= loop_ns_max_) return false;
+  threads_[0].context->trap = {TrapCode::STOPPED, uint16_t(number), 0, int64_t(passed / MS), int64_t(loop_ns_max_ / MS)};
+  return true;
 }
 
 Trap Machine::run(const VerifiedProgram& program, std::span<const Binding> args, uint8_t* workspace) {
@@ -252,6 +267,7 @@ Trap Machine::run(const VerifiedProgram& program, std::span<const Binding> args,
   if (program.zero_workspace()) memset(workspace, 0, head.workspace_bytes);
 
   host_calls_.clear();
+  until_look_ = 1, loops_began_ns_ = 0;
   if (pool_ && program.split_ns() >= WAKE_NS) pool_->wake();
   const FloatMode float_mode;
   Context& context = *threads_[0].context;

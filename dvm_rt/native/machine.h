@@ -38,12 +38,16 @@ class Machine {
   const std::vector<HostSpan>& host_calls() const { return host_calls_; }  // of the last run()
   int threads() const { return int(threads_.size()); }
   uint64_t sections_split() const { return sections_split_; }
+  // Ends a program with TrapCode::STOPPED when its loops go on after so long. They look at the clock as they go back, and
+  // not each time: a body is short.
+  void limit_loops(uint64_t ns) { loop_ns_max_ = ns; }
   // Cuts every section into (at most) so many parts, however little work it is; 0: as split.h says. For tests.
   void cut_always(int64_t parts) { parts_always_ = parts; }
 
  private:
   Trap run_host(const SectionRun& run);
   size_t following(const SectionView& section, size_t number, const uint8_t* flag);
+  bool late(size_t number);
   struct Thread {
     std::unique_ptr<Context> context;
     uint8_t* scratch = nullptr;
@@ -69,6 +73,8 @@ class Machine {
   int64_t parts_always_ = 0;
   uint64_t sections_split_ = 0;
   std::vector<HostSpan> host_calls_;
+  uint64_t loop_ns_max_ = ~0ull, looked_ns_ = 0, loops_began_ns_ = 0;  // of this run; 0: not yet
+  int until_look_ = 1;                                                // times that loops go back
   std::vector<int64_t> times_;  // by number of a LOOP section: how often its body has run since the loop was entered
 };
 

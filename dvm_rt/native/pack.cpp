@@ -47,4 +47,64 @@ std::vector<uint8_t> pack_program(const PackKey& key) {
   return {bytes, bytes + sizeof p};
 }
 
+bool packs_all(const PackKey& key, uint64_t bytes) {
+  const bool rows = key.stride_n == 1 && key.stride_k == key.n, columns = key.stride_k == 1 && key.stride_n == key.k;
+  return key.offset == 0 && (rows || columns) && uint64_t(key.k) * uint64_t(key.n) * DTYPE_BYTES[key.dtype] == bytes;
+}
+
+namespace {
+// Sections of one program, one behind the other.
+struct Copies {
+  std::vector<uint8_t> bytes = std::vector<uint8_t>(sizeof(ProgramHead) + 2 * sizeof(ProgramArg));
+  uint32_t count = 0;
+  uint64_t fuel = 0;
+  uint8_t dtype;
+
+  explicit Copies(uint8_t dtype) : dtype(dtype) {}
+
+  // dims: innermost first; bases and strides in elements.
+  void add(const int64_t (&dims)[3], int64_t from, const int64_t (&steps_from)[3], int64_t to, const int64_t (&steps_to)[3]) {
+    const int64_t size = DTYPE_BYTES[dtype];
+    struct {
+      Section section{};
+      Operand operands[2]{};
+    } part;
+    part.section.kind = uint16_t(SectionKind::COPY), part.section.dtype = uint8_t(DType::FLOAT32);
+    part.section.rank = 3, part.section.operand_count = 2, part.section.bytes = sizeof part;
+    std::fill(std::begin(part.section.dims), std::end(part.section.dims), 1);
+    std::copy(dims, dims + 3, part.section.dims);
+    part.operands[0] = {0, dtype, READ, uint16_t(NONE), 0, from * size, 0, 0, {steps_from[0] * size, steps_from[1] * size, steps_from[2] * size}};
+    part.operands[1] = {1, dtype, WRITE, uint16_t(NONE), 0, to * size, 0, 0, {steps_to[0] * size, steps_to[1] * size, steps_to[2] * size}};
+    auto* begin = reinterpret_cast<const uint8_t*>(&part);
+    bytes.insert(bytes.end(), begin, begin + sizeof part);
+    fuel += uint64_t((dims[0] * dims[1] * dims[2] + 15) / 16 + 1);
+    ++count;
+  }
+};
+}  // namespace
+
+std::vector<uint8_t> unpack_program(const PackKey& key) {
+  const uint8_t dtype = uint8_t(key.dtype);
+  Copies out(dtype);
+  const int64_t slice = slice_k(key.k), full = key.n / PANEL, rest = key.n % PANEL;
+  for (int64_t k = 0; k < key.k; k += slice) {
+    const int64_t count = std::min(slice, key.k - k), from = k * PANEL * panels(key.n), to = k * key.stride_k;
+    if (full)
+      out.add({PANEL, count, full}, from, {1, PANEL, count * PANEL}, to, {key.stride_n, key.stride_k, PANEL * key.stride_n});
+    if (rest)
+      out.add({rest, count, 1}, from + full * count * PANEL, {1, PANEL, 0}, to + full * PANEL * key.stride_n, {key.stride_n, key.stride_k, 0});
+  }
+  ProgramHead head{};
+  head.magic = PROGRAM_MAGIC, head.version = VERSION, head.section_count = out.count, head.table_hash = TABLE_HASH;
+  head.bytes = uint32_t(out.bytes.size()), head.arg_count = 2, head.fuel = out.fuel;
+  const ProgramArg args[2] = {{packed_bytes(key), READ, dtype, 0, uint32_t(ARENA_ALIGN)},
+                              {pack_source_bytes(key), WRITE, dtype, 0, uint32_t(DTYPE_BYTES[dtype])}};
+  memcpy(out.bytes.data() + sizeof head, args, sizeof args);
+  memcpy(out.bytes.data(), &head, sizeof head);
+  constexpr size_t checked_from = offsetof(ProgramHead, checksum) + 8;
+  head.checksum = checksum(out.bytes.data() + checked_from, out.bytes.size() - checked_from);
+  memcpy(out.bytes.data(), &head, sizeof head);
+  return std::move(out.bytes);
+}
+
 }  // namespace dvm

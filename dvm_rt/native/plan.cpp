@@ -75,6 +75,7 @@ struct Checker {
         return check.below("parameter", b.index, plan.parameters().size()) &&
                check.below("pack", b.pack, plan.packs().size()) &&
                check.is(plan.packs()[b.pack].parameter == b.index, "pack", b.pack, "a pack of the parameter") &&
+               check.below("packs side by side", size_t(b.pack) + plan.packs()[b.pack].reserved, plan.packs().size()) &&
                check.is(b.dtype == plan.parameters()[b.index].dtype, "dtype", b.dtype, "that of the parameter");
       case BufferRole::OUTPUT:
         if (b.pack != NONE && !(check.below("parameter that an output continues", b.pack, plan.parameters().size()) &&

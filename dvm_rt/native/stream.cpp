@@ -5,6 +5,7 @@
 #include <unistd.h>
 #include <algorithm>
 #include <cstring>
+#include "matmul.h"
 #include "pack.h"
 
 namespace dvm {
@@ -36,6 +37,7 @@ Stream::Stream(const StreamOptions& options)
             ", allowed those of targets()"));
         return *found;
       }(), options.inline_mode ? options.threads : 1) {
+  machine_.limit_loops(uint64_t(options.loop_s * 1e9));
   watch_forks();
   fork_generation_ = fork_generation;
   plans_.push_back(std::make_unique<PlanState>());  // number 0: packing
@@ -196,34 +198,118 @@ std::optional<Tensor> Stream::host_tensor(uint8_t dtype, std::span<const int64_t
 
 void Stream::reserve_workspace(uint64_t bytes) {
   if (!bytes || (workspace_ && workspace_->bytes >= bytes)) return;
-  uint64_t grown = std::max(bytes, workspace_ ? workspace_->bytes * 2 : 1 << 16);
+  uint64_t grown = std::max<uint64_t>(bytes + bytes / 16, 1 << 16);
   workspace_ = {};  // launches in flight go on using it; the stream's order makes that safe
   Buffer* buffer = arena_->allocate(grown, done(), Writer::LAUNCH, Use::WORKSPACE);
   workspace_ = BufferRef(buffer ? buffer : output_buffer(bytes, Use::WORKSPACE));
 }
 
-// The packed form of a parameter, made on first use and kept as long as its source.
-Buffer* Stream::packed(const Tensor& source, const PackKey& plan_key) {
-  PackKey key = plan_key;
-  key.offset += int64_t(source.offset / DTYPE_BYTES[key.dtype]);
-  for (Packed& form : source.buffer->packed)
-    if (form.key == key) return form.buffer.get();
-  int64_t symbols[] = {plan_key.k, plan_key.n, plan_key.stride_k, plan_key.stride_n, plan_key.offset, plan_key.dtype};
-  uint64_t hash = hash_of(symbols);
-  PlanState& plan = *plans_[0];
-  Instance* instance = find(plan, symbols, hash);
-  if (!instance) instance = &make_instance(plan, symbols, hash);
-  BufferRef destination(output_buffer(instance->buffer_bytes[1], Use::PACKED));
-  if (instance->buffer_bytes[0] > source.bytes)
-    throw Error("ShapeError", say("stream: pack: bytes of the source, got ", source.bytes,
-        ", allowed at least ", instance->buffer_bytes[0]));
-  touch(*instance);
+// The packed form of a parameter, or of several side by side, made on first use and kept as long as its (first) source.
+Buffer* Stream::packed(std::span<const PlanPack> packs, std::span<const PackKey> keys) {
+  const Tensor& first = *parameters_[packs[0].parameter];
+  auto placed = [](const Tensor& source, PackKey key) { return key.offset += int64_t(source.offset / DTYPE_BYTES[key.dtype]), key; };
+  const PackKey key = placed(first, keys[0]);
+  parts_.clear();
+  for (size_t i = 1; i < packs.size(); ++i) {
+    const Tensor& source = *parameters_[packs[i].parameter];
+    parts_.push_back({source.buffer.get(), source.buffer->serial, placed(source, keys[i])});
+  }
+  for (Packed& form : first.buffer->packed)
+    if (form.key == key && form.more == parts_) return form.buffer.get();
+  uint64_t bytes = 0;
+  for (size_t i = 0; i < packs.size(); ++i) {
+    const Tensor& source = *parameters_[packs[i].parameter];
+    const bool beside = i + 1 < packs.size();  // others follow: they begin at a panel
+    if (keys[i].k != keys[0].k || keys[i].dtype != keys[0].dtype || (beside && keys[i].n % PANEL) || keys[i].n <= 0)
+      throw Error("ShapeError", say("stream: pack: matrix ", i, " of ", packs.size(), " side by side, got ", keys[i].k, " by ", keys[i].n,
+          ", allowed ", keys[0].k, " rows, columns that fill panels, and one dtype"));
+    if (pack_source_bytes(keys[i]) > source.bytes)
+      throw Error("ShapeError", say("stream: pack: bytes of the source, got ", source.bytes,
+          ", allowed at least ", pack_source_bytes(keys[i])));
+    bytes += packed_bytes(keys[i]);
+  }
+  BufferRef form(output_buffer(bytes, Use::PACKED));
   ++counters_.packs;
-  Argument arguments[] = {{source.buffer.get(), source.arena_offset(), source.bytes, false},
-                          {destination.get(), destination->offset, destination->bytes, true}};
-  submit(*instance, arguments);
-  source.buffer->packed.push_back({key, std::move(destination)});
-  return source.buffer->packed.back().buffer.get();
+  if (packs.size() == 1) {
+    pack(first, keys[0], *form.get(), 0);
+  } else {
+    const int64_t slice = slice_k(key.k), element = DTYPE_BYTES[key.dtype], columns = int64_t(bytes) / element / key.k;
+    for (int64_t k = 0; k < key.k; k += slice) {
+      uint64_t at = uint64_t(k * columns * element);
+      for (size_t i = 0; i < packs.size(); ++i) {
+        PackKey part = keys[i];
+        part.k = std::min(slice, key.k - k), part.offset += k * part.stride_k;
+        pack(*parameters_[packs[i].parameter], part, *form.get(), at);
+        at += packed_bytes(part);
+      }
+    }
+  }
+  auto& forms = first.buffer->packed;
+  std::erase_if(forms, [&](const Packed& old) {  // beside matrices that are no more
+    return std::any_of(old.more.begin(), old.more.end(), [](const PackPart& p) { return p.source->serial != p.serial || p.source->dead; });
+  });
+  forms.push_back({key, parts_, std::move(form)});
+  return forms.back().buffer.get();
+}
+
+void Stream::pack(const Tensor& source, const PackKey& key, Buffer& form, uint64_t at) {
+  if (source.buffer->gone) restore(*source.buffer.get());
+  Instance& instance = packing(key, false);
+  const Argument arguments[] = {{source.buffer.get(), source.arena_offset(), source.bytes, false},
+                                {&form, form.offset + at, packed_bytes(key), true}};
+  submit(instance, arguments);
+}
+
+// The program that packs, or (`back`) unpacks.
+Instance& Stream::packing(const PackKey& key, bool back) {
+  const int64_t symbols[] = {key.k, key.n, key.stride_k, key.stride_n, key.offset, key.dtype, back};
+  const uint64_t hash = hash_of(symbols);
+  PlanState& plan = *plans_[0];
+  Instance* found = find(plan, symbols, hash);
+  Instance& instance = found ? *found : make_instance(plan, symbols, hash);
+  touch(instance);
+  return instance;
+}
+
+// ---- sources of packed forms --------------------------------------------------------------------------------------
+
+static bool unpacks(const Packed& form, const Buffer& source) { return form.more.empty() && packs_all(form.key, source.bytes); }
+
+bool Stream::may_give_up(const Buffer& buffer) const {
+  if (buffer.use != Use::TENSOR || buffer.viewed || buffer.gone || buffer.failure) return false;
+  if (!buffer.block || buffer.extent) return false;  // others share its memory
+  return std::any_of(buffer.packed.begin(), buffer.packed.end(), [&](const Packed& form) { return unpacks(form, buffer); });
+}
+
+// Whether a plan also reads the matrix itself.
+bool Stream::wanted_as_it_is(const PlanState& state, const Buffer* buffer) const {
+  for (auto& b : state.plan->buffers())
+    if (BufferRole(b.role) == BufferRole::PARAMETER && parameters_[b.index]->buffer.get() == buffer) return true;
+  return false;
+}
+
+uint64_t Stream::release_sources() {
+  release_sources_ = true;
+  uint64_t bytes = 0;
+  arena_->for_each([&](Buffer& buffer) {
+    if (may_give_up(buffer)) bytes += buffer.bytes, arena_->give_up(&buffer);
+  });
+  return bytes;
+}
+
+void Stream::restore(Buffer& buffer) {
+  for (Packed& form : buffer.packed) {
+    if (!unpacks(form, buffer)) continue;
+    Instance& instance = packing(form.key, true);
+    arena_->take(&buffer, output_buffer(buffer.bytes, Use::TENSOR));
+    const Argument arguments[] = {{form.buffer.get(), form.buffer->offset, form.buffer->bytes, false}, {&buffer, buffer.offset, buffer.bytes, true}};
+    try {
+      return submit(instance, arguments);
+    } catch (...) {  // no room in the log: it stays gone
+      arena_->give_up(&buffer);
+      throw;
+    }
+  }
 }
 
 void Stream::prepare(uint32_t number, std::span<const Tensor* const> args) {
@@ -259,10 +345,14 @@ void Stream::prepare_parts(PlanState& state, std::span<const Tensor* const> args
     uint64_t bytes = instance.buffer_bytes[b];
     if (BufferRole(buffers[b].role) == BufferRole::PARAMETER) {
       const Tensor& t = *parameters_[buffers[b].index];
+      if (t.buffer->gone) restore(*t.buffer.get());
       arguments_.push_back({t.buffer.get(), t.arena_offset(), t.bytes, false});
     } else if (BufferRole(buffers[b].role) == BufferRole::PACKED) {
-      const PackKey& key = instance.packs[buffers[b].pack];
-      Buffer* form = key.k > 0 && key.n > 0 && !instance.empty ? packed(*parameters_[buffers[b].index], key) : nullptr;
+      const size_t pack = buffers[b].pack, count = 1 + state.plan->packs()[pack].reserved;
+      const std::span keys(&instance.packs[pack], count);
+      const Tensor& source = *parameters_[buffers[b].index];
+      Buffer* form = keys[0].k > 0 && keys[0].n > 0 && !instance.empty ? packed(state.plan->packs().subspan(pack, count), keys) : nullptr;
+      if (release_sources_ && may_give_up(*source.buffer.get()) && !wanted_as_it_is(state, source.buffer.get())) arena_->give_up(source.buffer.get());
       arguments_.push_back({form, form ? form->offset : 0, form ? form->bytes : 0, false});
     } else {
       const uint16_t continues = buffers[b].pack;

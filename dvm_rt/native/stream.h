@@ -52,6 +52,7 @@ struct StreamOptions {
   int ahead_depth = 4;     // calls ahead of the last one whose programs are made while the caller waits; 0: none
   int ahead_branches = 4;  // of those that may come next
   size_t ahead_max = 64;   // programs that were guessed and not called yet
+  double loop_s = 1e6;  // that loops of a launch may take, inline
 };
 
 struct PlanState;
@@ -148,6 +149,10 @@ class Stream {
   std::vector<Tensor>& outputs() { return outputs_; }
   void retire();  // takes events and commits into account
   void flush();   // pushes what found no room before
+  // Gives up the memory of matrices that are packed for the matrix unit, now and as soon as they are from now on; returns
+  // the bytes. Who needs one of them as it was gets it unpacked again (restore).
+  uint64_t release_sources();
+  void restore(Buffer& buffer);  // its memory is there again, once the launch that writes it is done
   void fail(Error error);  // everybody who waits or comes gets this
   void close();
 
@@ -233,7 +238,11 @@ class Stream {
   void guess(const RunAhead::Call& call);
   void drop_guesses(size_t keep);
 
-  Buffer* packed(const Tensor& source, const PackKey& key);
+  Buffer* packed(std::span<const PlanPack> packs, std::span<const PackKey> keys);
+  void pack(const Tensor& source, const PackKey& key, Buffer& form, uint64_t at);
+  Instance& packing(const PackKey& key, bool back);
+  bool may_give_up(const Buffer& buffer) const;
+  bool wanted_as_it_is(const PlanState& state, const Buffer* buffer) const;
   Buffer* output_buffer(uint64_t bytes, Use use);
   Buffer* grown(const Tensor& from, uint64_t bytes);
   Error out_of_memory(uint64_t bytes);
@@ -279,6 +288,7 @@ class Stream {
   StreamCounters counters_;
 
   BufferRef workspace_;
+  bool release_sources_ = false;
   std::vector<uint8_t> scratch_;
   std::span<const uint8_t> given_;  // the program of the instance that is being made; empty: it is encoded
   std::vector<std::pair<Buffer*, uint64_t>> extents_;  // what this call has grown, and how far it reached before
@@ -291,6 +301,7 @@ class Stream {
   std::vector<BufferRef> made_;
   std::vector<Tensor> outputs_;
   std::vector<const Tensor*> parameters_;
+  std::vector<PackPart> parts_;
   Instance* prepared_ = nullptr;
 };
 

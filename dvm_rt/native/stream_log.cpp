@@ -22,7 +22,9 @@ static Failure trapped(uint64_t seq, const Instance& instance, const Trap& trap)
     allowed = range ? say(-trap.allowed, " to ", trap.allowed - 1) : "inputs and attributes that fit each other, and memory for them";
   }
   if (trap.code == TrapCode::LOOP_LIMIT) what = "a loop that would go on", allowed = say(trap.allowed, " iterations");
-  return failure_of({"DeviceTrap", say("device: launch ", seq, " of plan ", instance.plan->number, ", section ", trap.section, ", word ",
+  const bool late = trap.code == TrapCode::STOPPED;
+  if (late) what = "a loop that goes on", allowed = say(trap.allowed, " ms");
+  return failure_of({late ? "DeviceTimeoutError" : "DeviceTrap", say("device: launch ", seq, " of plan ", instance.plan->number, ", section ", trap.section, ", word ",
       trap.word, ": ", what, ", got ", trap.got, ", allowed ", allowed),
       {{"code", int64_t(trap.code)}, {"got", trap.got}, {"allowed", trap.allowed}}});
 }

@@ -135,6 +135,7 @@ void Stream::describe(Instance& instance) {
     const int64_t* s = instance.symbols.data();
     PackKey key{s[0], s[1], s[2], s[3], s[4], s[5]};
     instance.buffer_bytes = {pack_source_bytes(key), packed_bytes(key)};
+    if (s[6]) std::swap(instance.buffer_bytes[0], instance.buffer_bytes[1]);
     return;
   }
   const Plan& plan = *state.plan;
@@ -227,7 +228,8 @@ std::span<const uint8_t> Stream::encode(Instance& instance, Failure& failure, bo
   size_t bytes = 0;
   if (!state.plan) {
     const int64_t* s = instance.symbols.data();
-    scratch_ = pack_program({s[0], s[1], s[2], s[3], s[4], s[5]});
+    const PackKey key{s[0], s[1], s[2], s[3], s[4], s[5]};
+    scratch_ = s[6] ? unpack_program(key) : pack_program(key);
     bytes = scratch_.size();
   } else {
     if (!evaluated) evaluate(state, instance.symbols);

@@ -5,7 +5,7 @@ device that dies is followed by another, which goes on at the word `done`."""
 
 from __future__ import annotations
 
-from dvm_rt import _native
+from dvm_rt import _native, config
 
 SLICE_US = 50_000.0  # of the native loop: bounds the time that a wake-up that died with its sender can cost
 
@@ -15,7 +15,7 @@ def main(request: dict, fds: dict[str, int]) -> None:
     rings = [fds[f"ring{i}"] for i in range(request["rings"])]
     device = _native.Device(
         fds["control"], fds["arena"], rings, fds["eventfd"], request["spin_us"], fds["trace"], request["target"],
-        request["threads"],
+        request["threads"], config.number("loop_s"),
     )  # fmt: skip
     while True:
         device.serve(SLICE_US)

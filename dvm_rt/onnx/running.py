@@ -10,7 +10,8 @@ segment's nodes run one by one, as lazy arrays."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 
 import numpy as np
@@ -32,7 +33,7 @@ from dvm_rt.graph.operators import Lowering
 from dvm_rt.graph.symbols import Dim
 from dvm_rt.onnx import numpy_names, operators, table
 from dvm_rt.onnx.model import DEPTH_MAX, Graph, Model, Node, _Reader, renamed
-from dvm_rt.onnx.table import HOST, RAW, STEP, Call, Row
+from dvm_rt.onnx.table import HOST, LIFTS, RAW, STEP, Call, Row
 from dvm_rt.onnx.values import (
     HostKey,
     Untraceable,
@@ -49,6 +50,7 @@ VARIANTS_MAX = 32  # values of host inputs that a segment is traced for
 INSTRUCTIONS, HOST_FUNCTION, HOST_PATH, FOLDED, CONTROL, INLINED = (
     "instructions", "host function", "host", "shapes and constants", "control flow", "function body"
 )  # fmt: skip
+_NOTHING: set[int] = set()
 _PLAIN = (ValueError, IndexError, TypeError, KeyError, ZeroDivisionError, OverflowError, AttributeError)
 Environment = dict[str, Value]
 
@@ -64,7 +66,18 @@ class Running:
         self.host_only: set[int] = set()  # nodes whose dtypes no instruction takes
         self.bodies: dict[tuple, Graph] = {}
         self.depth = 0
+        self._thread = threading.local()
         self.main = self.plan(model.graph)
+
+    @property
+    def given(self) -> dict[int, Value]:
+        """By id, the host values of the run in this thread that were given, or made of such: what NumPy makes of them is counted."""
+        return self._thread.__dict__.setdefault("given", {})
+
+    def run(self, env: Environment) -> list[Value]:
+        """The outputs of the main graph."""
+        self._thread.given = {id(v): v for v in env.values() if isinstance(v, np.ndarray)}
+        return self.main.run(env, _NOTHING)
 
     def plan(self, graph: Graph) -> GraphPlan:
         found = self.plans.get(id(graph))
@@ -125,11 +138,14 @@ class Running:
         if row.kind is RAW:
             self.note(node, CONTROL if any(isinstance(a, Graph) for a in node.attributes.values()) else FOLDED)
             return row.function(Call(node, dvm, run_graph), *inputs)
+        if row.kind is LIFTS:
+            self.note(node, CONTROL if any(isinstance(a, Graph) for a in node.attributes.values()) else INSTRUCTIONS)
+            return row.function(Call(node, dvm, run_graph), *inputs)
         for i in row.on_host:
             if i < len(inputs):
                 inputs[i] = fetch(inputs[i])
         data = [i for i in range(len(inputs)) if i not in row.on_host and inputs[i] is not None]
-        if not any(isinstance(inputs[i], Array) for i in data):
+        if not any(isinstance(inputs[i], Array) for i in data) and not self._is_given(inputs[i] for i in data):
             try:
                 result = self._on_host(row, node, inputs, run_graph)
                 self.note(node, FOLDED if row.kind is not HOST else HOST_PATH)
@@ -155,6 +171,11 @@ class Running:
             self.note(node, _lowering(value, lifted))
         return result
 
+    def _is_given(self, data: Iterable[Value]) -> bool:
+        """Whether a host value is no constant and no size: outside of a trace, the machine computes with it."""
+        given = self.given
+        return bool(given) and not _tracing() and any(id(x) in given for x in data)
+
     def _on_host(self, row: Row, node: Node, inputs: list[Value], run_graph: Callable) -> object:
         with np.errstate(all="ignore"):
             result = row.function(Call(node, numpy_names, run_graph), *inputs)
@@ -167,7 +188,9 @@ class Running:
         if _tracing():
             raise Untraceable
         self.note(node, HOST_PATH)
-        return self._on_host(row, node, [fetch(x) for x in inputs], run_graph)
+        result = self._on_host(row, node, [fetch(x) for x in inputs], run_graph)
+        self.given.update((id(v), v) for v in (result if isinstance(result, (list, tuple)) else [result]))
+        return result
 
     # ---- operators that ONNX defines by others ----
 
@@ -322,6 +345,16 @@ class GraphPlan:
             else:
                 position = segment.end
 
+    def alone(self) -> tuple[Segment, Function, tuple[str, ...]] | None:
+        """The one segment that the graph is, its function and the names of its arguments, if that is all and every argument an array."""
+        segment = self.segments.get(0)
+        if self.steps or self.cuts or self.host_names or segment is None or segment.end != len(self.graph.nodes) or segment.variants:
+            return None
+        if len(segment.functions) != 1 or any(v.name not in segment.outputs for v in self.graph.outputs):
+            return None
+        ((names, function),) = segment.functions.items()
+        return segment, function, names
+
     def _end(self, start: int) -> int:
         stops = [i for i in (*self.cuts, *self.steps) if i > start]
         return min(stops, default=len(self.graph.nodes))
@@ -377,7 +410,7 @@ class Segment:
             self.variants.add(statics)
         results = self._function(tuple(names))(*arguments)
         for name, value in zip(self.outputs, results if len(self.outputs) != 1 else (results,), strict=True):
-            env[name] = _opened(value)
+            env[name] = opened(value)
 
     def _function(self, names: tuple[str, ...]) -> Function:
         found = self.functions.get(names)
@@ -399,15 +432,29 @@ class Segment:
             return HostKey(value)
 
     def _traced(self, names: tuple[str, ...], *arguments: object) -> object:
-        env = {**self.plan.graph.constants, **self.fixed, **{n: _opened(a) for n, a in zip(names, arguments, strict=True)}}
+        env = {**self.plan.graph.constants, **self.fixed, **{n: opened(a) for n, a in zip(names, arguments, strict=True)}}
         self.plan.running.interpret(self.nodes, env, self.constants, self.start)
+        self._note_values(names, arguments, env)
         results = tuple(_closed(env[n]) for n in self.outputs)
         return results[0] if len(results) == 1 else results
 
 
-def _opened(value: object) -> Value:
+    def _note_values(self, names: tuple[str, ...], arguments: tuple, env: Environment) -> None:
+        """A result that NumPy made of values that were given, not of sizes: its node ran on the host, whatever else it is for."""
+        given = {n for n, a in zip(names, arguments, strict=True) if isinstance(a, HostKey)}
+        for node in self.nodes if given else ():
+            row = table.find(node)
+            read = {n for i, n in enumerate(node.inputs) if row is None or i not in row.on_host}  # not: shapes, counts
+            if (row is None or row.kind is not RAW) and given & read:
+                made = {n for n in node.outputs if n and isinstance(env[n], np.ndarray)}
+                given |= made
+                if made & set(self.outputs):
+                    self.plan.running.note(node, HOST_PATH)
+
+
+def opened(value: object) -> Value:
     if isinstance(value, tuple):
-        return tuple(map(_opened, value))
+        return tuple(map(opened, value))
     return value.array if isinstance(value, HostKey) else value
 
 

@@ -14,14 +14,19 @@ import numpy as np
 import onnx
 
 import dvm_rt as dvm
-from dvm_rt.array.array import Array
+from dvm_rt.array.array import Array, wrap
+from dvm_rt.array.function import Function
+from dvm_rt.array.session import session
 from dvm_rt.errors import DTypeError, GraphError, ShapeError
 from dvm_rt.onnx import model as files
 from dvm_rt.onnx.model import Value as Declared
-from dvm_rt.onnx.running import CONTROL, FOLDED, HOST_FUNCTION, HOST_PATH, INLINED, INSTRUCTIONS, Running
-from dvm_rt.onnx.values import fetch, numpy_dtype
+from dvm_rt.onnx.running import CONTROL, FOLDED, HOST_FUNCTION, HOST_PATH, INLINED, INSTRUCTIONS, Running, Segment, opened
+from dvm_rt.onnx.values import BFLOAT16, Untraceable, ValueNeeded, fetch, lift, numpy_dtype
 
 Feed = object
+_FLOATS = {np.dtype(t) for t in (np.float16, np.float32, np.float64, BFLOAT16)}
+_WHOLE = {np.dtype(t) for t in ("bool", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8")}
+SIZES_MAX = 64  # most elements of a vector of sizes: whole numbers that may be one stay on the host until somebody computes with them
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +64,7 @@ class Session:
         self._declared = {v.name: v for v in graph.inputs}
         self._optional = {v.name for v in graph.inputs if v.name in graph.constants}
         self._running = Running(model)
+        self._direct: _Direct | None = None
 
     def run(self, *arguments: object) -> list[object]:
         """The outputs, in order, as NumPy arrays (read-only views of device memory). Raises ShapeError, DTypeError,
@@ -80,12 +86,9 @@ class Session:
         return dict(zip([o.name for o in self.outputs], self._launched(None, feeds), strict=True))
 
     def _launched(self, names: Sequence[str] | None, feeds: Mapping[str, Feed]) -> list[object]:
-        env = {name: self._fed(name, value) for name, value in feeds.items()}
-        missing = [p.name for p in self.inputs if p.name not in env and p.kind != "optional"]
-        if missing:
-            raise GraphError(f"onnx: {self.model.file}: inputs are missing, got {sorted(feeds)}, allowed {[p.name for p in self.inputs]}")
-        env |= {p.name: None for p in self.inputs if p.name not in env}
-        values = self._running.main.run(env, set())
+        values = self._direct.launched(feeds) if self._direct is not None else None
+        if values is None:
+            values = self._in_steps(feeds)
         if names is None:
             return values
         by_name = dict(zip([o.name for o in self.outputs], values, strict=True))
@@ -93,6 +96,17 @@ class Session:
         if unknown:
             raise GraphError(f"onnx: {self.model.file}: outputs, got {unknown}, allowed {list(by_name)}")
         return [by_name[n] for n in names]
+
+    def _in_steps(self, feeds: Mapping[str, Feed]) -> list[object]:
+        env = {name: self._fed(name, value) for name, value in feeds.items()}
+        missing = [p.name for p in self.inputs if p.name not in env and p.kind != "optional"]
+        if missing:
+            raise GraphError(f"onnx: {self.model.file}: inputs are missing, got {sorted(feeds)}, allowed {[p.name for p in self.inputs]}")
+        env |= {p.name: None for p in self.inputs if p.name not in env}
+        values = self._running.run(env)
+        found = self._running.main.alone()
+        self._direct = _direct(self, *found) if found is not None else None
+        return values
 
     def _fed(self, name: str, value: Feed) -> object:
         declared = self._declared.get(name)
@@ -104,7 +118,9 @@ class Session:
         if isinstance(fed, np.ndarray) and fed.dtype.kind in "UST":
             fed = fed.astype(object)
         _check(self.model.file, declared, fed)
-        return fed
+        if isinstance(fed, np.ndarray) and fed.dtype not in _FLOATS and (fed.dtype not in _WHOLE or (fed.ndim < 2 and fed.size <= SIZES_MAX)):
+            return fed
+        return lift(fed)
 
     def explain(self) -> list[Placed]:
         """What ran where, node by node, of the runs so far."""
@@ -120,6 +136,50 @@ class Session:
 
     def __repr__(self) -> str:
         return f"<dvm_rt.onnx.Session {self.model.file}: {[p.name for p in self.inputs]} -> {[p.name for p in self.outputs]}>"
+
+
+@dataclass(slots=True)
+class _Direct:
+    """A model that is one segment whose inputs are arrays: feeds are checked and copied in, one call, outputs by position. What does
+    not fit goes the long way, which says what is wrong with it."""
+
+    ports: tuple[tuple[str, np.dtype, int, tuple[tuple[int, int], ...]], ...]  # name, dtype, rank, (axis, size) of sizes that are numbers
+    function: Function
+    places: tuple[int, ...] | None  # of the model's outputs in what the function gives; None: it gives the only one
+
+    def launched(self, feeds: Mapping[str, Feed]) -> list[object] | None:
+        """The outputs; None where the feeds, or what is found out about the model by tracing, need the long way."""
+        if len(feeds) != len(self.ports):
+            return None
+        of, arguments = session(), []
+        put = of.stream.asarray
+        for name, dtype, rank, fixed in self.ports:
+            value = feeds.get(name)
+            if value.__class__ is not np.ndarray or value.dtype != dtype or value.ndim != rank:
+                return None
+            for axis, size in fixed:
+                if value.shape[axis] != size:
+                    return None
+            arguments.append(wrap(put(value), of))
+        try:
+            results = self.function(*arguments)
+        except (ValueNeeded, Untraceable):
+            return None
+        if self.places is None:
+            return [opened(results)]
+        return [opened(results[i]) for i in self.places]
+
+
+def _direct(of: Session, segment: Segment, function: Function, names: tuple[str, ...]) -> _Direct | None:
+    """The short way of a model that one segment is, if all its inputs are tensors of declared types that the machine has."""
+    declared = [of._declared.get(n) for n in names]
+    if len(names) != len(of.inputs) or any(d is None or d.dtype is None or d.shape is None for d in declared):
+        return None
+    if any(d.dtype not in _FLOATS | _WHOLE or d.dtype == BFLOAT16 for d in declared):
+        return None
+    ports = [(d.name, d.dtype, len(d.shape), tuple((i, n) for i, n in enumerate(d.shape) if isinstance(n, int))) for d in declared]
+    places = tuple(segment.outputs.index(o.name) for o in of.outputs)
+    return _Direct(tuple(ports), function, None if len(segment.outputs) == 1 else places)
 
 
 def fetch_output(value: object) -> object:

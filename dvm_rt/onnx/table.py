@@ -8,6 +8,7 @@ Kinds of rows:
     HOST   NumPy alone (strings, the long tail); ends a traced segment unless all inputs are host values
     STEP   control flow, and sizes that depend on values: runs by itself, between segments
     RAW    takes values as they come (Shape, Identity, sequences), inside of a trace too
+    LIFTS  takes values as they come, and makes arrays of them itself: always lowered
 
 An operator without a row runs by its function body, where ONNX defines one; else it is an UnsupportedOperatorError."""
 
@@ -19,12 +20,14 @@ from enum import Enum
 
 import numpy as np
 
+from dvm_rt.array import tracing
+from dvm_rt.array.array import Array
 from dvm_rt.errors import UnsupportedOperatorError
 from dvm_rt.onnx.model import Graph, Node
 from dvm_rt.onnx.values import Value
 
-Kind = Enum("Kind", "ARRAY HOST STEP RAW")
-ARRAY, HOST, STEP, RAW = Kind.ARRAY, Kind.HOST, Kind.STEP, Kind.RAW
+Kind = Enum("Kind", "ARRAY HOST STEP RAW LIFTS")
+ARRAY, HOST, STEP, RAW, LIFTS = Kind.ARRAY, Kind.HOST, Kind.STEP, Kind.RAW, Kind.LIFTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +103,10 @@ class Call:
     def refuse(self, what: str) -> UnsupportedOperatorError:
         """The error for what the operator cannot do here."""
         return UnsupportedOperatorError(f"{self.node.where}: {what}")
+
+    def is_traced(self, value: Value = None) -> bool:
+        """Whether a graph is traced (and this value, if one is named, is only known when it runs)."""
+        return tracing.current() is not None and (value is None or isinstance(value, Array))
 
     @property
     def on_host(self) -> bool:

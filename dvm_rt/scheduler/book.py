@@ -51,6 +51,7 @@ class Worker:
     remote: bool = False
     up: bool = True
     ready: bool = False
+    draining: bool = False  # it answers what it holds, and leaves
     sent: int = 0
     encoded: int = 0
     begun: int = 0  # instances that it took in hand in this life
@@ -62,6 +63,11 @@ class Worker:
     leases: deque[Batch] = field(default_factory=deque)
     graph: int | None = None
     graph_since: float = 0.0
+
+    @property
+    def takes(self) -> bool:
+        """Whether it may be sent something."""
+        return self.up and not self.draining
 
     @property
     def backlog(self) -> int:

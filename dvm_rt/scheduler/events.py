@@ -90,6 +90,12 @@ class RemoteLeft(NamedTuple):
     why: str
 
 
+class RemoteDrains(NamedTuple):
+    """A remote worker wants to leave when it has answered what it holds."""
+
+    worker: int
+
+
 class ProgramsReceived(NamedTuple):
     """Programs of one lease from a remote worker, in the order in which they were sent to it."""
 
@@ -152,7 +158,8 @@ class Closing(NamedTuple):
 
 
 Event = (
-    PlanKnown | PlanForgotten | InstancesArrived | Counters | Waited | Tick | WorkerReady | RemoteJoined | RemoteLeft | ProgramsReceived
+    PlanKnown | PlanForgotten | InstancesArrived | Counters | Waited | Tick | WorkerReady | RemoteJoined | RemoteLeft | RemoteDrains
+    | ProgramsReceived
     | ProgramRefused | ProcessDied | ZygoteReady | Inspected | GraphWanted | GraphAnswered | Opening | Closing
 )  # fmt: skip
 
@@ -222,6 +229,15 @@ class FailProgram(NamedTuple):
     text: str
 
 
+class FailLaunch(NamedTuple):
+    """The next device does not run this launch: it, and what is computed from it, give the error of this name. Comes before
+    ReplayDevice."""
+
+    seq: int
+    error: str
+    text: str
+
+
 class StartProcess(NamedTuple):
     """Start the next life of a process, at a new address."""
 
@@ -265,6 +281,6 @@ class FailRuntime(NamedTuple):
 
 
 Command = (
-    SendPlan | SendForget | SendInstances | EncodeHere | DeliverPrograms | SendGraph | AnswerGraph | FailGraph | FailProgram
+    SendPlan | SendForget | SendInstances | EncodeHere | DeliverPrograms | SendGraph | AnswerGraph | FailGraph | FailProgram | FailLaunch
     | StartProcess | KillProcess | DropWorker | InspectProcess | ReplayDevice | RingBells | FailRuntime
 )  # fmt: skip

@@ -57,7 +57,7 @@ class RemoteWorkers:
         elif isinstance(message, wire.Planned | wire.Refused):
             self._shell.graph_answered(message, worker)
         elif isinstance(message, wire.Bye):
-            self._shell.tell(e.RemoteLeft(worker, message.why))
+            self._shell.tell(e.RemoteDrains(worker) if message.why == wire.DRAINING else e.RemoteLeft(worker, message.why))
 
     def _join(self, peer: bytes, hello: wire.Hello) -> None:
         wire.check_peer(hello, _native.TABLE_HASH)

@@ -274,6 +274,9 @@ class Shell:
     def _fail_program(self, c: e.FailProgram) -> None:
         self.stream.fail_program(c.program, c.error, c.text)
 
+    def _fail_launch(self, c: e.FailLaunch) -> None:
+        self.stream.fail_launch(c.seq, c.error, c.text)
+
     # ---- workers -------------------------------------------------------------------------------------------------
     def _send(self, worker: int, message: wire.Message) -> None:
         pipe = self.pipes.get(worker)
@@ -446,6 +449,7 @@ _DO: dict[type, Callable[[Shell, e.Command], None]] = {
     e.AnswerGraph: Shell._answer_graph,
     e.FailGraph: Shell._fail_graph,
     e.FailProgram: Shell._fail_program,
+    e.FailLaunch: Shell._fail_launch,
     e.StartProcess: Shell._start,
     e.KillProcess: Shell._kill,
     e.DropWorker: Shell._drop_worker,

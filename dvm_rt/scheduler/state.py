@@ -26,6 +26,7 @@ from dvm_rt.scheduler.limits import Limits
 from dvm_rt.scheduler.policy import Costs, Situation, who_encodes
 from dvm_rt.scheduler.seats import Seats
 from dvm_rt.scheduler.watch import Watch
+from dvm_rt.wire import DRAINED
 
 
 class SchedulerState:
@@ -57,6 +58,7 @@ class SchedulerState:
         if not (self.closing or self.unhealthy):
             out += self._ship(now)
             out += self._ship_graphs(now)
+            out += self._drained(now)
         return out
 
     # ---- instances -----------------------------------------------------------------------------------------------
@@ -108,7 +110,7 @@ class SchedulerState:
     def _encodes_here(self, batch: Batch, waited: bool) -> bool:
         """Whether the caller encodes a waiting batch; its dearest plan counts."""
         depth = batch.begin - self.counters.done
-        workers = sum(w.up or not w.remote for w in self.book.workers.values())
+        workers = sum(w.takes or not w.remote for w in self.book.workers.values())
         cost_us = max(self.plan_costs.get(plan, 0.0) for plan in set(batch.plans))
         return who_encodes(self.policy, Situation(cost_us, waited, depth, self.free_cpus, workers), self.costs) == "caller"
 
@@ -117,12 +119,12 @@ class SchedulerState:
         apart = self._quarantine() if self.book.suspects else None
         able = [
             w for w in self.book.workers.values()
-            if w.up and w is not apart and w.backlog < self.limits.worker_credits and not (w.leases and w.leases[0].suspect)
+            if w.takes and w is not apart and w.backlog < self.limits.worker_credits and not (w.leases and w.leases[0].suspect)
         ]  # fmt: skip
         return min(able, key=lambda w: (w.graph is not None, w.backlog, w.number), default=None)
 
     def _quarantine(self) -> Worker | None:
-        up = [w for w in self.book.workers.values() if w.up]
+        up = [w for w in self.book.workers.values() if w.takes]
         return min(up, key=lambda w: (w.backlog, w.graph is not None, w.number), default=None)
 
     # ---- counters ------------------------------------------------------------------------------------------------
@@ -237,7 +239,9 @@ class SchedulerState:
         from_outside = event.killed and not self.seats.seats[process].condemned
         progress = from_outside or self._had_progress(process)
         out = self._bury(self.book.workers[process.index], now) if process.role == "encoder" else []
-        progress = progress or any(isinstance(c, e.FailProgram) for c in out)  # poison was found: an answer too
+        if process == e.DEVICE and not progress:
+            out += self._poison_launch(now)
+        progress = progress or any(isinstance(c, e.FailProgram | e.FailLaunch) for c in out)  # poison was found: an answer too
         self.unhealthy = self.seats.died(process, now, progress)
         if self.unhealthy:
             return [*out, e.FailRuntime(self.unhealthy)]
@@ -246,6 +250,17 @@ class SchedulerState:
         if process == e.DEVICE:
             out += [e.ReplayDevice(), *self._refill(now)]
         return [*out, *self._start(process, now), e.RingBells()]
+
+    def _poison_launch(self, now: float) -> list[e.Command]:
+        """The launch over which the last devices that there may be have died, one after the other: it is given up, not the runtime.
+        A device that never got past its start, or had no program to run, died of something else."""
+        deaths, seq = self.seats.seats[e.DEVICE].deaths + 1, self.counters.done + 1
+        running = self.counters.device_up and self.counters.launched >= seq and not self.counters.waiting_program
+        if deaths < self.limits.deaths_max or not running:
+            return []
+        text = f"scheduler: launch {seq}: deaths of devices that ran it, got {deaths}, allowed {deaths - 1}"
+        self._note(now, text, ())
+        return [e.FailLaunch(seq, "PoisonRequestError", text)]
 
     def _refill(self, now: float) -> list[e.Command]:
         """The device may have had programs alone that were answered but not run: the caller is quickest to replace them."""
@@ -340,6 +355,22 @@ class SchedulerState:
         self.progress_at = now
         return [*out, e.DropWorker(event.worker, event.why), e.RingBells()]
 
+    def _drains(self, event: e.RemoteDrains, now: float) -> list[e.Command]:
+        worker = self.book.workers.get(event.worker)
+        if worker is None or not worker.remote:
+            return self._ignore()
+        worker.draining = True
+        self._note(now, f"worker {worker.number} drains", ())
+        return []
+
+    def _drained(self, now: float) -> list[e.Command]:
+        """Those that wanted to leave and hold nothing any more: no deaths."""
+        over = [w for w in self.book.workers.values() if w.draining and not w.backlog and not w.leases and w.graph is None]
+        for worker in over:
+            del self.book.workers[worker.number]
+            self._note(now, f"worker {worker.number} has drained", ())
+        return [e.DropWorker(worker.number, DRAINED) for worker in over]
+
     def _received(self, event: e.ProgramsReceived, now: float) -> list[e.Command]:
         """Programs of a remote worker: the next ones of its oldest lease, or it does not keep the protocol."""
         worker = self.book.workers.get(event.worker)
@@ -380,7 +411,7 @@ class SchedulerState:
         """One graph to a worker at a time: planning may take long."""
         out: list[e.Command] = []
         while self.graphs.line:
-            idle = [w for w in self.book.workers.values() if w.up and w.graph is None]
+            idle = [w for w in self.book.workers.values() if w.takes and w.graph is None]
             if not idle:
                 break
             worker = min(idle, key=lambda w: (w.backlog, -w.number))
@@ -486,6 +517,7 @@ _HANDLERS: dict[type, str] = {
     e.WorkerReady: "_ready",
     e.RemoteJoined: "_joined",
     e.RemoteLeft: "_left",
+    e.RemoteDrains: "_drains",
     e.ProgramsReceived: "_received",
     e.ProgramRefused: "_refused",
     e.ProcessDied: "_died",

@@ -234,3 +234,44 @@ def test_a_loop_over_its_limit_is_an_error_and_the_next_call_works() -> None:
         with pytest.raises(DeviceTrap, match="go on, got 10, allowed 10 iterations"):
             np.asarray(how(dvm.asarray(np.ones(6, np.float32))))
         same(how(dvm.asarray(np.zeros(6, np.float32))), np.zeros(6, np.float32))
+
+
+BODIES = {  # (x, y, total) -> the same; what reads x when may differ, the bytes may not
+    "a total of old and new": lambda x, y, t: (x * 0.5 + y, y, dvm.sum(dvm.abs(x * 0.5 + y - x))),
+    "two totals": lambda x, y, t: (x * 0.5 + y, y, dvm.max(x) + dvm.min(x * 0.5 + y)),
+    "a total of a total": lambda x, y, t: (x * 0.5 + y, y, dvm.sum(dvm.square(x - dvm.mean(x)))),
+    "a total that the new one needs": lambda x, y, t: (x - dvm.mean(x) + y, y, dvm.max(x)),
+    "both states from both": lambda x, y, t: (x * 0.5 + y, x - y, t + 1),
+    "the second from the first": lambda x, y, t: (dvm.tanh(x), dvm.tanh(x) * x, dvm.sum(x * y)),
+    "swapped": lambda x, y, t: (y, x, dvm.sum(x) - dvm.sum(y)),
+    "moved": lambda x, y, t: (dvm.flip(x), dvm.roll(y, 1), dvm.max(x - y)),
+    "spread": lambda x, y, t: (x + x[:1], y * x[-1], t + x[0]),
+    "many totals": lambda x, y, t: (x * 0.5, y, sum(dvm.sum(x * (i + 1.0)) for i in range(6))),
+}
+
+
+@pytest.mark.parametrize("name", BODIES)
+def test_state_is_written_in_place_only_where_nothing_reads_it_later(name: str) -> None:
+    body = BODIES[name]
+
+    def f(x, y, n):
+        return dvm.while_loop(lambda i, x, y, t: i < n, lambda i, *s: (i + 1, *body(*s)), (0, x, y, dvm.sum(x)))
+
+    traced = dvm.function(f)
+    for size in (1, 2, 7, 129, 4000, 40_000):
+        x, y = dvm.asarray(floats(size)), dvm.asarray(floats(size))
+        for n in (1, 3):
+            for got, wanted in zip(traced(x, y, dvm.asarray(np.int64(n))), f(x, y, dvm.asarray(np.int64(n))), strict=True):
+                same(got, wanted)
+
+
+def test_a_state_whose_change_is_measured_is_not_copied() -> None:
+    f = dvm.function(lambda x, b: dvm.while_loop(lambda x, going: going, lambda x, _: _newton(x, b), (x, True))[0])
+    plan = dvm.dump(f, dvm.zeros((9,)) + 2, dvm.zeros((9,)) + 2)
+    loop = plan[plan.index("BRANCH") :]
+    assert loop.count(" COPY float32 rows of [0]") <= 1 and " COPY float32 rows of [s0]" not in loop, plan
+
+
+def _newton(x, b):
+    new = (x + b / x) * 0.5
+    return new, dvm.max(dvm.abs(new - x)) > 1e-5

@@ -47,21 +47,22 @@ def prepared(plan: Plan, arrays: Sequence[np.ndarray]) -> tuple[list[int], list[
         if buffer.role == "PARAMETER":
             arguments.append(np.ascontiguousarray(arrays[buffer.index]).copy())
         elif buffer.role == "PACKED":
-            arguments.append(_packed(plan, buffer.pack, values, arrays[buffer.index]))
+            arguments.append(_packed(plan, buffer.pack, values, arrays))
         elif buffer.role == "OUTPUT":
             arguments.append(outputs[buffer.index])
     return symbols, arguments, outputs
 
 
-def _packed(plan: Plan, number: int, values: list[int], array: np.ndarray) -> np.ndarray:
-    pack = plan.packs[number]
-    flat = np.ascontiguousarray(array).ravel()
-    offset = 0 if pack.offset == NONE else values[pack.offset]
-    size = flat.itemsize
-    shape, strides = (values[pack.k], values[pack.n]), (size * values[pack.stride_k], size * values[pack.stride_n])
-    if shape[0] == 0:
-        return np.zeros(0, flat.dtype)
-    return matmul.pack(np.lib.stride_tricks.as_strided(flat[offset:], shape, strides))
+def _packed(plan: Plan, number: int, values: list[int], arrays: Sequence[np.ndarray]) -> np.ndarray:
+    parts = []
+    for pack in plan.packs[number : number + 1 + plan.packs[number].more]:
+        flat = np.ascontiguousarray(arrays[pack.parameter]).ravel()
+        offset, size = 0 if pack.offset == NONE else values[pack.offset], flat.itemsize
+        shape, strides = (values[pack.k], values[pack.n]), (size * values[pack.stride_k], size * values[pack.stride_n])
+        if shape[0] == 0:
+            return np.zeros(0, flat.dtype)
+        parts.append(np.lib.stride_tricks.as_strided(flat[offset:], shape, strides))
+    return matmul.pack(np.concatenate(parts, axis=1))
 
 
 def check(

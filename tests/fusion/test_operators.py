@@ -260,6 +260,7 @@ def test_windows() -> None:
     """Geometry of all kinds is in tests/array/test_windows.py."""
     checked("matmul_integer")  # in tests/array/test_products.py
     checked("section")  # in tests/array/test_kernel.py
+    checked("beside")  # in tests/fusion/test_projections.py
     checked("windows", "conv", "conv_transpose", "max_pool", "avg_pool")
     x, two = normal(2, 3, 9, 8), {"stride": (2, 1), "padding": ((1, 0), (1, 1)), "dilation": (1, 2)}
     check(lambda op, x: op.windows(op.tanh(x), kernel=(3, 2), stride=(2, 2), dilation=(1, 2)), [x])

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from dvm_rt.fusion import fuser
 from dvm_rt.fusion.fuser import fuse
 from dvm_rt.fusion.segments import segments
 from dvm_rt.graph.symbols import evaluate
-from tests.fusion.running import check, graph_of, normal
+from tests.fusion.running import check, graph_of, normal, run_plan
 
 ARRAYS = [normal(3, 5, 8), normal(8, 16), normal(16), normal(16, 8)]
 
@@ -84,3 +85,51 @@ def test_every_edge_has_a_reason_and_is_counted() -> None:
     assert evaluate(found.report.edges.saved_bytes, values) > 0
     assert evaluate(alone.saved_bytes, values) == 0
     assert fuse(graph).plan.to_bytes() == found.plan.to_bytes()
+
+
+def test_layers_with_sizes_of_their_own_are_one_segment_structure() -> None:
+    def build(op, x, *weights):
+        for up, bias, down in zip(weights[::3], weights[1::3], weights[2::3], strict=True):
+            x = op.layer_norm(op.add(x, op.matmul(op.gelu(op.add(op.matmul(x, up), bias), approximate="none"), down)), eps=1e-5)
+        return x
+
+    weights = [a for n in (16, 5, 130) for a in (normal(8, n), normal(n), normal(n, 8))]
+    arrays = [normal(3, 5, 8), *weights]
+    found = segments(graph_of(build, arrays))
+    assert len(found) == 6 and len({s.key() for s in found}) == 2  # up; down and norm
+    check(build, arrays, atol=1e-4)
+
+
+def test_what_was_planned_before_does_not_change_a_plan() -> None:
+    def others(op, x, up, bias, down):
+        return op.tanh(op.add(deep(op, op.exp(x), up, bias, down), 1.0))
+
+    graphs = [graph_of(deep, ARRAYS), graph_of(others, ARRAYS)]
+    fuser.forget_segments()
+    alone = fuse(graphs[0])
+    for _ in range(2):
+        fuse(graphs[1])
+        again = fuse(graphs[0])
+        assert again.plan.to_bytes() == alone.plan.to_bytes() and again.report.text() == alone.report.text()
+
+
+def test_sizes_of_a_report_are_those_of_the_graph() -> None:
+    def build(op, x, y):
+        return op.tanh(x), op.sum(op.exp(y), axes=(1,), keepdims=False)
+
+    domains = [[str(n) for n in k.domain] for k in fuse(graph_of(build, [normal(4, 6), normal(5, 7)])).report.kernels]
+    assert domains == [["s0", "s1"], ["s2", "s3"]]
+
+
+def test_quick_plans_are_made_of_what_is_known() -> None:
+    graph = graph_of(deep, ARRAYS)
+    fuser.forget_segments()
+    quick = fuse(graph, tier="quick")
+    names = [k.operators for k in quick.report.kernels]
+    assert len(names) == 1 + 3 * 6 + 1 and not any("erf" in one and "matrix_product" in one for one in names)
+    full = fuse(graph)
+    assert len(full.plan.kernels) == 11
+    again = fuse(graph, tier="quick")
+    assert again.plan.to_bytes() == full.plan.to_bytes()
+    for a, b in zip(run_plan(quick.plan, ARRAYS), run_plan(full.plan, ARRAYS), strict=True):
+        assert a.tobytes() == b.tobytes()

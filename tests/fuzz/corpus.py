@@ -2,9 +2,9 @@
 
 Every instruction and form in every compute dtype, loads and stores of every storage dtype, random vector programs,
 matmuls of every dtype (packed, transposed, with epilogues), copies, attention, host functions, gathers, row buffers,
-columns side by side, and what the encoder makes of fused plans. Each file holds the program, what its arguments hold
-before the run, and what the reference interpreter leaves in them (nothing where some instruction is only promised to a
-few ulp, and for host functions, for which the fuzzer has a stand-in)."""
+branches and loops, columns side by side, and what the encoder makes of fused plans. Each file holds the program, what its
+arguments hold before the run, and what the reference interpreter leaves in them (nothing where some instruction is only
+promised to a few ulp, and for host functions, for which the fuzzer has a stand-in)."""
 
 from __future__ import annotations
 
@@ -25,6 +25,8 @@ from dvm_rt.isa.table import Group
 from tests.isa.cases import cases, epilogue
 from tests.isa.random_programs import RandomProgram
 from tests.isa.test_fuzz import random_matmul
+from tests.native.test_control import FLAGS
+from tests.native.test_control import Random as RandomControl
 from tests.native.test_matmul_dtypes import samples
 
 HOST = enum_value("SectionKind", "HOST")
@@ -42,6 +44,7 @@ def seeds(rng: np.random.Generator) -> Iterator[tuple[bytes, list[np.ndarray]]]:
     yield from of_copies(rng)
     yield from of_attention(rng)
     yield from of_host(rng)
+    yield from of_control(rng)
     for number in range(160):
         case = RandomProgram(rng, exact=number % 4 > 0).case()
         yield case.program, case.args
@@ -133,6 +136,64 @@ def of_host(rng: np.random.Generator) -> Iterator[tuple[bytes, list[np.ndarray]]
         copied.operand(middle, [dtype.bytes], dtype=dtype, base=base)
         copied.operand(y, [dtype.bytes], dtype=dtype, mode=WRITE)
         yield builder.build(), [np.frombuffer(rng.bytes(count * dtype.bytes), np.uint8).copy() for _ in range(3 - number % 2)]
+
+
+def of_control(rng: np.random.Generator) -> Iterator[tuple[bytes, list[np.ndarray]]]:
+    """Branches with and without an else, jumps, loops: nested at random; and such that read a flag which the program has made."""
+    for _ in range(80):
+        made = RandomControl(rng, elements=int(rng.integers(1, 9)))
+        yield made.code, [rng.integers(0, 2, FLAGS).astype(np.bool_), np.zeros(made.elements, np.float32)]
+    for number in range(24):
+        yield counting(rng, number)
+    for number in range(16):
+        yield either(rng, number)
+
+
+def counting(rng: np.random.Generator, number: int) -> tuple[bytes, list[np.ndarray]]:
+    """A loop that counts down to 0 and ends when its flag says so, in an argument or in the workspace."""
+    builder, start = ProgramBuilder(), int(rng.integers(1, 5))
+    x = builder.add_arg(4, READ, dtypes.int32)
+    y = builder.add_arg(4, READ | WRITE, dtypes.int32)
+    flag = WORKSPACE if number % 2 else builder.add_arg(1, READ | WRITE, dtypes.bool_)
+    builder.workspace_bytes = 64 if number % 2 else 0
+    copied = builder.copy(1)
+    copied.operand(x, [4], dtype=dtypes.int32)
+    copied.operand(y, [4], dtype=dtypes.int32, mode=WRITE)
+    section = builder.vector(1, dtype=dtypes.int32)
+    section.operand(y, (4,), dtype=dtypes.int32)
+    section.operand(y, (4,), dtype=dtypes.int32, mode=WRITE)
+    section.operand(flag, (1,), dtype=dtypes.bool_, mode=WRITE)
+    section.begin_pass()
+    section.word("mov.i", 0)
+    section.word("add.k", -1)
+    section.word("store", 1)
+    section.word("gt.k", 0)
+    section.word("store_any", 2)
+    section.end_pass()
+    section.word("end_row")
+    if number % 3 == 0:
+        builder.loop(1, 2)
+    builder.loop(2 if number % 3 == 0 else 1, int(rng.integers(1, 9)), flag)
+    content = [np.array([start], np.int32), np.zeros(1, np.int32)]
+    return builder.build(), content if number % 2 else [*content, np.zeros(1, np.bool_)]
+
+
+def either(rng: np.random.Generator, number: int) -> tuple[bytes, list[np.ndarray]]:
+    """Two ways that write the same columns of the workspace, or not all of them; then what they wrote is read."""
+    width, builder = int(rng.integers(1, 6)), ProgramBuilder()
+    flag = builder.add_arg(2, READ, dtypes.bool_)
+    x, y = builder.add_arg(8 * width), builder.add_arg(8 * width, WRITE)
+    builder.workspace_bytes = 8 * width
+    if number % 4 == 3:
+        builder.branch(flag, 5, base=1)
+    builder.branch(flag, 2)
+    _mapped(builder, (2 * width,), (x, (4,), 0), (WORKSPACE, (4,), 0))
+    builder.jump(1 + number % 2)
+    for part in range(1 + number % 2):
+        _mapped(builder, (width,), (x, (4,), 0), (WORKSPACE, (4,), 4 * width * part))
+    _mapped(builder, (2 * width,), (WORKSPACE, (4,), 0), (y, (4,), 0))
+    content = [np.array([number // 2 % 2, number % 3 > 0], np.bool_), rng.standard_normal(2 * width).astype(np.float32)]
+    return builder.build(), [*content, np.zeros(2 * width, np.float32)]
 
 
 def columns(rng: np.random.Generator) -> tuple[bytes, list[np.ndarray]]:

@@ -1,64 +1,79 @@
-// The fuzzer: mutates programs by structure, verifies them, runs what passes, and compares with what was promised.
+// The fuzzer: mutates programs by structure, verifies them, runs what passes (bench.h), and compares with what was promised.
 //
-// An execution is one mutant. If it passes and is small, the shadow machine walks it (shadow.h), then the real machine
-// runs it once on each target, and now and then in parts on two threads, between guard pages, with different old bytes in
-// outputs, workspace, scratch, registers and around everything: results must be equal, canaries intact. A seed that is not mutated must pass and give the bytes
-// that the reference interpreter gave. Prints a line of figures; exit status 1 after a violation.
+// An execution is one mutant of a seed, or a seed itself (golden), which must pass and leave the bytes that the reference
+// interpreter left. The verifier sees the mutant's bytes in memory that ends where they end. Jobs are processes: one that
+// dies, or hangs, is a violation like any other, and its execution is known.
 //
-//   fuzz CORPUS [--seconds S] [--executions N] [--seed N] [--first N] [--dump FILE] [--run 0]
-//
-// Execution n of seed s depends on (s, n) alone: `--seed s --first n --executions 1` replays it. --dump writes every
-// mutant and the verdict, for the second verifier: u8 accepted, u32 length, bytes. --run 0 only verifies.
-#include <algorithm>
+// Execution n of seed number s depends on (s, n) alone: `--seed s --first n --executions 1` replays it. Job j of a run has the
+// seed number s + j.
 #include <chrono>
+#include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <dirent.h>
 #include <fstream>
 #include <iterator>
-#include <memory>
-#include <string>
-#include <sys/mman.h>
-#include <vector>
-#define private public  // the machine's own scratch and registers get old bytes too
-#include "machine.h"
-#undef private
+#include <sys/wait.h>
+#include <unistd.h>
+#include "bench.h"
 #include "mutate.h"
-#include "shadow.h"
 
-#if defined(__SANITIZE_ADDRESS__)
-#include <sanitizer/asan_interface.h>
-#else
-#define ASAN_POISON_MEMORY_REGION(p, n) ((void)(p), (void)(n))
-#define ASAN_UNPOISON_MEMORY_REGION(p, n) ((void)(p), (void)(n))
+#if defined(FUZZ_COVERAGE)
+extern "C" void __gcov_dump();
+#endif
+#if defined(FUZZ_PLANTS)
+int planted_bug = -1;  // which of the bugs that tests/fuzz/plants.py has put into the sources is there; -1: none
 #endif
 
 namespace fuzz {
 
-constexpr size_t BUFFER_MAX = 1 << 18, PAGE = 4096, MARGIN = 256;
-constexpr uint64_t WORK_MAX = 1 << 11, ELEMENTS_MAX = 1 << 17;
-
-// Every lane of a reduction holds the same value, in one section's dtype or another: what a fold puts back.
-bool lanes_at_identity(const Context& c) {
-  if (c.lanes_dtype == 255) return true;  // no vector section yet
-  const size_t size = DTYPE_BYTES[c.lanes_dtype];
-  for (int r = 0; r < MAX_REDUCTIONS; r++)
-    for (size_t at = 0; at < sizeof c.lanes[r]; at += size)
-      if (memcmp(c.lanes[r] + at, c.lanes[r / REDUCTIONS_EACH * REDUCTIONS_EACH], size) || memcmp(c.blocks[r] + at, c.lanes[r], size)) return false;
-  return true;
+constexpr char HELP[] =
+    "fuzz CORPUS [option value]...\n"
+    "  --seconds S       how long (20); --executions N: how many mutants a job instead\n"
+    "  --jobs N          processes (1)\n"
+    "  --seed N          seed number of job 0 (1); job j has N + j\n"
+    "  --first N         number of the first execution (0)\n"
+    "  --progress S      a line on stderr every S seconds (10; 0: none)\n"
+    "  --json FILE       the result, as JSON\n"
+    "  --dump FILE       writes every mutant and its verdict: u8 accepted, u32 length, bytes (one job)\n"
+    "  --run 0           only verifies\n"
+    "  --golden-every N  a seed itself every N executions; 0: all of them, first, in job 0\n"
+    "  --plants N,N,...  hunts for each of these planted bugs in a process of its own, for --seconds each; a line each\n";
+constexpr int HANG_SECONDS = 60;
+using Clock = std::chrono::steady_clock;
+double since(Clock::time_point began) { return std::chrono::duration<double>(Clock::now() - began).count(); }
+double cpu_seconds() {
+  timespec t;
+  clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
+  return double(t.tv_sec) + 1e-9 * double(t.tv_nsec);
 }
 
-struct Seed {
-  std::string name;
-  std::vector<uint8_t> program;
-  std::vector<std::vector<uint8_t>> content, expected;  // expected: empty if only promised to some ulp
+struct Options {
+  std::string corpus;
+  double seconds = 20, progress = 10;
+  uint64_t executions = ~0ull, seed = 1, first = 0, golden_every = 0;
+  int jobs = 1;
+  const char* plants = nullptr;
+  bool runs = true;
+  const char *dump = nullptr, *json = nullptr;
 };
 
-std::vector<uint8_t> file(const std::string& path) {
+struct Count {  // of one job, in shared memory: the job writes, its parent reads
+  uint64_t executions, accepted, ran, golden, codes[64];
+  uint64_t at;  // number of the execution at hand
+  double seconds, cpu_seconds;
+  char why[256], name[64];  // of a violation
+  void add(const Count& x) {
+    executions += x.executions, accepted += x.accepted, ran += x.ran, golden += x.golden, cpu_seconds += x.cpu_seconds;
+    for (int c = 0; c < 64; c++) codes[c] += x.codes[c];
+  }
+};
+
+Bytes file(const std::string& path) {
   std::ifstream in(path, std::ios::binary);
   return {std::istreambuf_iterator<char>(in), {}};
 }
-// u32 number of byte strings, then each as u32 length, bytes: program, contents, expected contents.
+// A seed file: u32 number of contents, u32 number of expected contents, then the program and those as u32 length, bytes.
 std::vector<Seed> read_corpus(const std::string& folder) {
   std::vector<std::string> names;
   if (DIR* dir = opendir(folder.c_str())) {
@@ -72,7 +87,7 @@ std::vector<Seed> read_corpus(const std::string& folder) {
     const auto bytes = file(folder + "/" + name);
     size_t at = 0;
     auto u32 = [&] { uint32_t x; memcpy(&x, bytes.data() + at, 4); at += 4; return x; };
-    auto text = [&] { const uint32_t n = u32(); at += n; return std::vector<uint8_t>(bytes.begin() + at - n, bytes.begin() + at); };
+    auto text = [&] { const uint32_t n = u32(); at += n; return Bytes(bytes.begin() + long(at - n), bytes.begin() + long(at)); };
     Seed seed{name, {}, {}, {}};
     const uint32_t contents = u32(), expected = u32();
     seed.program = text();
@@ -83,221 +98,247 @@ std::vector<Seed> read_corpus(const std::string& folder) {
   return seeds;
 }
 
-// Memory that ends at a guard page; everything around the buffer is a canary.
-class Guarded {
+class Job {
  public:
-  Guarded() {
-    base_ = static_cast<uint8_t*>(mmap(nullptr, BUFFER_MAX + 2 * PAGE + PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
-    if (base_ == MAP_FAILED) abort();
-    mprotect(base_, PAGE, PROT_NONE), mprotect(base_ + 2 * PAGE + BUFFER_MAX, PAGE, PROT_NONE);
-    end_ = base_ + 2 * PAGE + BUFFER_MAX;
-  }
-  uint8_t* place(size_t bytes, size_t align, uint8_t old) {
-    release();
-    at_ = reinterpret_cast<uint8_t*>(reinterpret_cast<uintptr_t>(end_ - bytes) & ~uintptr_t(align - 1));
-    bytes_ = bytes, canary_ = uint8_t(old ^ 0x3c);
-    memset(at_ - MARGIN, canary_, size_t(end_ - at_) + MARGIN), memset(at_, old, bytes);
-    ASAN_POISON_MEMORY_REGION(at_ - MARGIN, MARGIN);
-    ASAN_POISON_MEMORY_REGION(at_ + bytes, size_t(end_ - at_) - bytes);
-    return at_;
-  }
-  bool intact() {
-    ASAN_UNPOISON_MEMORY_REGION(at_ - MARGIN, size_t(end_ - at_) + MARGIN);
-    const auto is_canary = [&](uint8_t x) { return x == canary_; };
-    if (!std::all_of(at_ - MARGIN, at_, is_canary) || !std::all_of(at_ + bytes_, end_, is_canary)) return false;
-    return true;
-  }
-  void release() {
-    if (at_) ASAN_UNPOISON_MEMORY_REGION(at_ - MARGIN, size_t(end_ - at_) + MARGIN);
-  }
-  uint8_t *at_ = nullptr, *end_;
-  size_t bytes_ = 0;
+  Job(const Options& options, const std::vector<Seed>& seeds, const std::vector<Tree>& trees, uint64_t number, Count& count)
+      : options_(options), seeds_(seeds), trees_(trees), number_(options.seed + number), all_golden_(!options.golden_every && !number), count_(count) {}
 
- private:
-  uint8_t *base_, canary_ = 0;
-};
-
-// Stands in for all host functions: reads every input, and makes bytes of them. Like those it knows shapes, not strides.
-Trap host_stand_in(const SectionRun& run) {
-  uint64_t sum = uint64_t(run.section.head->depth);
-  for (int i = 0; i < run.section.head->operand_count; i++) {
-    const Operand& x = run.section.operands[i];
-    uint64_t bytes = DTYPE_BYTES[x.dtype];
-    for (int d = 0; d < x.depth; d++) bytes *= uint64_t(x.stride[d]);
-    for (uint64_t b = 0; b < bytes; b++) {
-      sum = (sum ^ (x.mode & READ ? run.address[i][b] : b)) * 0x9E3779B97F4A7C15;
-      if (!(x.mode & READ)) run.address[i][b] = uint8_t(sum >> 56);
-    }
-  }
-  return {};
-}
-
-class Bench {
- public:
-  Bench() {
-    host_runner = host_stand_in;
-    cut_.cut_always(3);
-    for (const Target* target : targets()) machines_.insert(machines_.begin(), std::make_unique<Machine>(*target));
-  }
-  // "" or what went wrong. `expected` may be null.
-  std::string run(const VerifiedProgram& program, const Seed& seed, bool golden, bool cut) {
-    const ProgramHead& head = program.head();
-    while (buffers_.size() < head.arg_count) buffers_.push_back(std::make_unique<Guarded>());
-    std::vector<std::vector<uint8_t>> content(head.arg_count);
-    for (int i = 0; i < head.arg_count; i++) {
-      if (size_t(i) < seed.content.size()) content[i] = seed.content[i];
-      const size_t known = content[i].size();
-      content[i].resize(program.args()[i].bytes);
-      for (size_t b = known; b < content[i].size(); b++) content[i][b] = known ? content[i][b - known] : uint8_t(b);
-    }
-    Shadow shadow(program, content);
-    if (std::string why = shadow.run(); !why.empty()) return "shadow: " + why;
-    std::vector<std::vector<uint8_t>> first;
-    Trap first_trap;
-    const size_t whole = std::max<size_t>(2, machines_.size());
-    for (size_t run = 0; run < whole + cut; run++) {
-      const uint8_t old = run ? 0x40 : 0xff;
-      Machine& machine = run < whole ? *machines_[run % machines_.size()] : cut_;
-      const Trap trap = once(machine, program, content, old);
-      if (trap.code == TrapCode::BINDING) return "machine: refuses its arguments";
-      if (shadow.values_known && (trap.code != TrapCode::NONE) != shadow.trapped) return "machine: trap";
-      for (int i = 0; i < head.arg_count; i++)
-        if (!buffers_[i]->intact()) return "machine: canary of argument " + std::to_string(i);
-      if (!workspace_.intact() || !scratch_.intact()) return "machine: canary of workspace or scratch";
-      for (const auto& thread : machine.threads_)
-        if (!lanes_at_identity(*thread.context)) return "machine: lanes are not at their identity";
-      if (!run) {
-        for (int i = 0; i < head.arg_count; i++) first.emplace_back(buffers_[i]->at_, buffers_[i]->at_ + buffers_[i]->bytes_);
-        first_trap = trap;
-        for (int i = 0; i < head.arg_count; i++)
-          if (!(program.args()[i].mode & WRITE) && first[i] != content[i]) return "machine: writes an input";
-        for (size_t i = 0; golden && i < seed.expected.size(); i++)
-          if (first[i] != seed.expected[i]) return "machine: not what the reference gives, argument " + std::to_string(i);
-      } else {
-        if (trap.code != first_trap.code || trap.word != first_trap.word || trap.section != first_trap.section) return "machine: traps differ";
-        for (int i = 0; trap.code == TrapCode::NONE && i < head.arg_count; i++)
-          if (memcmp(first[i].data(), buffers_[i]->at_, first[i].size())) return "machine: runs differ in argument " + std::to_string(i);
+  void run() {
+    const auto began = Clock::now();
+    FILE* dump = options_.dump ? fopen(options_.dump, "wb") : nullptr;
+    for (uint64_t n = options_.first; count_.executions < options_.executions; n++) {
+      if (!(n & 63) && n != options_.first) {
+        count_.seconds = since(began), count_.cpu_seconds = cpu_seconds();
+        if (count_.seconds > options_.seconds) break;
+      }
+      count_.at = n;
+      if (const std::string& why = execute(n, dump); !why.empty()) {
+        snprintf(count_.why, sizeof count_.why, "%s", why.c_str());
+        break;
       }
     }
-    return "";
+    count_.seconds = since(began), count_.cpu_seconds = cpu_seconds();
+    if (dump) fclose(dump);
   }
 
  private:
-  Trap once(Machine& machine, const VerifiedProgram& program, const std::vector<std::vector<uint8_t>>& content, uint8_t old) {
-    const ProgramHead& head = program.head();
-    std::vector<Binding> bindings;
-    for (int i = 0; i < head.arg_count; i++) {
-      const ProgramArg& a = program.args()[i];
-      uint8_t* at = buffers_[i]->place(a.bytes, a.align, old);
-      if (!(a.mode & WRITE) && a.bytes) memcpy(at, content[i].data(), a.bytes);
-      bindings.push_back({at, a.bytes, bool(a.mode & WRITE)});
+  const std::string& execute(uint64_t n, FILE* dump) {
+    const uint64_t every = options_.golden_every, count = seeds_.size();
+    const bool golden = every ? n % every == 0 && n / every < count : all_golden_ && n < count;
+    Random random(number_ << 32 ^ n);
+    const size_t chosen = !golden ? size_t(random.below(int64_t(count))) : every ? size_t(n / every * 7919 % count) : size_t(n);
+    const Seed& seed = seeds_[chosen];
+    const Bytes* bytes = &seed.program;
+    if (!golden) {
+      tree_ = trees_[chosen];
+      Mutator(random, tree_, mutant_).run();
+      bytes = &mutant_;
     }
-    uint8_t* workspace = workspace_.place(head.workspace_bytes, ARENA_ALIGN, old);
-    for (const auto& thread : machine.threads_) {
-      Context& c = *thread.context;
-      memset(static_cast<void*>(c.slot), old, sizeof c.slot), memset(static_cast<void*>(c.convert), old, sizeof c.convert);
-      memset(static_cast<void*>(c.row_scalar), old, sizeof c.row_scalar);
+    count_.executions++, count_.golden += golden;
+    snprintf(count_.name, sizeof count_.name, "%s", seed.name.c_str());
+    uint8_t* exact = exact_.place(bytes->size(), 8, 0);
+    memcpy(exact, bytes->data(), bytes->size());
+    VerifyFacts facts;
+    VerifyError error = verify(exact, bytes->size(), facts);
+    const bool accepted = error.code == VerifyCode::OK;
+    count_.codes[std::min<uint32_t>(63, uint32_t(error.code))]++;
+    if (dump) {
+      const uint32_t length = uint32_t(bytes->size());
+      fputc(accepted, dump), fwrite(&length, 4, 1, dump), fwrite(bytes->data(), 1, length, dump);
     }
-    if (machine.threads() > 1) return machine.run(program, bindings, workspace);  // each thread has scratch of its own
-    (void)machine.scratch_.release();
-    machine.scratch_.reset(scratch_.place(head.scratch_bytes, ARENA_ALIGN, old));
-    machine.scratch_bytes_ = head.scratch_bytes;
-    const Trap trap = machine.run(program, bindings, workspace);
-    if (machine.scratch_.get() == scratch_.at_) (void)machine.scratch_.release();
-    return trap;
+    why_.clear();
+    if (!accepted) {
+      if (golden) why_ = "verifier: refuses a seed";
+      return why_;
+    }
+    count_.accepted++;
+    if (!options_.runs) return why_;
+    const auto program = VerifiedProgram::load(bytes->data(), bytes->size(), error, &memory_);
+    if (!program) return why_ = "verifier: two verdicts";
+    if (!small(*program)) return why_;
+    count_.ran++;
+    return bench_.run(*program, seed, golden, n);
   }
-  std::vector<std::unique_ptr<Machine>> machines_;
-  Machine cut_{best_target(), 2};  // takes every section in parts
-  std::vector<std::unique_ptr<Guarded>> buffers_;
-  Guarded workspace_, scratch_;
+
+  const Options& options_;
+  const std::vector<Seed>& seeds_;
+  const std::vector<Tree>& trees_;
+  const uint64_t number_;
+  const bool all_golden_;
+  Count& count_;
+  Bench bench_;
+  ProgramMemory memory_;
+  Guarded exact_{size_t(1) << 23};
+  Tree tree_;
+  Bytes mutant_;
+  std::string why_;
 };
 
-// Small enough to be walked element by element.
-bool small(const VerifiedProgram& program) {
-  const ProgramHead& head = program.head();
-  if (head.fuel > WORK_MAX || head.workspace_bytes > BUFFER_MAX / 4 || head.scratch_bytes > BUFFER_MAX / 4 || head.arg_count > 40) return false;
-  for (int i = 0; i < head.arg_count; i++)
-    if (program.args()[i].bytes > BUFFER_MAX / 4) return false;
-  uint64_t elements = 0;
-  for (const SectionView& s : program.sections()) {
-    uint64_t n = std::max<uint64_t>(1, uint64_t(s.head->depth)) * std::max<uint64_t>(1, s.head->word_count);
-    for (int d = 0; d < s.head->rank && n <= ELEMENTS_MAX; d++) n *= uint64_t(s.head->dims[d]);
-    if ((elements += n) > ELEMENTS_MAX) return false;
+// Runs in a process of its own; what it leaves is in `count`. Also a death and a hang is a violation.
+void in_process(const Options& options, const std::vector<Seed>& seeds, const std::vector<Tree>& trees, uint64_t number, Count& count) {
+  {
+    Job job(options, seeds, trees, number, count);
+    job.run();
   }
-  return true;
+#if defined(FUZZ_COVERAGE)
+  __gcov_dump();
+#endif
+  _exit(0);
 }
+
+class Run {
+ public:
+  Run(const Options& options, std::vector<Seed> seeds) : options_(options), seeds_(std::move(seeds)) {
+    for (const Seed& seed : seeds_) trees_.emplace_back(seed.program);
+    const size_t jobs = size_t(std::max(options.jobs, 1));
+    counts_ = static_cast<Count*>(mmap(nullptr, jobs * sizeof(Count), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0));
+    pids_.assign(jobs, 0), heard_.assign(jobs, {0, Clock::now()});
+  }
+
+  int jobs() {
+    const auto began = Clock::now();
+    for (size_t j = 0; j < pids_.size(); j++) start(j, options_);
+    double next = options_.progress;
+    while (watch()) {
+      usleep(50'000);
+      if (!options_.progress || since(began) < next) continue;
+      next += options_.progress;
+      fprintf(stderr, "%s\n", line(since(began)).c_str());
+    }
+    const double time = since(began);
+    FILE* out = options_.dump && !strcmp(options_.dump, "/dev/stdout") ? stderr : stdout;
+    int violations = 0;
+    for (size_t j = 0; j < pids_.size(); j++) {
+      const Count& c = counts_[j];
+      if (!*c.why) continue;
+      violations++;
+      fprintf(out, "VIOLATION seed %s: %s\n  replay: --seed %llu --first %llu --executions 1\n", c.name, c.why,
+              (unsigned long long)(options_.seed + j), (unsigned long long)c.at);
+    }
+    fprintf(out, "%s\n", line(time).c_str());
+    if (options_.json) json(time, violations);
+    return violations > 0;
+  }
+
+  int plants() {
+    int missed = 0;
+    for (const char* at = options_.plants; *at; at += *at == ',') {
+      char* end;
+      const int plant = int(strtol(at, &end, 10));
+      if (end == at) break;
+      at = end;
+#if defined(FUZZ_PLANTS)
+      planted_bug = plant;
+#endif
+      memset(&counts_[0], 0, sizeof counts_[0]);
+      start(0, options_);
+      while (watch()) usleep(500);
+      const Count& c = counts_[0];
+      missed += !*c.why;
+      printf("%d %d %llu %.3f %.3f %s\n", plant, *c.why != 0, (unsigned long long)c.executions, since(began_), c.cpu_seconds, c.why);
+      fflush(stdout);
+    }
+    return missed > 0;
+  }
+
+ private:
+  void start(size_t j, const Options& options) {
+    began_ = Clock::now();
+    heard_[j] = {0, began_};
+    if (!(pids_[j] = fork())) in_process(options, seeds_, trees_, j, counts_[j]);
+  }
+  bool watch() {  // whether a job is still there
+    bool any = false;
+    for (size_t j = 0; j < pids_.size(); j++) {
+      if (!pids_[j]) continue;
+      Count& c = counts_[j];
+      int status;
+      if (waitpid(pids_[j], &status, WNOHANG) == pids_[j]) {
+        pids_[j] = 0;
+        if (!*c.why && (!WIFEXITED(status) || WEXITSTATUS(status)))
+          snprintf(c.why, sizeof c.why, "process: %s %d", WIFSIGNALED(status) ? "killed by signal" : "ended with status",
+                   WIFSIGNALED(status) ? WTERMSIG(status) : WEXITSTATUS(status));
+        continue;
+      }
+      any = true;
+      if (heard_[j].first != c.executions) heard_[j] = {c.executions, Clock::now()};
+      else if (since(heard_[j].second) > (options_.plants ? 10 : HANG_SECONDS)) {
+        snprintf(c.why, sizeof c.why, "process: one execution takes longer than %d s", HANG_SECONDS);
+        kill(pids_[j], SIGKILL);
+      }
+    }
+    return any;
+  }
+  Count total() const {
+    Count sum{};
+    for (size_t j = 0; j < pids_.size(); j++) sum.add(counts_[j]);
+    return sum;
+  }
+  std::string line(double time) const {
+    const Count c = total();
+    char text[512];
+    snprintf(text, sizeof text, "executions=%llu accepted=%.1f%% ran=%.1f%% golden=%llu seconds=%.1f per_second=%.0f per_cpu_second=%.0f seed=%llu jobs=%zu seeds=%zu",
+             (unsigned long long)c.executions, 100.0 * double(c.accepted) / double(c.executions), 100.0 * double(c.ran) / double(c.executions),
+             (unsigned long long)c.golden, time, double(c.executions) / time, double(c.executions) / c.cpu_seconds, (unsigned long long)options_.seed,
+             pids_.size(), seeds_.size());
+    return text;
+  }
+  void json(double time, int violations) const {
+    const Count c = total();
+    FILE* out = fopen(options_.json, "w");
+    if (!out) return;
+#if defined(FUZZ_SANITIZED)
+    const char* build = "sanitized";
+#else
+    const char* build = "plain";
+#endif
+    fprintf(out, "{\"build\": \"%s\", \"executions\": %llu, \"accepted\": %llu, \"ran\": %llu, \"golden\": %llu, \"violations\": %d, \"seconds\": %.2f, "
+                 "\"cpu_seconds\": %.2f, \"seed\": %llu, \"jobs\": %zu, \"seeds\": %zu, \"refused\": {",
+            build, (unsigned long long)c.executions, (unsigned long long)c.accepted, (unsigned long long)c.ran, (unsigned long long)c.golden, violations,
+            time, c.cpu_seconds, (unsigned long long)options_.seed, pids_.size(), seeds_.size());
+    for (size_t i = 1; i < std::size(VerifyCode_NAMES); i++)
+      fprintf(out, "%s\"%s\": %llu", i > 1 ? ", " : "", VerifyCode_NAMES[i], (unsigned long long)c.codes[i]);
+    fprintf(out, "}}\n");
+    fclose(out);
+  }
+
+  const Options& options_;
+  std::vector<Seed> seeds_;
+  std::vector<Tree> trees_;
+  Count* counts_;
+  std::vector<pid_t> pids_;
+  std::vector<std::pair<uint64_t, Clock::time_point>> heard_;  // executions, and since when there are so many
+  Clock::time_point began_;
+};
 
 }  // namespace fuzz
 
 int main(int count, char** values) {
   using namespace fuzz;
-  using Clock = std::chrono::steady_clock;
-  double seconds = 20;
-  uint64_t seed_number = 1, first = 0, executions = ~0ull;
-  const char* dump_to = nullptr;
-  bool runs = true;
-  for (int i = 2; i + 1 < count; i += 2) {
+  Options o;
+  for (int i = 1; i < count; i++)
+    if (!strcmp(values[i], "--help")) return fputs(HELP, stdout), 0;
+  if (count > 1) o.corpus = values[1];
+  for (int i = 2; i < count; i += 2) {
     const std::string option = values[i];
-    if (option == "--seconds") seconds = atof(values[i + 1]);
-    else if (option == "--executions") executions = strtoull(values[i + 1], nullptr, 10), seconds = 1e9;
-    else if (option == "--seed") seed_number = strtoull(values[i + 1], nullptr, 10);
-    else if (option == "--first") first = strtoull(values[i + 1], nullptr, 10);
-    else if (option == "--dump") dump_to = values[i + 1];
-    else if (option == "--run") runs = atoi(values[i + 1]);
-    else return fprintf(stderr, "fuzz: options: unknown, got %s, allowed --seconds --executions --seed --first --dump --run\n", values[i]), 2;
+    const char* value = i + 1 < count ? values[i + 1] : "";
+    const auto number = strtoull(value, nullptr, 10);
+    if (option == "--seconds") o.seconds = atof(value);
+    else if (option == "--executions") o.executions = number, o.seconds = 1e9;
+    else if (option == "--jobs") o.jobs = int(number);
+    else if (option == "--seed") o.seed = number;
+    else if (option == "--first") o.first = number;
+    else if (option == "--progress") o.progress = atof(value);
+    else if (option == "--json") o.json = value;
+    else if (option == "--dump") o.dump = value;
+    else if (option == "--run") o.runs = number;
+    else if (option == "--golden-every") o.golden_every = number;
+    else if (option == "--plants") o.plants = value;
+    else return fprintf(stderr, "fuzz: options: unknown, got %s, allowed:\n%s", values[i], HELP), 2;
   }
-  const std::vector<Seed> seeds = count > 1 ? read_corpus(values[1]) : std::vector<Seed>();
-  if (seeds.empty()) return fprintf(stderr, "fuzz: corpus: no seeds, got %s, allowed a folder of .seed files\n", count > 1 ? values[1] : ""), 2;
-  FILE* dump = dump_to ? fopen(dump_to, "wb") : nullptr;
-  Bench bench;
-  const auto began = Clock::now();
-  const auto passed = [&] { return std::chrono::duration<double>(Clock::now() - began).count(); };
-  uint64_t accepted = 0, ran = 0, done = 0, codes[64] = {};
-  std::string why;
-  for (uint64_t n = first; done < executions; n++) {
-    const bool golden = n < seeds.size();
-    if (!golden && !(n & 63) && passed() > seconds) break;
-    Random random(seed_number << 32 ^ n);
-    const Seed& seed = golden ? seeds[n] : seeds[size_t(random.below(int64_t(seeds.size())))];
-    std::vector<uint8_t> bytes = seed.program;
-    if (!golden) {
-      Tree tree(seed.program);
-      bytes = Mutator(random, tree).run();
-    }
-    done++;
-    if (getenv("FUZZ_TRACE")) fprintf(stderr, "%llu\n", (unsigned long long)n);
-    // exactly as long as it is, so that the sanitizer sees a read beyond
-    std::unique_ptr<uint8_t[]> exact(new uint8_t[bytes.size() + !bytes.size()]);
-    memcpy(exact.get(), bytes.data(), bytes.size());
-    VerifyError error;
-    const auto program = VerifiedProgram::load(exact.get(), bytes.size(), error);
-    codes[std::min<uint32_t>(63, uint32_t(error.code))]++;
-    if (dump) {
-      const uint32_t length = uint32_t(bytes.size());
-      fputc(program != nullptr, dump), fwrite(&length, 4, 1, dump), fwrite(bytes.data(), 1, length, dump);
-    }
-    if (!program) {
-      if (golden) why = "verifier: refuses a seed";
-    } else {
-      accepted++;
-      if (runs && small(*program)) ran++, why = bench.run(*program, seed, golden, golden || !(n & 15));
-    }
-    if (!why.empty()) {
-      printf("VIOLATION execution %llu seed %s: %s\n  replay: --seed %llu --first %llu --executions 1\n", (unsigned long long)done,
-             seed.name.c_str(), why.c_str(), (unsigned long long)seed_number, (unsigned long long)n);
-      break;
-    }
-  }
-  if (dump) fclose(dump);
-  FILE* const out = dump ? stderr : stdout;
-  const double time = passed();
-  fprintf(out, "executions=%llu accepted=%.1f%% ran=%.1f%% violations=%d seconds=%.2f per_second=%.0f seed=%llu seeds=%zu\n",
-         (unsigned long long)done, 100.0 * double(accepted) / double(done), 100.0 * double(ran) / double(done), !why.empty(), time,
-         double(done) / time, (unsigned long long)seed_number, seeds.size());
-  if (why.empty()) {
-    fprintf(out, "refused:");
-    for (size_t c = 1; c < std::size(VerifyCode_NAMES); c++) fprintf(out, " %s=%llu", VerifyCode_NAMES[c], (unsigned long long)codes[c]);
-    fprintf(out, "\n");
-  }
-  return !why.empty();
+  if (o.dump) o.jobs = 1;
+  std::vector<Seed> seeds = read_corpus(o.corpus);
+  if (seeds.empty()) return fprintf(stderr, "fuzz: corpus: no seeds, got %s, allowed a folder of .seed files\n", o.corpus.c_str()), 2;
+  Run run(o, std::move(seeds));
+  return o.plants ? run.plants() : run.jobs();
 }

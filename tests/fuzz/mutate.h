@@ -1,5 +1,6 @@
 // Programs as structures, and changes to them that keep the structure.
 #pragma once
+#include <algorithm>
 #include <cstring>
 #include <iterator>
 #include <vector>
@@ -32,6 +33,7 @@ struct Tree {
   std::vector<ProgramArg> args;
   std::vector<Part> sections;
 
+  Tree() = default;
   explicit Tree(const std::vector<uint8_t>& bytes) {  // of a program that passes
     memcpy(&head, bytes.data(), sizeof head);
     const uint8_t* at = bytes.data() + sizeof head;
@@ -47,49 +49,57 @@ struct Tree {
     }
   }
   uint64_t work() const {  // dvm_rt/isa/program.py
-    unsigned __int128 total = 0;
-    std::vector<unsigned __int128> before;
+    using Wide = unsigned __int128;
+    constexpr Wide MOST = Wide(1) << 100;
+    Wide total = 0;
+    std::vector<Wide>& before = before_;
+    before.clear();
     for (const Part& s : sections) {
       before.push_back(total);
       if (s.head.kind >= uint16_t(SectionKind::BRANCH)) {
         total++;
         const size_t here = before.size() - 1;
-        if (s.head.kind == uint16_t(SectionKind::LOOP) && uint64_t(s.head.depth) <= here)
-          total = before[here - size_t(s.head.depth)] + (total - before[here - size_t(s.head.depth)]) * uint64_t(s.head.dims[0]);
+        if (s.head.kind == uint16_t(SectionKind::LOOP) && uint64_t(s.head.depth) <= here) {
+          const Wide first = before[here - size_t(s.head.depth)], body = total - first;
+          const uint64_t times = uint64_t(s.head.dims[0]);
+          total = times && body > MOST / times ? MOST : first + body * times;
+        }
         continue;
       }
-      unsigned __int128 rows = 1;
+      Wide rows = 1;
       for (int d = 1; d < MAX_RANK && d < s.head.rank; d++) rows = rows * uint64_t(s.head.dims[d]) & ~0ull;
       if (s.head.kind == uint16_t(SectionKind::HOST) || s.head.kind == uint16_t(SectionKind::COPY)) {
-        total += (uint64_t(s.head.dims[0]) * rows + 15) / 16 + 1;
+        total += (uint64_t(s.head.dims[0]) * uint64_t(rows) + 15) / 16 + 1;
         continue;
       }
       const uint64_t n = uint64_t(s.head.dims[0]), lanes = uint64_t(is_compute_dtype(s.head.dtype) ? lanes_of(s.head.dtype) : LANES), strips = n / lanes + (n % lanes != 0);
-      total += s.words.size() * strips * rows + 1;
-      if (s.head.kind) total += (uint64_t(n * rows) * (unsigned __int128)uint64_t(s.head.depth) + 1023) / 1024;
+      total += uint64_t(s.words.size() * strips * rows) + 1;
+      if (s.head.kind) total += uint64_t((uint64_t(n * rows) * Wide(uint64_t(s.head.depth)) + 1023) / 1024);
     }
     return uint64_t(total);
   }
-  std::vector<uint8_t> bytes() {
-    std::vector<uint8_t> out(sizeof head);
-    auto put = [&](const auto& record) {
-      auto* p = reinterpret_cast<const uint8_t*>(&record);
-      out.insert(out.end(), p, p + sizeof record);
-    };
-    for (auto& a : args) put(a);
+  void write(std::vector<uint8_t>& out) {
+    size_t length = sizeof head + args.size() * sizeof(ProgramArg);
     for (Part& s : sections) {
       s.head.operand_count = uint16_t(s.operands.size()), s.head.word_count = uint16_t(s.words.size());
-      s.head.bytes = uint32_t(sizeof s.head + s.operands.size() * sizeof(Operand) + s.words.size() * sizeof(Word) + s.constants.size() * sizeof(uint64_t));
       s.head.constant_count = uint16_t(s.constants.size());
-      put(s.head);
-      for (auto& x : s.operands) put(x);
-      for (auto& w : s.words) put(w);
-      for (auto& k : s.constants) put(k);
+      s.head.bytes = uint32_t(sizeof s.head + s.operands.size() * sizeof(Operand) + s.words.size() * sizeof(Word) + s.constants.size() * sizeof(uint64_t));
+      length += s.head.bytes;
     }
-    head.arg_count = uint16_t(args.size()), head.section_count = uint16_t(sections.size()), head.bytes = uint32_t(out.size());
-    memcpy(out.data(), &head, sizeof head);
-    return out;
+    head.arg_count = uint16_t(args.size()), head.section_count = uint16_t(sections.size()), head.bytes = uint32_t(length);
+    out.resize(length);
+    uint8_t* at = out.data();
+    auto put = [&](const auto* records, size_t count) {
+      if (count) memcpy(at, records, count * sizeof *records);
+      at += count * sizeof *records;
+    };
+    put(&head, 1), put(args.data(), args.size());
+    for (const Part& s : sections)
+      put(&s.head, 1), put(s.operands.data(), s.operands.size()), put(s.words.data(), s.words.size()), put(s.constants.data(), s.constants.size());
   }
+
+ private:
+  mutable std::vector<unsigned __int128> before_;
 };
 
 inline void seal(std::vector<uint8_t>& bytes) {  // makes the checksum fit
@@ -101,30 +111,106 @@ inline void seal(std::vector<uint8_t>& bytes) {  // makes the checksum fit
 
 class Mutator {
  public:
-  Mutator(Random& random, Tree& tree) : r_(random), t_(tree) {}
-  std::vector<uint8_t> run() {
+  Mutator(Random& random, Tree& tree, std::vector<uint8_t>& out) : r_(random), t_(tree), out_(out) {}
+  void run() {  // changes the tree, and writes its bytes
     // how much larger the head's claim of work may be: 0 finds work that was not counted
     const bool exact = r_.chance(60);
-    for (int n = 1 + int(r_.below(3)); n > 0; n--) change();
+    for (int n = r_.pick({1, 1, 1, 2, 2, 3}); n > 0; n--) change();
     t_.head.fuel = t_.work() + (exact ? 0 : r_.below(1000));
     if (r_.chance(2)) t_.head.fuel -= 1 + r_.below(3);
-    std::vector<uint8_t> out = t_.bytes();
-    if (r_.chance(2)) raw(out);
-    seal(out);
-    if (r_.chance(1)) out[size_t(r_.below(int64_t(out.size())))] ^= uint8_t(1u << r_.below(8));
-    return out;
+    t_.write(out_);
+    if (r_.chance(2)) raw(out_);
+    seal(out_);
+    if (r_.chance(1)) out_[size_t(r_.below(int64_t(out_.size())))] ^= uint8_t(1u << r_.below(8));
   }
 
  private:
   void change() {
     Part& s = r_.of(t_.sections);
     const int what = int(r_.below(100));
+    if (is_control(s) && r_.chance(60)) return span(s);
     if (what < 38 && !s.words.empty()) word(s);
     else if (what < 72 && !s.operands.empty()) operand(s, one_of(s.operands));
     else if (what < 84) section(s);
-    else if (what < 95 && !t_.args.empty()) argument(r_.of(t_.args));
+    else if (what < 94 && !t_.args.empty()) argument(r_.of(t_.args));
+    else if (what < 97) add_control();
     else whole();
   }
+  static bool is_control(const Part& s) { return s.head.kind >= uint16_t(SectionKind::BRANCH); }
+
+  // ---- branches, jumps, loops ----
+  void span(Part& s) {
+    const int64_t number = &s - t_.sections.data(), count = int64_t(t_.sections.size());
+    const bool loop = s.head.kind == uint16_t(SectionKind::LOOP);
+    switch (r_.below(12)) {
+      case 0: s.head.depth += r_.chance(50) ? 1 : -1; break;
+      case 1: case 2: s.head.depth = r_.below((loop ? number : count - 1 - number) + 2); break;
+      case 3: s.head.depth = near(s.head.depth, 1); break;
+      case 4: s.head.kind = uint16_t(r_.pick(CONTROLS)); break;
+      case 5: case 6: s.head.dims[0] = r_.chance(70) ? 1 + r_.below(6) : near(s.head.dims[0], 1); break;
+      case 7:
+        if (s.operands.empty()) s.operands.push_back(flag());
+        else s.operands.pop_back();
+        break;
+      case 8: s.operands.assign(1, flag()); break;
+      case 9: if (!s.operands.empty()) operand(s, s.operands[0]); break;
+      case 10: if (r_.chance(20)) s.words.push_back({OP_end_row, 0, 0}); else move(number); break;
+      default: move(number);
+    }
+  }
+  static constexpr SectionKind CONTROLS[] = {SectionKind::BRANCH, SectionKind::JUMP, SectionKind::LOOP};
+  Operand flag() {  // some bool: of an argument there is, of a new one, or of what a section writes
+    Operand x{};
+    x.arg = uint16_t(t_.args.size()), x.dtype = uint8_t(DType::BOOL), x.mode = READ, x.index = NONE;
+    for (size_t i = 0; i < t_.args.size() && r_.chance(90); i++) {
+      const size_t at = size_t(r_.below(int64_t(t_.args.size())));
+      const bool fits = t_.args[at].dtype == x.dtype && t_.args[at].mode & READ && t_.args[at].bytes;
+      if (fits) return x.arg = uint16_t(at), x.base = r_.below(int64_t(t_.args[at].bytes)), x;
+    }
+    if (t_.head.workspace_bytes && r_.chance(30)) return x.arg = WORKSPACE, x.base = r_.below(int64_t(std::min<uint64_t>(t_.head.workspace_bytes, 64))), x;
+    ProgramArg a{};
+    a.bytes = uint64_t(1 + r_.below(8)), a.mode = uint8_t(r_.chance(80) ? READ : READ | WRITE), a.dtype = x.dtype, a.align = 1;
+    x.base = r_.below(int64_t(a.bytes));
+    t_.args.push_back(a);
+    return x;
+  }
+  void add_control() {
+    if (t_.sections.size() > 60) return;
+    Part s{};
+    const SectionKind kind = r_.pick(CONTROLS);
+    const int64_t count = int64_t(t_.sections.size()), at = r_.below(count + 1);
+    s.head.kind = uint16_t(kind), s.head.dtype = uint8_t(DType::FLOAT32), s.head.rank = 1;
+    for (int64_t& dim : s.head.dims) dim = 1;
+    const bool loop = kind == SectionKind::LOOP;
+    s.head.depth = r_.below((loop ? at : count - at) + 1);
+    if (loop) s.head.dims[0] = 1 + r_.below(4);
+    if (kind == SectionKind::BRANCH || (loop && r_.chance(50))) s.operands.push_back(flag());
+    insert(at, s);
+  }
+  void move(int64_t from) {
+    const Part s = t_.sections[size_t(from)];
+    erase(from), insert(r_.below(int64_t(t_.sections.size()) + 1), s);
+  }
+  // Spans of control sections follow, most of the time.
+  void insert(int64_t at, const Part& added) {
+    const bool follow = r_.chance(85);
+    for (int64_t i = 0; follow && i < int64_t(t_.sections.size()); i++) {
+      Part& s = t_.sections[size_t(i)];
+      const bool loop = s.head.kind == uint16_t(SectionKind::LOOP);
+      if (is_control(s) && (loop ? i >= at && i - s.head.depth < at : i < at && i + s.head.depth >= at)) s.head.depth++;
+    }
+    t_.sections.insert(t_.sections.begin() + at, added);
+  }
+  void erase(int64_t at) {
+    const bool follow = r_.chance(85);
+    for (int64_t i = 0; follow && i < int64_t(t_.sections.size()); i++) {
+      Part& s = t_.sections[size_t(i)];
+      const bool loop = s.head.kind == uint16_t(SectionKind::LOOP);
+      if (is_control(s) && (loop ? i > at && i - s.head.depth <= at : i < at && i + s.head.depth >= at)) s.head.depth--;
+    }
+    t_.sections.erase(t_.sections.begin() + at);
+  }
+
   Operand& one_of(std::vector<Operand>& operands) {  // an operand that others hang on, more often
     Operand& x = r_.of(operands);
     return x.mode & GATHER && x.index < operands.size() && r_.chance(50) ? operands[x.index] : x;
@@ -258,7 +344,7 @@ class Mutator {
       case 7: s.head.depth = s.head.depth > 1 ? 1 + r_.below(s.head.depth) : s.head.depth; break;
       case 8: s.head.scratch_bytes = uint64_t(near(int64_t(s.head.scratch_bytes), 4)), t_.head.scratch_bytes = std::max(t_.head.scratch_bytes, s.head.scratch_bytes); break;
       case 9: s.head.rank = uint8_t(r_.chance(70) ? s.head.rank + 1 : boundary()); break;
-      case 10: if (r_.chance(30)) s.head.kind = uint16_t(r_.below(7)); else s.head.scratch_bytes += 64 * r_.below(8); break;
+      case 10: if (r_.chance(30)) s.head.kind = uint16_t(r_.below(int64_t(std::size(SectionKind_NAMES)) + 1)); else s.head.scratch_bytes += 64 * r_.below(8); break;
       case 11: if (r_.chance(20)) s.head.dtype = uint8_t(r_.below(14)); break;
       case 12:
         if (r_.chance(10)) s.head.reserved = 1;
@@ -302,8 +388,8 @@ class Mutator {
       case 0: t_.head.workspace_bytes = uint64_t(near(int64_t(t_.head.workspace_bytes), 64)); break;
       case 1: case 2: t_.head.workspace_bytes += uint64_t(r_.below(256)); break;
       case 3: t_.head.scratch_bytes = uint64_t(near(int64_t(t_.head.scratch_bytes), 64)); break;
-      case 4: if (sections.size() > 1) sections.erase(sections.begin() + r_.below(int64_t(sections.size()))); break;
-      case 5: sections.push_back(Part(r_.of(sections))); break;
+      case 4: if (sections.size() > 1) erase(r_.below(int64_t(sections.size()))); break;
+      case 5: insert(r_.below(int64_t(sections.size()) + 1), Part(r_.of(sections))); break;
       case 6: std::swap(r_.of(sections), r_.of(sections)); break;
       default: if (r_.chance(10)) (r_.chance(50) ? t_.head.reserved1 : t_.head.scratch_bytes) += 1;
     }
@@ -320,6 +406,7 @@ class Mutator {
 
   Random& r_;
   Tree& t_;
+  std::vector<uint8_t>& out_;
 };
 
 }  // namespace fuzz

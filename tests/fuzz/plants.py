@@ -1,26 +1,26 @@
-"""Planted bugs: does the fuzzer see them? Each is a change of one place in a copy of a source file; production sources
-stay as they are.
+"""Planted bugs: does the fuzzer see them? Each is a change of one place in a source file of the core; production sources stay
+as they are.
 
-    python -m tests.fuzz.plants [--seconds S] [NAME ...]
+    scripts/fuzz --plants [--seconds S] [NAME ...]
 
-Needs `FUZZ_BUILD=plain scripts/fuzz --build-only`. Each bug gets an executable of its own with the patched file; what
-is printed: the bug, how it was seen, after how many executions and seconds."""
+One executable holds all of them: in a copy of the sources each statement that has plants becomes a choice by the number
+`planted_bug` (`--write FOLDER` makes that copy). The fuzzer then hunts for one after the other, each in a process of its own, for
+at most so many seconds. What is printed: file, bug, executions and seconds until it was seen, and how."""
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import sys
-import tempfile
+import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-NATIVE, PLAIN, CORPUS = ROOT / "dvm_rt/native", ROOT / "build/fuzz/plain", ROOT / "build/fuzz/corpus"
-GENERATED = ROOT / "build/dev/generated"
-KERNELS = ("vector", "matmul", "copy", "attention", "kernels")
-COMPILER = os.environ.get("CXX", "g++")
+NATIVE, MADE, CORPUS = ROOT / "dvm_rt/native", ROOT / "build/fuzz/plants", ROOT / "build/fuzz/corpus"
+SOURCES = ("verify", "program", "split", "threads", "machine", "shared", "matmul", "copy", "vector")
+GOLDEN_EVERY = 4  # executions: bugs that change results are seen by seeds
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,18 @@ class Plant:
     file: str
     old: str
     new: str
+
+    def change(self, source: str) -> tuple[int, int, str]:
+        """Begin and end of what differs, and what stands there instead. ValueError if `old` does not stand there once."""
+        if source.count(self.old) != 1:
+            raise ValueError(f"plants: {self.name}: places in {self.file}, got {source.count(self.old)}, allowed 1")
+        begin, end, new = source.index(self.old), source.index(self.old) + len(self.old), self.new
+        while new and begin < end and source[begin] == new[0]:
+            begin, new = begin + 1, new[1:]
+        while new and begin < end and source[end - 1] == new[-1]:
+            end, new = end - 1, new[:-1]
+        gone = source[begin:end] if not new else ""
+        return begin + len(gone) - len(gone.lstrip()), end - len(gone) + len(gone.rstrip()), new
 
 
 def _verify(name: str, old: str, new: str) -> Plant:
@@ -73,7 +85,7 @@ PLANTS: tuple[Plant, ...] = (
     _verify("bounds-high-by-1", "if (print.high > bytes) return", "if (print.high > bytes + 1) return"),
     _footprint("bounds-high-by-element", "__builtin_add_overflow(out.high, walk.element, &out.high)", "__builtin_add_overflow(out.high, 0, &out.high)"),
     _footprint("bounds-count", "__builtin_mul_overflow(walk.stride[d], walk.count[d] - 1, &reach)", "__builtin_mul_overflow(walk.stride[d], walk.count[d] - 2, &reach)"),
-    _footprint("bounds-32-bit", "int64_t& end = reach < 0 ? out.low : out.high;", "reach = int32_t(reach);\n    int64_t& end = reach < 0 ? out.low : out.high;"),
+    _footprint("bounds-32-bit", "walk.count[d] - 1, &reach);", "walk.count[d] - 1, &reach), reach = int32_t(reach);"),
     _footprint("bounds-negative-stride", "int64_t& end = reach < 0 ? out.low : out.high;", "int64_t& end = out.high;"),
     _verify("bounds-last-dimension", "for (int d = 1; d < s.rank; d++) walk.step(s.dims[d], x.stride[d]);", "for (int d = 1; d < s.rank - 1; d++) walk.step(s.dims[d], x.stride[d]);"),
     _verify("bounds-depth", "if (has_depth) walk.step(attends", "if (has_depth && i) walk.step(attends"),
@@ -164,6 +176,29 @@ PLANTS: tuple[Plant, ...] = (
     _verify("gather-by-index-operand", "index.arg != INDEX && index.mode & READ", "index.mode & READ"),
     _verify("constants-of-4-bytes", "if (s.constant_count && element_ != 8)", "if (false)"),
     _verify("store-any-permission", "(!still || refuse_word(VerifyCode::OPERAND_FORM, 0, 4)) && writes(w.a);", "(!still || refuse_word(VerifyCode::OPERAND_FORM, 0, 4));"),
+    # branches, jumps, loops
+    _verify("control-skip", "if (skip > left) return", "if (skip > left + 1) return"),
+    _verify("control-skip-backwards", "has_depth ? s.depth < !is_control(kind_)", "has_depth ? s.depth < (is_control(kind_) ? -1 : 1)"),
+    _verify("control-back", "if (first < 0) return", "if (first < -1) return"),
+    _verify("control-words", "if (s.word_count) return wrong(VerifyCode::NESTING, s.word_count, 0);\n    if (s.operand_count) {", ";\n    if (s.operand_count) {"),
+    _verify("control-dims", "(!loop && s.dims[0] != 1)", "(!loop && s.dims[0] > 2)"),
+    _verify("control-two-flags", "s.operand_count < least || s.operand_count > most", "s.operand_count < least || s.operand_count > most + 1"),
+    _verify("control-flag-mode", "if (flag.mode != READ) return", "if (!(flag.mode & READ)) return"),
+    _verify("control-flag-dtype", "if (flag.dtype != uint8_t(DType::BOOL)) return", "if (DTYPE_BYTES[flag.dtype] != 1) return"),
+    _verify("control-flag-stride", "if (flag.stride[0]) return", "if (false) return"),
+    _verify("control-flag-written", "read_ = 1, stored_ = 0;\n      record();", "read_ = 1, stored_ = 0;\n      ;"),
+    _verify("region-overlap", "if (region_count_ && last > region_end_[region_count_ - 1])", "if (false)"),
+    _verify("region-never-closed", "if (--region_count_ < SNAPSHOTS_MAX) written_.meet(snapshot_[region_count_]);", "if (--region_count_ < SNAPSHOTS_MAX) ;"),
+    _verify("region-deep", "else written_ = Written();", "else ;"),
+    _verify("region-of-jump", "kind_ == SectionKind::JUMP ? at_jump : written_;", "written_;"),
+    _verify("loop-across-region", "if (region_at_[first] != region_at_[section_number_])", "if (false)"),
+    _verify("loop-overlap", "if (loop_count_ && loop_end_[loop_count_ - 1] >= first) return", "if (false) return"),
+    _verify("loop-fuel", "__builtin_mul_overflow(fuel_ - fuel_at_[first], times, &all)", "__builtin_mul_overflow(fuel_ - fuel_at_[first], times > 1 ? times - 1 : 1, &all)"),
+    Plant("machine-loop-limit", "machine.cpp", "++times < head.dims[0];", "++times <= head.dims[0];"),
+    Plant("machine-loop-times", "machine.cpp", "times = 0;", ";"),
+    Plant("machine-loop-trap", "machine.cpp", "if (set) threads_[0].context->trap = {TrapCode::LOOP_LIMIT", "if (false) threads_[0].context->trap = {TrapCode::LOOP_LIMIT"),
+    Plant("machine-loop-after-trap", "machine.cpp", "std::fill(times_.begin(), times_.end(), 0);", ";"),
+    Plant("machine-branch", "machine.cpp", "number + 1 + (set ? 0 : size_t(head.depth))", "number + 1 + (set ? size_t(head.depth) : 0)"),
     # what is cleared
     _verify("workspace-not-cleared", "facts_.zero_workspace = true;", ";"),
     _verify("read-before-write", "else if (args()[x.arg].mode & WRITE) args()[x.arg].mode |= ZERO_FILL;", ";"),
@@ -195,77 +230,159 @@ PLANTS: tuple[Plant, ...] = (
 )  # fmt: skip
 
 
+
+# ---- one source for all plants --------------------------------------------------------------------------------------
+Change = tuple[int, int, int, str]  # number of the plant, begin, end, what stands there instead
+
+
+def switched(source: str, plants: Iterable[tuple[int, Plant]]) -> str:
+    """The source with a choice by `planted_bug` for each statement that has plants."""
+    source = re.sub(r"^#pragma GCC unroll.*$", "", source, flags=re.MULTILINE)  # a choice is no loop
+    code, groups = _Code(source), []
+    for number, plant in plants:
+        begin, end, new = plant.change(source)
+        groups.append((code.statement(begin, end), [(number, begin, end, new)]))
+    merged: list[tuple[tuple[int, int], list[Change]]] = []
+    for (begin, end), changes in sorted(groups):
+        if merged and begin < merged[-1][0][1]:
+            (first, last), before = merged.pop()
+            merged.append(((first, max(last, end)), before + changes))
+        else:
+            merged.append(((begin, end), changes))
+    for (begin, end), changes in reversed(merged):
+        source = source[:begin] + _choice(source, begin, end, changes) + source[end:]
+    return "extern int planted_bug;\n" + source
+
+
+def _choice(source: str, begin: int, end: int, changes: list[Change]) -> str:
+    plain = source[begin:end]
+    variants = [(number, source[begin:a] + new + source[b:end]) for number, a, b, new in changes]
+    if declared := re.fullmatch(r"((?:const )?[\w:]+(?:<[^;=]*>)?(?: |[*&] | [*&])\w+ = )(.*);", plain, re.DOTALL):
+        first = len(declared[1])
+        pieces = _pieces(plain[first:-1])
+        for _, a, b, _ in changes:  # of several names that are declared together, those that change
+            assert any(begin + first + x <= a and b <= begin + first + y for x, y in pieces), plain
+        out = declared[1]
+        for x, y in pieces:
+            piece, at = plain[first + x : first + y], begin + first + x
+            name = re.match(r"( \w+ = )", piece) if x else None
+            lead = name[1] if name else ""
+            mine = [(n, source[at + len(lead) : a] + new + source[b : begin + first + y]) for n, a, b, new in changes if at <= a and b <= begin + first + y]
+            out += ("," if x else "") + lead + "".join(f"planted_bug == {n} ? ({text}) : " for n, text in mine) + f"({piece[len(lead) :]})"
+        return out + ";"
+    if plain.startswith("if (") and plain.endswith("{"):
+        close = plain.rindex(")")
+        return "if (" + "".join(f"planted_bug == {n} ? bool({text[4 : text.rindex(')')]}) : " for n, text in variants) + f"bool({plain[4:close]})) {{"
+    return "".join(f"if (planted_bug == {n}) {{ {text}; }} else " for n, text in variants) + "{ " + plain + " }"
+
+
+def _pieces(text: str) -> list[tuple[int, int]]:
+    """Between commas that stand in no brackets."""
+    depth, cuts = 0, [-1]
+    for at, char in enumerate(text):
+        depth += (char in "([{") - (char in ")]}")
+        if char == "," and not depth:
+            cuts.append(at)
+    return [(a + 1, b) for a, b in zip(cuts, [*cuts[1:], len(text)], strict=True)]
+
+
+class _Code:
+    """C++ as far as statements go."""
+
+    def __init__(self, source: str) -> None:
+        blank = lambda found: re.sub(r"[^\n]", " ", found[0])  # noqa: E731
+        self.text = re.sub(r'//[^\n]*|"(?:\\.|[^"\\\n])*"|^#[^\n]*', blank, source, flags=re.MULTILINE)
+        self.bounds = [0]  # a statement may begin after one of these
+        brackets: list[str] = []  # that are open; blocks, which a statement ends at, are not among them
+        for at, char in enumerate(self.text):
+            if char in "([" or (char == "{" and (brackets or self._is_value(at))):
+                brackets.append(char)
+            elif brackets and char in ")]}":
+                brackets.pop()
+            elif char in ";{}" and not brackets:
+                self.bounds.append(at + 1)
+
+    def statement(self, begin: int, end: int) -> tuple[int, int]:
+        """Of the innermost statement around a place; of an if with a block its head."""
+        first = max(bound for bound in self.bounds if bound <= begin)
+        label = re.compile(r"\s*(?:(?:case\s+[\w:]+|default):(?!:)\s*|else\b\s*)*").match(self.text, first)
+        first = label.end()
+        last = self._end(max(end - 1, first))
+        if self.text[last - 1] == "{" and not self.text.startswith("if (", first):
+            last = self._block(last)
+        while self.text[last - 1] == ";" and self.text.startswith("if (", first) and (other := re.compile(r"\s*else\b").match(self.text, last)):
+            last = self._end(other.end())
+            if self.text[last - 1] == "{":
+                last = self._block(last)
+        return first, last
+
+    def _end(self, at: int) -> int:
+        return next(bound for bound in self.bounds if bound > at)
+
+    def _block(self, at: int) -> int:
+        depth = 1
+        while depth:
+            depth += (self.text[at] == "{") - (self.text[at] == "}")
+            at += 1
+        return at
+
+    def _is_value(self, at: int) -> bool:
+        before = self.text[:at].rstrip()
+        return before.endswith(("=", ",", "return"))
+
+
+def write(folder: Path) -> None:
+    """A copy of the sources with all plants; files that do not change are left alone."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in (*(f"{stem}.cpp" for stem in SOURCES), "footprint.h"):
+        text = (NATIVE / name).read_text()
+        if mine := [(n, plant) for n, plant in enumerate(PLANTS) if plant.file == name]:
+            text = switched(text, mine)
+        if not (folder / name).exists() or (folder / name).read_text() != text:
+            (folder / name).write_text(text)
+
+
+# ---- the hunt -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Found:
+    plant: Plant
+    found: bool
+    executions: int
+    seconds: float
+    cpu_seconds: float
+    why: str
+
+
+def hunt(plants: Iterable[int], seconds: float, seed: int = 1) -> Iterable[Found]:
+    """Each plant by number. Needs `scripts/fuzz --build-only plants`."""
+    numbers = ",".join(map(str, plants))
+    command = [str(MADE / "fuzz"), str(CORPUS), "--plants", numbers, "--seconds", str(seconds), "--seed", str(seed), "--golden-every", str(GOLDEN_EVERY)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            number, found, executions, wall, cpu, *why = line.rstrip("\n").split(" ", 5)
+            yield Found(PLANTS[int(number)], found == "1", int(executions), float(wall), float(cpu), why[0] if why else "")
+
+
 def main(options: list[str]) -> int:
+    if options[:1] == ["--write"]:
+        write(Path(options[1]))
+        return 0
     seconds = 20.0
     if options[:1] == ["--seconds"]:
         seconds, options = float(options[1]), options[2:]
-    missed = 0
-    wanted = [p for p in PLANTS if not options or p.name in options or p.file in options]
-    for plant in wanted:
-        found, line = hunt(plant, seconds)
-        missed += not found
-        print(f"{plant.file:12} {plant.name:26} {line}", flush=True)
-    print(f"{len(wanted) - missed} of {len(wanted)} found")
-    return missed > 0
-
-
-def hunt(plant: Plant, seconds: float) -> tuple[bool, str]:
-    source = (NATIVE / plant.file).read_text()
-    if source.count(plant.old) != 1:
-        return False, f"its place stands {source.count(plant.old)} times in the source"
-    with tempfile.TemporaryDirectory() as folder:
-        fuzz = build(plant, source.replace(plant.old, plant.new), Path(folder))
-        run = subprocess.run(
-            [fuzz, CORPUS, "--seconds", str(seconds)], capture_output=True, text=True, timeout=10 * seconds, check=False
-        )
-    done = re.search(r"executions=(\d+).*seconds=([\d.]+)", run.stdout)
-    after = f"{int(done[1]):>8} executions {done[2]:>6} s" if done else "in an execution it did not survive"
-    why = re.search(r"VIOLATION .*?: (.*)", run.stdout)
-    if run.returncode == 0:
-        return False, f"NOT FOUND {after}"
-    return True, f"{after}  {why[1] if why else f'ended with status {run.returncode}'}"
-
-
-def build(plant: Plant, source: str, folder: Path) -> Path:
-    """An executable with one patched file, and for a patched kernel with the baseline alone: both would have the bug."""
-    name = "verify.cpp" if plant.file == "footprint.h" else plant.file  # of the verifier alone
-    (folder / plant.file).write_text(source)
-    patched = folder / name
-    if name != plant.file:
-        patched.write_text((NATIVE / name).read_text())
-    kernel = patched.stem in KERNELS
-    objects = [Path(line) for line in (PLAIN / "objects").read_text().splitlines()]
-    if kernel:
-        objects = [path for path in objects if "avx" not in str(path)]
-    common = [] if kernel else [f"-DDVM_{name.upper()}" for name in ("avx2", "avx512") if any(name in str(path) for path in objects)]
-    common += ["-DDVM_X86"] if os.uname().machine == "x86_64" else []
-    target = ["-O1", "-foptimize-sibling-calls", "-msse4.2", "-DDVM_TARGET=baseline"] if kernel else ["-O0"]
-    if patched.stem == "vector":  # in float32 only
-        target += ["-DDVM_DTYPE=float32", "-DDVM_IS_float32", "-DDVM_ELEMENT=float", '-DDVM_VEC="vec.h"', '-DDVM_ROWS="rows_float.h"']
-    out = [compiled(patched, folder, common + target)]
-    replaced = [is_of(patched.stem, path) for path in objects]
-    rest = [path for path, gone in zip(objects, replaced, strict=True) if not gone]
-    if kernel:  # a machine that knows the baseline only
-        shared = PLAIN / "baseline_only"
-        shared.mkdir(exist_ok=True)
-        for path in (NATIVE / "machine.cpp", ROOT / "tests/fuzz/fuzz.cpp"):
-            if not (shared / f"{path.stem}.o").exists():
-                compiled(path, shared, [*common, "-O1"])
-            rest = [shared / f"{path.stem}.o" if is_of(path.stem, other) else other for other in rest]
-    subprocess.run([COMPILER, *out, *rest, "-o", folder / "fuzz"], check=True)
-    return folder / "fuzz"
-
-
-def is_of(stem: str, path: Path) -> bool:
-    """Whether this object is the one of that source file (of vector.cpp: in float32)."""
-    return path.name.partition(".")[0] == stem and (stem != "vector" or "float32" in str(path))
-
-
-def compiled(path: Path, folder: Path, options: list[str]) -> Path:
-    out = folder / f"{path.stem}.o"
-    flags = ["-std=gnu++20", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-w", f"-I{NATIVE}", f"-I{GENERATED}"]
-    subprocess.run([COMPILER, *flags, *options, "-c", path, "-o", out], check=True)
-    return out
+    wanted = [n for n, plant in enumerate(PLANTS) if not options or plant.name in options or plant.file in options]
+    began, cpu, missed = time.monotonic(), 0.0, []
+    for one in hunt(wanted, seconds):
+        cpu += one.cpu_seconds
+        if not one.found:
+            missed.append(one.plant.name)
+        seen = one.why if one.found else "NOT FOUND"
+        print(f"{one.plant.file:12} {one.plant.name:26} {one.executions:>8} executions {one.seconds:>6.2f} s  {seen}", flush=True)
+    print(f"{len(wanted) - len(missed)} of {len(wanted)} found in {time.monotonic() - began:.0f} s, {cpu:.0f} s of CPU time; not found: {missed}")
+    return len(missed) > 0
 
 
 if __name__ == "__main__":

@@ -17,27 +17,32 @@ inline bool named(const Word& w, Row row) { return OPS[w.op].row == row; }
 
 class Shadow {
  public:
-  // `content[i]`: bytes of argument i before the run.
-  Shadow(const VerifiedProgram& program, const std::vector<std::vector<uint8_t>>& content)
-      : program_(program), content_(content), places_(program.head().arg_count + 2) {
-    for (int i = 0; i < program.head().arg_count; i++) {
+  // `content[i]`: bytes of argument i before the run. `way` 0 takes the branches that the machine will take, as far as flags
+  // are known before the run; others throw the dice.
+  void load(const VerifiedProgram& program, const std::vector<std::vector<uint8_t>>& content, uint64_t way) {
+    program_ = &program, content_ = content.data(), way_ = way, dice_ = 5 + way * 0x9E3779B97F4A7C15;
+    count_ = program.head().arg_count;
+    if (places_.size() < count_ + 2) places_.resize(count_ + 2);
+    for (size_t i = 0; i < count_; i++) {
       const ProgramArg& a = program.args()[i];
       places_[i].open(a.bytes, a.mode, a.align, a.dtype, !(a.mode & WRITE) || a.mode & ZERO_FILL);
     }
     workspace().open(program.head().workspace_bytes, READ | WRITE, ARENA_ALIGN, -1, program.zero_workspace());
+    trapped = false, values_known = true, work_ = 0, number_ = 0, word_ = 0, why_.clear();
   }
 
   // Why the program breaks a promise, or "" if it does not.
-  std::string run() {
+  const std::string& run() {
     try {
-      const ProgramHead& head = program_.head();
+      const ProgramHead& head = program_->head();
       need(head.magic == PROGRAM_MAGIC && head.version == VERSION && head.table_hash == TABLE_HASH, "head");
       need(!head.reserved0 && !head.reserved1 && head.arg_count <= MAX_ARGS, "head");
       for (int i = 0; i < head.arg_count; i++) {
-        const ProgramArg& a = program_.args()[i];
+        const ProgramArg& a = program_->args()[i];
         need(!a.reserved && !(a.mode & ~(READ | WRITE | ZERO_FILL)) && a.align && !(a.align & (a.align - 1)) && a.align <= 64, "argument");
       }
-      const std::span<const SectionView> sections = program_.sections();
+      const std::span<const SectionView> sections = program_->sections();
+      nesting(sections);
       times_.assign(sections.size(), 0);
       for (size_t next = 0, steps = 0; next < sections.size() && !trapped; steps++) {
         const SectionView& section = sections[next];
@@ -59,18 +64,46 @@ class Shadow {
           default: break;
         }
       }
-      if (work_ > program_.head().fuel) fail("more work than fuel");
-      for (int i = 0; !trapped && i < program_.head().arg_count; i++)
+      if (work_ > program_->head().fuel) fail("more work than fuel");
+      for (int i = 0; !trapped && i < program_->head().arg_count; i++)
         if (!places_[i].all_known()) fail("an output keeps old bytes");
     } catch (const std::string& why) {
-      return why;
+      why_ = why;
     }
-    return "";
+    return why_;
   }
   bool trapped = false, values_known = true;
 
  private:
   static constexpr size_t STEPS_MAX = 2000;
+  // What may be skipped are regions, loops are spans: any two are nested or disjoint, and a loop is whole inside of a region.
+  void nesting(std::span<const SectionView> sections) {
+    spans_.clear();
+    for (size_t i = 0; i < sections.size(); i++) {
+      const Section& head = *sections[i].head;
+      if (!is_control(SectionKind(head.kind))) continue;
+      const bool loop = SectionKind(head.kind) == SectionKind::LOOP;
+      const int64_t at = int64_t(i), first = loop ? at - head.depth : at + 1, last = loop ? at : at + head.depth;
+      need(head.depth >= 0 && first >= 0 && last < int64_t(sections.size()), "a jump to nowhere");
+      if (first <= last) spans_.push_back({first, last, loop});
+      need(head.rank == 1 && (loop || head.dims[0] == 1) && !head.word_count, "control section");
+      const bool needs_flag = SectionKind(head.kind) == SectionKind::BRANCH, may = SectionKind(head.kind) != SectionKind::JUMP;
+      need(head.operand_count >= needs_flag && head.operand_count <= may, "number of flags");
+    }
+    for (const Span& a : spans_)
+      for (const Span& b : spans_) {
+        const bool apart = a.last < b.first || b.last < a.first, inside = a.first >= b.first && a.last <= b.last;
+        const bool around = b.first >= a.first && b.last <= a.last;
+        need(apart || inside || around, "spans that overlap");
+        const bool cut = a.loop && !b.loop && (a.first >= b.first && a.first <= b.last) != (a.last >= b.first && a.last <= b.last);
+        need(!cut, "a loop across the end of a region");
+      }
+  }
+  struct Span {
+    int64_t first, last;
+    bool loop;
+  };
+  std::vector<Span> spans_;
   // What the verifier says of a program holds on every way through it: flags are thrown.
   size_t following(const SectionView& section, size_t number) {
     const Section& head = *section.head;
@@ -79,8 +112,10 @@ class Shadow {
       const Operand& x = section.operands[0];
       Place& p = place(x);
       need(x.mode == READ && x.dtype == uint8_t(DType::BOOL) && p.mode & READ && x.base >= 0 && x.base < p.bytes, "flag");
+      need((p.dtype < 0 || p.dtype == x.dtype) && !x.stride[0], "flag");
       need(p.known[size_t(x.base)], "a flag of old bytes");
-      values_known = false, dice_ = dice_ * 6364136223846793005 + 1442695040888963407, set = dice_ >> 40 & 1;
+      if (!way_ && x.arg < count_ && !(p.mode & WRITE)) set = content_[x.arg][size_t(x.base)];
+      else values_known = false, dice_ = dice_ * 6364136223846793005 + 1442695040888963407, set = dice_ >> 40 & 1;
     }
     if (SectionKind(head.kind) != SectionKind::LOOP) return number + 1 + (set ? 0 : size_t(head.depth));
     if (++times_[number] < head.dims[0] && (set || !head.operand_count)) return number - size_t(head.depth);
@@ -88,18 +123,17 @@ class Shadow {
     return number + 1;
   }
   std::vector<int64_t> times_;
-  uint64_t dice_ = 5;
+  uint64_t way_ = 0, dice_ = 5;
   static constexpr uint32_t NOBODY = 0, MANY = ~0u;
   static constexpr uint8_t FLOAT32 = uint8_t(DType::FLOAT32);
   struct Place {  // one argument, the workspace or the scratch
     int64_t bytes = 0, align = 1;
     int mode = 0, dtype = -1;
-    bool known_from_start = true;
     std::vector<uint8_t> known;            // per byte: holds something of this run
     std::vector<uint32_t> writer, reader;  // per byte, of this section: element that wrote, that read
     bool stored = false;                   // some section wrote here
     void open(uint64_t n, int m, int64_t a, int d, bool k) {
-      bytes = n, mode = m, align = a, dtype = d, known_from_start = k;
+      bytes = int64_t(n), mode = m, align = a, dtype = d, stored = false;
       known.assign(n, k);
     }
     bool all_known() const { return std::find(known.begin(), known.end(), 0) == known.end(); }
@@ -111,12 +145,12 @@ class Shadow {
   void need(bool good, const char* what) {
     if (!good) fail(what);
   }
-  Place& workspace() { return places_[program_.head().arg_count]; }
-  Place& scratch() { return places_[program_.head().arg_count + 1]; }
+  Place& workspace() { return places_[count_]; }
+  Place& scratch() { return places_[count_ + 1]; }
   Place& place(const Operand& x) {
     if (x.arg == SCRATCH) return scratch();
     if (x.arg == WORKSPACE) return workspace();
-    need(x.arg < program_.head().arg_count, "no such argument");
+    need(x.arg < program_->head().arg_count, "no such argument");
     return places_[x.arg];
   }
 
@@ -144,7 +178,7 @@ class Shadow {
       if (x.arg == INDEX) need(vector && x.mode == READ && !x.depth && x.dtype == uint8_t(DType::INT64), "index operand");
       for (int d = 1; x.arg == SCRATCH && d < MAX_RANK; d++) need(x.stride[d] == 0, "row buffer");
     }
-    need(section.head->scratch_bytes <= program_.head().scratch_bytes, "more scratch than the head claims");
+    need(section.head->scratch_bytes <= program_->head().scratch_bytes, "more scratch than the head claims");
     scratch().open(section.head->scratch_bytes, READ | WRITE, ARENA_ALIGN, head.dtype, false);
     for (Place& p : places_) p.writer.clear(), p.reader.clear();
     for (int i = 0; i < section.head->operand_count; i++) {
@@ -259,7 +293,7 @@ class Shadow {
     const int64_t size = DTYPE_BYTES[index.dtype];
     touch(x.index, row_at_[x.index], size, READ, element(0));
     st.gathered |= 1u << i;
-    if (index.arg < content_.size() && !place(index).stored && !(place(index).mode & WRITE)) {
+    if (index.arg < count_ && !place(index).stored && !(place(index).mode & WRITE)) {
       int64_t at = 0;
       int32_t narrow;
       memcpy(size == 8 ? (void*)&at : (void*)&narrow, content_[index.arg].data() + int64_t(row_at_[x.index]), size);
@@ -501,9 +535,11 @@ class Shadow {
     work_ += (keys * rows_of(head) * head.depth + 1023) / 1024 + 4 * ((keys + LANES - 1) / LANES) * rows_of(head);
   }
 
-  const VerifiedProgram& program_;
-  const std::vector<std::vector<uint8_t>>& content_;
+  const VerifiedProgram* program_ = nullptr;
+  const std::vector<uint8_t>* content_ = nullptr;
+  size_t count_ = 0;  // of arguments; the workspace and the scratch come behind them
   std::vector<Place> places_;
+  std::string why_;
   const SectionView* s_ = nullptr;
   __int128 row_start_[MAX_OPERANDS], row_at_[MAX_OPERANDS];  // of this row, without and with what gathers added
   int64_t row_ = 0;

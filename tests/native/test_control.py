@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from dvm_rt import _native, dtypes
-from dvm_rt.errors import DeviceTrap, InvalidBytecodeError
+from dvm_rt.errors import DeviceTimeoutError, DeviceTrap, InvalidBytecodeError
 from dvm_rt.isa import reference
 from dvm_rt.isa.assembler import assemble, disassemble
 from dvm_rt.isa.program import READ, WRITE, ProgramBuilder, fuel, parse
@@ -20,17 +20,17 @@ FLAGS = 6
 class Random:
     """A random program over one vector of state and some flags, of branches with and without an else, and loops."""
 
-    def __init__(self, rng: np.random.Generator) -> None:
-        self.rng, self.program, self.depth = rng, ProgramBuilder(), 0
+    def __init__(self, rng: np.random.Generator, elements: int = N) -> None:
+        self.rng, self.program, self.depth, self.elements = rng, ProgramBuilder(), 0, elements
         self.flags = self.program.add_arg(FLAGS, READ, dtypes.bool_)
-        self.out = self.program.add_arg(4 * N, READ | WRITE)
+        self.out = self.program.add_arg(4 * elements, READ | WRITE)
         self.block()
         self.step()
         self.code = self.program.build()
 
     def step(self) -> None:
         """state = state * a + b"""
-        section = self.program.vector(N)
+        section = self.program.vector(self.elements)
         section.operand(self.out, (4,))
         section.operand(self.out, (4,), mode=WRITE)
         section.begin_pass()
@@ -152,6 +152,31 @@ def test_a_loop_stops_at_its_limit_and_the_next_run_starts_anew() -> None:
             loaded.run([np.array([True]), count])
         loaded.run([np.array([False]), count])
         assert count[0] == 3
+
+
+@pytest.mark.parametrize("target", _native.targets())
+def test_a_loop_that_does_not_end_is_stopped(target: str) -> None:
+    """Within its limit of iterations it would run for hours; the machine works on."""
+    program = ProgramBuilder()
+    flag = program.add_arg(1, READ, dtypes.bool_)
+    out = program.add_arg(8, READ | WRITE, dtypes.int64)
+    section = program.vector(1, dtype=dtypes.int64)
+    section.operand(out, (8,))
+    section.operand(out, (8,), mode=WRITE)
+    section.begin_pass()
+    section.word("mov.i", 0)
+    section.word("add.k", 1)
+    section.word("store", 1)
+    section.end_pass()
+    section.word("end_row")
+    program.loop(1, 1 << 16)
+    program.loop(2, 1 << 20, flag)
+    loaded, count = _native.Program(program.build()), np.zeros(1, np.int64)
+    with pytest.raises(DeviceTimeoutError, match=r"section [12]: a loop that goes on, got \d+ ms, allowed 20 ms$"):
+        loaded.run([np.array([True]), count], target, loop_s=0.02)
+    assert 0 < count[0] < 1 << 36
+    loaded.run([np.array([False]), count], target)
+    assert count[0] == 1 << 16
 
 
 def test_fuel_counts_a_body_as_often_as_it_may_run() -> None:

@@ -295,6 +295,9 @@ class World:
         self.failed.add(c.program)
         self._push(-1, ("program", c.program, True))  # its launches trap at once
 
+    def _do_FailLaunch(self, c: e.FailLaunch) -> None:
+        raise Broken(f"innocent launch {c.seq} failed: {c.text}")
+
     def _do_StartProcess(self, c: e.StartProcess) -> None:
         self.starts += 1
         if self.starts > 400:

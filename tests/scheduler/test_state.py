@@ -230,6 +230,29 @@ def test_restarts_are_bounded_even_with_progress():
     assert e.FailRuntime in kinds(d.tell(e.ProcessDied(E0, 10)))
 
 
+def test_a_launch_that_kills_every_device_is_given_up_alone():
+    d = Driver()
+    d.arrive(1)
+    d.count(done=3, launched=9, device_up=True)
+    for life in range(5):  # the first of them has made progress
+        assert e.FailLaunch not in kinds(d.tell(e.ProcessDied(e.DEVICE, life), after=0.01))
+        d.count(done=3, launched=9, device_up=True)
+    out = d.tell(e.ProcessDied(e.DEVICE, 5), after=0.01)
+    assert kinds(out)[:2] == [e.FailLaunch, e.ReplayDevice] and (out[0].seq, out[0].error) == (4, "PoisonRequestError")
+    for life in range(6, 11):  # the next one has as many lives
+        d.count(done=4, launched=9, device_up=True)
+        assert {e.FailLaunch, e.FailRuntime}.isdisjoint(kinds(d.tell(e.ProcessDied(e.DEVICE, life), after=0.01)))
+    for changed in ({"waiting_program": 7}, {"launched": 4}, {"device_up": False}):  # it died of something else
+        other = Driver()
+        other.arrive(1)
+        for life in range(6):
+            if other.state.unhealthy:
+                break
+            other.count(**({"done": 4, "launched": 9, "device_up": True} | changed))
+            out = other.tell(e.ProcessDied(e.DEVICE, life), after=0.01)
+            assert e.FailLaunch not in kinds(out)
+
+
 # ---- poison -----------------------------------------------------------------------------------------------------------
 def test_a_poison_instance_fails_after_two_solo_deaths_and_the_others_do_not():
     d = Driver(solo_deaths_max=2)
@@ -362,6 +385,20 @@ def test_remote_workers_take_part_and_leave():
     out = d.tell(e.RemoteLeft(1000, "gone"))
     assert e.DropWorker(1000, "gone") in out and e.EncodeHere((2,)) in out  # there is nobody else
     assert d.tell(e.RemoteLeft(1000, "gone")) == [] and d.tell(e.ProgramsReceived(1000, lease, (2,))) == []
+
+
+def test_a_remote_worker_that_drains_answers_what_it_holds():
+    d = Driver(workers=0)
+    d.tell(e.RemoteJoined(1000))
+    d.arrive(1)
+    lease = d.state.book.last_lease
+    assert d.tell(e.RemoteDrains(1000)) == []
+    assert e.EncodeHere((2,)) in d.arrive(2)  # nothing new, and there is nobody else
+    assert d.tell(e.ProgramsReceived(1000, lease, (1,))) == [e.DeliverPrograms((1,)), e.DropWorker(1000, "drained")]
+    assert d.state.deaths == 0 and d.state.book.workers == {}
+    assert d.tell(e.RemoteDrains(1000)) == []
+    d.tell(e.RemoteJoined(1001))
+    assert d.tell(e.RemoteDrains(1001)) == [e.DropWorker(1001, "drained")]  # it holds nothing
 
 
 @pytest.mark.parametrize("programs", [(2,), (1, 3), (), (1, 2, 3)])

@@ -1,7 +1,7 @@
 """Images: resizing, sampling on grids, regions of interest.
 
 Resize is one product with a matrix for each axis that changes: the matrix is made on the host of the sizes, the product runs
-as a matmul. What samples at places that the data says (GridSample, RoiAlign, DeformConv) runs on the host."""
+as a matmul. GridSample is gathers at the places that the grid says; RoiAlign and DeformConv run on the host."""
 
 from __future__ import annotations
 
@@ -14,10 +14,12 @@ from dvm_rt.array.array import Array
 from dvm_rt.errors import ShapeError
 from dvm_rt.graph.symbols import Dim
 from dvm_rt.onnx.operators.elementwise import cast
+from dvm_rt.onnx.operators.picking import counted, rows_at
 from dvm_rt.onnx.table import HOST, Call, row
-from dvm_rt.onnx.values import lift, numpy_dtype
+from dvm_rt.onnx.values import lift, numpy_dtype, sizes
 
 Value = object
+FLOAT64 = np.dtype(np.float64)
 
 
 # ---- resize -------------------------------------------------------------------------------------------------------
@@ -174,54 +176,88 @@ def _along(c: Call, x: Value, matrix: np.ndarray, axis: int) -> Value:
 # ---- sampling -----------------------------------------------------------------------------------------------------
 
 
-@row("GridSample", kind=HOST)
+@row("GridSample")
 def grid_sample(c: Call, x: Value, grid: Value) -> Value:
     """x (N, C, *S) at places (N, *O, rank) in -1..1, the last coordinate first."""
     mode = {"bilinear": "linear", "bicubic": "cubic"}.get(c.get("mode", "linear"), c.get("mode", "linear"))
-    padding, align = c.get("padding_mode", "zeros"), bool(c.get("align_corners", 0))
-    space = x.shape[2:]
+    padding, align, dtype = c.get("padding_mode", "zeros"), bool(c.get("align_corners", 0)), numpy_dtype(x)
+    space, x, grid = x.shape[2:], cast(c, x, FLOAT64), cast(c, grid, FLOAT64)
     places = []
     for i, n in enumerate(space):
-        at = grid[..., len(space) - 1 - i].astype(np.float64)
-        places.append((at + 1) / 2 * (n - 1) if align else ((at + 1) * n - 1) / 2)
+        at = c.xp.add(grid[..., len(space) - 1 - i], 1.0)
+        scaled = c.xp.multiply(at, _half(c, n - 1, x)) if align else c.xp.subtract(c.xp.multiply(at, _half(c, n, x)), 0.5)
+        places.append(scaled)
     if mode == "nearest":
-        return _picked(x, [np.rint(p) for p in places], padding, align).astype(x.dtype)
-    reach, kernel = (range(0, 2), _linear) if mode == "linear" else (range(-1, 3), _cubic(-0.75))
-    weigh = np.vectorize(kernel, otypes=[np.float64])
+        return cast(c, _picked(c, x, [c.xp.round(p) for p in places], padding, align), dtype)
     if mode == "linear" and padding != "zeros":
-        places = [_inside(p, n, padding, align) for p, n in zip(places, space, strict=True)]
-    base = [np.floor(p) for p in places]
-    total: np.ndarray | float = 0.0
-    for tap in np.ndindex(*([len(reach)] * len(space))):
-        taps = [b + reach[t] for b, t in zip(base, tap, strict=True)]
-        weight = np.prod([weigh(p - t) for p, t in zip(places, taps, strict=True)], axis=0)
-        total = total + _picked(x, taps, padding, align) * weight[:, None]
-    return total.astype(x.dtype)
+        places = [_inside(c, p, n, padding, align) for p, n in zip(places, space, strict=True)]
+    reach, weigh = (range(0, 2), _linear_weight) if mode == "linear" else (range(-1, 3), _cubic_weight)
+    return cast(c, _weighed(c, x, places, reach, weigh, padding, align), dtype)
 
 
-def _inside(place: np.ndarray, n: int, padding: str, align: bool) -> np.ndarray:
+def _half(c: Call, n: object, x: Value) -> Value:
+    """n / 2 beside x; n may be symbolic."""
+    return c.xp.multiply(cast(c, lift(sizes([n])), FLOAT64), 0.5) if isinstance(n, Dim) else n / 2
+
+
+def _weighed(
+    c: Call, x: Value, places: list[Value], reach: range, weigh: Callable[[Call, Value], Value], padding: str, align: bool
+) -> Value:
+    """The sum over neighbours of what is there times its weight."""
+    base, total = [c.xp.floor(p) for p in places], None
+    for tap in np.ndindex(*([len(reach)] * len(places))):
+        taps = [c.xp.add(b, float(reach[t])) for b, t in zip(base, tap, strict=True)]
+        weight = None
+        for p, t in zip(places, taps, strict=True):
+            one = weigh(c, c.xp.abs(c.xp.subtract(p, t)))
+            weight = one if weight is None else c.xp.multiply(weight, one)
+        part = c.xp.multiply(_picked(c, x, taps, padding, align), c.xp.expand_dims(weight, axis=1))
+        total = part if total is None else c.xp.add(total, part)
+    return total
+
+
+def _linear_weight(c: Call, distance: Value) -> Value:
+    return c.xp.maximum(c.xp.subtract(1.0, distance), 0.0)
+
+
+def _cubic_weight(c: Call, distance: Value) -> Value:
+    """Keys 1981, a = -0.75."""
+    a, t = -0.75, distance
+    near = ((a + 2) * t - (a + 3)) * t * t + 1.0
+    far = ((a * t - 5 * a) * t + 8 * a) * t - 4 * a
+    return c.xp.where(c.xp.less_equal(t, 1.0), near, c.xp.where(c.xp.less(t, 2.0), far, 0.0))
+
+
+def _inside(c: Call, place: Value, n: object, padding: str, align: bool) -> Value:
+    """Places beyond the border: at it, or reflected."""
+    last = c.xp.multiply(_half(c, n - 1, place), 2.0)
     if padding == "border":
-        return np.clip(place, 0, n - 1)
-    low, high = (0.0, n - 1.0) if align else (-0.5, n - 0.5)
-    span = high - low
-    if span <= 0:
-        return np.zeros_like(place)
-    folded = np.mod(np.abs(place - low), 2 * span)
-    return np.clip(np.where(folded > span, 2 * span - folded, folded) + low, 0, n - 1)
+        return c.xp.minimum(c.xp.maximum(place, 0.0), last)
+    low, span = (0.0, last) if align else (-0.5, c.xp.add(last, 1.0))
+    if align and isinstance(n, int) and n == 1:
+        return c.xp.multiply(place, 0.0)
+    folded = c.xp.remainder(c.xp.abs(c.xp.subtract(place, low)), c.xp.multiply(span, 2.0))
+    folded = c.xp.where(c.xp.greater(folded, span), c.xp.subtract(c.xp.multiply(span, 2.0), folded), folded)
+    return c.xp.minimum(c.xp.maximum(c.xp.add(folded, low), 0.0), last)
 
 
-def _picked(x: np.ndarray, taps: list[np.ndarray], padding: str, align: bool) -> np.ndarray:
+def _picked(c: Call, x: Value, taps: list[Value], padding: str, align: bool) -> Value:
     """x[n, :, taps..] with what lies outside as the padding says."""
-    outside, whole = np.zeros(taps[0].shape, bool), []
+    outside, whole = None, []
     for tap, n in zip(taps, x.shape[2:], strict=True):
         if padding == "zeros":
-            outside |= (tap < 0) | (tap > n - 1)
-            whole.append(np.clip(tap, 0, n - 1).astype(np.int64))
+            last = c.xp.multiply(_half(c, n - 1, x), 2.0)
+            beyond = c.xp.logical_or(c.xp.less(tap, 0.0), c.xp.greater(tap, last))
+            outside = beyond if outside is None else c.xp.logical_or(outside, beyond)
+            tap = c.xp.minimum(c.xp.maximum(tap, 0.0), last)
         else:
-            whole.append(np.rint(_inside(tap, n, padding, align)).astype(np.int64))
-    batch = np.arange(x.shape[0]).reshape((-1,) + (1,) * (taps[0].ndim - 1))
-    values = np.moveaxis(np.moveaxis(x, 1, -1)[(batch, *whole)], -1, 1)
-    return np.where(outside[:, None], 0, values)
+            tap = c.xp.round(_inside(c, tap, n, padding, align))
+        whole.append(c.xp.where(c.xp.isnan(tap), 0.0, tap))
+    batch = counted(c, x.shape[0], 0, len(taps[0].shape))
+    rank = len(x.shape)
+    rows = rows_at(c, c.xp.permute_dims(x, (0, *range(2, rank), 1)), [batch, *whole])
+    values = c.xp.permute_dims(rows, (0, rank - 1, *range(1, rank - 1)))
+    return values if outside is None else c.xp.where(c.xp.expand_dims(outside, axis=1), 0.0, values)
 
 
 @row("AffineGrid", on_host=(1,))
@@ -319,20 +355,12 @@ def deform_conv(c: Call, x: Value, weight: Value, offset: Value, bias: Value = N
             y = np.arange(h)[:, None] * strides[0] - pads[0] + ky * dilations[0] + offset[:, g, t, 0]
             z = np.arange(w)[None] * strides[1] - pads[1] + kx * dilations[1] + offset[:, g, t, 1]
             part = x[:, g * per : (g + 1) * per]
-            columns[:, g * per : (g + 1) * per, t] = _zero_beyond(part, y, z) * shares[:, g, t][:, None]
+            sampled = _weighed(c, part, [y, z], range(0, 2), _linear_weight, "zeros", True)
+            columns[:, g * per : (g + 1) * per, t] = sampled * shares[:, g, t][:, None]
     blocks = columns.reshape(n, groups, channels // groups, taps, h, w)
     weights = weight.reshape(groups, weight.shape[0] // groups, weight.shape[1], taps)
     result = np.einsum("ngcthw,gmct->ngmhw", blocks, weights).reshape(n, weight.shape[0], h, w)
     return (result + (bias[:, None, None] if bias is not None else 0)).astype(x.dtype)
-
-
-def _zero_beyond(x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
-    top, left = np.floor(y).astype(int), np.floor(z).astype(int)
-    total: np.ndarray | float = 0.0
-    for dy, dx in np.ndindex(2, 2):
-        weight = np.abs(1 - dy - (y - top)) * np.abs(1 - dx - (z - left))
-        total = total + _picked(x, [top + dy, left + dx], "zeros", True) * weight[:, None]
-    return total
 
 
 @row("ImageDecoder", kind=HOST)

@@ -118,8 +118,9 @@ def max_pool(c: Call, x: Value) -> Value:
     ceil_mode = bool(c.get("ceil_mode", 0))
     if c.wants(1):
         return _max_pool_with_places(c, x, kernel, strides, pads, dilations, ceil_mode)
-    wide = _computed_in(c, (x,))[0]
-    wide, pads = _wide_pads(c, wide, kernel, pads, -np.inf) if kind_of(x) == "f" else (wide, pads)
+    small = kind_of(x) != "f" and numpy_dtype(x).itemsize == 1
+    wide = cast(c, x, np.dtype(np.float32)) if small else _computed_in(c, (x,))[0]
+    wide, pads = _wide_pads(c, wide, kernel, pads, -np.inf) if kind_of(wide) == "f" else (wide, pads)
     result = c.xp.max_pool(wide, kernel, stride=strides, padding=pads, dilation=dilations, ceil_mode=ceil_mode)
     return result if numpy_dtype(result) == numpy_dtype(x) else cast(c, result, numpy_dtype(x))
 
@@ -242,22 +243,24 @@ def _scattered(c: Call, x: Value, places: Value, shape: tuple) -> Value:
 
 @row("Col2Im", on_host=(1, 2))
 def col2im(c: Call, x: Value, image: Value, block: Value) -> Value:
-    """Blocks added up where they overlap, on the host."""
-    if isinstance(x, Array):
-        raise c.refuse("overlapping blocks are the host's")
-    sizes, kernel = tuple(map(int, image)), tuple(map(int, block))
-    rank = len(kernel)
-    strides, dilations = c.get("strides", (1,) * rank), c.get("dilations", (1,) * rank)
+    """Blocks added up where they overlap: a transposed convolution whose weights are ones, each row of a block at its place."""
+    sizes, kernel = tuple(int(n) for n in whole(image)), tuple(int(n) for n in whole(block))
+    rank, taps = len(kernel), int(np.prod(kernel))
+    strides, dilations = tuple(c.get("strides", (1,) * rank)), tuple(c.get("dilations", (1,) * rank))
     pads = c.get("pads", (0,) * (2 * rank))
+    spans = [d * (k - 1) + 1 for d, k in zip(dilations, kernel, strict=True)]
     padded = [n + pads[i] + pads[rank + i] for i, n in enumerate(sizes)]
-    counts = [(n - d * (k - 1) - 1) // s + 1 for n, d, k, s in zip(padded, dilations, kernel, strides, strict=True)]
-    blocks = x.reshape(x.shape[0], -1, *kernel, *counts)
-    whole_image = np.zeros((x.shape[0], blocks.shape[1], *padded), x.dtype)
-    for tap in np.ndindex(*kernel):
-        key = tuple(slice(t * d, t * d + n * s, s) for t, d, n, s in zip(tap, dilations, counts, strides, strict=True))
-        whole_image[(slice(None), slice(None), *key)] += blocks[(slice(None), slice(None), *tap)]
-    cut = tuple(slice(pads[i], pads[i] + n) for i, n in enumerate(sizes))
-    return whole_image[(slice(None), slice(None), *cut)]
+    counts = [(n - span) // s + 1 for n, span, s in zip(padded, spans, strides, strict=True)]
+    rest = tuple(n - ((count - 1) * s + span) for n, count, s, span in zip(padded, counts, strides, spans, strict=True))
+    channels = x.shape[1] // taps
+    if isinstance(channels, Dim):
+        raise ShapeError(f"channels, got {channels}, allowed numbers")
+    ones = np.tile(np.eye(taps).reshape(taps, 1, *kernel), (channels,) + (1,) * (rank + 1)).astype(numpy_dtype(x))
+    blocks = c.xp.reshape(x, (x.shape[0], channels * taps, *counts))
+    return c.xp.conv_transpose(
+        blocks, lift(ones) if isinstance(x, Array) else ones, None, stride=strides, padding=list(zip(pads[:rank], pads[rank:], strict=True)),
+        output_padding=rest, dilation=dilations, groups=channels,
+    )  # fmt: skip
 
 
 # ---- losses -------------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from dvm_rt.array.array import Array
+from dvm_rt.errors import ShapeError
 from dvm_rt.graph.symbols import Dim
 from dvm_rt.onnx.operators.elementwise import cast, kind_of, to_kind
 from dvm_rt.onnx.operators.neural import windows
@@ -123,7 +124,9 @@ def _convolved(c: Call, x: Value, weight: Value, x_zero: Value, weight_zero: Val
     places = 1
     for n in weight.shape[1:]:
         places = places * n
-    exact = np.dtype(np.float32) if isinstance(places, int) and places * 255 * 255 < 1 << 24 else np.dtype(np.float64)
+    if isinstance(places, Dim):
+        raise ShapeError(f"weights, got {weight.shape}, allowed numbers")
+    exact = np.dtype(np.float32) if places * 255 * 255 < 1 << 24 else np.dtype(np.float64)
     if isinstance(x, Array) and exact.itemsize == 8:
         raise c.refuse("convolutions of more than 258 products of whole numbers are the host's")
     left, right = (cast(c, v, exact) for v in (_shifted(c, x, x_zero, 1), _shifted(c, weight, weight_zero, 0)))

@@ -1,7 +1,6 @@
-"""RNN, LSTM, GRU: the inputs of all steps are one product, then a step at a time.
+"""RNN, LSTM, GRU: the inputs of all steps are one product, then a loop over the steps that the device takes by itself.
 
-A number of steps that is known while tracing is unrolled up to STEPS_TRACED; beyond that, or where it is symbolic, the layer runs
-by itself: its cell is a function that is launched once a step."""
+Weights that are constants are turned and cut on the host, once; so the products of the loop read them packed."""
 
 from __future__ import annotations
 
@@ -11,8 +10,8 @@ import numpy as np
 
 import dvm_rt as dvm
 from dvm_rt.array.array import Array
-from dvm_rt.onnx.table import STEP, Call, row
-from dvm_rt.onnx.values import fetch, lift
+from dvm_rt.onnx.table import LIFTS, Call, row
+from dvm_rt.onnx.values import lift
 
 Value = object
 ACTIVATIONS: dict[str, Callable[[Array, float, float], Array]] = {
@@ -29,14 +28,14 @@ ACTIVATIONS: dict[str, Callable[[Array, float, float], Array]] = {
     "Softplus": lambda x, a, b: dvm.maximum(x, 0.0) + dvm.log(dvm.exp(-dvm.abs(x)) + 1.0),
 }
 DEFAULTS = {"LeakyRelu": (0.01, 0.0), "ThresholdedRelu": (1.0, 0.0), "ScaledTanh": (1.0, 1.0), "HardSigmoid": (0.2, 0.5), "Elu": (1.0, 0.0), "Affine": (1.0, 0.0)}
-Cell = Callable[..., tuple[Array, ...]]
+Step = Callable[..., tuple[Array, ...]]  # (the row of gates of the inputs, *states) -> new states
 
 
 class _Shape:
     """What the attributes of a layer say."""
 
-    def __init__(self, c: Call, gates: int, defaults: tuple[str, ...]) -> None:
-        self.c, self.gates = c, gates
+    def __init__(self, c: Call, gates: int, defaults: tuple[str, ...], joined: bool = True) -> None:
+        self.c, self.gates, self.joined = c, gates, joined
         self.hidden, self.clip = c.get("hidden_size"), c.get("clip")
         direction = c.get("direction", "forward")
         self.ways = [direction == "reverse"] if direction != "bidirectional" else [False, True]
@@ -55,6 +54,11 @@ class _Shape:
             self.activations.append((found, a, b))
         self.per_way = len(names) // len(self.ways)
 
+    def input_bias(self, bias: Value) -> Value:
+        """What is added to the products of the inputs: both biases, where the cell adds those of inputs and of states up."""
+        count = self.gates * self.hidden
+        return bias[:count] + bias[count:] if self.joined else bias[:count]
+
     def functions(self, way: int) -> list[Callable[[Array], Array]]:
         def made(name: str, a: float, b: float) -> Callable[[Array], Array]:
             return lambda x: ACTIVATIONS[name](x, a, b)
@@ -65,21 +69,19 @@ class _Shape:
         return x if self.clip is None else dvm.minimum(dvm.maximum(x, -self.clip), self.clip)
 
 
-def _layer(shape: _Shape, x: Value, weights: Value, recurrent: Value, bias: Value, lengths: Value, states: list[Value], cell: Callable[..., Cell]) -> list[Value]:
+def _layer(
+    shape: _Shape, x: Value, weights: Value, bias: Value, lengths: Value, states: list[Value], cell: Callable[[int], Step]
+) -> list[Value]:
     """Runs every way over time: [all outputs, last state of each kind..]."""
     x = lift(x)
     x = dvm.permute_dims(x, (1, 0, 2)) if shape.batch_first else x
-    steps, batch = x.shape[0], x.shape[1]
-    own = np.asarray(fetch(lengths)) if lengths is not None else None
-    if own is not None and (own == steps).all():
-        own = None
+    batch = x.shape[1]
     ways, last = [], []
     for way, backwards in enumerate(shape.ways):
-        w, r = lift(weights, True)[way], lift(recurrent, True)[way]
-        b = lift(bias, True)[way] if bias is not None else None
+        rows = x @ turned(weights, way)
+        rows = rows if bias is None else rows + lift(shape.input_bias(bias[way]))
         given = [_initial(shape, s, way, batch, x) for s in states]
-        step = cell(shape, way, w, r, b)
-        outputs, ends = _over_time(x, step, given, steps, own, backwards)
+        outputs, ends = _over_time(rows, cell(way), given, lengths, backwards)
         ways.append(outputs)
         last.append(ends)
     together = dvm.stack(ways, axis=1)
@@ -89,6 +91,12 @@ def _layer(shape: _Shape, x: Value, weights: Value, recurrent: Value, bias: Valu
     return [together, *ends]
 
 
+def turned(weights: Value, way: int, first: int | None = None, last: int | None = None) -> Array:
+    """The weights (of some gates) of one way, transposed."""
+    part = weights[way][first:last]
+    return part.T if isinstance(part, Array) else lift(np.ascontiguousarray(part.T))
+
+
 def _initial(shape: _Shape, state: Value, way: int, batch: int, x: Array) -> Array:
     if state is None:
         return dvm.zeros((batch, shape.hidden), dtype=x.dtype)
@@ -96,65 +104,74 @@ def _initial(shape: _Shape, state: Value, way: int, batch: int, x: Array) -> Arr
     return state[:, way] if shape.batch_first else state[way]
 
 
-def _over_time(x: Array, step: Cell, states: list[Array], steps: int, lengths: np.ndarray | None, backwards: bool) -> tuple[Array, list[Array]]:
-    outputs: list[Array] = [None] * steps
-    for at in range(steps - 1, -1, -1) if backwards else range(steps):
-        new = list(step(x[at], *states))
-        if lengths is not None:
-            live = dvm.asarray((at < lengths)[:, None])
-            new = [dvm.where(live, n, s) for n, s in zip(new, states, strict=True)]
-            outputs[at] = dvm.where(live, new[0], 0.0)
-        else:
-            outputs[at] = new[0]
-        states = new
-    return dvm.stack(outputs, axis=0), states
+def _over_time(rows: Array, step: Step, states: list[Array], lengths: Value, backwards: bool) -> tuple[Array, tuple[Array, ...]]:
+    """(outputs of all steps, states at the end); beyond the length of a sequence outputs are 0 and states stay."""
 
+    def all_live(carry: tuple, row: Array) -> tuple[tuple, Array]:
+        new = step(row, *carry)
+        return new, new[0]
 
-def _gates(x: Array, w: Array, b: Array | None) -> Array:
-    product = x @ w.T
-    return product if b is None else product + b
+    def some_live(carry: tuple, given: tuple) -> tuple[tuple, Array]:
+        row, live = given
+        new = step(row, *carry)
+        return tuple(dvm.where(live, n, s) for n, s in zip(new, carry, strict=True)), dvm.where(live, new[0], 0.0)
+
+    rows = dvm.flip(rows, axis=0) if backwards else rows
+    if lengths is None:
+        ends, outputs = dvm.scan(all_live, tuple(states), rows)
+    else:
+        places = dvm.expand_dims(dvm.arange(rows.shape[0], dtype="int64"), axis=1)
+        live = dvm.expand_dims(places < lift(lengths).astype("int64"), axis=2)
+        ends, outputs = dvm.scan(some_live, tuple(states), (rows, dvm.flip(live, axis=0) if backwards else live))
+    return dvm.flip(outputs, axis=0) if backwards else outputs, ends
 
 
 def _parts(x: Array, count: int) -> list[Array]:
     return dvm.split(x, count, axis=-1)
 
 
-@row("RNN", kind=STEP)
+@row("RNN", kind=LIFTS)
 def rnn(c: Call, x: Value, weights: Value, recurrent: Value, bias: Value = None, lengths: Value = None, initial: Value = None) -> Value:
     shape = _Shape(c, 1, ("Tanh",))
 
-    def cell(shape: _Shape, way: int, w: Array, r: Array, b: Array | None) -> Cell:
-        (f,) = shape.functions(way)
-        joined = None if b is None else b[: shape.hidden] + b[shape.hidden :]
-        return dvm.function(lambda x, h: (f(shape.clipped(_gates(x, w, joined) + h @ r.T)),))
+    def cell(way: int) -> Step:
+        (f,), r = shape.functions(way), turned(recurrent, way)
+        return lambda x, h: (f(shape.clipped(x + h @ r)),)
 
-    return _layer(shape, x, weights, recurrent, bias, lengths, [initial], cell)
+    return _layer(shape, x, weights, bias, lengths, [initial], cell)
 
 
-@row("GRU", kind=STEP)
+@row("GRU", kind=LIFTS)
 def gru(c: Call, x: Value, weights: Value, recurrent: Value, bias: Value = None, lengths: Value = None, initial: Value = None) -> Value:
-    shape = _Shape(c, 3, ("Sigmoid", "Tanh"))
-    linear_first = bool(c.get("linear_before_reset", 0))
+    shape = _Shape(c, 3, ("Sigmoid", "Tanh"), joined=False)
+    linear_first, n = bool(c.get("linear_before_reset", 0)), shape.hidden
 
-    def cell(shape: _Shape, way: int, w: Array, r: Array, b: Array | None) -> Cell:
+    def cell(way: int) -> Step:
         f, g = shape.functions(way)
-        n = shape.hidden
-        own, other = (None, None) if b is None else (b[: 3 * n], b[3 * n :])
+        own = None if bias is None else bias[way][3 * n :]
+        first, rest = (None if own is None else lift(part) for part in ((None, None) if own is None else (own[: 2 * n], own[2 * n :])))
+        whole = turned(recurrent, way) if linear_first else None
+        gates, last = (turned(recurrent, way, 0, 2 * n), turned(recurrent, way, 2 * n, 3 * n)) if whole is None else (None, None)
 
         def step(x: Array, h: Array) -> tuple[Array]:
-            xz, xr, xh = _parts(_gates(x, w, own), 3)
-            hz, hr = _parts(_gates(h, r[: 2 * n], None if other is None else other[: 2 * n]), 2)
+            xz, xr, xh = _parts(x, 3)
+            product = h @ (gates if whole is None else whole)
+            both = _plus(product[:, : 2 * n], first)
+            hz, hr = _parts(both, 2)
             z, reset = f(shape.clipped(xz + hz)), f(shape.clipped(xr + hr))
-            last = None if other is None else other[2 * n :]
-            inner = reset * _gates(h, r[2 * n :], last) if linear_first else _gates(reset * h, r[2 * n :], last)
+            inner = _plus((reset * h) @ last, rest) if whole is None else reset * _plus(product[:, 2 * n :], rest)
             return ((1.0 - z) * g(shape.clipped(xh + inner)) + z * h,)
 
-        return dvm.function(step)
+        return step
 
-    return _layer(shape, x, weights, recurrent, bias, lengths, [initial], cell)
+    return _layer(shape, x, weights, bias, lengths, [initial], cell)
 
 
-@row("LSTM", kind=STEP)
+def _plus(x: Array, bias: Array | None) -> Array:
+    return x if bias is None else x + bias
+
+
+@row("LSTM", kind=LIFTS)
 def lstm(
     c: Call, x: Value, weights: Value, recurrent: Value, bias: Value = None, lengths: Value = None, initial: Value = None,
     initial_cell: Value = None, peepholes: Value = None,
@@ -163,22 +180,19 @@ def lstm(
     if c.get("input_forget", 0):
         raise c.refuse("input_forget, got 1, allowed 0")
 
-    def cell(shape: _Shape, way: int, w: Array, r: Array, b: Array | None) -> Cell:
+    def cell(way: int) -> Step:
         f, g, h = shape.functions(way)
-        n = shape.hidden
-        joined = None if b is None else b[: 4 * n] + b[4 * n :]
-        peeps = None if peepholes is None else _parts(lift(peepholes, True)[way], 3)
+        r = turned(recurrent, way)
+        peeps = None if peepholes is None else _parts(lift(peepholes[way]), 3)
 
         def step(x: Array, hidden: Array, state: Array) -> tuple[Array, Array]:
-            i, o, forget, new = _parts(_gates(x, w, joined) + hidden @ r.T, 4)
+            i, o, forget, new = _parts(x + hidden @ r, 4)
             if peeps is not None:
                 i, forget = i + peeps[0] * state, forget + peeps[2] * state
             state = f(shape.clipped(forget)) * state + f(shape.clipped(i)) * g(shape.clipped(new))
             o = o if peeps is None else o + peeps[1] * state
             return f(shape.clipped(o)) * h(state), state
 
-        return dvm.function(step)
+        return step
 
-    return _layer(shape, x, weights, recurrent, bias, lengths, [initial, initial_cell], cell)
-
-
+    return _layer(shape, x, weights, bias, lengths, [initial, initial_cell], cell)

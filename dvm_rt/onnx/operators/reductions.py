@@ -9,7 +9,7 @@ import numpy as np
 import dvm_rt as dvm
 from dvm_rt.array.array import Array
 from dvm_rt.errors import GraphError
-from dvm_rt.graph.symbols import Dim, product
+from dvm_rt.graph.symbols import product
 from dvm_rt.isa import host
 from dvm_rt.onnx.operators.elementwise import cast, kind_of
 from dvm_rt.onnx.table import Call, row, whole
@@ -144,6 +144,9 @@ row("ArgMin")(_arg("argmin"))
 
 @row("CumSum", on_host=(1,))
 def cumulative_sum(c: Call, x: Value, axis: Value) -> Value:
+    """Of integers a product with a triangle of ones, which is exact (floats could be infinite, and 0 times that is NaN)."""
+    if isinstance(x, Array) and kind_of(x) in "iu":
+        return _cumulative_by_matmul(c, x, int(np.asarray(axis).reshape(-1)[0]) % len(x.shape))
     return _cumulative(c, x, axis, "cumulative_sum")
 
 
@@ -160,6 +163,17 @@ def _cumulative(c: Call, x: Value, axis: Value, name: str) -> Value:
     return result.astype(x.dtype)
 
 
+def _cumulative_by_matmul(c: Call, x: Array, axis: int) -> Array:
+    n = x.shape[axis]
+    rows, columns = c.xp.expand_dims(c.xp.arange(n), axis=1), c.xp.expand_dims(c.xp.arange(n), axis=0)
+    if c.get("reverse", 0):
+        rows, columns = columns, rows
+    held = c.xp.less(rows, columns) if c.get("exclusive", 0) else c.xp.less_equal(rows, columns)
+    order = tuple(i for i in range(x.ndim) if i != axis) + (axis,)
+    moved = c.xp.matmul(c.xp.permute_dims(x, order), held.astype(x.dtype))
+    return c.xp.permute_dims(moved, tuple(order.index(i) for i in range(x.ndim)))
+
+
 # ---- normalisation ------------------------------------------------------------------------------------------------
 
 
@@ -169,18 +183,33 @@ def _rows(c: Call, x: Value) -> tuple[Value, bool]:
     return c.xp.reshape(x, (product(x.shape[:axis]), product(x.shape[axis:]))), True
 
 
-def _softmax(name: str) -> Callable[[Call, Value], Value]:
+def _softmax(name: str, by_steps: Callable[[Call, Value, int], Value]) -> Callable[[Call, Value], Value]:
+    def of_axis(c: Call, x: Value, axis: int) -> Value:
+        short = kind_of(x) == "f" and numpy_dtype(x).itemsize < 4
+        return by_steps(c, x, axis) if short else getattr(c.xp, name)(x, axis=axis)
+
     def function(c: Call, x: Value) -> Value:
         if c.opset >= 13:
-            return getattr(c.xp, name)(x, axis=c.axis(len(x.shape), -1))
+            return of_axis(c, x, c.axis(len(x.shape), -1))
         flat, _ = _rows(c, x)
-        return c.xp.reshape(getattr(c.xp, name)(flat, axis=-1), x.shape)
+        return c.xp.reshape(of_axis(c, flat, 1), x.shape)
 
     return function
 
 
-row("Softmax")(_softmax("softmax"))
-row("LogSoftmax")(_softmax("log_softmax"))
+def _softmax_by_steps(c: Call, x: Value, axis: int) -> Value:
+    """As ONNX's function body has it, every step rounded: so short floats come out as elsewhere."""
+    powers = c.xp.exp(c.xp.subtract(x, c.xp.max(x, axis=(axis,), keepdims=True)))
+    return c.xp.divide(powers, _sum(c, powers, (axis,), True))
+
+
+def _log_softmax_by_steps(c: Call, x: Value, axis: int) -> Value:
+    shifted = c.xp.subtract(x, c.xp.max(x, axis=(axis,), keepdims=True))
+    return c.xp.subtract(shifted, c.xp.log(_sum(c, c.xp.exp(shifted), (axis,), True)))
+
+
+row("Softmax")(_softmax("softmax", _softmax_by_steps))
+row("LogSoftmax")(_softmax("log_softmax", _log_softmax_by_steps))
 
 
 @row("Hardmax")
@@ -304,16 +333,13 @@ def mean_variance_normalization(c: Call, x: Value) -> Value:
 
 @row("LRN")
 def local_response_normalization(c: Call, x: Value) -> Value:
-    """Squares summed over neighbouring channels: shifted copies added up."""
+    """Squares averaged over neighbouring channels: pooling along them."""
     size, alpha, beta, bias = c.get("size"), c.get("alpha", 1e-4), c.get("beta", 0.75), c.get("bias", 1.0)
-    before, n = (size - 1) // 2, x.shape[1]
-    if isinstance(n, Dim):
-        raise c.refuse(f"channels, got {n}, allowed a number")
-    squares = c.xp.pad(c.xp.multiply(x, x), [(0, 0), (before, size - 1 - before), *((0, 0),) * (len(x.shape) - 2)])
-    total = squares[:, 0:n]
-    for shift in range(1, size):
-        total = c.xp.add(total, squares[:, shift : shift + n])
-    scaled = c.xp.add(c.xp.multiply(total, number(x, alpha / size)), number(x, bias))
+    before = (size - 1) // 2
+    squares = c.xp.reshape(c.xp.multiply(x, x), (x.shape[0], 1, x.shape[1], product(x.shape[2:])))
+    pads = [(before, size - 1 - before), (0, 0)]
+    mean = c.xp.avg_pool(squares, (size, 1), stride=(1, 1), padding=pads, dilation=(1, 1), ceil_mode=False, count_include_pad=True)
+    scaled = c.xp.add(c.xp.multiply(c.xp.reshape(mean, x.shape), number(x, alpha)), number(x, bias))
     return c.xp.divide(x, c.xp.pow(scaled, number(x, beta)))
 
 

@@ -238,21 +238,6 @@ def _whole_indices(indices: Array) -> Array:
     return indices if indices.dtype.name in ("int32", "int64") else indices.astype("int64")
 
 
-@row("GatherElements")
-def gather_elements(c: Call, x: Value, indices: Value) -> Value:
-    axis = c.axis(len(x.shape))
-    if not isinstance(x, Array):
-        return np.take_along_axis(x[tuple(slice(n) if i != axis else slice(None) for i, n in enumerate(indices.shape))], _inside(indices, x.shape[axis]), axis)
-    lead = tuple(slice(None) if i == axis or same(m, n) else slice(0, m) for i, (m, n) in enumerate(zip(indices.shape, x.shape)))
-    x = x[lead] if any(s != slice(None) for s in lead) else x
-    return c.xp.take_along_axis(x, _whole_indices(indices), axis=axis)
-
-
-@row("GatherND")
-def gather_nd(c: Call, x: Value, indices: Value) -> Value:
-    return c.xp.gather_nd(x, indices, batch_dims=c.get("batch_dims", 0))
-
-
 HOW = {"none": "set", "add": "add", "mul": "mul", "min": "min", "max": "max"}
 
 
@@ -264,19 +249,6 @@ def scatter_elements(c: Call, x: Value, indices: Value, updates: Value) -> Value
 @row("ScatterND")
 def scatter_nd(c: Call, x: Value, indices: Value, updates: Value) -> Value:
     return c.xp.scatter_nd(x, indices, updates, how=HOW[c.get("reduction", "none")])
-
-
-@row("TensorScatter")
-def tensor_scatter(c: Call, cache: Value, update: Value, places: Value = None) -> Value:
-    """Rows of the update written into a cache from a place on, for each element of the batch."""
-    axis = c.get("axis", -2) % len(cache.shape)
-    batch, length, n = cache.shape[0], update.shape[axis], cache.shape[axis]
-    start = places if places is not None else c.xp.full((batch,), 0, dtype="int64")
-    rows = c.xp.expand_dims(start, axis=1) + c.xp.arange(length, dtype="int64")
-    rows = c.xp.remainder(rows, n) if c.get("mode", "linear") == "circular" else rows
-    shape = [1] * len(update.shape)
-    shape[0], shape[axis] = batch, length
-    return c.xp.scatter(cache, c.xp.broadcast_to(c.xp.reshape(rows, tuple(shape)), update.shape), update, axis=axis)
 
 
 @row("Range", on_host=(0, 1, 2))
@@ -391,18 +363,6 @@ def space_to_depth(c: Call, x: Value) -> Value:
     order = (0, 3, 5, 1, 2, 4) if c.get("mode", "DCR") == "DCR" else (0, 1, 3, 5, 2, 4)
     y = c.xp.permute_dims(c.xp.reshape(x, (b, channels, h // n, n, w // n, n)), order)
     return c.xp.reshape(y, (b, channels * n * n, h // n, w // n))
-
-
-@row("ReverseSequence", on_host=(1,))
-def reverse_sequence(c: Call, x: Value, lengths: Value) -> Value:
-    """Each sequence backwards up to its length: a gather along the axis of time."""
-    time, batch = c.get("time_axis", 0), c.get("batch_axis", 1)
-    steps, n = np.arange(x.shape[time]), np.asarray(lengths)[:, None]
-    places = np.where(steps < n, n - 1 - steps, steps)
-    places = places.T if time < batch else places
-    places = places.reshape(places.shape + (1,) * (len(x.shape) - 2))
-    places = np.ascontiguousarray(np.broadcast_to(places, tuple(x.shape)))
-    return c.xp.take_along_axis(x, lift(places) if isinstance(x, Array) else places, axis=time)
 
 
 @row("TopK", on_host=(1,), since=10)

@@ -1,11 +1,15 @@
-"""Signals, random numbers: windows of samples, Fourier transforms, generators. On the host but for the window functions."""
+"""Signals, random numbers: windows of samples, Fourier transforms as products; generators, on the host."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from dvm_rt.onnx.table import HOST, STEP, Call, row
-from dvm_rt.onnx.values import fetch, numpy_dtype
+from dvm_rt.array.array import Array
+from dvm_rt.errors import ShapeError
+from dvm_rt.graph.symbols import Dim
+from dvm_rt.onnx.operators.elementwise import cast
+from dvm_rt.onnx.table import STEP, Call, row
+from dvm_rt.onnx.values import fetch, lift, numpy_dtype
 
 Value = object
 
@@ -30,38 +34,68 @@ row("HammingWindow", on_host=(0,))(_window((25 / 46, -21 / 46)))
 row("BlackmanWindow", on_host=(0,))(_window((0.42, -0.5, 0.08)))
 
 
-@row("DFT", kind=HOST)
+TABLE_MAX = 1 << 22  # elements of the matrix of a transform: beyond, it is the host's
+
+
+@row("DFT", on_host=(1, 2))
 def dft(c: Call, x: Value, length: Value = None, axis: Value = None) -> Value:
     """x (.., 1 or 2): real or complex; onesided, inverse."""
+    rank = len(x.shape)
     at = int(np.asarray(axis).reshape(-1)[0]) if axis is not None else c.get("axis", 1 if c.opset < 20 else -2)
-    at = at % x.ndim
     n = int(np.asarray(length).reshape(-1)[0]) if length is not None else None
-    onesided, inverse = c.get("onesided", 0), c.get("inverse", 0)
-    values = x[..., 0] + 1j * x[..., 1] if x.shape[-1] == 2 else x[..., 0]
-    if onesided and inverse:
-        n = n if n is not None else 2 * (values.shape[at] - 1)
-        return np.fft.irfft(values, n, axis=at).astype(x.dtype)[..., None]
+    order = (*(i for i in range(rank - 1) if i != at % rank), at % rank, rank - 1)
+    result = _transformed(c, c.xp.permute_dims(x, order), n, bool(c.get("onesided", 0)), bool(c.get("inverse", 0)))
+    return c.xp.permute_dims(result, tuple(np.argsort(order).tolist()))
+
+
+def _transformed(c: Call, x: Value, n: int | None, onesided: bool, inverse: bool) -> Value:
+    """The Fourier transform of the last axis but one, whose last is (real, imaginary), as one product in float64."""
+    length, parts, dtype = x.shape[-2], x.shape[-1], numpy_dtype(x)
+    if isinstance(length, Dim) or isinstance(parts, Dim):
+        raise ShapeError(f"Fourier transform: sizes, got {length} and {parts}, allowed numbers")
+    n = n if n is not None else 2 * (length - 1) if onesided and inverse else length
+    if inverse and not isinstance(x, Array):
+        return _inverse(x, n, onesided)
     if inverse:
-        result = np.fft.ifft(values, n, axis=at)
-    else:
-        result = np.fft.fft(values, n, axis=at)
-        if onesided:
-            kept = (n if n is not None else values.shape[at]) // 2 + 1
-            result = np.take(result, np.arange(kept), axis=at)
+        raise c.refuse("inverse transforms are the host's: others round them as NumPy does, a product is more exact")
+    matrix = _transform_matrix(length, parts, n, onesided)
+    if isinstance(x, Array) and matrix.size > TABLE_MAX:
+        raise c.refuse(f"length, got {n}, allowed what a matrix of {TABLE_MAX} elements does")
+    flat = cast(c, c.xp.reshape(x, (*x.shape[:-2], length * parts)), np.dtype(np.float64))
+    result = c.xp.matmul(flat, lift(matrix) if isinstance(x, Array) else matrix)
+    return cast(c, c.xp.reshape(result, (*x.shape[:-2], matrix.shape[1] // 2, 2)), dtype)
+
+
+def _inverse(x: np.ndarray, n: int, onesided: bool) -> np.ndarray:
+    values = x[..., 0] + 1j * x[..., 1] if x.shape[-1] == 2 else x[..., 0]
+    if onesided:
+        return np.fft.irfft(values, n, axis=-1).astype(x.dtype)[..., None]
+    result = np.fft.ifft(values, n, axis=-1)
     return np.stack([result.real, result.imag], axis=-1).astype(x.dtype)
 
 
-@row("STFT", kind=HOST)
+def _transform_matrix(length: int, parts: int, n: int, onesided: bool) -> np.ndarray:
+    """(length * parts, outputs * 2): what NumPy's transform makes of each unit vector."""
+    units = np.eye(length * parts).reshape(length * parts, length, parts)
+    values = units[..., 0] + (1j * units[..., 1] if parts == 2 else 0)
+    result = np.fft.fft(values, n, axis=1)
+    result = result[:, : n // 2 + 1] if onesided else result
+    return np.ascontiguousarray(np.stack([result.real, result.imag], axis=-1).reshape(length * parts, -1))
+
+
+@row("STFT", on_host=(1, 3))
 def stft(c: Call, signal: Value, step: Value, window: Value = None, length: Value = None) -> Value:
-    step, onesided = int(np.asarray(step).reshape(-1)[0]), c.get("onesided", 1)
+    """Windows of the signal, side by side, transformed."""
+    step = int(np.asarray(step).reshape(-1)[0])
     n = int(np.asarray(length).reshape(-1)[0]) if length is not None else window.shape[0]
-    values = signal if signal.ndim == 2 else signal[..., 0] if signal.shape[-1] == 1 else signal[..., 0] + 1j * signal[..., 1]
-    frames = 1 + (values.shape[1] - n) // step
-    cut = np.stack([values[:, i * step : i * step + n] for i in range(frames)], axis=1)
-    cut = cut * window if window is not None else cut
-    result = np.fft.fft(cut, axis=-1)
-    result = result[..., : n // 2 + 1] if onesided else result
-    return np.stack([result.real, result.imag], axis=-1).astype(signal.dtype)
+    signal = signal if len(signal.shape) == 3 else c.xp.expand_dims(signal, axis=2)
+    samples = signal.shape[1]
+    if isinstance(samples, Dim) or isinstance(n, Dim):
+        raise ShapeError(f"windows, got {samples} samples by {n}, allowed numbers")
+    places = np.arange(0, samples - n + 1, step)[:, None] + np.arange(n)
+    cut = c.xp.take(signal, lift(places) if isinstance(signal, Array) else places, axis=1)
+    cut = cut if window is None else c.xp.multiply(cut, c.xp.reshape(window, (n, 1)))
+    return _transformed(c, cut, n, bool(c.get("onesided", 1)), False)
 
 
 @row("MelWeightMatrix", on_host=(0, 1, 2, 3, 4))

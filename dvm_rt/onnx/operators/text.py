@@ -7,7 +7,10 @@ import unicodedata
 
 import numpy as np
 
+from dvm_rt.array.array import Array
+from dvm_rt.onnx.operators.elementwise import cast
 from dvm_rt.onnx.table import HOST, Call, row
+from dvm_rt.onnx.values import numpy_dtype
 
 Value = object
 ML = "ai.onnx.ml"
@@ -105,12 +108,88 @@ def label_encoder(c: Call, x: Value) -> Value:
     return _strings(flat, x.shape) if dtype is object else np.array(flat, dtype).reshape(x.shape)
 
 
-@row("ArrayFeatureExtractor", kind=HOST, domain=ML)
-def array_feature_extractor(c: Call, x: Value, places: Value) -> Value:
-    result = x[..., places.reshape(-1)]
-    return result.reshape(1, -1) if x.ndim == 1 else result
 
-
-@row("Binarizer", kind=HOST, domain=ML)
+@row("Binarizer", domain=ML)
 def binarizer(c: Call, x: Value) -> Value:
-    return (x > c.get("threshold", 0.0)).astype(x.dtype)
+    threshold = c.get("threshold", 0.0)
+    return cast(c, c.xp.greater(x, threshold if isinstance(x, Array) else np.asarray(threshold, x.dtype)), numpy_dtype(x))
+
+
+_MODES = (np.less_equal, np.less, np.greater_equal, np.greater, np.equal, np.not_equal)  # 6: whether it is a member of a set
+_MEMBER = 6
+_POST = ("none", "softmax", "logistic", "softmax of what is not 0", "probit")
+
+
+@row("TreeEnsemble", kind=HOST, domain=ML)
+def tree_ensemble(c: Call, x: Value) -> Value:
+    """All rows walk down a tree at once, level by level; a walk of more levels than there are nodes is a cycle."""
+    modes, splits = np.asarray(c.get("nodes_modes")), np.asarray(c.get("nodes_splits"))
+    feature = np.asarray(c.get("nodes_featureids"))
+    ways = [(np.asarray(c.get(f"nodes_{side}leafs")), np.asarray(c.get(f"nodes_{side}nodeids"))) for side in ("false", "true")]
+    lost = np.asarray(c.get("nodes_missing_value_tracks_true", np.zeros(len(modes), np.int64))) != 0
+    members, rows = _member_sets(c, modes), np.arange(x.shape[0])
+    result, targets = [], np.asarray(c.get("leaf_targetids"))
+    for root in c.get("tree_roots"):
+        at = np.full(x.shape[0], root)
+        alone = bool(ways[0][0][root] and ways[1][0][root] and ways[0][1][root] == ways[1][1][root])
+        leaf = np.full(x.shape[0], alone)
+        for _ in range(len(modes)):
+            if leaf.all():
+                break
+            value = x[rows, feature[np.where(leaf, 0, at)]]
+            true = _holds(modes, splits, members, np.where(leaf, 0, at), value) | (lost[np.where(leaf, 0, at)] & np.isnan(value))
+            end, into = (np.where(true, ways[1][k][np.where(leaf, 0, at)], ways[0][k][np.where(leaf, 0, at)]) for k in (0, 1))
+            at, leaf = np.where(leaf, at, into), leaf | (end != 0)
+        if not leaf.all():
+            raise c.refuse(f"tree from node {root}, got a cycle, allowed trees")
+        result.append(at)
+    return _transformed(c, _aggregated(c, x, np.asarray(c.get("leaf_weights")), targets, result))
+
+
+def _member_sets(c: Call, modes: np.ndarray) -> dict[int, np.ndarray]:
+    """node -> the members of its set: one after the other in the attribute, each ended by a NaN."""
+    values = np.asarray(c.get("membership_values", np.zeros(0, np.float32)))
+    sets = np.split(values, np.flatnonzero(np.isnan(values)) + 1)[:-1] if values.size else []
+    places = np.flatnonzero(modes == _MEMBER)
+    if len(sets) != len(places):
+        raise c.refuse(f"membership_values, got {len(sets)} sets, allowed {len(places)}")
+    return {int(p): s[:-1] for p, s in zip(places, sets, strict=True)}
+
+
+def _holds(modes: np.ndarray, splits: np.ndarray, members: dict[int, np.ndarray], at: np.ndarray, value: np.ndarray) -> np.ndarray:
+    """Whether the condition of node at[i] holds for value[i]."""
+    held = np.zeros(at.shape, bool)
+    for mode in np.unique(modes[at]):
+        here = modes[at] == mode
+        if mode == _MEMBER:
+            held[here] = [np.isin(v, members[int(n)]) for n, v in zip(at[here], value[here], strict=True)]
+        else:
+            held[here] = _MODES[mode](value[here], splits[at[here]])
+    return held
+
+
+def _aggregated(c: Call, x: np.ndarray, weights: np.ndarray, targets: np.ndarray, leaves: list[np.ndarray]) -> np.ndarray:
+    how = c.get("aggregate_function", 1)  # 0: average, 1: sum, 2: min, 3: max
+    start = {2: np.finfo(x.dtype).max, 3: np.finfo(x.dtype).min}.get(how, 0)
+    total = np.full((x.shape[0], c.get("n_targets")), start, x.dtype)
+    rows = np.arange(x.shape[0])
+    for at in leaves:
+        place, weight = (rows, targets[at]), weights[at].astype(x.dtype)
+        if how in (2, 3):
+            total[place] = (np.minimum if how == 2 else np.maximum)(total[place], weight)
+        else:
+            total[place] += weight / x.dtype.type(len(leaves)) if how == 0 else weight
+    return total
+
+
+def _transformed(c: Call, scores: np.ndarray) -> np.ndarray:
+    how = c.get("post_transform", 0)
+    if how == 0:
+        return scores
+    if how == 2:
+        return (1 / (1 + np.exp(-scores))).astype(scores.dtype)
+    if how in (1, 3):
+        kept = scores != 0 if how == 3 else np.ones(scores.shape, bool)
+        powers = np.where(kept, np.exp(scores - scores.max(-1, keepdims=True)), 0)
+        return (powers / np.maximum(powers.sum(-1, keepdims=True), np.finfo(scores.dtype).tiny)).astype(scores.dtype)
+    raise c.refuse(f"post_transform, got {_POST[how] if how < len(_POST) else how}, allowed {', '.join(_POST[:4])}")
