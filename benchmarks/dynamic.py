@@ -6,6 +6,7 @@ turns; what counts is the median of the rounds. Rows `inline` and `1 encoder` ar
 
 from __future__ import annotations
 
+import asyncio
 import os
 import statistics
 import sys
@@ -73,7 +74,7 @@ def _torch() -> object:
 # ---- tree-LSTM ----
 
 
-def _trees(hidden: int, stacked: bool) -> Runs:
+def _trees(hidden: int, way: str) -> Runs:
     from dynamic import trees
 
     rng = np.random.default_rng(0)
@@ -83,8 +84,10 @@ def _trees(hidden: int, stacked: bool) -> Runs:
     model, eager = trees.TreeLstm(weights), _torch_trees(weights)
 
     def dvm_run() -> int:
-        if stacked:
+        if way == "by level":
             np.asarray(model.embed_by_level(parsed))
+        elif way == "cells wait":
+            [np.asarray(root) for root in model.embed_together(parsed)]
         else:
             [np.asarray(root) for root in [model.embed(tree) for tree in parsed]]
         return count
@@ -244,6 +247,22 @@ def _torch_gpt(weights: object) -> Callable[[int, int], int]:
     return run
 
 
+def _requests(width: int) -> Runs:
+    """Stacked, against our own decoding of one request after the other."""
+    from dynamic import gpt
+
+    weights = gpt.random_weights(np.random.default_rng(0), width, 4, 1000, 64)
+    model, prompts = gpt.Gpt(weights), [[1 + i, 2, 3] for i in range(16)]
+
+    def dvm_run() -> int:
+        return sum(map(len, asyncio.run(gpt.decode_together(model, prompts, -1, 40))))
+
+    def alone() -> int:
+        return sum(len(gpt.decode(model, prompt, -1, 40)) for prompt in prompts)
+
+    return {"dvm": dvm_run, "alone": alone}
+
+
 # ---- mixture of experts ----
 
 
@@ -280,11 +299,12 @@ def _mixture() -> Runs:
 
 
 CASES: dict[str, tuple[str, str, Callable[[], Runs]]] = {
-    **{f"tree-LSTM, recursion, h = {h}": (f"h = {h}", "node", lambda h=h: _trees(h, False)) for h in (64, 128, 256)},
-    **{f"tree-LSTM, by level, h = {h}": (f"h = {h}", "node", lambda h=h: _trees(h, True)) for h in (64, 128, 256)},
+    **{f"tree-LSTM, {way}, h = {h}": (f"h = {h}", "node", lambda h=h, way=way: _trees(h, way))
+       for way in ("recursion", "cells wait", "by level") for h in (64, 128, 256)},
     "early exit": ("d = 128", "layer", _exit),
     "until converged": ("n = 10000", "sweep", _converged),
     "GPT decode": ("d = 256, 4 layers", "token", lambda: _gpt(0)),
+    **{f"16 requests, d = {d}": (f"d = {d}, 4 layers", "token", lambda d=d: _requests(d)) for d in (64, 256)},
     "beam search": ("d = 256, 4 layers, beam 4", "step", lambda: _gpt(4)),
     "mixture of experts": ("d = 128, 8 experts", "batch", _mixture),
 }  # fmt: skip
@@ -295,7 +315,8 @@ def main() -> None:
     for name in [n for n in CASES if only not in n]:
         del CASES[name]
     for row in dynamic():
-        print(f"{row.case:32} {row.shape:36} {row.metric:8} dvm {row.dvm:9.2f} us  torch {row.peers['torch']:9.2f} us  ratio {row.ratio:6.2f}", flush=True)
+        print(f"{row.case:32} {row.shape:36} {row.metric:8} dvm {row.dvm:9.2f} us  "
+              + "  ".join(f"{name} {us:9.2f} us" for name, us in row.peers.items()) + f"  ratio {row.ratio:6.2f}", flush=True)
 
 
 if __name__ == "__main__":

@@ -43,6 +43,7 @@ _MODULES: dict[str, tuple[str, ...]] = {
     "dvm_rt.array.windows": ("avg_pool", "conv", "conv_transpose", "max_pool"),
     "dvm_rt.array.einsum": ("einsum", "outer", "tensordot", "vecdot"),
     "dvm_rt.array.function": ("Function", "function"),
+    "dvm_rt.array.stacked": ("stacked",),
     "dvm_rt.array.control": ("append", "cond", "scan", "switch", "while_loop"),
     "dvm_rt.array.kernel": ("kernel",),
     "dvm_rt.array.explain": ("explain", "dump", "das"),

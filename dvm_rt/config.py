@@ -86,6 +86,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("connect_s", 30.0, "s", "that a pool waits for its scheduler", (0.1, 86400.0)),
     # ---- arrays ----
     Setting("pending_max", 512, "operators", "that lazy arrays wait for before they are computed unasked", (1, 1 << 16)),
+    Setting("calls_max", 4096, "calls", "of stacked functions that wait for each other before they are run unasked", (1, 1 << 20)),
     Setting("plans_max", 1024, "plans", "of lazy graphs that a runtime remembers", (1, 1 << 20)),
     # ---- planning ----
     Setting("quick_bytes_max", 32 << 20, "bytes", "that an unseen graph may write operator by operator; a larger one is planned first", (0, 1 << 40)),

@@ -15,7 +15,7 @@ import numpy as np
 
 from dvm_rt import dtypes
 from dvm_rt.array import tracing
-from dvm_rt.array.session import Pending, Session, leaf, session
+from dvm_rt.array.session import CALL, Pending, Session, leaf, session
 from dvm_rt.array.tracing import Trace
 from dvm_rt.dtypes import DEFAULT_FLOAT, DEFAULT_INT, DType, bfloat16, bool_, float32
 from dvm_rt.errors import DeviceOutOfMemoryError, DTypeError, GraphError, ShapeError, UnsupportedOperatorError
@@ -649,7 +649,11 @@ def eval(*arrays: Array) -> None:
 
 
 async def aeval(*arrays: Array) -> None:
-    """As eval, without blocking the event loop."""
+    """As eval, without blocking the event loop. Calls of stacked functions first let other tasks add theirs."""
+    if any(a._tensor is None and a._node.operator is CALL for a in arrays if isinstance(a, Array)):
+        import asyncio  # not before there is a loop
+
+        await asyncio.sleep(0)
     _launch(arrays)
     for of in {a._session for a in arrays}:
         await of.runtime.reached(max(a._tensor.seq for a in arrays if a._session is of))

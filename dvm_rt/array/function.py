@@ -75,7 +75,7 @@ class Function:
         """As a method: a function of its own for each instance, which is static."""
         if instance is None:
             return self
-        bound = Function(self.python.__get__(instance, owner))
+        bound = type(self)(self.python.__get__(instance, owner))
         instance.__dict__[self.__name__] = bound
         return bound
 

@@ -21,7 +21,7 @@ import weakref
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
@@ -50,12 +50,13 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
     from pathlib import Path
 
-    from dvm_rt._native import Stream, Tensor
+    from dvm_rt._native import CallLog, Stream, Tensor
     from dvm_rt.array.array import Array
     from dvm_rt.array.plan_cache import PlanCache, Programs
 
 Result = TypeVar("Result")
 PARAMETER, CONSTANT = OPERATORS["parameter"], OPERATORS["constant"]
+CALL = replace(PARAMETER, name="call", doc="a result of a call that waits")  # of nodes that are no graph's: array/stacked.py
 VARIANTS_MAX = 4
 NODES_TRIED = (64, 16, 1)  # nodes of a kernel, where the encoder has met a limit; 1: one operator a kernel
 
@@ -81,7 +82,7 @@ class Lazy(NamedTuple):
     numbers: bytes
 
 
-COUNTED = ("plan_ns", "plans_made", "plans_swapped", "quick_plans", "quick_launches")
+COUNTED = ("stacked_launches", "stacked_calls", "plan_ns", "plans_made", "plans_swapped", "quick_plans", "quick_launches")
 UNPLANNED = 0  # the number of no plan: the stream's begin at 1
 SWAPS_MAX = 64  # that stats() remembers
 
@@ -129,7 +130,7 @@ class Session:
 
     __slots__ = (
         "_runtime", "stream", "plans", "variants", "counters", "lock", "pending_max", "plans_max", "wait_s", "cache", "_cached", "quick", "swaps",
-        "_waits", "__weakref__",
+        "_waits", "_calls", "__weakref__",
     )  # fmt: skip
 
     def __init__(self, of: runtime.Runtime) -> None:
@@ -143,6 +144,7 @@ class Session:
         self.counters: Counter[str] = Counter()
         self.lock = threading.RLock()
         self.pending_max, self.plans_max, self.wait_s = integer("pending_max"), integer("plans_max"), number("wait_s")
+        self._calls: CallLog | None = None
         self.quick = quick.QuickTier(self.stream, self.plans_max, self.counters)
         self.cache: PlanCache | None = None
         self._cached: dict[int, Path] = {}  # numbers of plans -> where they are kept
@@ -357,11 +359,28 @@ class Session:
         planned.number = self.stream.register(planned.fused.plan.to_bytes(), planned.captured)
         self.stream.forget(old)
 
+    # ---- calls that wait for each other ----
+
+    def call_log(self, array_type: type[Array]) -> CallLog:
+        """Where calls of stacked functions are recorded."""
+        with self.lock:
+            if self._calls is None:
+                self._calls = _native.CallLog(self.stream, array_type, Node, Pending, PARAMETER, CALL, OPERATORS["index"], integer("calls_max"))
+            return self._calls
+
+    def run_calls(self) -> None:
+        """Runs all that wait."""
+        launches, calls = self._calls.run()
+        self.counters["stacked_launches"] += launches
+        self.counters["stacked_calls"] += calls
+
     # ---- lazy graphs ----
 
     def flush(self, nodes: list[Node], reason: str) -> None:
-        """Computes what these nodes wait for, in one launch."""
+        """Computes what these nodes wait for, in one launch, after all calls that wait."""
         with self.lock:
+            if self._calls:
+                self.run_calls()
             waiting = [n for n in nodes if n.data.__class__ is Pending]
             if not waiting:
                 return

@@ -26,4 +26,5 @@ NB_MODULE(_native, m) {
   bind_processes(m);
   bind_host();
   bind_lazy(m);
+  bind_calls(m);
 }

@@ -21,6 +21,7 @@ void bind_arena(nb::module_& m);
 void bind_processes(nb::module_& m);
 void bind_host();
 void bind_lazy(nb::module_& m);
+void bind_calls(nb::module_& m);
 
 // Raises a class of dvm_rt.errors with keyword arguments `fields`.
 [[noreturn]] inline void raise_error(const char* name, const std::string& message, nb::dict fields = nb::dict()) {

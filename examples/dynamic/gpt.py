@@ -1,4 +1,5 @@
-"""A small GPT that decodes: greedy until an end token, and beam search with a beam that shrinks as hypotheses end.
+"""A small GPT that decodes: greedy until an end token, one request after the other or many at once, and beam search with a beam
+that shrinks as hypotheses end.
 
 The cache of keys and values, (tokens, rows, width), grows by a token each step, so every step has shapes of its own. `step` is one
 launch: it appends, where the cache lies, and gives the best token of each row. `beam_step` picks the rows of the cache that live
@@ -6,6 +7,7 @@ on (`parents`) first, which moves them."""
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import NamedTuple
 
@@ -53,6 +55,7 @@ class Gpt:
         self.layers = [Layer(*(dvm.asarray(w) for w in layer)) for layer in weights.layers]
         self.start = dvm.function(self._start)
         self.step = dvm.function(self._step)
+        self.waiting_step = dvm.stacked(self._step)
         self.beam_step = dvm.function(self._beam_step)
 
     def _start(self, ids):
@@ -103,6 +106,22 @@ def decode(model: Gpt, prompt: list[int], end: int, tokens_max: int) -> list[int
         if found[-1] == end or len(found) == tokens_max:
             return found
         token, *caches = model.step(dvm.asarray(np.array([found[-1:]], np.int32)), *caches)
+
+
+async def decode_together(model: Gpt, prompts: list[list[int]], end: int, tokens_max: int) -> list[list[int]]:
+    """As decode for each prompt, all at once: steps of requests that are equally far are one launch, which reads the weights once."""
+
+    async def request(prompt: list[int]) -> list[int]:
+        logits, *caches = model.start(dvm.asarray(np.array([prompt], np.int32)))
+        token, found = dvm.argmax(logits, axis=-1), []
+        while True:
+            await dvm.aeval(token)
+            found.append(int(token))
+            if found[-1] == end or len(found) == tokens_max:
+                return found
+            token, *caches = model.waiting_step(dvm.asarray(np.array([found[-1:]], np.int32)), *caches)
+
+    return await asyncio.gather(*(request(prompt) for prompt in prompts))
 
 
 def beam_search(model: Gpt, prompt: list[int], end: int, width: int, tokens_max: int) -> list[tuple[float, list[int]]]:
@@ -189,9 +208,14 @@ def run(seed: int, tell: Tell, width: int = 256, depth: int = 4, vocabulary: int
         beams.append(beam_search(model, prompt, end, 4, tokens_max // 4))
         seconds = [seconds[0] + between - begin, seconds[1] + time.perf_counter() - between]
         tell(done, prompts)
+    begin, same = time.perf_counter(), [given[0], *([*p[:1], *given[0][1:]] for p in given[1:])] * 4
+    together = asyncio.run(decode_together(model, same, end, tokens_max))
+    seconds.append(time.perf_counter() - begin)
+    equal = together == [decode(model, prompt, end, tokens_max) for prompt in same]
     agrees = all(greedy_agrees(weights, p, found) for p, found in zip(given, greedy, strict=True))
     last = np.array([[score, score_of(weights, p, t)] for p, found in zip(given, beams, strict=True) for score, t in found])
     what = f"d = {width}, {depth} layers, {prompts} prompts"
     count = sum(map(len, greedy)), sum(len(t) for found in beams for _, t in found)
     return [Report("greedy decoding", what, "token", count[0], seconds[0], 0.0, agrees),
+            Report("greedy decoding at once", f"d = {width}, {depth} layers, {len(same)} requests", "token", sum(map(len, together)), seconds[2], 0.0, equal),
             Report("beam search", f"{what}, beam 4 and shrinking", "token", count[1], seconds[1], error_of(last[:, 0], last[:, 1]), True)]  # fmt: skip

@@ -1,0 +1,97 @@
+#!/usr/bin/env python3
+"""docs/latency.md from the JSON of the experiments.
+
+    python scripts/experiments/page.py [--results results] [--out docs/latency.md]
+
+Runs nothing: `device_idle.py`, `first_seen.py` and `unseen.py` write what it reads; what is missing is left out, and that is said."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+Row = dict[str, object]
+INTRODUCTION = """# Who waits for whom
+
+Written by `scripts/experiments/page.py` from what the experiments beside it have measured; each is one command that writes JSON
+and a plot. Times are microseconds, medians, of one run on the machine named with each table; ratios of one run carry over to other
+machines better than times do. *Busy*: the device runs kernels. *Idle*: it does not although there is work: *exposed* if a program is
+missing, *starved* if a launch is missing while our own code runs in the client; the user's own Python is apart.
+"""
+
+
+def table(head: tuple[str, ...], rows: Iterator[tuple[str, ...]]) -> str:
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
+
+
+def us(value: object) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
+
+
+def unseen(rows: list[Row]) -> str:
+    caller = {r["mode"]: r for r in rows}
+
+    def lines() -> Iterator[tuple[str, ...]]:
+        for r in rows:
+            base = caller[str(r["mode"]).replace("auto", "caller")]
+            yield (str(r["mode"]), us(r["first_p50_us"]), us(r["first_p99_us"]), f"{r['first_p50_us'] / base['first_p50_us']:.2f}", us(r["again_p50_us"]),
+                   us(r["steady_p50_us"]), str(r["plans_made"]), str(r["quick_plans"]), "yes" if r["same_bytes"] else "NO")  # fmt: skip
+
+    head = ("mode", "first result p50", "p99", "against `caller`", "second p50", "steady p50", "plans", "plans of operators", "same bytes")
+    return (
+        "## A stream of graphs that were never seen\n\nEvery request is another random small model. `caller`: the caller plans before it runs. `auto`: the graph "
+        "runs operator by operator at once, and its plan is made meanwhile by a worker, or when it comes again. (`unseen.py`)\n\n" + table(head, lines())
+    )
+
+
+def first_seen(rows: list[Row]) -> str:
+    head = ("case", "engine", "steady p50", "first p50", "first p99", "first max", "added p50", "added p99", "first / steady")
+    lines = ((str(r["case"]), str(r["engine"]), *(us(r[k]) for k in ("steady_p50_us", "first_p50_us", "first_p99_us", "first_max_us", "added_p50_us",
+              "added_p99_us")), f"{r['ratio_p50']:.2f}") for r in rows)  # fmt: skip
+    return (
+        "## A shape that was never seen\n\nAll engines get the same stream of all-different shapes; each is called once (first), then five times (steady). "
+        "(`first_seen.py`)\n\n" + table(head, lines)
+    )
+
+
+def device_idle(rows: list[Row]) -> str:
+    head = ("varied", "injected work", "launches ahead", "rows", "mode", "a launch", "busy", "exposed", "starved", "idle / busy", "guessed right / wrong")
+
+    def lines() -> Iterator[tuple[str, ...]]:
+        for r in rows:
+            guesses = f"{r['guessed_right']} / {r['guessed_wrong']}" if "guessed" in r else ""
+            yield (str(r["varied"]), str(r["work_us"]), str(r["ahead"]), str(r["rows"]), str(r["mode"]), us(r["whole_us"]), us(r["busy_us"]),
+                   us(r["exposed_us"]), us(r["starved_us"]), f"{r['idle']:.1%}", guesses)  # fmt: skip
+
+    return (
+        "## How long the device waits\n\nEvery launch has a shape never seen. `decode`: a GPT with a growing cache, each token read before the next launch; `guess 4`: "
+        "programs of up to four calls ahead are made while the client waits. (`device_idle.py`)\n\n" + table(head, lines())
+    )
+
+
+SECTIONS: dict[str, Callable[[list[Row]], str]] = {"unseen": unseen, "first_seen": first_seen, "device_idle": device_idle}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--results", type=Path, default=Path("results"))
+    parser.add_argument("--out", type=Path, default=Path("docs/latency.md"))
+    given = parser.parse_args()
+    parts = [INTRODUCTION]
+    for name, section in SECTIONS.items():
+        path = given.results / f"{name}.json"
+        if not path.exists():
+            print(f"{path}: absent, so its section is left out")
+            continue
+        data = json.loads(path.read_text())
+        machine = data["machine"]
+        parts.append(section(data["rows"]) + f"\n\nMachine: {machine['cpus']} CPUs, load {machine['load']:.1f} before the run.\n")
+    given.out.write_text("\n".join(parts))
+    print(f"{given.out} written")
+
+
+if __name__ == "__main__":
+    main()
