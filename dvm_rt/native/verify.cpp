@@ -165,6 +165,7 @@ class Verifier {
     const Section& s = *section_.head;
     const bool matmul = kind_ == SectionKind::MATMUL, pack = kind_ == SectionKind::PACK;
     auto wrong = [&](VerifyCode code, int64_t got, int64_t allowed) { return refuse(code, Place::SECTION, 0, got, allowed); };
+    grouped_ = matmul && s.operand_count && is_grouped(section_.operands[0]);
     if (kind_ == SectionKind::ATTENTION) return attention();
     if (matmul && (s.rank < 2 || s.operand_count < 3))
       return wrong(s.rank < 2 ? VerifyCode::DIMENSION : VerifyCode::OPERAND, s.rank < 2 ? s.rank : s.operand_count, s.rank < 2 ? 2 : 3);
@@ -173,7 +174,6 @@ class Verifier {
     if (kind_ == SectionKind::HOST) return host();
     if (kind_ == SectionKind::COPY) return copy();
     if (is_control(kind_)) return control();
-    grouped_ = matmul && is_grouped(section_.operands[0]);
     if (grouped_) {
       if (s.dtype != FLOAT32) return wrong(VerifyCode::DTYPE, s.dtype, FLOAT32);
       if (s.rank != 3) return wrong(VerifyCode::DIMENSION, s.rank, 3);

@@ -480,7 +480,7 @@ class Shadow {
     const Operand& x = s_->operands[3];
     const int64_t size = DTYPE_BYTES[x.dtype];
     touch(3, at, size, READ, MANY);
-    if (!(x.arg < content_.size() && !place(x).stored && !(place(x).mode & WRITE))) return values_known = false, 0;
+    if (!(x.arg < count_ && !place(x).stored && !(place(x).mode & WRITE))) return values_known = false, 0;
     int64_t rows = 0;
     int32_t narrow;
     memcpy(size == 8 ? (void*)&rows : (void*)&narrow, content_[x.arg].data() + int64_t(at), size);

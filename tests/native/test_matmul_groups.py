@@ -96,3 +96,23 @@ def test_refused(old: str, new: str) -> None:
     assert bad != assemble(GROUPS) and verifier.check(bad) is not None
     with pytest.raises(InvalidBytecodeError):
         _native.Program(bad)
+
+
+def test_a_section_after_groups_is_no_group() -> None:
+    """What the verifier knows of a matmul in groups ends with it: the next section's operands are its own."""
+    after = """section1 copy float32 [5,2,3]
+  x0 arg1+0 float32 read [4,20,40]
+  x1 arg2+0 float32 write [4,20,40]
+section2 matmul float32 [8,2,3] depth=5 scratch=640
+  x0 arg0+0 float32 read [0,20,0] depth=4
+  x1 arg1+0 float32 read [4,0,800] depth=32
+  x2 arg2+0 float32 read|write [4,32,64]
+"""
+    code = assemble(GROUPS.replace("fuel=5", "fuel=20") + after)
+    assert verifier.check(code) is None
+    _native.Program(code)
+    for old, new in (("x2 arg2+0 float32 read|write [4,32,64]", "x2 arg2+0 float32 read|write [4,32,800]"), ("write [4,20,40]", "write [4,20,800]")):
+        bad = assemble((GROUPS.replace("fuel=5", "fuel=20") + after).replace(old, new))
+        assert verifier.check(bad) is not None
+        with pytest.raises(InvalidBytecodeError):
+            _native.Program(bad)
