@@ -3,7 +3,7 @@
 --suite: every case of the benchmark suite (those whose name has NAME in it), in place of the subgraphs below.
 One line a subgraph and shape: kernels of the fused and of the unfused plan, microseconds of each program on one thread
 (medians of alternating rounds, inline, program known), their ratio, and the bytes of activations that each kernel reads and
-writes, summed. A ratio above 1.03 is a lost row and is marked; the exit status says how many there are.
+writes, summed; and what the cost model says of the fused one. A ratio above 1.03 is a lost row and is marked; the exit status says how many there are.
 
 --plans: what planning costs instead (CPU milliseconds, least of several), from the graph to the plan's bytes."""
 
@@ -24,6 +24,7 @@ from dvm_rt import _native  # noqa: E402
 from dvm_rt.array.array import _wrap_node as wrap_node  # noqa: E402
 from dvm_rt.array.tracing import Trace  # noqa: E402
 from dvm_rt.dtypes import from_numpy  # noqa: E402
+from dvm_rt.fusion.cost import costs  # noqa: E402
 from dvm_rt.fusion.fuser import fuse  # noqa: E402
 from dvm_rt.fusion.plan import Plan  # noqa: E402
 from dvm_rt.graph.graph import Graph, Make, Node  # noqa: E402
@@ -75,7 +76,10 @@ def measure(name: str, size: str, graph: Graph, arrays: list[np.ndarray], rounds
     """The line of one graph and its inputs, and whether fusion lost. A row of few rounds is measured again before it is called
     lost: a quiet spell shows that it is not."""
     plans = [fuse(graph).plan, fuse(graph, fused=False).plan]
+    if plans[0].to_bytes() == plans[1].to_bytes():
+        return f"{name:28} {size:14} {len(plans[0].kernels):3} {len(plans[1].kernels):4}   the same plan", False
     runs, moved = [], []
+    modelled = sum(cost.ns for cost in costs(plans[0], prepared(plans[0], arrays)[0]))
     for plan in plans:
         symbols, arguments, _ = prepared(plan, arrays)
         program = _native.Program(_native.Plan(plan.to_bytes()).encode(symbols))
@@ -97,7 +101,7 @@ def measure(name: str, size: str, graph: Graph, arrays: list[np.ndarray], rounds
         if not lost:
             break
     kernels = f"{len(plans[0].kernels):3} {len(plans[1].kernels):4}"
-    line = f"{name:28} {size:14} {kernels} {fused:10.1f} {alone:10.1f} {ratio:6.2f} {moved[0] / moved[1]:6.2f}"
+    line = f"{name:28} {size:14} {kernels} {fused:10.1f} {alone:10.1f} {ratio:6.2f} {moved[0] / moved[1]:6.2f} {modelled / 1e3:10.1f}"
     return line + (" LOST" if lost else ""), lost
 
 
@@ -162,7 +166,7 @@ def main() -> int:
     if arguments.plans:
         planning(arguments.rounds)
         return 0
-    print(f"{'subgraph':28} {'size':14} {'kernels':>8} {'fused us':>10} {'unfused us':>10} {'ratio':>6} {'bytes':>6}")
+    print(f"{'subgraph':28} {'size':14} {'kernels':>8} {'fused us':>10} {'unfused us':>10} {'ratio':>6} {'bytes':>6} {'model us':>10}")
     rows = []
     for row in subgraphs(arguments.rounds) if arguments.suite is None else suite(arguments.suite, arguments.rounds):
         rows.append(row)

@@ -1,8 +1,9 @@
 """What each kernel of a plan costs for given sizes, by a model: operations, bytes of memory, time. `dvm.explain` prints it.
 
 Bytes count each buffer that a kernel names once, and no more of it than the kernel can touch. Time is the larger of what the
-instructions take and what memory takes, on one thread, plus the start of a kernel. The rates are those of a current x86-64
-core; they compare kernels with each other, and are no promise."""
+instructions take and what memory takes, on one thread, plus the start of a kernel. The rates were measured on one core of an
+AVX-512 server at about 2.8 GHz, with data in the caches of level 2 and 3 (`benchmarks/fusion.py --suite` prints what they
+give beside what it measures: within a factor of 2). They compare kernels with each other, and are no promise."""
 
 from __future__ import annotations
 
@@ -13,10 +14,10 @@ from math import prod
 from dvm_rt.fusion.plan import NONE, Kernel, Plan
 from dvm_rt.isa import table
 
-CYCLES_A_NS = 3.0
+CYCLES_A_NS = 2.8
 STRIP_BYTES = 512
-MULTIPLY_ADDS_A_NS = 40.0
-BYTES_A_NS = 10.0
+MULTIPLY_ADDS_A_NS = 55.0  # 512 rows through 256 x 1024 and back
+BYTES_A_NS = 15.0  # norms of 512 x 768
 START_NS = 100.0
 REDUCTIONS = ("NODE_SUM", "NODE_MAX", "NODE_MIN", "NODE_PROD")
 REDUCTION_CYCLES = 16.0

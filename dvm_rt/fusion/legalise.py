@@ -77,6 +77,8 @@ def _one_step(op: Make, node: Node) -> Node | None:
 
 def _lowered(op: Make, node: Node) -> Node | None:
     """Composites and conversions taken apart; reductions over the last axis, which they keep."""
+    if node.operator.name == "iota" and is_one(node.attribute("size")):  # a number, that no kernel has to count
+        return op.expand_dims(op.constant(value=0, dtype="int64"), axes=(0,))
     if node.operator.name == "astype":
         return _one_step(op, node)
     if node.operator.lowering is not Lowering.REDUCE:

@@ -114,6 +114,8 @@ def _gather_nd(x: Array, indices: Array, batch: int) -> Array:
 
 
 def _combined(out: Array, places: tuple[Array, ...], updates: Array, how: int) -> Array:
+    if not updates.size:
+        return out
     if how == SET:
         flat = np.ravel_multi_index(np.broadcast_arrays(*places), out.shape[: len(places)], mode="clip").reshape(-1)
         rows = out.reshape((-1, *out.shape[len(places) :]))

@@ -144,7 +144,8 @@ RECORDS: dict[str, Fields] = {
     "PlanPack": (  # a packed form of a parameter, made once per array and kept with it
         ("parameter", "u2"), ("k", "u2"), ("n", "u2"),  # expressions: the matmul's K and N
         ("stride_k", "u2"), ("stride_n", "u2"),  # expressions: elements
-        ("offset", "u2"), ("reserved", "u4"),
+        ("offset", "u2"),
+        ("reserved", "u4"),  # so many packs that follow lie beside this one in the same buffer
     ),
     "PlanKernel": (
         ("kind", "u1"), ("dtype", "u1"), ("rank", "u1"), ("flags", "u1"),

@@ -4,6 +4,7 @@
 #include <nanobind/stl/vector.h>
 #include <memory>
 #include "machine.h"
+#include "together.h"
 
 static std::string at(const char* what, uint64_t number) { return std::string(what) + " " + std::to_string(number); }
 
@@ -185,6 +186,11 @@ void bind_machine(nb::module_& m) {
            "section is cut into so many, if it can be; 0: only where it pays.")
       .def("time_run", &PyProgram::time_run, nb::arg("args"), nb::arg("reps"), nb::arg("target") = "", nb::arg("threads") = 1,
            "Nanoseconds per run, the mean of `reps`.")
+      .def_prop_ro("together", [](const PyProgram& p) {
+         std::vector<int64_t> out;
+         for (size_t i = 0; i < p.program->sections().size(); i++) out.push_back(beside_of(*p.program)[i].count);
+         return out;
+       }, "For each section how many may run at the same time from it on.")
       .def_prop_ro("split", &PyProgram::split, "(units, parts that threads share, modelled ns if they do) of each section.")
       .def_prop_ro("cleared", &PyProgram::cleared, "Arguments that are cleared before each run, because the program may leave "
                    "parts of them out; WORKSPACE stands for the workspace.");

@@ -1,6 +1,7 @@
 // Runs verified programs: binds arguments, clears what must not show old bytes, runs section after section.
 #include "machine.h"
 #include "shared.h"
+#include "together.h"
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
@@ -43,6 +44,7 @@ class FloatMode {
 #endif
 };
 
+constexpr int64_t TOGETHER_NS = 10'000;  // as for one section (split.cpp), of two halves
 constexpr int64_t WAKE_NS = 100'000;  // modelled work from which on threads that sleep are woken: a wake-up takes 30 to 50 us
 
 uint8_t* allocate(size_t bytes) { return static_cast<uint8_t*>(::operator new(bytes, std::align_val_t(ARENA_ALIGN))); }
@@ -163,6 +165,81 @@ void Machine::run_cut(Run run, const SectionRun& whole, bool streams) {
     if (thread.trapped_part < split.parts && thread.trapped_part == cut.trapped) trap = thread.trap;
 }
 
+struct Machine::Bound {
+  std::span<const Binding> args;
+  uint8_t *workspace, *scratch;
+  void find(const SectionView& section, uint8_t** address) const {
+    for (int i = 0; i < section.head->operand_count; i++) {
+      const Operand& x = section.operands[i];
+      uint8_t* start = x.arg == WORKSPACE ? workspace : x.arg == INDEX ? INDEX_ORIGIN : x.arg == SCRATCH ? scratch : args[x.arg].address;
+      address[i] = start + x.base;
+    }
+  }
+};
+
+// Sections that have nothing to do with each other: the parts of all of them are one job, so that the threads share it by
+// the work that it is, and sections too small to be cut run beside each other. At most TOGETHER_MAX at a time.
+struct Machine::Together {
+  Machine& machine;
+  std::span<const SectionView> sections;
+  uint8_t* address[TOGETHER_MAX][MAX_OPERANDS];
+  Split split[TOGETHER_MAX];
+  int64_t first[TOGETHER_MAX + 1];  // part of the job that each section begins with
+  bool streams;
+  std::atomic<int64_t> trapped;
+};
+
+void Machine::run_piece(void* job, int number, int64_t part) {
+  Together& all = *static_cast<Together*>(job);
+  if (part > all.trapped.load(std::memory_order_relaxed)) return;
+  const FloatMode float_mode;
+  Thread& thread = all.machine.threads_[size_t(number)];
+  size_t at = 0;
+  while (part >= all.first[at + 1]) at++;
+  const SectionView& section = all.sections[at];
+  uint8_t* address[MAX_OPERANDS];
+  for (int i = 0; i < section.head->operand_count; i++)
+    address[i] = section.operands[i].arg == SCRATCH ? thread.scratch + section.operands[i].base : all.address[at][i];
+  thread.context->trap = {};
+  const int64_t own = part - all.first[at];
+  all.machine.run_of(*section.head)(*thread.context, {section, address, thread.scratch, part_begin(all.split[at], own), part_begin(all.split[at], own + 1)});
+#if defined(DVM_X86)
+  if (all.streams) _mm_sfence();
+#endif
+  if (thread.context->trap.code == TrapCode::NONE) return;
+  if (part < thread.trapped_part) thread.trapped_part = part, thread.trap = thread.context->trap;
+  for (int64_t first = all.trapped; part < first && !all.trapped.compare_exchange_weak(first, part);) {
+  }
+}
+
+// How many of these sections it has run, 0 if one thread is as good; after a trap those up to the one that trapped.
+size_t Machine::run_together(const VerifiedProgram& program, size_t first, const Bound& bound) {
+  const Beside* beside = beside_of(program) + first;
+  const std::span sections = program.sections().subspan(first, std::min<size_t>(beside->count, TOGETHER_MAX));
+  int64_t work = 0;
+  for (size_t i = 0; i < sections.size(); i++) work += beside[i].ns;
+  if (work < TOGETHER_NS && !parts_always_) return 0;
+  Together all{*this, sections, {}, {}, {}, program.streams(), {0}};
+  int64_t parts = 0;
+  for (size_t i = 0; i < sections.size(); i++) {
+    bound.find(sections[i], all.address[i]);
+    all.split[i] = sections[i].split.wide() ? Split{sections[i].split.units} : split_of_run(sections[i].split);
+    all.first[i] = parts, parts += all.split[i].parts;
+  }
+  all.first[sections.size()] = parts, all.trapped = parts;
+  for (Thread& thread : threads_) thread.trapped_part = parts;
+  pool_->run(parts, run_piece, &all, work >= WAKE_NS);
+  sections_split_ += sections.size();
+  Trap& trap = threads_[0].context->trap;
+  trap = {};
+  for (Thread& thread : threads_)
+    if (thread.trapped_part < parts && thread.trapped_part == all.trapped) trap = thread.trap;
+  size_t done = sections.size();
+  if (trap.code != TrapCode::NONE)
+    while (all.first[done - 1] > all.trapped) done--;
+  return done;
+}
+
 class Machine::Crew : public Team {
  public:
   Crew(Machine& machine, const Split& split, bool streams) : machine_(machine), streams_(streams), wake_(split.ns >= WAKE_NS) {
@@ -274,19 +351,26 @@ Trap Machine::run(const VerifiedProgram& program, std::span<const Binding> args,
   Context& context = *threads_[0].context;
   context.trap = {};
   uint8_t* address[MAX_OPERANDS];
+  const Bound bound{args, workspace, scratch_.get()};
   const std::span<const SectionView> sections = program.sections();
   for (size_t number = 0; number < sections.size();) {
     const SectionView& section = sections[number];
-    for (int i = 0; i < section.head->operand_count; i++) {
-      const Operand& x = section.operands[i];
-      uint8_t* start = x.arg < head.arg_count ? args[x.arg].address : x.arg == WORKSPACE ? workspace
-                       : x.arg == INDEX ? INDEX_ORIGIN : scratch_.get();
-      address[i] = start + x.base;
-    }
+    bound.find(section, address);
     if (is_control(SectionKind(section.head->kind))) {
       number = following(section, number, section.head->operand_count ? address[0] : nullptr);
       if (context.trap.code != TrapCode::NONE) break;
       continue;
+    }
+    if (pool_ && beside_of(program)[number].count > 1) {
+      const size_t count = run_together(program, number, bound);
+      if (context.trap.code != TrapCode::NONE) {
+        context.trap.section = uint16_t(number + count - 1);
+        break;
+      }
+      if (count) {
+        number += count;
+        continue;
+      }
     }
     const SectionRun run{section, address, scratch_.get(), 0, section.split.units};
     if (pool_ && split_of_run(section.split).parts > 1) {

@@ -55,6 +55,7 @@ class Machine {
     int64_t trapped_part = 0;  // in the section at hand
     Trap trap;
   };
+  static constexpr size_t TOGETHER_MAX = 16;
   struct Cut;  // a section on its way through the threads
   class Crew;  // they themselves, for a wide section
   using Run = void (*)(Context&, const SectionRun&);
@@ -63,6 +64,10 @@ class Machine {
   void run_wide(const SectionRun& whole, bool streams);
   void run_cut(Run run, const SectionRun& whole, bool streams);
   static void run_part(void* cut, int thread, int64_t part);
+  struct Bound;     // where the operands of a run lie
+  struct Together;  // sections that run at the same time
+  size_t run_together(const VerifiedProgram& program, size_t first, const Bound& bound);
+  static void run_piece(void* together, int thread, int64_t part);
 
   const Target* target_;
   std::vector<Thread> threads_;  // the caller's first

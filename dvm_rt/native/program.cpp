@@ -1,8 +1,10 @@
 // The checksum, and how bytes become a VerifiedProgram.
 #include "program.h"
+#include <algorithm>
 #include <bit>
 #include <cstring>
 #include <vector>
+#include "together.h"
 #include "verify.h"
 
 namespace dvm {
@@ -54,6 +56,10 @@ static int64_t resolve(SectionView& section, Outer* out) {
   return outers ? outers : 1;
 }
 
+// Its rows are shared one by one, if at all: not each of them.
+static bool one_by_one(const SectionView& section) { return !section.split.wide() || section.split.parts == 1; }
+static uint32_t nanoseconds(const SectionView& section) { return uint32_t(std::min<int64_t>(work_of(section), 1 << 30)); }
+
 std::unique_ptr<VerifiedProgram> VerifiedProgram::load(const uint8_t* bytes, size_t n, VerifyError& error,
                                                        std::pmr::memory_resource* memory) {
   thread_local std::vector<uint64_t> copy;  // nobody else can change it between the proof and its use
@@ -64,7 +70,8 @@ std::unique_ptr<VerifiedProgram> VerifiedProgram::load(const uint8_t* bytes, siz
   if (error.code != VerifyCode::OK) return nullptr;
   const ProgramHead& head = *reinterpret_cast<const ProgramHead*>(copy.data());
   const size_t outers_at = sizeof(VerifiedProgram) + (n + 7) / 8 * 8, sections_at = outers_at + facts.outer_rows * sizeof(Outer);
-  const size_t block_bytes = sections_at + head.section_count * sizeof(SectionView);
+  const size_t beside_at = sections_at + head.section_count * sizeof(SectionView);
+  const size_t block_bytes = beside_at + head.section_count * sizeof(Beside);
   static_assert(alignof(Outer) == 8 && alignof(SectionView) == 8 && sizeof(VerifiedProgram) % 8 == 0);
   uint8_t* block = static_cast<uint8_t*>(memory->allocate(block_bytes, alignof(VerifiedProgram)));
   std::unique_ptr<VerifiedProgram> program(new (block) VerifiedProgram);
@@ -83,6 +90,16 @@ std::unique_ptr<VerifiedProgram> VerifiedProgram::load(const uint8_t* bytes, siz
     if (const size_t room = size_t(section.split.blocks) * MAX_REDUCTIONS * sizeof(double); room > program->result_bytes_)
       program->result_bytes_ = room;
     program->sections_[i] = section;
+  }
+  Beside* beside = reinterpret_cast<Beside*>(block + beside_at);
+  for (int i = head.section_count - 1; i >= 0; i--) {
+    const SectionView* section = program->sections_ + i;
+    beside[i] = {};
+    if (i + 1 < head.section_count && facts.beside[size_t(i) + 1] && one_by_one(section[0]) && one_by_one(section[1])) {
+      beside[i].count = beside[i + 1].count + 1;
+      if (!beside[i + 1].ns) beside[i + 1].ns = nanoseconds(section[1]);
+      beside[i].ns = nanoseconds(section[0]);
+    }
   }
   return program;
 }

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include "attention.h"
 #include "program.h"
+#include "together.h"
 
 namespace dvm {
 namespace {
@@ -21,9 +22,14 @@ int64_t rows_of(const Section& head) {
   return rows;
 }
 
-Split cut(int64_t units, double ns) {
-  if (ns < SPLIT_NS || units < 2) return {units};
-  return {units, std::min({units, int64_t(ns / PART_NS), PARTS_MAX}), int64_t(ns)};
+struct Modelled {
+  Split split;
+  double ns = 0;  // also where that is too little to share
+};
+
+Modelled cut(int64_t units, double ns) {
+  if (ns < SPLIT_NS || units < 2) return {{units}, ns};
+  return {{units, std::min({units, int64_t(ns / PART_NS), PARTS_MAX}), int64_t(ns)}, ns};
 }
 
 double strip_cycles(const SectionView& section) {  // of all words that run once a strip; an epilogue has no `pass`
@@ -48,40 +54,40 @@ bool rows_can_be_cut(const SectionView& section) {
   return true;
 }
 
-Split split_vector(const SectionView& section) {
+Modelled split_vector(const SectionView& section) {
   const Section& head = *section.head;
   const int64_t rows = rows_of(head), strips = ceil_div(head.dims[0], lanes_of(head.dtype));
   const bool may_be_wide = rows < WIDE_ROWS && head.dims[0] > BLOCK && DTYPE_BYTES[head.dtype] == 4;  // block results have 4 bytes
   const double most = double(rows) * double(strips) * head.word_count * CYCLES_MAX;
-  if (most < SPLIT_NS * CYCLES_PER_NS && !may_be_wide) return {rows};  // small sections pay for nothing
+  if (most < SPLIT_NS * CYCLES_PER_NS && !may_be_wide) return {{rows}};  // small sections pay for nothing
   const double row_ns = (double(strips) * strip_cycles(section) + ROW_CYCLES_LEAST) / CYCLES_PER_NS;
   if (may_be_wide && (row_ns >= SPLIT_NS || rows == 1) && rows_can_be_cut(section)) {
     const int64_t blocks = ceil_div(head.dims[0], BLOCK);
-    Split split = cut(blocks, row_ns);
+    Split split = cut(blocks, row_ns).split;
     split.units = rows, split.blocks = blocks, split.ns *= rows;
-    return split;
+    return {split, double(rows) * row_ns};
   }
   return cut(rows, double(rows) * row_ns);
 }
 
-Split split_matmul(const SectionView& section) {
+Modelled split_matmul(const SectionView& section) {
   const Section& head = *section.head;
   const MatmulCut of = matmul_cut(head, section.operands);
   const double n = double(head.dims[0]), m = double(head.dims[1]), k = double(head.depth), steps = double(of.steps);
-  if (n * m * k * steps < SPLIT_NS * BYTES_PER_NS / 4) return {of.pieces * of.steps};
+  if (n * m * k * steps < SPLIT_NS * BYTES_PER_NS / 4) return {{of.pieces * of.steps}};
   const double product = std::max(n * m * k / MACS_PER_NS, 4 * n * k / BYTES_PER_NS);
   const double epilogue = m * double(ceil_div(head.dims[0], LANES)) * strip_cycles(section) / CYCLES_PER_NS;
-  Split split = cut(of.pieces * of.steps, steps * (product + epilogue));
-  split.parts = std::min(split.parts, MATMUL_PARTS_MAX);
-  return split;
+  Modelled found = cut(of.pieces * of.steps, steps * (product + epilogue));
+  found.split.parts = std::min(found.split.parts, MATMUL_PARTS_MAX);
+  return found;
 }
 
-Split split_pack(const SectionView& section) {
+Modelled split_pack(const SectionView& section) {
   const Section& head = *section.head;
   return cut(panels(head.dims[0]) * ceil_div(head.depth, slice_k(head.depth)), 8.0 * double(head.dims[0]) * double(head.depth) / BYTES_PER_NS);
 }
 
-Split split_attention(const SectionView& section) {
+Modelled split_attention(const SectionView& section) {
   const Section& head = *section.head;
   const double keys = double(head.dims[0]), queries = double(head.dims[1]);
   const double width = double(section.operands[1].limit) + double(section.operands[2].limit);
@@ -91,9 +97,7 @@ Split split_attention(const SectionView& section) {
   return cut(heads * attention_pieces(head), double(heads) * ns);
 }
 
-}  // namespace
-
-Split split_of(const SectionView& section) {
+Modelled modelled(const SectionView& section) {
   switch (SectionKind(section.head->kind)) {
     case SectionKind::VECTOR: return split_vector(section);
     case SectionKind::MATMUL: return split_matmul(section);
@@ -102,5 +106,10 @@ Split split_of(const SectionView& section) {
     default: return {};
   }
 }
+
+}  // namespace
+
+Split split_of(const SectionView& section) { return modelled(section).split; }
+int64_t work_of(const SectionView& section) { return int64_t(modelled(section).ns); }
 
 }  // namespace dvm

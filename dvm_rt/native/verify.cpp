@@ -53,6 +53,7 @@ class Verifier {
       section_ = section_at(bytes_ + at);
       close_regions();
       if (!section_head(n_ - at) || !section()) return false;
+      gather();
       at += section_.head->bytes;
     }
     close_regions();
@@ -701,6 +702,26 @@ class Verifier {
     }
   }
 
+  // ---- what may run at the same time ----
+  void gather() {
+    if (is_control(kind_) || kind_ == SectionKind::HOST) return void(touched_count_ = -1);
+    const int n = section_.head->operand_count;
+    for (int i = 0; i < n; i++)
+      if (!print_[i].width) print_[i].width = uint64_t(print_[i].high - print_[i].low), print_[i].pitch = 0;  // blocks were never asked for
+    bool beside = touched_count_ >= 0 && touched_count_ + n <= TOUCHED_MAX;
+    for (int i = 0; beside && i < n; i++) {
+      const Operand& x = section_.operands[i];
+      for (int t = 0; beside && t < touched_count_; t++)
+        beside = x.arg != touched_[t].arg || !(touched_[t].writes || x.mode & WRITE) || apart(print_[i], touched_[t].print);
+    }
+    if (beside) facts_.beside.set(size_t(section_number_));
+    else touched_count_ = 0;
+    for (int i = 0; i < n; i++) {
+      const Operand& x = section_.operands[i];
+      if (x.arg != SCRATCH && x.arg != INDEX) touched_[touched_count_++] = {x.arg, bool(x.mode & WRITE), print_[i]};
+    }
+  }
+
   // ---- what is written, in section order ----
   void record() {
     const int n = section_.head->operand_count;
@@ -740,6 +761,14 @@ class Verifier {
   int64_t elements_ = 0, rows_ = 0;  // product of all dimensions; of those beyond the first
   Walk walk_[MAX_OPERANDS];          // where operands go
   Footprint print_[MAX_OPERANDS];    // and what they touch
+  struct Touched {
+    uint16_t arg;
+    bool writes;
+    Footprint print;
+  };
+  static constexpr int TOUCHED_MAX = 64;
+  Touched touched_[TOUCHED_MAX];     // by sections that may run at the same time
+  int touched_count_ = -1;           // -1: the next section runs after all before it
   uint32_t same_[MAX_OPERANDS];      // operands that write the same places, itself included
   uint32_t read_ = 0, stored_ = 0;   // operands read before this section wrote them; operands stored so far
   // of the words so far

@@ -6,6 +6,7 @@
 // written before they are read; what a section writes does not move under its own reads; work and scratch stay within
 // what the head claims. Not proven: that the program means anything. Gathered rows are checked while it runs.
 #pragma once
+#include <bitset>
 #include "program.h"
 
 namespace dvm {
@@ -18,6 +19,9 @@ constexpr int64_t DIMENSION_MAX = 1ll << 40;  // of one dimension, and of the pr
 struct VerifyFacts {  // what the machine wants to know about a program that passed
   bool zero_workspace = false, streams = false;
   size_t outer_rows = 0;  // Outer records that its vector sections need
+  // Sections that may run at the same time as the one before them, and all those that this may be said of in a row with it: none
+  // of them touches what another one writes.
+  std::bitset<MAX_SECTIONS> beside;
 };
 
 // `bytes` is private to the caller and 8-aligned. A program that passes may get ZERO_FILL into the modes of arguments
