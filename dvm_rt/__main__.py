@@ -56,7 +56,8 @@ def pool(
     if action is PoolAction.LIST:
         return
     if not running:
-        raise DvmError(f"pool: {action}: pools, got none{f' for {endpoint}' if endpoint else ''}, allowed those that `pool list` shows")
+        place = f" for {endpoint}" if endpoint else ""
+        raise DvmError(f"pool: {action}: pools, got none{place}, allowed those that `pool list` shows")
     drains = action is PoolAction.DRAIN
     left = end(running, signal.SIGUSR1 if drains else signal.SIGTERM, END_S + (config.number("drain_s") if drains else 0.0))
     if left:
@@ -74,7 +75,8 @@ def _detached(endpoint: str, encoders: int) -> int:
     deadline = time.monotonic() + END_S
     while all(one.pid != process.pid for one in pools()):
         if process.poll() is not None or time.monotonic() > deadline:
-            raise DvmError(f"pool: start: process {process.pid}, got none that is listed, allowed one; without --detach it says why")
+            text = f"pool: start: process {process.pid}, got none that is listed, allowed one; without --detach it says why"
+            raise DvmError(text)
         time.sleep(0.02)
     return process.pid
 

@@ -41,7 +41,8 @@ class Turns:
                 return
             if len(self._line) >= self.waiting_max:
                 self.refused += 1
-                raise BackpressureTimeout(f"runtime: run: requests in line, got {len(self._line) + 1}, allowed {self.waiting_max}")
+                text = f"runtime: run: requests in line, got {len(self._line) + 1}, allowed {self.waiting_max}"
+                raise BackpressureTimeout(text)
             loop = asyncio.get_running_loop()
             called: asyncio.Future[None] = loop.create_future()
             self._line.append((loop, called))

@@ -159,7 +159,8 @@ def _same_sizes(name: str, facts: Facts, before: Sequence[Node], after: Sequence
     for number, (old, new) in enumerate(zip(before, after, strict=False)):
         shapes: list[Shape] = [facts.resolve_shape(n.shape) for n in (old, new)]
         if len(old.shape) == len(new.shape) and any(equal(a, b) is False for a, b in zip(*shapes, strict=True)):
-            raise NeedsValues(f"{name}: state {number}: sizes change, got {shapes[1]} after a step, allowed {shapes[0]} on the device")
+            text = f"{name}: state {number}: sizes change, got {shapes[1]} after a step, allowed {shapes[0]} on the device"
+            raise NeedsValues(text)
 
 
 # ---- counted loops ------------------------------------------------------------------------------------------------
@@ -190,7 +191,9 @@ def _length(arrays: list[Array], length: Size | None, facts: Facts) -> Size:
     return lengths[0]
 
 
-def _scan_by_python(f: Callable, carry: object, arrays: list[Array], one: Callable, count: int, trace: Trace | None) -> tuple[object, object]:
+def _scan_by_python(
+    f: Callable, carry: object, arrays: list[Array], one: Callable, count: int, trace: Trace | None
+) -> tuple[object, object]:
     if count == 0:
         return carry, _no_results(f, carry, arrays, one, trace)
     leaves: list[object] = []
@@ -229,7 +232,9 @@ def _result_shapes(
         return y_tree, [(x.shape, x.dtype) for x in map(_array, results)]
 
 
-def _scan_traced(f: Callable, carry: object, arrays: list[Array], one: Callable, count: Size, trace: Trace) -> tuple[object, object]:
+def _scan_traced(
+    f: Callable, carry: object, arrays: list[Array], one: Callable, count: Size, trace: Trace
+) -> tuple[object, object]:
     """A loop whose state is the carry, the number of the iteration and the results so far."""
     tree, arguments = _arguments((carry,), trace, "scan")
     results: list[object] = []
@@ -244,7 +249,8 @@ def _scan_traced(f: Callable, carry: object, arrays: list[Array], one: Callable,
         y_tree = _flatten(y, results)
         rows = [_output_node(x, part, "scan") for x in results]
         made = [part.fixed(n.dtype, (count, *trace.facts.resolve_shape(n.shape))) for n in rows]
-        put = [record("put_row", (wrap_node(old, None), number, wrap_node(row, None)), (0,)) for old, row in zip(made, rows, strict=True)]
+        pairs = zip(made, rows, strict=True)
+        put = [record("put_row", (wrap_node(old, None), number, wrap_node(row, None)), (0,)) for old, row in pairs]
         outputs += [_output_node(x, part, "scan") for x in (number + 1, *put)]
     start = [asarray(0), *[zeros(n.shape, dtype=n.dtype) for n in made]]
     state = arguments + [_output_node(x, trace, "scan") for x in start]

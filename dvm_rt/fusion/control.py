@@ -137,7 +137,9 @@ def _in_place(plan: PlanWriter, first: int, old: int, new: int) -> bool:
             continue
         same = arg.strides == target.strides and arg.offset == target.offset and not arg.mode & GATHER
         copies = kernel.kind == "COPY"
-        if number > begin or not same or not (copies or (kernel.kind == "VECTOR" and _stored_last(kernel, kernel.args.index(target), old))):
+        if number > begin or not same:
+            return False
+        if not copies and not (kernel.kind == "VECTOR" and _stored_last(kernel, kernel.args.index(target), old)):
             return False
     plan.builder.rename(first, new, old)
     if copies:  # onto itself
@@ -155,7 +157,8 @@ def _write_late(plan: PlanWriter, first: int, new: int) -> None:
         return
     made = {arg.buffer for number, _, arg in accesses if number == begin and arg.mode & WRITE}
     read = {arg.buffer for number, _, arg in accesses if number == begin and arg.mode & READ}
-    if all(arg.buffer not in made and not (arg.mode & WRITE and arg.buffer in read) for number, _, arg in accesses if number > begin):
+    later = [arg for number, _, arg in accesses if number > begin]
+    if all(arg.buffer not in made and not (arg.mode & WRITE and arg.buffer in read) for arg in later):
         build.to_the_end(begin)
 
 

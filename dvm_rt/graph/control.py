@@ -206,7 +206,8 @@ def _repeat_shape(facts: Facts, where: str, given: tuple[Shape, ...], step: Part
 def _put_shape(facts: Facts, where: str, given: tuple[Shape, ...], index: int) -> Shape:
     table, number, row = given
     if not table or len(number) or not _equal(facts, row, table[1:]):
-        raise ShapeError(f"{where}: shapes, got an array {table}, number {number} and row {row}, allowed a number () and a row of the array")
+        got = f"an array {table}, number {number} and row {row}"
+        raise ShapeError(f"{where}: shapes, got {got}, allowed a number () and a row of the array")
     facts.demand_at_least(table[0], 1, where)
     return facts.resolve_shape(tuple(table))
 

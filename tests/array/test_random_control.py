@@ -77,9 +77,11 @@ def run(steps: list[tuple], kinds: list[str], state: list) -> list:
             case "swap", a, b:
                 state[a], state[b] = state[b], state[a]
             case "cond", k, yes, no:
-                state = list(dvm.cond(dvm.sum(state[k]) > 0, lambda *s, w=yes: tuple(run(w, kinds, s)), lambda *s, w=no: tuple(run(w, kinds, s)), *state))
+                first, second = (lambda *s, w=w: tuple(run(w, kinds, s)) for w in (yes, no))
+                state = list(dvm.cond(dvm.sum(state[k]) > 0, first, second, *state))
             case "while", count, body:
-                _, *state = dvm.while_loop(lambda i, *s, n=count: i < n, lambda i, *s, w=body: (i + 1, *run(w, kinds, s)), (0, *state), limit=10)
+                step = lambda i, *s, w=body: (i + 1, *run(w, kinds, s))  # noqa: E731
+                _, *state = dvm.while_loop(lambda i, *s, n=count: i < n, step, (0, *state), limit=10)
             case "scan", count, body:
                 rows = dvm.stack([state[0] * (0.1 * i) for i in range(count)])
 
@@ -99,7 +101,8 @@ def test_random_bodies(seed: int) -> None:
     steps = maker.steps(kinds, maker.rng.randint(2, 5), 2)
 
     def whole(count, *state):
-        return dvm.while_loop(lambda i, *s: i < count, lambda i, *s: (i + 1, *run(steps, kinds, list(s))), (0, *state), limit=10)[1:]
+        step = lambda i, *s: (i + 1, *run(steps, kinds, list(s)))  # noqa: E731
+        return dvm.while_loop(lambda i, *s: i < count, step, (0, *state), limit=10)[1:]
 
     traced, before = dvm.function(whole), dvm.stats().get("walked_calls", 0)
     for n, m in ((1, 1), (3, 2), (130, 5)):

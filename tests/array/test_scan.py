@@ -123,7 +123,8 @@ def nested(xs, w):
     """A scan over rows of a scan over their elements, with a branch and a loop inside."""
 
     def inner(carry, x):
-        carry = dvm.cond(dvm.sum(x) > 0, lambda c: c + x, lambda c: dvm.while_loop(lambda i, u: i < 3, lambda i, u: (i + 1, u * 0.5), (0, c))[1], carry)
+        halved = lambda c: dvm.while_loop(lambda i, u: i < 3, lambda i, u: (i + 1, u * 0.5), (0, c))[1]  # noqa: E731
+        carry = dvm.cond(dvm.sum(x) > 0, lambda c: c + x, halved, carry)
         return carry, dvm.max(carry)
 
     def outer(carry, rows):

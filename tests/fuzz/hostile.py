@@ -26,7 +26,7 @@ from dvm_rt.isa.layout import RECORD, enum_value
 from dvm_rt.isa.program import WRITE, Program, ProgramBuilder, parse
 
 ROOT = Path(__file__).resolve().parents[2]
-RING_HEAD, SKIP, EVENTS, FOREIGN = 128, 2**64 - 1, 8192, 1
+RING_HEAD, SKIP, EVENTS, FOREIGN, NO_DEADLINE = 128, 2**64 - 1, 8192, 1, 0
 PROGRAM, LAUNCH, DROP = (enum_value("RingKind", name) for name in ("PROGRAM", "LAUNCH", "DROP"))
 BATCH, FUEL_MAX, BYTES_MAX = 128, 1 << 14, 1 << 20
 DEVICE = """
@@ -101,7 +101,7 @@ class Hostile:
         if end + program.workspace_bytes > BYTES_MAX:
             return False
         self.seq += 1
-        self.push(LAUNCH, len(program.args), number, struct.pack("<QQQ", self.seq, end, program.workspace_bytes) + args)
+        self.push(LAUNCH, len(program.args), number, struct.pack("<QQQQ", self.seq, end, program.workspace_bytes, NO_DEADLINE) + args)
         self.launched += 1
         return True
 
