@@ -477,7 +477,7 @@ class Session:
         """Counters of arrays and functions, then the runtime's. plan_ns: spent on tracing, fusing and registering. plans_made:
         for whole graphs, by whoever made them; quick_plans: of single operators; quick_launches: on the quick tier;
         plans_swapped: graphs that went on to their own plan, the last of them in `swaps`: launches and microseconds of the
-        caller's thread before, and in the first call after."""
+        caller's thread before, and in the first call after. stacked_launches: of several calls of stacked functions each."""
         plans = sum(isinstance(p, Planned) for p in self.plans.values())
         return {**dict.fromkeys(COUNTED, 0), **self.counters, "lazy_plans": plans, "swaps": list(self.swaps), **self.runtime.stats()}
 
