@@ -89,6 +89,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("calls_max", 4096, "calls", "of stacked functions that wait for each other before they are run unasked", (1, 1 << 20)),
     Setting("plans_max", 1024, "plans", "of lazy graphs that a runtime remembers", (1, 1 << 20)),
     # ---- planning ----
+    Setting("plan_patience_us", 1000.0, "us", "an operator, that a graph runs without a plan until its caller makes it", (0.0, 1e9)),
     Setting("quick_bytes_max", 32 << 20, "bytes", "that an unseen graph may write operator by operator; a larger one is planned first", (0, 1 << 40)),
     # ---- seeing inside ----
     Setting("story_length", 4096, "entries", "that the scheduler remembers for story()", (16, 1 << 20)),

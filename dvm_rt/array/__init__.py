@@ -8,8 +8,10 @@
     windows    convolution and pooling
     random     random numbers that are functions of a key
     session    what belongs to one runtime: the stream, plans by structure, counters; the flush
+    quick      what runs a graph before it has a plan, operator by operator
     tracing    symbolic arguments, captured arrays
     function   @function
+    stacked    @stacked: functions whose calls wait for each other and are few launches
     kernel     @kernel: sections written by hand
     explain    explain, das, dump
 

@@ -9,8 +9,8 @@ A flush turns the nodes that some arrays wait for into one plan and one launch. 
 - a node whose value is there becomes a leaf, and gives up what it was computed from.
 
 Nobody waits for a plan (`encode` "auto"): a graph that was never seen runs on the quick tier (array/quick.py), operator by
-operator, while a worker makes its plan; without workers the caller makes it when the graph comes a second time. Once it is
-there, the next call runs on it. The bits are the same. With "caller" and "workers", and where plans are kept on disk, each graph is
+operator, while a worker makes its plan; without workers the caller makes it when the graph comes a second time, and so it does
+where the workers get no time to make it. Once it is there, the next call runs on it. The bits are the same. With "caller" and "workers", and where plans are kept on disk, each graph is
 planned before it runs."""
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ class Session:
 
     __slots__ = (
         "_runtime", "stream", "plans", "variants", "counters", "lock", "pending_max", "plans_max", "wait_s", "cache", "_cached", "quick", "swaps",
-        "_waits", "_calls", "__weakref__",
+        "_waits", "_patience_us", "_calls", "__weakref__",
     )  # fmt: skip
 
     def __init__(self, of: runtime.Runtime) -> None:
@@ -145,6 +145,7 @@ class Session:
         self.lock = threading.RLock()
         self.pending_max, self.plans_max, self.wait_s = integer("pending_max"), integer("plans_max"), number("wait_s")
         self._calls: CallLog | None = None
+        self._patience_us = number("plan_patience_us")
         self.quick = quick.QuickTier(self.stream, self.plans_max, self.counters)
         self.cache: PlanCache | None = None
         self._cached: dict[int, Path] = {}  # numbers of plans -> where they are kept
@@ -306,7 +307,10 @@ class Session:
                 self._ask_worker(planned)
                 return False
         elif not planned.waiting.done():
-            return False
+            waited_us = (time.monotonic_ns() - planned.asked_ns) / 1e3
+            if waited_us < self._patience_us * planned.quick_launches:
+                return False
+            self.counters["plans_taken_back"] += 1  # it costs more to go on without one than to make it
         elif planned.waiting.exception() is None:
             self._adopt(planned, planned.waiting.result())
             self.counters["plans_by_workers"] += 1
@@ -473,7 +477,7 @@ class Session:
         """Counters of arrays and functions, then the runtime's. plan_ns: spent on tracing, fusing and registering. plans_made:
         for whole graphs, by whoever made them; quick_plans: of single operators; quick_launches: on the quick tier;
         plans_swapped: graphs that went on to their own plan, the last of them in `swaps`: launches and microseconds of the
-        caller's thread before, and in the first call after."""
+        caller's thread before, and in the first call after. stacked_launches: of several calls of stacked functions each."""
         plans = sum(isinstance(p, Planned) for p in self.plans.values())
         return {**dict.fromkeys(COUNTED, 0), **self.counters, "lazy_plans": plans, "swaps": list(self.swaps), **self.runtime.stats()}
 

@@ -6,6 +6,7 @@
     movement    its rows that a host function does: sorting, searching, sets, scatters
     windows     its rows for convolution and pooling
     composites  operators that are written with other operators
+    stacking    which graphs may be run for several calls at once
     graph       nodes, graphs, their wire form and their meaning in NumPy
 
 Knows nothing of kernels, tensors, processes."""

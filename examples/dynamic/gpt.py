@@ -63,9 +63,9 @@ class Gpt:
         return self._logits(ids, [None] * (2 * len(self.layers)))
 
     def _step(self, ids, *caches):
-        """One token a row, (b, 1), and the caches -> the likeliest next token (b,), then the caches."""
+        """One token a row, (b, 1) int32, and the caches -> the likeliest next token, the same, then the caches."""
         logits, *grown = self._logits(ids, caches)
-        return (dvm.argmax(logits, axis=-1), *grown)
+        return (likeliest(logits), *grown)
 
     def _beam_step(self, ids, parents, *caches):
         """As _step, each row going on from row parents[i] of the caches -> log probabilities (b, vocabulary), then the caches."""
@@ -97,15 +97,22 @@ class Gpt:
         return x + dvm.gelu(dvm.rms_norm(x, w.last_norm) @ w.up) @ w.down, k, v
 
 
+def likeliest(logits):
+    """(b, vocabulary) -> (b, 1) int32."""
+    return dvm.astype(dvm.argmax(logits, axis=-1, keepdims=True), dvm.int32)
+
+
 def decode(model: Gpt, prompt: list[int], end: int, tokens_max: int) -> list[int]:
-    """The likeliest tokens after the prompt, up to and with the end token."""
+    """The likeliest tokens after the prompt, up to and with the end token. Each step is on its way before the token that it reads
+    is looked at: the device does not wait for us, and the one step too many is dropped."""
     logits, *caches = model.start(dvm.asarray(np.array([prompt], np.int32)))
-    token, found = dvm.argmax(logits, axis=-1), []
+    ids, found = likeliest(logits), []
     while True:
-        found.append(int(token[0]))
+        ahead = model.step(ids, *caches)
+        found.append(int(ids))
         if found[-1] == end or len(found) == tokens_max:
             return found
-        token, *caches = model.step(dvm.asarray(np.array([found[-1:]], np.int32)), *caches)
+        ids, *caches = ahead
 
 
 async def decode_together(model: Gpt, prompts: list[list[int]], end: int, tokens_max: int) -> list[list[int]]:
@@ -113,13 +120,13 @@ async def decode_together(model: Gpt, prompts: list[list[int]], end: int, tokens
 
     async def request(prompt: list[int]) -> list[int]:
         logits, *caches = model.start(dvm.asarray(np.array([prompt], np.int32)))
-        token, found = dvm.argmax(logits, axis=-1), []
+        ids, found = likeliest(logits), []
         while True:
-            await dvm.aeval(token)
-            found.append(int(token))
+            await dvm.aeval(ids)
+            found.append(int(ids))
             if found[-1] == end or len(found) == tokens_max:
                 return found
-            token, *caches = model.waiting_step(dvm.asarray(np.array([found[-1:]], np.int32)), *caches)
+            ids, *caches = model.waiting_step(ids, *caches)
 
     return await asyncio.gather(*(request(prompt) for prompt in prompts))
 

@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -25,11 +26,33 @@ def tell(what: str) -> None:
     print(f"\r\033[K{what}", end="", file=sys.stderr, flush=True)
 
 
+def cpu_share(seconds: float = 0.2) -> float:
+    """How many CPUs two busy processes get here, by what one alone gets: below 2, encoders and device hide nothing from each other."""
+
+    def rounds() -> int:
+        end, count = time.perf_counter() + seconds, 0
+        while time.perf_counter() < end:
+            count += 1
+        return count
+
+    alone, (read, write) = rounds(), os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.write(write, str(rounds()).encode())
+        os._exit(0)
+    both = rounds()
+    both += int(os.read(read, 32))
+    os.waitpid(child, 0)
+    os.close(read)
+    os.close(write)
+    return both / alone
+
+
 def write(out: Path, name: str, rows: Rows, draw: Callable[[object, Rows], None], panels: int) -> None:
     """`draw(axes, rows)` fills a row of so many panels; without matplotlib there is no plot."""
     tell("")
     out.mkdir(parents=True, exist_ok=True)
-    machine = {"cpus": len(os.sched_getaffinity(0)), "load": os.getloadavg()[0], "python": platform.python_version()}
+    machine = {"cpus": len(os.sched_getaffinity(0)), "share": cpu_share(), "load": os.getloadavg()[0], "python": platform.python_version()}
     (out / f"{name}.json").write_text(json.dumps({"machine": machine, "rows": rows}, indent=1))
     try:
         import matplotlib

@@ -88,7 +88,7 @@ def main() -> None:
             continue
         data = json.loads(path.read_text())
         machine = data["machine"]
-        parts.append(section(data["rows"]) + f"\n\nMachine: {machine['cpus']} CPUs, load {machine['load']:.1f} before the run.\n")
+        parts.append(section(data["rows"]) + f"\n\nMachine: {machine['cpus']} CPUs, of which two busy processes got {machine['share']:.1f} after the run.\n")
     given.out.write_text("\n".join(parts))
     print(f"{given.out} written")
 

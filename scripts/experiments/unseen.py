@@ -21,6 +21,7 @@ import numpy as np
 from output import Rows, arguments, tell, write
 
 import dvm_rt as dvm
+from dvm_rt.fusion.fuser import forget_segments
 
 MODES = {
     "inline, caller": {"inline": True, "encode": "caller"}, "inline, auto": {"inline": True, "encode": "auto"},
@@ -81,6 +82,7 @@ def stream(requests: int) -> list[dict[str, float]]:
 
 
 def in_runtime(options: dict[str, object], requests: int) -> tuple[list[dict], dict]:
+    forget_segments()  # what planning has learned in another mode
     with dvm.Runtime(threads=1, **options):  # type: ignore[arg-type]
         return stream(requests), dvm.stats()
 
@@ -118,7 +120,7 @@ def draw(axes: list, rows: Rows) -> None:
     for row in rows:
         axes[0].plot(np.array(row["all_first_us"]) / 1e3, marker=".", linewidth=0.6, label=row["mode"])
     axes[0].set(xlabel="request, each of another graph", ylabel="ms to the first result", yscale="log", title="a stream of unseen graphs")
-    axes[0].legend(fontsize="small")
+    axes[0].legend(fontsize="small", loc="upper right")
     places = np.arange(len(rows))
     for offset, kind in zip((-0.25, 0, 0.25), ("first", "again", "steady"), strict=True):
         axes[1].bar(places + offset, [r[f"{kind}_p50_us"] / 1e3 for r in rows], 0.24, label=f"{kind} call, p50")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Callable, Iterator
 
@@ -214,7 +215,9 @@ def test_the_tier_keeps_no_more_plans_than_it_may(monkeypatch: pytest.MonkeyPatc
         assert len(session().quick._plans) <= 4
 
 
-def test_a_worker_makes_the_plan_meanwhile() -> None:
+def test_a_worker_makes_the_plan_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DVM_RT_PLAN_PATIENCE_US", "1e8")
+
     @dvm.function
     def step(x: dvm.Array, y: dvm.Array) -> dvm.Array:
         return dvm.softmax(dvm.tanh(x * y) + 1.0, axis=-1)
@@ -228,6 +231,18 @@ def test_a_worker_makes_the_plan_meanwhile() -> None:
             assert np.asarray(dvm.sum(x * y)).tobytes() == lazy
         stats = dvm.stats()
         assert stats["plans_by_workers"] == stats["plans_swapped"] == 2 and stats["plan_ns"] > 0
+
+
+def test_a_worker_that_gets_no_time_is_not_waited_for_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DVM_RT_PLAN_PATIENCE_US", "0")
+    with dvm.Runtime(encoders=1, threads=1) as rt:
+        rt.kill("encoder", signal.SIGSTOP)
+        x = dvm.asarray(fresh(6, 7))
+        values = [np.asarray(dvm.softmax(dvm.tanh(x) * 1.5, axis=-1)).tobytes() for _ in range(4)]
+        assert values == values[:1] * 4
+        stats = dvm.stats()
+        assert stats["plans_taken_back"] == stats["plans_swapped"] == 1
+        rt.kill("encoder", signal.SIGCONT)
 
 
 def test_a_worker_that_dies_costs_the_plan_nothing() -> None:
