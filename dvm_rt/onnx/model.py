@@ -23,6 +23,7 @@ from dvm_rt.errors import ModelFormatError
 NEWEST: int = onnx.defs.onnx_opset_version()
 DEPTH_MAX = 64  # subgraphs within subgraphs, functions that call functions
 NODES_MAX = 1 << 20
+INLINED_MAX = 1 << 16  # nodes that one call of a function stands for
 ELEMENTS_MAX = 1 << 36  # of anything that a model declares
 BITS = {"uint4": 4, "int4": 4, "float4e2m1": 4, "uint2": 2, "int2": 2}
 MAIN = ("", "ai.onnx")
@@ -97,6 +98,11 @@ def _parsed(data: bytes, file: str) -> onnx.ModelProto:
     return proto
 
 
+def _key(proto: onnx.FunctionProto | onnx.NodeProto) -> tuple[str, str, str]:
+    """What names a function, of the function or of a call."""
+    return proto.domain, getattr(proto, "op_type", None) or proto.name, getattr(proto, "overload", "")
+
+
 class _Reader:
     """Walks one ModelProto."""
 
@@ -104,6 +110,7 @@ class _Reader:
         self.file, self.folder, self.nodes = file, folder, 0
         self.opsets: dict[str, int] = {}
         self.functions: dict[tuple[str, str, str], onnx.FunctionProto] = {}
+        self.sizes: dict[tuple[str, str, str], int] = {}
         self.unique = 0
 
     def fail(self, where: str, what: str) -> ModelFormatError:
@@ -113,7 +120,7 @@ class _Reader:
         if not proto.HasField("graph") or not proto.opset_import:
             raise self.fail("model", "nothing to run, got no graph or no opset, allowed both")
         self.opsets = self._opsets(proto.opset_import, "opset")
-        self.functions = {(f.domain, f.name, getattr(f, "overload", "")): f for f in proto.functions}
+        self.functions = {_key(f): f for f in proto.functions}
         graph = self.graph(proto.graph, frozenset(), self.opsets, 0, "graph")
         return Model(self.file, graph, self.opsets, proto.ir_version, {p.key: p.value for p in proto.metadata_props})
 
@@ -165,7 +172,7 @@ class _Reader:
                     later = any(name in p.output for p in protos)
                     what = "computed by this node or a later one (a cycle, or nodes out of order)" if later else "never computed"
                     raise self.fail(here, f"input {name!r} is {what}, allowed values that are there before")
-            function = self.functions.get((proto.domain, proto.op_type, getattr(proto, "overload", "")))
+            function = self.functions.get(_key(proto))
             if function is not None:
                 yield from self._inlined(proto, function, defined, depth, here)
             else:
@@ -194,6 +201,8 @@ class _Reader:
             raise self.fail(where, f"functions that call functions, got more than {DEPTH_MAX}, allowed {DEPTH_MAX}")
         if len(call.input) > len(function.input) or len(call.output) > len(function.output):
             raise self.fail(where, f"call of a function, got {len(call.input)} inputs, allowed {len(function.input)}")
+        if (size := self.inlined_size(function)) > INLINED_MAX:
+            raise self.fail(where, f"call of a function, got {size} nodes when written out, allowed {INLINED_MAX}")
         self.unique += 1
         nodes = renamed(function, call, f"{call.name or call.op_type}#{self.unique}/")
         opsets = self._opsets(function.opset_import, where)
@@ -202,6 +211,16 @@ class _Reader:
         for name in call.output:
             if name and name not in inner:
                 raise self.fail(where, f"function gives no {name!r}, allowed functions that give their outputs")
+
+    def inlined_size(self, function: onnx.FunctionProto, depth: int = 0) -> int:
+        """How many nodes a call stands for; counted once for each function, so that doubling again and again costs nothing."""
+        key = _key(function)
+        found = self.sizes.get(key)
+        if found is None:
+            self.sizes[key] = 0  # what calls itself is found by its depth
+            inner = (self.functions.get(_key(n)) for n in function.node) if depth < DEPTH_MAX else ()
+            found = self.sizes[key] = len(function.node) + sum(self.inlined_size(f, depth + 1) for f in inner if f is not None)
+        return found
 
     # ---- attributes, values ----
 

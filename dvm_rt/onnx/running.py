@@ -382,6 +382,18 @@ class GraphPlan:
         ((names, function),) = segment.functions.items()
         return segment, function, names
 
+    def loops(self) -> set[int]:
+        """Nodes that are loops, or have loops in their graphs, and are parts of segments."""
+        return {i for i, node in enumerate(self.graph.nodes) if i not in self.steps and _loops(node)}
+
+    def take_loops_apart(self) -> bool:
+        """Python runs the loops from now on: one is too long for the device. Whether there were any."""
+        found = self.loops()
+        self.steps |= found
+        for index in found:
+            self._again(index)
+        return bool(found)
+
     def _end(self, start: int) -> int:
         stops = [i for i in (*self.cuts, *self.steps) if i > start]
         return min(stops, default=len(self.graph.nodes))
@@ -398,6 +410,11 @@ class GraphPlan:
     def _again(self, index: int) -> None:
         """Segments that reach a node are made anew."""
         self.segments = {start: s for start, s in self.segments.items() if s.end <= index or start > index}
+
+
+def _loops(node: Node) -> bool:
+    graphs = [a for a in node.attributes.values() if isinstance(a, Graph)]
+    return node.operator == "Loop" or any(_loops(n) for g in graphs for n in g.nodes)
 
 
 def _is_step(node: Node) -> bool:

@@ -17,7 +17,7 @@ import dvm_rt as dvm
 from dvm_rt.array.array import Array, wrap
 from dvm_rt.array.function import Function
 from dvm_rt.array.session import session
-from dvm_rt.errors import DTypeError, GraphError, ShapeError
+from dvm_rt.errors import DeviceTrap, DTypeError, EncodeError, GraphError, ShapeError
 from dvm_rt.onnx import model as files
 from dvm_rt.onnx.model import Value as Declared
 from dvm_rt.onnx.running import CONTROL, FOLDED, HOST_FUNCTION, HOST_PATH, INLINED, INSTRUCTIONS, Running, Segment, opened, unknown_operators
@@ -26,6 +26,7 @@ from dvm_rt.onnx.values import BFLOAT16, Untraceable, ValueNeeded, fetch, lift, 
 Feed = object
 _FLOATS = {np.dtype(t) for t in (np.float16, np.float32, np.float64, BFLOAT16)}
 _WHOLE = {np.dtype(t) for t in ("bool", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8")}
+TOO_LONG = ("a loop that would go on", "more work than")  # loops that the device does not take: Python does then
 SIZES_MAX = 64  # most elements of a vector of sizes: whole numbers that may be one stay on the host until somebody computes with them
 
 
@@ -70,12 +71,18 @@ class Session:
         """The outputs, in order, as NumPy arrays (read-only views of device memory). Raises ShapeError, DTypeError,
         UnsupportedOperatorError."""
         names, feeds = _arguments(arguments)
-        return [fetch_output(v) for v in self._launched(names, feeds)]
+        try:
+            return [fetch_output(v) for v in self._launched(names, feeds)]
+        except (DeviceTrap, EncodeError) as error:
+            if not any(said in str(error) for said in TOO_LONG) or not self._running.main.take_loops_apart():
+                raise
+            self._direct = None
+            return self.run(names, feeds)
 
     async def run_async(self, *arguments: object) -> list[object]:
         """As run, without blocking the event loop."""
         names, feeds = _arguments(arguments)
-        if self._running.main.steps:
+        if self._running.main.steps or self._running.main.loops():
             return await asyncio.to_thread(self.run, names, feeds)
         values = self._launched(names, feeds)
         await dvm.aeval(*[v for v in values if isinstance(v, Array)])

@@ -10,6 +10,7 @@ import pytest
 onnx = pytest.importorskip("onnx", reason="the extra `onnx` is not installed")
 
 import dvm_rt as dvm
+from dvm_rt.array.control import LIMIT
 from dvm_rt.onnx import Session, load
 from dvm_rt.onnx.running import HOST_PATH
 from tests.onnx.models import BOOL, INT64, model, node, value
@@ -106,6 +107,17 @@ def test_a_state_that_grows_is_the_callers() -> None:
             (last,) = session.run({"x": array([1.0, 2.0]), "count": array(count, np.int64), "go": array(True, bool)})
             np.testing.assert_array_equal(last, np.tile(array([1.0, 2.0]), 2**count))
         assert session.counts()[HOST_PATH] == 0
+
+
+def test_a_loop_that_is_too_long_for_the_device_is_the_callers() -> None:
+    nodes = [*KEPT, node("Identity", "v", "u"), node("Add", "u one", "w")]
+    made = looping(nodes, GIVES)
+    made.graph.initializer.append(onnx.numpy_helper.from_array(array(1.0), "one"))
+    with dvm.Runtime(inline=True):
+        session = load(made)
+        for count in (7, LIMIT + 5, 9):
+            (last,) = session.run({"x": array([0.0]), "count": array(count, np.int64), "go": array(True, bool)})
+            assert last.tolist() == [count]
 
 
 def test_rows_that_a_loop_collects() -> None:

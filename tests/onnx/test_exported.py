@@ -11,7 +11,7 @@ onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not inst
 
 import dvm_rt as dvm
 from dvm_rt.onnx import load
-from dvm_rt.onnx.running import HOST_PATH
+from dvm_rt.onnx.running import HOST_FUNCTION, HOST_PATH
 from tests.onnx.exported import MODELS
 
 SHAPES = 50
@@ -34,7 +34,8 @@ def test_as_onnxruntime(name: str, files: dict[str, bytes]) -> None:
             for got, wanted in zip(session.run(feeds), other.run(None, feeds), strict=True):
                 assert got.shape == wanted.shape and got.dtype == wanted.dtype, shapes
                 np.testing.assert_allclose(got, wanted, rtol=2e-4, atol=2e-5, err_msg=str(shapes))
-        assert session.counts()[HOST_PATH] == 0, [r for r in session.explain() if HOST_PATH in r.where]
+        counts = session.counts()
+        assert counts[HOST_PATH] == counts[HOST_FUNCTION] == 0, [r for r in session.explain() if {HOST_PATH, HOST_FUNCTION} & set(r.where)]
 
 
 @pytest.mark.parametrize("name", ["bert", "gpt", "vit", "convolutions"])

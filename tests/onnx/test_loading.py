@@ -93,6 +93,19 @@ def recursive_function() -> object:
     return made
 
 
+def doubling_functions() -> object:
+    """40 functions, each of which calls the next one twice: 2^40 nodes when written out."""
+    made = small()
+    made.opset_import.append(helper.make_opsetid("own", 1))
+    opsets = [helper.make_opsetid("own", 1), helper.make_opsetid("", 18)]
+    for i in range(40):
+        calls = [helper.make_node(f"F{i + 1}", [a], [b], domain="own") for a, b in (("a", "b"), ("b", "c"))]
+        last = [helper.make_node("Neg", ["a"], ["c"])]
+        made.functions.append(helper.make_function("own", f"F{i}", ["a"], ["c"], calls if i < 39 else last, opsets))
+    made.graph.node[0].CopyFrom(helper.make_node("F0", ["x"], ["y"], domain="own"))
+    return made
+
+
 def sparse_outside() -> object:
     made = small()
     del made.graph.initializer[:]
@@ -113,6 +126,7 @@ WRONG: dict[str, tuple[Callable[[], object], str]] = {
     "opset of the future": (new_opset, "opset"),
     "no graph": (no_graph, "model"),
     "function that calls itself": (recursive_function, "node 0 (F)"),
+    "functions that double": (doubling_functions, "node 0 (F0)"),
     "sparse index outside": (sparse_outside, "initializer 'w'"),
     "external data missing": (lambda: external({"location": "gone.bin"}), "initializer 'w'"),
     "external path up": (lambda: external({"location": "../secret.bin"}), "initializer 'w'"),

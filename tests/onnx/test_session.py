@@ -276,3 +276,18 @@ def test_weights_go_to_the_device_once() -> None:
         after = dvm.stats()
     assert after["traces"] == before["traces"]
 
+
+
+def test_a_part_of_a_constant_that_a_size_chooses_is_one_plan() -> None:
+    """Tables of positions, cut to the length: each length was a plan of its own."""
+    nodes = [node("Shape", "x", "s"), node("Gather", "s one", "n"), node("Unsqueeze", "n zero", "n1"), node("Slice", "table zero n1 one1", "part"), node("Add", "x part", "y")]
+    table = np.arange(20, dtype=np.float32).reshape(1, 20)
+    weights = {"one": array(1, np.int64), "zero": array([0], np.int64), "one1": array([1], np.int64), "table": table}
+    with dvm.Runtime(inline=True):
+        session = load(model(nodes, [value("x", ["b", "n"])], [value("y", None)], weights))
+        for b, n in ((2, 3), (4, 7), (3, 20), (2, 1), (1, 5)):
+            (y,) = session.run({"x": np.ones((b, n), np.float32)})
+            np.testing.assert_array_equal(y, np.ones((b, n), np.float32) + table[:, :n])
+        assert dvm.stats().get("plans_for_one_shape", 0) == 0
+        with pytest.raises(ShapeError):
+            session.run({"x": np.ones((2, 30), np.float32)})

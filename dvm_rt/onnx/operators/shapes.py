@@ -183,6 +183,8 @@ def _sliced(c: Call, x: Value, starts: object, ends: object, axes: object, steps
     for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
         axis = int(axis) % len(x.shape)
         key[axis] = _bounds(x.shape[axis], start, end, step)
+    if isinstance(x, np.ndarray) and any(isinstance(n, Dim) for k in key for n in (k.start, k.stop)):
+        raise Symbolic  # a part of a constant that sizes choose
     return x[tuple(key)]
 
 
