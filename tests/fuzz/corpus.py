@@ -43,6 +43,7 @@ def families(rng: np.random.Generator) -> Iterator[tuple[str, Iterable[Made]]]:
     yield "attention", of_attention(rng)
     yield "host", of_host(rng)
     yield "control", of_control(rng)
+    yield "trapping", (trapping(rng) for _ in range(4))
     yield "nested", (nested(rng, number) for number in range(12))
     yield "vector", ((c.program, c.args) for c in (RandomProgram(rng, exact=number % 4 > 0).case() for number in range(160)))
     yield "matmul", ((c.program, c.args) for c in (random_matmul(rng) for _ in range(120)))
@@ -133,9 +134,9 @@ def of_attention(rng: np.random.Generator) -> Iterator[Made]:
         if number % 2:
             dtype = dtypes.bool_ if number % 4 == 1 else dtypes.float32
             mask = rng.integers(0, 2, (queries, keys)).astype(np.uint8 if dtype is dtypes.bool_ else np.float32)
-            where = builder.add_arg(mask.nbytes, READ, dtype)
+            where = builder.add_arg(4 * mask.nbytes, READ, dtype)
             section.operand(where, [dtype.bytes, dtype.bytes * keys, 0], dtype=dtype)
-            content.append(mask)
+            content.append(np.tile(mask.reshape(-1), 4))
         yield builder.build(), content
 
 
@@ -221,21 +222,46 @@ def either(rng: np.random.Generator, number: int) -> Made:
 
 
 def nested(rng: np.random.Generator, number: int) -> Made:
-    """Branches within branches, more than the verifier remembers, and a store in the innermost."""
-    builder, deep = ProgramBuilder(), 5 + number % 8
+    """Branches within branches, more than the verifier remembers; a store in the innermost, and a load in an outer one."""
+    builder, deep = ProgramBuilder(), 6 + number % 6
     flags = builder.add_arg(deep, READ, dtypes.bool_)
-    x, y, z = builder.add_arg(16), builder.add_arg(16, WRITE), builder.add_arg(16, WRITE)
-    if number % 3 == 0:
-        _mapped(builder, (4,), (x, (4,), 0), (z, (4,), 0))
+    x, y = builder.add_arg(16), builder.add_arg(16, WRITE)
+    builder.workspace_bytes = 16
+    outer = max(1, deep - 3)
     for level in range(deep):
-        builder.branch(flags, deep - level + 1, base=level)
-    _mapped(builder, (4,), (x, (4,), 0), (y, (4,), 0))
-    _mapped(builder, (4,), (x, (4,), 0), (z, (4,), 0))
-    for branch in builder.sections[-2 - deep : -2]:
-        branch.depth = len(builder.sections) - 1 - builder.sections.index(branch)
-    return builder.build(), [
-        rng.integers(0, 8, deep) > 0, rng.standard_normal(4).astype(np.float32), np.zeros(4, np.float32), np.zeros(4, np.float32),
-    ]  # fmt: skip
+        builder.branch(flags, 2 * deep, base=level)
+    _mapped(builder, (4,), (x, (4,), 0), (WORKSPACE, (4,), 0))
+    _mapped(builder, (4,), (WORKSPACE, (4,), 0), (y, (4,), 0))
+    for level in range(deep):
+        builder.sections[level].depth = deep - level + (level < outer)
+    taken = np.arange(deep) < outer if number % 2 else rng.integers(0, 4, deep) > 0
+    return builder.build(), [taken, rng.standard_normal(4).astype(np.float32), np.zeros(4, np.float32)]
+
+
+def trapping(rng: np.random.Generator) -> Made:
+    """A loop within a loop that meets its limit of iterations when the outer one has gone round before."""
+    builder = ProgramBuilder()
+    x = builder.add_arg(4, READ, dtypes.int32)
+    y = builder.add_arg(4, READ | WRITE, dtypes.int32)
+    flag = builder.add_arg(1, READ | WRITE, dtypes.bool_)
+    copied = builder.copy(1)
+    copied.operand(x, [4], dtype=dtypes.int32)
+    copied.operand(y, [4], dtype=dtypes.int32, mode=WRITE)
+    section = builder.vector(1, dtype=dtypes.int32)
+    section.operand(y, (4,), dtype=dtypes.int32)
+    section.operand(y, (4,), dtype=dtypes.int32, mode=WRITE)
+    section.operand(flag, (1,), dtype=dtypes.bool_, mode=WRITE)
+    section.begin_pass()
+    section.word("mov.i", 0)
+    section.word("add.k", -1)
+    section.word("store", 1)
+    section.word("lt.k", 1)
+    section.word("store_any", 2)
+    section.end_pass()
+    section.word("end_row")
+    builder.loop(1, 2, flag)
+    builder.loop(2, 6)
+    return builder.build(), [rng.integers(2, 5, 1).astype(np.int32), np.zeros(1, np.int32), np.zeros(1, np.bool_)]
 
 
 def sliced(rng: np.random.Generator) -> Made:

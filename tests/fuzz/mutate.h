@@ -172,8 +172,9 @@ class Mutator {
     }
     if (t_.head.workspace_bytes && r_.chance(30)) return x.arg = WORKSPACE, x.base = r_.below(int64_t(std::min<uint64_t>(t_.head.workspace_bytes, 64))), x;
     ProgramArg a{};
-    a.bytes = uint64_t(1 + r_.below(8)), a.mode = uint8_t(r_.chance(80) ? READ : READ | WRITE), a.dtype = x.dtype, a.align = 1;
+    a.bytes = uint64_t(1 + r_.below(8)), a.mode = uint8_t(r_.chance(60) ? READ : READ | WRITE), a.dtype = x.dtype, a.align = 1;
     x.base = r_.below(int64_t(a.bytes));
+    if (r_.chance(30)) x.mode = a.mode;
     t_.args.push_back(a);
     return x;
   }
@@ -259,17 +260,33 @@ class Mutator {
         break;
       case 7: {
         const int64_t limit = info.k == Field::SLOT ? MAX_SLOTS : info.k == Field::ROW ? MAX_ROW_SCALARS : 0;
-        if (limit) w.k = uint32_t(r_.chance(50) ? limit - 1 + r_.below(3) : r_.below(limit));
+        if (limit && r_.chance(60)) rename(s, w, uint32_t(r_.chance(70) ? limit - 1 + r_.below(3) : r_.below(limit)));
+        else if (limit) w.k = uint32_t(r_.chance(50) ? limit - 1 + r_.below(3) : r_.below(limit));
         else if (info.k != Field::EMPTY || r_.chance(10)) w.k = uint32_t(r_.chance(50) ? r_.below(34) : boundary());
         break;
       }
       case 8: std::swap(w, r_.of(s.words)); break;
       case 9: s.words.erase(s.words.begin() + (&w - s.words.data())), jumps(s); break;
       default: {  // a copy elsewhere, or a word of another section
+        if (info.form == FORM_S && r_.chance(40)) return early(s, w);
         const Word copy = r_.chance(70) ? w : random_word(s);
         s.words.insert(s.words.begin() + r_.below(int64_t(s.words.size()) + 1), copy), jumps(s);
       }
     }
+  }
+  void rename(Part& s, const Word& w, uint32_t to) {  // a slot or a row scalar, wherever it stands
+    const Field field = OPS[w.op].k;
+    const uint32_t from = w.k;
+    for (Word& other : s.words)
+      if (other.op < OP_COUNT && OPS[other.op].k == field && other.k == from) other.k = to;
+  }
+  void early(Part& s, const Word& w) {  // reads a slot at the start of some pass
+    const Word read{OP_mov_s, 0, w.k};
+    std::vector<size_t> passes;
+    for (size_t i = 0; i < s.words.size(); i++)
+      if (s.words[i].op == OP_pass) passes.push_back(i + 1);
+    if (passes.empty()) return;
+    s.words.insert(s.words.begin() + int64_t(r_.of(passes)), read), jumps(s);
   }
   Word random_word(Part& s) {
     Word w{uint16_t(r_.below(OP_COUNT)), 0, 0};
@@ -297,7 +314,10 @@ class Mutator {
     const int64_t element = x.dtype < sizeof DTYPE_BYTES ? DTYPE_BYTES[x.dtype] : 4;
     if (x.arg == INDEX && r_.chance(30)) return far(s, x);
     if (x.arg == SCRATCH && r_.chance(20)) return void(x.stride[r_.below(std::clamp<int>(s.head.rank, 1, MAX_RANK))] = r_.chance(50) ? element : 2 * element);
-    if (r_.chance(6)) return r_.chance(70) ? retype(x) : recast(s);
+    const SectionKind kind = SectionKind(s.head.kind);
+    if (kind == SectionKind::HOST && r_.chance(15)) return void(r_.chance(50) ? x.depth = r_.below(MAX_RANK + 3) - 2 : x.stride[r_.below(3)] = r_.below(6) - 3);
+    if (x.mode & GATHER && r_.chance(25)) return void(x.limit = near(x.limit, 1));
+    if (r_.chance(kind == SectionKind::MATMUL || is_index(s, x) ? 18 : 6)) return r_.chance(70) ? retype(x) : recast(s);
     if (r_.chance(2)) return number(x);
     int64_t& stride = x.stride[r_.chance(98) && s.head.rank <= MAX_RANK && s.head.rank ? r_.below(s.head.rank) : r_.below(MAX_RANK)];
     switch (r_.below(16)) {
@@ -333,7 +353,11 @@ class Mutator {
         else fill(s, x);
     }
   }
+  static bool is_index(const Part& s, const Operand& x) {
+    return std::any_of(s.operands.begin(), s.operands.end(), [&](const Operand& o) { return o.mode & GATHER && o.index == &x - s.operands.data(); });
+  }
   void far(Part& s, Operand& x) {  // numbers near their limit
+    if (r_.chance(20)) return void((r_.chance(50) ? x.depth : x.limit) = near(0, 4));
     int64_t& at = r_.chance(50) ? x.base : x.stride[r_.below(std::clamp<int>(s.head.rank, 1, MAX_RANK))];
     at = (int64_t(INDEX_MAX) - 4 + r_.below(9)) * (r_.chance(50) ? 1 : -1) * (r_.chance(20) ? 2 : 1);
   }

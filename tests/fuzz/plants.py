@@ -67,7 +67,7 @@ PLANTS: tuple[Plant, ...] = (
     _verify("section-scratch", "if (s.scratch_bytes > head().scratch_bytes)", "if (s.scratch_bytes > head().scratch_bytes + 64)"),
     _verify("section-operands", "if (s.operand_count > MAX_OPERANDS)", "if (s.operand_count > MAX_OPERANDS + 1)"),
     _verify("fuel-rows", "int64_t(s.word_count) * strips * rows_", "int64_t(s.word_count) * strips"),
-    _verify("fuel-matmul", "__builtin_add_overflow(fuel_, steps, &fuel_)", "__builtin_add_overflow(fuel_, 0, &fuel_)"),
+    _verify("fuel-matmul", "strips * rows_ + steps + 1);", "strips * rows_ + 1);"),
     _verify("matmul-scratch", "section_.operands[1]);\n      if (s.scratch_bytes < uint64_t(need))", "section_.operands[1]);\n      if (s.scratch_bytes + 128 < uint64_t(need))"),
     # operands
     _verify("operand-permission", "|| !access || access & ~arg_mode)", "|| !access)"),
@@ -224,7 +224,7 @@ PLANTS: tuple[Plant, ...] = (
     Plant("vector-tail", "vector.cpp", "rest == 4 * W ? &T::half : rest < 4 * W", "rest == 4 * W ? &T::half : rest <= 5 * W"),
     Plant("vector-fold", "vector.cpp", "for (int h = W / 2; h; h /= 2) v[0]", "for (int h = W / 2; h > 1; h /= 2) v[0]"),
     Plant("vector-odometer", "vector.cpp", "c->left[d] = c->outer[d].count;\n  }", "c->left[d] = c->outer[0].count;\n  }"),
-    Plant("vector-load-stride", "vector.cpp", "const uint8_t* m = c->ptr[i] + first * stride;", "const uint8_t* m = c->ptr[i] + first * (stride < 0 ? 4 : stride);"),
+    Plant("vector-load-stride", "vector.cpp", "  load_strided(c, c->operands[i].dtype, c->ptr[i] + first * stride, stride, n);", "  load_strided(c, c->operands[i].dtype, c->ptr[i] + first * (stride < 0 ? 4 : stride), stride, n);"),
     Plant("vector-store-nan", "vector.cpp", "x = canonicalNaN(a0)[0];", ";"),
 )  # fmt: skip
 

@@ -173,6 +173,7 @@ class Shadow {
       need(x.mode & GATHER ? x.limit >= 1 : (x.limit == 0 || (attends && i < 3)) && (x.index == NONE || grouped), "index or limit without gather");
       for (int d = host ? int(x.depth) : head.rank; d < MAX_RANK; d++) need(x.stride[d] == 0, "stride of an unused dimension");
       if (vector || copies) need(!x.depth || x.mode & GATHER, "depth");
+      if (x.mode & GATHER) need(x.index < head.operand_count && section.operands[x.index].arg != INDEX, "an index without memory");
       if (x.mode & PACKED) need(!vector && i == 1 && !x.depth && !x.stride[0] && !x.stride[1], "packed");
       if (SectionKind(head.kind) == SectionKind::PACK && i == 1) need(x.mode & PACKED, "destination of a pack");
       if (x.arg == SCRATCH) need(vector && x.stride[0] == element_bytes() && x.dtype == head.dtype, "row buffer");
