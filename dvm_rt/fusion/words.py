@@ -9,12 +9,17 @@ from functools import lru_cache
 from typing import Protocol
 
 from dvm_rt.dtypes import DType, bfloat16, bool_, float16, int8, int16, uint8, uint16
+from dvm_rt.fusion import plan
 from dvm_rt.graph.graph import Node
 from dvm_rt.graph.operators import Emit, Lowering, Operator
 
 NARROW: dict[DType, str] = {
     float16: "to_f16", bfloat16: "to_bf16", int8: "wrap_i8", int16: "wrap_i16", uint8: "wrap_u8", uint16: "wrap_u16",
 }  # fmt: skip
+BITS = {name: 8 * dtype.bytes for dtype, name in NARROW.items() if name.startswith("wrap_")}
+# The low bits of what these give depend on as many low bits of their operands only (keep, drop: of the first one).
+LOW_BITS = frozenset(("add", "sub", "rsub", "mul", "neg", "square", "bit_and", "bit_xor", "bit_not", "merge", "keep", "drop"))
+ALL_BITS = 64
 REDUCTIONS = ("sum", "max", "min", "prod")
 _OF_NOTHING = {"max": 0.0, "min": 1.0}  # of bools: the identity of a reduction is beyond them
 
@@ -23,6 +28,11 @@ class Words(Emit, Protocol):
     """An emitter that can also reduce rows."""
 
     def reduction(self, name: str, a: int) -> int: ...
+
+
+def is_closed(row: Operator, result: DType) -> bool:
+    """Whether what an operator gives is one of its dtype's values before anything is rounded or wrapped: signs are free in floats."""
+    return row.closed or (result.kind == "f" and row.name in ("abs", "negative"))
 
 
 def member_words(emit: Words, node: Node, operands: list[int]) -> int:
@@ -43,6 +53,47 @@ def _words(emit: Words, row: Operator, result: DType, operands: list[int]) -> in
     return row.instructions(emit, *operands)
 
 
+def without_idle_wraps(nodes: list[plan.Node], dtypes: list[DType]) -> list[plan.Node]:
+    """The nodes of a kernel without the words that wrap what only words of low bits, other wraps and stores of as few bits see.
+
+    `dtypes`: of the kernel's arguments. The bits that are stored stay the same."""
+    if not any(node.op in BITS for node in nodes):
+        return nodes
+    wanted, idle = [0] * len(nodes), set()  # low bits of each node that somebody looks at
+    for number in range(len(nodes) - 1, -1, -1):
+        node = nodes[number]
+        first = second = ALL_BITS
+        if node.op == "NODE_OUTPUT":
+            dtype = dtypes[node.b]
+            wanted[node.a] = max(wanted[node.a], ALL_BITS if dtype is bool_ or dtype.kind == "f" else 8 * dtype.bytes)
+            continue
+        if node.op in ("NODE_INPUT", "NODE_CONST", "NODE_SIZE"):
+            continue
+        if node.op in BITS:
+            first = min(BITS[node.op], wanted[number])
+            if wanted[number] <= BITS[node.op]:
+                idle.add(number)
+        elif node.op in LOW_BITS:
+            first = wanted[number]
+            second = ALL_BITS if node.op in ("keep", "drop") else first
+        wanted[node.a] = max(wanted[node.a], first)
+        if node.b != plan.NONE:
+            wanted[node.b] = max(wanted[node.b], second)
+    kept: list[plan.Node] = []
+    place: list[int] = []
+    for number, node in enumerate(nodes):
+        if number in idle:
+            place.append(place[node.a])
+            continue
+        place.append(len(kept))
+        if node.op in ("NODE_INPUT", "NODE_CONST", "NODE_SIZE"):
+            kept.append(node)
+        else:
+            second = node.b if node.op == "NODE_OUTPUT" or node.b == plan.NONE else place[node.b]
+            kept.append(node._replace(a=place[node.a], b=second))
+    return kept
+
+
 def nodes_of(node: Node) -> int:
     """How many nodes of a plan a member becomes, its constants included."""
     if node.operator.lowering in (Lowering.PRODUCT, Lowering.GATHER, Lowering.HOST, Lowering.ATTENTION):
@@ -54,7 +105,7 @@ def nodes_of(node: Node) -> int:
 def _count(row: Operator, dtype: DType, result: DType, inputs: int) -> int:
     count = _Counter(dtype)
     _words(count, row, result, list(range(inputs)))
-    return count.nodes + (result in NARROW and not row.closed)
+    return count.nodes + (result in NARROW and not is_closed(row, result))
 
 
 class _Counter:

@@ -683,7 +683,7 @@ class _Words:
         self.need_vector()
         self.need_pass()
         self.require(self.acc, "UNINITIALISED")
-        self.require(word.a in allowed, "REDUCTION")
+        self.require(word.a in allowed and word.a not in self.accumulated, "REDUCTION")  # once in a pass: rows may fold at once
         self.accumulated.add(word.a)
 
     def fold(self, word: SimpleNamespace, allowed: range) -> None:

@@ -156,6 +156,20 @@ FN StoredVector<BrainFloat> to_brain_floats(V a) {
   return low_bytes<uint16_t>((Vi)(a == a ? r : Vu{} + 0x7fc0));
 }
 FN V from_brain_floats(StoredVector<BrainFloat> b) { return (V)((Vu)widened_integers<uint16_t>(b) << 16); }
+// Rounded, and still a float. A NaN stays some NaN: it becomes canonical where it is stored.
+FN V rounded_to_half(V a) {
+#if defined(__AVX512F__)
+  return _mm512_cvtph_ps(_mm512_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+#elif defined(__AVX2__)
+  return _mm256_cvtph_ps(_mm256_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+#else
+  return from_halves(to_halves(a));
+#endif
+}
+FN V rounded_to_brain_float(V a) {
+  const Vu u = (Vu)a, r = (u + 0x7fff + (u >> 16 & 1)) & 0xffff0000u;
+  return a == a ? (V)r : a;
+}
 typedef double Doubles __attribute__((vector_size(4 * W)));  // half a vector of floats
 FN V from_doubles(const uint8_t* m) {
   Doubles low, high;

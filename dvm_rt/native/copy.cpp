@@ -19,6 +19,7 @@ namespace {
 constexpr double FAR_BYTES = 4 << 20;  // of the destination: beyond it, stores go past the caches
 constexpr int64_t LONG_ROW_BYTES = 4096;  // shorter rows are not: their loads and such stores wait for each other
 constexpr int64_t ROWS_AHEAD = 8;         // of short rows that do not follow one another
+constexpr int64_t RUN_BYTES = 256;    // of a destination row that tiles write before the next row
 constexpr int64_t BLOCK_BYTES = 512;  // of a source row that tiles walk before the next row: pages stay in the TLB
 
 template <class T, int N> using Vec [[gnu::vector_size(sizeof(T) * N)]] = T;
@@ -170,21 +171,56 @@ template <class K> struct Copy {
       else memcpy(to + i * to_row, &x, sizeof x);
     }
   }
-  // Destination contiguous along r, source contiguous along c.
-  template <bool STREAM> static void transpose(uint8_t* to, const uint8_t* from, const Dim& r, const Dim& c) {
-    constexpr int G = N / L;
-    const int64_t whole = r.count / N * N, rows = r.count / L * L, columns = c.count / L * L, block = BLOCK_BYTES / SIZE;
-    for (int64_t j0 = 0; j0 < columns; j0 += block) {
-      const int64_t j1 = std::min(j0 + block, columns);
-      for (int64_t i = 0; i < whole; i += N)
-        for (int64_t j = j0; j < j1; j += L) {
-          if ((j - j0) * SIZE % 64 == 0 && i + 2 * N <= r.count)
-            for (int k = 0; k < N; k++) __builtin_prefetch(from + (i + N + k) * r.from + j * SIZE);
-          tile<G, STREAM>(to + i * SIZE + j * c.to, c.to, from + i * r.from + j * SIZE, r.from);
+  // Destination contiguous along r, source contiguous along c. Lines of RUN_BYTES of the destination are written one after the
+  // other, from tiles that share the lines of the source.
+  template <bool STREAM> static void transpose_lines(uint8_t* to, const uint8_t* from, const Dim& r, int64_t whole, const Dim& c, int64_t columns) {
+    constexpr int64_t RUN = std::max<int64_t>(RUN_BYTES / SIZE, N), BLOCK = BLOCK_BYTES / SIZE;
+    for (int64_t i0 = 0; i0 < whole; i0 += RUN)
+      for (int64_t j0 = 0; j0 < columns; j0 += BLOCK)
+        for (int64_t j = j0; j < std::min(j0 + BLOCK, columns); j += L)
+          for (int64_t i = i0; i < std::min(i0 + RUN, whole); i += N) {
+            const uint8_t* m = from + i * r.from + j * SIZE;
+            if (j * SIZE % 64 == 0)
+              for (int k = 0; k < N; k++) __builtin_prefetch(m + k * r.from + 64);
+            tile<N / L, STREAM>(to + i * SIZE + j * c.to, c.to, m, r.from);
+          }
+  }
+  // The same where lines of the destination begin anywhere: blocks are transposed into a buffer, of which whole lines go past
+  // the caches.
+  static void transpose_blocks(uint8_t* to, const uint8_t* from, const Dim& r, int64_t whole, const Dim& c, int64_t columns) {
+    constexpr int64_t BLOCK = std::min<int64_t>(BLOCK_BYTES / SIZE, 256), PITCH = BLOCK * SIZE + 64;
+    alignas(64) uint8_t buffer[BLOCK * PITCH];
+    for (int64_t i0 = 0; i0 < whole; i0 += BLOCK)
+      for (int64_t j0 = 0; j0 < columns; j0 += BLOCK) {
+        const int64_t i1 = std::min(i0 + BLOCK, whole), j1 = std::min(j0 + BLOCK, columns), bytes = (i1 - i0) * SIZE;
+        for (int64_t i = i0; i < i1; i += N)
+          for (int64_t j = j0; j < j1; j += L) {
+            const uint8_t* m = from + i * r.from + j * SIZE;
+            if ((j - j0) * SIZE % 64 == 0 && i + 2 * N <= r.count)
+              for (int k = 0; k < N; k++) __builtin_prefetch(m + (N + k) * r.from);
+            tile<N / L, false>(buffer + (j - j0) * PITCH + (i - i0) * SIZE, PITCH, m, r.from);
+          }
+        for (int64_t j = j0; j < j1; j++) {
+          uint8_t* line = to + j * c.to + i0 * SIZE;
+          const uint8_t* made = buffer + (j - j0) * PITCH;
+          int64_t at = std::min<int64_t>(-reinterpret_cast<uintptr_t>(line) & 63, bytes);
+          memcpy(line, made, size_t(at));
+          for (; at + int64_t(sizeof(V)) <= bytes; at += sizeof(V)) {
+            V x;
+            memcpy(&x, made + at, sizeof x);
+            stream(line + at, x);
+          }
+          memcpy(line + at, made + at, size_t(bytes - at));
         }
-      for (int64_t i = whole; i < rows; i += L)
-        for (int64_t j = j0; j < j1; j += L) tile<1, false>(to + i * SIZE + j * c.to, c.to, from + i * r.from + j * SIZE, r.from);
-    }
+      }
+  }
+  static void transpose(uint8_t* to, const uint8_t* from, const Dim& r, const Dim& c, bool far) {
+    const int64_t whole = r.count / N * N, rows = r.count / L * L, columns = c.count / L * L;
+    const bool lines = !((reinterpret_cast<uintptr_t>(to) | uintptr_t(c.to)) & 63);
+    if (STREAMS && far) lines ? transpose_lines<true>(to, from, r, whole, c, columns) : transpose_blocks(to, from, r, whole, c, columns);
+    else transpose_lines<false>(to, from, r, whole, c, columns);
+    for (int64_t j = 0; j < columns; j += L)
+      for (int64_t i = whole; i < rows; i += L) tile<1, false>(to + i * SIZE + j * c.to, c.to, from + i * r.from + j * SIZE, r.from);
     const Dim rest{r.count - rows, r.from, SIZE};
     for (int64_t j = 0; j < c.count; j++) {
       if (j >= columns) strided(to + j * c.to, from + j * SIZE, r);
@@ -199,10 +235,7 @@ template <class K> struct Copy {
       for (int64_t i = 0; i < d.count; i++) walk(to + i * d.to, from + i * d.from, dims, rank - 1, tiles, far);
       return;
     }
-    if (tiles) {
-      const bool lines = STREAMS && far && !((reinterpret_cast<uintptr_t>(to) | uintptr_t(dims[1].to)) & 63);
-      return lines ? transpose<true>(to, from, dims[0], dims[1]) : transpose<false>(to, from, dims[0], dims[1]);
-    }
+    if (tiles) return transpose(to, from, dims[0], dims[1], far);
     const bool back = dims[0].from == -SIZE && dims[0].to == SIZE;
     const bool rows = dims[0].from == SIZE && dims[0].to == SIZE;
     const int64_t bytes = dims[0].count * SIZE;

@@ -349,10 +349,15 @@ struct Generator : Domain {
     } else {  // both need the accumulator: the heavier one first
       const int first = need[x] >= need[y] ? x : y, second = first == x ? y : x;
       generate(first);
-      if (!named(first)) park(first);
-      generate(second);
-      if (second == y) instruction = COMMUTED[instruction];
-      y = first;
+      if (named(second)) {  // it came up on the way, and has been parked
+        if (second == x) instruction = COMMUTED[instruction];
+        y = second;
+      } else {
+        if (!named(first)) park(first);
+        generate(second);
+        if (second == y) instruction = COMMUTED[instruction];
+        y = first;
+      }
     }
     emit_form(instruction, y);
     release(a[v]), release(b[v]);

@@ -2,7 +2,7 @@
 //
 // Side by side: rows that lie across memory, next to one another (a reduction over an outer axis). A strip is one element of
 // as many rows as it holds; lanes and row scalars are strips of those rows too, so memory streams along its contiguous axis.
-// Together: rows of at most a quarter of a strip. The strip is cut into equal shares, one a row; row scalars are one vector with an
+// Together: rows of at most half a strip. The strip is cut into equal shares, one a row; row scalars are one vector with an
 // element for each row, and a reduction is folded at once, since the row has no other strip.
 // Gathered: a section that does nothing but copy gathered rows.
 //
@@ -179,17 +179,26 @@ void run_beside(Context& c, const SectionRun& run) {
 }
 
 // ---- together ---------------------------------------------------------------------------------------------------------
-// c->many.rows rows; vector j of the strip belongs to row member[j] and starts at byte column[j] of it.
-FN const uint8_t* member_place(const Context* c, int i, int j) { return c->ptr[i] + c->many.member[j] * c->many.gain[i] + c->many.column[j]; }
+// SHARE vectors a row, of which the last one holds c->many.rest elements; the others are full.
+template <int SHARE> constexpr int MEMBERS = FULL / SHARE < W ? FULL / SHARE : W;  // rows
+template <int SHARE> FN bool is_there(int j) { return j < MEMBERS<SHARE> * SHARE; }
+template <int SHARE> FN bool is_last(int j) { return j % SHARE == SHARE - 1; }
+template <int SHARE> FN const uint8_t* member_place(const Context* c, int i, int j) {
+  return c->ptr[i] + j / SHARE * c->many.gain[i] + j % SHARE * sizeof(V);
+}
 
-template <class O> void together_operand(ARGS) {
-  each<FULL>(EACH { a = O::of(a, loadPart((const E*)member_place(c, p->a, j), c->many.rest[j])); }, ACC);
+template <class O, int SHARE> void together_operand(ARGS) {
+  const long rest = c->many.rest;
+  each<FULL>(EACH {
+    const E* m = (const E*)member_place<SHARE>(c, p->a, j);
+    if (is_there<SHARE>(j)) a = O::of(a, is_last<SHARE>(j) ? loadPart(m, rest) : load(m));
+  }, ACC);
   NEXT;
 }
-template <class O, Form FORM> void together_scalar(ARGS) {  // one element a row
+template <class O, Form FORM, int SHARE> void together_scalar(ARGS) {  // one element a row
   const uint8_t* m = FORM == FORM_R ? c->many.scalar[p->k] : c->ptr[p->a];
   const int64_t gain = FORM == FORM_R ? int64_t(sizeof(E)) : c->many.gain[p->a];
-  each<FULL>(EACH { a = O::of(a, all(element(m + c->many.member[j] * gain))); }, ACC);
+  each<FULL>(EACH { if (is_there<SHARE>(j)) a = O::of(a, all(element(m + j / SHARE * gain))); }, ACC);
   NEXT;
 }
 template <class O, Form FORM> void together_in_row(ARGS) {
@@ -204,11 +213,17 @@ template <class O, Form FORM> void together_in_row(ARGS) {
   a0 = O::of(a0, x);
   NEXT;
 }
-template <bool STREAM> void together_store(ARGS) {
+template <bool STREAM, int SHARE> void together_store(ARGS) {
+  const long rest = c->many.rest;
   if (STREAM && c->many.whole && !(((uintptr_t)c->ptr[p->a] | (uintptr_t)c->many.gain[p->a]) & (sizeof(V) - 1)))
-    each<FULL>(EACH { stream((E*)member_place(c, p->a, j), canonicalNaN(a)); }, ACC);
+    each<FULL>(EACH { stream((E*)member_place<SHARE>(c, p->a, j), canonicalNaN(a)); }, ACC);
   else
-    each<FULL>(EACH { storePart((E*)member_place(c, p->a, j), canonicalNaN(a), c->many.rest[j]); }, ACC);
+    each<FULL>(EACH {
+      E* m = (E*)member_place<SHARE>(c, p->a, j);
+      if (!is_there<SHARE>(j)) return;
+      if (is_last<SHARE>(j)) storePart(m, canonicalNaN(a), rest);
+      else store(m, canonicalNaN(a));
+    }, ACC);
   NEXT;
 }
 void together_store_row(ARGS) {
@@ -221,21 +236,6 @@ void together_store_per_row(ARGS) {
   for (int64_t r = 0; r < c->many.rows; r++) memcpy(c->ptr[p->a] + r * c->many.gain[p->a], &each_row[r], sizeof(E));
   NEXT;
 }
-// How a reduction folds in registers: elements are brought in, combined, and the total brought out.
-template <class O> struct Fold {
-  FN static V in(V a) { return O::of(all(identity<O>), a); }
-  FN static V of(V a, V b) { return O::of(a, b); }
-  FN static V out(V a) { return a; }
-};
-// The largest float: as integers in the order of floats, +0 above -0 and NaN above all; a third of the latency.
-struct FoldMax {
-  static constexpr SignedElement MAGNITUDE = SignedElement(UnsignedElement(-1) >> 1);
-  FN static V in(V a) { return out(canonicalNaN(a)); }
-  FN static V of(V a, V b) { return (V)((Vi)a > (Vi)b ? (Vi)a : (Vi)b); }
-  FN static V out(V a) { return (V)((Vi)a ^ ((Vi)a >> (8 * int(sizeof(E)) - 1) & MAGNITUDE)); }
-};
-template <class O> using FoldOf = std::conditional_t<FLOATING && std::is_same_v<O, meaning::max>, FoldMax, Fold<O>>;
-
 // Of each 2 H lanes of a and b the first H, or the last.
 template <int H, bool LAST> FN V halves(V a, V b) {
   Vi from;
@@ -248,6 +248,7 @@ template <class F, int R> FN V total_of_rows(V* v) {
   auto pair = [&]<int H, int COUNT>() __attribute__((always_inline)) {
     if constexpr (H > 0) {
       if constexpr (COUNT > 1)
+#pragma GCC unroll 4
         for (int i = 0; i < COUNT / 2; i++) v[i] = F::of(halves<H, false>(v[2 * i], v[2 * i + 1]), halves<H, true>(v[2 * i], v[2 * i + 1]));
       else
         v[0] = F::of(v[0], __builtin_shuffle(v[0], iota() ^ H));
@@ -262,18 +263,21 @@ template <class F, int R> FN V total_of_rows(V* v) {
   for (int l = 0; l < W; l++) from[l] = l % R * (W / R);
   return __builtin_shuffle(v[0], from);
 }
-template <class O> void together_accumulate(ARGS) {
+// The vectors of a row, folded as far apart as its lanes are.
+template <class F, int SHARE> FN V total_of_vectors(const V* v) {
+  if constexpr (SHARE == 1) return v[0];
+  else if constexpr (SHARE == 2) return F::of(v[0], v[1]);
+  else if constexpr (SHARE == 3) return F::of(F::of(v[0], v[2]), v[1]);
+  else return F::of(F::of(v[0], v[2]), F::of(v[1], v[3]));
+}
+template <class O, int SHARE> void together_accumulate(ARGS) {
   using F = FoldOf<O>;
+  const long rest = c->many.rest;
   V v[FULL];
-  each<FULL>(EACH { v[j] = F::in(keepPart(a, all(identity<O>), c->many.rest[j])); }, ACC);
-  V total;
-  if (c->many.share == 2) {  // vectors of a row
-    for (int r = 0; r < 4; r++) v[r] = F::of(v[2 * r], v[2 * r + 1]);
-    total = total_of_rows<F, (W < 4 ? W : 4)>(v);
-  } else {
-    total = total_of_rows<F, (W < 8 ? W : 8)>(v);
-  }
-  store(c->many.total[p->a], F::out(total));
+  each<FULL>(EACH { v[j] = F::in(is_last<SHARE>(j) ? keepPart(a, all(identity<O>), rest) : a); }, ACC);
+#pragma GCC unroll 8
+  for (int r = 0; r < MEMBERS<SHARE>; r++) v[r] = total_of_vectors<F, SHARE>(v + r * SHARE);
+  store(c->many.total[p->a], F::out(total_of_rows<F, MEMBERS<SHARE>>(v)));
   NEXT;
 }
 void together_fold(ARGS) {
@@ -295,78 +299,109 @@ void together_fetch(ARGS) {
 }
 void together_end_row(ARGS) {
   if ((c->left[0] -= c->many.rows) < c->many.rows) return;
-  for (int i = 0; i < MAX_OPERANDS; i++) c->ptr[i] += c->many.rows * c->outer[0].gain[i];
+  for (int i = 0; i < MAX_OPERANDS; i++) c->ptr[i] += c->many.step[i];
   p = c->start - 1;
   NEXT;
 }
 
-template <bool ROW> constexpr Table together_table() {
+#if defined(__AVX512F__) && defined(DVM_IS_float32)
+// Of one element a row eight are enough, and roots and divisions of half a vector take two thirds of the time.
+static_assert(FULL <= W / 2);
+FN __m256 low_half(V v) { return _mm512_castps512_ps256(v); }
+FN V from_half(__m256 v) { return _mm512_zextps256_ps512(v); }
+template <Form FORM> FN __m256 half_operand(const Context* c, const Word* p) {
+  return FORM == FORM_R ? _mm256_load_ps((const float*)c->many.scalar[p->k]) : _mm256_set1_ps(number(c, p));
+}
+#define X(name, result) template <Form FORM> void together_##name(ARGS) { \
+  const __m256 a = low_half(a0), x = half_operand<FORM>(c, p); a0 = from_half(result); NEXT; }
+X(div, _mm256_div_ps(a, x))
+X(rdiv, _mm256_div_ps(x, a))
+#undef X
+#define X(name, result) void together_##name(ARGS) { \
+  const __m256 a = low_half(a0), one = _mm256_set1_ps(1); a0 = from_half(result); NEXT; }
+X(sqrt, _mm256_sqrt_ps(((void)one, a)))
+X(rsqrt, _mm256_div_ps(one, _mm256_sqrt_ps(a)))
+X(recip, _mm256_div_ps(one, a))
+#undef X
+#endif
+
+template <int SHARE> constexpr Table together_strip_table() {
   Table t = nothing();
   Handler* h = t.handler;
 #define X(n) \
   if constexpr (!binary_strip<meaning::n>) { \
-    if constexpr (ROW) { \
-      h[OP_##n##_k] = binary<meaning::n, FORM_K, 1, false>; \
-      h[OP_##n##_r] = together_in_row<meaning::n, FORM_R>, h[OP_##n##_b] = together_in_row<meaning::n, FORM_B>; \
-    } else { \
-      h[OP_##n##_s] = binary<meaning::n, FORM_S, FULL, false>, h[OP_##n##_k] = binary<meaning::n, FORM_K, FULL, false>; \
-      h[OP_##n##_i] = together_operand<meaning::n>; \
-      h[OP_##n##_r] = together_scalar<meaning::n, FORM_R>, h[OP_##n##_b] = together_scalar<meaning::n, FORM_B>; \
-    } \
+    h[OP_##n##_s] = binary<meaning::n, FORM_S, FULL, false>, h[OP_##n##_k] = binary<meaning::n, FORM_K, FULL, false>; \
+    h[OP_##n##_i] = together_operand<meaning::n, SHARE>; \
+    h[OP_##n##_r] = together_scalar<meaning::n, FORM_R, SHARE>, h[OP_##n##_b] = together_scalar<meaning::n, FORM_B, SHARE>; \
   }
   DVM_ROWS_OF(BINARY)(X)
 #undef X
-#define X(n) h[OP_##n] = unary<meaning::n, (ROW ? 1 : FULL)>;
+#define X(n) h[OP_##n] = unary<meaning::n, FULL>;
   DVM_ROWS_OF(UNARY)(X)
 #undef X
-  h[OP_fetch] = together_fetch;
-  if (ROW) {
-    h[OP_store_row] = together_store_row, h[OP_store_per_row] = together_store_per_row;
-    h[OP_fold_sum] = h[OP_fold_max] = h[OP_fold_min] = h[OP_fold_prod] = together_fold;
-    h[OP_pass] = together_pass, h[OP_end_row] = together_end_row;
-  } else {
-    h[OP_store_slot] = store_slot<FULL>, h[OP_store] = together_store<false>, h[OP_store_nt] = together_store<true>;
-    h[OP_acc_sum] = together_accumulate<meaning::add>, h[OP_acc_max] = together_accumulate<meaning::max>;
-    h[OP_acc_min] = together_accumulate<meaning::min>, h[OP_acc_prod] = together_accumulate<meaning::mul>;
-    h[OP_loop] = together_loop;
-  }
+  h[OP_fetch] = together_fetch, h[OP_store_slot] = store_slot<FULL>, h[OP_loop] = together_loop;
+  h[OP_store] = together_store<false, SHARE>, h[OP_store_nt] = together_store<true, SHARE>;
+  h[OP_acc_sum] = together_accumulate<meaning::add, SHARE>, h[OP_acc_max] = together_accumulate<meaning::max, SHARE>;
+  h[OP_acc_min] = together_accumulate<meaning::min, SHARE>, h[OP_acc_prod] = together_accumulate<meaning::mul, SHARE>;
   return t;
 }
-constexpr Table TOGETHER_STRIP = together_table<false>(), TOGETHER_ROW = together_table<true>();
+constexpr Table together_row_table() {
+  Table t = nothing();
+  Handler* h = t.handler;
+#define X(n) \
+  if constexpr (!binary_strip<meaning::n>) { \
+    h[OP_##n##_k] = binary<meaning::n, FORM_K, 1, false>; \
+    h[OP_##n##_r] = together_in_row<meaning::n, FORM_R>, h[OP_##n##_b] = together_in_row<meaning::n, FORM_B>; \
+  }
+  DVM_ROWS_OF(BINARY)(X)
+#undef X
+#define X(n) h[OP_##n] = unary<meaning::n, 1>;
+  DVM_ROWS_OF(UNARY)(X)
+#undef X
+#if defined(__AVX512F__) && defined(DVM_IS_float32)
+  h[OP_div_k] = together_div<FORM_K>, h[OP_div_r] = together_div<FORM_R>;
+  h[OP_rdiv_k] = together_rdiv<FORM_K>, h[OP_rdiv_r] = together_rdiv<FORM_R>;
+  h[OP_sqrt] = together_sqrt, h[OP_rsqrt] = together_rsqrt, h[OP_recip] = together_recip;
+#endif
+  h[OP_fetch] = together_fetch, h[OP_store_row] = together_store_row, h[OP_store_per_row] = together_store_per_row;
+  h[OP_fold_sum] = h[OP_fold_max] = h[OP_fold_min] = h[OP_fold_prod] = together_fold;
+  h[OP_pass] = together_pass, h[OP_end_row] = together_end_row;
+  return t;
+}
+constexpr Table TOGETHER_1 = together_strip_table<1>(), TOGETHER_2 = together_strip_table<2>(), TOGETHER_3 = together_strip_table<3>(),
+                TOGETHER_4 = together_strip_table<4>(),
+                TOGETHER_ROW = together_row_table();
 
 constexpr int64_t TOGETHER_LEAST = 32;  // rows
-constexpr int64_t TOGETHER_VECTORS = 2;  // of a row; with 4, only two rows go together, and that was no faster
+constexpr int64_t TOGETHER_VECTORS = 4;  // of a row
 bool go_together(const SectionView& s) {
   if (!s.outers || s.outer[0].count < TOGETHER_LEAST || s.head->dims[0] > TOGETHER_VECTORS * W) return false;
   for (int i = 0; i < s.head->operand_count; i++) {
     const Operand& x = s.operands[i];
     if (x.arg == INDEX || x.mode & GATHER || x.dtype != DTYPE || (x.stride[0] != sizeof(E) && x.stride[0] != 0)) return false;
   }
-  return words_fit(s, TOGETHER_STRIP, TOGETHER_ROW);
+  return words_fit(s, TOGETHER_1, TOGETHER_ROW);
 }
 void walk_alone(Context& c, const SectionRun& run, int64_t begin, int64_t end);  // row by row
 
 void run_together(Context& c, const SectionRun& run) {
   const Section& head = *run.section.head;
   const long count = head.dims[0];
+  constexpr const Table* TABLES[] = {&TOGETHER_1, &TOGETHER_2, &TOGETHER_3, &TOGETHER_4};
   const int share = int((count + W - 1) / W);
   const int rows = FULL / share < W ? FULL / share : W;
-  c.many.rows = rows, c.many.share = share, c.many.whole = count == share * W && rows * share == FULL;
-  for (int j = 0; j < FULL; j++) {
-    const bool there = j / share < rows;
-    c.many.member[j] = there ? j / share : 0, c.many.column[j] = there ? long(j % share * sizeof(V)) : 0;
-    c.many.rest[j] = there ? count - j % share * W : 0;
-  }
+  c.many.rows = rows, c.many.rest = count - (share - 1) * W, c.many.whole = count == share * W && rows * share == FULL;
+  for (int64_t& step : c.many.step) step = 0;
   for (int64_t row = run.begin, here; row < run.end; row += here) {
     here = place_row(c, run, row);
     const int64_t most = here / rows * rows;
     if (most) {
       for (int i = 0; i < head.operand_count; i++) {
-        c.many.gain[i] = c.outer[0].gain[i];
+        c.many.gain[i] = c.outer[0].gain[i], c.many.step[i] = rows * c.outer[0].gain[i];
         if (run.section.operands[i].arg != SCRATCH) continue;
         c.ptr[i] = c.many.buffer[i], c.many.gain[i] = share * sizeof(V);
       }
-      c.full = &TOGETHER_STRIP, c.row = &TOGETHER_ROW, c.left[0] = most;
+      c.full = TABLES[share - 1], c.row = &TOGETHER_ROW, c.left[0] = most;
       enter(c, c.row, c.start);
     }
     if (most < here) walk_alone(c, run, row + most, row + here);

@@ -51,8 +51,8 @@ UNARY(log, logv(a))
 UNARY(tanh, tanhv(a))
 UNARY(erf, erfv(a))
 UNARY(sigmoid, sigmoidv(a))
-UNARY(to_f16, from_halves(to_halves(a)))
-UNARY(to_bf16, from_brain_floats(to_brain_floats(a)))
+UNARY(to_f16, rounded_to_half(a))
+UNARY(to_bf16, rounded_to_brain_float(a))
 #endif
 #undef UNARY
 template <class O> constexpr E identity = 0;

@@ -17,9 +17,9 @@ constexpr int STRIP_BYTES_MAX = 4 * LANES;
 // it is read.
 struct alignas(64) ManyRows {
   int64_t rows;                        // at a time
-  int64_t member[8], column[8], rest[8];  // of each vector of the accumulator: row, byte in it, elements from there on
+  int64_t rest;                        // elements of a row's last vector
   int64_t gain[MAX_OPERANDS];          // from row to row
-  int share;                           // vectors of a row
+  int64_t step[MAX_OPERANDS];          // from these rows to the next; those beyond the section's operands move nothing
   bool whole;                          // no element of the strip is unused
   alignas(64) uint8_t total[MAX_REDUCTIONS][64];
   alignas(64) uint8_t scalar[MAX_ROW_SCALARS][STRIP_BYTES_MAX];

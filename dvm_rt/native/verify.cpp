@@ -663,6 +663,7 @@ class Verifier {
   bool accumulate(Row row, uint16_t r) {
     if (kind_ != SectionKind::VECTOR) return refuse_word(VerifyCode::NESTING);
     if (!needs_pass() || !reduction(row - ROW_acc_sum, r)) return false;
+    if (accumulated_ >> r & 1) return refuse_word(VerifyCode::REDUCTION, r);  // once in a pass: rows may fold at once
     accumulated_ |= 1u << r;
     return true;
   }

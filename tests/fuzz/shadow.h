@@ -364,7 +364,7 @@ class Shadow {
           break;
         case Group::REDUCE:
           need(st.in_pass && !epilogue && st.acc, "reduction outside a pass");
-          need(kind == op.row - ROW_acc_sum, "kind of reduction");
+          need(kind == op.row - ROW_acc_sum && !(st.open >> w.a & 1), "kind of reduction, once in a pass");
           st.open |= 1u << w.a;
           break;
         case Group::FOLD:

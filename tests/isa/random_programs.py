@@ -127,13 +127,13 @@ class RandomProgram:
         for _ in range(int(self.rng.integers(1, 10))):
             self.arithmetic(in_pass=True)
             if self.chance(0.2):
-                reductions.append(self.reduce())
+                reductions.append(self.reduce(reductions))
             if self.chance(0.2):
                 self.slots.append(int(self.rng.integers(24)))
                 self.section.word("store_slot", self.slots[-1])
         self.store_strip()
-        self.section.end_pass(*set(reductions))
-        self.row_section(folds=sorted(set(reductions)))
+        self.section.end_pass(*reductions)
+        self.row_section(folds=sorted(reductions))
 
     def row_section(self, start: bool = False, folds: list[int] | None = None) -> None:
         for reduction in folds or ([None] if start and self.chance(0.5) else []):
@@ -170,8 +170,8 @@ class RandomProgram:
         form = self.pick([f for f, values in forms.items() if values])
         self.section.word(f"{self.pick(self.binary)}.{form}", self.pick(forms[form]))
 
-    def reduce(self) -> int:
-        reduction = int(self.rng.integers(16))
+    def reduce(self, taken: list[int]) -> int:
+        reduction = int(self.rng.choice([r for r in range(16) if r not in taken]))
         self.section.word(f"acc_{list(table.REDUCTIONS)[reduction // 4]}", reduction)
         return reduction
 

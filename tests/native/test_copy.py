@@ -68,6 +68,24 @@ def test_transposes(shape: tuple[int, ...], name: str) -> None:
     same(program(shape, (columns, 1, *rest), (1, rows, *rest), dtype, 0, (x.size, x.size)), x, np.zeros_like(x))
 
 
+@pytest.mark.parametrize("dtype", (dtypes.uint8, dtypes.uint16, dtypes.float32, dtypes.float64), ids=lambda d: d.name)
+@pytest.mark.parametrize("columns", (1024, 1111))
+def test_transposes_beyond_the_caches(columns: int, dtype: dtypes.DType) -> None:
+    """Lines that are aligned, and lines that begin anywhere; rows and columns that are no whole tiles."""
+    rows = (5 << 20) // dtype.bytes // columns + 3
+    x = random_bits(np.random.default_rng(columns), rows * columns, dtype)
+    wanted = x.reshape(rows, columns).T.copy()
+    wanted[wanted != wanted] = np.nan if dtype.kind == "f" else 0
+    for target in ((1, rows), (1, rows + 64 - rows % 64)):  # row-major, and with rows of whole lines
+        pitch = target[1]
+        out = np.zeros(columns * pitch, x.dtype)
+        code = program((rows, columns), (columns, 1), target, dtype, 0, (rows * columns, columns * pitch))
+        for name in _native.targets():
+            out[:] = 0
+            _native.Program(code).run([x, out], name)
+            assert out.reshape(columns, pitch)[:, :rows].tobytes() == wanted.tobytes(), name
+
+
 def test_both_verifiers_refuse() -> None:
     f = dtypes.float32
     good = ((4, 5), (5, 1), (1, 4), f, 0, (20, 20))

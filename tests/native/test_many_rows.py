@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from dvm_rt import _native, dtypes
-from dvm_rt.errors import DeviceTrap
+from dvm_rt.errors import DeviceTrap, InvalidBytecodeError
 from dvm_rt.isa import reference
 from dvm_rt.isa.program import GATHER, READ, WRITE, ProgramBuilder
+from dvm_rt.isa.verifier import check
 
 Array = np.ndarray
 DTYPES = (dtypes.float32, dtypes.float64, dtypes.int32, dtypes.int64)
@@ -122,6 +123,29 @@ def test_a_vector_shared_by_rows_side_by_side() -> None:
     for target in _native.targets():
         _native.Program(builder.build()).run(got, target)
         np.testing.assert_allclose(got[2], want, rtol=1e-5)
+
+
+@pytest.mark.parametrize("words", ((("acc_sum", 0), ("acc_sum", 0)), (("acc_max", 5), ("neg",), ("acc_max", 5))), ids=("sum", "max"))
+def test_a_reduction_takes_one_value_of_a_pass(words: tuple[tuple, ...]) -> None:
+    """Rows that are folded at once know of one only."""
+    for twice in (False, True):
+        builder, last = ProgramBuilder(), words[-1][1]
+        section = builder.vector(16, 40)
+        x = add_array(builder, section, 640, [1, 16], READ, dtypes.float32)
+        out = add_array(builder, section, 40, [0, 1], WRITE, dtypes.float32)
+        section.begin_pass()
+        for word in (("mov.i", x), *(words if twice else words[-1:])):
+            section.word(*word)
+        section.end_pass(last)
+        for word in ((f"fold_{words[-1][0][4:]}", last), ("store_per_row", out), ("end_row",)):
+            section.word(*word)
+        code = builder.build()
+        assert (check(code) is None) is not twice
+        if twice:
+            with pytest.raises(InvalidBytecodeError):
+                _native.Program(code)
+        else:
+            _native.Program(code)
 
 
 def take_program(width: int, count: int, table_rows: int, dtype: dtypes.DType, index: dtypes.DType, store: str) -> bytes:
