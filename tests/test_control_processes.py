@@ -86,7 +86,7 @@ def test_a_launch_that_kills_every_device_ends_alone() -> None:
 
         def crash() -> None:
             while not over.is_set():
-                pid = rt.pids().get("device 0")
+                pid = rt.pids().get("device")
                 running = pid is not None and pid not in seen and rt.stream.launched > rt.stream.done
                 time.sleep(0.05)
                 if running and not over.is_set():
