@@ -17,10 +17,11 @@ from benchmarks.measure import Row
 PEERS = "torch,inductor,inductor-dyn,onnxruntime,jax,numpy,numexpr,mindspore"
 CASE_SUITES = ("operators", "subgraphs", "models")
 ALL = (*CASE_SUITES, "requests", "dynamic", "onnx", "encode", "pipeline", "startup", "memory")
-# One thread for every engine that reads the environment, and a malloc that keeps its pages: the peers' best setting.
+# One thread for every engine that reads the environment, and a malloc that keeps its pages: the peers' best setting. Inductor starts
+# without what earlier runs have compiled: a shape that nobody has seen is in no cache.
 SETTINGS = {
     "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "NUMEXPR_NUM_THREADS": "1",
-    "MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 34), "DVM_RT_BENCH": "1",
+    "MALLOC_MMAP_MAX_": "0", "TORCHINDUCTOR_FORCE_DISABLE_CACHES": "1", "MALLOC_TRIM_THRESHOLD_": str(1 << 34), "DVM_RT_BENCH": "1",
 }  # fmt: skip
 
 
@@ -92,7 +93,7 @@ def main(suites: list[str], peers: str, only: str, threads: int, all_unseen: boo
     machine, rows = _read(outputs["json"])
 
     def save(measured_on: dict, rows: Rows) -> None:
-        machine.update(measured_on)
+        machine.update(measured_on, versions={**machine.get("versions", {}), **measured_on["versions"]})
         if outputs["json"]:
             part = outputs["json"].with_suffix(".part")
             part.write_text(json.dumps({"machine": machine, "rows": [r.as_dict() for r in rows]}, indent=1))

@@ -53,6 +53,25 @@ def headlines(rows: list[Row]) -> list[str]:
     return lines
 
 
+# Why a peer wins: what is known, by case.
+WHY = {
+    "add": "one addition of little data: a call from Python costs us more than NumPy's own",
+    "6-layer encoder, first result": "planning and packing the weights are in it; PyTorch has nothing to plan, and ONNX Runtime's export and session are left out",
+    "attention, 8 heads": "one query: K and V are read once, at less than their bandwidth; many queries of 128: not explained yet",
+    "rotary": "memory only; within the spread of the machine",
+    "softmax": "memory only; within the spread of the machine",
+    "6-layer encoder": "a tie: matrix products of full size, where MKL is as fast",
+    "16 requests, d = 64": "the other column is ours, one request after the other: at this size stacking saves less than it costs",
+}
+
+
+def lost(rows: list[Row]) -> list[str]:
+    """One line for each row in which a peer is ahead, and why, where it is known; rows of new shapes apart, in
+    which a peer that compiles nothing is as good as its page faults."""
+    behind = [r for r in rows if r.ratio and r.ratio < 1 and not r.metric.startswith(("added", "compile"))]
+    return [f"{r.case}, {r.shape}, {r.metric}: {r.best[0]} {number(r.best[1])} {r.unit}, we {number(r.dvm)}: {WHY.get(r.case, 'not explained yet')}" for r in behind]
+
+
 def show(machine: dict, rows: list[Row]) -> None:
     """Prints tables, one a suite."""
     from rich.console import Console
@@ -72,16 +91,18 @@ def show(machine: dict, rows: list[Row]) -> None:
         console.print(table)
         for note in dict.fromkeys(f"{r.case} {r.shape}: {r.notes}" for r in of if r.notes):
             console.print(note, style="dim", highlight=False)
-    for line in headlines(rows):
+    for line in [*headlines(rows), *(f"behind: {line}" for line in lost(rows))]:
         console.print(line, highlight=False)
 
 
 def markdown(machine: dict, rows: list[Row]) -> str:
     """The results page of the docs."""
     out = ["# Results", "", f"Made by `dvm-rt bench` on {machine['cpu']}, {machine['threads']} thread(s), Python {machine['python']}, "
-           + ", ".join(f"{k} {v}" for k, v in machine["versions"].items()) + ". Medians; the engines took turns in one run; every result was held "
-           "against float64 first. `of the limit`: share of what bandwidth or the vector unit allow, measured in the same run.", ""]  # fmt: skip
+           + ", ".join(f"{k} {v}" for k, v in machine["versions"].items()) + ". Medians; the engines took turns, each case in one run; every result "
+           "was held against float64 first. An empty cell: the engine was not asked, or could not. `of the limit`: share of what bandwidth or the vector unit allow, measured in the same run.", ""]  # fmt: skip
     out += [f"- {line}" for line in headlines(rows)]
+    if behind := lost(rows):
+        out += ["", "## Rows in which a peer is ahead", "", *(f"- {line}" for line in behind)]
     for suite, of in groupby(rows, lambda r: r.suite):
         of = list(of)
         peers = _columns(of)
@@ -100,7 +121,7 @@ def html(machine: dict, rows: list[Row]) -> str:
     """The same as one page that needs nothing else."""
     out = [f"<!doctype html><meta charset=utf-8><title>dvm_rt: results</title><style>{STYLE}</style><h1>dvm_rt: results</h1>",
            f"<p>{escape(str(machine['cpu']))}, {machine['threads']} thread(s), {escape(str(machine['versions']))}</p><ul>",
-           *(f"<li>{escape(line)}" for line in headlines(rows)), "</ul>"]
+           *(f"<li>{escape(line)}" for line in headlines(rows)), *(f"<li>Behind: {escape(line)}" for line in lost(rows)), "</ul>"]
     for suite, of in groupby(rows, lambda r: r.suite):
         of = list(of)
         peers = _columns(of)
