@@ -337,7 +337,7 @@ template <Precision P> FN D sind(D x) {
 template <Precision P> FN D cosd(D x) {
   const auto [r, low, q] = reduceAngle<P>(x);
   const auto [s, c] = sineCosine<P>(r, low);
-  return flip(odd(q) ? s : c, bitOne(q + 1));
+  return flip(odd(q) ? s : c, bitOne((Di)((Du)q + 1)));  // unsigned: of an infinity q is anything
 }
 template <Precision P> FN D tand(D x) {
   const auto [r, low, q] = reduceAngle<P>(x);
