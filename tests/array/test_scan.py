@@ -8,23 +8,9 @@ import pytest
 import dvm_rt as dvm
 from dvm_rt.array.array import record
 from dvm_rt.errors import DeviceTrap, DTypeError, GraphError, ShapeError
+from tests.array.test_control import floats, launches, same
 
 RNG = np.random.default_rng(21)
-
-
-def floats(*shape: int) -> np.ndarray:
-    return RNG.standard_normal(shape).astype(np.float32)
-
-
-def same(got: object, wanted: object) -> None:
-    got, wanted = np.asarray(got), np.asarray(wanted)
-    assert got.dtype == wanted.dtype and got.shape == wanted.shape and got.tobytes() == wanted.tobytes(), (got, wanted)
-
-
-def launches(function: object) -> int:
-    before = dvm.stats()["launches"]
-    function()
-    return dvm.stats()["launches"] - before
 
 
 def walks() -> int:

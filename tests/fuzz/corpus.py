@@ -174,13 +174,8 @@ def of_control(rng: np.random.Generator) -> Iterator[Made]:
         yield either(rng, number)
 
 
-def counting(rng: np.random.Generator, number: int) -> Made:
-    """A loop that counts down to 0 and ends when its flag says so, in an argument or in the workspace."""
-    builder, start = ProgramBuilder(), int(rng.integers(1, 5))
-    x = builder.add_arg(4, READ, dtypes.int32)
-    y = builder.add_arg(4, READ | WRITE, dtypes.int32)
-    flag = WORKSPACE if number % 2 else builder.add_arg(1, READ | WRITE, dtypes.bool_)
-    builder.workspace_bytes = 64 if number % 2 else 0
+def _count_down(builder: ProgramBuilder, x: int, y: int, flag: int, compare: str, number: int) -> None:
+    """y = x; then a section: y -= 1, and the flag says how it compares with the number."""
     copied = builder.copy(1)
     copied.operand(x, [4], dtype=dtypes.int32)
     copied.operand(y, [4], dtype=dtypes.int32, mode=WRITE)
@@ -192,10 +187,20 @@ def counting(rng: np.random.Generator, number: int) -> Made:
     section.word("mov.i", 0)
     section.word("add.k", -1)
     section.word("store", 1)
-    section.word("gt.k", 0)
+    section.word(compare, number)
     section.word("store_any", 2)
     section.end_pass()
     section.word("end_row")
+
+
+def counting(rng: np.random.Generator, number: int) -> Made:
+    """A loop that counts down to 0 and ends when its flag says so, in an argument or in the workspace."""
+    builder, start = ProgramBuilder(), int(rng.integers(1, 5))
+    x = builder.add_arg(4, READ, dtypes.int32)
+    y = builder.add_arg(4, READ | WRITE, dtypes.int32)
+    flag = WORKSPACE if number % 2 else builder.add_arg(1, READ | WRITE, dtypes.bool_)
+    builder.workspace_bytes = 64 if number % 2 else 0
+    _count_down(builder, x, y, flag, "gt.k", 0)
     if number % 3 == 0:
         builder.loop(1, 2)
     builder.loop(2 if number % 3 == 0 else 1, int(rng.integers(1, 9)), flag)
@@ -244,21 +249,7 @@ def trapping(rng: np.random.Generator) -> Made:
     x = builder.add_arg(4, READ, dtypes.int32)
     y = builder.add_arg(4, READ | WRITE, dtypes.int32)
     flag = builder.add_arg(1, READ | WRITE, dtypes.bool_)
-    copied = builder.copy(1)
-    copied.operand(x, [4], dtype=dtypes.int32)
-    copied.operand(y, [4], dtype=dtypes.int32, mode=WRITE)
-    section = builder.vector(1, dtype=dtypes.int32)
-    section.operand(y, (4,), dtype=dtypes.int32)
-    section.operand(y, (4,), dtype=dtypes.int32, mode=WRITE)
-    section.operand(flag, (1,), dtype=dtypes.bool_, mode=WRITE)
-    section.begin_pass()
-    section.word("mov.i", 0)
-    section.word("add.k", -1)
-    section.word("store", 1)
-    section.word("lt.k", 1)
-    section.word("store_any", 2)
-    section.end_pass()
-    section.word("end_row")
+    _count_down(builder, x, y, flag, "lt.k", 1)
     builder.loop(1, 2, flag)
     builder.loop(2, 6)
     return builder.build(), [rng.integers(2, 5, 1).astype(np.int32), np.zeros(1, np.int32), np.zeros(1, np.bool_)]

@@ -130,7 +130,8 @@ def test_any_nesting_is_judged_alike_by_both_verifiers() -> None:
     assert 200 < accepted < 2700
 
 
-def test_a_loop_stops_at_its_limit_and_the_next_run_starts_anew() -> None:
+def counting() -> tuple[ProgramBuilder, int]:
+    """A section that adds 1 to its argument; and a flag for loops around it."""
     program = ProgramBuilder()
     flag = program.add_arg(1, READ, dtypes.bool_)
     out = program.add_arg(8, READ | WRITE, dtypes.int64)
@@ -143,6 +144,11 @@ def test_a_loop_stops_at_its_limit_and_the_next_run_starts_anew() -> None:
     section.word("store", 1)
     section.end_pass()
     section.word("end_row")
+    return program, flag
+
+
+def test_a_loop_stops_at_its_limit_and_the_next_run_starts_anew() -> None:
+    program, flag = counting()
     program.loop(1, 3)
     program.loop(2, 5, flag)
     loaded = _native.Program(program.build())
@@ -157,18 +163,7 @@ def test_a_loop_stops_at_its_limit_and_the_next_run_starts_anew() -> None:
 @pytest.mark.parametrize("target", _native.targets())
 def test_a_loop_that_does_not_end_is_stopped(target: str) -> None:
     """Within its limit of iterations it would run for hours; the machine works on."""
-    program = ProgramBuilder()
-    flag = program.add_arg(1, READ, dtypes.bool_)
-    out = program.add_arg(8, READ | WRITE, dtypes.int64)
-    section = program.vector(1, dtype=dtypes.int64)
-    section.operand(out, (8,))
-    section.operand(out, (8,), mode=WRITE)
-    section.begin_pass()
-    section.word("mov.i", 0)
-    section.word("add.k", 1)
-    section.word("store", 1)
-    section.end_pass()
-    section.word("end_row")
+    program, flag = counting()
     program.loop(1, 1 << 16)
     program.loop(2, 1 << 20, flag)
     loaded, count = _native.Program(program.build()), np.zeros(1, np.int64)
