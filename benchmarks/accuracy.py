@@ -192,6 +192,9 @@ every instruction set, so this table holds for all of them.
 Every other instruction is exact or correctly rounded (division, square root), which tests check bit for bit. `exp` gives
 0 where the result is below the smallest normal number of its compute dtype.
 
+In float64 `logaddexp` is a formula, whose terms may cancel as NumPy's do: within 2 ULP of the result, or of 1/2 where the
+result is smaller. `lgamma` and `digamma` are not there in float64: a typed error.
+
 | instruction | dtype | promise | largest | mean | at | inputs |
 |---|---|---|---|---|---|---|"""
 
