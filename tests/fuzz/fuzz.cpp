@@ -15,7 +15,11 @@
 #include <iterator>
 #include <sys/wait.h>
 #include <unistd.h>
+#if defined(FUZZ_WALKS)
+#include "walk.h"
+#else
 #include "bench.h"
+#endif
 #include "mutate.h"
 
 #if defined(FUZZ_COVERAGE)
@@ -168,7 +172,11 @@ class Job {
     if (!program) return why_ = "verifier: two verdicts";
     if (!small(*program)) return why_;
     count_.ran++;
+#if defined(FUZZ_WALKS)
+    return walk_.run(*program, seed);
+#else
     return bench_.run(*program, seed, golden, n);
+#endif
   }
 
   const Options& options_;
@@ -178,7 +186,11 @@ class Job {
   const bool all_golden_;
   std::vector<std::pair<size_t, size_t>> families_;
   Count& count_;
+#if defined(FUZZ_WALKS)  // in the shadow machine alone: needs no kernels
+  Walk walk_;
+#else
   Bench bench_;
+#endif
   ProgramMemory memory_;
   Guarded exact_{size_t(1) << 23};
   Tree tree_;

@@ -13,7 +13,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -353,15 +353,18 @@ class Found:
     why: str
 
 
-def hunt(plants: Iterable[int], seconds: float, seed: int = 1) -> Iterable[Found]:
-    """Each plant by number. Needs `scripts/fuzz --build-only plants`."""
+def hunt(
+    plants: Iterable[int], fuzzer: Path = MADE / "fuzz", corpus: Path = CORPUS, seconds: float = 0, executions: int = 0, seed: int = 1
+) -> Iterator[Found]:
+    """Each plant by number, for some seconds or for a number of executions."""
+    limit = ("--executions", str(executions)) if executions else ("--seconds", str(seconds))
     numbers = ",".join(map(str, plants))
-    command = [str(MADE / "fuzz"), str(CORPUS), "--plants", numbers, "--seconds", str(seconds), "--seed", str(seed), "--golden-every", str(GOLDEN_EVERY)]
+    command = [fuzzer, corpus, "--plants", numbers, *limit, "--seed", str(seed), "--golden-every", str(GOLDEN_EVERY)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         assert process.stdout is not None
         for line in process.stdout:
-            number, found, executions, wall, cpu, *why = line.rstrip("\n").split(" ", 5)
-            yield Found(PLANTS[int(number)], found == "1", int(executions), float(wall), float(cpu), why[0] if why else "")
+            number, found, executed, wall, cpu, *why = line.rstrip("\n").split(" ", 5)
+            yield Found(PLANTS[int(number)], found == "1", int(executed), float(wall), float(cpu), why[0] if why else "")
 
 
 def main(options: list[str]) -> int:
@@ -373,7 +376,7 @@ def main(options: list[str]) -> int:
         seconds, options = float(options[1]), options[2:]
     wanted = [n for n, plant in enumerate(PLANTS) if not options or plant.name in options or plant.file in options]
     began, cpu, missed = time.monotonic(), 0.0, []
-    for one in hunt(wanted, seconds):
+    for one in hunt(wanted, seconds=seconds):
         cpu += one.cpu_seconds
         if not one.found:
             missed.append(one.plant.name)
