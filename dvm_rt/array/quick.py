@@ -13,7 +13,6 @@ no planning, only launches. Rules:
 
 from __future__ import annotations
 
-import time
 from collections import Counter, OrderedDict
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dvm_rt import dtypes
+from dvm_rt.array.planning import Registered, planning
 from dvm_rt.config import integer
 from dvm_rt.errors import EncodeError, GraphError, InvalidBytecodeError, ShapeError
 from dvm_rt.fusion.fuser import fuse
@@ -114,16 +114,15 @@ class QuickTier:
 
     def _planned(self, key: tuple, row: Operator, attributes: tuple, inputs: list[Tensor], symbolic: bool) -> int | None:
         """Plans one operator; None: not for all sizes at once."""
-        number, began_ns, outermost = None, time.monotonic_ns(), self.stream.planning_began()
-        try:
-            number = self.stream.register(fuse(_graph_of(row, attributes, inputs, symbolic)).plan.to_bytes(), [])
-            self.counters["quick_plans"] += 1
-        except (GraphError, ShapeError):
-            if not symbolic:
-                raise
-        finally:
-            self.stream.planning_ended(outermost, began_ns, number or 0, 1)
-            self.counters["plan_ns"] += time.monotonic_ns() - began_ns
+        number = None
+        with planning(self.stream, self.counters) as made:
+            try:
+                number = self.stream.register(fuse(_graph_of(row, attributes, inputs, symbolic)).plan.to_bytes(), [])
+                made.append(Registered(number, 1))
+                self.counters["quick_plans"] += 1
+            except (GraphError, ShapeError):
+                if not symbolic:
+                    raise
         self._plans[key] = number
         if len(self._plans) > self.plans_max:
             _, old = self._plans.popitem(last=False)

@@ -19,8 +19,8 @@ import threading
 import time
 import weakref
 from collections import Counter, OrderedDict, deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
@@ -29,6 +29,7 @@ import numpy as np
 
 from dvm_rt import _native, dtypes, runtime
 from dvm_rt.array import quick
+from dvm_rt.array.planning import planning
 from dvm_rt.config import integer, number
 from dvm_rt.errors import (
     BackpressureTimeout,
@@ -165,18 +166,9 @@ class Session:
 
     # ---- plans ----
 
-    @contextmanager
-    def planning(self) -> Iterator[list[Planned]]:
-        """Around tracing, fusing and registering: this is the client's own time, not the user's, and a span of the trace.
-        What was planned is put into the list."""
-        began_ns, outermost = time.monotonic_ns(), self.stream.planning_began()
-        made: list[Planned] = []
-        try:
-            yield made
-        finally:
-            number, kernels = (made[-1].number, made[-1].kernels) if made else (0, 0)
-            self.stream.planning_ended(outermost, began_ns, number, kernels)
-            self.counters["plan_ns"] += time.monotonic_ns() - began_ns
+    def planning(self) -> AbstractContextManager[list[Planned]]:
+        """Around tracing, fusing and registering; what was planned is put into the list."""
+        return planning(self.stream, self.counters)
 
     def plan(self, graph: Graph, captured: list[Tensor]) -> Planned:
         """The plan of a graph: from the runtime's folder for plans, if it has one; UNPLANNED, if the graph may run without one;

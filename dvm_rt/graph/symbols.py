@@ -297,6 +297,11 @@ class Facts:
     substitutions: dict[int, Size] = field(default_factory=dict)
     checks: list[Check] = field(default_factory=list)
     _resolved: dict[Key, Size] = field(default_factory=dict)  # what `resolve` has found with these substitutions
+    _named_by: dict[int, set[int]] = field(default_factory=dict)  # open symbol -> the substituted ones whose values name it
+
+    def __post_init__(self) -> None:
+        for number, value in self.substitutions.items():
+            self._note(number, value)
 
     def equate(self, a: Size, b: Size, where: str) -> Size:
         """Demands a == b and gives it in its canonical form. Raises ShapeError where that can never hold."""
@@ -329,6 +334,8 @@ class Facts:
         if size.__class__ is int or not self.substitutions:
             return size
         key = _key(size)
+        if (number := _symbol_number(key)) is not None:
+            return self.substitutions.get(number, size)
         found = self._resolved.get(key)
         if found is None:
             found = self._resolved[key] = substitute(size, self.substitutions)
@@ -377,7 +384,15 @@ class Facts:
     def _substitute(self, number: int, value: Size) -> None:
         known = {number: value}
         self._resolved.clear()
-        self.substitutions = {k: substitute(v, known) for k, v in self.substitutions.items()} | known
+        for named in self._named_by.pop(number, ()):
+            self.substitutions[named] = substitute(self.substitutions[named], known)
+            self._note(named, value)
+        self.substitutions[number] = value
+        self._note(number, value)
+
+    def _note(self, number: int, value: Size) -> None:
+        for named in symbols_of(value):
+            self._named_by.setdefault(named, set()).add(number)
 
     def _demand(self, check: Check) -> None:
         if not any(_says(known, check) for known in self.checks):
@@ -410,7 +425,15 @@ def _floordivs(key: Key) -> list[tuple]:
 
 
 def _is_symbol(key: Key) -> bool:
-    return not isinstance(key, int) and len(key) == 1 and key[0][1] == 1 and len(key[0][0]) == 1 and isinstance(key[0][0][0], int)
+    return _symbol_number(key) is not None
+
+
+def _symbol_number(key: Key) -> int | None:
+    """The number of the symbol that a size is, if it is nothing but one."""
+    if key.__class__ is int or len(key) != 1:
+        return None
+    monomial, coefficient = key[0]
+    return monomial[0] if coefficient == 1 and len(monomial) == 1 and monomial[0].__class__ is int else None
 
 
 def symbols_of(size: Size) -> set[int]:
@@ -438,8 +461,10 @@ def symbols_in_order(size: Dim) -> Iterator[int]:
 def substitute(size: Size, values: dict[int, Size]) -> Size:
     """The size with symbols replaced; an int where nothing is left open."""
     key = _key(size)
-    if isinstance(key, int):
+    if key.__class__ is int:
         return key
+    if (number := _symbol_number(key)) is not None:
+        return values.get(number, size)
     total: Size = 0
     for monomial, coefficient in key:
         term: Size = coefficient

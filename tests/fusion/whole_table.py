@@ -78,8 +78,7 @@ def build(op: Make, seed: int, steps: int, parameters: Sequence, used: Counter[s
         except WRONG:
             made = None
         if made is None or len(made.shape) > 6 or _too_large(made.shape):
-            op.facts.substitutions, op.facts.checks = known
-            op.facts._resolved.clear()
+            op.facts.__init__(*known)
             continue
         if used is not None:
             used[row.name] += 1
