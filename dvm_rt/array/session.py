@@ -9,7 +9,7 @@ A flush turns the nodes that some arrays wait for into one plan and one launch. 
 - a node whose value is there becomes a leaf, and gives up what it was computed from.
 
 Nobody waits for a plan (`encode` "auto"): a graph that was never seen runs on the quick tier (array/quick.py), operator by
-operator, while a worker makes its plan; without workers the caller makes it when the graph comes a second time, and so it does
+operator (unless these are new too), while a worker makes its plan; without workers the caller makes it when the graph comes a second time, and so it does
 where the workers get no time to make it. Once it is there, the next call runs on it. The bits are the same. With "caller" and "workers", and where plans are kept on disk, each graph is
 planned before it runs."""
 
@@ -176,7 +176,7 @@ class Session:
         planned = Planned(UNPLANNED, 0, graph, captured)
         if self.cache is not None and self._load(planned, self.cache.path(graph)):
             return planned
-        if self._waits or not quick.suits(graph):
+        if self._waits or not quick.suits(graph) or self.quick.are_new(graph):
             self.settle(planned)
         return planned
 

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import chain
 from math import inf, prod
+from operator import is_not
 
 from dvm_rt.errors import GraphError, ShapeError
 
@@ -112,6 +113,7 @@ Size = int | Dim
 Shape = tuple[Size, ...]
 
 
+@lru_cache(16384)
 def symbol(number: int) -> Dim:
     """The size with this number: one for each parameter dimension."""
     return Dim((((number,), 1),))
@@ -312,6 +314,11 @@ class Facts:
         a, b = self.resolve(a), self.resolve(b)
         if same(a, b):
             return a
+        numbers = _symbol_number(_key(a)), _symbol_number(_key(b))
+        if None not in numbers:  # as below, sooner: the younger one goes
+            self._substitute(max(numbers), symbol(min(numbers)))
+            self._settle()
+            return self.resolve(a)
         if equal(a, b) is False:
             raise ShapeError(f"{where}: sizes differ for every input, got {a} and {b}, allowed equal sizes")
         if self._solve(a - b):
@@ -333,7 +340,7 @@ class Facts:
         """The size with everything substituted that is known."""
         if size.__class__ is int or not self.substitutions:
             return size
-        key = _key(size)
+        key = size.key
         if (number := _symbol_number(key)) is not None:
             return self.substitutions.get(number, size)
         found = self._resolved.get(key)
@@ -342,8 +349,11 @@ class Facts:
         return found
 
     def resolve_shape(self, shape: Shape) -> Shape:
-        """`resolve` for each dimension."""
-        return tuple([self.resolve(size) for size in shape]) if self.substitutions else shape
+        """`resolve` for each dimension; the shape itself where nothing is known."""
+        if not self.substitutions:
+            return shape
+        found = [size if size.__class__ is int else self.resolve(size) for size in shape]
+        return tuple(found) if any(map(is_not, found, shape)) else shape
 
     def resolved_checks(self) -> list[Check]:
         """The checks in terms of the symbols that are left, without those that became true."""
@@ -364,6 +374,8 @@ class Facts:
 
     def _settle(self) -> None:
         """After a substitution: checks that now can be solved become substitutions too."""
+        if not self.checks:
+            return
         checks, self.checks = self.checks, []
         for check in checks:
             if check.relation == "==":
@@ -594,6 +606,7 @@ def _multiply(a: Key, b: Key) -> Key:
     return _canonical(terms)
 
 
+@lru_cache(4096)
 def _split(a: Key, b: Key, sign: str) -> tuple[Key, Key]:
     """a = quotient * b + rest, where the rest holds the terms that b does not divide one by one (or all at once)."""
     if isinstance(b, int) and b == 0:

@@ -10,7 +10,7 @@
 
 namespace dvm {
 
-constexpr uint64_t PAGE = 4096, STEP_MIN = 4 << 20, HUGE_PAGE = 2 << 20;
+constexpr uint64_t PAGE = 4096, STEP_MIN = 4 << 20;
 
 // Pages from the system, mapped together: else each faults at its first touch. False: there are none.
 static bool make_ready(int fd, uint8_t* data, uint64_t from, uint64_t to) {
@@ -20,18 +20,6 @@ static bool make_ready(int fd, uint8_t* data, uint64_t from, uint64_t to) {
   if (madvise(data + from, to - from, MADV_POPULATE_WRITE) && fd < 0 && errno != EINVAL) return false;  // EINVAL: a kernel before 5.14
 #endif
   return true;
-}
-
-// Addresses of this process alone, at a huge page; nullptr: there are none.
-static uint8_t* reserve_private(uint64_t bytes) {
-  void* at = mmap(nullptr, bytes + HUGE_PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (at == MAP_FAILED) return nullptr;
-  uint8_t* begin = static_cast<uint8_t*>(at);
-  const uint64_t before = -reinterpret_cast<uintptr_t>(begin) & (HUGE_PAGE - 1);
-  if (before) munmap(begin, before);
-  if (before < HUGE_PAGE) munmap(begin + before + bytes, HUGE_PAGE - before);
-  madvise(begin + before, bytes, MADV_HUGEPAGE);
-  return begin + before;
 }
 
 Ahead::Ahead(int fd, uint8_t* data) : fd_(fd), data_(data), owner_(getpid()) {
@@ -79,7 +67,11 @@ void Ahead::run() {
 }
 
 Arena::Arena(uint64_t bytes_max, bool shared) : bytes_max_((bytes_max + PAGE - 1) & ~(PAGE - 1)) {
-  if (!shared && (data_ = reserve_private(bytes_max_))) return;
+  if (!shared) {
+    void* at = mmap(nullptr, bytes_max_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (at != MAP_FAILED) data_ = static_cast<uint8_t*>(at);
+    if (data_) return;
+  }
   fd_ = memfd_create("dvm_rt arena", MFD_CLOEXEC | MFD_ALLOW_SEALING);
   if (fd_ >= 0 && fcntl(fd_, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_SEAL) == 0) {
     void* at = mmap(nullptr, bytes_max_, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd_, 0);

@@ -1,5 +1,5 @@
 // The client's memory for tensors: one memfd, sealed against shrinking, that the device maps too; inline, where nobody else
-// maps it, memory of the process alone, in huge pages where the system has them (they are there in a third of the time).
+// maps it, memory of the process alone, which the system has ready in two thirds of the time.
 //
 // Owns the mapping (reserved once at `bytes_max`, so addresses never move; backed in steps, so touching it cannot fail
 // later), the allocator (two-level segregated fit: constant time, neighbours merged at once, bookkeeping

@@ -11,6 +11,7 @@ import pytest
 
 import dvm_rt as dvm
 from dvm_rt import dtypes
+from dvm_rt.array import quick
 from dvm_rt.array.session import UNPLANNED, session
 from dvm_rt.errors import DTypeError, ShapeError, UnsupportedOperatorError
 from dvm_rt.graph.graph import Graph, Make, parameter
@@ -26,6 +27,22 @@ F32 = np.float32
 def runtime() -> Iterator[dvm.Runtime]:
     with dvm.Runtime(inline=True) as rt:
         yield rt
+
+
+@pytest.fixture(autouse=True)
+def _operators_that_were_met(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The quick tier is for operators that were met before: here all of them count as such, but where a test is about that."""
+    if "new_operators" not in request.keywords:
+        monkeypatch.setattr(quick.QuickTier, "are_new", lambda self, graph: False)
+
+
+@pytest.mark.new_operators
+def test_a_graph_of_new_operators_is_planned_at_once(runtime: dvm.Runtime) -> None:
+    x, one = dvm.asarray(np.ones((3, 4), F32)), dvm.function(lambda x: dvm.tanh(x) * x)
+    one(x)
+    assert (runtime.stats()["plans_made"], runtime.stats()["quick_launches"]) == (1, 0)
+    dvm.function(lambda x: dvm.tanh(dvm.tanh(x)) * x)(x)  # both were met
+    assert (runtime.stats()["plans_made"], runtime.stats()["quick_launches"]) == (1, 3)
 
 
 def graph_of(kind: Callable, seed: int, steps: int) -> Graph:
