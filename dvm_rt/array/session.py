@@ -58,7 +58,7 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 PARAMETER, CONSTANT = OPERATORS["parameter"], OPERATORS["constant"]
 CALL = replace(PARAMETER, name="call", doc="a result of a call that waits")  # of nodes that are no graph's: array/stacked.py
-VARIANTS_MAX = 4
+VARIANTS_MAX, STRUCTURES_MAX = 4, 1 << 14
 NODES_TRIED = (64, 16, 1)  # nodes of a kernel, where the encoder has met a limit; 1: one operator a kernel
 
 
@@ -72,14 +72,14 @@ class Pending:
 
 
 class Lazy(NamedTuple):
-    """What a flush computes, as `_native.lazy_structure` finds it. `key` is equal for graphs that are the same but for sizes
+    """What a flush computes, as `_native.LazyStructures` finds it. `key` is equal for graphs that are the same but for sizes
     and numbers; `numbers` are these numbers, the values of `constants`, one for each place where one is read."""
 
     order: list[Node]  # constants aside, each node after its inputs
     outputs: list[Node]  # what was asked for, and what somebody still holds
     leaves: list[Node]
     constants: list[Node]
-    key: tuple
+    key: int
     numbers: bytes
 
 
@@ -131,7 +131,7 @@ class Session:
 
     __slots__ = (
         "_runtime", "stream", "plans", "variants", "counters", "lock", "pending_max", "plans_max", "wait_s", "cache", "_cached", "quick", "swaps",
-        "_waits", "_patience_us", "_calls", "__weakref__",
+        "structures", "_waits", "_patience_us", "_calls", "__weakref__",
     )  # fmt: skip
 
     def __init__(self, of: runtime.Runtime) -> None:
@@ -141,7 +141,8 @@ class Session:
         self.swaps: deque[dict[str, object]] = deque(maxlen=SWAPS_MAX)
         # For every plan, before it runs. One that is kept on disk is waited for once, by the first of all processes.
         self._waits = of.encode != "auto" or of.cache is not None
-        self.variants: dict[object, set[bytes]] = {}
+        self.variants: dict[int, set[bytes]] = {}
+        self.structures = _native.LazyStructures(Node, dtypes.DType, Pending, PARAMETER, CONSTANT)
         self.counters: Counter[str] = Counter()
         self.lock = threading.RLock()
         self.pending_max, self.plans_max, self.wait_s = integer("pending_max"), integer("plans_max"), number("wait_s")
@@ -381,7 +382,7 @@ class Session:
             if not waiting:
                 return
             self.counters[f"flush {reason}"] += 1
-            lazy = Lazy(*_native.lazy_structure(waiting, PARAMETER, CONSTANT, Pending))
+            lazy = Lazy(*self.structures.find(waiting))
             for node, tensor in zip(lazy.outputs, self._run(lazy), strict=True):
                 array = node.data.array()
                 become_leaf(node, tensor)
@@ -460,6 +461,8 @@ class Session:
             return False
         seen = self.variants.get(lazy.key)
         if seen is None:
+            if len(self.variants) == STRUCTURES_MAX:
+                self.variants.clear()
             seen = self.variants[lazy.key] = set()
         if len(seen) < VARIANTS_MAX:
             seen.add(lazy.numbers)

@@ -311,3 +311,10 @@ def test_numbers_of_a_lazy_graph_are_told_apart_exactly() -> None:
         got, want = np.asarray(x * number), np.ones(3, np.float32) * np.float32(number)
         assert got.tobytes() == want.tobytes() or np.isnan(number)
         assert np.isnan(got).all() == np.isnan(number)
+
+
+def test_attributes_that_are_equal_but_not_the_same_have_plans_of_their_own() -> None:
+    """`full` of -0.0 found the plan of 0.0, and gave its bytes."""
+    for _ in range(3):
+        for value in (0.0, -0.0):
+            assert np.signbit(np.asarray(dvm.full((3,), value))).tolist() == [np.signbit(value)] * 3
