@@ -15,6 +15,7 @@ planned before it runs."""
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 import weakref
@@ -131,7 +132,7 @@ class Session:
 
     __slots__ = (
         "_runtime", "stream", "plans", "variants", "counters", "lock", "pending_max", "plans_max", "wait_s", "cache", "_cached", "quick", "swaps",
-        "structures", "_waits", "_patience_us", "_calls", "__weakref__",
+        "structures", "_logs", "_waits", "_patience_us", "_calls", "__weakref__",
     )  # fmt: skip
 
     def __init__(self, of: runtime.Runtime) -> None:
@@ -142,6 +143,7 @@ class Session:
         # For every plan, before it runs. One that is kept on disk is waited for once, by the first of all processes.
         self._waits = of.encode != "auto" or of.cache is not None
         self.variants: dict[int, set[bytes]] = {}
+        self._logs = bool(integer("log_flushes"))
         self.structures = _native.LazyStructures(Node, dtypes.DType, Pending, PARAMETER, CONSTANT)
         self.counters: Counter[str] = Counter()
         self.lock = threading.RLock()
@@ -383,11 +385,25 @@ class Session:
                 return
             self.counters[f"flush {reason}"] += 1
             lazy = Lazy(*self.structures.find(waiting))
+            if self._logs:
+                self._log(lazy, reason)
             for node, tensor in zip(lazy.outputs, self._run(lazy), strict=True):
                 array = node.data.array()
                 become_leaf(node, tensor)
                 if array is not None:
                     array._tensor = tensor
+
+    def _log(self, lazy: Lazy, reason: str) -> None:
+        """One line on standard error: why, where in the user's code, what, and whether its like was seen before."""
+        frame = sys._getframe(2)
+        while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "dvm_rt":
+            frame = frame.f_back
+        known = any((lazy.key, numbers) in self.plans for numbers in (lazy.numbers, None))
+        number, operators = sum(n for what, n in self.counters.items() if what.startswith("flush ")), len(lazy.order) - len(lazy.leaves)
+        print(
+            f"dvm_rt: flush {number}: {reason}: {operators} operators, {len(lazy.outputs)} results, {'seen before' if known else 'new'}: "
+            f"{frame.f_code.co_filename}:{frame.f_lineno}", file=sys.stderr,
+        )  # fmt: skip
 
     def _run(self, lazy: Lazy) -> tuple[Tensor, ...]:
         inputs = [n.data for n in lazy.leaves]
