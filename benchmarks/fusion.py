@@ -1,6 +1,6 @@
 """Fused against unfused: python benchmarks/fusion.py [--rounds N] [--plans] [--suite [NAME]]
 
---suite: every case of the benchmark suite (those whose name has NAME in it), in place of the subgraphs below.
+--suite: every case of the benchmark suite (those whose name has NAME in it), in place of the subgraphs below; some minutes.
 One line a subgraph and shape: kernels of the fused and of the unfused plan, microseconds of each program on one thread
 (medians of alternating rounds, inline, program known), their ratio, and the bytes of activations that each kernel reads and
 writes, summed; and what the cost model says of the fused one. A ratio above 1.03 is a lost row and is marked; the exit status says how many there are.
@@ -32,6 +32,8 @@ from tests.fusion.running import graph_of, prepared  # noqa: E402
 
 LOST = 1.03
 SECONDS_MAX = 0.4  # of one row
+ROUNDS_MIN = 3  # however long they take
+PAIR_MAX_S = 0.02  # up to which a sample is two runs
 Build = Callable[..., Node]
 
 
@@ -85,16 +87,19 @@ def measure(name: str, size: str, graph: Graph, arrays: list[np.ndarray], rounds
         program = _native.Program(_native.Plan(plan.to_bytes()).encode(symbols))
         runs.append(lambda program=program, arguments=arguments: program.run(arguments))
         moved.append(moved_bytes(plan, symbols))
+    begin = time.monotonic()
+    runs[1]()
+    pair = 1 + (time.monotonic() - begin < PAIR_MAX_S)
     for again in (1, 2, 3):
         times: list[list[float]] = [[], []]
         begin, left = time.monotonic(), rounds * again
-        while left > 0 and (time.monotonic() - begin < SECONDS_MAX * again or left > (rounds - 5) * again):
+        while left > 0 and (time.monotonic() - begin < SECONDS_MAX * again or left > (rounds - ROUNDS_MIN) * again):
             left -= 1
             for run, found in zip(runs, times, strict=True):
                 started = time.perf_counter_ns()
-                run()
-                run()
-                found.append((time.perf_counter_ns() - started) / 2000)
+                for _ in range(pair):
+                    run()
+                found.append((time.perf_counter_ns() - started) / pair / 1000)
         fused, alone = (statistics.median(t[1:]) for t in times)
         ratio = statistics.median(a / b for a, b in zip(times[0][1:], times[1][1:], strict=True))
         lost = ratio > LOST and min(times[0]) / min(times[1]) > LOST
@@ -167,13 +172,14 @@ def main() -> int:
         planning(arguments.rounds)
         return 0
     print(f"{'subgraph':28} {'size':14} {'kernels':>8} {'fused us':>10} {'unfused us':>10} {'ratio':>6} {'bytes':>6} {'model us':>10}")
-    rows = []
+    rows, begin = [], time.monotonic()
     for row in subgraphs(arguments.rounds) if arguments.suite is None else suite(arguments.suite, arguments.rounds):
         rows.append(row)
         print(row[0], flush=True)
-    lost = sum(lost for _, lost in rows)
-    print(f"{len(rows)} rows, {lost} lost (fused slower than unfused by more than {LOST - 1:.0%})")
-    return lost
+    lost = [line for line, lost in rows if lost]
+    took_s = time.monotonic() - begin
+    print(f"{len(rows)} rows in {took_s:.0f} s, {len(lost)} lost (fused slower than unfused by more than {LOST - 1:.0%})", *lost, sep="\n")
+    return len(lost)
 
 
 if __name__ == "__main__":
