@@ -385,3 +385,12 @@ def test_a_tuple_of_arrays_takes_the_fast_path_too() -> None:
     assert both(*both(x, y)[:1], y)[0].shape == (5,), "what it gives is an argument like any other"
     nested(x, y)
     assert not nested._short and type(nested(x, y)[1]) is list
+
+
+def test_a_graph_of_new_operators_is_planned_at_once() -> None:
+    with dvm.Runtime(inline=True):
+        x = dvm.asarray(np.ones((3, 4), np.float32))
+        dvm.function(lambda x: dvm.tanh(x) * x)(x)
+        assert (dvm.stats()["plans_made"], dvm.stats()["quick_launches"]) == (1, 0)
+        dvm.function(lambda x: dvm.tanh(dvm.tanh(x)) * x)(x)  # both were met
+        assert (dvm.stats()["plans_made"], dvm.stats()["quick_launches"]) == (1, 3)
