@@ -589,6 +589,12 @@ template <class O> FN void set_lanes(Context& c, int first) {
   set_lanes<meaning::min>(c, 2 * REDUCTIONS_EACH), set_lanes<meaning::mul>(c, 3 * REDUCTIONS_EACH);
   c.lanes_dtype = DTYPE;
 }
+// Taking the lanes writes all of them: more than what a small section that needs none does itself.
+FN bool reduces(const SectionView& s) {
+  for (int i = 0; i < s.head->word_count; i++)
+    if (s.words[i].op == OP_loop && s.words[i].a) return true;
+  return false;
+}
 }  // namespace
 }  // namespace dvm::DVM_TARGET::DVM_DTYPE
 
@@ -700,12 +706,14 @@ void run_vector(Context& c, const SectionRun& run) {
   const int operands = s.head->operand_count;
   c.outer = s.outer, c.operands = s.operands, c.start = s.words, c.constants = s.constants;
   c.row_bytes = long(sizeof(E)) * s.head->dims[0];
-  if (c.lanes_dtype != DTYPE) take_lanes(c);
   if (run.team) return run_wide(c, run);
   if (run_many_rows(c, run)) return leave();
-  if (c.row_bytes <= STRIP_BYTES) choose_tables<SHORT>(c);
-  else if (c.row_bytes <= BLOCK_BYTES) choose_tables<MIDDLE>(c);
-  else choose_tables<LONG>(c);
+  if (c.row_bytes <= STRIP_BYTES) {
+    choose_tables<SHORT>(c);
+  } else {
+    if (c.lanes_dtype != DTYPE && reduces(s)) take_lanes(c);
+    c.row_bytes <= BLOCK_BYTES ? choose_tables<MIDDLE>(c) : choose_tables<LONG>(c);
+  }
   if (run.end - run.begin != s.split.units) return run_rows(c, run);
   for (int i = 0; i < operands; i++) c.ptr[i] = run.address[i];
   for (int64_t& shift : c.shift) shift = 0;
