@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
+from functools import partial
 from math import prod
 
 import numpy as np
@@ -35,22 +36,23 @@ class Fused:
     def has(self, case: Case) -> bool:
         return not self.absent and case.name in NAMES
 
-    def bind(self, case: Case, arrays: Arrays, result: np.ndarray) -> Timer:
-        """A timer of the fastest variant; writes `result`, which is aligned. Rows are those of the last input but weights."""
-        held = [aligned(a) for a in arrays]
-        rows, columns = arrays[0].shape
-        if case.name == "lstm cell":
-            columns //= 4
+    def variants(self, case: Case, arrays: Arrays, result: np.ndarray) -> list[Timer]:
+        """A timer for each variant that rows of this length allow: non-temporal stores want whole cache lines. They write `result`,
+        which is aligned."""
+        held, (rows, columns) = [aligned(a) for a in arrays], arrays[-1 if case.name == "lstm cell" else 0].shape
         pointers = (ctypes.c_void_p * (len(held) + 1))(*(a.ctypes.data for a in (*held, result)))
         name = case.name.encode()
 
-        def timer(variant: int, count: int, keep: object = (held, result)) -> float:
-            return self.time(name, variant, pointers, rows, columns, count)
+        def timer(variant: int, runs: int, _held: object = (held, result)) -> float:
+            return self.time(name, variant, pointers, rows, columns, runs)
 
-        runnable = range(VARIANTS if columns % (ALIGNMENT // 4) == 0 else FIRST_STREAMED)
-        count = max(1, int(1e-3 / max(timer(0, 1), timer(0, 1), 1e-7)))
-        best = min(runnable, key=lambda v: min(timer(v, count) for _ in range(3)))
-        return lambda runs: timer(best, runs)
+        return [partial(timer, v) for v in range(VARIANTS if columns % (ALIGNMENT // 4) == 0 else FIRST_STREAMED)]
+
+    def bind(self, case: Case, arrays: Arrays, result: np.ndarray) -> Timer:
+        """The fastest variant."""
+        timers = self.variants(case, arrays, result)
+        count = max(1, int(1e-3 / max(min(timers[0](1) for _ in range(2)), 1e-7)))
+        return min(timers, key=lambda timer: min(timer(count) for _ in range(3)))
 
 
 def ours(function: Callable[..., object], arrays: Arrays, result: np.ndarray) -> Timer:
