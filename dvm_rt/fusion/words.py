@@ -96,7 +96,7 @@ def without_idle_wraps(nodes: list[plan.Node], dtypes: list[DType]) -> list[plan
 
 def nodes_of(node: Node) -> int:
     """How many nodes of a plan a member becomes, its constants included."""
-    if node.operator.lowering in (Lowering.PRODUCT, Lowering.GATHER, Lowering.HOST, Lowering.ATTENTION):
+    if node.operator.lowering in (Lowering.PRODUCT, Lowering.GATHER, Lowering.HOST, Lowering.ATTENTION, Lowering.RUNNING):
         return 1
     return _count(node.operator, node.inputs[-1].dtype, node.dtype, len(node.inputs))
 
