@@ -157,6 +157,11 @@ FN StoredVector<Half> to_halves(V a) {
   return h;
 #endif
 }
+#if defined(__AVX512F__)
+FN Vi joined_halves(StoredVector<Half> a, StoredVector<Half> b) { return (Vi)_mm512_inserti64x4(_mm512_castsi256_si512((__m256i)a), (__m256i)b, 1); }
+#elif defined(__AVX2__)
+FN Vi joined_halves(StoredVector<Half> a, StoredVector<Half> b) { return (Vi)_mm256_set_m128i((__m128i)b, (__m128i)a); }
+#endif
 FN V from_halves(StoredVector<Half> h) {
 #if defined(__AVX512F__)
   return _mm512_cvtph_ps((__m256i)h);
@@ -188,6 +193,13 @@ FN Vu rounded_up_to_brain_float(Vu u) {
 #endif
 }
 FN V from_brain_floats(StoredVector<BrainFloat> b) { return (V)((Vu)widened_integers<uint16_t>(b) << 16); }
+#if defined(__AVX512F__)
+FN V number_rounded_to_brain_float(V a) {  // no NaN
+  const __m512i u = (__m512i)a;
+  const __m512i r = _mm512_mask_add_epi32(_mm512_add_epi32(u, everywhere<0x7fff>()), _mm512_test_epi32_mask(u, everywhere<0x10000>()), u, everywhere<0x8000>());
+  return (V)_mm512_and_si512(r, everywhere<-0x10000>());
+}
+#endif
 // Rounded, and still a float. A NaN stays some NaN: it becomes canonical where it is stored.
 FN V rounded_to_half(V a) {
 #if defined(__AVX512F__)
@@ -322,10 +334,7 @@ template <class T> FN Vi only_low_bytes(V a) {
 template <class T, class... Vs> FN Vi packed(Vs... a) {
 #ifdef DVM_IS_float32
   if constexpr (std::is_same_v<T, Half>) {
-    const StoredVector<Half> halves[] = {to_halves(a)...};
-    Vi both;
-    memcpy(&both, halves, sizeof both);
-    return both;
+    return joined_halves(to_halves(a)...);
   } else
 #endif
     return joined(only_low_bytes<T>(a)...);

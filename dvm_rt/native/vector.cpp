@@ -100,8 +100,6 @@ template <class O, Form FORM, int N, bool PART> void binary(ARGS) {
   }
   NEXT;
 }
-// Only an operand in memory has a part: the other forms work on whole vectors, and share one handler.
-template <class O, Form FORM, int N, bool PART> constexpr Handler binary_handler = binary<O, FORM, N, PART && FORM == FORM_I>;
 template <class O, int N> void unary(ARGS) {
   if constexpr (unary_strip<O>) {
     each<N>(EACH { store(c->convert + j * sizeof(V), a); }, ACC);
@@ -111,6 +109,46 @@ template <class O, int N> void unary(ARGS) {
     each<N>(EACH { a = O::of(a); }, ACC);
   }
   NEXT;
+}
+#if defined(__AVX512F__) && defined(DVM_IS_float32)
+template <class O> concept quick_binary = requires(V a) { meaning::Numbers<O>::of(a, a); };
+template <class O> concept quick_unary = requires(V a) { meaning::Numbers<O>::of(a); };
+template <class O, Form FORM> void binary_of_numbers(ARGS) {  // of a whole strip
+  V x[FULL];
+  if constexpr (FORM == FORM_S || FORM == FORM_I) {
+    const E* m = FORM == FORM_S ? (const E*)c->slot[p->k] : (const E*)(c->ptr[p->a] + off);
+#pragma GCC unroll 8
+    for (int j = 0; j < FULL; j++) x[j] = load(m + j * W);
+  } else {
+    const V all_of_them = all(one_element<FORM>(c, p));
+#pragma GCC unroll 8
+    for (int j = 0; j < FULL; j++) x[j] = all_of_them;
+  }
+  const bool numbers = no_nan(a0, x[0], a1, x[1]) & no_nan(a2, x[2], a3, x[3]) & no_nan(a4, x[4], a5, x[5]) & no_nan(a6, x[6], a7, x[7]);
+  if (__builtin_expect(!numbers, 0)) CONTINUE((binary<O, FORM, FULL, false>));
+  each<FULL>(EACH { a = meaning::Numbers<O>::of(a, x[j]); }, ACC);
+  NEXT;
+}
+template <class O> void unary_of_numbers(ARGS) {
+  if (__builtin_expect(!(no_nan(a0, a1, a2, a3) & no_nan(a4, a5, a6, a7)), 0)) CONTINUE((unary<O, FULL>));
+  each<FULL>(EACH { a = meaning::Numbers<O>::of(a); }, ACC);
+  NEXT;
+}
+#else
+template <class O> concept quick_binary = false;
+template <class O> concept quick_unary = false;
+template <class O, Form FORM> void binary_of_numbers(ARGS);
+template <class O> void unary_of_numbers(ARGS);
+#endif
+// Only an operand in memory has a part: the other forms work on whole vectors, and share one handler.
+template <class O, Form FORM, int N, bool PART> constexpr Handler handler_of_binary() {
+  if constexpr (quick_binary<O> && N == FULL && !PART) return binary_of_numbers<O, FORM>;
+  else return binary<O, FORM, N, PART && FORM == FORM_I>;
+}
+template <class O, Form FORM, int N, bool PART> constexpr Handler binary_handler = handler_of_binary<O, FORM, N, PART>();
+template <class O, int N> constexpr Handler handler_of_unary() {
+  if constexpr (quick_unary<O> && N == FULL) return unary_of_numbers<O>;
+  else return unary<O, N>;
 }
 
 // ---- loads and stores -------------------------------------------------------------------------------------------------
@@ -524,7 +562,7 @@ template <int N, bool PART, Length LENGTH> constexpr Table strip_table() {
   h[OP_##n##_b] = binary_handler<meaning::n, FORM_B, N, PART>;
   DVM_ROWS_OF(BINARY)(X)
 #undef X
-#define X(n) h[OP_##n] = unary<meaning::n, N>;
+#define X(n) h[OP_##n] = handler_of_unary<meaning::n, N>();
   DVM_ROWS_OF(UNARY)(X)
 #undef X
   h[OP_load] = PART ? load_sparse<N, PART> : load_any<N>, h[OP_iota] = iota_strip<N>, h[OP_store_slot] = store_slot<N>;
