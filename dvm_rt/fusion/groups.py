@@ -236,9 +236,15 @@ def plain_copy(made: Group) -> Node | None:
     return node if root.dtype is node.dtype and root.operator.name not in MADE else None
 
 
+def running_node(made: Group) -> Node | None:
+    """The running totals that are this group, if it is some: they share a kernel with nothing."""
+    node = next(iter(made.placed))
+    return node if node.operator.lowering is Lowering.RUNNING else None
+
+
 def stands_alone(node: Node) -> bool:
-    """It shares a kernel with nothing: a host function."""
-    return node.operator.lowering is Lowering.HOST
+    """It shares a kernel with nothing: a host function, running totals."""
+    return node.operator.lowering in (Lowering.HOST, Lowering.RUNNING)
 
 
 def group(legal: Legal, fused: bool = True, nodes_max: int = NODES_MAX) -> Grouping:
@@ -480,7 +486,7 @@ def kernel_size(grouping: Grouping, trial: Group, members: set[Node], stored: in
                 continue
             if root.operator.name in NUMBERS:
                 leaves.add(root)
-            elif node.operator.lowering in (Lowering.PRODUCT, Lowering.GATHER, Lowering.HOST, Lowering.ATTENTION):
+            elif node.operator.lowering in (Lowering.PRODUCT, Lowering.GATHER, Lowering.ATTENTION) or stands_alone(node):
                 reads.add((node, number))
             elif not (hopeful and _may_join(grouping, root)):
                 reads.add(_read_key(grouping, trial, node, number))

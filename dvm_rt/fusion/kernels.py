@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from dvm_rt.dtypes import DType, float32, rounded
-from dvm_rt.fusion.groups import Group, Grouping, argument_key, argument_strides, host_node, plain_copy
+from dvm_rt.dtypes import DType, compute_dtype, float32, rounded
+from dvm_rt.fusion.groups import Group, Grouping, argument_key, argument_strides, host_node, plain_copy, running_node
 from dvm_rt.fusion.legalise import NUMBERS, Legal
 from dvm_rt.fusion.plan import GATHER, NONE, PACKED, READ, WRITE, Arg, Expression, Kernel, KernelBuilder, PlanBuilder
 from dvm_rt.fusion.segments import Segment
@@ -22,7 +22,7 @@ from dvm_rt.fusion.views import ZERO, Access, Placement, axes_of, is_one, source
 from dvm_rt.fusion.words import NARROW, is_closed, member_words, without_idle_narrowing
 from dvm_rt.graph.graph import Graph, Node
 from dvm_rt.graph.operators import Lowering
-from dvm_rt.graph.symbols import Check, Dim, Size, maximum, same
+from dvm_rt.graph.symbols import Check, Dim, Size, maximum, minimum, same
 from dvm_rt.isa import table
 from dvm_rt.isa.host import BY_NAME as HOST
 from dvm_rt.isa.layout import enum_value
@@ -310,6 +310,33 @@ def _producers(grouping: Grouping, group: Group) -> list[Group]:
 # ---- a host function ----------------------------------------------------------------------------------------------
 
 
+def write_running(plan: SegmentKernels, node: Node) -> None:
+    """Running totals along an axis, which is the row; the first of them made apart where nothing leads."""
+    axis, prod, reverse, lead = node.attributes
+    express, size = plan.expression, node.inputs[0].shape[axis]
+    outer = [i for i in reversed(range(len(node.shape))) if i != axis]
+    x, y = plan.legal.access[node.inputs[0]], plan.legal.home[node]
+
+    def kernel(count: Size, *arguments: tuple[Access, Size, int]) -> KernelBuilder:
+        """Over `count` elements of the row; each argument begins at its element `start` along the axis, seen from its first or last."""
+        built = KernelBuilder("VECTOR", compute_dtype(node.dtype), tuple([express(n) for n in (count, *[node.shape[i] for i in outer])]), NONE, 0)
+        for access, start, mode in arguments:
+            step = access.strides[axis]
+            at = access.offset + (access.shape[axis] - 1 - start if reverse else start) * step
+            strides = [express(s) for s in (-step if reverse else step, *[access.strides[i] for i in outer])]
+            built.arg(plan.buffer(access.root), mode, access.root.dtype, strides, NONE if same(at, 0) else express(at))
+        return built
+
+    lead = min(lead, 1)
+    if lead:
+        first = kernel(minimum(node.shape[axis], 1), (y, 0, WRITE))
+        first.output(first.const(int(prod)), 0)
+        plan.kernels.append(first.build())
+    rest = kernel(maximum(node.shape[axis] - 1, 0) if lead else size, (x, 0, READ), (y, lead, WRITE))
+    rest.output(rest.unary("run_prod" if prod else "run_sum", rest.input(0)), 1)
+    plan.kernels.append(rest.build())
+
+
 def write_host(plan: SegmentKernels, node: Node) -> None:
     """A kernel that is one host function: its attributes are the kernel's dims, sizes of operands their strides."""
     count = len(HOST[node.operator.instructions].attributes)
@@ -343,6 +370,8 @@ class KernelWriter:
         """Adds the kernel to the plan."""
         if (host := host_node(self.group)) is not None:
             return write_host(self.plan, host)
+        if (running := running_node(self.group)) is not None:
+            return write_running(self.plan, running)
         if (copied := plain_copy(self.group)) is not None:
             return self._write_copy(copied)
         group, product_node = self.group, self.group.product

@@ -195,7 +195,7 @@ class _Copier:
             inputs = [self.head(i, number) for number, i in enumerate(inputs)]
         elif lowering is Lowering.JOIN:
             inputs = [self.part(old, i) for old, i in zip(node.inputs, inputs, strict=True)]
-        elif lowering is Lowering.GATHER:
+        elif lowering in (Lowering.GATHER, Lowering.RUNNING):
             inputs = [self.stored(i) for i in inputs]
         elif lowering is Lowering.HOST:
             inputs = [self.whole(i) for i in inputs]
@@ -365,7 +365,7 @@ def _reads(node: Node) -> int:
 
 
 def _joinable(node: Node) -> bool:
-    return node.operator.lowering in (Lowering.ELEMENTWISE, Lowering.REDUCE, Lowering.PRODUCT, Lowering.GATHER, Lowering.ATTENTION)
+    return node.operator.lowering in (Lowering.ELEMENTWISE, Lowering.REDUCE, Lowering.PRODUCT, Lowering.GATHER, Lowering.ATTENTION, Lowering.RUNNING)
 
 
 def _again(node: Node, inputs: list[Node]) -> Node:

@@ -40,7 +40,7 @@ _EXPRESSIONS = {name: enum_value("ExprOp", name) for name in ENUMS["ExprOp"]}
 _ROLES = {name: enum_value("BufferRole", name) for name in ENUMS["BufferRole"]}
 _NODE_NAMES = {number: name for name, number in FLAGS["NodeOp"].items()}
 _BINARY = frozenset(i.name for i in table.INSTRUCTIONS if i.group is table.Group.BINARY)
-_UNARY = frozenset(i.name for i in table.INSTRUCTIONS if i.group is table.Group.UNARY)
+_UNARY = frozenset(i.name for i in table.INSTRUCTIONS if i.group in (table.Group.UNARY, table.Group.RUNNING))
 
 
 class Symbol(NamedTuple):

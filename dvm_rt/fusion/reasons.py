@@ -83,10 +83,12 @@ def _fused(grouping: Grouping, node: Node) -> str:
 def _between(grouping: Grouping, node: Node, reader: Node) -> str:
     if node.operator.lowering is Lowering.JOIN or reader.operator.lowering is Lowering.JOIN:
         return "parts of a join are written where they belong"
-    if reader.operator.lowering in (Lowering.PRODUCT, Lowering.GATHER, Lowering.HOST):
+    if reader.operator.lowering in (Lowering.PRODUCT, Lowering.GATHER, Lowering.HOST, Lowering.RUNNING):
         return f"{reader.operator.name} reads it from memory"
     if node.operator.lowering is Lowering.HOST:
         return f"{node.operator.name} runs on the host"
+    if node.operator.lowering is Lowering.RUNNING:
+        return f"{node.operator.name} has a kernel of its own"
     if grouping.group_of[node].product is not None:
         return "a matmul's result: only what follows from it element by element shares its kernel"
     return "it is computed in the kernel of another reader"

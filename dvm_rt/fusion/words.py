@@ -136,7 +136,7 @@ def _keeps_bfloat16(node: plan.Node, nodes: list[plan.Node], narrow: list[DType 
 
 def nodes_of(node: Node) -> int:
     """How many nodes of a plan a member becomes, its constants included."""
-    if node.operator.lowering in (Lowering.PRODUCT, Lowering.GATHER, Lowering.HOST, Lowering.ATTENTION):
+    if node.operator.lowering in (Lowering.PRODUCT, Lowering.GATHER, Lowering.HOST, Lowering.ATTENTION, Lowering.RUNNING):
         return 1
     return _count(node.operator, node.inputs[-1].dtype, node.dtype, len(node.inputs))
 

@@ -50,8 +50,27 @@ def rows(make: type[Operator], lowering: object) -> tuple[Operator, ...]:
         row("scatter", _updated, _scatter),
         row("scatter_nd", _updated, _scatter_nd),
         row("arange", _named, _counted, ("dtype",)),
-        row("cumulative", _number, _cumulative),
     )
+
+
+def running_row(make: type[Operator], lowering: object) -> Operator:
+    """Running totals, which are instructions of the vector machine, in a kernel of their own."""
+    return make("cumulative", 1, lowering, "running sums or products along an axis", _number, _cumulative, running_totals,
+                ("axis", "product", "reverse", "lead"))  # fmt: skip
+
+
+def running_totals(x: np.ndarray, axis: int, product: int, reverse: int, lead: int) -> np.ndarray:
+    """One element after another; float16 is rounded at the end only. `lead`: 0, element i counts up to itself; 1, up to
+    the one before; 2, as 0 with what nothing gives in front."""
+    x = np.asarray(x)
+    x = x.astype(np.float32) if x.dtype == np.float16 else x
+    x = np.flip(x, axis) if reverse else x
+    result = (np.multiply if product else np.add).accumulate(x, axis=axis, dtype=x.dtype)
+    if lead:
+        nothing = np.full((*x.shape[:axis], 1, *x.shape[axis + 1 :]), product, x.dtype)
+        result = np.concatenate([nothing, result], axis=axis)
+        result = np.take(result, np.arange(x.shape[axis]), axis=axis) if lead == 1 else result
+    return np.flip(result, axis) if reverse else result
 
 
 def number_bits(value: float) -> int:

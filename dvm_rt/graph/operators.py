@@ -38,7 +38,7 @@ from dvm_rt.errors import DTypeError, UnsupportedOperatorError
 from dvm_rt.graph import composites, control, movement, shapes, windows
 from dvm_rt.isa import functions, table
 
-Lowering = Enum("Lowering", "LEAF ELEMENTWISE REDUCE VIEW PRODUCT GATHER JOIN COMPOSITE HOST ATTENTION CONTROL")
+Lowering = Enum("Lowering", "LEAF ELEMENTWISE REDUCE VIEW PRODUCT GATHER JOIN COMPOSITE HOST ATTENTION CONTROL RUNNING")
 VARIADIC = -1
 
 
@@ -748,6 +748,7 @@ TABLE: tuple[Operator, ...] = (
              ("kernel", "stride", "padding", "dilation", "ceil_mode", "count_include_pad"), compose=windows.avg_pool),
     # ---- the long tail ----------------------------------------------------------------------------------------------
     *movement.rows(Operator, L.HOST),
+    movement.running_row(Operator, L.RUNNING),
     *control.rows(Operator, L.CONTROL),
 )  # fmt: skip
 

@@ -206,6 +206,7 @@ _WRITE: dict[str, Callable[[int], str]] = {
     "slot": lambda v: f"s{v}",
     "row": lambda v: f"r{v}",
     "reduction": _reduction,
+    "running": lambda v: f"t{v}",
     "mask": _mask,
     "distance": lambda v: f"-{v}",
     "ahead": str,

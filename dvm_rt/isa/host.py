@@ -144,19 +144,6 @@ def _arange(count: int, start: int, step: int) -> Array:
     return first + by * np.arange(count, dtype=np.float64)
 
 
-def _cumulative(x: Array, axis: int, product: int, reverse: int, lead: int) -> Array:
-    """One element after another; float16 is rounded at the end only. `lead`: 0, element i counts up to itself; 1, up to
-    the one before; 2, as 0 with what nothing gives in front."""
-    x = x.astype(np.float32) if x.dtype == np.float16 else x
-    x = np.flip(x, axis) if reverse else x
-    result = (np.multiply if product else np.add).accumulate(x, axis=axis, dtype=x.dtype)
-    if lead:
-        nothing = np.full((*x.shape[:axis], 1, *x.shape[axis + 1 :]), product, x.dtype)
-        result = np.concatenate([nothing, result], axis=axis)
-        result = np.take(result, np.arange(x.shape[axis]), axis=axis) if lead == 1 else result
-    return np.flip(result, axis) if reverse else result
-
-
 TABLE: tuple[HostFunction, ...] = (
     HostFunction("sort", 1, ("axis", "descending"), "elements in order; NaN last, or first where descending", _sort),
     HostFunction("argsort", 1, ("axis", "descending"), "indices that sort; equal elements keep their order", _argsort),
@@ -175,7 +162,6 @@ TABLE: tuple[HostFunction, ...] = (
     HostFunction("scatter", 3, ("axis", "how"), "updates put at indices along an axis; duplicates in row order", _scatter),
     HostFunction("scatter_nd", 3, ("how",), "updates put at coordinates; duplicates in row order", _scatter_nd),
     HostFunction("arange", 0, ("count", "start", "step"), "start, start + step, ..: numbers as bits of float64", _arange),
-    HostFunction("cumulative", 1, ("axis", "product", "reverse", "lead"), "running sums or products along an axis", _cumulative),
 )  # fmt: skip
 
 NAMES: tuple[str, ...] = tuple(row.name for row in TABLE)

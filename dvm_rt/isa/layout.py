@@ -27,6 +27,7 @@ LIMITS: dict[str, int] = {
     "MAX_ROW_SCALARS": 32,
     "MAX_REDUCTIONS": 16,  # 0..3 sums, 4..7 maxima, 8..11 minima, 12..15 products
     "REDUCTIONS_EACH": 4,
+    "MAX_RUNNING": 4,  # running totals of a section
     "MAX_WORDS": 512,  # of a section
     "MAX_SECTIONS": 4096,
     "MAX_ARGS": 2048,

@@ -280,6 +280,15 @@ class _Strip:
 
     do_fold_max = do_fold_min = do_fold_prod = do_fold_sum
 
+    def do_run_sum(self, word: Word) -> None:
+        self.require_pass()
+        if word.a >= layout.LIMITS["MAX_RUNNING"] or word.a in self.running:
+            raise self.memory.invalid("REDUCTION", "running total", word.a, "4 of them, each once in a pass")
+        self.running.add(word.a)
+        self.acc = table.OPCODES[word.op][0].meaning(self.value())
+
+    do_run_prod = do_run_sum
+
     def identity(self, reduction: int) -> np.generic:
         """What leaves any other value as it is, in this reduction."""
         dtype, number = self.dtype.numpy, reduction // EACH
@@ -330,7 +339,7 @@ class _Strip:
 
     def do_pass(self, word: Word) -> None:
         self.require_row_section()
-        self.in_pass, self.acc, self.slots = True, None, {}
+        self.in_pass, self.acc, self.slots, self.running = True, None, {}, set()
 
     def do_loop(self, word: Word) -> None:
         self.require_pass()

@@ -46,6 +46,7 @@ class Group(Enum):
     LOAD = "acc <- operand a, any storage dtype, any inner stride (0 and negative included), converted"
     STORE = "a place <- acc"
     REDUCE = "reduction lanes <- acc, in a pass"
+    RUNNING = "acc <- running totals of acc along the row, in a pass: each element after the one before; once in a pass for each a"
     FOLD = "acc <- total of the lanes in every element, in a row section; the lanes go back to their identity"
     CONTROL = "loop control and hints"
 
@@ -57,6 +58,7 @@ WORD_FIELDS: dict[str, str] = {
     "constant": "32 bits of the compute dtype, or (8-byte compute dtypes) number of an entry of the constants",
     "row": "row scalar",
     "reduction": "reduction: 0..3 sums, 4..7 maxima, 8..11 minima, 12..15 products",
+    "running": "running total: 0..3",
     "mask": "bit i is set if reduction i is accumulated in this pass",
     "distance": "words back to `pass`",
     "ahead": "bytes ahead in this row, 0 = the next row",
@@ -296,6 +298,10 @@ INSTRUCTIONS: tuple[Instruction, ...] = (
     Instruction("acc_max", Group.REDUCE, "lanes[a] = larger of lanes[a] and acc; NaN wins", cycles=20, a="reduction", **ALL),
     Instruction("acc_min", Group.REDUCE, "lanes[a] = smaller of lanes[a] and acc; NaN wins", cycles=20, a="reduction", **ALL),
     Instruction("acc_prod", Group.REDUCE, "lanes[a] *= acc", cycles=16, a="reduction", **ALL),
+    Instruction("run_sum", Group.RUNNING, "acc <- sums of the row's elements up to each one, added one after another",
+                lambda a: np.add.accumulate(a, axis=-1, dtype=a.dtype), cycles=512, a="running", **ALL),
+    Instruction("run_prod", Group.RUNNING, "acc <- products of the row's elements up to each one, multiplied one after another",
+                lambda a: np.multiply.accumulate(a, axis=-1, dtype=a.dtype), cycles=512, a="running", **ALL),
     Instruction("fold_sum", Group.FOLD, "acc <- sum of lanes[a]", cycles=40, a="reduction", **ALL),
     Instruction("fold_max", Group.FOLD, "acc <- largest of lanes[a]; NaN wins", cycles=40, a="reduction", **ALL),
     Instruction("fold_min", Group.FOLD, "acc <- smallest of lanes[a]; NaN wins", cycles=60, a="reduction", **ALL),

@@ -542,6 +542,7 @@ class _Words:
         self.rows: set[int] = set()
         self.gathered: set[int] = set()
         self.accumulated: set[int] = set()
+        self.run: set[int] = set()
         self.unfolded: set[int] = set()
         self.stored: set[int] = set()
 
@@ -704,6 +705,15 @@ class _Words:
     def do_acc_prod(self, word: SimpleNamespace) -> None:
         self.accumulate(word, REDUCTIONS["prod"])
 
+    def running(self, word: SimpleNamespace) -> None:
+        self.need_vector()
+        self.need_pass()
+        self.require(self.acc, "UNINITIALISED")
+        self.require(word.a < LIMIT.MAX_RUNNING and word.a not in self.run, "REDUCTION")
+        self.run.add(word.a)
+
+    do_run_sum = do_run_prod = running
+
     def do_fold_sum(self, word: SimpleNamespace) -> None:
         self.fold(word, REDUCTIONS["sum"])
 
@@ -734,7 +744,7 @@ class _Words:
         self.need_row_section()
         self.require(not self.unfolded, "REDUCTION")
         self.in_pass, self.acc, self.pass_at = True, False, self.v.word_number
-        self.slots, self.accumulated = set(), set()
+        self.slots, self.accumulated, self.run = set(), set(), set()
 
     def do_loop(self, word: SimpleNamespace) -> None:
         self.need_vector()

@@ -157,6 +157,11 @@ FN StoredVector<Half> to_halves(V a) {
   return h;
 #endif
 }
+#if defined(__AVX512F__)
+FN Vi joined_halves(StoredVector<Half> a, StoredVector<Half> b) { return (Vi)_mm512_inserti64x4(_mm512_castsi256_si512((__m256i)a), (__m256i)b, 1); }
+#elif defined(__AVX2__)
+FN Vi joined_halves(StoredVector<Half> a, StoredVector<Half> b) { return (Vi)_mm256_set_m128i((__m128i)b, (__m128i)a); }
+#endif
 FN V from_halves(StoredVector<Half> h) {
 #if defined(__AVX512F__)
   return _mm512_cvtph_ps((__m256i)h);
@@ -168,17 +173,33 @@ FN V from_halves(StoredVector<Half> h) {
   return v;
 #endif
 }
+#if defined(__AVX512F__)
+// From memory: the port that else brings a constant from a register is the one that rounding keeps busy.
+template <int32_t K> constexpr int32_t CONSTANT = K;
+template <int32_t K> FN __m512i everywhere() {
+  __m512i all;
+  __asm__("vpbroadcastd %1, %0" : "=v"(all) : "m"(CONSTANT<K>));
+  return all;
+}
+#endif
 // Halves to even: half of the last bit that stays, less one, and that bit. What is to be cut off is in the low 16 bits; wrong for NaN.
 FN Vu rounded_up_to_brain_float(Vu u) {
 #if defined(__AVX512F__)
   // Of the two 16-bit halves of each element, 0x7fff and the last bit: their sum is one instruction.
-  const __m512i halves = _mm512_ternarylogic_epi32((__m512i)u, _mm512_set1_epi32(0x10000), _mm512_set1_epi32(0x7fff), 0xea);
-  return u + (Vu)_mm512_madd_epi16(halves, _mm512_set1_epi16(1));
+  const __m512i halves = _mm512_ternarylogic_epi32((__m512i)u, everywhere<0x10000>(), everywhere<0x7fff>(), 0xea);
+  return u + (Vu)_mm512_madd_epi16(halves, everywhere<0x10001>());
 #else
   return u + 0x7fff + (u >> 16 & 1);
 #endif
 }
 FN V from_brain_floats(StoredVector<BrainFloat> b) { return (V)((Vu)widened_integers<uint16_t>(b) << 16); }
+#if defined(__AVX512F__)
+FN V number_rounded_to_brain_float(V a) {  // no NaN
+  const __m512i u = (__m512i)a;
+  const __m512i r = _mm512_mask_add_epi32(_mm512_add_epi32(u, everywhere<0x7fff>()), _mm512_test_epi32_mask(u, everywhere<0x10000>()), u, everywhere<0x8000>());
+  return (V)_mm512_and_si512(r, everywhere<-0x10000>());
+}
+#endif
 // Rounded, and still a float. A NaN stays some NaN: it becomes canonical where it is stored.
 FN V rounded_to_half(V a) {
 #if defined(__AVX512F__)
@@ -193,7 +214,7 @@ FN V rounded_to_brain_float(V a) {
   const Vu r = rounded_up_to_brain_float((Vu)a);
 #if defined(__AVX512F__)
   const __mmask16 number = _mm512_cmp_ps_mask(a, a, _CMP_ORD_Q);
-  return (V)_mm512_mask_and_epi32((__m512i)a, number, (__m512i)r, _mm512_set1_epi32(-0x10000));
+  return (V)_mm512_mask_and_epi32((__m512i)a, number, (__m512i)r, everywhere<-0x10000>());
 #else
   return a == a ? (V)(r & 0xffff0000u) : a;
 #endif
@@ -313,10 +334,7 @@ template <class T> FN Vi only_low_bytes(V a) {
 template <class T, class... Vs> FN Vi packed(Vs... a) {
 #ifdef DVM_IS_float32
   if constexpr (std::is_same_v<T, Half>) {
-    const StoredVector<Half> halves[] = {to_halves(a)...};
-    Vi both;
-    memcpy(&both, halves, sizeof both);
-    return both;
+    return joined_halves(to_halves(a)...);
   } else
 #endif
     return joined(only_low_bytes<T>(a)...);

@@ -64,6 +64,7 @@ struct Generator : Domain {
   uint8_t a[MAX_NODES], b[MAX_NODES], level_of[MAX_NODES], need[MAX_NODES], uses[MAX_NODES], reduction[MAX_NODES];
   uint16_t cycles[MAX_NODES];
   int8_t slot[MAX_NODES], row[MAX_NODES], buffer[MAX_NODES];
+  int running_count = 0;
 
   Generator(Program& p, const PlanKernel& k, const PlanNode* n, int count) : Domain(p, k), nodes(n), node_count(count) {}
 
@@ -122,6 +123,7 @@ struct Generator : Domain {
       } else {
         live |= bit(n.a);
         if (ROW_GROUP[n.op] == Group::BINARY) live |= bit(n.b);
+        if (ROW_GROUP[n.op] == Group::RUNNING) reduces = true;  // the row has to stay what it is
       }
     }
   }
@@ -210,7 +212,10 @@ struct Generator : Domain {
     if (is_full(x)) cost += cycles[x];
     if (is_full(y) && y != x) cost += cycles[y];
     cycles[v] = uint16_t(std::min(cost, 10000));
-    if (epilogue || is_full(x) || is_full(y)) full |= bit(v);
+    const bool runs = ROW_GROUP[op] == Group::RUNNING;
+    if (runs && running_count == MAX_RUNNING) return fail("more than 4 running totals in one kernel");
+    if (runs) reduction[v] = uint8_t(running_count++);
+    if (epilogue || runs || is_full(x) || is_full(y)) full |= bit(v);
     else row_values[level_of[v]] |= bit(v);
     const bool free_x = kind[x] <= CONSTANT || !is_full(x), free_y = kind[y] <= CONSTANT || !is_full(y);
     if (x == y || free_y) need[v] = need[x];
@@ -329,7 +334,7 @@ struct Generator : Domain {
     else if (kind[v] == BINARY) generate_binary(v);
     else {
       generate(a[v]), release(a[v]);
-      emit(FIRST_OP[nodes[v].op]);
+      emit(FIRST_OP[nodes[v].op], ROW_GROUP[nodes[v].op] == Group::RUNNING ? reduction[v] : 0);
     }
     acc = v;
     if (uses[v] > 1 || keep >> v & 1) park(v);

@@ -98,6 +98,12 @@ template <class O> void beside_accumulate(ARGS) {
   else each<FULL>(EACH { store(m + j * W, O::of(load(m + j * W), a)); }, ACC);
   NEXT;
 }
+template <class O> void beside_running(ARGS) {
+  E* m = (E*)c->many.running[p->a];
+  if (off) each<FULL>(EACH { a = O::of(load(m + j * W), a); }, ACC);
+  each<FULL>(EACH { store(m + j * W, a); }, ACC);
+  NEXT;
+}
 template <class O> void beside_fold(ARGS) {
   const long count = c->row_bytes / long(sizeof(E));
   for (long half = LANE_COUNT / 2; half; half /= 2)
@@ -145,6 +151,7 @@ template <bool ROW> constexpr Table beside_table() {
     h[OP_store] = h[OP_store_nt] = h[OP_store_any] = h[OP_store_any_nt] = beside_store;
     h[OP_acc_sum] = beside_accumulate<meaning::add>, h[OP_acc_max] = beside_accumulate<meaning::max>;
     h[OP_acc_min] = beside_accumulate<meaning::min>, h[OP_acc_prod] = beside_accumulate<meaning::mul>;
+    h[OP_run_sum] = beside_running<meaning::add>, h[OP_run_prod] = beside_running<meaning::mul>;
     h[OP_loop] = beside_loop;
   }
   return t;
@@ -409,7 +416,48 @@ void run_together(Context& c, const SectionRun& run) {
 }
 
 // ---- gathered ---------------------------------------------------------------------------------------------------------
-// Is the section `gather, pass, acc <- gathered row, store, loop, end_row`, hints aside?
+// What becomes of a stored element that is loaded and stored again, where that keeps its value.
+enum class Kept { NO, BITS, BOOLS, HALVES, BRAIN_FLOATS, ELEMENTS };  // HALVES to ELEMENTS: but for NaN, which becomes canonical
+constexpr Kept kept(uint8_t dtype) {
+  if (dtype == DTYPE) return Kept::ELEMENTS;
+  switch (DType(dtype)) {
+    case DType::BOOL: return Kept::BOOLS;
+    case DType::INT8: case DType::UINT8: case DType::INT16: case DType::UINT16: return Kept::BITS;
+    case DType::INT32: case DType::UINT32: return FLOATING && sizeof(E) == 4 ? Kept::NO : Kept::BITS;
+    case DType::INT64: case DType::UINT64: return !FLOATING && sizeof(E) == 8 ? Kept::BITS : Kept::NO;
+    case DType::FLOAT16: return FLOATING ? Kept::HALVES : Kept::NO;
+    case DType::BFLOAT16: return FLOATING ? Kept::BRAIN_FLOATS : Kept::NO;
+    default: return Kept::NO;
+  }
+}
+typedef uint8_t Bytes __attribute__((vector_size(sizeof(V))));
+typedef uint16_t Words __attribute__((vector_size(sizeof(V))));
+template <uint16_t INFINITE, uint16_t CANONICAL> FN Words canonical(Words x) {
+  const Words nan = (Words)((x & 0x7fff) > INFINITE);
+  return (x & ~nan) | (nan & CANONICAL);
+}
+template <Kept KEPT> FN V stored_again(V x) {
+  if constexpr (KEPT == Kept::BOOLS) return (V)((Bytes)((Bytes)x != 0) & 1);
+  else if constexpr (KEPT == Kept::HALVES) return (V)canonical<0x7c00, 0x7e00>((Words)x);
+  else if constexpr (KEPT == Kept::BRAIN_FLOATS) return (V)canonical<0x7f80, 0x7fc0>((Words)x);
+  else if constexpr (KEPT == Kept::ELEMENTS) return canonicalNaN(x);
+  else return x;
+}
+template <Kept KEPT> FN void copy_row(uint8_t* to, const uint8_t* from, int64_t bytes, bool past_caches) {
+  constexpr int64_t STEP = sizeof(V);
+  int64_t j = 0;
+  if (past_caches)
+    for (; j < bytes; j += STEP) stream((E*)(to + j), stored_again<KEPT>(load(from + j)));
+  for (; j + STEP <= bytes; j += STEP) store(to + j, stored_again<KEPT>(load(from + j)));
+  if (j == bytes) return;
+  if (bytes >= STEP) return store(to + bytes - STEP, stored_again<KEPT>(load(from + bytes - STEP)));
+  alignas(64) uint8_t part[STEP] = {};
+  memcpy(part, from, size_t(bytes));
+  store(part, stored_again<KEPT>(load(part)));
+  memcpy(to, part, size_t(bytes));
+}
+
+// Is the section `gather, pass, acc <- gathered row, store, loop, end_row`, hints aside, and are the rows dense and kept?
 bool only_gathers(const SectionView& s) {
   constexpr int WORDS = 6;
   if (s.head->operand_count != 3 || s.words[0].op != OP_gather || !s.outers) return false;
@@ -420,9 +468,13 @@ bool only_gathers(const SectionView& s) {
     if (count == WORDS) return false;
     found[count++] = s.words + i;
   }
-  if (count != WORDS || found[1]->op != OP_pass || found[2]->op != OP_mov_i || found[2]->a != found[0]->a) return false;
-  if ((found[3]->op != OP_store && found[3]->op != OP_store_nt) || found[3]->a == found[0]->a) return false;
-  return found[4]->op == OP_loop && found[5]->op == OP_end_row;
+  if (count != WORDS || found[1]->op != OP_pass || (found[2]->op != OP_mov_i && found[2]->op != OP_load) || found[2]->a != found[0]->a) return false;
+  const uint16_t store = found[3]->op;
+  if ((store != OP_store && store != OP_store_nt && store != OP_store_any && store != OP_store_any_nt) || found[3]->a == found[0]->a) return false;
+  if (found[4]->op != OP_loop || found[5]->op != OP_end_row) return false;
+  const Operand &from = s.operands[found[0]->a], &to = s.operands[found[3]->a];
+  const int64_t size = DTYPE_BYTES[from.dtype];
+  return from.dtype == to.dtype && from.stride[0] == size && to.stride[0] == size && kept(from.dtype) != Kept::NO;
 }
 FN int64_t index_at(const uint8_t* m, bool wide) {
   int64_t i;
@@ -430,38 +482,43 @@ FN int64_t index_at(const uint8_t* m, bool wide) {
   if (wide) return memcpy(&i, m, 8), i;
   return memcpy(&narrow, m, 4), narrow;
 }
-void run_gathered(Context& c, const SectionRun& run) {
+template <Kept KEPT> void run_gathered(Context& c, const SectionRun& run) {
   constexpr int64_t AHEAD = 12;  // rows
   const Word* store_word = c.start;
-  while (store_word->op != OP_store && store_word->op != OP_store_nt) store_word++;
+  while (OPS[store_word->op].group != Group::STORE) store_word++;
   const int from = c.start->a, to = store_word->a;
   const Operand& x = c.operands[from];
   const bool wide = DType(c.operands[x.index].dtype) == DType::INT64;
-  const long count = c.row_bytes / long(sizeof(E)), lines = c.row_bytes < 512 ? c.row_bytes : 512;
+  const int64_t bytes = run.section.head->dims[0] * DTYPE_BYTES[x.dtype], lines = bytes < 512 ? bytes : 512;
+  const bool streams = store_word->op == OP_store_nt || store_word->op == OP_store_any_nt;
   for (int64_t row = run.begin, here; row < run.end; row += here) {
     here = place_row(c, run, row);
     const uint8_t *table = c.ptr[from], *index = c.ptr[x.index];
     uint8_t* out = c.ptr[to];
     const int64_t table_gain = c.outer[0].gain[from], index_gain = c.outer[0].gain[x.index], out_gain = c.outer[0].gain[to];
-    const bool past_caches = store_word->op == OP_store_nt && !(((uintptr_t)out | (uintptr_t)out_gain | c.row_bytes) & (sizeof(V) - 1));
+    const bool past_caches = streams && !(((uintptr_t)out | (uintptr_t)out_gain | (uintptr_t)bytes) & (sizeof(V) - 1));
     for (int64_t r = 0; r < here; r++, table += table_gain, index += index_gain, out += out_gain) {
       int64_t i = index_at(index, wide);
       if (r + AHEAD < here) {
         const int64_t later = index_at(index + AHEAD * index_gain, wide);
         const uintptr_t m = uintptr_t(table) + uint64_t(AHEAD * table_gain) + uint64_t(later < 0 ? later + x.limit : later) * uint64_t(x.depth);
-        for (long j = 0; j < lines; j += 64) __builtin_prefetch((const void*)(m + uint64_t(j)));  // anywhere: an index is not checked yet
+        for (int64_t j = 0; j < lines; j += 64) __builtin_prefetch((const void*)(m + uint64_t(j)));  // anywhere: an index is not checked yet
       }
       if (i < -x.limit || i >= x.limit) {
         c.trap = {TrapCode::GATHER_RANGE, 0, 0, i, x.limit};
         return;
       }
-      const uint8_t* m = table + (i < 0 ? i + x.limit : i) * x.depth;
-      long j = 0;
-      if (past_caches)
-        for (; j < count; j += W) stream((E*)out + j, canonicalNaN(load((const E*)m + j)));
-      for (; j + W <= count; j += W) store((E*)out + j, canonicalNaN(load((const E*)m + j)));
-      if (j < count) storePart((E*)out + j, canonicalNaN(loadPart((const E*)m + j, count - j)), count - j);
+      copy_row<KEPT>(out, table + (i < 0 ? i + x.limit : i) * x.depth, bytes, past_caches);
     }
+  }
+}
+void run_gathered(Context& c, const SectionRun& run) {
+  switch (kept(c.operands[c.start->a].dtype)) {
+    case Kept::BITS: return run_gathered<Kept::BITS>(c, run);
+    case Kept::BOOLS: return run_gathered<Kept::BOOLS>(c, run);
+    case Kept::HALVES: return run_gathered<Kept::HALVES>(c, run);
+    case Kept::BRAIN_FLOATS: return run_gathered<Kept::BRAIN_FLOATS>(c, run);
+    default: return run_gathered<Kept::ELEMENTS>(c, run);
   }
 }
 

@@ -284,7 +284,8 @@ struct Checker {
         if (!expr("size", n.a)) return false;
       } else if (n.op != NODE_CONST) {
         const bool known = n.op < ROW_COUNT, binary = known && ROW_GROUP[n.op] == Group::BINARY && n.op != ROW_mov;
-        if (!check.is(binary || (known && ROW_GROUP[n.op] == Group::UNARY), "op", n.op, "binary and unary rows")) return false;
+        const bool runs = known && ROW_GROUP[n.op] == Group::RUNNING && !matmul;
+        if (!check.is(binary || runs || (known && ROW_GROUP[n.op] == Group::UNARY), "op", n.op, "binary and unary rows, running totals but in an epilogue")) return false;
         if (!check.is(ROW_DTYPES[n.op] >> k.dtype & 1, "op", n.op, "rows that exist for the compute dtype")) return false;
         if (!(value(n.a) && (!binary || value(n.b)))) return false;
       }

@@ -45,6 +45,12 @@ UNARY(isinf, truth(absv(a) == Inf))
 UNARY(isfinite, truth(absv(a) < Inf))
 UNARY(signbit, truth((bits(a) < 0) & (a == a)))
 UNARY(sign, a == a ? truth(a > E(0)) - truth(a < E(0)) : a)
+#if defined(DVM_IS_float32) && defined(__AVX512F__)
+// What they are for numbers, and masks are slow: a strip is looked through for NaN first.
+template <class O> struct Numbers {};
+template <> struct Numbers<max> { FN static V of(V a, V x) { return maxNumber(a, x); } };
+template <> struct Numbers<min> { FN static V of(V a, V x) { return minNumber(a, x); } };
+#endif
 #ifdef DVM_IS_float32
 UNARY(exp, expv(a))
 UNARY(log, logv(a))
@@ -55,6 +61,9 @@ UNARY(to_f16, rounded_to_half(a))
 UNARY(to_bf16, rounded_to_brain_float(a))
 #endif
 #undef UNARY
+#if defined(DVM_IS_float32) && defined(__AVX512F__)
+template <> struct Numbers<to_bf16> { FN static V of(V a) { return number_rounded_to_brain_float(a); } };
+#endif
 template <class O> constexpr E identity = 0;
 template <> constexpr E identity<max> = -Inf;
 template <> constexpr E identity<min> = Inf;

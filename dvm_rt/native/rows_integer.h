@@ -41,7 +41,7 @@ BINARY(philox, philoxv(a, x))
 #undef BINARY
 #define UNARY(name, result) struct name { FN static V of(V a) { return result; } };
 UNARY(neg, (V)(0 - as_unsigned(a)))
-UNARY(abs, a < all(0) ? (V)(0 - as_unsigned(a)) : a)
+UNARY(abs, absv(a))
 UNARY(square, (V)(as_unsigned(a) * as_unsigned(a)))
 UNARY(relu, maxv(a, all(0)))
 UNARY(bit_not, ~a)

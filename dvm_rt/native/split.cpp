@@ -49,7 +49,7 @@ bool rows_can_be_cut(const SectionView& section) {
   for (int i = 0; i < section.head->word_count; i++) {
     const OpInfo& op = OPS[section.words[i].op];
     const bool known = op.row == ROW_gather || op.row == ROW_fetch || op.row == ROW_pass || op.row == ROW_loop || op.row == ROW_end_row;
-    if (op.group == Group::CONTROL && !known) return false;
+    if ((op.group == Group::CONTROL && !known) || op.group == Group::RUNNING) return false;
   }
   return true;
 }

@@ -25,6 +25,7 @@ struct alignas(64) ManyRows {
   alignas(64) uint8_t scalar[MAX_ROW_SCALARS][STRIP_BYTES_MAX];
   alignas(64) uint8_t buffer[MAX_OPERANDS][STRIP_BYTES_MAX];
   alignas(64) uint8_t lanes[MAX_REDUCTIONS][LANES][STRIP_BYTES_MAX];
+  alignas(64) uint8_t running[MAX_RUNNING][STRIP_BYTES_MAX];  // totals so far; of one row the first element
 };
 
 // All state of the vector machine beyond the accumulator; one per thread. Words name slots, row scalars and lanes by

@@ -74,8 +74,10 @@ FN V scaleBetween(V a, V n, V x, float low, float) {  // above high it overflows
 typedef __mmask16 NaNs;
 FN NaNs unordered(V a, V b) { return _mm512_cmp_ps_mask(a, b, _CMP_UNORD_Q); }
 FN V maxNumber(V a, V b) { return _mm512_range_ps(a, b, 5); }  // neither is NaN
+FN V minNumber(V a, V b) { return _mm512_range_ps(a, b, 4); }
+FN bool no_nan(V a, V b, V c, V d) { return _kortestz_mask16_u8(unordered(a, b), unordered(c, d)); }
 FN V maxv(V a, V b) { return _mm512_mask_add_ps(maxNumber(a, b), unordered(a, b), a, b); }  // the sum of a NaN and anything is a NaN
-FN V minv(V a, V b) { return _mm512_mask_add_ps(_mm512_range_ps(a, b, 4), unordered(a, b), a, b); }
+FN V minv(V a, V b) { return _mm512_mask_add_ps(minNumber(a, b), unordered(a, b), a, b); }
 FN bool any(NaNs x) { return x; }
 // x, and the canonical NaN for any NaN: the first argument where the second is a NaN, else the second.
 FN V canonicalNaN(V x) { return _mm512_fixupimm_ps(all(NaN), x, _mm512_set1_epi32(0x11111100), 0); }

@@ -10,6 +10,16 @@ constexpr E SHIFT_MASK = 8 * sizeof(E) - 1;
 FN Vu as_unsigned(V v) { return (Vu)v; }
 FN V maxv(V a, V b) { return a > b ? a : b; }
 FN V minv(V a, V b) { return a < b ? a : b; }
+FN V absv(V a) {
+  if constexpr (!IS_SIGNED) return a;
+#if defined(__AVX512F__)
+  else if constexpr (sizeof(E) == 4) return (V)_mm512_abs_epi32((__m512i)a);
+  else return (V)_mm512_abs_epi64((__m512i)a);
+#elif defined(__AVX2__)
+  else if constexpr (sizeof(E) == 4) return (V)_mm256_abs_epi32((__m256i)a);
+#endif
+  return a < all(0) ? (V)(0 - as_unsigned(a)) : a;
+}
 
 // Integers have no NaN: so that stores and folds read the same for every compute dtype.
 struct NaNs {

@@ -100,8 +100,6 @@ template <class O, Form FORM, int N, bool PART> void binary(ARGS) {
   }
   NEXT;
 }
-// Only an operand in memory has a part: the other forms work on whole vectors, and share one handler.
-template <class O, Form FORM, int N, bool PART> constexpr Handler binary_handler = binary<O, FORM, N, PART && FORM == FORM_I>;
 template <class O, int N> void unary(ARGS) {
   if constexpr (unary_strip<O>) {
     each<N>(EACH { store(c->convert + j * sizeof(V), a); }, ACC);
@@ -111,6 +109,46 @@ template <class O, int N> void unary(ARGS) {
     each<N>(EACH { a = O::of(a); }, ACC);
   }
   NEXT;
+}
+#if defined(__AVX512F__) && defined(DVM_IS_float32)
+template <class O> concept quick_binary = requires(V a) { meaning::Numbers<O>::of(a, a); };
+template <class O> concept quick_unary = requires(V a) { meaning::Numbers<O>::of(a); };
+template <class O, Form FORM> void binary_of_numbers(ARGS) {  // of a whole strip
+  V x[FULL];
+  if constexpr (FORM == FORM_S || FORM == FORM_I) {
+    const E* m = FORM == FORM_S ? (const E*)c->slot[p->k] : (const E*)(c->ptr[p->a] + off);
+#pragma GCC unroll 8
+    for (int j = 0; j < FULL; j++) x[j] = load(m + j * W);
+  } else {
+    const V all_of_them = all(one_element<FORM>(c, p));
+#pragma GCC unroll 8
+    for (int j = 0; j < FULL; j++) x[j] = all_of_them;
+  }
+  const bool numbers = no_nan(a0, x[0], a1, x[1]) & no_nan(a2, x[2], a3, x[3]) & no_nan(a4, x[4], a5, x[5]) & no_nan(a6, x[6], a7, x[7]);
+  if (__builtin_expect(!numbers, 0)) CONTINUE((binary<O, FORM, FULL, false>));
+  each<FULL>(EACH { a = meaning::Numbers<O>::of(a, x[j]); }, ACC);
+  NEXT;
+}
+template <class O> void unary_of_numbers(ARGS) {
+  if (__builtin_expect(!(no_nan(a0, a1, a2, a3) & no_nan(a4, a5, a6, a7)), 0)) CONTINUE((unary<O, FULL>));
+  each<FULL>(EACH { a = meaning::Numbers<O>::of(a); }, ACC);
+  NEXT;
+}
+#else
+template <class O> concept quick_binary = false;
+template <class O> concept quick_unary = false;
+template <class O, Form FORM> void binary_of_numbers(ARGS);
+template <class O> void unary_of_numbers(ARGS);
+#endif
+// Only an operand in memory has a part: the other forms work on whole vectors, and share one handler.
+template <class O, Form FORM, int N, bool PART> constexpr Handler handler_of_binary() {
+  if constexpr (quick_binary<O> && N == FULL && !PART) return binary_of_numbers<O, FORM>;
+  else return binary<O, FORM, N, PART && FORM == FORM_I>;
+}
+template <class O, Form FORM, int N, bool PART> constexpr Handler binary_handler = handler_of_binary<O, FORM, N, PART>();
+template <class O, int N> constexpr Handler handler_of_unary() {
+  if constexpr (quick_unary<O> && N == FULL) return unary_of_numbers<O>;
+  else return unary<O, N>;
 }
 
 // ---- loads and stores -------------------------------------------------------------------------------------------------
@@ -348,6 +386,24 @@ void fold_short(ARGS) {
   a0 = a1 = a2 = a3 = a4 = a5 = a6 = a7 = load(c->many.total[p->a]);
   NEXT;
 }
+// Running totals go from element to element, whatever the strip: the order of additions is the row's own.
+template <class O> FN E next_total(E total, E x) {
+  if constexpr (std::is_same_v<O, meaning::add>) return FLOATING ? total + x : E(UnsignedElement(total) + UnsignedElement(x));
+  else return FLOATING ? total * x : E(UnsignedElement(total) * UnsignedElement(x));
+}
+template <class O> [[gnu::noinline]] void run_totals(Context* c, int r, bool first, int n) {
+  E *m = (E*)c->convert, *total = (E*)c->many.running[r];
+  E sum = first ? m[0] : next_total<O>(*total, m[0]);
+  m[0] = sum;
+  for (int j = 1; j < n; j++) m[j] = sum = next_total<O>(sum, m[j]);
+  *total = sum;
+}
+template <class O, int N, bool PART> void running(ARGS) {
+  each<N>(EACH { store(c->convert + j * sizeof(V), a); }, ACC);
+  run_totals<O>(c, p->a, off == 0, elements<N, PART>(c, off));
+  each<N>(EACH { a = load(c->convert + j * sizeof(V)); }, ACC);
+  NEXT;
+}
 template <class O> FN void add_block_of(Context* c, int r, long block, V result) {
   E* total = (E*)c->blocks[r] + block % LANE_COUNT;
   *total = O::of(all(*total), result)[0];
@@ -506,7 +562,7 @@ template <int N, bool PART, Length LENGTH> constexpr Table strip_table() {
   h[OP_##n##_b] = binary_handler<meaning::n, FORM_B, N, PART>;
   DVM_ROWS_OF(BINARY)(X)
 #undef X
-#define X(n) h[OP_##n] = unary<meaning::n, N>;
+#define X(n) h[OP_##n] = handler_of_unary<meaning::n, N>();
   DVM_ROWS_OF(UNARY)(X)
 #undef X
   h[OP_load] = PART ? load_sparse<N, PART> : load_any<N>, h[OP_iota] = iota_strip<N>, h[OP_store_slot] = store_slot<N>;
@@ -515,6 +571,7 @@ template <int N, bool PART, Length LENGTH> constexpr Table strip_table() {
   h[OP_store] = store_strip<N, PART, false>, h[OP_store_nt] = store_strip<N, PART, true>;
   h[OP_acc_sum] = accumulate<meaning::add, N, PART>, h[OP_acc_max] = accumulate<meaning::max, N, PART>;
   h[OP_acc_min] = accumulate<meaning::min, N, PART>, h[OP_acc_prod] = accumulate<meaning::mul, N, PART>;
+  h[OP_run_sum] = running<meaning::add, N, PART>, h[OP_run_prod] = running<meaning::mul, N, PART>;
   h[OP_fetch] = fetch<N>, h[OP_loop] = loop<LENGTH == LONG>, h[OP_end] = end;
   if (LENGTH == SHORT) {
     h[OP_acc_sum] = accumulate_short<meaning::add, N, PART>, h[OP_acc_max] = accumulate_short<meaning::max, N, PART>;

@@ -595,6 +595,7 @@ class Verifier {
         return sets_acc(needs_pass() && reads(w.a));
       case Group::STORE: return needs_acc() && destination(op.row, w);
       case Group::REDUCE: return needs_acc() && accumulate(op.row, w.a);
+      case Group::RUNNING: return needs_acc() && running(w.a);
       case Group::FOLD: return sets_acc(fold(op.row, w.a));
       default: return control(op.row, w);
     }
@@ -677,6 +678,13 @@ class Verifier {
     accumulated_ |= 1u << r;
     return true;
   }
+  bool running(uint16_t r) {
+    if (kind_ != SectionKind::VECTOR) return refuse_word(VerifyCode::NESTING);
+    if (!needs_pass()) return false;
+    if (r >= MAX_RUNNING || running_ >> r & 1) return refuse_word(VerifyCode::REDUCTION, r, MAX_RUNNING - 1);
+    running_ |= 1u << r;
+    return true;
+  }
   bool fold(Row row, uint16_t r) {
     if (!needs_row_section() || !reduction(row - ROW_fold_sum, r)) return false;
     if (!(pending_ >> r & 1)) return refuse_word(VerifyCode::REDUCTION, r, pending_);
@@ -697,7 +705,7 @@ class Verifier {
       }
       case ROW_fetch: return true;
       case ROW_pass:
-        pass_at_ = at_, slots_ = 0, accumulated_ = 0, has_acc_ = false;
+        pass_at_ = at_, slots_ = 0, accumulated_ = running_ = 0, has_acc_ = false;
         if (!needs_row_section() || !all_folded()) return false;
         return in_pass_ = true;
       case ROW_loop:
@@ -785,7 +793,7 @@ class Verifier {
   // of the words so far
   int at_ = 0, pass_at_ = 0;
   bool in_pass_ = false, has_acc_ = false, row_began_ = false;
-  uint32_t slots_ = 0, rows_set_ = 0, gathered_ = 0, accumulated_ = 0, pending_ = 0;
+  uint32_t slots_ = 0, rows_set_ = 0, gathered_ = 0, accumulated_ = 0, pending_ = 0, running_ = 0;
 };
 
 }  // namespace

@@ -36,7 +36,6 @@ CASES: dict[str, tuple[Callable, list[np.ndarray]]] = {
     "gather_nd": (lambda op, x, i: op.gather_nd(x, i, batch=1), [ROWS, RNG.integers(-9, 9, (4, 5, 1))]),
     "scatter": (lambda op, x, i, u: op.scatter(x, i, u, axis=1, how=4), [ROWS, RNG.integers(-9, 9, (3, 20)), normal(3, 20)]),
     "scatter_nd": (lambda op, x, i, u: op.scatter_nd(x, i, u, how=0), [ROWS, RNG.integers(-4, 4, (6, 2)), normal(6)]),
-    "cumulative": (lambda op, x: op.cumulative(x, axis=0, product=0, reverse=1, lead=2), [ROWS]),
     "arange": (lambda op, x: op.arange(count=x.shape[1], start=0, step=4607182418800017408, dtype="int64"), [ROWS]),
 }  # fmt: skip
 

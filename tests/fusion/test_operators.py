@@ -274,6 +274,7 @@ def test_windows() -> None:
     weight = {"shape": (3, 4, 3, 3), "value": 0.5, "dtype": "float32"}
     check(lambda op, x: op.conv_transpose(x, op.full(**weight), output_padding=(1, 0), **two, groups=1), [x], atol=1e-4)
     check(lambda op, x: op.max_pool(x, kernel=(3, 2), ceil_mode=True, **two), [x])
+    check(lambda op, x: op.cumulative(x, axis=2, product=0, reverse=1, lead=2), [x], atol=1e-4)
     check(lambda op, x: op.avg_pool(op.exp(x), kernel=(3, 2), ceil_mode=True, count_include_pad=False, **two), [x])
 
 

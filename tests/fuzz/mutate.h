@@ -291,6 +291,7 @@ class Mutator {
     const OpInfo& info = OPS[w.op];
     if (info.a == Field::OPERAND) w.a = uint16_t(r_.below(int64_t(s.operands.size()) + 1));
     if (info.a == Field::REDUCTION) w.a = uint16_t(r_.below(MAX_REDUCTIONS + 1));
+    if (info.a == Field::RUNNING) w.a = uint16_t(r_.below(MAX_RUNNING + 1));
     if (info.k == Field::SLOT || info.k == Field::ROW) w.k = uint32_t(r_.below(4));
     if (info.k == Field::CONSTANT) w.k = r_.chance(50) ? uint32_t(r_.below(4)) : uint32_t(r_.next());
     return w;

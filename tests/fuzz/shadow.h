@@ -284,7 +284,7 @@ class Shadow {
   // ---- words over one row ----
   struct State {
     bool in_pass = false, acc = false;
-    uint32_t slots = 0, rows = 0, gathered = 0, open = 0;
+    uint32_t slots = 0, rows = 0, gathered = 0, open = 0, running = 0;
   };
   void gathered(int i, State& st) {
     const Operand& x = s_->operands[i];
@@ -334,6 +334,7 @@ class Shadow {
       if (op.k == Field::SLOT) need(w.k < MAX_SLOTS, "no such slot");
       if (op.k == Field::ROW) need(w.k < MAX_ROW_SCALARS, "no such row scalar");
       if (op.a == Field::REDUCTION) need(w.a < MAX_REDUCTIONS, "no such reduction");
+      if (op.a == Field::RUNNING) need(w.a < MAX_RUNNING, "no such running total");
       const bool plain = op.a != Field::OPERAND || s_->operands[w.a].dtype == head.dtype;
       const int64_t size = element_bytes(), kind = w.a / REDUCTIONS_EACH;
       const int64_t inner = op.a == Field::OPERAND ? s_->operands[w.a].stride[0] : 0;
@@ -367,6 +368,11 @@ class Shadow {
           need(kind == op.row - ROW_acc_sum && !(st.open >> w.a & 1), "kind of reduction, once in a pass");
           st.open |= 1u << w.a;
           break;
+        case Group::RUNNING:
+          need(st.in_pass && !epilogue && st.acc, "running total outside a pass");
+          need(!(st.running >> w.a & 1), "running total once in a pass");
+          st.running |= 1u << w.a;
+          break;
         case Group::FOLD:
           need(!st.in_pass && kind == op.row - ROW_fold_sum, "kind of reduction");
           need(st.open >> w.a & 1, "nothing to fold");
@@ -384,7 +390,7 @@ class Shadow {
           }
           if (op.row == ROW_pass) {
             need(!st.in_pass && !st.open, "pass");
-            st.in_pass = true, st.acc = false, st.slots = 0, pass_at = at;
+            st.in_pass = true, st.acc = false, st.slots = st.running = 0, pass_at = at;
           }
           if (op.row == ROW_loop) {
             need(st.in_pass && w.k == uint64_t(at - pass_at), "jump");

@@ -105,7 +105,7 @@ def cases(
     first one for which the row exists."""
     dtype = dtype or dtypes.BY_NAME[instruction.compute_dtypes[0]]
     make = {
-        Group.BINARY: _binary, Group.UNARY: _unary, Group.REDUCE: _reduction, Group.FOLD: _reduction,
+        Group.BINARY: _binary, Group.UNARY: _unary, Group.REDUCE: _reduction, Group.FOLD: _reduction, Group.RUNNING: _running,
     }.get(instruction.group)  # fmt: skip
     if make is None:
         make = OWN[instruction.name]
@@ -226,6 +226,29 @@ def _unary(instruction: Instruction, form: str, length: int, rng: np.random.Gene
     bench.section.word(instruction.name)
     bench.section.word("store_per_row", bench.per_row_output())
     yield bench.case("row section")
+
+
+def _running(instruction: Instruction, form: str, length: int, rng: np.random.Generator, dtype: dtypes.DType) -> Iterator[Case]:
+    """Along contiguous rows, two of them at once; and along rows that lie across memory, side by side."""
+    bench = Bench(length, dtype=dtype)
+    section, x = bench.section, bench.full(hard(rng, dtype, *bench.shape))
+    section.begin_pass()
+    section.word("mov.i", x)
+    section.word(instruction.name, 2)
+    section.word(instruction.name, 0)
+    section.word("store", bench.full_output())
+    section.end_pass()
+    yield bench.case("row")
+    rows = 37
+    bench = Bench(length, rows, dtype)
+    size = dtype.bytes
+    x = bench.input(hard(rng, dtype, length, rows), (size * rows, size))
+    bench.section.begin_pass()
+    bench.section.word("load", x)
+    bench.section.word(instruction.name, 1)
+    bench.section.word("store_any", bench.output((length, rows), (size * rows, size)))
+    bench.section.end_pass()
+    yield bench.case("across")
 
 
 # ---- loads, stores -----------------------------------------------------------------------------------------

@@ -124,10 +124,13 @@ class RandomProgram:
         self.slots: list[int] = []
         self.start_value(in_pass=True)
         reductions: list[int] = []
+        running = [3, 0, 2, 1]
         for _ in range(int(self.rng.integers(1, 10))):
             self.arithmetic(in_pass=True)
             if self.chance(0.2):
                 reductions.append(self.reduce(reductions))
+            if running and self.chance(0.05):
+                self.section.word(f"run_{self.pick(['sum', 'prod'])}", running.pop())
             if self.chance(0.2):
                 self.slots.append(int(self.rng.integers(24)))
                 self.section.word("store_slot", self.slots[-1])

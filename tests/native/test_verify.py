@@ -74,6 +74,22 @@ section0 vector float32 [100,2] scratch=512
   17 end_row
 """
 
+RUNNING = """
+program workspace=0 scratch=0 fuel=106
+arg0 6000 float32 read align=4
+arg1 6000 float32 write align=4
+section0 vector float32 [300,5]
+  x0 arg0+0 float32 read [4,1200]
+  x1 arg1+0 float32 write [4,1200]
+  0 pass
+  1 mov.i x0
+  2 run_sum t0
+  3 run_prod t3
+  4 store x1
+  5 loop -5 {}
+  6 end_row
+"""
+
 GATHER = """
 program workspace=0 scratch=0 fuel=100
 arg0 24 int64 read align=8
@@ -280,7 +296,7 @@ section8 vector float32 [100]
 
 LISTINGS = {
     "elementwise": ELEMENTWISE, "softmax": SOFTMAX, "gather": GATHER, "matmul": MATMUL, "packed": PACKED, "host": HOST,
-    "wide": WIDE, "attention": ATTENTION, "control": CONTROL, "groups": GROUPS,
+    "wide": WIDE, "attention": ATTENTION, "control": CONTROL, "groups": GROUPS, "running": RUNNING,
 }  # fmt: skip
 
 
@@ -543,6 +559,12 @@ def edits() -> Iterator[Edit]:
     yield e("REDUCTION", 0, 6, "4 fold_max max4", "4 mov.k 1.0", "softmax")
     yield e("REDUCTION", 0, 17, "13 fold_sum sum0", "13 mov.k 1.0", "softmax")
     yield e("REDUCTION", 0, 14, "14 recip", "14 fold_sum sum0", "softmax")
+    yield e("REDUCTION", 0, 3, "3 run_prod t3", "3 run_prod t0", "running")
+    yield e("REDUCTION", 0, 3, "3 run_prod t3", "3 run_prod t4", "running")
+    yield e("UNINITIALISED", 0, 1, "1 mov.i x0", "1 run_sum t1", "running")
+    yield e("RESERVED", 0, 2, "2 run_sum t0", "2 run_sum t0 k=1", "running")
+    yield e("NESTING", 0, 14, "14 recip", "14 run_sum t0", "softmax")
+    yield e("NESTING", 0, 1, "1 add.i x3", "1 run_prod t0", "matmul")
     yield e("JUMP", 0, 7, "7 loop -7 {}", "7 loop -6 {}")
     yield e("JUMP", 0, 7, "7 loop -7 {}", "7 loop -4294967295 {}")
     yield e("NESTING", 0, 0, "0 pass", "0 end")

@@ -9,8 +9,8 @@ import numpy as np
 import dvm_rt as dvm
 from dvm_rt.array.array import Array
 from dvm_rt.errors import GraphError
+from dvm_rt.graph.movement import running_totals
 from dvm_rt.graph.symbols import product
-from dvm_rt.isa import host
 from dvm_rt.onnx.operators.elementwise import cast, kind_of
 from dvm_rt.onnx.table import Call, row, whole
 from dvm_rt.onnx.values import lift, numpy_dtype
@@ -144,52 +144,20 @@ row("ArgMin")(_arg("argmin"))
 
 @row("CumSum", on_host=(1,))
 def cumulative_sum(c: Call, x: Value, axis: Value) -> Value:
-    """Of integers a product with a triangle of ones, which is exact (floats could be infinite, and 0 times that is NaN)."""
-    along = _along(x, axis)
-    if not isinstance(x, Array):
-        return _on_host(c, x, along, 0)
-    return _sum_by_matmul(c, x, along) if kind_of(x) in "iu" else _by_scan(c, x, along, 0)
+    return _running(c, x, axis, dvm.cumulative_sum)
 
 
 @row("CumProd", on_host=(1,))
 def cumulative_product(c: Call, x: Value, axis: Value) -> Value:
-    along = _along(x, axis)
-    return _by_scan(c, x, along, 1) if isinstance(x, Array) else _on_host(c, x, along, 1)
+    return _running(c, x, axis, dvm.cumulative_prod)
 
 
-def _along(x: Value, axis: Value) -> int:
-    return int(np.asarray(axis).reshape(-1)[0]) % max(len(x.shape), 1)
-
-
-def _on_host(c: Call, x: np.ndarray, axis: int, product: int) -> np.ndarray:
-    flags = [int(c.get(flag, 0)) for flag in ("reverse", "exclusive")]
-    return host.BY_NAME["cumulative"].meaning(x, axis, product, *flags).astype(x.dtype)
-
-
-def _sum_by_matmul(c: Call, x: Array, axis: int) -> Array:
-    n = x.shape[axis]
-    rows, columns = c.xp.expand_dims(c.xp.arange(n), axis=1), c.xp.expand_dims(c.xp.arange(n), axis=0)
-    if c.get("reverse", 0):
-        rows, columns = columns, rows
-    held = c.xp.less(rows, columns) if c.get("exclusive", 0) else c.xp.less_equal(rows, columns)
-    order = tuple(i for i in range(x.ndim) if i != axis) + (axis,)
-    moved = c.xp.matmul(c.xp.permute_dims(x, order), held.astype(x.dtype))
-    return c.xp.permute_dims(moved, tuple(order.index(i) for i in range(x.ndim)))
-
-
-def _by_scan(c: Call, x: Array, axis: int, product: int) -> Array:
-    """A loop over the slices, which the device takes by itself."""
-    exclusive = c.get("exclusive", 0)
-
-    def step(before: Array, row: Array) -> tuple[Array, Array]:
-        after = before * row if product else before + row
-        return after, before if exclusive else after
-
-    rows = dvm.moveaxis(x, axis, 0) if axis else x
-    rows = dvm.flip(rows, axis=0) if c.get("reverse", 0) else rows
-    _, results = dvm.scan(step, dvm.full(rows.shape[1:], product, dtype=x.dtype), rows)
-    results = dvm.flip(results, axis=0) if c.get("reverse", 0) else results
-    return dvm.moveaxis(results, 0, axis) if axis else results
+def _running(c: Call, x: Value, axis: Value, function: Callable[..., Array]) -> Value:
+    along = int(np.asarray(axis).reshape(-1)[0]) % max(len(x.shape), 1)
+    reverse, exclusive = (int(c.get(flag, 0)) for flag in ("reverse", "exclusive"))
+    if isinstance(x, Array):
+        return function(x, axis=along, dtype=x.dtype, reverse=bool(reverse), exclusive=bool(exclusive))
+    return running_totals(x, along, int(function is dvm.cumulative_prod), reverse, exclusive).astype(x.dtype)
 
 
 # ---- normalisation ------------------------------------------------------------------------------------------------
