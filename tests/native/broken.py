@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from dvm_rt import _native, dtypes
 from dvm_rt.isa import layout
-from dvm_rt.isa.program import READ, WORKSPACE, WRITE, Program, ProgramBuilder, SectionBuilder
+from dvm_rt.isa.program import PACKED, READ, WORKSPACE, WRITE, Program, ProgramBuilder, SectionBuilder
 
 MOST = 1 << 40  # of a dimension
 Broken = tuple[str, str, bytes]  # what it is, how it is refused, the program
@@ -21,6 +21,12 @@ def broken() -> Iterator[Broken]:
     yield "dimensions whose product is 0 modulo 2^64", "OVERFLOW", raw(vector(1 << 32, 1 << 32))
     yield "a product whose work overflows", "FUEL", raw(matmul(1 << 20, 1 << 20, MOST))
     yield "a product in groups with words", "NESTING", raw(in_groups())
+    wide = layout.LIMITS["SLICE_K"] + 1
+    attention = ProgramBuilder().attention(1, 1, wide)
+    attention.operand(WORKSPACE, (0, 4 * wide), depth=4, limit=1)
+    for mode in (READ | PACKED, READ, READ | WRITE):
+        attention.operand(WORKSPACE, mode=mode, limit=wide)
+    yield "packed keys that are too wide", "DIMENSION", raw(attention)
     copy = SectionBuilder(ProgramBuilder().copy(1).kind, (1,))
     copy.word("end_row")
     copy.operand(0)
