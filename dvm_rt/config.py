@@ -92,6 +92,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("plan_patience_us", 1000.0, "us", "an operator, that a graph runs without a plan until its caller makes it", (0.0, 1e9)),
     Setting("quick_bytes_max", 32 << 20, "bytes", "that an unseen graph may write operator by operator; a larger one is planned first", (0, 1 << 40)),
     # ---- seeing inside ----
+    Setting("log_flushes", 0, "", "1: each time that lazy arrays are computed, a line on standard error says why, and where the code is", (0, 1)),
     Setting("story_length", 4096, "entries", "that the scheduler remembers for story()", (16, 1 << 20)),
     Setting("session_root", "", "", "folder of the session folders (default: XDG_RUNTIME_DIR, else a private one in /tmp)"),
     # ---- examples ----

@@ -30,7 +30,7 @@ static void check_limit(const char* name, uint64_t got, uint64_t least, uint64_t
 Stream::Stream(const StreamOptions& options)
     : options_(options),
       inline_mode_(options.inline_mode),
-      arena_(new Arena(options.arena_bytes_max)),
+      arena_(new Arena(options.arena_bytes_max, !options.inline_mode)),
       machine_(options.target.empty() ? best_target() : [&]() -> const Target& {
         const Target* found = find_target(options.target.c_str());
         if (!found) throw Error("EncodeError", say("stream: target: unknown here, got ", options.target,

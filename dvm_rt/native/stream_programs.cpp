@@ -393,8 +393,7 @@ Instance& Stream::instance_for(PlanState& state, std::span<const Tensor* const> 
       throw Error("ShapeError", say(parameter_text(state, i), ": rank of shape ", shape_text(t.shape()), ", got ",
           t.rank, ", allowed ", wanted[i].rank));
     if (t.buffer->arena != arena_)
-      throw Error("ClosedError", say(parameter_text(state, i),
-          ": a tensor of another runtime, got one, allowed those of this runtime"));
+      throw Error("GraphError", say(parameter_text(state, i), ": runtime, got an array of another one, allowed arrays of one runtime"));
   }
   int64_t symbols[MAX_SYMBOLS];
   size_t count = plan.symbols().size();
