@@ -223,6 +223,13 @@ def draw(axes: list, rows: Rows) -> None:
         axis.set(xlabel=text, ylabel="device idle, % of busy", yscale="log", title=f"idle against {varied}")
         axis.grid(alpha=0.3)
     axes[0].legend(fontsize="small")
+    for offset, ahead in zip((-0.2, 0.2), (1, SENTENCES), strict=True):
+        chosen = [r for r in rows if r["varied"] == "sentences" and r["ahead"] == ahead]
+        axes[4].bar(np.arange(len(chosen)) + offset, [max(100 * r["idle"], 0.01) for r in chosen], 0.38, label=f"{ahead} launches ahead")
+    axes[4].set(ylabel="device idle, % of busy", yscale="log", title="sentences of all lengths, MiniLM's size")
+    axes[4].set_xticks(range(len(MODES)), list(MODES), fontsize="x-small")
+    axes[4].legend(fontsize="small")
+    axes[4].grid(alpha=0.3, axis="y")
     for offset, work_us in zip((-0.2, 0.2), DECODE_WORK_US, strict=True):
         chosen = [r for r in rows if r["varied"] == "decode" and r["work_us"] == work_us]
         axes[3].bar(np.arange(len(chosen)) + offset, [max(100 * r["idle"], 0.01) for r in chosen], 0.38, label=f"{work_us} us injected")
@@ -245,7 +252,7 @@ def main() -> None:
     if "decode" in only:
         rows += measure_decode(given.repeats)
     report(rows)
-    write(given.out, "device_idle", rows, draw, 4)
+    write(given.out, "device_idle", rows, draw, 5)
 
 
 if __name__ == "__main__":

@@ -147,7 +147,8 @@ def draw(axes: list, rows: Rows) -> None:
         axes[1].bar(places + offset, [r[f"{kind}_p50_us"] / 1e3 for r in rows], 0.24, label={"first": "first call", "five": "five calls in all", "steady": "a call on its own plan"}[kind])
     axes[1].set(ylabel="ms", yscale="log", xticks=places, title="the same request again (p50)")
     axes[1].set_xticklabels([str(r["mode"]).replace(", ", "\n") for r in rows])
-    axes[1].legend(fontsize="small")
+    axes[1].margins(y=0.25)
+    axes[1].legend(fontsize="small", ncols=3, loc="upper center")
     for axis in axes:
         axis.grid(alpha=0.3)
 
