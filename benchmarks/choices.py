@@ -2,11 +2,11 @@
 
     python -m benchmarks.choices [--rounds 9]
 
-These are the choices of the encoder that change no bits: it takes stores past the caches and prefetches beyond L2, a distance for
-long rows, the next row for short ones, by one rule for all kernels. Here the words of encoded programs are rewritten to every other
-choice, and all are run in turns on the same buffers, the encoder's own twice: the difference of these two is what a tuner would take
-for a gain where there is none. Printed: nanoseconds an element of the encoder's choice, and each other one's gain over the faster of
-the two (negative: it loses)."""
+These are the choices of the encoder that change no bits: it takes stores past the caches and prefetches beyond L2, a distance
+for long rows, the next row for short ones, by one rule for all kernels. Here the words of encoded programs are rewritten to every
+other choice, and all are run in turns on the same buffers, the encoder's own twice: the difference of these two is what a tuner
+would take for a gain where there is none. Printed: nanoseconds an element of the encoder's choice, and each other one's gain over
+the faster of the two (negative: it loses)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from dvm_rt.array.function import planned_for
 from dvm_rt.isa.assembler import assemble, disassemble
 
 FETCH, PAST = re.compile(r"(fetch x\d+) \d+"), re.compile(r"\bstore_nt\b")
-DISTANCES = {"no prefetch": 64, "512 ahead": 512, "1024 ahead": 1024, "2048 ahead": 2048, "4096 ahead": 4096, "8192 ahead": 8192, "next row": 0}
+DISTANCES = {"no prefetch": 64, **{f"{distance} ahead": distance for distance in (512, 1024, 2048, 4096, 8192)}, "next row": 0}
 SIZES = ((512, 768), (2048, 256), (1024, 1024), (1024, 4096), (16, 1 << 18))
 
 
@@ -35,7 +35,8 @@ def chain(x: dvm.Array, y: dvm.Array) -> dvm.Array:
 
 KERNELS: dict[str, Callable[..., dvm.Array]] = {
     "add": lambda x, y: x + y, "chain of 12": chain, "softmax": lambda x, y: dvm.softmax(x, axis=-1),
-    "layer norm": lambda x, y: dvm.layer_norm(x, y[0], y[1]), "gelu": lambda x, y: dvm.gelu(x), "sum of rows": lambda x, y: dvm.sum(x, axis=-1),
+    "layer norm": lambda x, y: dvm.layer_norm(x, y[0], y[1]), "gelu": lambda x, y: dvm.gelu(x),
+    "sum of rows": lambda x, y: dvm.sum(x, axis=-1),
 }  # fmt: skip
 
 
@@ -68,7 +69,8 @@ def measure(rounds: int) -> None:
             base = min(best.pop("as encoded"), best.pop("again"))
             twice = [statistics.median(times[what]) for what in ("as encoded", "again")]
             gains = "  ".join(f"{what} {base / ns - 1:+.1%}" for what, ns in best.items())
-            print(f"{name:12} {shape[0]:5} x {shape[1]:<7} {base:7.3f} ns  again {min(twice) / max(twice) - 1:+.1%}  {gains}", flush=True)
+            again = min(twice) / max(twice) - 1
+            print(f"{name:12} {shape[0]:5} x {shape[1]:<7} {base:7.3f} ns  again {again:+.1%}  {gains}", flush=True)
 
 
 if __name__ == "__main__":

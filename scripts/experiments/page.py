@@ -23,7 +23,7 @@ Written by `scripts/experiments/page.py` from what the experiments beside it hav
 and a plot. Times are microseconds, medians, of one run on the machine named with each table; ratios of one run carry over to other
 machines better than times do. *Busy*: the device runs kernels. *Idle*: it does not although there is work: *exposed* if a program is
 missing, *starved* if a launch is missing while our own code runs in the client; the user's own Python is apart. *Checking*: the device
-verifies programs, which is neither.
+verifies programs, which is neither, but time in which it runs no kernel.
 """
 
 
