@@ -150,4 +150,4 @@ def _rows_of(row: Row) -> int:
 
 def _small_half(rows: list[Row]) -> list[Row]:
     """By the time of the best peer."""
-    return sorted((r for r in rows if r.best), key=lambda r: r.best[1])[: (len(rows) + 1) // 2]
+    return sorted((r for r in rows if r.best), key=lambda r: r.best[1])[: len(rows) // 2]
