@@ -73,11 +73,14 @@ def run(suites: list[str], peers: list[str], only: str, threads: int, all_unseen
             return only in name and (suite, name) not in done
 
         tell(suite)
-        if suite in SUITES:
-            add(SUITES[suite](found, wanted))
-        else:
-            for case in (c for c in cases.CASES if c.suite == suite and wanted(c.name)):
-                add(timed.rows(case))
+        parts = [(suite, lambda suite=suite, wanted=wanted: SUITES[suite](found, wanted))] if suite in SUITES else [
+            (f"{suite}, {c.name}", lambda c=c: timed.rows(c)) for c in cases.CASES if c.suite == suite and wanted(c.name)]  # fmt: skip
+        for name, rows_of in parts:
+            try:
+                add(rows_of())
+            except Exception as error:  # the rest is still worth having; the page says what is missing
+                print(f"\r\033[K{name}: {type(error).__name__}: {error}", file=sys.stderr)
+                machine["absent"][name] = f"{type(error).__name__}: {error}"
     print(f"\r\033[K{time.perf_counter() - begin:.0f} s in all", file=sys.stderr)
     save(machine, rows)
 

@@ -45,6 +45,10 @@ class Engine:
     for_each_shape = False  # whether it builds something anew for each shape
     exported_s = 0.0  # seconds of loading so far that went into another format, which its users have in a file
 
+    def can(self, case: Case) -> bool:
+        """Whether the case is one for it at all."""
+        return True
+
     def load(self, case: Case, weights: Arrays) -> None:
         raise NotImplementedError
 
@@ -142,9 +146,10 @@ class Torch(Engine):
 class TorchLinear(Torch):
     name = "torch-linear"
 
+    def can(self, case: Case) -> bool:
+        return case.product
+
     def load(self, case: Case, weights: Arrays) -> None:
-        if not case.product:
-            raise LookupError("no product with constant weights")
         self.rows = self.torch.from_numpy(weights[0].T.copy())
 
     def bind(self, inputs: Arrays) -> Run:
@@ -277,9 +282,10 @@ class NumExpr(Engine):
         numexpr.set_num_threads(THREADS)
         self.numexpr = numexpr
 
+    def can(self, case: Case) -> bool:
+        return bool(case.expression)
+
     def load(self, case: Case, weights: Arrays) -> None:
-        if not case.expression:
-            raise LookupError("no expression for it")
         self.expression = case.expression
 
     def bind(self, inputs: Arrays) -> Run:

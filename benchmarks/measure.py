@@ -185,13 +185,11 @@ class Cases:
 
     def _loaded(self, case: Case, weights: Arrays, notes: list[str]) -> list[Engine]:
         ready = []
-        for engine in self.engines:
+        for engine in (e for e in self.engines if e.can(case)):
             self.tell(f"{case.suite}: {case.name}, loading {engine.name}")
             try:
                 engine.load(case, weights)
                 ready.append(engine)
-            except LookupError:
-                continue
             except Exception as error:
                 notes.append(f"{engine.name}: {_short(error)}")
         return ready

@@ -50,6 +50,13 @@ def number(value: float | None) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
+def duration(us: float | None) -> str:
+    """Microseconds in the unit that suits them."""
+    if us is None:
+        return "-"
+    return f"{number(us)} us" if us < 1000 else f"{number(us / 1e3)} ms" if us < 1e6 else f"{number(us / 1e6)} s"
+
+
 def text(value: str) -> Cell:
     return Cell(value, "text")
 
@@ -197,15 +204,15 @@ def _yardstick(rows: list[Row]) -> Table:
 
 def _unseen(rows: list[Row]) -> Table:
     """A line a case: ours as our counters tell it and by the clock; the others by the clock."""
-    peers = [name for name in ("inductor", "inductor-dyn", "jax", "mindspore", "onnxruntime", "torch") if any(name in r.peers for r in rows)]
-    head = ["case", "shapes", "compile p50, us", "p98", "max", "beyond a repetition, p50", "p98", *(f"{p} p98" for p in peers)]
-    head += ["Inductor / dvm, p98", "max"] * ("inductor" in peers)
+    peers = [name for name in ("inductor", "inductor-dyn", "jax", "mindspore", "onnxruntime") if any(name in r.peers for r in rows)]
+    head = ["case", "shapes", "dvm compiles, p50", "p98", "max", "by the clock, p50", "p98", *(f"{p}, p98" for p in peers)]
+    head += ["inductor / dvm, p98", "max"] * ("inductor" in peers)
     body = []
     for case, of in groupby(rows, lambda r: r.case):
         by = {r.metric: r for r in of}
         p98, most = by["compile p98"], by["compile max"]
-        line = [text(case), text(p98.shape), *(Cell(number(by[m].dvm)) for m in ("compile p50", "compile p98", "compile max", "added p50", "added p98"))]
-        line += [Cell(number(p98.peers.get(p))) for p in peers]
+        line = [text(case), text(p98.shape), *(Cell(duration(by[m].dvm)) for m in ("compile p50", "compile p98", "compile max", "added p50", "added p98"))]
+        line += [Cell(duration(p98.peers.get(p))) for p in peers]
         if "inductor" in peers:
             line += [Cell(f"{r.over('inductor'):,.0f}x") if r.over("inductor") else Cell("-") for r in (p98, most)]
         body.append(line)
@@ -243,8 +250,8 @@ def _method(machine: dict) -> Section:
         "Calls come from Python with inputs that an engine holds already, and end when the result is whole. Weights are constants, packed where an engine packs.",
         "Peers in their best setting: a malloc that keeps its pages for all; PyTorch and NumPy with out= where that is faster; Inductor with freezing and without the disk "
         "caches of earlier runs; ONNX Runtime with bound inputs and outputs and one session for all shapes; numexpr with float32 constants; MindSpore in graph mode O0.",
-        "A shape never seen: `compile` is encoding and verifying by our own counters; for the others, and `beyond a repetition`, the clock of the first call less "
-        "that of a repetition. The plan, the graph of a peer, is known. Before each an engine runs the shape before.",
+        "A shape never seen: `dvm compiles` is encoding and verifying by our own counters; `by the clock`, and the others, is the first call less "
+        "a repetition, fresh memory included. The plan, the graph of a peer, is known. Before each an engine runs the shape before.",
         "`fused C` (benchmarks/fused.cpp) is written by hand for each case, with the best of nine variants at each shape; no peer, but what could be reached.",
         "`of the limit`: the time that bandwidth (the best of triads and reads at that size) or the peak of fused multiply-adds allow, of ours. Data that stays in "
         "a faster cache than the bytes moved tell can be above 100 %; products use the matrix unit's peak.",
@@ -318,7 +325,7 @@ nav a{color:var(--dim);text-decoration:none}nav a:hover{color:var(--ink)}
 .wide{overflow-x:auto;border:1px solid var(--line);border-radius:8px}table{border-collapse:collapse;width:100%;font-size:13px;font-variant-numeric:tabular-nums}
 th{background:var(--band);font-weight:600;text-align:right;white-space:nowrap;padding:6px 10px;border-bottom:1px solid var(--line)}
 td{padding:4px 10px;border-bottom:1px solid var(--line);text-align:right;white-space:nowrap}tr:last-child td{border-bottom:0}tbody tr:hover{background:var(--band)}
-.text{text-align:left}td.text{white-space:normal;min-width:9ch}tr.first td{border-top:1px solid var(--dim)}
+.text{text-align:left}td.text{white-space:normal;min-width:14ch}td.text:nth-child(2){min-width:9ch}tr.first td{border-top:1px solid var(--dim)}
 td.good{color:var(--good);font-weight:600;--fill:var(--goodbar)}td.bad{color:var(--bad);font-weight:600;--fill:var(--badbar)}td.number{--fill:var(--bar)}
 td.filled{background:linear-gradient(90deg,var(--fill) var(--to),transparent var(--to));min-width:76px}
 """
@@ -333,9 +340,14 @@ def html(machine: dict, rows: list[Row]) -> str:
     for section in found:
         out.append(f'<h2 id="{_anchor(section.title)}">{escape(section.title)}</h2>')
         if section.lines:
-            out.append("<ul>" + "".join(f"<li>{escape(said)}" for said in section.lines) + "</ul>")
+            out.append("<ul>" + "".join(f"<li>{_said(said)}" for said in section.lines) + "</ul>")
         out += [_html_table(table) for table in section.tables]
     return "\n".join([*out, "</main></html>\n"])
+
+
+def _said(line: str) -> str:
+    """A sentence, in which `...` is code."""
+    return "".join(f"<code>{part}</code>" if i % 2 else part for i, part in enumerate(escape(line).split("`")))
 
 
 def _anchor(title: str) -> str:

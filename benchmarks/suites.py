@@ -29,6 +29,7 @@ Wanted = Callable[[str], bool]
 
 def requests(engines: list[Engine], wanted: Wanted) -> Iterator[Row]:
     """The first result of a model that nobody has seen, and a server's stream."""
+    engines = [e for e in engines if e.can(_model())]
     if wanted(f"{MODEL}, first result"):
         first, why = {}, []
         for engine in engines:
@@ -43,6 +44,10 @@ def requests(engines: list[Engine], wanted: Wanted) -> Iterator[Row]:
         yield _stream(engines)
 
 
+def _model() -> Case:
+    return next(c for c in CASES if c.name == MODEL)
+
+
 def _cold(name: str) -> float | None:
     """Milliseconds of a first result in a process of its own."""
     done = subprocess.run([sys.executable, "-m", "benchmarks.cold", name], cwd=ROOT, capture_output=True, text=True, check=False)
@@ -52,25 +57,38 @@ def _cold(name: str) -> float | None:
 def _stream(engines: list[Engine]) -> Row:
     """Every request in a shape of its own, everything included that an engine does, from a function and weights on; export for
     ONNX Runtime apart. Engines take turns request by request; who has taken REQUESTS_S is asked no more."""
-    model, rng = next(c for c in CASES if c.name == MODEL), np.random.default_rng(0)
+    model, rng = _model(), np.random.default_rng(0)
     weights = model.weights(rng)
     shapes = list(dict.fromkeys(model.unseen(rng) for _ in range(2 * REQUESTS)))[:REQUESTS]
     spent: dict[str, float] = {}
     count: dict[str, int] = {}
-    for engine in engines:
+    why = []
+
+    def timed(engine: Engine, act: Callable[[], object]) -> None:
+        """Adds what it takes; an engine that cannot is out."""
         begin, exported = time.perf_counter(), engine.exported_s
-        engine.load(model, weights)
-        spent[engine.name], count[engine.name] = time.perf_counter() - begin - (engine.exported_s - exported), 0
+        try:
+            act()
+        except Exception as error:
+            if engine.name == "dvm":
+                raise
+            engines.remove(engine)
+            why.append(f"{engine.name}: {type(error).__name__}")
+            spent.pop(engine.name), count.pop(engine.name)
+        else:
+            spent[engine.name] += time.perf_counter() - begin - (engine.exported_s - exported)
+
+    for engine in list(engines):
+        spent[engine.name] = count[engine.name] = 0
+        timed(engine, lambda engine=engine: engine.load(model, weights))
     for number, dims in enumerate(shapes):
         arrays = model.inputs(rng, *dims)
         for engine in engines[number % len(engines) :] + engines[: number % len(engines)]:
             if spent[engine.name] < REQUESTS_S or count[engine.name] < 2:
-                begin = time.perf_counter()
-                engine.result(engine.bind(arrays)())
-                spent[engine.name] += time.perf_counter() - begin
                 count[engine.name] += 1
+                timed(engine, lambda engine=engine: engine.result(engine.bind(arrays)()))
     each = {name: 1e3 * spent[name] / count[name] for name in spent}
-    notes = "; ".join(f"{name}: the first {n} of them" for name, n in count.items() if n < len(shapes))
+    notes = "; ".join([*why, *(f"{name}: the first {n} of them" for name, n in count.items() if n < len(shapes))])
     return Row("requests", f"{MODEL}, {len(shapes)} requests", "all different", "mean of a request", "ms", each.pop("dvm"), each, notes=notes)
 
 
