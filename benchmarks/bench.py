@@ -28,7 +28,7 @@ def settings(threads: int) -> dict[str, str]:
     starts without what earlier runs have compiled: a shape that nobody has seen is in no cache."""
     counts = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS", "DVM_RT_THREADS", STARTED)
     malloc = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 34)}
-    return {**dict.fromkeys(counts, str(threads)), **malloc, "TORCHINDUCTOR_FORCE_DISABLE_CACHES": "1", "KINETO_LOG_LEVEL": "5"}
+    return {**dict.fromkeys(counts, str(threads)), **malloc, "TORCHINDUCTOR_FORCE_DISABLE_CACHES": "1"}
 
 
 Rows = list[Row]

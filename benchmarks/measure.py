@@ -30,10 +30,10 @@ from benchmarks.engines import Engine, Run
 from benchmarks.fused import Fused
 from benchmarks.limits import Limits
 
-SAMPLE_S, SAMPLES, CASE_S = 1e-3, 15, 2.5
+SAMPLE_S, SAMPLES, CASE_S = 1e-3, 15, 2.0
 SLOW_S, SLOW_SAMPLES = 0.15, 3
-UNSEEN, UNSEEN_S, UNSEEN_MIN = 50, 4.0, 3
-BUILD_S = 40.0  # of first calls at the shapes of one case: an engine that has taken so much is not asked at the others
+UNSEEN, UNSEEN_S, UNSEEN_MIN = 50, 3.0, 3
+BUILD_S = 25.0  # of first calls at the shapes of one case: an engine that has taken so much is not asked at the others
 YARDSTICKS = ("fused C", "our ")  # columns that begin so are no peers: what could be reached, and ourselves in another setting
 
 
