@@ -100,10 +100,13 @@ def main(suites: list[str], peers: str, only: str, threads: int, all_unseen: boo
     """Runs, prints the tables, writes what was asked for. A JSON file that is there already is gone on with: cases that it has
     are not run again. Starts itself again under `settings` first."""
     from benchmarks import page
+    from benchmarks.engines import ENGINES
 
     unknown = [s for s in suites if s not in ALL]
     if unknown:
         sys.exit(f"bench: suite: unknown, got {', '.join(unknown)}, allowed {', '.join(ALL)}")
+    if unknown := [p for p in peers.split(",") if p and p not in ENGINES]:
+        sys.exit(f"bench: --peers: unknown, got {', '.join(unknown)}, allowed {', '.join(ENGINES)}")
     if os.environ.get(STARTED) != str(threads):
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, **settings(threads)})
     machine, rows = _read(outputs["json"])

@@ -96,7 +96,7 @@ def isa(
 
 @app.command()
 def das(file: Annotated[Path, typer.Argument(help="the bytes of one program")]) -> None:
-    """Print the listing of a program."""
+    """Print the listing of a program, as `dvm_rt.das(function, *args)` does for what a call runs."""
     from dvm_rt.isa.assembler import disassemble
 
     print(disassemble(file.read_bytes()))
@@ -134,7 +134,7 @@ def run(
     profile: Annotated[bool, typer.Option(help="say where the nodes ran, and the runtime's counters")] = False,
     trace: Annotated[Path | None, typer.Option(help="write a Perfetto trace")] = None,
     compare: Annotated[str | None, typer.Option(help="run beside another engine: onnxruntime")] = None,
-    encoders: Annotated[int, typer.Option(min=0, max=64, help="worker processes; 0: everything in this process")] = 0,
+    encoders: Annotated[int, typer.Option(min=0, max=8, help="worker processes; 0: everything in this process")] = 0,
 ) -> None:
     """Run an ONNX model over one or several shapes. Exit code 2: results differ from those of the engine that it is compared with."""
     if not _onnx("command").run(file, input, dim, profile, trace, compare, encoders):
