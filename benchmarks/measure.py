@@ -148,7 +148,9 @@ class First:
 class Cases:
     """Times cases: with these engines, against these limits and the yardstick; `tell` shows progress."""
 
-    def __init__(self, engines: list[Engine], limits: Limits | None, yardstick: Fused, tell: Callable[[str], None], all_unseen: bool) -> None:
+    def __init__(
+        self, engines: list[Engine], limits: Limits | None, yardstick: Fused, tell: Callable[[str], None], all_unseen: bool
+    ) -> None:
         self.engines, self.limits, self.yardstick, self.tell, self.all_unseen = engines, limits, yardstick, tell, all_unseen
 
     def rows(self, case: Case) -> list[Row]:
@@ -199,7 +201,9 @@ class Cases:
             return None
         return 1e6 * self.limits.seconds(case.moved(*dims) if case.moved else 0.0, case.flops(*dims) if case.flops else 0.0)
 
-    def _kernel(self, case: Case, label: str, function: Callable, arrays: Arrays, wanted: np.ndarray, limit: float | None) -> Row:
+    def _kernel(
+        self, case: Case, label: str, function: Callable, arrays: Arrays, wanted: np.ndarray, limit: float | None
+    ) -> Row:
         timers = {}
         for name, bind in (("dvm", partial(fused.ours, function)), ("fused C", partial(self.yardstick.bind, case))):
             result = fused.empty(wanted.shape)
@@ -222,12 +226,28 @@ class Cases:
                 except Exception:
                     break
         firsts = {name: first for name, first in firsts.items() if first.added}
-        notes = ", ".join(f"{name}: {len(first.added)} shapes" for name, first in firsts.items() if len(first.added) < len(shapes))
+        notes = ", ".join(
+            f"{name}: {len(first.added)} shapes" for name, first in firsts.items() if len(first.added) < len(shapes)
+        )
         out = []
         for what in ("added", "compile"):
             for metric, share in (("p50", 0.5), ("p98", 0.98), ("max", 1.0)):
-                values = {name: 1e6 * float(np.quantile(f.added if what == "added" else f.compiled, share)) for name, f in firsts.items()}
-                out.append(Row(case.suite, case.name, f"{len(shapes)} new", f"{what} {metric}", "us", values.pop("dvm", None), values, notes=notes))
+                values = {
+                    name: 1e6 * float(np.quantile(f.added if what == "added" else f.compiled, share))
+                    for name, f in firsts.items()
+                }
+                out.append(
+                    Row(
+                        case.suite,
+                        case.name,
+                        f"{len(shapes)} new",
+                        f"{what} {metric}",
+                        "us",
+                        values.pop("dvm", None),
+                        values,
+                        notes=notes,
+                    )
+                )
         return out
 
 

@@ -85,7 +85,11 @@ def headlines(rows: list[Row]) -> list[str]:
         timed = [r for r in of if r.metric == "time" and r.ratio]
         if timed:
             ahead = sum(r.ratio > 1 for r in timed)
-            mean, least, most = geometric_mean([r.ratio for r in timed]), min(timed, key=lambda r: r.ratio), max(timed, key=lambda r: r.ratio)
+            mean, least, most = (
+                geometric_mean([r.ratio for r in timed]),
+                min(timed, key=lambda r: r.ratio),
+                max(timed, key=lambda r: r.ratio),
+            )
             lines.append(f"{TITLES[suite]}: ahead of the best peer on {ahead} of {len(timed)} rows; the best peer takes {mean:.2f} times as long in the geometric "
                          f"mean, {least.ratio:.2f} ({least.case} {least.shape}) to {most.ratio:.2f} ({most.case} {most.shape})")  # fmt: skip
     for suite in LEVELS:
@@ -123,7 +127,10 @@ WHY = {
 
 def _why(row: Row) -> str:
     """What is known of the case, and what the row itself tells: how close to the limit we are, whether the quartiles overlap."""
-    known = next((why for case, why in sorted(WHY.items(), key=lambda item: -len(item[0])) if row.case.startswith(case)), "no reason is known")
+    known = next(
+        (why for case, why in sorted(WHY.items(), key=lambda item: -len(item[0])) if row.case.startswith(case)),
+        "no reason is known",
+    )
     if row.limit and row.limit >= 0.7 * row.dvm:
         known += f"; we are at {100 * row.limit / row.dvm:.0f} % of the limit measured in the run"
     ours, theirs = row.spread.get("dvm"), row.spread.get(row.best[0])
@@ -145,13 +152,28 @@ def sections(machine: dict, rows: list[Row]) -> list[Section]:
     held = [t for t in targets(rows) if t.met is not None]
     out = [Section("In short", [f"{sum(t.met for t in held)} of {len(held)} targets are met.", *headlines(rows)])]
     if held:
-        body = [[text(t.what), text(t.wanted), text(t.figure), Cell("met" if t.met else "missed", "good" if t.met else "bad"), text("" if t.met else t.why)] for t in held]
+        body = [
+            [
+                text(t.what),
+                text(t.wanted),
+                text(t.figure),
+                Cell("met" if t.met else "missed", "good" if t.met else "bad"),
+                text("" if t.met else t.why),
+            ]
+            for t in held
+        ]
         said = "Of a target with many parts the table tells how many are met, and the worst. Rows that are lost have their reasons below."
         out.append(Section("Targets", [said], [Table(["what", "target", "figure", "", "why it is missed"], body)]))
     if behind := _behind(rows):
         body = [[text(TITLES[r.suite]), text(r.case), text(r.shape), Cell(f"{r.best[0]} {number(r.best[1])} {r.unit}"), Cell(f"{number(r.dvm)} {r.unit}"),
                  times(r.ratio), text(_why(r))] for r in sorted(behind, key=lambda r: r.ratio)]  # fmt: skip
-        out.append(Section("Rows in which a peer is ahead", [], [Table(["suite", "case", "shape", "best peer", "dvm", "ratio", "why"], body)]))
+        out.append(
+            Section(
+                "Rows in which a peer is ahead",
+                [],
+                [Table(["suite", "case", "shape", "best peer", "dvm", "ratio", "why"], body)],
+            )
+        )
     out += [Section(TITLES[suite], [], _tables(list(of))) for suite, of in groupby(rows, lambda r: r.suite)]
     return [*out, _method(machine)]
 
@@ -184,7 +206,11 @@ def _numbers(row: Row, peers: list[str]) -> list[Cell]:
 
 
 def _share(row: Row) -> Cell:
-    return Cell(number(100 * row.limit / row.dvm) + " %", share=min(row.limit / row.dvm, 1)) if row.limit and row.dvm else Cell("-")
+    return (
+        Cell(number(100 * row.limit / row.dvm) + " %", share=min(row.limit / row.dvm, 1))
+        if row.limit and row.dvm
+        else Cell("-")
+    )
 
 
 def _spread(row: Row) -> Cell:
@@ -197,25 +223,52 @@ def _steady(rows: list[Row]) -> Table:
     peers, unit = _peers(rows), rows[0].unit
     limited, compared = any(r.limit for r in rows), any(r.best for r in rows)
     head = ["case", "shape", f"dvm, {unit}", "+-", *peers, *["best peer / dvm"] * compared, *["of the limit"] * limited]
-    body = [[text(r.case), text(r.shape), *_numbers(r, peers)[:1], _spread(r), *_numbers(r, peers)[1:], *[times(r.ratio)] * compared, *[_share(r)] * limited] for r in rows]
+    body = [
+        [
+            text(r.case),
+            text(r.shape),
+            *_numbers(r, peers)[:1],
+            _spread(r),
+            *_numbers(r, peers)[1:],
+            *[times(r.ratio)] * compared,
+            *[_share(r)] * limited,
+        ]
+        for r in rows
+    ]
     return Table(head, body, notes=_notes(rows))
 
 
 def _yardstick(rows: list[Row]) -> Table:
-    body = [[text(r.case), text(r.shape), Cell(number(r.dvm)), Cell(number(r.peers["fused C"])), Cell(f"{1 / r.over('fused C'):.2f}x"), _share(r)] for r in rows]
+    body = [
+        [
+            text(r.case),
+            text(r.shape),
+            Cell(number(r.dvm)),
+            Cell(number(r.peers["fused C"])),
+            Cell(f"{1 / r.over('fused C'):.2f}x"),
+            _share(r),
+        ]
+        for r in rows
+    ]
     return Table(["case", "shape", "dvm, us", "fused C, us", "dvm / fused C", "of the limit"], body)
 
 
 def _unseen(rows: list[Row]) -> Table:
     """A line a case: ours as our counters tell it and by the clock; the others by the clock."""
-    peers = [name for name in ("inductor", "inductor-dyn", "jax", "mindspore", "onnxruntime") if any(name in r.peers for r in rows)]
+    peers = [
+        name for name in ("inductor", "inductor-dyn", "jax", "mindspore", "onnxruntime") if any(name in r.peers for r in rows)
+    ]
     head = ["case", "shapes", "dvm compiles, p50", "p98", "max", "by the clock, p50", "p98", *(f"{p}, p98" for p in peers)]
     head += ["inductor / dvm, p98", "max"] * ("inductor" in peers)
     body = []
     for case, of in groupby(rows, lambda r: r.case):
         by = {r.metric: r for r in of}
         p98, most = by["compile p98"], by["compile max"]
-        line = [text(case), text(p98.shape), *(Cell(duration(by[m].dvm)) for m in ("compile p50", "compile p98", "compile max", "added p50", "added p98"))]
+        line = [
+            text(case),
+            text(p98.shape),
+            *(Cell(duration(by[m].dvm)) for m in ("compile p50", "compile p98", "compile max", "added p50", "added p98")),
+        ]
         line += [Cell(duration(p98.peers.get(p))) for p in peers]
         if "inductor" in peers:
             line += [Cell(f"{r.over('inductor'):,.0f}x") if r.over("inductor") else Cell("-") for r in (p98, most)]
@@ -273,7 +326,9 @@ def _method(machine: dict) -> Section:
         "a faster cache than the bytes moved tell can be above 100 %; products use the matrix unit's peak.",
     ]  # fmt: skip
     if limits:
-        places = zip(("L2", "L3", "memory"), limits["triad_bytes_s"], limits["triad_nt_bytes_s"], limits["read_bytes_s"], strict=True)
+        places = zip(
+            ("L2", "L3", "memory"), limits["triad_bytes_s"], limits["triad_nt_bytes_s"], limits["read_bytes_s"], strict=True
+        )
         lines.append("Measured in the run, GB/s: " + "; ".join(f"{name}: triad {t / 1e9:.1f}, with non-temporal stores {nt / 1e9:.1f}, read {read / 1e9:.1f}" for name, t, nt, read in places)
                      + f". Peak of float32: {limits['fma_flop_s'] / 1e9:.0f} GFLOP/s.")  # fmt: skip
     lines += [f"Absent: {name} ({why})" for name, why in machine["absent"].items()]
@@ -321,7 +376,11 @@ def markdown(machine: dict, rows: list[Row]) -> str:
             out += ["", *(f"- {said}" for said in section.lines)]
         for table in section.tables:
             out += ["", f"### {table.title}"] if table.title else []
-            out += ["", "| " + " | ".join(table.head) + " |", "|" + "".join("---|" if c.kind == "text" else "--:|" for c in table.rows[0])]
+            out += [
+                "",
+                "| " + " | ".join(table.head) + " |",
+                "|" + "".join("---|" if c.kind == "text" else "--:|" for c in table.rows[0]),
+            ]
             out += ["| " + " | ".join(f"**{c.text}**" if c.kind == "bad" else c.text for c in row) + " |" for row in table.rows]
             out += ["", *(f"- {note}" for note in table.notes)] if table.notes else []
     return "\n".join(out) + "\n"
@@ -377,18 +436,34 @@ def _cards(rows: list[Row]) -> str:
         cards.append((f"{sum(t.met for t in held)} / {len(held)}", "targets met"))
     for suite in LEVELS:
         if ratios := [r.ratio for r in rows if r.suite == suite and r.metric == "time" and r.ratio]:
-            cards.append((f"{geometric_mean(ratios):.2f}x", f"{suite}: time of the best peer over ours, geometric mean of {len(ratios)} rows, {sum(r > 1 for r in ratios)} ahead"))
+            cards.append(
+                (
+                    f"{geometric_mean(ratios):.2f}x",
+                    f"{suite}: time of the best peer over ours, geometric mean of {len(ratios)} rows, {sum(r > 1 for r in ratios)} ahead",
+                )
+            )
     if over := [r.over("inductor") for r in rows if r.metric == "compile p98" and r.over("inductor")]:
         cards.append((f"{geometric_mean(over):,.0f}x", "faster than Inductor at a shape never seen (p98, geometric mean)"))
     for row in rows:
         if row.metric == "cold start" and row.over("inductor"):
-            cards.append((f"{row.over('inductor'):,.0f}x", f"faster than Inductor to the first result of a {row.case.split(',')[0]}: {number(row.dvm)} ms"))
-    return "<div class=cards>" + "".join(f"<div class=card><b>{escape(value)}</b><span>{escape(what)}</span></div>" for value, what in cards) + "</div>"
+            cards.append(
+                (
+                    f"{row.over('inductor'):,.0f}x",
+                    f"faster than Inductor to the first result of a {row.case.split(',')[0]}: {number(row.dvm)} ms",
+                )
+            )
+    return (
+        "<div class=cards>"
+        + "".join(f"<div class=card><b>{escape(value)}</b><span>{escape(what)}</span></div>" for value, what in cards)
+        + "</div>"
+    )
 
 
 def _html_table(table: Table) -> str:
     kinds = [cell.kind for cell in table.rows[0]]
-    head = "".join(f"<th{' class=text' * (kind == 'text')}>{escape(name)}" for name, kind in zip(table.head, kinds, strict=True))
+    head = "".join(
+        f"<th{' class=text' * (kind == 'text')}>{escape(name)}" for name, kind in zip(table.head, kinds, strict=True)
+    )
     body, last = [], None
     for row in table.rows:
         begins = last is not None and row[0].text != last and row[0].kind == "text"

@@ -52,7 +52,9 @@ def _model() -> Case:
 
 def _cold(name: str) -> float | None:
     """Milliseconds of a first result in a process of its own."""
-    done = subprocess.run([sys.executable, "-m", "benchmarks.cold", name], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.cold", name], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     return float(done.stdout.split()[-1]) if done.returncode == 0 else None
 
 
@@ -91,7 +93,16 @@ def _stream(engines: list[Engine]) -> Row:
                 timed(engine, lambda engine=engine: engine.result(engine.bind(arrays)()))
     each = {name: 1e3 * spent[name] / count[name] for name in spent}
     notes = "; ".join([*why, *(f"{name}: the first {n} of them" for name, n in count.items() if n < len(shapes))])
-    return Row("requests", f"{MODEL}, {len(shapes)} requests", "all different", "mean of a request", "ms", each.pop("dvm"), each, notes=notes)
+    return Row(
+        "requests",
+        f"{MODEL}, {len(shapes)} requests",
+        "all different",
+        "mean of a request",
+        "ms",
+        each.pop("dvm"),
+        each,
+        notes=notes,
+    )
 
 
 def encode() -> Iterator[Row]:
@@ -155,15 +166,27 @@ def pipeline() -> Iterator[Row]:
             np.asarray(last)
             spent, after = (time.perf_counter_ns() - begin) / 800 / 1e3, runtime.stats()
             busy = (after["busy_ns"] - before["busy_ns"]) / 800 / 1e3
-            yield Row("pipeline", "stream of 800 new shapes, each", mode, "mean", "us", spent, notes=f"device busy {busy:.2f} us")
+            yield Row(
+                "pipeline", "stream of 800 new shapes, each", mode, "mean", "us", spent, notes=f"device busy {busy:.2f} us"
+            )
 
 
 def startup() -> Iterator[Row]:
     """Importing the package beyond bare Python, and starting and stopping a runtime."""
     bare, ours = (_python(code) for code in ("pass", "import dvm_rt"))
-    yield Row("startup", "import dvm_rt", "above bare Python", "p50", "ms", 1e3 * (ours - bare), {"torch": 1e3 * (_python("import torch") - bare)})
+    yield Row(
+        "startup",
+        "import dvm_rt",
+        "above bare Python",
+        "p50",
+        "ms",
+        1e3 * (ours - bare),
+        {"torch": 1e3 * (_python("import torch") - bare)},
+    )
     code = "import dvm_rt, time; b = time.perf_counter(); r = dvm_rt.Runtime(encoders=1); print(time.perf_counter() - b); r.close()"
-    times = [float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout) for _ in range(7)]
+    times = [
+        float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout) for _ in range(7)
+    ]
     yield Row("startup", "Runtime(encoders=1)", "ready", "p50", "ms", 1e3 * statistics.median(times))
 
 

@@ -48,7 +48,9 @@ class Target:
         if not self.parts:
             return "not measured"
         if len(self.parts) <= SHOWN:
-            return ", ".join(f"{p.name} {_number(p.value)}{self.unit}" if p.name else f"{_number(p.value)}{self.unit}" for p in self.parts)
+            return ", ".join(
+                f"{p.name} {_number(p.value)}{self.unit}" if p.name else f"{_number(p.value)}{self.unit}" for p in self.parts
+            )
         worst = min(self.parts, key=lambda p: (-1 if p.most else 1) * p.value / p.bound)
         return f"{sum(p.met for p in self.parts)} of {len(self.parts)}; worst {_number(worst.value)}{self.unit} ({worst.name})"
 
@@ -78,7 +80,9 @@ def targets(rows: list[Row]) -> list[Target]:
         return [r for r in timed if r.suite == suite and (not cases or r.case.startswith(cases))]
 
     def ahead(what: str, found: Iterable[Row]) -> Target:
-        return Target(what, "ahead of the best peer on every row", "x", tuple(_parts(found, lambda r: r.ratio, 1.0, strict=True)))
+        return Target(
+            what, "ahead of the best peer on every row", "x", tuple(_parts(found, lambda r: r.ratio, 1.0, strict=True))
+        )
 
     fused = [r for case in FUSED for r in timed if r.case == case and r.shape in SIZES and r.best]
     by_hand = [r for case in FUSED for r in rows if r.case == case and r.metric == "kernel" and r.shape in SIZES]
@@ -121,7 +125,13 @@ def targets(rows: list[Row]) -> list[Target]:
     ]  # fmt: skip
 
 
-def _parts(rows: Iterable[Row], value: Callable[[Row], float | None], bound: float, strict: bool = False, name: Callable[[Row], str] | None = None) -> Iterator[Part]:
+def _parts(
+    rows: Iterable[Row],
+    value: Callable[[Row], float | None],
+    bound: float,
+    strict: bool = False,
+    name: Callable[[Row], str] | None = None,
+) -> Iterator[Part]:
     for row in rows:
         if (found := value(row)) is not None:
             yield Part(name(row) if name else f"{row.case} {row.shape}", found, bound, strict=strict)
@@ -130,14 +140,20 @@ def _parts(rows: Iterable[Row], value: Callable[[Row], float | None], bound: flo
 def _compile(rows: list[Row], suite: str, level: str, metric: str) -> Target:
     found = [r for r in rows if r.suite == suite and r.metric == f"compile {metric}"]
     parts = _parts(found, lambda r: r.over("inductor"), 100_000, name=lambda r: r.case)
-    return Target(f"compile time of a new shape, {metric}, {level}s, against Inductor", ">= 100,000x faster", "x", tuple(parts), COLD)
+    return Target(
+        f"compile time of a new shape, {metric}, {level}s, against Inductor", ">= 100,000x faster", "x", tuple(parts), COLD
+    )
 
 
 def _requests(rows: list[Row]) -> Iterator[Target]:
     what = "200 requests, all shapes different, compilation included"
-    yield Target(f"{what}, of the best peer", ">= 1.3x", "x", tuple(_parts(rows, lambda r: r.ratio, 1.3, name=lambda r: "")), FULL_SIZE)
+    yield Target(
+        f"{what}, of the best peer", ">= 1.3x", "x", tuple(_parts(rows, lambda r: r.ratio, 1.3, name=lambda r: "")), FULL_SIZE
+    )
     for peer in ("inductor", "inductor-dyn"):
-        yield Target(f"{what}, of {peer}", ">= 10x", "x", tuple(_parts(rows, lambda r, peer=peer: r.over(peer), 10, name=lambda r: "")))
+        yield Target(
+            f"{what}, of {peer}", ">= 10x", "x", tuple(_parts(rows, lambda r, peer=peer: r.over(peer), 10, name=lambda r: ""))
+        )
 
 
 def _share(row: Row) -> float:
