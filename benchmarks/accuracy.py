@@ -49,7 +49,8 @@ def measure(name: str, dtype: str, blocks: range) -> Accuracy:
     """Accuracy of one row over some blocks of the sample (float16 and bfloat16: over every input, whatever the blocks; of two
     operands, each of them with one other, and that in each block another one)."""
     instruction, parts = table.BY_NAME[name], []
-    for inputs in _every_input(instruction, dtype, blocks) if dtype in ("float16", "bfloat16") else _blocks(instruction, dtype, blocks):
+    inputs_of = _every_input if dtype in ("float16", "bfloat16") else _blocks
+    for inputs in inputs_of(instruction, dtype, blocks):
         parts.append(_measure(instruction, dtype, inputs))
     worst = max(parts, key=lambda part: part.maximum)
     count = sum(part.count for part in parts)
@@ -103,7 +104,8 @@ def _every_input(instruction: Instruction, dtype: str, blocks: range) -> Iterato
     for block in blocks:
         rng = np.random.default_rng((block, 16))
         near = values[rng.integers(0x3000, 0x4C00, values.size)]  # half of the others are numbers of everyday size
-        yield values, np.where(rng.random(values.size) < 0.5, near * rng.choice([-1, 1], values.size).astype(np.float32), rng.permutation(values))
+        signs = rng.choice([-1, 1], values.size).astype(np.float32)
+        yield values, np.where(rng.random(values.size) < 0.5, near * signs, rng.permutation(values))
 
 
 # ---- the truth ------------------------------------------------------------------------------------------------------
@@ -193,8 +195,8 @@ HEAD = """# Accuracy
 
 Errors in units of the last place (ULP): at most 0.5 is a correctly rounded result. Made by `python -m benchmarks.accuracy`,
 which says how; held by `tests/native/test_accuracy.py`. *Promise* is the largest error that any input may show. float16
-and bfloat16 are over all 65,536 inputs (of two operands: over all of the first), and round to their own dtype what float32 gives. Results have the same bits on
-every instruction set, so this table holds for all of them.
+and bfloat16 are over all 65,536 inputs (of two operands: over all of the first), and round to their own dtype what float32
+gives. Results have the same bits on every instruction set, so this table holds for all of them.
 
 Every other instruction is exact or correctly rounded (division, square root), which tests check bit for bit. `exp` gives
 0 where the result is below the smallest normal number of its compute dtype.

@@ -20,12 +20,17 @@ CASE_SUITES = ("operators", "subgraphs", "models")
 ALL = (*CASE_SUITES, "requests", "dynamic", "onnx", "limits", "threads", "memory", "encode", "pipeline", "startup")
 # What is quick and what says most comes first: a run that is cut short has it, and the same command goes on.
 ORDER = ("requests", "limits", "threads", "memory", "encode", "pipeline", "startup", "subgraphs", "operators", "models", "dynamic", "onnx")
-# One thread for every engine that reads the environment, and a malloc that keeps its pages: the peers' best setting. Inductor starts
-# without what earlier runs have compiled: a shape that nobody has seen is in no cache.
-SETTINGS = {
-    "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "NUMEXPR_NUM_THREADS": "1",
-    "MALLOC_MMAP_MAX_": "0", "TORCHINDUCTOR_FORCE_DISABLE_CACHES": "1", "KINETO_LOG_LEVEL": "5", "MALLOC_TRIM_THRESHOLD_": str(1 << 34), "DVM_RT_BENCH": "1",
-}  # fmt: skip
+STARTED = "DVM_RT_BENCH"  # in the environment: the settings below are made
+
+
+def settings(threads: int) -> dict[str, str]:
+    """So many threads for every engine that reads the environment, and a malloc that keeps its pages: the peers' best setting. Inductor
+    starts without what earlier runs have compiled: a shape that nobody has seen is in no cache."""
+    counts = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS", "DVM_RT_THREADS", STARTED)
+    malloc = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 34)}
+    return {**dict.fromkeys(counts, str(threads)), **malloc, "TORCHINDUCTOR_FORCE_DISABLE_CACHES": "1"}
+
+
 Rows = list[Row]
 
 
@@ -68,11 +73,14 @@ def run(suites: list[str], peers: list[str], only: str, threads: int, all_unseen
             return only in name and (suite, name) not in done
 
         tell(suite)
-        if suite in SUITES:
-            add(SUITES[suite](found, wanted))
-        else:
-            for case in (c for c in cases.CASES if c.suite == suite and wanted(c.name)):
-                add(timed.rows(case))
+        parts = [(suite, lambda suite=suite, wanted=wanted: SUITES[suite](found, wanted))] if suite in SUITES else [
+            (f"{suite}, {c.name}", lambda c=c: timed.rows(c)) for c in cases.CASES if c.suite == suite and wanted(c.name)]  # fmt: skip
+        for name, rows_of in parts:
+            try:
+                add(rows_of())
+            except Exception as error:  # the rest is still worth having; the page says what is missing
+                print(f"\r\033[K{name}: {type(error).__name__}: {error}", file=sys.stderr)
+                machine["absent"][name] = f"{type(error).__name__}: {error}"
     print(f"\r\033[K{time.perf_counter() - begin:.0f} s in all", file=sys.stderr)
     save(machine, rows)
 
@@ -90,7 +98,7 @@ def _versions(found: list) -> Iterator[tuple[str, str]]:
 
 def main(suites: list[str], peers: str, only: str, threads: int, all_unseen: bool, outputs: dict[str, Path | None]) -> None:
     """Runs, prints the tables, writes what was asked for. A JSON file that is there already is gone on with: cases that it has
-    are not run again. Starts itself again under SETTINGS first."""
+    are not run again. Starts itself again under `settings` first."""
     from benchmarks import page
     from benchmarks.engines import ENGINES
 
@@ -99,8 +107,8 @@ def main(suites: list[str], peers: str, only: str, threads: int, all_unseen: boo
         sys.exit(f"bench: suite: unknown, got {', '.join(unknown)}, allowed {', '.join(ALL)}")
     if unknown := [p for p in peers.split(",") if p and p not in ENGINES]:
         sys.exit(f"bench: --peers: unknown, got {', '.join(unknown)}, allowed {', '.join(ENGINES)}")
-    if os.environ.get("DVM_RT_BENCH") != "1":
-        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, **SETTINGS})
+    if os.environ.get(STARTED) != str(threads):
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, **settings(threads)})
     machine, rows = _read(outputs["json"])
 
     def save(measured_on: dict, rows: Rows) -> None:

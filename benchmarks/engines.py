@@ -2,7 +2,7 @@
 
 `engines(names)` gives those that are installed, and why the others are absent. An engine loads a case once (weights are
 constants where it knows such a thing), then binds inputs of one shape and gives a function without arguments that runs once and
-whose result is whole when it returns. One thread each.
+whose result is whole when it returns. THREADS threads each; dvm_rt reads them from the environment.
 
     dvm          dvm_rt inline: plan once, encode for each shape
     torch        PyTorch eager, inference mode; with out= where the case has such a form and it is faster at that shape
@@ -33,6 +33,7 @@ from benchmarks import mindspore_child, spaces
 if TYPE_CHECKING:
     from benchmarks.cases import Case
 
+THREADS = int(os.environ.get("OMP_NUM_THREADS", "1"))
 Run = Callable[[], object]
 Arrays = list[np.ndarray]
 
@@ -43,6 +44,10 @@ class Engine:
     name = ""
     for_each_shape = False  # whether it builds something anew for each shape
     exported_s = 0.0  # seconds of loading so far that went into another format, which its users have in a file
+
+    def can(self, case: Case) -> bool:
+        """Whether the case is one for it at all."""
+        return True
 
     def load(self, case: Case, weights: Arrays) -> None:
         raise NotImplementedError
@@ -96,7 +101,7 @@ class Torch(Engine):
     def __init__(self) -> None:
         import torch
 
-        torch.set_num_threads(1)
+        torch.set_num_threads(THREADS)
         torch.set_grad_enabled(False)
         self.torch, self.space = torch, spaces.Torch()
 
@@ -141,9 +146,10 @@ class Torch(Engine):
 class TorchLinear(Torch):
     name = "torch-linear"
 
+    def can(self, case: Case) -> bool:
+        return case.product
+
     def load(self, case: Case, weights: Arrays) -> None:
-        if not case.product:
-            raise LookupError("no product with constant weights")
         self.rows = self.torch.from_numpy(weights[0].T.copy())
 
     def bind(self, inputs: Arrays) -> Run:
@@ -206,7 +212,7 @@ class OnnxRuntime(Torch):
             )  # fmt: skip
         self.exported_s += time.perf_counter() - begin
         options = self.onnxruntime.SessionOptions()
-        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        options.intra_op_num_threads, options.inter_op_num_threads = THREADS, 1
         options.graph_optimization_level = self.onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
         self.session = self.onnxruntime.InferenceSession(file.getvalue(), options, ["CPUExecutionProvider"])
 
@@ -231,7 +237,8 @@ class Jax(Engine):
     for_each_shape = True
 
     def __init__(self) -> None:
-        os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1")
+        if THREADS == 1:
+            os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1")
         os.environ.setdefault("JAX_PLATFORMS", "cpu")
         import jax
 
@@ -272,12 +279,13 @@ class NumExpr(Engine):
     def __init__(self) -> None:
         import numexpr
 
-        numexpr.set_num_threads(1)
+        numexpr.set_num_threads(THREADS)
         self.numexpr = numexpr
 
+    def can(self, case: Case) -> bool:
+        return bool(case.expression)
+
     def load(self, case: Case, weights: Arrays) -> None:
-        if not case.expression:
-            raise LookupError("no expression for it")
         self.expression = case.expression
 
     def bind(self, inputs: Arrays) -> Run:

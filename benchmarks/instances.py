@@ -2,12 +2,13 @@
 
     python -m benchmarks.instances [--rounds 9] [--encode workers] [--instances 2000]
 
-An operator instance is one kernel for one set of shapes, never seen before: its sizes travel to the encoder process in a batch, its
-bytecode comes back to the device, which verifies it. A program here has one kernel, or eight that cannot be one (so it counts as
-eight instances). `ahead`: shapes are known before their launches, so programs are made for nobody yet; one launch at the end waits
-for the last of them. `launched`: each instance is also launched, from Python, over one small input, and run. Printed: instances a
-second of the whole (the best round and the median, until everything is done), and the CPU time that one costs in the client, its
-threads included, in the encoder and in the device: who has too few CPUs for three processes gets the sum divided by the CPUs."""
+An operator instance is one kernel for one set of shapes, never seen before: its sizes travel to the encoder process in a batch,
+its bytecode comes back to the device, which verifies it. A program here has one kernel, or eight that cannot be one (so it counts
+as eight instances). `ahead`: shapes are known before their launches, so programs are made for nobody yet; one launch at the end
+waits for the last of them. `launched`: each instance is also launched, from Python, over one small input, and run. Printed:
+instances a second of the whole (the best round and the median, until everything is done), and the CPU time that one costs in the
+client, its threads included, in the encoder and in the device: with too few CPUs for three processes the sum over the CPUs is the
+bound."""
 
 from __future__ import annotations
 
@@ -79,8 +80,9 @@ def measure(instances: int, rounds: int, encode: str) -> None:
             rates = sorted(count / seconds for seconds, _ in samples)
             cpu = [statistics.median(s[1][i] for s in samples) / count * 1e6 for i in range(3)]
             what = f"{bench.kernels} kernels a program, {'launched' if launched else 'ahead'}"
-            print(f"{what:32} best {rates[-1]:10,.0f}/s  median {rates[len(rates) // 2]:10,.0f}/s   client {cpu[0]:5.2f}  encoder {cpu[1]:5.2f}"
-                  f"  device {cpu[2]:5.2f}  sum / CPUs {sum(cpu) / cpus:5.2f}")  # fmt: skip
+            each = "  ".join(f"{role} {us:5.2f}" for role, us in zip(("client", "encoder", "device"), cpu, strict=True))
+            median = rates[len(rates) // 2]
+            print(f"{what:32} best {rates[-1]:10,.0f}/s  median {median:10,.0f}/s   {each}  sum / CPUs {sum(cpu) / cpus:5.2f}")
 
 
 if __name__ == "__main__":

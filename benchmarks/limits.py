@@ -41,7 +41,7 @@ class Limits:
             streams.append(bytes_moved / library.time_triad(a.ctypes, b.ctypes, c.ctypes, n, 1, reps))
             whole = _aligned(size // 4 // 64 * 64)
             reads.append(whole.nbytes / library.time_read(whole.ctypes, len(whole), reps))
-        return Limits(tuple(triads), tuple(streams), tuple(reads), library.fma_peak(5))
+        return Limits(tuple(triads), tuple(streams), tuple(reads), library.fma_peak(100))
 
     def seconds(self, moved: float, flops: float = 0.0) -> float:
         """The least time for so many bytes and operations; the working set is taken to be the bytes moved."""

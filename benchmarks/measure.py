@@ -30,10 +30,10 @@ from benchmarks.engines import Engine, Run
 from benchmarks.fused import Fused
 from benchmarks.limits import Limits
 
-SAMPLE_S, SAMPLES, CASE_S = 1e-3, 15, 2.5
+SAMPLE_S, SAMPLES, CASE_S = 1e-3, 15, 2.0
 SLOW_S, SLOW_SAMPLES = 0.15, 3
-UNSEEN, UNSEEN_S, UNSEEN_MIN = 50, 4.0, 3
-BUILD_S = 40.0  # of first calls at the shapes of one case: an engine that has taken so much is not asked at the others
+UNSEEN, UNSEEN_S, UNSEEN_MIN = 50, 3.0, 3
+BUILD_S = 25.0  # of first calls at the shapes of one case: an engine that has taken so much is not asked at the others
 YARDSTICKS = ("fused C", "our ")  # columns that begin so are no peers: what could be reached, and ourselves in another setting
 
 
@@ -148,7 +148,9 @@ class First:
 class Cases:
     """Times cases: with these engines, against these limits and the yardstick; `tell` shows progress."""
 
-    def __init__(self, engines: list[Engine], limits: Limits | None, yardstick: Fused, tell: Callable[[str], None], all_unseen: bool) -> None:
+    def __init__(
+        self, engines: list[Engine], limits: Limits | None, yardstick: Fused, tell: Callable[[str], None], all_unseen: bool
+    ) -> None:
         self.engines, self.limits, self.yardstick, self.tell, self.all_unseen = engines, limits, yardstick, tell, all_unseen
 
     def rows(self, case: Case) -> list[Row]:
@@ -185,13 +187,11 @@ class Cases:
 
     def _loaded(self, case: Case, weights: Arrays, notes: list[str]) -> list[Engine]:
         ready = []
-        for engine in self.engines:
+        for engine in (e for e in self.engines if e.can(case)):
             self.tell(f"{case.suite}: {case.name}, loading {engine.name}")
             try:
                 engine.load(case, weights)
                 ready.append(engine)
-            except LookupError:
-                continue
             except Exception as error:
                 notes.append(f"{engine.name}: {_short(error)}")
         return ready
@@ -201,7 +201,9 @@ class Cases:
             return None
         return 1e6 * self.limits.seconds(case.moved(*dims) if case.moved else 0.0, case.flops(*dims) if case.flops else 0.0)
 
-    def _kernel(self, case: Case, label: str, function: Callable, arrays: Arrays, wanted: np.ndarray, limit: float | None) -> Row:
+    def _kernel(
+        self, case: Case, label: str, function: Callable, arrays: Arrays, wanted: np.ndarray, limit: float | None
+    ) -> Row:
         timers = {}
         for name, bind in (("dvm", partial(fused.ours, function)), ("fused C", partial(self.yardstick.bind, case))):
             result = fused.empty(wanted.shape)
@@ -224,12 +226,28 @@ class Cases:
                 except Exception:
                     break
         firsts = {name: first for name, first in firsts.items() if first.added}
-        notes = ", ".join(f"{name}: {len(first.added)} shapes" for name, first in firsts.items() if len(first.added) < len(shapes))
+        notes = ", ".join(
+            f"{name}: {len(first.added)} shapes" for name, first in firsts.items() if len(first.added) < len(shapes)
+        )
         out = []
         for what in ("added", "compile"):
             for metric, share in (("p50", 0.5), ("p98", 0.98), ("max", 1.0)):
-                values = {name: 1e6 * float(np.quantile(f.added if what == "added" else f.compiled, share)) for name, f in firsts.items()}
-                out.append(Row(case.suite, case.name, f"{len(shapes)} new", f"{what} {metric}", "us", values.pop("dvm", None), values, notes=notes))
+                values = {
+                    name: 1e6 * float(np.quantile(f.added if what == "added" else f.compiled, share))
+                    for name, f in firsts.items()
+                }
+                out.append(
+                    Row(
+                        case.suite,
+                        case.name,
+                        f"{len(shapes)} new",
+                        f"{what} {metric}",
+                        "us",
+                        values.pop("dvm", None),
+                        values,
+                        notes=notes,
+                    )
+                )
         return out
 
 

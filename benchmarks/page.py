@@ -50,6 +50,13 @@ def number(value: float | None) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
+def duration(us: float | None) -> str:
+    """Microseconds in the unit that suits them."""
+    if us is None:
+        return "-"
+    return f"{number(us)} us" if us < 1000 else f"{number(us / 1e3)} ms" if us < 1e6 else f"{number(us / 1e6)} s"
+
+
 def text(value: str) -> Cell:
     return Cell(value, "text")
 
@@ -78,7 +85,11 @@ def headlines(rows: list[Row]) -> list[str]:
         timed = [r for r in of if r.metric == "time" and r.ratio]
         if timed:
             ahead = sum(r.ratio > 1 for r in timed)
-            mean, least, most = geometric_mean([r.ratio for r in timed]), min(timed, key=lambda r: r.ratio), max(timed, key=lambda r: r.ratio)
+            mean, least, most = (
+                geometric_mean([r.ratio for r in timed]),
+                min(timed, key=lambda r: r.ratio),
+                max(timed, key=lambda r: r.ratio),
+            )
             lines.append(f"{TITLES[suite]}: ahead of the best peer on {ahead} of {len(timed)} rows; the best peer takes {mean:.2f} times as long in the geometric "
                          f"mean, {least.ratio:.2f} ({least.case} {least.shape}) to {most.ratio:.2f} ({most.case} {most.shape})")  # fmt: skip
     for suite in LEVELS:
@@ -96,9 +107,9 @@ WHY = {
     "add": "one operator: at the small size our call from Python costs more than NumPy's own, at the large ones everybody is at the memory's speed",
     "exp": "one operator: at the large sizes everybody is at the memory's speed",
     "gelu": "one operator, bound by the arithmetic of erf, in which our machine stands behind a hand-fused loop (table below)",
-    "softmax": "bound by memory or by the arithmetic of exp, which both sides have in vector form",
+    "softmax": "one pass over memory and the arithmetic of exp, which both sides have in vector form",
     "sum of rows": "one read of memory",
-    "rotary": "bound by memory: one pass over the data on both sides",
+    "rotary": "one pass over memory on both sides; where we are far from the limit that is not explained yet",
     "matmul, both per call": "both operands come anew with each call: packing one of them is in our time, MKL reads it in place",
     "matmul": "both sides are at the peak of the matrix kernel, or at the bandwidth of the weights",
     "attention": "one query: K and V are read once, by both; many queries: matrix products of full size, in which MKL is as fast",
@@ -107,13 +118,19 @@ WHY = {
     "6-layer encoder, first result": "planning and packing the weights are in it; PyTorch has nothing to plan, ONNX Runtime starts from a file that was exported before",
     "6-layer encoder": "matrix products of full size, where MKL is as fast",
     "MiniLM": "matrix products of full size, where MKL is as fast",
-    "gelu, 30 shapes": "one operator: input and output are all there is",
+    "gelu, 30 shapes": "one operator: input and output are all there is, and a workspace of 64 KiB that it does not need is counted",
+    "chain of 8": "one pass over memory on both sides",
+    "swiglu": "one pass over memory on both sides",
+    "cross entropy": "one pass over memory on both sides",
 }  # fmt: skip
 
 
 def _why(row: Row) -> str:
     """What is known of the case, and what the row itself tells: how close to the limit we are, whether the quartiles overlap."""
-    known = next((why for case, why in sorted(WHY.items(), key=lambda item: -len(item[0])) if row.case.startswith(case)), "no reason is known")
+    known = next(
+        (why for case, why in sorted(WHY.items(), key=lambda item: -len(item[0])) if row.case.startswith(case)),
+        "no reason is known",
+    )
     if row.limit and row.limit >= 0.7 * row.dvm:
         known += f"; we are at {100 * row.limit / row.dvm:.0f} % of the limit measured in the run"
     ours, theirs = row.spread.get("dvm"), row.spread.get(row.best[0])
@@ -135,12 +152,28 @@ def sections(machine: dict, rows: list[Row]) -> list[Section]:
     held = [t for t in targets(rows) if t.met is not None]
     out = [Section("In short", [f"{sum(t.met for t in held)} of {len(held)} targets are met.", *headlines(rows)])]
     if held:
-        body = [[text(t.what), text(t.wanted), text(t.figure), Cell("met" if t.met else "missed", "good" if t.met else "bad")] for t in held]
-        out.append(Section("Targets", ["Of a target with many parts the table tells how many are met, and the worst."], [Table(["what", "target", "figure", ""], body)]))
+        body = [
+            [
+                text(t.what),
+                text(t.wanted),
+                text(t.figure),
+                Cell("met" if t.met else "missed", "good" if t.met else "bad"),
+                text("" if t.met else t.why),
+            ]
+            for t in held
+        ]
+        said = "Of a target with many parts the table tells how many are met, and the worst. Rows that are lost have their reasons below."
+        out.append(Section("Targets", [said], [Table(["what", "target", "figure", "", "why it is missed"], body)]))
     if behind := _behind(rows):
         body = [[text(TITLES[r.suite]), text(r.case), text(r.shape), Cell(f"{r.best[0]} {number(r.best[1])} {r.unit}"), Cell(f"{number(r.dvm)} {r.unit}"),
                  times(r.ratio), text(_why(r))] for r in sorted(behind, key=lambda r: r.ratio)]  # fmt: skip
-        out.append(Section("Rows in which a peer is ahead", [], [Table(["suite", "case", "shape", "best peer", "dvm", "ratio", "why"], body)]))
+        out.append(
+            Section(
+                "Rows in which a peer is ahead",
+                [],
+                [Table(["suite", "case", "shape", "best peer", "dvm", "ratio", "why"], body)],
+            )
+        )
     out += [Section(TITLES[suite], [], _tables(list(of))) for suite, of in groupby(rows, lambda r: r.suite)]
     return [*out, _method(machine)]
 
@@ -173,7 +206,11 @@ def _numbers(row: Row, peers: list[str]) -> list[Cell]:
 
 
 def _share(row: Row) -> Cell:
-    return Cell(number(100 * row.limit / row.dvm) + " %", share=min(row.limit / row.dvm, 1)) if row.limit and row.dvm else Cell("-")
+    return (
+        Cell(number(100 * row.limit / row.dvm) + " %", share=min(row.limit / row.dvm, 1))
+        if row.limit and row.dvm
+        else Cell("-")
+    )
 
 
 def _spread(row: Row) -> Cell:
@@ -186,33 +223,72 @@ def _steady(rows: list[Row]) -> Table:
     peers, unit = _peers(rows), rows[0].unit
     limited, compared = any(r.limit for r in rows), any(r.best for r in rows)
     head = ["case", "shape", f"dvm, {unit}", "+-", *peers, *["best peer / dvm"] * compared, *["of the limit"] * limited]
-    body = [[text(r.case), text(r.shape), *_numbers(r, peers)[:1], _spread(r), *_numbers(r, peers)[1:], *[times(r.ratio)] * compared, *[_share(r)] * limited] for r in rows]
+    body = [
+        [
+            text(r.case),
+            text(r.shape),
+            *_numbers(r, peers)[:1],
+            _spread(r),
+            *_numbers(r, peers)[1:],
+            *[times(r.ratio)] * compared,
+            *[_share(r)] * limited,
+        ]
+        for r in rows
+    ]
     return Table(head, body, notes=_notes(rows))
 
 
 def _yardstick(rows: list[Row]) -> Table:
-    body = [[text(r.case), text(r.shape), Cell(number(r.dvm)), Cell(number(r.peers["fused C"])), Cell(f"{1 / r.over('fused C'):.2f}x"), _share(r)] for r in rows]
+    body = [
+        [
+            text(r.case),
+            text(r.shape),
+            Cell(number(r.dvm)),
+            Cell(number(r.peers["fused C"])),
+            Cell(f"{1 / r.over('fused C'):.2f}x"),
+            _share(r),
+        ]
+        for r in rows
+    ]
     return Table(["case", "shape", "dvm, us", "fused C, us", "dvm / fused C", "of the limit"], body)
 
 
 def _unseen(rows: list[Row]) -> Table:
     """A line a case: ours as our counters tell it and by the clock; the others by the clock."""
-    peers = [name for name in ("inductor", "inductor-dyn", "jax", "mindspore", "onnxruntime", "torch") if any(name in r.peers for r in rows)]
-    head = ["case", "shapes", "compile p50, us", "p98", "max", "beyond a repetition, p50", "p98", *(f"{p} p98" for p in peers)]
-    head += ["Inductor / dvm, p98", "max"] * ("inductor" in peers)
+    peers = [
+        name for name in ("inductor", "inductor-dyn", "jax", "mindspore", "onnxruntime") if any(name in r.peers for r in rows)
+    ]
+    head = ["case", "shapes", "dvm compiles, p50", "p98", "max", "by the clock, p50", "p98", *(f"{p}, p98" for p in peers)]
+    head += ["inductor / dvm, p98", "max"] * ("inductor" in peers)
     body = []
     for case, of in groupby(rows, lambda r: r.case):
         by = {r.metric: r for r in of}
         p98, most = by["compile p98"], by["compile max"]
-        line = [text(case), text(p98.shape), *(Cell(number(by[m].dvm)) for m in ("compile p50", "compile p98", "compile max", "added p50", "added p98"))]
-        line += [Cell(number(p98.peers.get(p))) for p in peers]
+        line = [
+            text(case),
+            text(p98.shape),
+            *(Cell(duration(by[m].dvm)) for m in ("compile p50", "compile p98", "compile max", "added p50", "added p98")),
+        ]
+        line += [Cell(duration(p98.peers.get(p))) for p in peers]
         if "inductor" in peers:
             line += [Cell(f"{r.over('inductor'):,.0f}x") if r.over("inductor") else Cell("-") for r in (p98, most)]
         body.append(line)
     return Table(head, body, notes=_notes(rows))
 
 
+def _by_metric(rows: list[Row]) -> Table:
+    """Several figures of one thing: a line each, a column a metric."""
+    columns = list(dict.fromkeys((r.metric, r.unit) for r in rows))
+    body = []
+    for (case, shape), of in groupby(rows, lambda r: (r.case, r.shape)):
+        found = {(r.metric, r.unit): r.dvm for r in of}
+        body.append([text(case), text(shape), *(Cell(number(found.get(c))) for c in columns)])
+    return Table(["case", "shape", *(f"{metric}, {unit}" for metric, unit in columns)], body, notes=_notes(rows))
+
+
 def _others(rows: list[Row]) -> Table:
+    if not any(r.peers for r in rows) and len({(r.case, r.shape) for r in rows}) < len(rows):
+        return _by_metric(rows)
     peers = _peers(rows)
     compared = any(r.best for r in rows)
     own = any(name.startswith(YARDSTICKS) for name in peers)
@@ -243,14 +319,16 @@ def _method(machine: dict) -> Section:
         "Calls come from Python with inputs that an engine holds already, and end when the result is whole. Weights are constants, packed where an engine packs.",
         "Peers in their best setting: a malloc that keeps its pages for all; PyTorch and NumPy with out= where that is faster; Inductor with freezing and without the disk "
         "caches of earlier runs; ONNX Runtime with bound inputs and outputs and one session for all shapes; numexpr with float32 constants; MindSpore in graph mode O0.",
-        "A shape never seen: `compile` is encoding and verifying by our own counters; for the others, and `beyond a repetition`, the clock of the first call less "
-        "that of a repetition. The plan, the graph of a peer, is known. Before each an engine runs the shape before.",
+        "A shape never seen: `dvm compiles` is encoding and verifying by our own counters; `by the clock`, and the others, is the first call less "
+        "a repetition, fresh memory included. The plan, the graph of a peer, is known. Before each an engine runs the shape before.",
         "`fused C` (benchmarks/fused.cpp) is written by hand for each case, with the best of nine variants at each shape; no peer, but what could be reached.",
         "`of the limit`: the time that bandwidth (the best of triads and reads at that size) or the peak of fused multiply-adds allow, of ours. Data that stays in "
         "a faster cache than the bytes moved tell can be above 100 %; products use the matrix unit's peak.",
     ]  # fmt: skip
     if limits:
-        places = zip(("L2", "L3", "memory"), limits["triad_bytes_s"], limits["triad_nt_bytes_s"], limits["read_bytes_s"], strict=True)
+        places = zip(
+            ("L2", "L3", "memory"), limits["triad_bytes_s"], limits["triad_nt_bytes_s"], limits["read_bytes_s"], strict=True
+        )
         lines.append("Measured in the run, GB/s: " + "; ".join(f"{name}: triad {t / 1e9:.1f}, with non-temporal stores {nt / 1e9:.1f}, read {read / 1e9:.1f}" for name, t, nt, read in places)
                      + f". Peak of float32: {limits['fma_flop_s'] / 1e9:.0f} GFLOP/s.")  # fmt: skip
     lines += [f"Absent: {name} ({why})" for name, why in machine["absent"].items()]
@@ -298,7 +376,11 @@ def markdown(machine: dict, rows: list[Row]) -> str:
             out += ["", *(f"- {said}" for said in section.lines)]
         for table in section.tables:
             out += ["", f"### {table.title}"] if table.title else []
-            out += ["", "| " + " | ".join(table.head) + " |", "|" + "".join("---|" if c.kind == "text" else "--:|" for c in table.rows[0])]
+            out += [
+                "",
+                "| " + " | ".join(table.head) + " |",
+                "|" + "".join("---|" if c.kind == "text" else "--:|" for c in table.rows[0]),
+            ]
             out += ["| " + " | ".join(f"**{c.text}**" if c.kind == "bad" else c.text for c in row) + " |" for row in table.rows]
             out += ["", *(f"- {note}" for note in table.notes)] if table.notes else []
     return "\n".join(out) + "\n"
@@ -318,7 +400,7 @@ nav a{color:var(--dim);text-decoration:none}nav a:hover{color:var(--ink)}
 .wide{overflow-x:auto;border:1px solid var(--line);border-radius:8px}table{border-collapse:collapse;width:100%;font-size:13px;font-variant-numeric:tabular-nums}
 th{background:var(--band);font-weight:600;text-align:right;white-space:nowrap;padding:6px 10px;border-bottom:1px solid var(--line)}
 td{padding:4px 10px;border-bottom:1px solid var(--line);text-align:right;white-space:nowrap}tr:last-child td{border-bottom:0}tbody tr:hover{background:var(--band)}
-.text{text-align:left}td.text{white-space:normal;min-width:9ch}tr.first td{border-top:1px solid var(--dim)}
+.text{text-align:left}td.text{white-space:normal;min-width:14ch}td.text:nth-child(2){min-width:9ch}tr.first td{border-top:1px solid var(--dim)}
 td.good{color:var(--good);font-weight:600;--fill:var(--goodbar)}td.bad{color:var(--bad);font-weight:600;--fill:var(--badbar)}td.number{--fill:var(--bar)}
 td.filled{background:linear-gradient(90deg,var(--fill) var(--to),transparent var(--to));min-width:76px}
 """
@@ -333,9 +415,14 @@ def html(machine: dict, rows: list[Row]) -> str:
     for section in found:
         out.append(f'<h2 id="{_anchor(section.title)}">{escape(section.title)}</h2>')
         if section.lines:
-            out.append("<ul>" + "".join(f"<li>{escape(said)}" for said in section.lines) + "</ul>")
+            out.append("<ul>" + "".join(f"<li>{_said(said)}" for said in section.lines) + "</ul>")
         out += [_html_table(table) for table in section.tables]
     return "\n".join([*out, "</main></html>\n"])
+
+
+def _said(line: str) -> str:
+    """A sentence, in which `...` is code."""
+    return "".join(f"<code>{part}</code>" if i % 2 else part for i, part in enumerate(escape(line).split("`")))
 
 
 def _anchor(title: str) -> str:
@@ -349,18 +436,34 @@ def _cards(rows: list[Row]) -> str:
         cards.append((f"{sum(t.met for t in held)} / {len(held)}", "targets met"))
     for suite in LEVELS:
         if ratios := [r.ratio for r in rows if r.suite == suite and r.metric == "time" and r.ratio]:
-            cards.append((f"{geometric_mean(ratios):.2f}x", f"{suite}: time of the best peer over ours, geometric mean of {len(ratios)} rows, {sum(r > 1 for r in ratios)} ahead"))
+            cards.append(
+                (
+                    f"{geometric_mean(ratios):.2f}x",
+                    f"{suite}: time of the best peer over ours, geometric mean of {len(ratios)} rows, {sum(r > 1 for r in ratios)} ahead",
+                )
+            )
     if over := [r.over("inductor") for r in rows if r.metric == "compile p98" and r.over("inductor")]:
         cards.append((f"{geometric_mean(over):,.0f}x", "faster than Inductor at a shape never seen (p98, geometric mean)"))
     for row in rows:
         if row.metric == "cold start" and row.over("inductor"):
-            cards.append((f"{row.over('inductor'):,.0f}x", f"faster than Inductor to the first result of a {row.case.split(',')[0]}: {number(row.dvm)} ms"))
-    return "<div class=cards>" + "".join(f"<div class=card><b>{escape(value)}</b><span>{escape(what)}</span></div>" for value, what in cards) + "</div>"
+            cards.append(
+                (
+                    f"{row.over('inductor'):,.0f}x",
+                    f"faster than Inductor to the first result of a {row.case.split(',')[0]}: {number(row.dvm)} ms",
+                )
+            )
+    return (
+        "<div class=cards>"
+        + "".join(f"<div class=card><b>{escape(value)}</b><span>{escape(what)}</span></div>" for value, what in cards)
+        + "</div>"
+    )
 
 
 def _html_table(table: Table) -> str:
     kinds = [cell.kind for cell in table.rows[0]]
-    head = "".join(f"<th{' class=text' * (kind == 'text')}>{escape(name)}" for name, kind in zip(table.head, kinds, strict=True))
+    head = "".join(
+        f"<th{' class=text' * (kind == 'text')}>{escape(name)}" for name, kind in zip(table.head, kinds, strict=True)
+    )
     body, last = [], None
     for row in table.rows:
         begins = last is not None and row[0].text != last and row[0].kind == "text"

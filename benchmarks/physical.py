@@ -42,7 +42,12 @@ def bandwidth(wanted: Callable[[str], bool]) -> Iterator[Row]:
                 name, compiled = f"{function.__name__} without division", dvm.function(function)
                 if wanted(name):
                     given = [dvm.asarray(rng.standard_normal(count, np.float32)) for _ in range(2)]
-                    yield _row(name, place, {"dvm": _repeated(partial(compiled, *given)), "limit": limits.triad_timer(count)}, "limit: NT triad")
+                    yield _row(
+                        name,
+                        place,
+                        {"dvm": _repeated(partial(compiled, *given)), "limit": limits.triad_timer(count)},
+                        "limit: NT triad",
+                    )
         for place, (k, n) in MATRICES.items():
             name = f"{place.split(',')[0]} weights"
             if wanted(name):
@@ -59,8 +64,14 @@ def _rows_times_matrix(name: str, place: str, k: int, n: int, rng: np.random.Gen
     for m in (1, 2):
         x = dvm.asarray(rng.standard_normal((m, k), np.float32))
         plain, small = _repeated(partial(product, x, whole)), _repeated(partial(stored, x, half))
-        yield _row(name, f"M = {m}, {place}", {"dvm": plain, "limit": limits.read_timer(4 * k * n)}, "limit: a read of as many bytes")
-        yield _row(f"{name}, bfloat16", f"M = {m}, {place}", {"dvm": small, "our float32": plain, "limit": limits.read_timer(2 * k * n)})
+        yield _row(
+            name, f"M = {m}, {place}", {"dvm": plain, "limit": limits.read_timer(4 * k * n)}, "limit: a read of as many bytes"
+        )
+        yield _row(
+            f"{name}, bfloat16",
+            f"M = {m}, {place}",
+            {"dvm": small, "our float32": plain, "limit": limits.read_timer(2 * k * n)},
+        )
 
 
 def two_threads(wanted: Callable[[str], bool]) -> Iterator[Row]:

@@ -3,11 +3,13 @@ are modules of their own."""
 
 from __future__ import annotations
 
+import os
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -22,13 +24,14 @@ from benchmarks.physical import bandwidth, two_threads
 ROOT = Path(__file__).parent.parent
 
 MODEL = "6-layer encoder"
-REQUESTS, REQUESTS_S = 200, 25.0
+REQUESTS, REQUESTS_S = 200, 12.0
 COLD_STARTS = {"dvm": 7, "torch": 3, "onnxruntime": 3, "numpy": 3}  # processes; others compile for seconds and get one
 Wanted = Callable[[str], bool]
 
 
 def requests(engines: list[Engine], wanted: Wanted) -> Iterator[Row]:
     """The first result of a model that nobody has seen, and a server's stream."""
+    engines = [e for e in engines if e.can(_model())]
     if wanted(f"{MODEL}, first result"):
         first, why = {}, []
         for engine in engines:
@@ -43,35 +46,63 @@ def requests(engines: list[Engine], wanted: Wanted) -> Iterator[Row]:
         yield _stream(engines)
 
 
+def _model() -> Case:
+    return next(c for c in CASES if c.name == MODEL)
+
+
 def _cold(name: str) -> float | None:
     """Milliseconds of a first result in a process of its own."""
-    done = subprocess.run([sys.executable, "-m", "benchmarks.cold", name], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.cold", name], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     return float(done.stdout.split()[-1]) if done.returncode == 0 else None
 
 
 def _stream(engines: list[Engine]) -> Row:
     """Every request in a shape of its own, everything included that an engine does, from a function and weights on; export for
     ONNX Runtime apart. Engines take turns request by request; who has taken REQUESTS_S is asked no more."""
-    model, rng = next(c for c in CASES if c.name == MODEL), np.random.default_rng(0)
+    model, rng = _model(), np.random.default_rng(0)
     weights = model.weights(rng)
     shapes = list(dict.fromkeys(model.unseen(rng) for _ in range(2 * REQUESTS)))[:REQUESTS]
     spent: dict[str, float] = {}
     count: dict[str, int] = {}
-    for engine in engines:
+    why = []
+
+    def timed(engine: Engine, act: Callable[[], object]) -> None:
+        """Adds what it takes; an engine that cannot is out."""
         begin, exported = time.perf_counter(), engine.exported_s
-        engine.load(model, weights)
-        spent[engine.name], count[engine.name] = time.perf_counter() - begin - (engine.exported_s - exported), 0
+        try:
+            act()
+        except Exception as error:
+            if engine.name == "dvm":
+                raise
+            engines.remove(engine)
+            why.append(f"{engine.name}: {type(error).__name__}")
+            spent.pop(engine.name), count.pop(engine.name)
+        else:
+            spent[engine.name] += time.perf_counter() - begin - (engine.exported_s - exported)
+
+    for engine in list(engines):
+        spent[engine.name] = count[engine.name] = 0
+        timed(engine, lambda engine=engine: engine.load(model, weights))
     for number, dims in enumerate(shapes):
         arrays = model.inputs(rng, *dims)
         for engine in engines[number % len(engines) :] + engines[: number % len(engines)]:
             if spent[engine.name] < REQUESTS_S or count[engine.name] < 2:
-                begin = time.perf_counter()
-                engine.result(engine.bind(arrays)())
-                spent[engine.name] += time.perf_counter() - begin
                 count[engine.name] += 1
+                timed(engine, lambda engine=engine: engine.result(engine.bind(arrays)()))
     each = {name: 1e3 * spent[name] / count[name] for name in spent}
-    notes = "; ".join(f"{name}: the first {n} of them" for name, n in count.items() if n < len(shapes))
-    return Row("requests", f"{MODEL}, {len(shapes)} requests", "all different", "mean of a request", "ms", each.pop("dvm"), each, notes=notes)
+    notes = "; ".join([*why, *(f"{name}: the first {n} of them" for name, n in count.items() if n < len(shapes))])
+    return Row(
+        "requests",
+        f"{MODEL}, {len(shapes)} requests",
+        "all different",
+        "mean of a request",
+        "ms",
+        each.pop("dvm"),
+        each,
+        notes=notes,
+    )
 
 
 def encode() -> Iterator[Row]:
@@ -135,15 +166,27 @@ def pipeline() -> Iterator[Row]:
             np.asarray(last)
             spent, after = (time.perf_counter_ns() - begin) / 800 / 1e3, runtime.stats()
             busy = (after["busy_ns"] - before["busy_ns"]) / 800 / 1e3
-            yield Row("pipeline", "stream of 800 new shapes, each", mode, "mean", "us", spent, notes=f"device busy {busy:.2f} us")
+            yield Row(
+                "pipeline", "stream of 800 new shapes, each", mode, "mean", "us", spent, notes=f"device busy {busy:.2f} us"
+            )
 
 
 def startup() -> Iterator[Row]:
     """Importing the package beyond bare Python, and starting and stopping a runtime."""
     bare, ours = (_python(code) for code in ("pass", "import dvm_rt"))
-    yield Row("startup", "import dvm_rt", "above bare Python", "p50", "ms", 1e3 * (ours - bare), {"torch": 1e3 * (_python("import torch") - bare)})
+    yield Row(
+        "startup",
+        "import dvm_rt",
+        "above bare Python",
+        "p50",
+        "ms",
+        1e3 * (ours - bare),
+        {"torch": 1e3 * (_python("import torch") - bare)},
+    )
     code = "import dvm_rt, time; b = time.perf_counter(); r = dvm_rt.Runtime(encoders=1); print(time.perf_counter() - b); r.close()"
-    times = [float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout) for _ in range(7)]
+    times = [
+        float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout) for _ in range(7)
+    ]
     yield Row("startup", "Runtime(encoders=1)", "ready", "p50", "ms", 1e3 * statistics.median(times))
 
 
@@ -201,9 +244,8 @@ def _eager_peak(model: Case, weights: list[np.ndarray], shapes: list[tuple[int, 
     from benchmarks import spaces
 
     space, rng = spaces.Torch(), np.random.default_rng(0)
-    held = [torch.from_numpy(w) for w in weights]
-    peak = 0
-    with torch.inference_mode():
+    held, peak = [torch.from_numpy(w) for w in weights], 0
+    with torch.inference_mode(), _no_stderr():
         for dims in shapes:
             given = [torch.from_numpy(x) for x in model.inputs(rng, *dims)]
             with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
@@ -213,6 +255,18 @@ def _eager_peak(model: Case, weights: list[np.ndarray], shapes: list[tuple[int, 
             peak = max(peak, int(used.max(initial=0)) + sum(x.nbytes for x in given))
             del result
     return peak + sum(w.nbytes for w in weights)
+
+
+@contextmanager
+def _no_stderr() -> Iterator[None]:
+    """PyTorch's profiler writes a line each time it starts and stops."""
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept), os.close(nowhere)
 
 
 def _whole(measured: Callable[[], Iterator[Row]]) -> Callable[[list[Engine], Wanted], Iterator[Row]]:

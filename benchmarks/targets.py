@@ -36,6 +36,7 @@ class Target:
     wanted: str
     unit: str
     parts: tuple[Part, ...]
+    why: str = ""  # what is known of the reason where it is missed
 
     @property
     def met(self) -> bool | None:
@@ -47,7 +48,9 @@ class Target:
         if not self.parts:
             return "not measured"
         if len(self.parts) <= SHOWN:
-            return ", ".join(f"{p.name} {_number(p.value)}{self.unit}" if p.name else f"{_number(p.value)}{self.unit}" for p in self.parts)
+            return ", ".join(
+                f"{p.name} {_number(p.value)}{self.unit}" if p.name else f"{_number(p.value)}{self.unit}" for p in self.parts
+            )
         worst = min(self.parts, key=lambda p: (-1 if p.most else 1) * p.value / p.bound)
         return f"{sum(p.met for p in self.parts)} of {len(self.parts)}; worst {_number(worst.value)}{self.unit} ({worst.name})"
 
@@ -56,6 +59,10 @@ def _number(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.2f}"
 
 
+COLD = "encoding and verifying a kernel take 1 to 2 us in a loop of their own (table of encoding), and ten times that after other work has been through the caches, as here"
+WORDS = ("each word reads its operand from L1 and is dispatched once for 128 floats, where the loop by hand keeps values in registers; a maximum that keeps "
+         "NaN and signed zeros takes three instructions, a * b + c is rounded twice, and row sums are added in one order on every machine")  # fmt: skip
+FULL_SIZE = "most of a request are matrix products of full size, in which MKL is as fast"
 LEVELS = {"operators": "operator", "subgraphs": "subgraph", "models": "model"}
 FUSED = ("chain of 8", "gelu", "swiglu", "lstm cell")
 ROW_KERNELS = ("softmax", "layer norm", "rms norm", "gelu", "cross entropy", "rotary")
@@ -73,7 +80,9 @@ def targets(rows: list[Row]) -> list[Target]:
         return [r for r in timed if r.suite == suite and (not cases or r.case.startswith(cases))]
 
     def ahead(what: str, found: Iterable[Row]) -> Target:
-        return Target(what, "ahead of the best peer on every row", "x", tuple(_parts(found, lambda r: r.ratio, 1.0, strict=True)))
+        return Target(
+            what, "ahead of the best peer on every row", "x", tuple(_parts(found, lambda r: r.ratio, 1.0, strict=True))
+        )
 
     fused = [r for case in FUSED for r in timed if r.case == case and r.shape in SIZES and r.best]
     by_hand = [r for case in FUSED for r in rows if r.case == case and r.metric == "kernel" and r.shape in SIZES]
@@ -89,7 +98,7 @@ def targets(rows: list[Row]) -> list[Target]:
         Target("chain of 8, gelu, swiglu, lstm cell, of the best peer's time", "<= 0.5x small, <= 0.65x middle and large", "x",
                tuple(Part(f"{r.case} {r.shape}", 1 / r.ratio, SIZES[r.shape], most=True) for r in fused)),
         Target("the same, of a kernel fused by hand", f"<= {HAND_FUSED}x", "x",
-               tuple(Part(f"{r.case} {r.shape}", 1 / r.over("fused C"), HAND_FUSED, most=True) for r in by_hand)),
+               tuple(Part(f"{r.case} {r.shape}", 1 / r.over("fused C"), HAND_FUSED, most=True) for r in by_hand), WORDS),
         Target("chains without division, of a triad's bandwidth", ">= 90 %", " %",
                tuple(_parts((r for r in limits if "division" in r.case), _share, 90))),
         ahead("softmax, layer norm, rms norm, gelu, cross entropy, rotary", [r for r in timed if r.case in ROW_KERNELS]),
@@ -109,14 +118,20 @@ def targets(rows: list[Row]) -> list[Target]:
         *_requests([r for r in rows if r.metric == "mean of a request"]),
         Target("per-call floor (64 elements, one fused function)", "<= 2 us", " us",
                tuple(Part("", r.dvm, 2.0, most=True) for r in timed if (r.case, r.shape) == ("chain of 8", "1x64"))),
-        Target("peak tensor memory over a stream of shapes, of eager's", "below eager's", "x",
-               tuple(Part(r.case, r.dvm / r.best[1], 1.0, most=True, strict=True) for r in rows if r.suite == "memory" and r.best)),
+        Target("peak tensor memory of the 6-layer encoder over a stream of shapes", "below eager's", "x",
+               tuple(Part("", r.dvm / r.best[1], 1.0, most=True, strict=True) for r in rows if r.suite == "memory" and r.best and r.case.startswith("6-layer"))),
         Target("program cache", "<= 16 MiB", " MiB", tuple(Part(r.case, r.dvm, 16.0, most=True) for r in rows if r.suite == "memory" and r.shape == "program cache")),
         Target("two threads against one", ">= 1.8x", "x", tuple(_parts((r for r in rows if r.suite == "threads"), lambda r: r.over("our 1 thread"), 1.8))),
     ]  # fmt: skip
 
 
-def _parts(rows: Iterable[Row], value: Callable[[Row], float | None], bound: float, strict: bool = False, name: Callable[[Row], str] | None = None) -> Iterator[Part]:
+def _parts(
+    rows: Iterable[Row],
+    value: Callable[[Row], float | None],
+    bound: float,
+    strict: bool = False,
+    name: Callable[[Row], str] | None = None,
+) -> Iterator[Part]:
     for row in rows:
         if (found := value(row)) is not None:
             yield Part(name(row) if name else f"{row.case} {row.shape}", found, bound, strict=strict)
@@ -125,14 +140,20 @@ def _parts(rows: Iterable[Row], value: Callable[[Row], float | None], bound: flo
 def _compile(rows: list[Row], suite: str, level: str, metric: str) -> Target:
     found = [r for r in rows if r.suite == suite and r.metric == f"compile {metric}"]
     parts = _parts(found, lambda r: r.over("inductor"), 100_000, name=lambda r: r.case)
-    return Target(f"compile time of a new shape, {metric}, {level}s, against Inductor", ">= 100,000x faster", "x", tuple(parts))
+    return Target(
+        f"compile time of a new shape, {metric}, {level}s, against Inductor", ">= 100,000x faster", "x", tuple(parts), COLD
+    )
 
 
 def _requests(rows: list[Row]) -> Iterator[Target]:
     what = "200 requests, all shapes different, compilation included"
-    yield Target(f"{what}, of the best peer", ">= 1.3x", "x", tuple(_parts(rows, lambda r: r.ratio, 1.3, name=lambda r: "")))
+    yield Target(
+        f"{what}, of the best peer", ">= 1.3x", "x", tuple(_parts(rows, lambda r: r.ratio, 1.3, name=lambda r: "")), FULL_SIZE
+    )
     for peer in ("inductor", "inductor-dyn"):
-        yield Target(f"{what}, of {peer}", ">= 10x", "x", tuple(_parts(rows, lambda r, peer=peer: r.over(peer), 10, name=lambda r: "")))
+        yield Target(
+            f"{what}, of {peer}", ">= 10x", "x", tuple(_parts(rows, lambda r, peer=peer: r.over(peer), 10, name=lambda r: ""))
+        )
 
 
 def _share(row: Row) -> float:
@@ -150,4 +171,4 @@ def _rows_of(row: Row) -> int:
 
 def _small_half(rows: list[Row]) -> list[Row]:
     """By the time of the best peer."""
-    return sorted((r for r in rows if r.best), key=lambda r: r.best[1])[: (len(rows) + 1) // 2]
+    return sorted((r for r in rows if r.best), key=lambda r: r.best[1])[: len(rows) // 2]

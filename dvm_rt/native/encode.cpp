@@ -15,6 +15,9 @@ namespace dvm {
 namespace encoding {
 namespace {
 
+// One rule for all kernels, and no measuring on the device: of 228 other choices of distance and stores for 6 kernels at 5 shapes
+// (benchmarks/choices.py), one gained 3 % or more in each of three runs, while the same program timed twice in turns differed by
+// 2 % (median) to 24 %, so that a tuner would mostly keep noise; over all kernels no other choice gains more than 1.4 % (median).
 constexpr int64_t NEXT_ROW_BYTES_MAX = 16 << 10;  // rows up to this (all inputs) are prefetched one row ahead
 constexpr uint32_t AHEAD_BYTES = 2048;            // prefetch distance in longer rows
 

@@ -2,7 +2,7 @@
 //
 // Layout: u64 read (consumer), u64 written (producer), each on its own cache line, then data. A message is u64 length and
 // that many bytes, padded to 8; it never wraps: SKIP in place of a length sends the reader to the start. `written` moves
-// only after the whole message is there, so a producer killed inside push() leaves no torn message. The consumer trusts
+// only after the whole message is there, so a producer killed inside append() leaves no torn message. The consumer trusts
 // nothing: a length that leaves the data makes the ring corrupt, and it is not read again.
 #pragma once
 #include <cstring>
@@ -25,17 +25,12 @@ class Ring {
   bool corrupt() const { return corrupt_; }
   void reset() { word(0).store(0), word(64).store(0), seen_ = written_ = 0; }  // nobody else may be at the ring
 
-  // Producer. False: no room now.
-  bool push(std::span<const uint8_t> head, std::span<const uint8_t> body = {}) {
-    const bool there = append(head, body);
-    publish();
-    return there;
-  }
-  // What was appended can be seen. The store is sequentially consistent: it is ordered before the caller's look at whether
+  // Producer. What was appended can be seen. The store is sequentially consistent: it is ordered before the caller's look at whether
   // the consumer sleeps; it also takes the line from a consumer that watches it, so several messages share one.
   void publish() {
     if (word(64).load(std::memory_order_relaxed) != written_) word(64).store(written_);
   }
+  // A message that publish() shows. False: no room now; then all that was appended before can be seen.
   bool append(std::span<const uint8_t> head, std::span<const uint8_t> body = {}) {
     uint64_t written = written_, length = head.size() + body.size();
     uint64_t need = 8 + round_up(length), at = written % size_, skipped = 0;

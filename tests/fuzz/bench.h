@@ -126,7 +126,7 @@ class Bench {
   std::vector<std::unique_ptr<Machine>> machines_;  // the baseline first
   Machine cut_{best_target(), 2};                   // takes every section in parts
   std::vector<std::unique_ptr<Guarded>> buffers_;
-  Guarded workspace_, scratch_;
+  Guarded workspace_, scratch_{SCRATCH_MAX};
   std::vector<Bytes> first_;  // of the arguments, after the first run
   std::vector<Binding> bindings_;
   Walk walk_;

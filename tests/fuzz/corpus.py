@@ -4,7 +4,8 @@ Every instruction and form in every compute dtype, loads and stores of every sto
 matmuls of every dtype (packed, transposed, with epilogues), copies, attention, host functions, gathers, row buffers,
 branches and loops, columns side by side, and what the encoder makes of fused plans. Each file holds the program, what its
 arguments hold before the run, and what the reference interpreter leaves in them (nothing where some instruction is only
-promised to a few ulp, and for host functions, for which the fuzzer has a stand-in)."""
+promised to a few ulp, and for host functions, for which the fuzzer has a stand-in). Beside them lie programs that break one rule
+each."""
 
 from __future__ import annotations
 
@@ -25,9 +26,11 @@ from dvm_rt.isa.table import Group
 from tests.isa.cases import cases, epilogue
 from tests.isa.random_programs import RandomProgram
 from tests.isa.test_fuzz import random_matmul
+from tests.native.broken import broken
 from tests.native.test_control import FLAGS
 from tests.native.test_control import Random as RandomControl
 from tests.native.test_matmul_dtypes import samples
+from tests.native.test_verify import EDITS, LISTINGS, ROTARY
 
 HOST = enum_value("SectionKind", "HOST")
 WORK_MAX, FEW, BYTES_MAX = 600, 40, 1 << 14  # small programs run fast, and reach every rule all the same
@@ -59,6 +62,8 @@ def families(rng: np.random.Generator) -> Iterator[tuple[str, Iterable[Made]]]:
     yield "gathered", (gathered(rng) for _ in range(40))
     yield "encoder", of_encoder(rng)
     yield "listings", of_listings(rng)
+    yield "idle", (idle(rng) for _ in range(12))
+    yield "many", (many(rng, number) for number in range(4))
 
 
 def of_rows(rng: np.random.Generator) -> Iterator[Made]:
@@ -404,6 +409,31 @@ def gathered(rng: np.random.Generator) -> Made:
     return builder.build(), [rng.standard_normal(width * limit).astype(np.float32), index, np.zeros(width * rows, np.float32)]
 
 
+def idle(rng: np.random.Generator) -> Made:
+    """An operand that is gathered by another one, and that no word uses."""
+    width, rows = (int(n) for n in rng.integers(1, 7, 2))
+    builder = ProgramBuilder()
+    x, y = builder.add_arg(4 * width * rows), builder.add_arg(4 * width * rows, WRITE)
+    section = builder.vector(width, rows)
+    section.operand(builder.add_arg(8 * rows, dtype=dtypes.int64), (0, 8), dtype=dtypes.int64)
+    section.operand(x, (4,), mode=READ | GATHER, index=0, limit=rows, depth=4 * width)
+    a, b = section.operand(x, (4, 4 * width)), section.operand(y, (4, 4 * width), mode=WRITE)
+    _words(section, a, b)
+    return builder.build(), [rng.standard_normal(width * rows).astype(np.float32), np.zeros(width * rows, np.float32), np.zeros(rows, np.int64)]
+
+
+def many(rng: np.random.Generator, number: int) -> Made:
+    """More elements, or columns, written one by one with gaps between them than the verifier keeps count of."""
+    builder, rows = ProgramBuilder(), 1 if number % 2 else 3
+    count = 140 if rows == 1 else 20
+    x, y = builder.add_arg(4 * rows), builder.add_arg(8 * count * rows, WRITE)
+    for place in rng.permutation(count):
+        section = builder.copy(1, rows)
+        section.operand(x, (4, 4))
+        section.operand(y, (4, 8 * count), base=8 * int(place), mode=WRITE)
+    return builder.build(), [rng.standard_normal(rows).astype(np.float32), np.zeros(2 * count * rows, np.float32)]
+
+
 Where = tuple[int, tuple[int, ...], int]  # argument, strides, base
 
 
@@ -437,8 +467,6 @@ def of_encoder(rng: np.random.Generator) -> Iterator[Made]:
 
 
 def of_listings(rng: np.random.Generator) -> Iterator[Made]:
-    from tests.native.test_verify import LISTINGS, ROTARY
-
     for listing in (*LISTINGS.values(), ROTARY):
         for _ in range(4):
             program = assemble(listing)
@@ -448,6 +476,9 @@ def of_listings(rng: np.random.Generator) -> Iterator[Made]:
 
 def main(folder: Path) -> None:
     print(f"{write(folder, families(np.random.default_rng(20261122)))} seeds in {folder}")
+    refused = [*(program for _, _, program in broken()), *(edit.program() for edit in EDITS)]
+    for number, program in enumerate(refused):
+        (folder / f"{number:04}.refused").write_bytes(program)
 
 
 def write(folder: Path, made_by_family: Iterable[tuple[str, Iterable[Made]]]) -> int:

@@ -1,7 +1,7 @@
 // The fuzzer: mutates programs by structure, verifies them, runs what passes (bench.h), and compares with what was promised.
 //
 // An execution is one mutant of a seed, or a seed itself (golden), which must pass and leave the bytes that the reference
-// interpreter left. The verifier sees the mutant's bytes in memory that ends where they end. Jobs are processes: one that
+// interpreter left. Before them come the corpus's programs that must be refused. The verifier sees the mutant's bytes in memory that ends where they end. Jobs are processes: one that
 // dies, or hangs, is a violation like any other, and its execution is known.
 //
 // Execution n of seed number s depends on (s, n) alone: `--seed s --first n --executions 1` replays it. Job j of a run has the
@@ -78,16 +78,19 @@ Bytes file(const std::string& path) {
   return {std::istreambuf_iterator<char>(in), {}};
 }
 // A seed file: u32 number of contents, u32 number of expected contents, then the program and those as u32 length, bytes.
-std::vector<Seed> read_corpus(const std::string& folder) {
+std::vector<std::string> names_in(const std::string& folder, const char* ending) {
   std::vector<std::string> names;
   if (DIR* dir = opendir(folder.c_str())) {
     while (dirent* entry = readdir(dir))
-      if (std::string(entry->d_name).ends_with(".seed")) names.push_back(entry->d_name);
+      if (std::string(entry->d_name).ends_with(ending)) names.push_back(entry->d_name);
     closedir(dir);
   }
   std::sort(names.begin(), names.end());
+  return names;
+}
+std::vector<Seed> read_corpus(const std::string& folder) {
   std::vector<Seed> seeds;
-  for (auto& name : names) {
+  for (auto& name : names_in(folder, ".seed")) {
     const auto bytes = file(folder + "/" + name);
     size_t at = 0;
     auto u32 = [&] { uint32_t x; memcpy(&x, bytes.data() + at, 4); at += 4; return x; };
@@ -115,12 +118,14 @@ class Job {
   void run() {
     const auto began = Clock::now();
     FILE* dump = options_.dump ? fopen(options_.dump, "wb") : nullptr;
+    if (all_golden_ && !options_.first && !options_.plants) refuse_broken();
     for (uint64_t n = options_.first; count_.executions < options_.executions; n++) {
       if (!(n & 63) && n != options_.first) {
         count_.seconds = since(began), count_.cpu_seconds = cpu_seconds();
         if ((options_.plants ? count_.cpu_seconds : count_.seconds) > options_.seconds) break;
       }
       count_.at = n;
+      if (*count_.why) break;
       if (const std::string& why = execute(n, dump); !why.empty()) {
         snprintf(count_.why, sizeof count_.why, "%s", why.c_str());
         break;
@@ -136,6 +141,16 @@ class Job {
     if (random.chance(50)) return size_t(random.below(int64_t(seeds_.size())));
     const auto& [begin, end] = families_[size_t(random.below(int64_t(families_.size())))];
     return begin + size_t(random.below(int64_t(end - begin)));
+  }
+  void refuse_broken() {
+    for (auto& name : names_in(options_.corpus, ".refused")) {
+      const Bytes program = file(options_.corpus + "/" + name);
+      uint8_t* exact = exact_.place(program.size(), 8, 0);
+      memcpy(exact, program.data(), program.size());
+      VerifyFacts facts;
+      snprintf(count_.name, sizeof count_.name, "%s", name.c_str());
+      if (verify(exact, program.size(), facts).code == VerifyCode::OK) snprintf(count_.why, sizeof count_.why, "verifier: takes a broken program");
+    }
   }
   const std::string& execute(uint64_t n, FILE* dump) {
     const uint64_t every = options_.golden_every, count = seeds_.size();

@@ -19,7 +19,7 @@ namespace fuzz {
 
 using Bytes = std::vector<uint8_t>;
 constexpr size_t PAGE = 4096, MARGIN = 256;
-constexpr uint64_t WORK_MAX = 1 << 11, ELEMENTS_MAX = 1 << 15, BYTES_MAX = 1 << 16;
+constexpr uint64_t WORK_MAX = 1 << 11, ELEMENTS_MAX = 1 << 15, BYTES_MAX = 1 << 16, SCRATCH_MAX = 1 << 17;
 
 struct Seed {
   std::string name;
@@ -84,7 +84,7 @@ class ProgramMemory : public std::pmr::memory_resource {
 // Small enough to be walked element by element.
 inline bool small(const VerifiedProgram& program) {
   const ProgramHead& head = program.head();
-  if (head.fuel > WORK_MAX || head.workspace_bytes > BYTES_MAX || head.scratch_bytes > BYTES_MAX || head.arg_count > 40) return false;
+  if (head.fuel > WORK_MAX || head.workspace_bytes > BYTES_MAX || head.scratch_bytes > SCRATCH_MAX || head.arg_count > 40) return false;
   for (int i = 0; i < head.arg_count; i++)
     if (program.args()[i].bytes > BYTES_MAX) return false;
   uint64_t elements = 0;

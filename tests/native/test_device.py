@@ -485,6 +485,35 @@ def test_programs_can_be_made_before_a_launch_wants_them() -> None:
     assert stream.stats()["exposed_count"] == 0
 
 
+def test_a_launch_that_can_run_goes_before_a_program_that_was_sent_ahead() -> None:
+    stepped = Stepped()
+    stream, plan = stepped.stream, stepped.stream.register(axpy())
+    x = stream.asarray(random(2, 2))
+    stream.call(plan, [x, x])
+    stepped.run()
+    stream.call(plan, [x, x])
+    number = stream.prefetch(plan, [3, 7])
+    stepped.device.serve(20_000.0)
+    assert stream.done == 2 and stepped.device.programs == 2
+    records = np.frombuffer(stream.trace_records(1), RECORD["TraceRecord"].numpy)
+    begins = {(r["kind"], r["id"]): r["begin_ns"] for r in records}
+    assert begins[enum_value("TraceKind", "LAUNCH"), 2] < begins[enum_value("TraceKind", "LOAD"), number]
+
+
+def test_programs_that_follow_each_other_are_a_range() -> None:
+    stream = _native.Stream(inline=False, workers=1, encode_mode="workers", arena_bytes_max=1 << 26, ring_bytes=1 << 18)
+    plan = stream.register(axpy())
+    first = [stream.prefetch(plan, [1, n]) for n in range(1, 4)]
+    assert stream.take_outbox_batch(2)[1:] == (range(first[0], first[0] + 2), (plan, plan))
+    stream.take_outbox_batch(1)
+    second = [stream.prefetch(plan, [2, n]) for n in (1, 2)]
+    stream.set_where(plan, "caller")
+    stream.prefetch(plan, [3, 1])
+    stream.set_where(plan, "workers")
+    third = stream.prefetch(plan, [4, 1])
+    assert stream.take_outbox_batch(8)[1] == (*second, third)
+
+
 def test_idle_time_is_split_and_traced() -> None:
     stepped = Stepped()
     stream, plan = stepped.stream, stepped.stream.register(axpy())

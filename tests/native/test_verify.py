@@ -16,10 +16,12 @@ from dvm_rt.errors import DeviceTrap, InvalidBytecodeError
 from dvm_rt.isa import layout, table
 from dvm_rt.isa.assembler import assemble
 from dvm_rt.isa.program import fuel, parse
+from dvm_rt.isa.verifier import check
 
 from tests.isa.cases import Case, cases, epilogue
 from tests.isa.random_programs import RandomProgram
 
+from tests.native.broken import broken
 from tests.native.guarded import Guarded
 
 # ---- listings that pass ---------------------------------------------------------------------------------------------
@@ -605,6 +607,11 @@ def test_the_listings_pass(listing: str) -> None:
 @pytest.mark.parametrize("edit", EDITS, ids=[f"{i}-{e.code}" for i, e in enumerate(EDITS)])
 def test_each_rule(edit: Edit) -> None:
     assert refused(edit.program()) == (edit.code, edit.section, edit.word)
+
+
+@pytest.mark.parametrize(("code", "program"), [pytest.param(code, program, id=what) for what, code, program in broken()])
+def test_sums_and_products_that_overflow_and_lengths_that_lie(code: str, program: bytes) -> None:
+    assert refused(program)[0] == code and check(program) is not None
 
 
 def test_rules_about_bytes() -> None:
