@@ -39,7 +39,8 @@ def mixture(x: dvm.Array, gate: dvm.Array, up: dvm.Array, down: dvm.Array) -> tu
 
 def random_weights(rng: np.random.Generator, width: int, experts: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The gate, and of all experts what leads to twice the width, and back."""
-    gate, pairs = normal(rng, width, experts), [(normal(rng, width, 2 * width), normal(rng, 2 * width, width)) for _ in range(experts)]
+    gate = normal(rng, width, experts)
+    pairs = [(normal(rng, width, 2 * width), normal(rng, 2 * width, width)) for _ in range(experts)]
     return gate, np.stack([up for up, _ in pairs]), np.stack([down for _, down in pairs])
 
 
