@@ -118,16 +118,12 @@ def _whole_rows(where: str, dtype: DType) -> None:
 
 def _product_of_groups(where: str, given: tuple[DType, ...]) -> DType:
     _whole_rows(where, given[2])
-    if given[0] is not dtypes.float32 or given[1] is not dtypes.float32:
-        raise DTypeError(f"graph: {where}: dtypes, got {given[0]} and {given[1]}, allowed float32 for both")
-    return given[0]
+    return _product(where, given[:2])
 
 
 def _grouped(where: str, given: tuple[DType, ...]) -> DType:
     _whole_rows(where, given[2])
-    if given[0] is not given[1] or given[0] not in (dtypes.float32, dtypes.float16, dtypes.bfloat16):
-        raise DTypeError(f"graph: {where}: dtypes, got {given[0]} and {given[1]}, allowed float32, float16 or bfloat16 for both")
-    return given[0]
+    return _numbers(where, given[:2])
 
 
 def _floats(where: str, given: tuple[DType, ...], *_: object) -> DType:

@@ -442,39 +442,15 @@ void multiply(Context& context, const Product& p) {
   }
 }
 
-int64_t rows_of_group(const Operand& sizes, const uint8_t* from, int64_t group) {
-  if (DType(sizes.dtype) == DType::INT64) {
-    int64_t rows;
-    memcpy(&rows, from + group * sizes.stride[2], sizeof rows);
-    return rows;
-  }
-  int32_t rows;
-  memcpy(&rows, from + group * sizes.stride[2], sizeof rows);
-  return rows;
-}
-
-// Groups of rows, one behind the other, each with its own B. What is beyond all of them is 0.
 void run_groups(Context& context, const SectionRun& run) {
-  const Section& head = *run.section.head;
-  const Operand *b = run.section.operands + 1, *sizes = b + 2;
   Product p = product(run);
-  p.column_begin = run.begin * PANEL, p.column_end = smaller(p.n, run.end * PANEL);
-  if (run.end - run.begin >= run.section.split.units) p.column_begin = 0, p.column_end = p.n;
-  int64_t row = 0;
-  for (int64_t group = 0; group < head.dims[2]; group++, p.base[1] += b->stride[2]) {
-    const int64_t rows = rows_of_group(*sizes, run.address[3], group);
-    if (rows < 0 || rows > head.dims[1] - row) {
-      context.trap = {TrapCode::GATHER_RANGE, 0, 0, rows, head.dims[1] - row + 1};
-      return;
-    }
-    if (rows == 0) continue;
-    set_shape(p, rows);
-    set_rows(p, row, row + rows);
+  context.operands = run.section.operands, context.constants = run.section.constants;
+  each_group(context, run, p.base, [&](int64_t row, int64_t row_end, int64_t column, int64_t column_end) {
+    p.column_begin = column, p.column_end = column_end;
+    set_shape(p, row_end - row);
+    set_rows(p, row, row_end);
     multiply(context, p);
-    row += rows;
-  }
-  for (; row < head.dims[1]; row++)
-    memset(p.base[2] + (row * p.c_row + p.column_begin) * 4, 0, size_t(p.column_end - p.column_begin) * 4);
+  });
 }
 
 }  // namespace
