@@ -7,13 +7,14 @@ Arrays that the Python code reaches in other ways are captured: their values bel
 A function whose sizes depend on values (`nonzero` without size=...), or change from one iteration of a loop to the next, has no
 graph: its Python code runs with values on every call, which gives the same results in more launches (`walked_calls`).
 
-The fast path: all arguments are computed arrays or floats, and an array or a plain tuple of arrays comes back; `_native.Dispatcher` finds
-the plan, launches it and makes the arrays in one native call. Everything else goes the slow way, with the same result."""
+The fast path: all arguments are computed arrays or floats, and an array or a plain tuple of arrays comes back; the call itself is native
+(`_native.Dispatched`), finds the plan, launches it and makes the arrays. Everything else goes the slow way, `_call`, with the same
+result."""
 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Generator
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,13 +24,19 @@ from dvm_rt.array import tracing
 from dvm_rt.array.array import Array, asarray, computed, wrap
 from dvm_rt.array.array import _wrap_node as wrap_node
 from dvm_rt.array.session import UNPLANNED, Planned, Session, session
-from dvm_rt.array.tracing import Trace
+from dvm_rt.array.tracing import Trace, refuse_leaked
 from dvm_rt.dtypes import DTYPES
-from dvm_rt.errors import EncodeError, GraphError, InvalidBytecodeError, ShapeError
+from dvm_rt.errors import GraphError, ShapeError
 from dvm_rt.graph.graph import Node
 
-ARRAY = object()  # the place of an array in a tree
-_NOT_HERE = (AttributeError, ShapeError, EncodeError, InvalidBytecodeError)  # no array; or the slow way says more of the error
+class _Place:
+    """What stands for an array in a tree."""
+
+    def __repr__(self) -> str:
+        return "array"
+
+
+ARRAY = _Place()
 
 
 @dataclass(slots=True, eq=False)
@@ -47,34 +54,24 @@ NOT_FOR_ALL_SIZES = Entry(None, ())  # each shape is traced for itself
 WALKED = Entry(None, ())  # no graph: sizes depend on values, or change from one iteration to the next
 
 
-class Function:
+class Function(_native.Dispatched):
     """A traced Python function. Calls take and give trees of arrays; see the module for what is static."""
 
     def __init__(self, python: Callable[..., object]) -> None:
+        super().__init__()
+        if not callable(python):
+            raise GraphError(f"function: decorator, got {type(python).__name__}, allowed Python functions")
         self.python = python
         self._entries: weakref.WeakKeyDictionary[Session, dict[tuple, Entry]] = weakref.WeakKeyDictionary()
-        self._fast: weakref.WeakKeyDictionary[Session, object] = weakref.WeakKeyDictionary()
-        self._short: dict[int, object] = {}  # id of a session -> its dispatcher
         self._name = getattr(python, "__qualname__", repr(python))
         self.__doc__, self.__name__, self.__wrapped__ = python.__doc__, getattr(python, "__name__", "function"), python
-
-    def __call__(self, *args: object, **kwargs: object) -> object:
-        if not kwargs and args:
-            first = args[0] if args[0].__class__ is Array else next((x for x in args if x.__class__ is Array), None)
-            dispatch = self._short.get(id(first._session)) if first is not None else None
-            if dispatch is not None:
-                try:
-                    result = dispatch(args)
-                except _NOT_HERE:
-                    result = None
-                if result is not None:
-                    return result
-        return self._call(args, kwargs)
 
     def __get__(self, instance: object, owner: type) -> object:
         """As a method: a function of its own for each instance, which is static."""
         if instance is None:
             return self
+        if not hasattr(instance, "__dict__"):
+            raise GraphError(f"function: {self._name}: method, got one of an object with __slots__ alone, allowed objects with a __dict__, which keeps it")
         bound = type(self)(self.python.__get__(instance, owner))
         instance.__dict__[self.__name__] = bound
         return bound
@@ -131,7 +128,7 @@ class Function:
         try:
             entry = entries.get(key)
         except TypeError as error:
-            raise GraphError(f"function: {self._name}: static argument is not hashable: {error}, allowed arrays, numbers, strings, None") from error
+            raise GraphError(f"function: {self._name}: static argument, got {error}, allowed arrays, numbers, strings, None, what is hashable") from error
         if entry is None:
             if len(entries) >= of.plans_max:
                 self._forget(of)
@@ -149,8 +146,7 @@ class Function:
         for entry in self._entries.pop(of).values():
             if entry.planned is not None:
                 of.forget(entry.planned)
-        self._fast.pop(of, None)
-        self._short.pop(id(of), None)
+        self._forget_dispatcher(of)
 
     def _traced(self, of: Session, tree: object, rows: tuple, shapes: tuple | None) -> Entry:
         """The trace; where the code needs sizes that are numbers (an index array of how many coordinates?), none for all."""
@@ -175,6 +171,7 @@ class Function:
             args, kwargs = _unflatten(tree, iter([wrap_node(n, None) for n in nodes]))
             result = self.python(*args, **kwargs)
             out_tree = _flatten(result, outputs)
+            _check_results(out_tree, self._name)
             nodes = [_output_node(x, trace, self._name) for x in outputs]
         if not nodes:
             return Entry(None, out_tree, shapes is not None)
@@ -186,11 +183,7 @@ class Function:
         single = entry.tree is ARRAY
         if not plain or entry.planned is None or entry.planned.number == UNPLANNED or not (single or _is_flat(entry.tree)):
             return
-        if of not in self._fast:
-            self._fast[of] = _native.Dispatcher(of.stream, Array)
-            self._short[id(of)] = self._fast[of]
-            weakref.finalize(of, self._short.pop, id(of), None)
-        self._fast[of].add(rows, entry.planned.number, single)
+        self._dispatcher(of, of.stream, Array).add(rows, entry.planned.number, single)
         entry.short = True
 
 
@@ -200,7 +193,9 @@ def function(python: Callable[..., object]) -> Function:
 
 
 def planned_for(called: Function, args: tuple, kwargs: dict[str, object]) -> tuple[Session, Planned, list[object]]:
-    """(session, plan, tensors) that a call with these arguments uses; traces if need be."""
+    """(session, plan, tensors) that a call with these arguments uses; traces if need be. Raises GraphError for what has no plan."""
+    if not isinstance(called, Function):
+        raise GraphError(f"function: its first argument, got {type(called).__name__}, allowed what dvm.function, dvm.kernel or dvm.stacked made")
     leaves: list[object] = []
     tree = _flatten((args, kwargs), leaves)
     of = _session_of(leaves)
@@ -210,7 +205,7 @@ def planned_for(called: Function, args: tuple, kwargs: dict[str, object]) -> tup
         entry = called._entry(of, tree, arrays, args, kwargs, exact=True)
     if entry.planned is None:
         what = "is walked with values, so it has no plan" if entry is WALKED else "computes nothing"
-        raise GraphError(f"function: {called._name}: {what}, allowed functions that give arrays of sizes known before they run")
+        raise GraphError(f"function: {called._name}: {what}, got one, allowed functions that give arrays of sizes known before they run")
     of.settle(entry.planned)
     return of, entry.planned, [a._tensor for a in arrays]
 
@@ -246,7 +241,7 @@ def _output_node(x: object, trace: Trace, name: str) -> Node:
     if _is_traced(x):
         if (taken := trace.take(x._node)) is not None:
             return taken
-        raise GraphError(f"function: {name}: gives an array of another trace, allowed arrays made from its arguments")
+        raise refuse_leaked(x._node)
     return trace.capture(computed(x if isinstance(x, Array) else asarray(_host(x)), "captured"))
 
 
@@ -263,6 +258,33 @@ def _flatten(value: object, leaves: list[object]) -> object:
     if isinstance(value, dict):
         return (dict, tuple([(k, _flatten(v, leaves)) for k, v in value.items()]))
     return ("static", type(value), value)
+
+
+def tree_text(tree: object) -> str:
+    """A tree as Python would write it, with `array` for each array."""
+    if tree is ARRAY:
+        return "array"
+    kind, parts = tree[0], tree[-1]
+    if kind == "static":
+        return repr(parts)
+    if kind is dict:
+        return "{" + ", ".join(f"{k!r}: {tree_text(v)}" for k, v in parts) + "}"
+    inside = ", ".join(map(tree_text, parts))
+    if kind is list:
+        return f"[{inside}]"
+    return f"{'' if kind is tuple else kind.__name__}({inside}{',' if kind is tuple and len(parts) == 1 else ''})"
+
+
+def _check_results(tree: object, name: str) -> None:
+    """Raises GraphError for results that have not run yet: what they would record, the trace does not see."""
+    kind, parts = (None, ()) if tree is ARRAY else (tree[0], tree[-1])
+    if kind == "static":
+        if isinstance(parts, (Coroutine, Generator)):
+            parts.close()
+            raise GraphError(f"function: {name}: result, got a {type(parts).__name__}, allowed arrays and trees of them, from a function without async or yield")
+        return
+    for part in parts:
+        _check_results(part[1] if kind is dict else part, name)
 
 
 def _is_flat(tree: tuple) -> bool:

@@ -44,7 +44,7 @@ from dvm_rt.errors import (
 )
 from dvm_rt.fusion.fuser import Fused, Report, fuse
 from dvm_rt.fusion.patterns import rewritten
-from dvm_rt.graph.graph import Graph, Node, apply, parameter
+from dvm_rt.graph.graph import Graph, Node, apply, parameter, reachable
 from dvm_rt.graph.operators import OPERATORS, Lowering
 from dvm_rt.graph.symbols import Facts, symbol
 
@@ -84,7 +84,7 @@ class Lazy(NamedTuple):
     numbers: bytes
 
 
-COUNTED = ("stacked_launches", "stacked_calls", "plan_ns", "plans_made", "plans_swapped", "quick_plans", "quick_launches")
+COUNTED = ("stacked_launches", "stacked_calls", "walked_calls", "plan_ns", "plans_made", "plans_swapped", "quick_plans", "quick_launches")
 UNPLANNED = 0  # the number of no plan: the stream's begin at 1
 SWAPS_MAX = 64  # that stats() remembers
 
@@ -369,16 +369,17 @@ class Session:
 
     def run_calls(self) -> None:
         """Runs all that wait."""
-        launches, calls = self._calls.run()
-        self.counters["stacked_launches"] += launches
-        self.counters["stacked_calls"] += calls
+        with self.lock:
+            launches, calls = self._calls.run()
+            self.counters["stacked_launches"] += launches
+            self.counters["stacked_calls"] += calls
 
     # ---- lazy graphs ----
 
     def flush(self, nodes: list[Node], reason: str) -> None:
-        """Computes what these nodes wait for, in one launch, after all calls that wait."""
+        """Computes what these nodes wait for, in one launch; after all calls that wait, if they need one of those."""
         with self.lock:
-            if self._calls:
+            if self._calls and any(n.operator is CALL for n in reachable(nodes)):
                 self.run_calls()
             waiting = [n for n in nodes if n.data.__class__ is Pending]
             if not waiting:
@@ -488,7 +489,8 @@ class Session:
         """Counters of arrays and functions, then the runtime's. plan_ns: spent on tracing, fusing and registering. plans_made:
         for whole graphs, by whoever made them; quick_plans: of single operators; quick_launches: on the quick tier;
         plans_swapped: graphs that went on to their own plan, the last of them in `swaps`: launches and microseconds of the
-        caller's thread before, and in the first call after. stacked_launches: of several calls of stacked functions each."""
+        caller's thread before, and in the first call after. stacked_launches: of several calls of stacked functions each; walked_calls: of functions without a graph, Python going from
+        launch to launch."""
         plans = sum(isinstance(p, Planned) for p in self.plans.values())
         return {**dict.fromkeys(COUNTED, 0), **self.counters, "lazy_plans": plans, "swaps": list(self.swaps), **self.runtime.stats()}
 

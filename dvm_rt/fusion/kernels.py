@@ -19,7 +19,7 @@ from dvm_rt.fusion.legalise import NUMBERS, Legal
 from dvm_rt.fusion.plan import GATHER, NONE, PACKED, READ, WRITE, Arg, Expression, Kernel, KernelBuilder, PlanBuilder
 from dvm_rt.fusion.segments import Segment
 from dvm_rt.fusion.views import ZERO, Access, Placement, axes_of, is_one, source
-from dvm_rt.fusion.words import NARROW, is_closed, member_words, without_idle_wraps
+from dvm_rt.fusion.words import NARROW, is_closed, member_words, without_idle_narrowing
 from dvm_rt.graph.graph import Graph, Node
 from dvm_rt.graph.operators import Lowering
 from dvm_rt.graph.symbols import Check, Dim, Size, maximum, same
@@ -366,7 +366,7 @@ class KernelWriter:
                 self.nodes[member] = self._node(member)
             for node, argument in homes.items():
                 self.kernel.output(self.nodes[node], argument)
-            self.kernel.nodes = without_idle_wraps(self.kernel.nodes, [a.dtype for a in self.kernel.args])
+            self.kernel.nodes = without_idle_narrowing(self.kernel.nodes, [a.dtype for a in self.kernel.args])
         self.plan.kernels.append(self.kernel.build())
 
     def _write_copy(self, node: Node) -> None:

@@ -89,7 +89,7 @@ def test_errors_come_from_the_line_that_caused_them() -> None:
         (DTypeError, lambda: x << 1), (DTypeError, lambda: dvm.exp(dvm.asarray([1]))), (DTypeError, lambda: x & x), (DTypeError, lambda: dvm.asarray("text")),
         (DTypeError, lambda: dvm.asarray(1.0).astype("nothing")), (DTypeError, lambda: dvm.asarray([1], "uint8") + 300),
         (DTypeError, lambda: dvm.asarray([1], "uint64") + dvm.asarray([1])), (ShapeError, lambda: x[x > 0, 1]),
-        (TypeError, lambda: x + "text"), (TypeError, lambda: dvm.eval(3)),
+        (TypeError, lambda: x + "text"), (GraphError, lambda: dvm.eval(3)),
     ]:  # fmt: skip
         with pytest.raises(error):
             cause()
@@ -245,7 +245,7 @@ def test_arrays_of_two_runtimes() -> None:
         inside = dvm.asarray(fresh(3))
         assert float((inside * 0).sum()) == 0
         assert float((outside * 0).sum()) == 0  # in its own runtime
-        with pytest.raises(GraphError, match="different runtimes"):
+        with pytest.raises(GraphError, match="arrays of two"):
             inside + outside
     with pytest.raises(dvm.ClosedError):
         float((inside * 0).sum())
