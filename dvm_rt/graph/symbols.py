@@ -340,6 +340,8 @@ class Facts:
         """The size with everything substituted that is known."""
         if size.__class__ is int or not self.substitutions:
             return size
+        if size.__class__ is not Dim:
+            return int(size)
         key = size.key
         if (number := _symbol_number(key)) is not None:
             return self.substitutions.get(number, size)
