@@ -71,7 +71,7 @@ class Array:
 
     @property
     def ndim(self) -> int:
-        return len(self.shape)
+        return len(self._tensor.shape) if self._tensor is not None else len(self._node.shape)
 
     @property
     def size(self) -> int | Dim:

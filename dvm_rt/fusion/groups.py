@@ -652,9 +652,11 @@ def _followers(grouping: Grouping, product: Node, count_max: int) -> list[Node]:
 
 
 def _in_tile(use: Use, compute: DType) -> bool:
-    """Whether the product's own dtype does for it."""
+    """Whether the product's own dtype does for it, and it reads no counting: a tile does not know where it lies."""
     own = computes(use.reader)
-    return use.reader.operator.lowering is Lowering.ELEMENTWISE and (own is None or compute in own) and not any(map(crosses, use.path))
+    if any(source(i)[0].operator.name == "iota" for i in use.reader.inputs) or any(map(crosses, use.path)):
+        return False
+    return use.reader.operator.lowering is Lowering.ELEMENTWISE and (own is None or compute in own)
 
 
 def _exit(grouping: Grouping, members: set[Node]) -> Node | None:
