@@ -13,10 +13,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import numpy as np
+
 from dvm_rt.array import tracing
 from dvm_rt.array.array import Array, asarray, record
 from dvm_rt.array.array import _wrap_node as wrap_node
-from dvm_rt.array.function import _flatten, _host, _is_traced, _output_node, _unflatten
+from dvm_rt.array.function import _flatten, _host, _is_traced, _output_node, _unflatten, structure_text
 from dvm_rt.array.creation import zeros
 from dvm_rt.array.functions import stack
 from dvm_rt.array.movement import take
@@ -27,21 +29,26 @@ from dvm_rt.graph.graph import NO_FACTS, Node, apply
 from dvm_rt.graph.operators import OPERATORS
 from dvm_rt.graph.symbols import Facts, Shape, Size, equal, same
 
+LIMIT_MAX = 1 << 40  # iterations that a program can count
 LIMIT = 100_000  # most iterations, unless the caller names another number; the work of a launch counts all of them
 
 
 def cond(pred: Array | bool, true: Callable[..., object], false: Callable[..., object], *operands: object) -> object:
     """true(*operands) if the predicate, a scalar bool, is set, else false(*operands)."""
+    _check_functions("cond", true=true, false=false)
     trace = tracing.current()
     if trace is None or not (isinstance(pred, Array) and _is_traced(pred)):
         return (true if _is_set("cond", pred) else false)(*operands)
     flag = _flag("cond", pred, trace)
     tree, arguments = _arguments(operands, trace, "cond")
     branches = [_traced_part(python, tree, arguments, trace, "cond") for python in (true, false)]
+    if branches[0][2] != branches[1][2]:  # whole numbers that differ are values, too
+        branches = [_traced_part(lambda *x: _lifted(python(*x)), tree, arguments, trace, "cond") for python in (true, false)]  # noqa: B023
     taken = list({id(n): n for part, *_ in branches for n in part.taken}.values())
     (_, _, first_tree, _), (_, _, second_tree, _) = branches
     if first_tree != second_tree:
-        raise GraphError(f"cond: structure of the results, got {first_tree} and {second_tree}, allowed one for both branches")
+        got = f"{structure_text(first_tree)} and {structure_text(second_tree)}"
+        raise GraphError(f"cond: structure of the results, got {got}, allowed one for both branches")
     parts = [part.part(inner, taken, outputs) for part, inner, _, outputs in branches]
     count = len(branches[0][3])
     nodes = _nodes("cond", (flag, *arguments, *taken), tuple(parts), count, trace)
@@ -52,8 +59,11 @@ def switch(index: Array | int, branches: Sequence[Callable[..., object]], *opera
     """branches[index](*operands); an index beyond the ends counts as the first or the last branch."""
     if not branches:
         raise GraphError("switch: branches, got none, allowed 1 and more")
+    _check_functions("switch", **{f"branch {i}": branch for i, branch in enumerate(branches)})
     if isinstance(index, Array) and (index.shape != () or index.dtype.kind not in "iu"):
         raise DTypeError(f"switch: index, got {index.dtype} of shape {index.shape}, allowed a scalar integer")
+    if not isinstance(index, Array) and (isinstance(index, bool) or not hasattr(index, "__index__")):
+        raise DTypeError(f"switch: index, got {index!r}, allowed a scalar integer")
     if not (isinstance(index, Array) and _is_traced(index)):
         return branches[min(max(int(index), 0), len(branches) - 1)](*operands)
     return _switched(index, 0, list(branches), operands)
@@ -77,8 +87,9 @@ def while_loop(
 ) -> object:
     """The state after `state = body(*state)` has run as long as `going(*state)`, a scalar bool, is set. `state` is a tuple, or one
     array (or another structure), which both functions then take as their only argument."""
-    if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
-        raise GraphError(f"while_loop: limit, got {limit!r}, allowed whole numbers from 1")
+    _check_functions("while_loop", going=going, body=body)
+    if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= LIMIT_MAX:
+        raise GraphError(f"while_loop: limit, got {limit!r}, allowed whole numbers from 1 to {LIMIT_MAX}")
     alone = not isinstance(state, tuple) or hasattr(state, "_fields")
     values = (state,) if alone else state
     trace = tracing.current()
@@ -130,10 +141,10 @@ def _loop_traced(going: Callable, body: Callable, state: tuple, limit: int, trac
 
     def step(*before: object) -> tuple:
         after = body(*before)
+        _same_tree(tree, _flatten(after, []))
         return after, going(*after)
 
-    part, inner, (_, after_tree), outputs = _traced_part(step, tree, arguments, trace, "while_loop", pair=True)
-    _same_tree(tree, after_tree)
+    part, inner, _, outputs = _traced_part(step, tree, arguments, trace, "while_loop", pair=True)
     _same_sizes("while_loop", trace.facts, arguments, outputs)
     step_part = part.part(inner, part.taken, outputs)
     nodes = _nodes("while_loop", (flag, *arguments, *part.taken), (step_part, limit), len(arguments), trace)
@@ -142,7 +153,8 @@ def _loop_traced(going: Callable, body: Callable, state: tuple, limit: int, trac
 
 def _same_tree(before: object, after: object, name: str = "while_loop") -> None:
     if before != after:
-        raise GraphError(f"{name}: structure of the state after a step, got {after}, allowed that before it, {before}")
+        got, allowed = structure_text(after), structure_text(before)
+        raise GraphError(f"{name}: structure of the state after a step, got {got}, allowed that before it, {allowed}")
 
 
 def _same_kind(name: str, before: Sequence[tuple[int, DType]], after: Sequence[Array]) -> None:
@@ -169,6 +181,7 @@ def _same_sizes(name: str, facts: Facts, before: Sequence[Node], after: Sequence
 def scan(f: Callable[..., object], init: object, xs: object, length: Size | None = None) -> tuple[object, object]:
     """(carry, ys) of `carry, y = f(carry, x)` for each x along the first axis of xs, an array or a structure of them; ys are the
     y's stacked. xs None: `length` times, and x is None. Raises ShapeError for unequal lengths, GraphError for none."""
+    _check_functions("scan", f=f)
     leaves: list[object] = []
     tree = _flatten(xs, leaves) if xs is not None else None
     arrays = [_array(x) for x in leaves]
@@ -182,7 +195,9 @@ def _length(arrays: list[Array], length: Size | None, facts: Facts) -> Size:
     lengths = [x.shape[0] if x.ndim else None for x in arrays] + ([] if length is None else [length])
     if not lengths:
         raise GraphError("scan: xs, got no array and no length, allowed arrays, or None and length=...")
-    if any(n is None or equal(n, lengths[0]) is False for n in lengths):
+    if None in lengths:
+        raise ShapeError("scan: lengths, got an array of no dimensions, allowed arrays of 1 and more")
+    if any(equal(n, lengths[0]) is False for n in lengths):
         raise ShapeError(f"scan: lengths, got {lengths}, allowed one for all arrays of xs (and length)")
     for other in lengths[1:]:
         facts.equate(lengths[0], other, "scan: lengths")
@@ -277,6 +292,12 @@ def append(x: Array, rows: Array) -> Array:
 # ---- tracing ------------------------------------------------------------------------------------------------------
 
 
+def _check_functions(name: str, **given: object) -> None:
+    for what, function in given.items():
+        if not callable(function):
+            raise GraphError(f"{name}: {what}, got {type(function).__name__}, allowed a function")
+
+
 def _array(x: object) -> Array:
     return x if isinstance(x, Array) else asarray(_host(x))
 
@@ -324,6 +345,8 @@ def _nodes(name: str, inputs: tuple[Node, ...], attributes: tuple, count: int, t
 
 
 def _checked(name: str, pred: object) -> Array:
+    if not isinstance(pred, (Array, np.ndarray, np.generic, bool, int, float)):
+        raise DTypeError(f"{name}: predicate, got {type(pred).__name__}, allowed a scalar bool")
     array = pred if isinstance(pred, Array) else asarray(pred)
     if array.dtype is not bool_:
         raise DTypeError(f"{name}: predicate, got {array.dtype}, allowed a scalar bool")

@@ -246,6 +246,21 @@ def _flatten(value: object, leaves: list[object]) -> object:
     return ("static", type(value), value)
 
 
+def structure_text(tree: object) -> str:
+    """A tree as one writes it: (array, {'k': array}, 3)."""
+    if tree is ARRAY:
+        return "array"
+    kind, parts = tree[0], tree[-1]
+    if kind == "static":
+        return repr(parts)
+    if kind is dict:
+        return "{" + ", ".join(f"{k!r}: {structure_text(v)}" for k, v in parts) + "}"
+    inside = ", ".join(map(structure_text, parts))
+    if kind is list:
+        return f"[{inside}]"
+    return f"({inside}{',' * (len(parts) == 1)})" if kind is tuple else f"{kind.__name__}({inside})"
+
+
 def _is_flat(tree: tuple) -> bool:
     """Whether it is a plain tuple of arrays."""
     return tree[0] is tuple and all(part is ARRAY for part in tree[1])
