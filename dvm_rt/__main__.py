@@ -96,7 +96,7 @@ def isa(
 
 @app.command()
 def das(file: Annotated[Path, typer.Argument(help="the bytes of one program")]) -> None:
-    """Print the listing of a program."""
+    """Print the listing of a program, as `dvm_rt.das(function, *args)` does for what a call runs."""
     from dvm_rt.isa.assembler import disassemble
 
     print(disassemble(file.read_bytes()))
@@ -134,7 +134,7 @@ def run(
     profile: Annotated[bool, typer.Option(help="say where the nodes ran, and the runtime's counters")] = False,
     trace: Annotated[Path | None, typer.Option(help="write a Perfetto trace")] = None,
     compare: Annotated[str | None, typer.Option(help="run beside another engine: onnxruntime")] = None,
-    encoders: Annotated[int, typer.Option(min=0, max=64, help="worker processes; 0: everything in this process")] = 0,
+    encoders: Annotated[int, typer.Option(min=0, max=8, help="worker processes; 0: everything in this process")] = 0,
 ) -> None:
     """Run an ONNX model over one or several shapes. Exit code 2: results differ from those of the engine that it is compared with."""
     if not _onnx("command").run(file, input, dim, profile, trace, compare, encoders):
@@ -178,8 +178,8 @@ def _onnx(module: str) -> ModuleType:
 
 @app.command()
 def bench(
-    suites: Annotated[list[str] | None, typer.Argument(help="operators, subgraphs, models, requests, dynamic, onnx, encode, pipeline, startup, memory; none: all")] = None,
-    peers: Annotated[str, typer.Option(help="engines to compare with")] = "torch,inductor,inductor-dyn,onnxruntime,jax,numpy,numexpr,mindspore",
+    suites: Annotated[list[str] | None, typer.Argument(help="operators, subgraphs, models, requests, dynamic, onnx, limits, threads, memory, encode, pipeline, startup; none: all")] = None,
+    peers: Annotated[str, typer.Option(help="engines to compare with")] = "torch,torch-linear,inductor,inductor-dyn,onnxruntime,jax,numpy,numexpr,mindspore",
     only: Annotated[str, typer.Option(help="only cases whose name contains this")] = "",
     threads: Annotated[int, typer.Option(min=1, max=64, help="threads of every engine; 1 pins to one CPU")] = 1,
     all_shapes: Annotated[bool, typer.Option(help="give slow compilers all 50 new shapes, not a few")] = False,

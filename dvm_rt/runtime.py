@@ -68,6 +68,8 @@ class Runtime:
         self._pid, self._closed, self._tokens = os.getpid(), False, list[Token]()
         self.inline = inline
         self.cache = None if cache is None else Path(cache)
+        if self.cache is not None and self.cache.exists() and not self.cache.is_dir():
+            raise DvmError(f"runtime: cache: a file, got {str(cache)!r}, allowed a folder, or where one can be made")
         self.before_close: list[Callable[[], None]] = []  # what the layers above want to be written down
         self.encode = str(_row("encode", encode))
         if type(encoders) is not int or not 0 <= encoders <= ENCODERS_MAX:
@@ -177,6 +179,8 @@ class Runtime:
         function runs in one go. A request that is cancelled stops where it awaits; after `deadline_s` seconds it stops at its
         next launch, or where it waits, with DeviceTimeoutError. Raises BackpressureTimeout where too many wait."""
         self._check_open()
+        if not callable(function):
+            raise DvmError(f"runtime: run: function, got {type(function).__name__}, allowed functions and coroutine functions")
         deadline = self._deadline(deadline_s)
         turns = self._get_turns()
         await turns.take(config.number("wait_s") if deadline is None else deadline.left_s())
@@ -421,6 +425,7 @@ def _weak_pump(shell: Shell) -> Callable[[bool], None]:
 _active: ContextVar[Runtime | None] = ContextVar("dvm_rt.runtime", default=None)
 _open_runtimes: weakref.WeakSet[Runtime] = weakref.WeakSet()
 _default: Runtime | None = None
+_of_parents: list[Runtime] = []  # in a forked child: their arrays say that they were made before the fork
 _default_lock = threading.Lock()
 
 
@@ -440,6 +445,8 @@ def _make_default() -> Runtime:
 def _forget_default() -> None:
     """In a forked child: its memory is shared with the parent's, so the child makes its own."""
     global _default, _default_lock
+    if _default is not None:
+        _of_parents.append(_default)
     _default, _default_lock = None, threading.Lock()
 
 

@@ -47,9 +47,9 @@ def spans(track: int, records: bytes) -> Iterator[Span]:
 
 
 # ---- writing --------------------------------------------------------------------------------------------------------
-_LABELS = {  # kind -> (what `id` is, what `extra` is)
+LABELS = {  # kind -> (what `id` is, what `extra` is)
     "CALL": ("seq", "plan"), "PLAN": ("plan", "kernels"), "ENCODE": ("program", "plan"), "LAUNCH": ("seq", "program"),
-    "EXPOSED": ("seq", "program"), "STARVED": ("seq", "client_ns"), "WAIT": ("seq", "arrived"), "PACK": ("program", "bytes"), "HOST": ("seq", "function"),
+    "EXPOSED": ("seq", "program"), "STARVED": ("seq", "client_ns"), "WAIT": ("seq", "arrived"), "HOST": ("seq", "function"),
     "LOAD": ("program", "code"), "RECOVERY": ("done", "replayed"),
 }  # fmt: skip
 
@@ -72,7 +72,7 @@ def _name(track: int) -> dict[str, object]:
 
 
 def _event(span: Span, zero_ns: int) -> dict[str, object]:
-    number, extra = _LABELS.get(span.kind, ("id", "extra"))
+    number, extra = LABELS.get(span.kind, ("id", "extra"))
     return {
         "ph": "X", "pid": PID, "tid": span.track, "name": span.kind.lower(), "cat": track_name(span.track),
         "ts": (span.begin_ns - zero_ns) / 1e3, "dur": max(span.end_ns - span.begin_ns, 0) / 1e3,

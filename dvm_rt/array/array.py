@@ -7,9 +7,11 @@ checked when an operator is recorded: a ShapeError comes from the line that caus
 
 from __future__ import annotations
 
+import reprlib
 import weakref
 from collections.abc import Iterator, Sequence
 from types import ModuleType
+from typing import Never
 
 import numpy as np
 
@@ -46,6 +48,12 @@ class Array:
     __slots__ = ("_tensor", "_node", "_session", "__weakref__")
     __array_ufunc__ = None  # NumPy leaves operators with an Array to us
     __hash__ = None
+
+    def __init__(self, *_: object) -> None:
+        raise GraphError("array: Array: making one, got a call of the class, allowed dvm.asarray(value)")
+
+    def __reduce_ex__(self, _: int) -> Never:
+        raise GraphError("array: copy, pickle: memory of a runtime, got an array of one, allowed np.asarray(x), which can be copied and written")
 
     # ---- what it is ----
 
@@ -122,6 +130,8 @@ class Array:
     def item(self) -> Number:
         """The one element as a Python number; waits."""
         tensor = computed(self, "item")
+        if self.size != 1:
+            raise ShapeError(f"array: item: shape, got {self.shape}, allowed one element")
         if tensor.dtype == bfloat16.code:
             return float(self.__array__().item())
         return self._session.stream.item(tensor, self._session.wait_s)
@@ -322,6 +332,10 @@ class Array:
         return self if wanted is self.dtype else record("astype", (self,), (wanted.name,))
 
 
+class NoOperandError(DTypeError, TypeError):
+    """What is neither an array nor a number: an operator of Python asks the other side then."""
+
+
 class _Gone:
     """What nobody holds."""
 
@@ -346,7 +360,8 @@ def _wrap_node(node: Node, of: Session | None) -> Array:
 
 
 def asarray(value: object, dtype: DTypeLike | None = None) -> Array:
-    """An array of the current runtime with a copy of the value. Python floats become float32, Python ints int64."""
+    """An array of the current runtime with a copy of the value, which may be strided, read-only, unaligned or of another byte order.
+    Python floats become float32, Python ints int64. Raises DTypeError, ShapeError, DeviceOutOfMemoryError, ClosedError."""
     if isinstance(value, Array):
         return value if dtype is None else value.astype(dtype)
     if isinstance(value, Dim):
@@ -356,13 +371,25 @@ def asarray(value: object, dtype: DTypeLike | None = None) -> Array:
         name = (DEFAULT_INT if dtype is None else dtype_of(dtype)).name
         return _wrap_node(_traced(apply(DIMENSION, (), (value, name), trace.facts), trace), None)
     host = value if isinstance(value, (np.ndarray, np.generic)) else _from_python(value)
+    if host.__class__ is not np.ndarray and hasattr(host, "mask"):
+        raise DTypeError("array: asarray: value, got a masked array, allowed arrays without a mask: x.filled(...) gives one")
     of, wanted = session(), None if dtype is None else dtype_of(dtype)
     try:
         if wanted is None:
             return wrap(of.stream.asarray(np.asarray(host)), of)
+        _check_kind(host)
         return wrap(of.stream.asarray(dtypes.to_storage(np.asarray(host), wanted), wanted.code), of)
+    except DTypeError:
+        _check_kind(host)
+        return wrap(of.stream.asarray(host.astype(host.dtype.newbyteorder("="))), of)
     except MemoryError:  # NumPy's: a view that repeats elements becomes as large as it says
         raise DeviceOutOfMemoryError(f"array: asarray: bytes, got {host.size * host.itemsize}, allowed what this process can have") from None
+
+
+def _check_kind(host: np.ndarray) -> None:
+    """Raises DTypeError for what is neither numbers nor bools of a dtype that is here."""
+    if host.dtype.kind not in "biuf" or host.dtype.itemsize > 8:
+        raise DTypeError(f"array: asarray: dtype, got {host.dtype}, allowed {', '.join(dtypes.BY_NAME)}")
 
 
 def _from_python(value: object) -> np.ndarray:
@@ -371,7 +398,8 @@ def _from_python(value: object) -> np.ndarray:
     except ValueError as error:
         raise ShapeError("array: asarray: nested sequences, got ones of unequal length, allowed equal ones") from error
     if host.dtype.kind not in "biuf":
-        raise DTypeError(f"array: asarray: dtype, got {host.dtype}, allowed numbers and bools")
+        got = f"{type(value).__name__} of {host.dtype}" if isinstance(value, (list, tuple)) else f"{type(value).__name__} {reprlib.repr(value)}"
+        raise DTypeError(f"array: asarray: value, got {got}, allowed numbers of 64 bits, bools, arrays and nested sequences of them")
     return host.astype(np.float32) if host.dtype == np.float64 else host
 
 
@@ -448,7 +476,7 @@ def _captured(node: Node, trace: Trace) -> Node:
     if node.data.__class__ is Trace:
         if (taken := trace.take(node)) is not None:
             return taken
-        raise GraphError("array: function: an array of another trace that is over or further out, allowed its arguments and arrays with values")
+        raise tracing.refuse_leaked(node)
     if node.data.__class__ is Pending:
         session().flush([node], "captured")
     return trace.capture(node.data)
@@ -467,9 +495,11 @@ def _node_of(x: Array | Number | Node) -> Node:
 def _session_of(operands: Sequence[Array | Node]) -> Session:
     found: Session | None = None
     for x in operands:
-        if x.__class__ is Array and x._session is not found and x._session is not None:
+        if x.__class__ is Array and (x._session is not found or found is None):
+            if x._session is None:
+                raise tracing.refuse_leaked(x._node)
             if found is not None:
-                raise GraphError("array: operands: arrays of different runtimes, allowed arrays of one")
+                raise GraphError("array: operands: runtimes, got arrays of two, allowed arrays of one; dvm.asarray(np.asarray(x)) copies")
             found = x._session
     return found or session()
 
@@ -491,7 +521,7 @@ def _check_size(node: Node, of: Session) -> None:
 
 def promoted(where: str, given: Sequence[object]) -> list[Array | Node]:
     """The operands of an operator in one dtype: arrays promoted, Python numbers and sizes in the dtype of the arrays beside
-    them; without an array, the first becomes one. Raises DTypeError, TypeError."""
+    them; without an array, the first becomes one. Raises DTypeError, NoOperandError."""
     operands = [asarray(x) if isinstance(x, (np.ndarray, list)) else x for x in given]
     if not any(x.__class__ is Array for x in operands):
         operands[0] = asarray(_operand(operands[0], where))
@@ -506,7 +536,7 @@ def common_dtype(where: str, operands: Sequence[object]) -> DType:
         if x.__class__ is Array:
             found = x.dtype if dtype is None else dtypes.promote(dtype, x.dtype)
             if found is None:
-                raise DTypeError(f"array: {where}: dtypes without a common one, got {dtype} and {x.dtype}; x.astype(...) converts")
+                raise DTypeError(f"array: {where}: dtypes, got {dtype} and {x.dtype}, allowed ones with a common one; x.astype(...) converts")
             dtype = found
     for x in operands:
         if x.__class__ is not Array:
@@ -524,7 +554,7 @@ def _operand(x: object, where: str) -> Number:
         return int(x)
     if isinstance(x, (float, np.floating)):
         return float(x)
-    raise TypeError(f"array: {where}: operand, got {type(x).__name__}, allowed arrays and numbers")
+    raise NoOperandError(f"array: {where}: operand, got {type(x).__name__}, allowed arrays and numbers")
 
 
 def _as_number(x: object, dtype: DType, where: str) -> Array | Node:
@@ -552,7 +582,7 @@ def _binary(name: str, x: object, y: object) -> Array:
         return array
     try:
         return binary(name, x, y)
-    except TypeError:
+    except NoOperandError:
         return NotImplemented
 
 
@@ -664,7 +694,7 @@ async def aeval(*arrays: Array) -> None:
 def _launch(arrays: Sequence[Array]) -> None:
     for array in arrays:
         if not isinstance(array, Array):
-            raise TypeError(f"array: eval: got {type(array).__name__}, allowed arrays")
+            raise GraphError(f"array: eval: argument, got {type(array).__name__}, allowed arrays")
         if _is_traced(array):
             raise tracing.refuse_value("eval")
     for of in {a._session for a in arrays}:

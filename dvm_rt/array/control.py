@@ -18,7 +18,7 @@ import numpy as np
 from dvm_rt.array import tracing
 from dvm_rt.array.array import Array, asarray, record
 from dvm_rt.array.array import _wrap_node as wrap_node
-from dvm_rt.array.function import _flatten, _host, _is_traced, _output_node, _unflatten, structure_text
+from dvm_rt.array.function import _flatten, _host, _is_traced, _output_node, _unflatten, tree_text
 from dvm_rt.array.creation import zeros
 from dvm_rt.array.functions import stack
 from dvm_rt.array.movement import take
@@ -35,7 +35,7 @@ LIMIT = 100_000  # most iterations, unless the caller names another number; the 
 
 def cond(pred: Array | bool, true: Callable[..., object], false: Callable[..., object], *operands: object) -> object:
     """true(*operands) if the predicate, a scalar bool, is set, else false(*operands)."""
-    _check_functions("cond", true=true, false=false)
+    _check_functions("cond", true, false)
     trace = tracing.current()
     if trace is None or not (isinstance(pred, Array) and _is_traced(pred)):
         return (true if _is_set("cond", pred) else false)(*operands)
@@ -47,8 +47,7 @@ def cond(pred: Array | bool, true: Callable[..., object], false: Callable[..., o
     taken = list({id(n): n for part, *_ in branches for n in part.taken}.values())
     (_, _, first_tree, _), (_, _, second_tree, _) = branches
     if first_tree != second_tree:
-        got = f"{structure_text(first_tree)} and {structure_text(second_tree)}"
-        raise GraphError(f"cond: structure of the results, got {got}, allowed one for both branches")
+        raise GraphError(f"cond: structure of the results, got {tree_text(first_tree)} and {tree_text(second_tree)}, allowed one for both branches")
     parts = [part.part(inner, taken, outputs) for part, inner, _, outputs in branches]
     count = len(branches[0][3])
     nodes = _nodes("cond", (flag, *arguments, *taken), tuple(parts), count, trace)
@@ -59,7 +58,7 @@ def switch(index: Array | int, branches: Sequence[Callable[..., object]], *opera
     """branches[index](*operands); an index beyond the ends counts as the first or the last branch."""
     if not branches:
         raise GraphError("switch: branches, got none, allowed 1 and more")
-    _check_functions("switch", **{f"branch {i}": branch for i, branch in enumerate(branches)})
+    _check_functions("switch", *branches)
     if isinstance(index, Array) and (index.shape != () or index.dtype.kind not in "iu"):
         raise DTypeError(f"switch: index, got {index.dtype} of shape {index.shape}, allowed a scalar integer")
     if not isinstance(index, Array) and (isinstance(index, bool) or not hasattr(index, "__index__")):
@@ -87,9 +86,9 @@ def while_loop(
 ) -> object:
     """The state after `state = body(*state)` has run as long as `going(*state)`, a scalar bool, is set. `state` is a tuple, or one
     array (or another structure), which both functions then take as their only argument."""
-    _check_functions("while_loop", going=going, body=body)
     if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= LIMIT_MAX:
         raise GraphError(f"while_loop: limit, got {limit!r}, allowed whole numbers from 1 to {LIMIT_MAX}")
+    _check_functions("while_loop", going, body)
     alone = not isinstance(state, tuple) or hasattr(state, "_fields")
     values = (state,) if alone else state
     trace = tracing.current()
@@ -153,8 +152,7 @@ def _loop_traced(going: Callable, body: Callable, state: tuple, limit: int, trac
 
 def _same_tree(before: object, after: object, name: str = "while_loop") -> None:
     if before != after:
-        got, allowed = structure_text(after), structure_text(before)
-        raise GraphError(f"{name}: structure of the state after a step, got {got}, allowed that before it, {allowed}")
+        raise GraphError(f"{name}: structure of the state after a step, got {tree_text(after)}, allowed that before it, {tree_text(before)}")
 
 
 def _same_kind(name: str, before: Sequence[tuple[int, DType]], after: Sequence[Array]) -> None:
@@ -181,7 +179,7 @@ def _same_sizes(name: str, facts: Facts, before: Sequence[Node], after: Sequence
 def scan(f: Callable[..., object], init: object, xs: object, length: Size | None = None) -> tuple[object, object]:
     """(carry, ys) of `carry, y = f(carry, x)` for each x along the first axis of xs, an array or a structure of them; ys are the
     y's stacked. xs None: `length` times, and x is None. Raises ShapeError for unequal lengths, GraphError for none."""
-    _check_functions("scan", f=f)
+    _check_functions("scan", f)
     leaves: list[object] = []
     tree = _flatten(xs, leaves) if xs is not None else None
     arrays = [_array(x) for x in leaves]
@@ -292,12 +290,6 @@ def append(x: Array, rows: Array) -> Array:
 # ---- tracing ------------------------------------------------------------------------------------------------------
 
 
-def _check_functions(name: str, **given: object) -> None:
-    for what, function in given.items():
-        if not callable(function):
-            raise GraphError(f"{name}: {what}, got {type(function).__name__}, allowed a function")
-
-
 def _array(x: object) -> Array:
     return x if isinstance(x, Array) else asarray(_host(x))
 
@@ -339,6 +331,12 @@ def _nodes(name: str, inputs: tuple[Node, ...], attributes: tuple, count: int, t
         node.data = trace
         made.append(wrap_node(node, None))
     return made
+
+
+def _check_functions(name: str, *functions: object) -> None:
+    for function in functions:
+        if not callable(function):
+            raise GraphError(f"{name}: a branch or body, got {type(function).__name__}, allowed Python functions")
 
 
 # ---- predicates ---------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ result."""
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Generator
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,12 +24,19 @@ from dvm_rt.array import tracing
 from dvm_rt.array.array import Array, asarray, computed, wrap
 from dvm_rt.array.array import _wrap_node as wrap_node
 from dvm_rt.array.session import UNPLANNED, Planned, Session, session
-from dvm_rt.array.tracing import Trace
+from dvm_rt.array.tracing import Trace, refuse_leaked
 from dvm_rt.dtypes import DTYPES
 from dvm_rt.errors import GraphError, ShapeError
 from dvm_rt.graph.graph import Node
 
-ARRAY = object()  # the place of an array in a tree
+class _Place:
+    """What stands for an array in a tree."""
+
+    def __repr__(self) -> str:
+        return "array"
+
+
+ARRAY = _Place()
 
 
 @dataclass(slots=True, eq=False)
@@ -52,6 +59,8 @@ class Function(_native.Dispatched):
 
     def __init__(self, python: Callable[..., object]) -> None:
         super().__init__()
+        if not callable(python):
+            raise GraphError(f"function: decorator, got {type(python).__name__}, allowed Python functions")
         self.python = python
         self._entries: weakref.WeakKeyDictionary[Session, dict[tuple, Entry]] = weakref.WeakKeyDictionary()
         self._name = getattr(python, "__qualname__", repr(python))
@@ -61,6 +70,8 @@ class Function(_native.Dispatched):
         """As a method: a function of its own for each instance, which is static."""
         if instance is None:
             return self
+        if not hasattr(instance, "__dict__"):
+            raise GraphError(f"function: {self._name}: method, got one of an object with __slots__ alone, allowed objects with a __dict__, which keeps it")
         bound = type(self)(self.python.__get__(instance, owner))
         instance.__dict__[self.__name__] = bound
         return bound
@@ -117,7 +128,7 @@ class Function(_native.Dispatched):
         try:
             entry = entries.get(key)
         except TypeError as error:
-            raise GraphError(f"function: {self._name}: static argument is not hashable: {error}, allowed arrays, numbers, strings, None") from error
+            raise GraphError(f"function: {self._name}: static argument, got {error}, allowed arrays, numbers, strings, None, what is hashable") from error
         if entry is None:
             if len(entries) >= of.plans_max:
                 self._forget(of)
@@ -160,6 +171,7 @@ class Function(_native.Dispatched):
             args, kwargs = _unflatten(tree, iter([wrap_node(n, None) for n in nodes]))
             result = self.python(*args, **kwargs)
             out_tree = _flatten(result, outputs)
+            _check_results(out_tree, self._name)
             nodes = [_output_node(x, trace, self._name) for x in outputs]
         if not nodes:
             return Entry(None, out_tree, shapes is not None)
@@ -181,7 +193,9 @@ def function(python: Callable[..., object]) -> Function:
 
 
 def planned_for(called: Function, args: tuple, kwargs: dict[str, object]) -> tuple[Session, Planned, list[object]]:
-    """(session, plan, tensors) that a call with these arguments uses; traces if need be."""
+    """(session, plan, tensors) that a call with these arguments uses; traces if need be. Raises GraphError for what has no plan."""
+    if not isinstance(called, Function):
+        raise GraphError(f"function: its first argument, got {type(called).__name__}, allowed what dvm.function, dvm.kernel or dvm.stacked made")
     leaves: list[object] = []
     tree = _flatten((args, kwargs), leaves)
     of = _session_of(leaves)
@@ -191,7 +205,7 @@ def planned_for(called: Function, args: tuple, kwargs: dict[str, object]) -> tup
         entry = called._entry(of, tree, arrays, args, kwargs, exact=True)
     if entry.planned is None:
         what = "is walked with values, so it has no plan" if entry is WALKED else "computes nothing"
-        raise GraphError(f"function: {called._name}: {what}, allowed functions that give arrays of sizes known before they run")
+        raise GraphError(f"function: {called._name}: {what}, got one, allowed functions that give arrays of sizes known before they run")
     of.settle(entry.planned)
     return of, entry.planned, [a._tensor for a in arrays]
 
@@ -227,7 +241,7 @@ def _output_node(x: object, trace: Trace, name: str) -> Node:
     if _is_traced(x):
         if (taken := trace.take(x._node)) is not None:
             return taken
-        raise GraphError(f"function: {name}: gives an array of another trace, allowed arrays made from its arguments")
+        raise refuse_leaked(x._node)
     return trace.capture(computed(x if isinstance(x, Array) else asarray(_host(x)), "captured"))
 
 
@@ -246,19 +260,31 @@ def _flatten(value: object, leaves: list[object]) -> object:
     return ("static", type(value), value)
 
 
-def structure_text(tree: object) -> str:
-    """A tree as one writes it: (array, {'k': array}, 3)."""
+def tree_text(tree: object) -> str:
+    """A tree as Python would write it, with `array` for each array."""
     if tree is ARRAY:
         return "array"
     kind, parts = tree[0], tree[-1]
     if kind == "static":
         return repr(parts)
     if kind is dict:
-        return "{" + ", ".join(f"{k!r}: {structure_text(v)}" for k, v in parts) + "}"
-    inside = ", ".join(map(structure_text, parts))
+        return "{" + ", ".join(f"{k!r}: {tree_text(v)}" for k, v in parts) + "}"
+    inside = ", ".join(map(tree_text, parts))
     if kind is list:
         return f"[{inside}]"
-    return f"({inside}{',' * (len(parts) == 1)})" if kind is tuple else f"{kind.__name__}({inside})"
+    return f"{'' if kind is tuple else kind.__name__}({inside}{',' if kind is tuple and len(parts) == 1 else ''})"
+
+
+def _check_results(tree: object, name: str) -> None:
+    """Raises GraphError for results that have not run yet: what they would record, the trace does not see."""
+    kind, parts = (None, ()) if tree is ARRAY else (tree[0], tree[-1])
+    if kind == "static":
+        if isinstance(parts, (Coroutine, Generator)):
+            parts.close()
+            raise GraphError(f"function: {name}: result, got a {type(parts).__name__}, allowed arrays and trees of them, from a function without async or yield")
+        return
+    for part in parts:
+        _check_results(part[1] if kind is dict else part, name)
 
 
 def _is_flat(tree: tuple) -> bool:

@@ -24,6 +24,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Never
 
 import numpy as np
 
@@ -57,6 +58,12 @@ class Memory:
     def dtype(self) -> DType:
         return self.array.dtype
 
+    def _refuse(self, *_: object) -> Never:
+        raise GraphError(f"kernel: argument of {self.dtype}{list(self.shape)}: use, got an operator on it, allowed k.load(..) of it first: it is memory")
+
+    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __rtruediv__ = __matmul__ = __rmatmul__ = _refuse
+    __neg__ = __pow__ = __getitem__ = __lt__ = __le__ = __gt__ = __ge__ = __array__ = _refuse
+
 
 @dataclass(frozen=True, slots=True)
 class Section:
@@ -84,13 +91,13 @@ class Kernel:
     def load(self, memory: Memory) -> Array:
         """The value of an argument."""
         if not isinstance(memory, Memory):
-            raise self._error("load", f"no argument of the kernel, got {type(memory).__name__}, allowed its arguments")
+            raise self._error("load", f"memory, got {type(memory).__name__}, allowed arguments of the kernel")
         return memory.array
 
     def store(self, value: Array) -> None:
         """A result of the kernel: its next one."""
         if not isinstance(value, Array) or value._node is None or value._node.data is not self._trace:
-            raise self._error("store", f"nothing that the kernel computed, got {type(value).__name__}, allowed loaded and computed values")
+            raise self._error("store", f"value, got {type(value).__name__}, allowed what the kernel loaded or computed")
         node = value._node
         if node not in self._made:  # as it was loaded: a copy, in this section
             node = self.apply(OPERATORS["copy"], (node,), ())
@@ -102,7 +109,7 @@ class Kernel:
     def section(self, name: str) -> Iterator[None]:
         """What is computed in here is one kernel."""
         if self._inside:
-            raise self._error("section", f"{name!r} inside of {self._section.name!r}, allowed sections beside each other")
+            raise self._error("section", f"place, got {name!r} inside of {self._section.name!r}, allowed sections beside each other")
         if not name:
             raise self._error("section", "name, got '', allowed some text")
         self._section, self._inside = self._opened(name), True
@@ -115,7 +122,7 @@ class Kernel:
     @contextmanager
     def _block(self, parallel: bool) -> Iterator[None]:
         if self._inside:
-            raise self._error("section", f"a block inside of {self._section.name!r}, allowed sections inside of blocks")
+            raise self._error("section", f"place, got a block inside of {self._section.name!r}, allowed sections inside of blocks")
         self._begin_part()
         self._blocks.append([self._number(), parallel, 0])
         self._section = self._opened("")
@@ -204,7 +211,7 @@ class Kernel:
             if mine != theirs:
                 if mine[0] == theirs[0] and mine[1]:
                     names = [s.name or "what lies between the sections" for s in (self._section, other)]
-                    raise self._error("parallel", f"{names[0]} reads what {names[1]} makes, allowed parts that do not read each other")
+                    raise self._error("parallel", f"parts, got {names[0]} that reads what {names[1]} makes, allowed parts that do not read each other")
                 return
 
     def _error(self, where: str, what: str) -> GraphError:
@@ -225,7 +232,7 @@ class _Body:
         trace = tracing.current()
         k = Kernel(self.__name__, trace)
         if trace.recorder is not None:
-            raise k._error("body", "called inside of another kernel, allowed inside of functions")
+            raise k._error("body", "call, got one inside of another kernel, allowed inside of functions")
         trace.recorder = k
         try:
             result = self.python(k, *(_memory(x, trace) for x in args), **{n: _memory(x, trace) for n, x in kwargs.items()})
@@ -234,7 +241,7 @@ class _Body:
         if result is not None:
             raise k._error("body", f"result, got {type(result).__name__}, allowed None: k.store gives results")
         if not k._stored:
-            raise k._error("body", "nothing stored, allowed one k.store or more")
+            raise k._error("body", "results, got none, allowed one k.store or more")
         return k._stored[0] if len(k._stored) == 1 else tuple(k._stored)
 
 
@@ -260,4 +267,6 @@ def _computes(node: Node) -> bool:
 
 def kernel(python: Callable[..., None]) -> Function:
     """Makes a kernel of a body: see the module. `explain`, `dump` and `das` show it as they show functions."""
+    if not callable(python):
+        raise GraphError(f"kernel: decorator, got {type(python).__name__}, allowed Python functions")
     return Function(_Body(python))

@@ -1,6 +1,6 @@
 """@stacked: a function whose calls wait for each other, so that equal ones are one launch.
 
-A call returns at once, with arrays that are pending. As soon as a value is needed, by whatever needs one, all calls that wait are
+A call returns at once, with arrays that are pending. As soon as a value is needed that one of them gives, all calls that wait are
 run, level by level: calls of one function on arguments of the same shapes are laid one behind the other and are one launch
 (nodes of a tree that have the same height; a step of each of several requests). Rules:
 
@@ -83,9 +83,13 @@ class Stacked(Function):
     def _recorded(self, args: tuple) -> object:
         """The way of a call whose shapes are new, or whose arguments wait for something else than calls."""
         of = args[0]._session
-        waiting = [a._node for a in args if a._tensor is None and a._node.operator not in (CALL, SLICE)]
-        if waiting or len(of.call_log(Array)) >= integer("calls_max"):
-            of.flush(waiting, "argument")
+        if len(of.call_log(Array)) >= integer("calls_max"):
+            of.run_calls()
+        waiting = [a._node for a in args if a._tensor is None and not _lies(a._node)]
+        of.flush(waiting, "argument")
+        record = self._recorders.get(id(of))
+        if waiting and record is not None and (result := record(args)) is not None:
+            return result
         if not self._tell(of, args):
             return self._call(args, {})
         result = self._recorders[id(of)](args)
@@ -169,6 +173,11 @@ def _choices(args: tuple) -> tuple[Axes, ...]:
         axes = [axis[len(a.shape)] for a in args]
         found.append(tuple([i if i is not None and a.shape[i] == rows else None for i, a in zip(axes, args, strict=True)]))
     return tuple(found)
+
+
+def _lies(node: Node) -> bool:
+    """Whether the recorder reads it as it lies: a result of a call, or x[.., start:stop]."""
+    return node.operator is CALL or (node.operator is SLICE and all(entry.__class__ is tuple for entry in node.attributes[0]))
 
 
 def _row(array: Array) -> tuple[int, int, int]:

@@ -90,7 +90,7 @@ const Tensor& await_value(Stream& stream, nb::handle object, double timeout_s) {
   const Tensor& tensor = tensor_of(object.ptr());
   stream.enter();
   if (tensor.buffer->arena != &stream.arena())
-    throw Error("ClosedError", "stream: read: a tensor of another runtime, got one, allowed those of this runtime");
+    throw Error("GraphError", "stream: read: runtime, got an array of another one, allowed arrays of this runtime");
   if (tensor.buffer->gone) {
     StreamLock lock(stream);
     if (tensor.buffer->gone) stream.restore(*tensor.buffer.get());

@@ -354,13 +354,20 @@ static void bind_stream_policy(nb::class_<Stream>& c) {
          std::vector<InstanceHead> heads;
          for (size_t at = 0; at < out.size(); at += sizeof(InstanceHead) + 8 * heads.back().symbols)
            memcpy(&heads.emplace_back(), out.data() + at, sizeof(InstanceHead));
-         nb::object programs = adopt(PyTuple_New(Py_ssize_t(heads.size()))), plans = adopt(PyTuple_New(Py_ssize_t(heads.size())));
+         nb::object plans = adopt(PyTuple_New(Py_ssize_t(heads.size())));
+         bool run = !heads.empty();
          for (size_t i = 0; i < heads.size(); ++i) {
-           PyTuple_SET_ITEM(programs.ptr(), i, PyLong_FromUnsignedLongLong(heads[i].program));
            PyTuple_SET_ITEM(plans.ptr(), i, PyLong_FromUnsignedLong(heads[i].plan));
+           run = run && heads[i].program == heads[0].program + i;
          }
+         if (run) {
+           nb::object type = nb::borrow(reinterpret_cast<PyObject*>(&PyRange_Type));
+           return nb::make_tuple(bytes_of(out), type(heads[0].program, heads[0].program + heads.size()), plans);
+         }
+         nb::object programs = adopt(PyTuple_New(Py_ssize_t(heads.size())));
+         for (size_t i = 0; i < heads.size(); ++i) PyTuple_SET_ITEM(programs.ptr(), i, PyLong_FromUnsignedLongLong(heads[i].program));
          return nb::make_tuple(bytes_of(out), programs, plans);
-       }, nb::arg("limit"), "The same, with the program and the plan of each: (bytes, programs, plans).")
+       }, nb::arg("limit"), "The same, with the programs (a range if they are one run) and the plan of each: (bytes, programs, plans).")
       .def("instances", [](Stream& s, const Ids& ids) {
          std::vector<uint8_t> out;
          { StreamLock l(s); out = s.instance_bytes(ids); }
@@ -376,7 +383,12 @@ static void bind_stream_policy(nb::class_<Stream>& c) {
          auto state = s.program_state(id);
          return state ? names[int(*state)] : "unknown";
        }, nb::arg("program_id"))
-      .def("prefetch", [](Stream& s, uint32_t plan, const std::vector<int64_t>& symbols) { StreamLock l(s); return s.prefetch(plan, symbols); },
+      .def("prefetch", [](Stream& s, uint32_t plan, const std::vector<int64_t>& symbols) {
+         uint64_t id;
+         { StreamLock l(s); id = s.prefetch(plan, symbols); }
+         pump(s, false);
+         return id;
+       },
            nb::arg("plan"), nb::arg("symbols"), "Has a program made before a launch wants it; returns its number.")
       .def("adopt", [](Stream& s, uint32_t plan, const std::vector<int64_t>& symbols, nb::bytes program) {
          StreamLock l(s);

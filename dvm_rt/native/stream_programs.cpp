@@ -332,6 +332,7 @@ bool Stream::provide(Instance& instance, bool here) {
     case ProgramState::ABSENT:
       if (here || where(*instance.plan) != Where::WORKERS) return push_program(instance);
       instance.state = ProgramState::ENCODING;
+      if (outbox_.empty()) outbox_since_ns_ = now_ns();
       outbox_.push_back(instance.id);
       return true;
     case ProgramState::FAILED:
@@ -392,8 +393,7 @@ Instance& Stream::instance_for(PlanState& state, std::span<const Tensor* const> 
       throw Error("ShapeError", say(parameter_text(state, i), ": rank of shape ", shape_text(t.shape()), ", got ",
           t.rank, ", allowed ", wanted[i].rank));
     if (t.buffer->arena != arena_)
-      throw Error("ClosedError", say(parameter_text(state, i),
-          ": a tensor of another runtime, got one, allowed those of this runtime"));
+      throw Error("GraphError", say(parameter_text(state, i), ": runtime, got an array of another one, allowed arrays of one runtime"));
   }
   int64_t symbols[MAX_SYMBOLS];
   size_t count = plan.symbols().size();
@@ -443,7 +443,8 @@ uint64_t Stream::prefetch(uint32_t number, std::span<const int64_t> symbols) {
   Instance* instance = find(plan, symbols, hash);
   if (!instance && !evaluate(plan, symbols)) throw no_sizes(plan, symbols);
   if (!instance) instance = &make_instance(plan, symbols, hash), instance->ahead = true;
-  if (!inline_mode_ && !instance->empty) provide(*instance, false), wake_device();
+  if (!inline_mode_ && !instance->empty) provide(*instance, false);
+  if (!inline_mode_ && instance->state != ProgramState::ENCODING) wake_device();  // else there is nothing for it yet
   return instance->id;
 }
 

@@ -251,15 +251,15 @@ def kernel_in_kernel(k, x):
 ERRORS: dict[Callable, str] = {
     two_products: "section chain: kernels, got 2 .*allowed 1: .*reads it from memory",
     apart: "section torn: kernels, got 2",
-    reads_its_neighbour: "parallel: b reads what a makes",
+    reads_its_neighbour: "parallel: parts, got b that reads what a makes",
     section_in_section: "'b' inside of 'a'",
     block_in_section: "a block inside of 'a'",
     without_a_name: "section: name",
-    stores_memory: "store: nothing that the kernel computed, got Memory",
-    loads_a_value: "load: no argument of the kernel, got Array",
-    nothing_stored: "nothing stored",
+    stores_memory: "store: value, got Memory",
+    loads_a_value: "load: memory, got Array",
+    nothing_stored: "results, got none",
     gives_something: "result, got Memory, allowed None",
-    kernel_in_kernel: "called inside of another kernel",
+    kernel_in_kernel: "call, got one inside of another kernel",
 }
 
 

@@ -171,7 +171,7 @@ def test_errors() -> None:
             how(lambda h, x: dvm.scan(lambda c, x: (c, c), h, (x, x[:2])))(h, xs)
         with pytest.raises(ShapeError, match="lengths, got an array of no dimensions"):
             how(lambda h, x: dvm.scan(lambda c, x: (c, c), h, dvm.sum(x)))(h, xs)
-        with pytest.raises(GraphError, match="scan: f, got Array, allowed a function"):
+        with pytest.raises(GraphError, match="scan: a branch or body, got Array, allowed"):
             how(lambda h, x: dvm.scan(h, h, x))(h, xs)
         with pytest.raises(GraphError, match="length, got -1"):
             how(lambda h: dvm.scan(lambda c, x: (c, c), h, None, length=-1))(h)

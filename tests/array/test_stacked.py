@@ -65,6 +65,17 @@ def test_nothing_runs_before_a_value_is_needed(counts: object) -> None:
     assert all(y._tensor is not None for y in made)
 
 
+def test_rows_of_a_table_do_not_make_the_calls_before_them_run(counts: object) -> None:
+    f, w, table = dvm.stacked(lambda x, w: dvm.tanh(x @ w)), dvm.asarray(fresh(8, 8)), dvm.asarray(fresh(6, 1, 8))
+    for rows in ([table[i] for i in range(6)], [table[i, 0:1] for i in range(6)], [table[0, ::2] + float(i) for i in range(6)]):
+        before = counts["stacked_launches"]
+        made = [f(row, w) for row in rows]
+        assert counts["stacked_launches"] == before and all(y._tensor is None for y in made)
+        together = [np.asarray(y).tobytes() for y in made]
+        assert counts["stacked_launches"] == before + 1
+        assert together == [np.asarray(dvm.function(f.python)(row, w)).tobytes() for row in rows]
+
+
 def test_results_of_one_launch_go_on_without_a_copy(counts: object) -> None:
     f, x, w = dvm.stacked(lambda x, w: dvm.tanh(x @ w)), [dvm.asarray(fresh(1, 8)) for _ in range(5)], dvm.asarray(fresh(8, 8))
     for _ in range(4):

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import copy
+import pickle
 from collections.abc import Callable
 
 import numpy as np
 import pytest
 
 import dvm_rt as dvm
-from dvm_rt.errors import DTypeError, DvmError, GraphError, ShapeError
+from dvm_rt.errors import ClosedError, DeviceTrap, DTypeError, DvmError, GraphError, ShapeError
 
 X = np.arange(6, dtype=np.float32).reshape(2, 3)
 HUGE, BEYOND = 2**62, 10**30
@@ -58,6 +61,143 @@ REFUSED: dict[str, tuple[type[DvmError], Callable[[], object]]] = {
     "squeeze of a size that is not 1": (ShapeError, lambda: dvm.squeeze(x(), 0)),
     "nine dimensions": (ShapeError, lambda: dvm.zeros((1,) * 9)),
 }  # fmt: skip
+
+
+@dvm.function
+def product(x: dvm.Array, w: dvm.Array) -> dvm.Array:
+    return x @ w
+
+
+def leaked() -> dvm.Array:
+    kept: list[dvm.Array] = []
+
+    @dvm.function
+    def keep(x: dvm.Array) -> dvm.Array:
+        kept.append(x * 2)
+        return x
+
+    keep(x())
+    return kept[0]
+
+
+def of_another_runtime() -> dvm.Array:
+    with dvm.Runtime(inline=True):
+        return x()
+
+
+def traced(python: Callable[..., object], *args: object) -> object:
+    return dvm.function(python)(*(args or (x(),)))
+
+
+def two_runtimes(act: Callable[[dvm.Array], object]) -> object:
+    with dvm.Runtime(inline=True):
+        mine = x()
+        with dvm.Runtime(inline=True):
+            return act(mine)
+
+
+class Slotted:
+    __slots__ = ()
+
+    @dvm.function
+    def negated(self, x: dvm.Array) -> dvm.Array:
+        return -x
+
+
+async def awaited(x: dvm.Array) -> dvm.Array:
+    return x
+
+
+@dvm.kernel
+def forgets_to_load(k: object, x: dvm.Array) -> None:
+    k.store(x + 1)
+
+
+@dvm.kernel
+def forgets_to_store(k: object, x: dvm.Array) -> None:
+    k.load(x)
+
+
+MISUSED: dict[str, tuple[type[DvmError], Callable[[], object]]] = {
+    "an array of objects": (DTypeError, lambda: dvm.asarray(np.array([1, None], object))),
+    "an array of text": (DTypeError, lambda: dvm.asarray(np.array(["a"]))),
+    "an array of dates": (DTypeError, lambda: dvm.asarray(np.array(["2020-01-01"], "M8[D]"))),
+    "an array of complex numbers": (DTypeError, lambda: dvm.asarray(X.astype(np.complex64))),
+    "an array of complex numbers as floats": (DTypeError, lambda: dvm.asarray(X.astype(np.complex64), "float32")),
+    "an array of long doubles": (DTypeError, lambda: dvm.asarray(X.astype(np.longdouble))),
+    "an array of records": (DTypeError, lambda: dvm.asarray(np.zeros(3, [("a", "f4")]))),
+    "an array with a mask": (DTypeError, lambda: dvm.asarray(np.ma.masked_array([1.0, 2.0], [0, 1]))),
+    "a whole number beyond 64 bits": (DTypeError, lambda: dvm.asarray(BEYOND)),
+    "a generator": (DTypeError, lambda: dvm.asarray(i for i in range(3))),
+    "a set": (DTypeError, lambda: dvm.asarray({1, 2})),
+    "a class": (DTypeError, lambda: dvm.asarray(int)),
+    "an array made by its class": (GraphError, lambda: dvm.Array(X)),
+    "an operand that is text": (DTypeError, lambda: dvm.add(x(), "abc")),
+    "dtypes without a common one": (DTypeError, lambda: dvm.asarray(np.uint64(1)) + dvm.asarray(np.int64(1))),
+    "a copy of an array": (GraphError, lambda: copy.deepcopy(x())),
+    "an array that is pickled": (GraphError, lambda: pickle.dumps(x())),
+    "a number of several elements": (ShapeError, lambda: float(x())),
+    "a condition of several elements": (ShapeError, lambda: bool(x() > 1)),
+    "eval of a NumPy array": (GraphError, lambda: dvm.eval(X)),
+    "a function that is none": (GraphError, lambda: dvm.function(3)),
+    "a stacked function that is none": (GraphError, lambda: dvm.stacked(3)),
+    "a kernel that is none": (GraphError, lambda: dvm.kernel(3)),
+    "arguments that do not fit": (ShapeError, lambda: product(x(), x())),
+    "arguments that do not fit another time": (ShapeError, lambda: (product(x(), x().T), product(x(), dvm.zeros((4, 2))))),
+    "a static argument that has no hash": (GraphError, lambda: product(x(), {1, 2})),
+    "a method of an object with slots": (GraphError, lambda: Slotted().negated(x())),
+    "an async function": (GraphError, lambda: traced(awaited)),
+    "a function that gives a generator": (GraphError, lambda: traced(lambda x: (x, [i for i in range(2)], (i for i in (x,))))),
+    "a Python condition in a function": (GraphError, lambda: traced(lambda x: x if dvm.sum(x) > 0 else -x)),
+    "a NumPy array of a traced one": (GraphError, lambda: traced(np.asarray)),
+    "a branch on a size": (GraphError, lambda: traced(lambda x: x if x.shape[0] > 2 else -x)),
+    "a loop over a size": (GraphError, lambda: traced(lambda x: [x[i] for i in range(x.shape[0])])),
+    "a traced array that is read later": (GraphError, lambda: np.asarray(leaked())),
+    "a traced array that is used later": (GraphError, lambda: x() + leaked()),
+    "a traced array that is used in another function": (GraphError, lambda: traced(lambda x: x + leaked())),
+    "a predicate of several elements": (ShapeError, lambda: traced(lambda x: dvm.cond(x > 0, lambda x: x, lambda x: -x, x))),
+    "a predicate that is NaN": (DTypeError, lambda: dvm.cond(dvm.asarray(np.nan), lambda x: x, lambda x: -x, x())),
+    "a branch that is no function": (GraphError, lambda: dvm.cond(dvm.asarray(True), x(), x())),
+    "a case that is no function": (GraphError, lambda: dvm.switch(0, [x()], x())),
+    "a body that is no function": (GraphError, lambda: dvm.scan(x(), x(), x())),
+    "branches of two shapes": (ShapeError, lambda: traced(lambda x: dvm.cond(dvm.sum(x) > 0, lambda x: x, dvm.sum, x))),
+    "branches of two structures": (GraphError, lambda: traced(lambda x: dvm.cond(dvm.sum(x) > 0, lambda x: x, lambda x: (x,), x))),
+    "a state that changes its structure": (GraphError, lambda: traced(lambda x: dvm.while_loop(lambda x: dvm.sum(x) < 9, lambda x: (x, x), x))),
+    "a state that changes its dtype": (DTypeError, lambda: traced(lambda x: dvm.while_loop(lambda x: dvm.sum(x) < 99, lambda x: x > 0, x))),
+    "a loop beyond its limit": (DeviceTrap, lambda: traced(lambda x: dvm.while_loop(lambda x: dvm.sum(x) < 99, lambda x: x, x, limit=3))),
+    "a loop beyond its limit, outside of a function": (DeviceTrap, lambda: dvm.while_loop(lambda x: dvm.sum(x) < 99, lambda x: x, x(), limit=3)),
+    "an index out of range": (ShapeError, lambda: x()[5]),
+    "an index array out of range": (DeviceTrap, lambda: dvm.take(x(), dvm.asarray([7]), axis=0)),
+    "a mask of another shape": (ShapeError, lambda: x()[np.array([True, False, True])]),
+    "a kernel that uses memory": (GraphError, lambda: forgets_to_load(x())),
+    "a kernel that stores nothing": (GraphError, lambda: forgets_to_store(x())),
+    "explain of a plain function": (GraphError, lambda: dvm.explain(lambda x: x, x())),
+    "an array of a runtime that is gone": (ClosedError, lambda: of_another_runtime() + 1),
+    "an array of a runtime that is gone, read": (ClosedError, lambda: np.asarray(of_another_runtime())),
+    "an array of a runtime that is gone, given on": (ClosedError, lambda: product(of_another_runtime(), X.T)),
+    "operands of two runtimes": (GraphError, lambda: two_runtimes(lambda mine: mine + x())),
+    "arguments of two runtimes": (GraphError, lambda: two_runtimes(lambda mine: product(mine, x().T))),
+    "a captured array of another runtime": (GraphError, lambda: two_runtimes(lambda mine: traced(lambda x: x + mine))),
+    "calls that wait, of two runtimes": (GraphError, lambda: two_runtimes(lambda mine: dvm.stacked(lambda a, b: a + b)(mine, x()))),
+    "a runtime entered after its end": (ClosedError, lambda: closed().__enter__()),
+    "a runtime asked after its end": (ClosedError, lambda: closed().stats()),
+    "a runtime of another processor": (DvmError, lambda: dvm.Runtime(inline=True, target="avx1024")),
+    "a runtime whose folder is a file": (DvmError, lambda: dvm.Runtime(inline=True, cache=__file__)),
+    "a runtime of more memory than there is": (DvmError, lambda: dvm.Runtime(inline=True, arena_bytes_max="8G")),
+    "a request that is no function": (DvmError, lambda: asyncio.run(requested(3))),
+    "a request without time": (DvmError, lambda: asyncio.run(requested(x, deadline_s=0))),
+}  # fmt: skip
+
+
+def closed() -> dvm.Runtime:
+    runtime = dvm.Runtime(inline=True)
+    runtime.close()
+    return runtime
+
+
+async def requested(function: object, **limits: float) -> object:
+    async with dvm.Runtime(inline=True) as runtime:
+        return await runtime.run(function, **limits)
 
 
 ONE = np.ones(1, np.float32)
@@ -122,6 +262,44 @@ def test_a_view_of_trillions_of_elements_can_be_read_in_part() -> None:
 def test_matmul_of_views_of_one_element(k: int) -> None:
     for m, n in ((1, 1), (1, 4), (3, 1), (3, 4)):
         assert np.array_equal(np.asarray(many(m, k) @ many(k, n)), np.full((m, n), k, np.float32))
+
+
+@pytest.mark.parametrize("what", MISUSED)
+def test_misuse_is_a_typed_error_and_the_next_call_works(what: str) -> None:
+    kind, call = MISUSED[what]
+    with pytest.raises(kind, match=r"(?s)^[\w ]+: .+got .+allowed"):
+        np.asarray(call())
+    assert np.array_equal(np.asarray(product(x(), x().T)), X @ X.T)
+
+
+ODD: dict[str, np.ndarray] = {
+    "strided": np.arange(24, dtype=np.float32).reshape(4, 6)[::2, ::-3],
+    "read-only": np.frombuffer(X.tobytes(), np.float32),
+    "unaligned": np.frombuffer(b"\0" + X.tobytes(), np.uint8)[1:].view(np.float32),
+    "big endian": X.astype(">f4"),
+    "big endian whole numbers": np.arange(3, dtype=">i8"),
+    "big endian halves": X.astype(">f2"),
+    "no dimensions": np.array(3.0),
+    "no elements": np.zeros((0, 3), np.int8),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", ODD)
+def test_arrays_of_odd_kinds_come_back_as_they_are(what: str) -> None:
+    given = ODD[what]
+    back = np.asarray(dvm.asarray(given))
+    assert back.dtype == given.dtype.newbyteorder("=") and np.array_equal(back, given)
+    assert np.array_equal(np.asarray(dvm.asarray(given, "float64")), given.astype(np.float64))
+
+
+def test_what_is_no_operand_is_left_to_the_other_side() -> None:
+    class Other:
+        def __radd__(self, _: object) -> str:
+            return "other"
+
+    assert x() + Other() == "other"
+    with pytest.raises(TypeError, match="unsupported operand"):
+        x() + "abc"
 
 
 @pytest.mark.parametrize("what", REFUSED)

@@ -356,6 +356,41 @@ def test_bindings_that_do_not_fit_trap_before_anything_runs() -> None:
     np.testing.assert_array_equal(x, y)
 
 
+def test_bindings_that_overlap_trap_before_anything_runs() -> None:
+    """Views of one array, of which one is written: whole, shifted by one element, by all but one, both written."""
+    loaded = _native.Program(elementwise(8, ("mov.i", 0), ("add.i", 1), inputs=2))
+    memory, other = normal(40), normal(8)
+    before = memory.copy()
+    for first in (0, 1, 7, -1, -7):
+        read, written = memory[10 + first : 18 + first], memory[10:18]
+        for args, number in (([read, other, written], 0), ([other, read, written], 1), ([read, read, written], 0)):
+            shared = 4 * (8 - abs(first))
+            with pytest.raises(DeviceTrap, match=f"^machine: argument 2: written, .* of argument {number}, got {shared} bytes of both, allowed 0$"):
+                loaded.run(args)
+            with pytest.raises(DeviceTrap, match="^machine: argument 2: written"):
+                loaded.time_run(args, 1)
+    np.testing.assert_array_equal(memory, before)
+    loaded.run([memory[:8], memory[:8], memory[8:16]])
+    np.testing.assert_array_equal(memory[8:16], before[:8] + before[:8])
+
+
+def test_two_outputs_that_overlap_trap() -> None:
+    builder = ProgramBuilder()
+    section = builder.vector(8)
+    x, y, z = (section.operand(builder.add_arg(32, mode), (4,), mode=mode) for mode in (READ, WRITE, WRITE))
+    section.begin_pass()
+    put(section, f"mov.i {x}, store {y}, neg, store {z}")
+    section.end_pass()
+    section.word("end_row")
+    loaded, memory, values = _native.Program(builder.build()), np.zeros(16, np.float32), normal(8)
+    for first in range(8):
+        with pytest.raises(DeviceTrap, match=f"of argument 2, got {32 - 4 * first} bytes"):
+            loaded.run([values, memory[:8], memory[first : first + 8]])
+    assert not memory.any()
+    loaded.run([values, memory[:8], memory[8:]])
+    np.testing.assert_array_equal(memory, np.concatenate([values, -values]))
+
+
 def test_what_a_program_leaves_out_of_an_output_is_zero() -> None:
     builder = ProgramBuilder()
     x, y = builder.add_arg(400), builder.add_arg(800, WRITE)
