@@ -193,7 +193,7 @@ def _length(arrays: list[Array], length: Size | None, facts: Facts) -> Size:
     lengths = [x.shape[0] if x.ndim else None for x in arrays] + ([] if length is None else [length])
     if not lengths:
         raise GraphError("scan: xs, got no array and no length, allowed arrays, or None and length=...")
-    if None in lengths:
+    if any(n is None for n in lengths):
         raise ShapeError("scan: lengths, got an array of no dimensions, allowed arrays of 1 and more")
     if any(equal(n, lengths[0]) is False for n in lengths):
         raise ShapeError(f"scan: lengths, got {lengths}, allowed one for all arrays of xs (and length)")
