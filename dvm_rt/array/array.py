@@ -687,7 +687,7 @@ async def aeval(*arrays: Array) -> None:
 
         await asyncio.sleep(0)
         for of in waiting:
-            while of.calls_wait and of.stream.launched - of.stream.done > 1:
+            if of.calls_wait and of.stream.launched - of.stream.done > 1:  # of those that there are now: it may always have more
                 await of.runtime.reached(of.stream.launched - 1)
     _launch(arrays)
     for of in {a._session for a in arrays}:

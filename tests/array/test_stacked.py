@@ -227,14 +227,14 @@ async def test_concurrent_requests_share_launches() -> None:
 
 
 async def test_calls_wait_for_company_while_the_device_has_enough_to_do() -> None:
-    """A task that comes while two launches are on their way still joins the call that was recorded before it came."""
+    """A task that comes while launches are on their way still joins the call that was recorded before it came."""
     spin = dvm.function(lambda n, x: dvm.while_loop(lambda i, x: i < n, lambda i, x: (i + 1, x * 0.5), (0, x), limit=10**7)[1])
     f = dvm.stacked(lambda x, w: dvm.tanh(x @ w))
     with dvm.Runtime(encoders=1, threads=1):
-        x, w, turns = dvm.asarray(fresh(1, 8)), dvm.asarray(fresh(8, 8)), dvm.asarray(np.int64(6_000_000))
+        x, w, turns = dvm.asarray(fresh(1, 8)), dvm.asarray(fresh(8, 8)), dvm.asarray(np.int64(200_000))
         alone = np.asarray(f(x, w)).tobytes()
         np.asarray(spin(dvm.asarray(np.int64(1)), dvm.asarray(1.0)))
-        long = [spin(turns, dvm.asarray(1.0)) for _ in range(2)]
+        long = [spin(turns, dvm.asarray(1.0)) for _ in range(30)]  # none so long that the device seems to hang
 
         async def request(turns_later: int) -> bytes:
             for _ in range(turns_later):
@@ -245,4 +245,4 @@ async def test_calls_wait_for_company_while_the_device_has_enough_to_do() -> Non
 
         assert await asyncio.gather(request(0), request(9)) == [alone, alone]
         assert dvm.stats()["stacked_launches"] == 1 and dvm.stats()["stacked_calls"] == 2
-        assert [float(y) for y in long] == [0.0, 0.0]
+        assert all(float(y) == 0.0 for y in long)
