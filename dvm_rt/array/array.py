@@ -678,6 +678,9 @@ def eval(*arrays: Array) -> None:
         array._session.stream.read(array._tensor, array._session.wait_s)
 
 
+LOOKS_MAX = 4  # at how much the device has to do: others may always give it more
+
+
 async def aeval(*arrays: Array) -> None:
     """As eval, without blocking the event loop. Calls of stacked functions that wait go on waiting while the device has more than
     one launch to do: meanwhile other tasks may add theirs."""
@@ -687,8 +690,9 @@ async def aeval(*arrays: Array) -> None:
 
         await asyncio.sleep(0)
         for of in waiting:
-            if of.calls_wait and of.stream.launched - of.stream.done > 1:  # of those that there are now: it may always have more
-                await of.runtime.reached(of.stream.launched - 1)
+            for _ in range(LOOKS_MAX):
+                if of.calls_wait and of.stream.launched - of.stream.done > 1:
+                    await of.runtime.reached(of.stream.launched - 1)
     _launch(arrays)
     for of in {a._session for a in arrays}:
         await of.runtime.reached(max(a._tensor.seq for a in arrays if a._session is of))
