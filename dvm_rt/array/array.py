@@ -678,7 +678,7 @@ def eval(*arrays: Array) -> None:
         array._session.stream.read(array._tensor, array._session.wait_s)
 
 
-LOOKS_MAX = 4  # at how much the device has to do: others may always give it more
+LOOKS_MAX = 16  # at how much the device has to do: others may always give it more
 
 
 async def aeval(*arrays: Array) -> None:
