@@ -227,18 +227,18 @@ class Runtime:
         self._check_open()
         seq = self.stream.launched if seq is None else seq
         await _Turn()
-        if self.stream.done >= seq:
-            return
-        if self._shell is None:
-            self.stream.wait(seq)  # another thread is inside the launch
-            return
-        self.stream.run_ahead(seq)
-        self._shell.pump(True)
-        if self._spin(seq):
-            return
-        limit_s = config.number("wait_s") if timeout_s is None else timeout_s
-        if not await self._get_waiters().wait(seq, limit_s):
-            raise DeviceTimeoutError(f"runtime: reached: seconds for launch {seq}, got {limit_s} ({self.stream.done} are done), allowed more")
+        if self.stream.done < seq:
+            if self._shell is None:
+                self.stream.wait(seq)  # another thread is inside the launch
+                return
+            self.stream.run_ahead(seq)
+            self._shell.pump(True)
+            waiters, limit_s = self._get_waiters(), config.number("wait_s") if timeout_s is None else timeout_s
+            spins = not waiters.others_wait()  # else it would only keep those from running who come after it
+            if not (spins and self._spin(seq)) and not await waiters.wait(seq, limit_s):
+                raise DeviceTimeoutError(f"runtime: reached: seconds for launch {seq}, got {limit_s} ({self.stream.done} are done), allowed more")
+        if self._waiters is not None:
+            await self._waiters.let_others_go_first()
 
     def _spin(self, seq: int) -> bool:
         end_ns = time.perf_counter_ns() + int(SPIN_ASYNC_US * 1e3)

@@ -17,7 +17,7 @@ import numpy as np
 
 from dvm_rt import dtypes
 from dvm_rt.array import tracing
-from dvm_rt.array.session import CALL, Pending, Session, leaf, session
+from dvm_rt.array.session import Pending, Session, leaf, session
 from dvm_rt.array.tracing import Trace
 from dvm_rt.dtypes import DEFAULT_FLOAT, DEFAULT_INT, DType, bfloat16, bool_, float32
 from dvm_rt.errors import DeviceOutOfMemoryError, DTypeError, GraphError, ShapeError, UnsupportedOperatorError
@@ -678,12 +678,21 @@ def eval(*arrays: Array) -> None:
         array._session.stream.read(array._tensor, array._session.wait_s)
 
 
+LOOKS_MAX = 16  # at how much the device has to do: others may always give it more
+
+
 async def aeval(*arrays: Array) -> None:
-    """As eval, without blocking the event loop. Calls of stacked functions first let other tasks add theirs."""
-    if any(a._tensor is None and a._node.operator is CALL for a in arrays if isinstance(a, Array)):
+    """As eval, without blocking the event loop. Calls of stacked functions that wait go on waiting while the device has more than
+    one launch to do: meanwhile other tasks may add theirs."""
+    waiting = {a._session for a in arrays if isinstance(a, Array) and a._session is not None and a._session.calls_wait}
+    if waiting:
         import asyncio  # not before there is a loop
 
         await asyncio.sleep(0)
+        for of in waiting:
+            for _ in range(LOOKS_MAX):
+                if of.calls_wait and of.stream.launched - of.stream.done > 1:
+                    await of.runtime.reached(of.stream.launched - 1)
     _launch(arrays)
     for of in {a._session for a in arrays}:
         await of.runtime.reached(max(a._tensor.seq for a in arrays if a._session is of))

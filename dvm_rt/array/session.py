@@ -367,6 +367,10 @@ class Session:
                 self._calls = _native.CallLog(self.stream, array_type, Node, Pending, PARAMETER, CALL, OPERATORS["index"], integer("calls_max"))
             return self._calls
 
+    @property
+    def calls_wait(self) -> bool:
+        return bool(self._calls)
+
     def run_calls(self) -> None:
         """Runs all that wait."""
         with self.lock:
