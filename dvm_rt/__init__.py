@@ -2,7 +2,7 @@
 
 The packages, in the order in which data flows through them:
 
-    array, xp        lazy arrays and functions: Python records, a flush asks for values; the Array API's namespace
+    array            lazy arrays and functions: Python records, a flush asks for values
     graph            what is to be computed, over symbolic dimensions
     fusion           graph -> plan: which operators share a kernel, for all shapes
     native (C++)     plan + sizes -> program; the verifier; the machine; the stream that launches
@@ -12,7 +12,12 @@ The packages, in the order in which data flows through them:
     scheduler        who encodes what, leases, restarts
     runtime          starts, watches and stops the processes; or none (inline)
 
-Below all of them: errors, dtypes, config. The names here are loaded when they are first used."""
+    onnx             models from files
+    xp               the same functions under the names of the Array API standard
+
+Below all of them: errors, dtypes, config. The names here are loaded when they are first used.
+
+Where to start: `asarray` makes an array, `function` a traced function, `Runtime` starts processes; README.md leads through them."""
 
 from __future__ import annotations
 
@@ -79,4 +84,4 @@ def __getattr__(name: str) -> object:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_OWNER})
+    return sorted({*globals(), *__all__})

@@ -672,7 +672,8 @@ def computed(array: Array, reason: str) -> object:
 
 
 def eval(*arrays: Array) -> None:
-    """Computes arrays, all in as few launches as their runtimes allow, and waits until they are there."""
+    """Computes arrays, all in as few launches as their runtimes allow, and waits until they are there. Raises what went wrong with
+    them: DeviceTrap, DeviceTimeoutError, DeviceOutOfMemoryError; GraphError for what is no array, or has no value."""
     _launch(arrays)
     for array in arrays:
         array._session.stream.read(array._tensor, array._session.wait_s)

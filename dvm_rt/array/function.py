@@ -55,7 +55,7 @@ WALKED = Entry(None, ())  # no graph: sizes depend on values, or change from one
 
 
 class Function:
-    """A traced Python function. Calls take and give trees of arrays; see the module for what is static."""
+    """A traced Python function, as `function` makes it. `python`: what it was made of."""
 
     def __init__(self, python: Callable[..., object]) -> None:
         if not callable(python):
@@ -207,7 +207,17 @@ class Function:
 
 
 def function(python: Callable[..., object]) -> Function:
-    """Makes a function of arrays that is traced once a signature: see the module."""
+    """Makes a function that is traced once a signature, planned once, and then is one launch for every shape.
+
+    Arguments: arrays, NumPy arrays and floats are inputs; tuples, lists and dicts of them too; every other value is static and
+    has to be hashable (ints, bools, strings, None, objects): for another value the function is traced again. Dtypes, ranks and
+    which sizes are 1 belong to the signature, sizes do not. Arrays that the Python code reaches otherwise are captured with the
+    values that they have when it is traced, and so is all else that it reads (a global number, say). Results: a tree of arrays.
+
+    While it is traced, arrays have no values and sizes are symbols: no Python branch may depend on them (dvm.cond,
+    dvm.while_loop, dvm.where). Side effects of the Python code happen when it is traced, not when it is called again.
+    Raises what its operators raise (ShapeError, DTypeError, from the line that caused it), GraphError for what cannot be
+    traced, DeviceTrap where a value is needed (an index out of range, a loop beyond its limit)."""
     return Function(python)
 
 

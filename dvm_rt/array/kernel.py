@@ -266,7 +266,12 @@ def _computes(node: Node) -> bool:
 
 
 def kernel(python: Callable[..., None]) -> Function:
-    """Makes a kernel of a body: see the module. `explain`, `dump` and `das` show it as they show functions."""
+    """Makes a kernel of a body `python(k, *arguments)`, in which each section is exactly one kernel, and all of it is one launch.
+
+    Arguments of the body are memory: `k.load` reads one, `k.store` gives a result, in the order of the calls. `with
+    k.section(name)` begins a kernel; `with k.parallel()` and `k.sequence()` hold sections. `k.sum`, `k.max`, `k.min` and `k.mean`
+    run along rows and keep them; `k.matmul` and elementwise functions are those of dvm_rt. Traced once a signature, as a
+    `function` is. Raises GraphError for a section that cannot be one kernel, and says why. `explain`, `dump` and `das` show it."""
     if not callable(python):
         raise GraphError(f"kernel: decorator, got {type(python).__name__}, allowed Python functions")
     return Function(_Body(python))

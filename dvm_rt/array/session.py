@@ -550,5 +550,6 @@ def session() -> Session:
 
 
 def stats() -> dict[str, object]:
-    """Counters of the current runtime: flushes by reason, traces, plans, then those of its stream."""
+    """Counters of the current runtime, since it began: flushes by reason, traces, plans, then those of its stream and its
+    processes. Names ending in _ns are nanoseconds, _us microseconds, bytes bytes; all else are counts."""
     return session().stats()
