@@ -8,31 +8,34 @@ import json
 import os
 import platform
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator
 from importlib import metadata
 from pathlib import Path
 
 from benchmarks.measure import Row
 
-PEERS = "torch,inductor,inductor-dyn,onnxruntime,jax,numpy,numexpr,mindspore"
+PEERS = "torch,torch-linear,inductor,inductor-dyn,onnxruntime,jax,numpy,numexpr,mindspore"
 CASE_SUITES = ("operators", "subgraphs", "models")
-ALL = (*CASE_SUITES, "requests", "dynamic", "onnx", "encode", "pipeline", "startup", "memory")
+ALL = (*CASE_SUITES, "requests", "dynamic", "onnx", "limits", "threads", "memory", "encode", "pipeline", "startup")
+# What is quick and what says most comes first: a run that is cut short has it, and the same command goes on.
+ORDER = ("requests", "limits", "threads", "memory", "encode", "pipeline", "startup", "subgraphs", "operators", "models", "dynamic", "onnx")
 # One thread for every engine that reads the environment, and a malloc that keeps its pages: the peers' best setting. Inductor starts
 # without what earlier runs have compiled: a shape that nobody has seen is in no cache.
 SETTINGS = {
     "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "NUMEXPR_NUM_THREADS": "1",
-    "MALLOC_MMAP_MAX_": "0", "TORCHINDUCTOR_FORCE_DISABLE_CACHES": "1", "MALLOC_TRIM_THRESHOLD_": str(1 << 34), "DVM_RT_BENCH": "1",
+    "MALLOC_MMAP_MAX_": "0", "TORCHINDUCTOR_FORCE_DISABLE_CACHES": "1", "KINETO_LOG_LEVEL": "5", "MALLOC_TRIM_THRESHOLD_": str(1 << 34), "DVM_RT_BENCH": "1",
 }  # fmt: skip
-
-
 Rows = list[Row]
 
 
 def run(suites: list[str], peers: list[str], only: str, threads: int, all_unseen: bool, rows: Rows, save: Callable[[dict, Rows], None]) -> None:
     """Adds to `rows` what is not there yet, and saves after every case. Progress and rows as they come go to stderr."""
-    from benchmarks import cases, measure
+    from benchmarks import cases
     from benchmarks.engines import engines
+    from benchmarks.fused import Fused
     from benchmarks.limits import Limits
+    from benchmarks.measure import Cases
     from benchmarks.page import line
     from benchmarks.suites import SUITES
 
@@ -40,14 +43,19 @@ def run(suites: list[str], peers: list[str], only: str, threads: int, all_unseen
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     limits = Limits.measure()
     found, absent = engines(peers)
+    yardstick = Fused()
+    if yardstick.absent:
+        absent["fused C"] = yardstick.absent
     for name, why in absent.items():
         print(f"{name}: absent ({why})", file=sys.stderr)
     machine = {"cpu": _cpu(), "cpus": os.cpu_count(), "python": platform.python_version(), "threads": threads, "load": os.getloadavg()[0],
                "versions": dict(_versions(found)), "absent": absent, "limits": limits.as_dict() if limits else None}  # fmt: skip
-    done = {(r.suite, r.case) for r in rows}
+    done, begin = {(r.suite, r.case) for r in rows}, time.perf_counter()
 
     def tell(what: str) -> None:
-        print(f"\r\033[K{what}", end="", file=sys.stderr, flush=True)
+        print(f"\r\033[K{time.perf_counter() - begin:5.0f} s  {what}", end="", file=sys.stderr, flush=True)
+
+    timed = Cases(found, limits, yardstick, tell, all_unseen)
 
     def add(new: Iterable[Row]) -> None:
         for row in new:
@@ -55,7 +63,7 @@ def run(suites: list[str], peers: list[str], only: str, threads: int, all_unseen
             print(f"\r\033[K{line(row)}", file=sys.stderr)
             save(machine, rows)
 
-    for suite in suites:
+    for suite in sorted(suites, key=ORDER.index):
         def wanted(name: str, suite: str = suite) -> bool:
             return only in name and (suite, name) not in done
 
@@ -64,8 +72,8 @@ def run(suites: list[str], peers: list[str], only: str, threads: int, all_unseen
             add(SUITES[suite](found, wanted))
         else:
             for case in (c for c in cases.CASES if c.suite == suite and wanted(c.name)):
-                add(measure.time_case(case, found, limits, tell, all_unseen))
-    print("\r\033[K", end="", file=sys.stderr)
+                add(timed.rows(case))
+    print(f"\r\033[K{time.perf_counter() - begin:.0f} s in all", file=sys.stderr)
     save(machine, rows)
 
 

@@ -6,7 +6,7 @@ best possible implementation must move and compute, for the physical limit. The 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -29,7 +29,9 @@ class Case:
     unseen: Callable[[np.random.Generator], Dims] | None = None  # dims of a shape never seen
     tolerance: float = 1e-4
     expression: str = ""  # numexpr's
-    absent: frozenset[str] = field(default_factory=frozenset)  # engines that cannot
+    out: Callable[..., None] | None = None  # out(module, *inputs, *weights, result, spare) of torch and, unless torch_only, NumPy
+    torch_only: bool = False
+    product: bool = False  # of rows with one constant matrix
 
 
 def normal(rng: np.random.Generator, *dims: int) -> np.ndarray:
@@ -59,6 +61,27 @@ def chain8(s, x, y):
     a = x * y + x
     b = s.maximum(a, y) * 0.5
     return s.abs(b - y) + (b * 2.0 - x)
+
+
+def chain8_into(m, x, y, out, spare):
+    m.multiply(x, y, out=out), m.add(out, x, out=out), m.maximum(out, y, out=out), m.multiply(out, HALF, out=out)
+    m.subtract(out, y, out=spare), m.abs(spare, out=spare)
+    m.multiply(out, TWO, out=out), m.subtract(out, x, out=out), m.add(out, spare, out=out)
+
+
+HALF, TWO = 0.5, 2.0
+
+
+def gelu_into(torch, x, out, spare):
+    torch.ops.aten.gelu.out(x, out=out)
+
+
+def swiglu_into(torch, x, y, out, spare):
+    torch.ops.aten.silu.out(x, out=out), torch.mul(out, y, out=out)
+
+
+def softmax_into(torch, x, out, spare):
+    torch.softmax(x, -1, out=out)
 
 
 def swiglu(s, x, y):
@@ -207,9 +230,9 @@ def _attention_name(queries: int, keys: int, d: int) -> tuple[str, Dims]:
 ATTENTION = dict(
     _attention_name(q, k, d) for d in (32, 64, 128) for q, k in ((1, 1), (1, 128), (1, 2048), (64, 64), (512, 512), (2048, 2048))
 )  # fmt: skip
-MATMUL = {f"{m}x{n}x{k}": (m, n, k) for m, n, k in
-          [(1, 768, 768), (2, 768, 768), (8, 768, 768), (64, 768, 768), (1, 4096, 4096), (2, 4096, 4096), (8, 1024, 1024), (64, 1024, 1024),
-           (128, 768, 768), (512, 768, 768), (256, 256, 256), (1024, 1024, 1024)]}  # fmt: skip
+CONSTANT = {(768, 768): (1, 2, 8, 64, 128, 512), (4096, 4096): (1, 2, 8, 64), (1024, 1024): (8, 64)}  # (k, n): rows
+PER_CALL = {f"{m}x{n}x{k}": (m, n, k) for m, n, k in
+            ((8, 768, 768), (16, 768, 768), (64, 768, 768), (64, 64, 64), (256, 256, 256), (1024, 1024, 1024))}  # fmt: skip
 
 
 def _product_moved(m: int, n: int, k: int) -> float:
@@ -220,32 +243,38 @@ def _product_flops(m: int, n: int, k: int) -> float:
     return 2.0 * m * n * k
 
 
-def matmul_case(m: int, n: int, k: int) -> Case:
-    """x (m, k) times a constant (k, n): weights have their own size, so each shape is a case."""
+def product_case(k: int, n: int, rows: tuple[int, ...]) -> Case:
+    """x (m, k) times a constant (k, n)."""
     return Case(
-        "operators", f"matmul, constant {k}x{n}", lambda s, x, w: x @ w, lambda rng, *dims: [normal(rng, *dims)],
-        {f"{m}x{k}": (m, k)}, lambda rng: [_scaled(rng, n, k).T.copy()], lambda m, k: _product_moved(m, n, k),
-        lambda m, k: _product_flops(m, n, k), lambda rng: (int(rng.integers(1, 129)), k),
+        "operators", f"matmul, constant {k}x{n}", lambda s, x, w: x @ w, lambda rng, m: [normal(rng, m, k)],
+        {f"{m}x{k}": (m,) for m in rows}, lambda rng: [_scaled(rng, n, k).T.copy()], lambda m: _product_moved(m, n, k),
+        lambda m: _product_flops(m, n, k), (lambda rng: (int(rng.integers(1, 129)),)) if k == 768 else None,
+        out=lambda m, x, w, out, spare: m.matmul(x, w, out=out), product=True,
     )  # fmt: skip
 
 
 CASES: tuple[Case, ...] = (
     Case("operators", "add", lambda s, x, y: x + y, _matrices(2), SMALL_TO_LARGE, moved=lambda r, c: 12.0 * r * c, unseen=_two_dims,
-         expression="x0 + x1"),
+         expression="x0 + x1", out=lambda m, x, y, out, spare: m.add(x, y, out=out)),
     Case("operators", "exp", lambda s, x: s.exp(x), _matrices(1), SMALL_TO_LARGE, moved=lambda r, c: 8.0 * r * c, unseen=_two_dims,
-         expression="exp(x0)"),
-    Case("operators", "gelu", lambda s, x: s.gelu(x), _matrices(1), SMALL_TO_LARGE, moved=lambda r, c: 8.0 * r * c, unseen=_two_dims),
-    Case("operators", "softmax", lambda s, x: s.softmax(x), _matrices(1), ROWS, moved=lambda r, c: 8.0 * r * c, unseen=_two_dims),
+         expression="exp(x0)", out=lambda m, x, out, spare: m.exp(x, out=out)),
+    Case("operators", "gelu", lambda s, x: s.gelu(x), _matrices(1), SMALL_TO_LARGE, moved=lambda r, c: 8.0 * r * c, unseen=_two_dims,
+         out=gelu_into, torch_only=True),
+    Case("operators", "softmax", lambda s, x: s.softmax(x), _matrices(1), ROWS, moved=lambda r, c: 8.0 * r * c, unseen=_two_dims,
+         out=softmax_into, torch_only=True),
     Case("operators", "layer norm", lambda s, x, g, b: s.layer_norm(x, g, b),
          lambda rng, r, c: [normal(rng, r, c), normal(rng, c), normal(rng, c)], ROWS, moved=lambda r, c: 8.0 * r * c, unseen=_two_dims),
     Case("operators", "rms norm", lambda s, x, g: s.rms_norm(x, g), lambda rng, r, c: [normal(rng, r, c), normal(rng, c)], ROWS,
          moved=lambda r, c: 8.0 * r * c, unseen=_two_dims),
     Case("operators", "sum of rows", lambda s, x: s.sum(x, -1), _matrices(1), ROWS, moved=lambda r, c: 4.0 * r * c, unseen=_two_dims),
-    *(matmul_case(*dims) for dims in MATMUL.values()),
-    Case("operators", "matmul, both per call", lambda s, x, y: x @ y, lambda rng, m, n, k: [normal(rng, m, k), normal(rng, k, n)], MATMUL,
-         moved=_product_moved, flops=_product_flops),
-    Case("subgraphs", "chain of 8", chain8, _matrices(2), {"1x64": (1, 64), **SMALL_TO_LARGE}, moved=lambda r, c: 12.0 * r * c, unseen=_two_dims),
-    Case("subgraphs", "swiglu", swiglu, _matrices(2), SMALL_TO_LARGE, moved=lambda r, c: 12.0 * r * c, unseen=_two_dims),
+    *(product_case(*dims, rows) for dims, rows in CONSTANT.items()),
+    Case("operators", "matmul, both per call", lambda s, x, y: x @ y, lambda rng, m, n, k: [normal(rng, m, k), normal(rng, k, n)], PER_CALL,
+         moved=_product_moved, flops=_product_flops, out=lambda m, x, y, out, spare: m.matmul(x, y, out=out)),
+    Case("subgraphs", "chain of 8", chain8, _matrices(2), {"1x64": (1, 64), **SMALL_TO_LARGE}, moved=lambda r, c: 12.0 * r * c, unseen=_two_dims,
+         out=chain8_into, expression="abs(where(x0 * x1 + x0 > x1, x0 * x1 + x0, x1) * half - x1)"
+         " + (where(x0 * x1 + x0 > x1, x0 * x1 + x0, x1) * half * two - x0)"),
+    Case("subgraphs", "swiglu", swiglu, _matrices(2), SMALL_TO_LARGE, moved=lambda r, c: 12.0 * r * c, unseen=_two_dims,
+         out=swiglu_into, torch_only=True),
     Case("subgraphs", "lstm cell", lstm_cell, lambda rng, r, c: [normal(rng, r, 4 * c), normal(rng, r, c)], SMALL_TO_LARGE,
          moved=lambda r, c: 24.0 * r * c, unseen=_two_dims),
     Case("subgraphs", "cross entropy", cross_entropy, _one_hot, ROWS, moved=lambda r, c: 8.0 * r * c, unseen=_two_dims),

@@ -260,7 +260,7 @@ def _requests(width: int) -> Runs:
     def alone() -> int:
         return sum(len(gpt.decode(model, prompt, -1, 40)) for prompt in prompts)
 
-    return {"dvm": dvm_run, "alone": alone}
+    return {"dvm": dvm_run, "our own, one by one": alone}
 
 
 # ---- mixture of experts ----

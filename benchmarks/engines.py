@@ -5,12 +5,13 @@ constants where it knows such a thing), then binds inputs of one shape and gives
 whose result is whole when it returns. One thread each.
 
     dvm          dvm_rt inline: plan once, encode for each shape
-    torch        PyTorch eager, inference mode
+    torch        PyTorch eager, inference mode; with out= where the case has such a form and it is faster at that shape
+    torch-linear torch.nn.functional.linear, for products with constant weights
     inductor     torch.compile, static shapes (dynamic=False), recompile limit raised
     inductor-dyn torch.compile(dynamic=True)
-    onnxruntime  the export of the PyTorch function with dynamic axes, all optimisations, one session for all shapes
+    onnxruntime  the export of the PyTorch function with dynamic axes, all optimisations, one session for all shapes, inputs and outputs bound
     jax          jax.jit
-    numpy        plain NumPy, float32
+    numpy        plain NumPy, float32; with out= as above
     numexpr      where the case has an expression; float32 constants
     mindspore    graph mode O0, in the environment whose Python MINDSPORE_PYTHON names (benchmarks/mindspore_child.py)"""
 
@@ -40,6 +41,8 @@ class Engine:
     """One engine; `load` before `bind`. `result` makes a NumPy array of what a run gave; `seconds` is the time of so many runs."""
 
     name = ""
+    for_each_shape = False  # whether it builds something anew for each shape
+    exported_s = 0.0  # seconds of loading so far that went into another format, which its users have in a file
 
     def load(self, case: Case, weights: Arrays) -> None:
         raise NotImplementedError
@@ -59,6 +62,10 @@ class Engine:
     def compiled_s(self) -> float | None:
         """Seconds spent so far on turning plans into programs, for an engine that counts them."""
         return None
+
+    def faster(self, runs: list[Run]) -> Run:
+        """The fastest of several forms of the same."""
+        return min(runs, key=lambda run: min(self.seconds(run, 1) for _ in range(4))) if len(runs) > 1 else runs[0]
 
 
 class Dvm(Engine):
@@ -95,6 +102,7 @@ class Torch(Engine):
 
     def load(self, case: Case, weights: Arrays) -> None:
         self.module = self._module(case, weights)
+        self.out, self.weights = case.out, [self.torch.from_numpy(w) for w in weights]
 
     def _module(self, case: Case, weights: Arrays) -> object:
         space, torch = self.space, self.torch
@@ -117,26 +125,61 @@ class Torch(Engine):
             with inference():
                 return module(*tensors)
 
+        if not self.out:
+            return run
+        into, given, made = self.out, [*tensors, *self.weights], run()
+        result, spare = self.torch.empty_like(made), self.torch.empty_like(made)
+
+        def run_into() -> object:
+            with inference():
+                into(self.torch, *given, result, spare)
+                return result
+
+        return self.faster([run, run_into])
+
+
+class TorchLinear(Torch):
+    name = "torch-linear"
+
+    def load(self, case: Case, weights: Arrays) -> None:
+        if not case.product:
+            raise LookupError("no product with constant weights")
+        self.rows = self.torch.from_numpy(weights[0].T.copy())
+
+    def bind(self, inputs: Arrays) -> Run:
+        x, rows, linear, inference = self.torch.from_numpy(inputs[0]), self.rows, self.torch.nn.functional.linear, self.torch.inference_mode
+
+        def run() -> object:
+            with inference():
+                return linear(x, rows)
+
         return run
 
 
 class Inductor(Torch):
-    name = "inductor"
-    dynamic = False
+    """Compiles a small function when it is made: what a process pays once is in no row."""
 
-    def load(self, case: Case, weights: Arrays) -> None:
+    name = "inductor"
+    dynamic, for_each_shape, out = False, True, None
+
+    def __init__(self) -> None:
+        super().__init__()
         import torch._dynamo
         import torch._inductor.config
 
+        torch = self.torch
         torch._dynamo.config.recompile_limit = torch._dynamo.config.accumulated_recompile_limit = 10_000
         torch._inductor.config.freezing = True
-        torch._dynamo.reset()
+        torch.compile(lambda x: torch.tanh(x) + 1)(torch.ones(3, 5))
+
+    def load(self, case: Case, weights: Arrays) -> None:
+        self.torch._dynamo.reset()
         self.module = self.torch.compile(self._module(case, weights), dynamic=self.dynamic)
 
 
 class InductorDynamic(Inductor):
     name = "inductor-dyn"
-    dynamic = True
+    dynamic, for_each_shape = True, False
 
 
 class OnnxRuntime(Torch):
@@ -151,7 +194,7 @@ class OnnxRuntime(Torch):
         self.onnxruntime = onnxruntime
 
     def load(self, case: Case, weights: Arrays) -> None:
-        module, file = self._module(case, weights), io.BytesIO()
+        module, file, begin = self._module(case, weights), io.BytesIO(), time.perf_counter()
         example = case.inputs(np.random.default_rng(0), *next(iter(case.shapes.values())))
         names = [f"x{i}" for i in range(len(example))]
         axes = {name: {d: f"{name}_{d}" for d in range(x.ndim)} for name, x in zip(names, example, strict=True)}
@@ -161,19 +204,31 @@ class OnnxRuntime(Torch):
                 module, tuple(self.torch.from_numpy(x) for x in example), file, input_names=names, output_names=["y"],
                 dynamic_axes=axes, opset_version=20, dynamo=False,
             )  # fmt: skip
+        self.exported_s += time.perf_counter() - begin
         options = self.onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         options.graph_optimization_level = self.onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
         self.session = self.onnxruntime.InferenceSession(file.getvalue(), options, ["CPUExecutionProvider"])
 
     def bind(self, inputs: Arrays) -> Run:
-        feeds = {f"x{i}": x for i, x in enumerate(inputs)}
-        run = self.session.run
-        return lambda: run(None, feeds)[0]
+        binding, run = self.session.io_binding(), self.session.run_with_iobinding
+        for i, x in enumerate(inputs):
+            binding.bind_ortvalue_input(f"x{i}", self.onnxruntime.OrtValue.ortvalue_from_numpy(x))
+        binding.bind_output("y", "cpu")
+
+        def bound() -> object:
+            run(binding)
+            return binding
+
+        return bound
+
+    def result(self, value: object) -> np.ndarray:
+        return value.copy_outputs_to_cpu()[0]
 
 
 class Jax(Engine):
     name = "jax"
+    for_each_shape = True
 
     def __init__(self) -> None:
         os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1")
@@ -198,7 +253,17 @@ class NumPy(Engine):
         self.case, self.weights = case, weights
 
     def bind(self, inputs: Arrays) -> Run:
-        return lambda: self.case.function(spaces.NumPy, *inputs, *self.weights)
+        function, into, given = self.case.function, self.case.out, [*inputs, *self.weights]
+        runs = [lambda: function(spaces.NumPy, *given)]
+        if into and not self.case.torch_only:
+            result, spare = (np.empty_like(runs[0]()) for _ in range(2))
+
+            def run_into() -> np.ndarray:
+                into(np, *given, result, spare)
+                return result
+
+            runs.append(run_into)
+        return self.faster(runs)
 
 
 class NumExpr(Engine):
@@ -216,16 +281,17 @@ class NumExpr(Engine):
         self.expression = case.expression
 
     def bind(self, inputs: Arrays) -> Run:
-        names = {f"x{i}": x for i, x in enumerate(inputs)}
-        constants = {f"c{i}": np.float32(c) for i, c in enumerate((0.5, 1.0, 2.0, 0.044715, 0.7978845608))}
-        evaluate = self.numexpr.evaluate
-        return lambda: evaluate(self.expression, {**names, **constants})
+        given = {f"x{i}": x for i, x in enumerate(inputs)} | {"half": np.float32(0.5), "two": np.float32(2)}
+        expression, evaluate = self.expression, self.numexpr.evaluate
+        result = np.empty_like(evaluate(expression, given))
+        return self.faster([lambda: evaluate(expression, given), lambda: evaluate(expression, given, out=result)])
 
 
 class MindSpore(Engine):
     """Its own process measures its runs, so that no time is lost between the two."""
 
     name = "mindspore"
+    for_each_shape = True
 
     def __init__(self) -> None:
         python = os.environ.get("MINDSPORE_PYTHON")
@@ -258,7 +324,7 @@ class MindSpore(Engine):
 
 
 ENGINES: dict[str, type[Engine]] = {
-    e.name: e for e in (Dvm, Torch, Inductor, InductorDynamic, OnnxRuntime, Jax, NumPy, NumExpr, MindSpore)
+    e.name: e for e in (Dvm, Torch, TorchLinear, Inductor, InductorDynamic, OnnxRuntime, Jax, NumPy, NumExpr, MindSpore)
 }  # fmt: skip
 
 

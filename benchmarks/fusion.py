@@ -1,9 +1,13 @@
-"""Fused against unfused: python benchmarks/fusion.py [--rounds N] [--plans] [--suite [NAME]]
+"""Fused against unfused: python benchmarks/fusion.py [--rounds N] [--plans] [--stacking] [--suite [NAME]]
 
---suite: every case of the benchmark suite (those whose name has NAME in it), in place of the subgraphs below.
+--suite: every case of the benchmark suite (those whose name has NAME in it), in place of the subgraphs below; some minutes.
 One line a subgraph and shape: kernels of the fused and of the unfused plan, microseconds of each program on one thread
 (medians of alternating rounds, inline, program known), their ratio, and the bytes of activations that each kernel reads and
 writes, summed; and what the cost model says of the fused one. A ratio above 1.03 is a lost row and is marked; the exit status says how many there are.
+
+--stacking: what it gains that independent kernels of different shapes share a launch. Microseconds a launch each, all in one
+launch, and all in one on two threads: kernels too small to be cut then run beside each other. From Python, medians; the
+launches are those of `_native.Program`, which cost less than calls of a function.
 
 --plans: what planning costs instead (CPU milliseconds, least of several), from the graph to the plan's bytes."""
 
@@ -32,6 +36,8 @@ from tests.fusion.running import graph_of, prepared  # noqa: E402
 
 LOST = 1.03
 SECONDS_MAX = 0.4  # of one row
+ROUNDS_MIN = 3  # however long they take
+PAIR_MAX_S = 0.02  # up to which a sample is two runs
 Build = Callable[..., Node]
 
 
@@ -85,16 +91,19 @@ def measure(name: str, size: str, graph: Graph, arrays: list[np.ndarray], rounds
         program = _native.Program(_native.Plan(plan.to_bytes()).encode(symbols))
         runs.append(lambda program=program, arguments=arguments: program.run(arguments))
         moved.append(moved_bytes(plan, symbols))
+    begin = time.monotonic()
+    runs[1]()
+    pair = 1 + (time.monotonic() - begin < PAIR_MAX_S)
     for again in (1, 2, 3):
         times: list[list[float]] = [[], []]
         begin, left = time.monotonic(), rounds * again
-        while left > 0 and (time.monotonic() - begin < SECONDS_MAX * again or left > (rounds - 5) * again):
+        while left > 0 and (time.monotonic() - begin < SECONDS_MAX * again or left > (rounds - ROUNDS_MIN) * again):
             left -= 1
             for run, found in zip(runs, times, strict=True):
                 started = time.perf_counter_ns()
-                run()
-                run()
-                found.append((time.perf_counter_ns() - started) / 2000)
+                for _ in range(pair):
+                    run()
+                found.append((time.perf_counter_ns() - started) / pair / 1000)
         fused, alone = (statistics.median(t[1:]) for t in times)
         ratio = statistics.median(a / b for a, b in zip(times[0][1:], times[1][1:], strict=True))
         lost = ratio > LOST and min(times[0]) / min(times[1]) > LOST
@@ -129,6 +138,58 @@ def suite(wanted: str, rounds: int) -> Iterator[tuple[str, bool]]:
             yield measure(case.name, size, graph, arrays, rounds)
 
 
+KINDS: dict[str, Build] = {
+    "softmax": lambda op, x: op.softmax(x, axis=1),
+    "norm": lambda op, x: op.layer_norm(x, eps=1e-5),
+    "gelu": lambda op, x: op.gelu(x, approximate="none"),
+    "square": lambda op, x: op.multiply(op.add(x, 0.5), x),
+}
+STACKS: dict[str, list[tuple[str, int, int]]] = {  # name -> kernels: (what, rows, columns)
+    "8 tiny ones": [
+        ("square", 4, 64), ("gelu", 2, 96), ("square", 8, 40), ("norm", 2, 64), ("softmax", 3, 48), ("gelu", 1, 200), ("square", 6, 72),
+        ("norm", 1, 128),
+    ],
+    "8 of some us": [
+        ("softmax", 33, 384), ("norm", 40, 256), ("gelu", 24, 512), ("square", 90, 300), ("softmax", 50, 130), ("norm", 64, 200),
+        ("gelu", 17, 768), ("square", 31, 1000),
+    ],
+    "3 of some us, 1 larger": [("softmax", 33, 384), ("norm", 300, 768), ("gelu", 24, 512), ("softmax", 50, 130)],
+}  # fmt: skip
+
+
+def stacked(kernels: list[tuple[str, int, int]]) -> tuple[Graph, list[np.ndarray]]:
+    """The graph of kernels that have nothing to do with each other, and its inputs."""
+    arrays = [np.random.default_rng(i).normal(size=shape).astype(np.float32) for i, (_, *shape) in enumerate(kernels)]
+    return graph_of(lambda op, *xs: tuple(KINDS[what](op, x) for (what, *_), x in zip(kernels, xs, strict=True)), arrays), arrays
+
+
+def stacking(rounds: int) -> None:
+    """The rows of STACKS."""
+    print(f"{'kernels':24} {'launches':>8} {'each us':>9} {'one us':>9} {'gain':>6}   in C++: {'1 thread':>9} {'2 threads':>9} {'gain':>6}")
+    for name, kernels in STACKS.items():
+        programs = []
+        for part in (kernels, *([one] for one in kernels)):
+            graph, arrays = stacked(part)
+            plan = fuse(graph).plan
+            symbols, arguments, _ = prepared(plan, arrays)
+            programs.append((_native.Program(_native.Plan(plan.to_bytes()).encode(symbols)), arguments))
+        (whole, arguments), *apart = programs
+        times: list[list[float]] = [[], [], []]
+        for _ in range(rounds * 8):
+            begin = time.perf_counter_ns()
+            for program, own in apart:
+                program.run(own)
+            middle = time.perf_counter_ns()
+            whole.run(arguments)
+            times[0].append((middle - begin) / 1e3)
+            times[1].append((time.perf_counter_ns() - middle) / 1e3)
+        alone = [whole.time_run(arguments, 200) for _ in range(rounds)]
+        both = [whole.time_run(arguments, 200, threads=2) for _ in range(rounds)]
+        each, one = (statistics.median(t) for t in times[:2])
+        native = f"{min(alone) / 1e3:17.1f} {min(both) / 1e3:9.1f} {min(alone) / min(both):6.2f}"
+        print(f"{name:24} {len(apart):8} {each:9.1f} {one:9.1f} {each / one:6.2f} {native}")
+
+
 def planning(rounds: int) -> None:
     """What the plan of each subgraph, and of networks of them, costs."""
     for layers in (1, 6, 24):
@@ -161,19 +222,24 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=25)
     parser.add_argument("--plans", action="store_true")
+    parser.add_argument("--stacking", action="store_true")
     parser.add_argument("--suite", nargs="?", const="", default=None)
     arguments = parser.parse_args()
     if arguments.plans:
         planning(arguments.rounds)
         return 0
+    if arguments.stacking:
+        stacking(arguments.rounds)
+        return 0
     print(f"{'subgraph':28} {'size':14} {'kernels':>8} {'fused us':>10} {'unfused us':>10} {'ratio':>6} {'bytes':>6} {'model us':>10}")
-    rows = []
+    rows, begin = [], time.monotonic()
     for row in subgraphs(arguments.rounds) if arguments.suite is None else suite(arguments.suite, arguments.rounds):
         rows.append(row)
         print(row[0], flush=True)
-    lost = sum(lost for _, lost in rows)
-    print(f"{len(rows)} rows, {lost} lost (fused slower than unfused by more than {LOST - 1:.0%})")
-    return lost
+    lost = [line for line, lost in rows if lost]
+    took_s = time.monotonic() - begin
+    print(f"{len(rows)} rows in {took_s:.0f} s, {len(lost)} lost (fused slower than unfused by more than {LOST - 1:.0%})", *lost, sep="\n")
+    return len(lost)
 
 
 if __name__ == "__main__":

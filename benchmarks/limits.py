@@ -6,16 +6,13 @@ a C compiler; without one there are no limits, and tables say so."""
 from __future__ import annotations
 
 import ctypes
-import hashlib
-import shutil
-import subprocess
-import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
-SOURCE = Path(__file__).with_name("limits.c")
+from benchmarks import compiled
+
 WORKING_SETS = (768 << 10, 24 << 20, 384 << 20)  # bytes: L2, L3, memory
 
 
@@ -58,22 +55,27 @@ class Limits:
         }  # fmt: skip
 
 
+def triad_timer(count: int) -> Callable[[int], float] | None:
+    """Seconds of so many triads over `count` floats each, with non-temporal stores; None where there is no C compiler."""
+    library, (a, b, c) = _library(), (_aligned(count) for _ in range(3))
+    return library and (lambda runs: sum(library.time_triad(a.ctypes, b.ctypes, c.ctypes, count, 1, 1) for _ in range(runs)))
+
+
+def read_timer(size: int) -> Callable[[int], float] | None:
+    """Seconds of so many reads of `size` bytes; None where there is no C compiler."""
+    library, whole = _library(), _aligned(size // 4 // 64 * 64)
+    return library and (lambda runs: sum(library.time_read(whole.ctypes, len(whole), 1) for _ in range(runs)))
+
+
 def _aligned(count: int) -> np.ndarray:
     memory = np.ones(count + 16, np.float32)
     return memory[(-memory.ctypes.data // 4) % 16 :][:count]
 
 
 def _library() -> ctypes.CDLL | None:
-    compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
-    if compiler is None:
+    library = compiled.library("limits.c")
+    if isinstance(library, str):
         return None
-    name = hashlib.blake2b(SOURCE.read_bytes(), digest_size=8).hexdigest()
-    target = Path(tempfile.gettempdir()) / f"dvm_rt-limits-{name}.so"
-    if not target.exists():
-        made = target.with_suffix(".part")
-        subprocess.run([compiler, "-O3", "-march=native", "-shared", "-fPIC", "-o", made, SOURCE], check=True)
-        made.rename(target)
-    library = ctypes.CDLL(str(target))
     pointer, size = ctypes.c_void_p, ctypes.c_size_t
     library.time_triad.argtypes, library.time_triad.restype = [pointer] * 3 + [size, ctypes.c_int, ctypes.c_int], ctypes.c_double
     library.time_read.argtypes, library.time_read.restype = [pointer, size, ctypes.c_int], ctypes.c_double

@@ -1,6 +1,6 @@
 """Two threads against one: `python benchmarks/threads.py [part of a case's name ...] [--threads N]`.
 
-Alternating runs of one program; a line tells the median of the pairs' ratios, the best, and the CPU time of many threads
+Alternating runs of one program; a line tells the median of the pairs' ratios, and the CPU time of many threads
 in units of one thread's: close to 1 where sharing costs nothing. Ratios mean nothing where other processes take the CPUs: rounds
 are repeated, up to a limit, until there are enough in which the threads had a CPU each (CPU time over time, of all threads
 together, close to their number), and only those count if there are any."""
@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -77,6 +78,36 @@ def cases() -> dict[str, Case]:
     return found
 
 
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """Microseconds by number of threads, the median ratio of the pairs, CPU time of many threads over one's; free rounds of all."""
+
+    us: dict[int, float]
+    ratio: float
+    cpu: float
+    free: int
+    rounds: int
+
+
+def compare(program: _native.Program, args: list[np.ndarray], threads: int) -> Compared:
+    """Alternating runs of one thread and of many."""
+    ns: dict[int, list[float]] = {1: [], threads: []}
+    cpu: dict[int, list[float]] = {1: [], threads: []}
+    share: list[float] = []
+    repetitions = max(1, int(ROUND_NS / program.time_run(args, 1)))
+    while len(share) < ROUNDS_MAX and sum(s >= FREE * threads for s in share) < ROUNDS:
+        for count in ns:
+            began, cpu_began = time.perf_counter(), time.process_time()
+            ns[count].append(program.time_run(args, repetitions, threads=count))
+            used = time.process_time() - cpu_began
+            cpu[count].append(used)
+        share.append(used / (time.perf_counter() - began))
+    free = [i for i, s in enumerate(share) if s >= FREE * threads]
+    counted = free or range(len(share))
+    ratio = statistics.median(ns[1][i] / ns[threads][i] for i in counted)
+    return Compared({n: statistics.median(times[i] for i in counted) / 1e3 for n, times in ns.items()}, ratio, min(cpu[threads]) / min(cpu[1]), len(free), len(share))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("names", nargs="*")
@@ -85,22 +116,10 @@ def main() -> None:
     for name, (code, args) in cases().items():
         if asked.names and not any(part in name for part in asked.names):
             continue
-        program, ns, cpu, share = _native.Program(code), {1: [], asked.threads: []}, {1: [], asked.threads: []}, []
-        repetitions = max(1, int(ROUND_NS / program.time_run(args, 1)))
-        while len(share) < ROUNDS_MAX and sum(s >= FREE * asked.threads for s in share) < ROUNDS:
-            for threads in ns:
-                began, cpu_began = time.perf_counter(), time.process_time()
-                ns[threads].append(program.time_run(args, repetitions, threads=threads))
-                used = time.process_time() - cpu_began
-                cpu[threads].append(used)
-            share.append(used / (time.perf_counter() - began))
-        free = [i for i, s in enumerate(share) if s >= FREE * asked.threads]
-        counted = free or range(len(share))
-        ratios = [ns[1][i] / ns[asked.threads][i] for i in counted]
-        least = [min(times[i] for i in counted) / 1e3 for times in ns.values()]
-        print(f"{name:32s} {program.split[0][1]:4d} parts  {least[0]:9.1f} -> {least[1]:9.1f} us  x{statistics.median(ratios):.2f} "
-              f"(best {least[0] / least[1]:.2f})  CPU time x{min(cpu[asked.threads]) / min(cpu[1]):.2f}, "
-              f"{len(free)} free rounds of {len(share)}")  # fmt: skip
+        program = _native.Program(code)
+        found = compare(program, args, asked.threads)
+        print(f"{name:32s} {program.split[0][1]:4d} parts  {found.us[1]:9.1f} -> {found.us[asked.threads]:9.1f} us  x{found.ratio:.2f}  "
+              f"CPU time x{found.cpu:.2f}, {found.free} free rounds of {found.rounds}")  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -178,8 +178,8 @@ def _onnx(module: str) -> ModuleType:
 
 @app.command()
 def bench(
-    suites: Annotated[list[str] | None, typer.Argument(help="operators, subgraphs, models, requests, dynamic, onnx, encode, pipeline, startup, memory; none: all")] = None,
-    peers: Annotated[str, typer.Option(help="engines to compare with")] = "torch,inductor,inductor-dyn,onnxruntime,jax,numpy,numexpr,mindspore",
+    suites: Annotated[list[str] | None, typer.Argument(help="operators, subgraphs, models, requests, dynamic, onnx, limits, threads, memory, encode, pipeline, startup; none: all")] = None,
+    peers: Annotated[str, typer.Option(help="engines to compare with")] = "torch,torch-linear,inductor,inductor-dyn,onnxruntime,jax,numpy,numexpr,mindspore",
     only: Annotated[str, typer.Option(help="only cases whose name contains this")] = "",
     threads: Annotated[int, typer.Option(min=1, max=64, help="threads of every engine; 1 pins to one CPU")] = 1,
     all_shapes: Annotated[bool, typer.Option(help="give slow compilers all 50 new shapes, not a few")] = False,

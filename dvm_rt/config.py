@@ -36,8 +36,8 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("hop_us", 150.0, "us", "modelled cost of waking a worker and the device for one instance", (0.0, 1e6)),
     Setting("ship_us", 0.8, "us", "modelled cost of one instance in a batch on its way to a worker", (0.0, 1e6)),
     Setting("run_ahead_min", 128, "launches", "depth from which on nobody waits for the next program", (1, 1 << 20)),
-    Setting("batch_max", 64, "instances", "in one message to a worker; batches double up to it", (1, 4096)),
-    Setting("worker_credits", 1024, "instances", "shipped to one worker and not yet encoded", (1, 1 << 16)),
+    Setting("batch_max", 512, "instances", "in one message to a worker; batches double up to it", (1, 4096)),
+    Setting("worker_credits", 4096, "instances", "shipped to one worker and not yet encoded", (1, 1 << 16)),
     Setting("plans_recheck", 256, "plans", "more at workers: those that the client gave up are given up there too", (1, 1 << 20)),
     Setting("graph_credits", 64, "graphs", "waiting or being planned; the next request is refused", (1, 1 << 16)),
     # ---- running ahead ----
@@ -75,7 +75,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("threads", 0, "threads", "that run kernels; 0: one inline, with processes the CPUs that caller and encoders leave", (0, 64)),
     # ---- spinning ----
     Setting("spin_us", 200, "us", "that a caller spins before it sleeps; 0 on one CPU", (0, 1_000_000)),
-    Setting("device_spin_us", 50, "us", "that the device spins before it sleeps; 0 on one CPU", (0, 1_000_000)),
+    Setting("device_spin_us", 200, "us", "that the device spins before it sleeps; 0 on one CPU", (0, 1_000_000)),
     # ---- messages ----
     Setting("message_bytes_max", 16 << 20, "bytes", "in one message", (1 << 12, 1 << 30)),
     Setting("control_bytes_max", 64 << 10, "bytes", "of the fields of one message", (256, 1 << 20)),
@@ -92,6 +92,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("plan_patience_us", 1000.0, "us", "an operator, that a graph runs without a plan until its caller makes it", (0.0, 1e9)),
     Setting("quick_bytes_max", 32 << 20, "bytes", "that an unseen graph may write operator by operator; a larger one is planned first", (0, 1 << 40)),
     # ---- seeing inside ----
+    Setting("log_flushes", 0, "", "1: each time that lazy arrays are computed, a line on standard error says why, and where the code is", (0, 1)),
     Setting("story_length", 4096, "entries", "that the scheduler remembers for story()", (16, 1 << 20)),
     Setting("session_root", "", "", "folder of the session folders (default: XDG_RUNTIME_DIR, else a private one in /tmp)"),
     # ---- examples ----

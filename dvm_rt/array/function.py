@@ -7,8 +7,9 @@ Arrays that the Python code reaches in other ways are captured: their values bel
 A function whose sizes depend on values (`nonzero` without size=...), or change from one iteration of a loop to the next, has no
 graph: its Python code runs with values on every call, which gives the same results in more launches (`walked_calls`).
 
-The fast path: all arguments are computed arrays or floats, and an array or a plain tuple of arrays comes back; `_native.Dispatcher` finds
-the plan, launches it and makes the arrays in one native call. Everything else goes the slow way, with the same result."""
+The fast path: all arguments are computed arrays or floats, and an array or a plain tuple of arrays comes back; the call itself is native
+(`_native.Dispatched`), finds the plan, launches it and makes the arrays. Everything else goes the slow way, `_call`, with the same
+result."""
 
 from __future__ import annotations
 
@@ -25,7 +26,7 @@ from dvm_rt.array.array import _wrap_node as wrap_node
 from dvm_rt.array.session import UNPLANNED, Planned, Session, session
 from dvm_rt.array.tracing import Trace, refuse_leaked
 from dvm_rt.dtypes import DTYPES
-from dvm_rt.errors import EncodeError, GraphError, InvalidBytecodeError, ShapeError
+from dvm_rt.errors import GraphError, ShapeError
 from dvm_rt.graph.graph import Node
 
 class _Place:
@@ -36,7 +37,6 @@ class _Place:
 
 
 ARRAY = _Place()
-_NOT_HERE = (AttributeError, ShapeError, EncodeError, InvalidBytecodeError)  # no array; or the slow way says more of the error
 
 
 @dataclass(slots=True, eq=False)
@@ -54,31 +54,17 @@ NOT_FOR_ALL_SIZES = Entry(None, ())  # each shape is traced for itself
 WALKED = Entry(None, ())  # no graph: sizes depend on values, or change from one iteration to the next
 
 
-class Function:
+class Function(_native.Dispatched):
     """A traced Python function, as `function` makes it. `python`: what it was made of."""
 
     def __init__(self, python: Callable[..., object]) -> None:
+        super().__init__()
         if not callable(python):
             raise GraphError(f"function: decorator, got {type(python).__name__}, allowed Python functions")
         self.python = python
         self._entries: weakref.WeakKeyDictionary[Session, dict[tuple, Entry]] = weakref.WeakKeyDictionary()
-        self._fast: weakref.WeakKeyDictionary[Session, object] = weakref.WeakKeyDictionary()
-        self._short: dict[int, object] = {}  # id of a session -> its dispatcher
         self._name = getattr(python, "__qualname__", repr(python))
         self.__doc__, self.__name__, self.__wrapped__ = python.__doc__, getattr(python, "__name__", "function"), python
-
-    def __call__(self, *args: object, **kwargs: object) -> object:
-        if not kwargs and args:
-            first = args[0] if args[0].__class__ is Array else next((x for x in args if x.__class__ is Array), None)
-            dispatch = self._short.get(id(first._session)) if first is not None else None
-            if dispatch is not None:
-                try:
-                    result = dispatch(args)
-                except _NOT_HERE:
-                    result = None
-                if result is not None:
-                    return result
-        return self._call(args, kwargs)
 
     def __get__(self, instance: object, owner: type) -> object:
         """As a method: a function of its own for each instance, which is static."""
@@ -160,8 +146,7 @@ class Function:
         for entry in self._entries.pop(of).values():
             if entry.planned is not None:
                 of.forget(entry.planned)
-        self._fast.pop(of, None)
-        self._short.pop(id(of), None)
+        self._forget_dispatcher(of)
 
     def _traced(self, of: Session, tree: object, rows: tuple, shapes: tuple | None) -> Entry:
         """The trace; where the code needs sizes that are numbers (an index array of how many coordinates?), none for all."""
@@ -198,11 +183,7 @@ class Function:
         single = entry.tree is ARRAY
         if not plain or entry.planned is None or entry.planned.number == UNPLANNED or not (single or _is_flat(entry.tree)):
             return
-        if of not in self._fast:
-            self._fast[of] = _native.Dispatcher(of.stream, Array)
-            self._short[id(of)] = self._fast[of]
-            weakref.finalize(of, self._short.pop, id(of), None)
-        self._fast[of].add(rows, entry.planned.number, single)
+        self._dispatcher(of, of.stream, Array).add(rows, entry.planned.number, single)
         entry.short = True
 
 

@@ -8,12 +8,12 @@ no planning, only launches. Rules:
 - views that only give sizes other names are no launch, and a number is an array of one element that is kept;
 - operands are given as few dimensions as the operator allows, so that fewer plans serve;
 - a value lives until the last operator that reads it has been launched;
-- what is not for this tier is said by `suits`: control flow, sections of hand-written kernels. A graph that would write more
+- what is not for this tier is said by `suits`: control flow, sections of hand-written kernels. A graph most of whose operators
+  are new too (`are_new`) is planned as a whole: that costs less than all their plans. A graph that would write more
   than `quick_bytes_max` this way raises `TooMuch`: its plan is worth waiting for."""
 
 from __future__ import annotations
 
-import time
 from collections import Counter, OrderedDict
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dvm_rt import dtypes
+from dvm_rt.array.planning import Registered, planning
 from dvm_rt.config import integer
 from dvm_rt.errors import EncodeError, GraphError, InvalidBytecodeError, ShapeError
 from dvm_rt.fusion.fuser import fuse
@@ -56,6 +57,14 @@ class QuickTier:
         self.bytes_max = integer("quick_bytes_max")
         self._plans: OrderedDict[tuple, int | None] = OrderedDict()  # None: each shape has a plan of its own
         self._numbers: dict[tuple, Tensor] = {}
+        self._met: set[tuple] = set()  # operators and the dtypes of their inputs
+
+    def are_new(self, graph: Graph) -> bool:
+        """Whether most operators of a graph are met for the first time."""
+        found = {(n.operator, tuple([i.dtype.code for i in n.inputs])) for n in graph.nodes if n.inputs and n.operator.name not in RENAMES}
+        new = found - self._met
+        self._met |= new
+        return 2 * len(new) > len(found)
 
     def run_graph(self, graph: Graph, tensors: Sequence[Tensor], values: Values) -> tuple[Tensor, ...]:
         """The outputs of a graph, whose symbols have these values."""
@@ -114,16 +123,16 @@ class QuickTier:
 
     def _planned(self, key: tuple, row: Operator, attributes: tuple, inputs: list[Tensor], symbolic: bool) -> int | None:
         """Plans one operator; None: not for all sizes at once."""
-        number, began_ns, outermost = None, time.monotonic_ns(), self.stream.planning_began()
-        try:
-            number = self.stream.register(fuse(_graph_of(row, attributes, inputs, symbolic)).plan.to_bytes(), [])
-            self.counters["quick_plans"] += 1
-        except (GraphError, ShapeError):
-            if not symbolic:
-                raise
-        finally:
-            self.stream.planning_ended(outermost, began_ns, number or 0, 1)
-            self.counters["plan_ns"] += time.monotonic_ns() - began_ns
+        number = None
+        with planning(self.stream, self.counters) as made:
+            try:
+                number = self.stream.register(fuse(_graph_of(row, attributes, inputs, symbolic)).plan.to_bytes(), [])
+                made.append(Registered(number, 1))
+                self.counters["quick_plans"] += 1
+            except (GraphError, ShapeError):
+                if not symbolic:
+                    raise
+        self._met.add((row, tuple([t.dtype for t in inputs])))
         self._plans[key] = number
         if len(self._plans) > self.plans_max:
             _, old = self._plans.popitem(last=False)

@@ -9,18 +9,19 @@ A flush turns the nodes that some arrays wait for into one plan and one launch. 
 - a node whose value is there becomes a leaf, and gives up what it was computed from.
 
 Nobody waits for a plan (`encode` "auto"): a graph that was never seen runs on the quick tier (array/quick.py), operator by
-operator, while a worker makes its plan; without workers the caller makes it when the graph comes a second time, and so it does
+operator (unless these are new too), while a worker makes its plan; without workers the caller makes it when the graph comes a second time, and so it does
 where the workers get no time to make it. Once it is there, the next call runs on it. The bits are the same. With "caller" and "workers", and where plans are kept on disk, each graph is
 planned before it runs."""
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 import weakref
 from collections import Counter, OrderedDict, deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
@@ -29,6 +30,7 @@ import numpy as np
 
 from dvm_rt import _native, dtypes, runtime
 from dvm_rt.array import quick
+from dvm_rt.array.planning import planning
 from dvm_rt.config import integer, number
 from dvm_rt.errors import (
     BackpressureTimeout,
@@ -57,7 +59,7 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 PARAMETER, CONSTANT = OPERATORS["parameter"], OPERATORS["constant"]
 CALL = replace(PARAMETER, name="call", doc="a result of a call that waits")  # of nodes that are no graph's: array/stacked.py
-VARIANTS_MAX = 4
+VARIANTS_MAX, STRUCTURES_MAX = 4, 1 << 14
 NODES_TRIED = (64, 16, 1)  # nodes of a kernel, where the encoder has met a limit; 1: one operator a kernel
 
 
@@ -71,14 +73,14 @@ class Pending:
 
 
 class Lazy(NamedTuple):
-    """What a flush computes, as `_native.lazy_structure` finds it. `key` is equal for graphs that are the same but for sizes
+    """What a flush computes, as `_native.LazyStructures` finds it. `key` is equal for graphs that are the same but for sizes
     and numbers; `numbers` are these numbers, the values of `constants`, one for each place where one is read."""
 
     order: list[Node]  # constants aside, each node after its inputs
     outputs: list[Node]  # what was asked for, and what somebody still holds
     leaves: list[Node]
     constants: list[Node]
-    key: tuple
+    key: int
     numbers: bytes
 
 
@@ -130,7 +132,7 @@ class Session:
 
     __slots__ = (
         "_runtime", "stream", "plans", "variants", "counters", "lock", "pending_max", "plans_max", "wait_s", "cache", "_cached", "quick", "swaps",
-        "_waits", "_patience_us", "_calls", "__weakref__",
+        "structures", "_logs", "_waits", "_patience_us", "_calls", "__weakref__",
     )  # fmt: skip
 
     def __init__(self, of: runtime.Runtime) -> None:
@@ -140,7 +142,9 @@ class Session:
         self.swaps: deque[dict[str, object]] = deque(maxlen=SWAPS_MAX)
         # For every plan, before it runs. One that is kept on disk is waited for once, by the first of all processes.
         self._waits = of.encode != "auto" or of.cache is not None
-        self.variants: dict[object, set[bytes]] = {}
+        self.variants: dict[int, set[bytes]] = {}
+        self._logs = bool(integer("log_flushes"))
+        self.structures = _native.LazyStructures(Node, dtypes.DType, Pending, PARAMETER, CONSTANT)
         self.counters: Counter[str] = Counter()
         self.lock = threading.RLock()
         self.pending_max, self.plans_max, self.wait_s = integer("pending_max"), integer("plans_max"), number("wait_s")
@@ -165,18 +169,9 @@ class Session:
 
     # ---- plans ----
 
-    @contextmanager
-    def planning(self) -> Iterator[list[Planned]]:
-        """Around tracing, fusing and registering: this is the client's own time, not the user's, and a span of the trace.
-        What was planned is put into the list."""
-        began_ns, outermost = time.monotonic_ns(), self.stream.planning_began()
-        made: list[Planned] = []
-        try:
-            yield made
-        finally:
-            number, kernels = (made[-1].number, made[-1].kernels) if made else (0, 0)
-            self.stream.planning_ended(outermost, began_ns, number, kernels)
-            self.counters["plan_ns"] += time.monotonic_ns() - began_ns
+    def planning(self) -> AbstractContextManager[list[Planned]]:
+        """Around tracing, fusing and registering; what was planned is put into the list."""
+        return planning(self.stream, self.counters)
 
     def plan(self, graph: Graph, captured: list[Tensor]) -> Planned:
         """The plan of a graph: from the runtime's folder for plans, if it has one; UNPLANNED, if the graph may run without one;
@@ -184,7 +179,7 @@ class Session:
         planned = Planned(UNPLANNED, 0, graph, captured)
         if self.cache is not None and self._load(planned, self.cache.path(graph)):
             return planned
-        if self._waits or not quick.suits(graph):
+        if self._waits or not quick.suits(graph) or self.quick.are_new(graph):
             self.settle(planned)
         return planned
 
@@ -390,12 +385,26 @@ class Session:
             if not waiting:
                 return
             self.counters[f"flush {reason}"] += 1
-            lazy = Lazy(*_native.lazy_structure(waiting, PARAMETER, CONSTANT, Pending))
+            lazy = Lazy(*self.structures.find(waiting))
+            if self._logs:
+                self._log(lazy, reason)
             for node, tensor in zip(lazy.outputs, self._run(lazy), strict=True):
                 array = node.data.array()
                 become_leaf(node, tensor)
                 if array is not None:
                     array._tensor = tensor
+
+    def _log(self, lazy: Lazy, reason: str) -> None:
+        """One line on standard error: why, where in the user's code, what, and whether its like was seen before."""
+        frame = sys._getframe(2)
+        while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "dvm_rt":
+            frame = frame.f_back
+        known = any((lazy.key, numbers) in self.plans for numbers in (lazy.numbers, None))
+        number, operators = sum(n for what, n in self.counters.items() if what.startswith("flush ")), len(lazy.order) - len(lazy.leaves)
+        print(
+            f"dvm_rt: flush {number}: {reason}: {operators} operators, {len(lazy.outputs)} results, {'seen before' if known else 'new'}: "
+            f"{frame.f_code.co_filename}:{frame.f_lineno}", file=sys.stderr,
+        )  # fmt: skip
 
     def _run(self, lazy: Lazy) -> tuple[Tensor, ...]:
         inputs = [n.data for n in lazy.leaves]
@@ -469,6 +478,8 @@ class Session:
             return False
         seen = self.variants.get(lazy.key)
         if seen is None:
+            if len(self.variants) == STRUCTURES_MAX:
+                self.variants.clear()
             seen = self.variants[lazy.key] = set()
         if len(seen) < VARIANTS_MAX:
             seen.add(lazy.numbers)

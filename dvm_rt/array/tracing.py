@@ -112,8 +112,11 @@ class Trace:
 
     def graph(self, outputs: list[Node]) -> Graph:
         """What the outputs need; arguments first, captured arrays last."""
-        first = [n for n in self.parameters if all(n is not c for c in self._captured_nodes.values())]
+        captured = set(self._captured_nodes.values())
+        first = [n for n in self.parameters if n not in captured]
         order = first + list(self._captured_nodes.values())
+        if order == self.parameters:  # their numbers stay
+            return Graph.of(order, outputs, self.facts)
         final = {id(n): parameter(i, n.shape, n.dtype) for i, n in enumerate(order)}
         return Graph.of([final[id(n)] for n in order], [_rebuilt(n, final) for n in outputs], self.facts)
 

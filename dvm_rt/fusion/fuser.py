@@ -25,7 +25,7 @@ from dvm_rt.fusion.patterns import Found, rewritten
 from dvm_rt.fusion.plan import Plan
 from dvm_rt.fusion.projections import joined
 from dvm_rt.fusion.reasons import Edges, edges, edges_across
-from dvm_rt.fusion.segments import Segment, one_by_one, segments
+from dvm_rt.fusion.segments import Segment, segments
 from dvm_rt.graph.graph import Graph
 from dvm_rt.graph.operators import Lowering
 from dvm_rt.graph.symbols import Check, Size, substitute
@@ -117,10 +117,9 @@ def forget_segments() -> None:
     _known.clear()
 
 
-def fuse(graph: Graph, fused: bool = True, nodes_max: int = NODES_MAX, reasons: bool = False, tier: str = "full") -> Fused:
-    """The plan of a graph; with `reasons` the report knows every edge. tier "quick": no more fusion than is known from earlier
-    plans, where each graph operator alone is known soon; the results are the same, bit for bit. Raises
-    UnsupportedOperatorError, GraphError (too large for one plan)."""
+def fuse(graph: Graph, fused: bool = True, nodes_max: int = NODES_MAX, reasons: bool = False) -> Fused:
+    """The plan of a graph; with `reasons` the report knows every edge. Raises UnsupportedOperatorError, GraphError (too large for
+    one plan)."""
     graph, patterns = rewritten(graph)
     graph, projections = joined(graph)
     known = len(graph.facts.substitutions)
@@ -131,10 +130,7 @@ def fuse(graph: Graph, fused: bool = True, nodes_max: int = NODES_MAX, reasons: 
     def write(plan: PlanWriter, patterns: tuple[Found, ...]) -> None:
         """The kernels of a graph, or of a part of one."""
         parts.append(Report((), (), patterns=patterns))
-        found = segments(plan.graph, cut=fused)
-        if tier == "quick" and fused:
-            found = one_by_one(plan.graph, found, lambda segment: _key(plan, segment, fused, nodes_max, reasons) in _known)
-        for segment in found:
+        for segment in segments(plan.graph, cut=fused):
             if segment.control():
                 write_control(plan, segment, write_part)
                 continue
@@ -153,7 +149,7 @@ def fuse(graph: Graph, fused: bool = True, nodes_max: int = NODES_MAX, reasons: 
     torn: list[tuple[Segment, PlanWriter]] = []
     write(plan, patterns + projections)
     if len(graph.facts.substitutions) > known:
-        return fuse(Graph.of(graph.parameters, graph.outputs, graph.facts), fused, nodes_max, reasons, tier)
+        return fuse(Graph.of(graph.parameters, graph.outputs, graph.facts), fused, nodes_max, reasons)
     for segment, around in torn:
         raise _no_single_kernel(segment.section, _written(around, segment, fused, nodes_max, reasons=True).report)
     plan.builder.share_workspace()

@@ -19,7 +19,7 @@ from dvm_rt.fusion.legalise import NUMBERS, Legal
 from dvm_rt.fusion.plan import GATHER, NONE, PACKED, READ, WRITE, Arg, Expression, Kernel, KernelBuilder, PlanBuilder
 from dvm_rt.fusion.segments import Segment
 from dvm_rt.fusion.views import ZERO, Access, Placement, axes_of, is_one, source
-from dvm_rt.fusion.words import NARROW, is_closed, member_words, without_idle_wraps
+from dvm_rt.fusion.words import NARROW, is_closed, member_words, without_idle_narrowing
 from dvm_rt.graph.graph import Graph, Node
 from dvm_rt.graph.operators import Lowering
 from dvm_rt.graph.symbols import Check, Dim, Size, maximum, same
@@ -86,7 +86,7 @@ class PlanWriter:
     places: dict[int, tuple[int, int, int]] = field(default_factory=dict)
     inputs: list[int] | None = None
     sizes: Sizes | None = None
-    _placed: dict[tuple, list[Kernel]] = field(default_factory=dict)  # kernels in terms of the plan's sizes
+    _placed: dict[tuple, tuple[dict[int, int], list[Kernel]]] = field(default_factory=dict)  # sizes and kernels in the plan's numbers
 
     def __post_init__(self) -> None:
         if self.sizes is None:
@@ -139,11 +139,12 @@ class PlanWriter:
 
     def place(self, written: WrittenKernels, segment: Segment) -> None:
         """The kernels of a segment behind those that are there."""
-        sizes = self._numbers(written.expressions, segment.names.meant())
-        key = (written, *sizes.values())
-        kernels = self._placed.get(key)
-        if kernels is None:
-            kernels = self._placed[key] = [sized(kernel, sizes) for kernel in written.kernels]
+        key = (written, *segment.names.symbols)
+        placed = self._placed.get(key)
+        if placed is None:
+            sizes = self._numbers(written.expressions, segment.names.meant())
+            placed = self._placed[key] = sizes, [sized(kernel, sizes) for kernel in written.kernels]
+        sizes, kernels = placed
         reads = list(segment.reads)
         buffers = [self._buffer(row, reads, segment, sizes) for row in written.buffers]
         for kernel in kernels:
@@ -365,7 +366,7 @@ class KernelWriter:
                 self.nodes[member] = self._node(member)
             for node, argument in homes.items():
                 self.kernel.output(self.nodes[node], argument)
-            self.kernel.nodes = without_idle_wraps(self.kernel.nodes, [a.dtype for a in self.kernel.args])
+            self.kernel.nodes = without_idle_narrowing(self.kernel.nodes, [a.dtype for a in self.kernel.args])
         self.plan.kernels.append(self.kernel.build())
 
     def _write_copy(self, node: Node) -> None:

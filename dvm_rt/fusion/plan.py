@@ -201,14 +201,14 @@ class PlanBuilder:
     def symbol(self, parameter: int, dim: int) -> int:
         """Dimension `dim` (from the outermost) of parameter `parameter`, as a new or known symbol."""
         number = self._symbols.setdefault(Symbol(parameter, dim), len(self._symbols))
-        return self._intern(Expression("SYMBOL", k=number))
+        return self._intern("SYMBOL", k=number)
 
     def const(self, value: int) -> int:
-        return self._intern(Expression("CONST", k=int(value)))
+        return self._intern("CONST", k=int(value))
 
     def expression(self, op: str, a: int = NONE, b: int = NONE, k: int = 0) -> int:
         """Any expression, as it is."""
-        return self._intern(Expression(op, a, b, k))
+        return self._intern(op, a, b, k)
 
     def add(self, a: int, b: int) -> int:
         return self.binary("ADD", a, b)
@@ -390,10 +390,12 @@ class PlanBuilder:
             tuple(self._buffers), tuple(self._packs), kernels, self._slots,
         )  # fmt: skip
 
-    def _intern(self, expression: Expression) -> int:
-        number = self._expressions.setdefault(expression, len(self._list))
-        if number == len(self._list):
-            self._list.append(expression)
+    def _intern(self, op: str, a: int = NONE, b: int = NONE, k: int = 0) -> int:
+        number = self._expressions.get((op, a, b, k))
+        if number is None:
+            made = Expression(op, a, b, k)
+            number = self._expressions[made] = len(self._list)
+            self._list.append(made)
         return number
 
     def _value(self, number: int) -> int | None:
@@ -410,7 +412,7 @@ class PlanBuilder:
             return a
         if op in ("ADD", "MUL", "MIN", "MAX") and a > b:
             a, b = b, a
-        return self._intern(Expression(op, a, b))
+        return self._intern(op, a, b)
 
     def _bytes(self, dtype: DType, dims: Sequence[int]) -> int:
         key = (dtype.bytes, *dims)

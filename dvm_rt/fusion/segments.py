@@ -177,26 +177,6 @@ def _add_outputs(graph: Graph, made: list[Segment], owner: dict[Node, int], give
         at.gives.append((node, i))
 
 
-def one_by_one(graph: Graph, found: list[Segment], stays: Callable[[Segment], bool]) -> list[Segment]:
-    """The segments, with those that do not stay cut between all their operators: what an operator becomes is soon known, in
-    whatever graph it occurs."""
-    if any(one.section or one.control() for one in found):
-        return found
-    free, owner, count = _free(graph), {}, 0
-    for one in found:
-        stay = stays(one)
-        for node in one.members:
-            if node not in one.reads and node not in free:
-                owner[node], count = count, count + (not stay)
-        count += stay
-    made = [Segment(graph.facts) for _ in range(count + 1)]
-    given: set[Node] = set()
-    for node in owner:
-        _add(made[owner[node]], node, made, owner, given)
-    _add_outputs(graph, made, owner, given)
-    return [one for one in made if one.gives]
-
-
 def _sections(graph: Graph) -> list[Segment]:
     """The sections of hand-written kernels by their numbers; between them what belongs to none, after the last section that it
     needs."""

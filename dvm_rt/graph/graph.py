@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from operator import is_not
 
 import numpy as np
 
@@ -266,8 +267,10 @@ class _Rewriter:
     def _one(self, node: Node, changing: bool) -> Node:
         facts, again = self.facts, node
         inputs = tuple([self.new[i] for i in node.inputs])
-        attributes = tuple([resolved(facts, a) for a in node.attributes]) if facts.substitutions else node.attributes
         shape = facts.resolve_shape(node.shape)
+        attributes = node.attributes
+        if facts.substitutions and attributes:
+            attributes = resolved(facts, attributes) if inputs else _resolved_leaf(facts, attributes, node.shape, shape)
         if inputs != node.inputs or attributes is not node.attributes or shape is not node.shape:
             again = Node(node.operator, inputs, attributes, shape, node.dtype)
         made = self.change(self.op, again) if changing else None
@@ -345,10 +348,18 @@ def concrete(attribute: object, values: dict[int, int]) -> object:
 
 
 def resolved(facts: Facts, attribute: object) -> object:
-    """The attribute with every size in the form that the facts demand."""
-    if isinstance(attribute, Dim):
+    """The attribute with every size in the form that the facts demand; itself where nothing is known."""
+    if attribute.__class__ is Dim:
         return facts.resolve(attribute)
-    return tuple([resolved(facts, a) for a in attribute]) if isinstance(attribute, tuple) else attribute
+    if attribute.__class__ is not tuple:
+        return attribute
+    found = [a if a.__class__ is int else resolved(facts, a) for a in attribute]
+    return tuple(found) if any(map(is_not, found, attribute)) else attribute
+
+
+def _resolved_leaf(facts: Facts, attributes: tuple, given: Shape, shape: Shape) -> tuple:
+    """`resolved`, where one of the attributes is the shape."""
+    return tuple([shape if a is given else resolved(facts, a) for a in attributes]) if shape is not given else resolved(facts, attributes)
 
 
 def plain(value: object) -> object:

@@ -207,6 +207,14 @@ def _float32(where: str, given: tuple[DType, ...]) -> DType:
     return float32
 
 
+def _own_neighbours(where: str, given: tuple[DType, ...]) -> DType:
+    """Of dtypes that are computed as they are stored."""
+    for dtype in given:
+        if dtype not in (float32, float64):
+            raise DTypeError(f"graph: {where}: dtype, got {dtype}, allowed float32, float64; x.astype(...) converts")
+    return _same(where, given, "f", "floats")
+
+
 def _random(where: str, given: tuple[DType, ...]) -> DType:
     for dtype in given:
         if dtype is not dtypes.uint64:
@@ -311,6 +319,12 @@ def _is_below_zero(emit: Emit, x: int) -> int:
 def _with_sign(emit: Emit, x: int, y: int) -> int:
     size = emit("abs", x)
     return _where(emit, _is_below_zero(emit, y), emit("neg", size), size)
+
+
+def _log_of_two_powers(emit: Emit, x: int, y: int) -> int:
+    """The larger one + log1p(e^-distance); infinities that are equal have none."""
+    distance = emit("drop", emit("abs", emit("sub", x, y)), emit("eq", x, y))
+    return emit("add", emit("max", x, y), emit("log1p", emit("exp", emit("neg", distance))))
 
 
 def _one_or_the_other(integers: str, floats: str) -> Callable[..., int]:
@@ -624,12 +638,11 @@ TABLE: tuple[Operator, ...] = (
     _pair("power", "pow", functions.power, "x to the power y", _floats),
     _pair("atan2", "atan2", np.arctan2, "angle of the point (y, x), -pi to pi", _floats),
     _pair("hypot", "hypot", np.hypot, "square root of x^2 + y^2", _floats),
-    _pair("logaddexp", "logaddexp", np.logaddexp, "logarithm of e^x + e^y", _floats),
+    _pair("logaddexp", _or_formula("logaddexp", _log_of_two_powers), np.logaddexp, "logarithm of e^x + e^y", _floats),
     _pair("fmod", "fmod", np.fmod, "x - n y with the sign of x; n is x / y towards 0", _floats, closed=True),
     _pair("copysign", _or_formula("copysign", _with_sign), lambda x, y: np.copysign(x, np.where(np.isnan(y), 1.0, y)),
           "|x| with the sign of y; NaN has none", _floats, closed=True),
-    _pair("nextafter", "nextafter", lambda x, y: np.nextafter(x.astype(np.float32), y.astype(np.float32)),
-          "the float32 next to x on the way to y", _float32),
+    _pair("nextafter", "nextafter", np.nextafter, "the number next to x on the way to y", _own_neighbours),
     _pair("floor_divide", _one_or_the_other("floordiv", "floor_divide"), _whole_quotient, "x / y rounded down; of integers and 0: 0"),
     _pair("remainder", _one_or_the_other("floormod", "remainder"), _rest, "what floor_divide leaves, with the sign of y; of integers and 0: 0"),
     _pair("bitwise_and", _unless_bool("bit_and", "mul"), np.bitwise_and, "and, bit by bit", _bits, closed=True),

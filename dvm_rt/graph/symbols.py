@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import chain
 from math import inf, prod
+from operator import is_not
 
 from dvm_rt.errors import GraphError, ShapeError
 
@@ -112,6 +113,7 @@ Size = int | Dim
 Shape = tuple[Size, ...]
 
 
+@lru_cache(16384)
 def symbol(number: int) -> Dim:
     """The size with this number: one for each parameter dimension."""
     return Dim((((number,), 1),))
@@ -297,6 +299,11 @@ class Facts:
     substitutions: dict[int, Size] = field(default_factory=dict)
     checks: list[Check] = field(default_factory=list)
     _resolved: dict[Key, Size] = field(default_factory=dict)  # what `resolve` has found with these substitutions
+    _named_by: dict[int, set[int]] = field(default_factory=dict)  # open symbol -> the substituted ones whose values name it
+
+    def __post_init__(self) -> None:
+        for number, value in self.substitutions.items():
+            self._note(number, value)
 
     def equate(self, a: Size, b: Size, where: str) -> Size:
         """Demands a == b and gives it in its canonical form. Raises ShapeError where that can never hold."""
@@ -307,6 +314,11 @@ class Facts:
         a, b = self.resolve(a), self.resolve(b)
         if same(a, b):
             return a
+        numbers = _symbol_number(_key(a)), _symbol_number(_key(b))
+        if None not in numbers:  # as below, sooner: the younger one goes
+            self._substitute(max(numbers), symbol(min(numbers)))
+            self._settle()
+            return self.resolve(a)
         if equal(a, b) is False:
             raise ShapeError(f"{where}: sizes differ for every input, got {a} and {b}, allowed equal sizes")
         if self._solve(a - b):
@@ -328,15 +340,20 @@ class Facts:
         """The size with everything substituted that is known."""
         if size.__class__ is int or not self.substitutions:
             return size
-        key = _key(size)
+        key = size.key
+        if (number := _symbol_number(key)) is not None:
+            return self.substitutions.get(number, size)
         found = self._resolved.get(key)
         if found is None:
             found = self._resolved[key] = substitute(size, self.substitutions)
         return found
 
     def resolve_shape(self, shape: Shape) -> Shape:
-        """`resolve` for each dimension."""
-        return tuple([self.resolve(size) for size in shape]) if self.substitutions else shape
+        """`resolve` for each dimension; the shape itself where nothing is known."""
+        if not self.substitutions:
+            return shape
+        found = [size if size.__class__ is int else self.resolve(size) for size in shape]
+        return tuple(found) if any(map(is_not, found, shape)) else shape
 
     def resolved_checks(self) -> list[Check]:
         """The checks in terms of the symbols that are left, without those that became true."""
@@ -357,6 +374,8 @@ class Facts:
 
     def _settle(self) -> None:
         """After a substitution: checks that now can be solved become substitutions too."""
+        if not self.checks:
+            return
         checks, self.checks = self.checks, []
         for check in checks:
             if check.relation == "==":
@@ -377,7 +396,15 @@ class Facts:
     def _substitute(self, number: int, value: Size) -> None:
         known = {number: value}
         self._resolved.clear()
-        self.substitutions = {k: substitute(v, known) for k, v in self.substitutions.items()} | known
+        for named in self._named_by.pop(number, ()):
+            self.substitutions[named] = substitute(self.substitutions[named], known)
+            self._note(named, value)
+        self.substitutions[number] = value
+        self._note(number, value)
+
+    def _note(self, number: int, value: Size) -> None:
+        for named in symbols_of(value):
+            self._named_by.setdefault(named, set()).add(number)
 
     def _demand(self, check: Check) -> None:
         if not any(_says(known, check) for known in self.checks):
@@ -410,7 +437,15 @@ def _floordivs(key: Key) -> list[tuple]:
 
 
 def _is_symbol(key: Key) -> bool:
-    return not isinstance(key, int) and len(key) == 1 and key[0][1] == 1 and len(key[0][0]) == 1 and isinstance(key[0][0][0], int)
+    return _symbol_number(key) is not None
+
+
+def _symbol_number(key: Key) -> int | None:
+    """The number of the symbol that a size is, if it is nothing but one."""
+    if key.__class__ is int or len(key) != 1:
+        return None
+    monomial, coefficient = key[0]
+    return monomial[0] if coefficient == 1 and len(monomial) == 1 and monomial[0].__class__ is int else None
 
 
 def symbols_of(size: Size) -> set[int]:
@@ -438,8 +473,10 @@ def symbols_in_order(size: Dim) -> Iterator[int]:
 def substitute(size: Size, values: dict[int, Size]) -> Size:
     """The size with symbols replaced; an int where nothing is left open."""
     key = _key(size)
-    if isinstance(key, int):
+    if key.__class__ is int:
         return key
+    if (number := _symbol_number(key)) is not None:
+        return values.get(number, size)
     total: Size = 0
     for monomial, coefficient in key:
         term: Size = coefficient
@@ -569,6 +606,7 @@ def _multiply(a: Key, b: Key) -> Key:
     return _canonical(terms)
 
 
+@lru_cache(4096)
 def _split(a: Key, b: Key, sign: str) -> tuple[Key, Key]:
     """a = quotient * b + rest, where the rest holds the terms that b does not divide one by one (or all at once)."""
     if isinstance(b, int) and b == 0:

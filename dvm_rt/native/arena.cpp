@@ -15,9 +15,9 @@ constexpr uint64_t PAGE = 4096, STEP_MIN = 4 << 20;
 // Pages from the system, mapped together: else each faults at its first touch. False: there are none.
 static bool make_ready(int fd, uint8_t* data, uint64_t from, uint64_t to) {
   if (from >= to) return true;
-  if (fallocate(fd, 0, off_t(from), off_t(to - from))) return false;
+  if (fd >= 0 && fallocate(fd, 0, off_t(from), off_t(to - from))) return false;
 #ifdef MADV_POPULATE_WRITE
-  madvise(data + from, to - from, MADV_POPULATE_WRITE);
+  if (madvise(data + from, to - from, MADV_POPULATE_WRITE) && fd < 0 && errno != EINVAL) return false;  // EINVAL: a kernel before 5.14
 #endif
   return true;
 }
@@ -66,7 +66,12 @@ void Ahead::run() {
   }
 }
 
-Arena::Arena(uint64_t bytes_max) : bytes_max_((bytes_max + PAGE - 1) & ~(PAGE - 1)) {
+Arena::Arena(uint64_t bytes_max, bool shared) : bytes_max_((bytes_max + PAGE - 1) & ~(PAGE - 1)) {
+  if (!shared) {
+    void* at = mmap(nullptr, bytes_max_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (at != MAP_FAILED) data_ = static_cast<uint8_t*>(at);
+    if (data_) return;
+  }
   fd_ = memfd_create("dvm_rt arena", MFD_CLOEXEC | MFD_ALLOW_SEALING);
   if (fd_ >= 0 && fcntl(fd_, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_SEAL) == 0) {
     void* at = mmap(nullptr, bytes_max_, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd_, 0);
@@ -81,7 +86,7 @@ Arena::Arena(uint64_t bytes_max) : bytes_max_((bytes_max + PAGE - 1) & ~(PAGE - 
 
 Arena::~Arena() {
   munmap(data_, bytes_max_);
-  ::close(fd_);
+  if (fd_ >= 0) ::close(fd_);
 }
 
 void Arena::close() {

@@ -1,7 +1,8 @@
-// The client's memory for tensors: one memfd, sealed against shrinking, that the device maps too.
+// The client's memory for tensors: one memfd, sealed against shrinking, that the device maps too; inline, where nobody else
+// maps it, memory of the process alone, which the system has ready in two thirds of the time.
 //
-// Owns the mapping (reserved once at `bytes_max`, so addresses never move; backed by fallocate in steps, so touching it
-// cannot fail later), the allocator (two-level segregated fit: constant time, neighbours merged at once, bookkeeping
+// Owns the mapping (reserved once at `bytes_max`, so addresses never move; backed in steps, so touching it cannot fail
+// later), the allocator (two-level segregated fit: constant time, neighbours merged at once, bookkeeping
 // outside the arena), and the Buffers.
 //
 // Rules. A buffer's memory is free as soon as nobody names the buffer, also while launches that use it have not run: the
@@ -126,7 +127,7 @@ class Ahead {
 
 class Arena {
  public:
-  explicit Arena(uint64_t bytes_max);
+  explicit Arena(uint64_t bytes_max, bool shared = true);
   void prepare_ahead() { ahead_.reset(new Ahead(fd_, data_)); }
   Arena(const Arena&) = delete;
   // Memory for `bytes`, ARENA_ALIGN aligned; contents undefined. `committed`: launches that are done. nullptr: there is no
@@ -147,7 +148,7 @@ class Arena {
   void close();                    // the stream is gone; no release() may run beside it
 
   uint8_t* data() const { return data_; }
-  int fd() const { return fd_; }
+  int fd() const { return fd_; }  // -1: not shared
   uint64_t bytes_max() const { return bytes_max_; }
   uint64_t bytes() const { return bytes_; }
   MemoryReport report();

@@ -25,11 +25,12 @@ static_assert(PANEL % UNIT == 0 && KEY_BLOCK % PANEL == 0 && GROUPS * W % PANEL 
 static_assert(GROUP_BLOCKS * BLOCK_ROWS <= ATTENTION_ROWS && GROUP_BLOCKS * BLOCK_ROWS >= ATTENTION_FEW_ROWS);
 
 FN V canonical(V x) { return x == x ? x : all(NaN); }
-FN void accumulate(V& c, V x, V b) {  // c += x * b in place: left to itself gcc lets sums move between registers
+FN V accumulated(V c, V x, V b) {  // as in matmul.cpp
 #if defined(__FMA__)
   asm("vfmadd231ps %2, %1, %0" : "+v"(c) : "v"(x), "v"(b));
+  return c;
 #else
-  c = fma(x, b, c);
+  return fma(x, b, c);
 #endif
 }
 FN const float* opaque(const float* p) {  // not to be rederived from another pointer
@@ -63,6 +64,27 @@ FN V folded(const float* lanes) {
   return x[0] + rotated<1>(x[0]);
 }
 
+// Rows that are read soon, on their way to L2 in the order in which they lie: some cache lines wherever others are computed with.
+struct Ahead {
+  const float* at;
+  int64_t row, width, left, column;  // floats from row to row, of a row; floats that are left; of the row at hand
+
+  FN void four_lines() {
+    if (left <= 0) return;
+    left -= 4 * 16;
+    if (row == width) {
+#pragma GCC unroll 4
+      for (int line = 0; line < 4; line++) __builtin_prefetch(at + 16 * line, 0, 2);
+      at += 4 * 16;
+      return;
+    }
+    for (int line = 0; line < 4; line++) {
+      __builtin_prefetch(at + column, 0, 2);
+      if ((column += 16) >= width) column = 0, at += row;
+    }
+  }
+};
+
 // ---- products -------------------------------------------------------------------------------------------------------
 struct Tile {
   int64_t k;
@@ -70,6 +92,7 @@ struct Tile {
   float* c;
   int64_t a_row, b_step, panel, c_row;  // floats; columns of B lie PANEL behind each other, panels `panel` apart
   bool first;                           // C starts from 0, else from what it holds
+  Ahead* ahead = nullptr;               // with up to DIRECT_ROWS rows, or nullptr
 };
 
 template <int ROWS, int UNITS>
@@ -92,7 +115,7 @@ void tile_kernel(const Tile& t) {
     for (int i = 0; i < ROWS; i++) {
       const V x = all(a[i / 3][i % 3 * a_row]);
 #pragma GCC unroll 8
-      for (int v = 0; v < VECTORS; v++) accumulate(c[i][v], x, row[v]);
+      for (int v = 0; v < VECTORS; v++) c[i][v] = accumulated(c[i][v], x, row[v]);
     }
 #pragma GCC unroll 5
     for (int i = 0; i < BASES; i++) a[i]++;
@@ -100,13 +123,8 @@ void tile_kernel(const Tile& t) {
   };
   int64_t k = t.k;
   for (; k >= 4; k -= 4) {
-    if (ROWS <= 3) {  // every load of B is a miss, or soon was one
-#pragma GCC unroll 8
-      for (int v = 0; v < VECTORS; v += 16 / W)
-#pragma GCC unroll 4
-        for (int u = 0; u < 4; u++)
-          __builtin_prefetch(b + (16 + u) * b_step + v * W / PANEL * panel + v * W % PANEL);
-    }
+    if (ROWS <= DIRECT_ROWS && t.ahead)
+      for (int64_t line = 0; line < t.ahead->width; line += 16) t.ahead->four_lines();
 #pragma GCC unroll 4
     for (int u = 0; u < 4; u++) step();
   }
@@ -146,48 +164,41 @@ void multiply(Tile t, int64_t rows, int64_t columns) {
 }
 
 // ---- keys in the order of the scores ----------------------------------------------------------------------------------
-// r[c] becomes element c of W keys, `key` floats apart. All W x W elements are readable.
+// r[c] becomes element c of W keys, `key` floats apart, for four c. All of them are readable.
+FN void transposed4(const float* p, int64_t key, V* r) {
 #if defined(__AVX512F__)
-FN void transposed(const float* p, int64_t key, V (&r)[W]) {
+  const float *p4 = opaque(p + 4 * key), *p8 = opaque(p4 + 4 * key), *p12 = opaque(p8 + 4 * key);  // all that registers hold
+  __m512 x[4];
 #pragma GCC unroll 4
-  for (int c = 0; c < 4; c++) {
-    __m512 x[4];
-#pragma GCC unroll 4
-    for (int i = 0; i < 4; i++) {
-      const float* q = p + i * key + 4 * c;
-      x[i] = _mm512_castps128_ps512(_mm_loadu_ps(q));
-      x[i] = _mm512_insertf32x4(x[i], _mm_loadu_ps(q + 4 * key), 1);
-      x[i] = _mm512_insertf32x4(x[i], _mm_loadu_ps(q + 8 * key), 2);
-      x[i] = _mm512_insertf32x4(x[i], _mm_loadu_ps(q + 12 * key), 3);
-    }
-    const __m512d a = (__m512d)_mm512_unpacklo_ps(x[0], x[1]), b = (__m512d)_mm512_unpackhi_ps(x[0], x[1]);
-    const __m512d d = (__m512d)_mm512_unpacklo_ps(x[2], x[3]), e = (__m512d)_mm512_unpackhi_ps(x[2], x[3]);
-    r[4 * c] = (V)_mm512_unpacklo_pd(a, d), r[4 * c + 1] = (V)_mm512_unpackhi_pd(a, d);
-    r[4 * c + 2] = (V)_mm512_unpacklo_pd(b, e), r[4 * c + 3] = (V)_mm512_unpackhi_pd(b, e);
+  for (int i = 0; i < 4; i++) {
+    x[i] = _mm512_castps128_ps512(_mm_loadu_ps(p + i * key));
+    x[i] = _mm512_insertf32x4(x[i], _mm_loadu_ps(p4 + i * key), 1);
+    x[i] = _mm512_insertf32x4(x[i], _mm_loadu_ps(p8 + i * key), 2);
+    x[i] = _mm512_insertf32x4(x[i], _mm_loadu_ps(p12 + i * key), 3);
   }
-}
+  const __m512d a = (__m512d)_mm512_unpacklo_ps(x[0], x[1]), b = (__m512d)_mm512_unpackhi_ps(x[0], x[1]);
+  const __m512d d = (__m512d)_mm512_unpacklo_ps(x[2], x[3]), e = (__m512d)_mm512_unpackhi_ps(x[2], x[3]);
+  r[0] = (V)_mm512_unpacklo_pd(a, d), r[1] = (V)_mm512_unpackhi_pd(a, d);
+  r[2] = (V)_mm512_unpacklo_pd(b, e), r[3] = (V)_mm512_unpackhi_pd(b, e);
 #elif defined(__AVX2__)
-FN void transposed(const float* p, int64_t key, V (&r)[W]) {
-#pragma GCC unroll 2
-  for (int c = 0; c < 2; c++) {
-    __m256 x[4];
+  const float* p4 = opaque(p + 4 * key);
+  __m256 x[4];
 #pragma GCC unroll 4
-    for (int i = 0; i < 4; i++) {
-      const float* q = p + i * key + 4 * c;
-      x[i] = _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(q)), _mm_loadu_ps(q + 4 * key), 1);
-    }
-    const __m256d a = (__m256d)_mm256_unpacklo_ps(x[0], x[1]), b = (__m256d)_mm256_unpackhi_ps(x[0], x[1]);
-    const __m256d d = (__m256d)_mm256_unpacklo_ps(x[2], x[3]), e = (__m256d)_mm256_unpackhi_ps(x[2], x[3]);
-    r[4 * c] = (V)_mm256_unpacklo_pd(a, d), r[4 * c + 1] = (V)_mm256_unpackhi_pd(a, d);
-    r[4 * c + 2] = (V)_mm256_unpacklo_pd(b, e), r[4 * c + 3] = (V)_mm256_unpackhi_pd(b, e);
-  }
-}
+  for (int i = 0; i < 4; i++)
+    x[i] = _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(p + i * key)), _mm_loadu_ps(p4 + i * key), 1);
+  const __m256d a = (__m256d)_mm256_unpacklo_ps(x[0], x[1]), b = (__m256d)_mm256_unpackhi_ps(x[0], x[1]);
+  const __m256d d = (__m256d)_mm256_unpacklo_ps(x[2], x[3]), e = (__m256d)_mm256_unpackhi_ps(x[2], x[3]);
+  r[0] = (V)_mm256_unpacklo_pd(a, d), r[1] = (V)_mm256_unpackhi_pd(a, d);
+  r[2] = (V)_mm256_unpacklo_pd(b, e), r[3] = (V)_mm256_unpackhi_pd(b, e);
 #else
-FN void transposed(const float* p, int64_t key, V (&r)[W]) {
-  for (int c = 0; c < W; c++)
+  for (int c = 0; c < 4; c++)
     for (int i = 0; i < W; i++) r[c][i] = p[i * key + c];
-}
 #endif
+}
+FN void transposed(const float* p, int64_t key, V (&r)[W]) {
+#pragma GCC unroll 4
+  for (int c = 0; c < W; c += 4) transposed4(p + c, key, r + c);
+}
 // The same with `keys` keys of `depth` elements each, perhaps more or less than W; what is missing is 0.
 void transposed_part(const float* p, int64_t key, int64_t step, int64_t keys, int64_t depth, V (&r)[W]) {
   alignas(64) float t[W][W];
@@ -234,44 +245,45 @@ void pack(const Keys& from, int64_t count, int64_t depth, float* out) {
 // Scores of ROWS queries and GROUPS * W keys, at `s`, KEY_BLOCK floats a query. Each key is read once, from where it lies;
 // the values of these keys are on their way meanwhile.
 template <int ROWS>
-void scores_in_place(const float* q, int64_t depth, const float* p, int64_t key, const float* values, int64_t value, float* s) {
-  V sum[ROWS][GROUPS] = {};
-  for (int64_t d = 0; d < depth; d += W) {
+void scores_in_place(const float* q, int64_t depth, const float* p, int64_t key, Ahead& values, float* s) {
+  V sum[GROUPS][ROWS];
+#pragma GCC unroll 8
+  for (int g = 0; g < GROUPS; g++)
 #pragma GCC unroll 4
+    for (int i = 0; i < ROWS; i++) sum[g][i] = V{};
+  for (int64_t d = 0; d < depth; d += 4) {
+#pragma GCC unroll 4
+    for (int line = 0; line < GROUPS * W * 4 / 16; line += 4) values.four_lines();
+#pragma GCC unroll 8
     for (int g = 0; g < GROUPS; g++) {
-      const float* at = p + g * W * key + d;
-#pragma GCC unroll 16
-      for (int i = 0; i < W; i++) {
-        __builtin_prefetch(at + (GROUPS * W + i) * key);
-        __builtin_prefetch(values + (g * W + i) * value + d, 0, 2);
-      }
-      V r[W];
-      transposed(at, key, r);
-#pragma GCC unroll 16
-      for (int c = 0; c < W; c++)
+      V r[4];
+      transposed4(p + g * W * key + d, key, r);
 #pragma GCC unroll 4
-        for (int i = 0; i < ROWS; i++) accumulate(sum[i][g], all(q[i * depth + d + c]), r[c]);
+      for (int c = 0; c < 4; c++)
+#pragma GCC unroll 4
+        for (int i = 0; i < ROWS; i++) sum[g][i] = accumulated(sum[g][i], all(q[i * depth + d + c]), r[c]);
     }
   }
 #pragma GCC unroll 4
   for (int i = 0; i < ROWS; i++)
-#pragma GCC unroll 4
-    for (int g = 0; g < GROUPS; g++) store(s + i * KEY_BLOCK + g * W, sum[i][g]);
+#pragma GCC unroll 8
+    for (int g = 0; g < GROUPS; g++) store(s + i * KEY_BLOCK + g * W, sum[g][i]);
 }
-void scores_in_place(int64_t rows, const float* q, int64_t depth, const float* p, int64_t key, const float* values, int64_t value,
-                     float* s) {
-  if (rows == 1) scores_in_place<1>(q, depth, p, key, values, value, s);
+void scores_in_place(int64_t rows, const float* q, int64_t depth, const float* p, int64_t key, Ahead& values, float* s) {
+  if (rows == 1) scores_in_place<1>(q, depth, p, key, values, s);
   if constexpr (DIRECT_ROWS >= 2)
-    if (rows == 2) scores_in_place<2>(q, depth, p, key, values, value, s);
+    if (rows == 2) scores_in_place<2>(q, depth, p, key, values, s);
   if constexpr (DIRECT_ROWS >= 3)
-    if (rows == 3) scores_in_place<3>(q, depth, p, key, values, value, s);
+    if (rows == 3) scores_in_place<3>(q, depth, p, key, values, s);
 }
 
 // The same for up to W keys.
 template <int ROWS>
 void scores_of_few(const float* q, int64_t depth, const float* p, int64_t key, int64_t keys, float* s) {
   alignas(64) float t[W][W] = {};
-  V sum[ROWS] = {};
+  V sum[ROWS];
+#pragma GCC unroll 4
+  for (int i = 0; i < ROWS; i++) sum[i] = V{};
   for (int64_t d = 0; d < depth; d += W) {
     V r[W];
     if (keys >= W) {
@@ -283,7 +295,7 @@ void scores_of_few(const float* q, int64_t depth, const float* p, int64_t key, i
 #pragma GCC unroll 16
     for (int c = 0; c < W; c++)
 #pragma GCC unroll 4
-      for (int i = 0; i < ROWS; i++) accumulate(sum[i], all(q[i * depth + d + c]), r[c]);
+      for (int i = 0; i < ROWS; i++) sum[i] = accumulated(sum[i], all(q[i * depth + d + c]), r[c]);
   }
 #pragma GCC unroll 4
   for (int i = 0; i < ROWS; i++) store(s + i * KEY_BLOCK, sum[i]);
@@ -381,13 +393,15 @@ struct Attention {
   float* o;
   Mask mask;
   bool packed;         // K lies in panels
+  bool direct;         // so few queries that K is used where it lies
+  const float* next_head;  // its keys, if there is another one
   float scale, empty;
   float *query, *sum, *score, *lanes, *values, *panels;  // scratch
   int64_t slots, filled;                                 // panels: room for blocks of keys; one behind the last that is there
 };
 
 // The first row's limit is `limit`; each further row sees one key more. Rows with as many keys in their chains go together.
-void add_values(const Attention& t, float* sum, int64_t rows, int64_t limit, int64_t keys, const float* v, int64_t v_key) {
+void add_values(const Attention& t, float* sum, int64_t rows, int64_t limit, int64_t keys, const float* v, int64_t v_key, Ahead* ahead) {
   auto chain = [&](int64_t row) {
     const int64_t seen = std::clamp<int64_t>(limit + row, 0, keys);
     return std::min(keys, ceil_div(seen, PANEL) * PANEL);
@@ -396,7 +410,7 @@ void add_values(const Attention& t, float* sum, int64_t rows, int64_t limit, int
     const int64_t length = chain(row);
     for (end = row + 1; end < rows && chain(end) == length;) end++;
     if (length == 0) continue;
-    multiply({length, t.score + row * KEY_BLOCK, v, sum + row * t.width, KEY_BLOCK, v_key, PANEL, t.width, false}, end - row,
+    multiply({length, t.score + row * KEY_BLOCK, v, sum + row * t.width, KEY_BLOCK, v_key, PANEL, t.width, false, ahead}, end - row,
              t.width);
   }
 }
@@ -408,11 +422,11 @@ void score_block(Attention& t, const float* query, int64_t rows, int64_t j0, int
   if (t.packed) {
     panels = t.k.at + j0 * t.depth;
   } else {
-    if (t.queries <= DIRECT_ROWS && t.depth % W == 0 && from.step == 1) {
+    if (t.direct) {
       int64_t column = 0;
+      Ahead values{t.v + j0 * t.v_key, t.v_key, t.columns, std::min(columns, keys) * t.columns, 0};
       for (; column + GROUPS * W <= std::min(columns, keys); column += GROUPS * W)
-        scores_in_place(rows, query, t.depth, from.at + column * from.key, from.key, t.v + (j0 + column) * t.v_key, t.v_key,
-                        t.score + column);
+        scores_in_place(rows, query, t.depth, from.at + column * from.key, from.key, values, t.score + column);
       for (; column < std::min(columns, keys); column += W)  // what lies behind these keys is hidden from every query
         scores_of_few(rows, query, t.depth, from.at + column * from.key, from.key, keys - column, t.score + column);
       return;
@@ -462,6 +476,13 @@ void end_row(const Attention& t, int64_t row, int64_t i) {
   }
 }
 
+// The next block of keys that is used in place: from j0 on, if anything there is seen, or the first one of the next head.
+Ahead keys_after(const Attention& t, int64_t j0, int64_t last) {
+  if (!t.direct) return {};
+  if (j0 < last) return {t.k.at + j0 * t.k.key, t.k.key, t.depth, std::min(KEY_BLOCK, last - j0) * t.depth, 0};
+  return {t.next_head, t.k.key, t.depth, t.next_head ? std::min(KEY_BLOCK, t.keys) * t.depth : 0, 0};
+}
+
 // `rows` queries from `row` on, number `first` and on of their group, and the block of keys from j0 on.
 void visit(Attention& t, int64_t row, int64_t first, int64_t rows, int64_t j0, const float* v, float* top) {
   const int64_t limit = t.limit + row;  // keys that the first row sees
@@ -478,7 +499,8 @@ void visit(Attention& t, int64_t row, int64_t first, int64_t rows, int64_t j0, c
     softmax_block(t.score + i * KEY_BLOCK, columns, keys, seen, mask, top[first + i], lanes + i * 16, sum + i * t.width, t.width);
     t.pull.some();
   }
-  add_values(t, sum, rows, limit - j0, keys, v, t.width == t.columns ? t.v_key : t.width);
+  Ahead ahead = keys_after(t, j0 + KEY_BLOCK, last);
+  add_values(t, sum, rows, limit - j0, keys, v, t.width == t.columns ? t.v_key : t.width, ahead.left ? &ahead : nullptr);
 }
 
 // Groups of blocks of queries go through the keys together: a block of keys and values is read from L1 by all but the first.
@@ -516,6 +538,7 @@ Attention attention(const SectionRun& run) {
   t.q_row = q->stride[1] / 4, t.q_step = q->depth / 4, t.v_key = v->stride[0] / 4, t.o_row = o->stride[1] / 4;
   t.limit = q->limit;
   t.k.key = k->stride[0] / 4, t.k.step = k->depth / 4, t.packed = k->mode & PACKED;
+  t.direct = !t.packed && t.queries <= DIRECT_ROWS && t.depth % W == 0 && t.k.step == 1;
   t.scale = constant(run.section.words[0]), t.empty = constant(run.section.words[2]);
   t.mask.masked = all(constant(run.section.words[1]) * LOG2E);
   if (masked) t.mask.key = m->stride[0], t.mask_row = m->stride[1], t.mask.additive = m->dtype == uint8_t(DType::FLOAT32);
@@ -575,6 +598,7 @@ void run_attention(Context&, const SectionRun& run) {
     }
     unit += count;
     t.pull = unit < run.end ? pull(t, base, operands) : Pull{};
+    t.next_head = unit < run.end && reinterpret_cast<const float*>(base[1]) != k ? reinterpret_cast<const float*>(base[1]) : nullptr;
     const int64_t first = piece * ATTENTION_FEW_ROWS;
     head(t, first, std::min(count * ATTENTION_FEW_ROWS, t.queries - first));
   }

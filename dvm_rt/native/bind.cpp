@@ -1,16 +1,18 @@
 // The Python module. Each part of the core has its own binding file; errors of the core become classes of dvm_rt.errors.
 #include "bind.h"
-#include "errors.h"
 
-// An Error of the core becomes the class of dvm_rt.errors that it names, its numbers attributes.
+void set_python_error(const Error& error) {
+  nb::object made = nb::module_::import_("dvm_rt.errors").attr(error.type)(error.message);
+  for (auto& [name, value] : error.numbers) made.attr(name) = value;
+  if (std::string_view(error.type) == "InvalidBytecodeError") made.attr("code") = VerifyCode_NAMES[nb::cast<size_t>(made.attr("code"))];
+  PyErr_SetObject(reinterpret_cast<PyObject*>(Py_TYPE(made.ptr())), made.ptr());
+}
+
 static void translate_error(const std::exception_ptr& thrown, void*) {
   try {
     std::rethrow_exception(thrown);
   } catch (const Error& error) {
-    nb::object made = nb::module_::import_("dvm_rt.errors").attr(error.type)(error.message);
-    for (auto& [name, value] : error.numbers) made.attr(name) = value;
-    if (std::string_view(error.type) == "InvalidBytecodeError") made.attr("code") = VerifyCode_NAMES[nb::cast<size_t>(made.attr("code"))];
-    PyErr_SetObject(reinterpret_cast<PyObject*>(Py_TYPE(made.ptr())), made.ptr());
+    set_python_error(error);
   }
 }
 

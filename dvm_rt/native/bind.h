@@ -4,6 +4,7 @@
 #include <nanobind/stl/string.h>
 #include <chrono>
 #include <span>
+#include "errors.h"
 #include "layout.h"
 #include "shared.h"
 #include "control.h"
@@ -22,6 +23,8 @@ void bind_processes(nb::module_& m);
 void bind_host();
 void bind_lazy(nb::module_& m);
 void bind_calls(nb::module_& m);
+
+void set_python_error(const Error& error);  // as the class of dvm_rt.errors that it names, its numbers attributes
 
 // Raises a class of dvm_rt.errors with keyword arguments `fields`.
 [[noreturn]] inline void raise_error(const char* name, const std::string& message, nb::dict fields = nb::dict()) {

@@ -2,6 +2,7 @@
 #include "bind.h"
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
+#include <algorithm>
 #include <memory>
 #include "machine.h"
 #include "together.h"
@@ -98,6 +99,22 @@ class Buffers {
   ~Buffers() { release(); }
   Buffers(const Buffers&) = delete;
   std::span<const Binding> bindings() const { return bindings_; }
+  // What a program writes is nobody else's: NumPy views may overlap, and then bits would depend on the order of accesses. But an
+  // output may continue an input (machine.h).
+  void check_apart(const VerifiedProgram& program) const {
+    const size_t count = std::min<size_t>(program.head().arg_count, bindings_.size());
+    auto writes = [&](size_t i) { return bool(program.args()[i].mode & WRITE); };
+    auto begin = [&](size_t i) { return reinterpret_cast<uintptr_t>(bindings_[i].address); };
+    auto end = [&](size_t i) { return begin(i) + std::min(bindings_[i].bytes, program.args()[i].bytes); };
+    for (size_t w = 0; w < count; w++)
+      for (size_t i = 0; writes(w) && i < count; i++) {
+        const uintptr_t from = std::max(begin(i), begin(w)), to = std::min(end(i), end(w));
+        const bool continues = begin(i) == begin(w) && end(i) < end(w) && !writes(i);
+        if (i != w && from < to && !continues)
+          raise_error("DeviceTrap", "machine: " + at("argument", w) + ": written, and its buffer overlaps that of " + at("argument", i) + ", got " +
+                      std::to_string(to - from) + " bytes of both, allowed 0");
+      }
+  }
 
  private:
   void release() {
@@ -134,6 +151,7 @@ struct PyProgram {  // Program in Python: verified, loaded, runnable on buffers 
     machine.limit_loops(uint64_t(loop_s * 1e9));
     machine.cut_always(parts);
     const Buffers buffers(args);
+    buffers.check_apart(*program);
     const AlignedBytes workspace(program->head().workspace_bytes);
     const Trap trap = machine.run(*program, buffers.bindings(), workspace.data);
     if (trap.code != TrapCode::NONE) raise_trap(trap);
@@ -153,6 +171,7 @@ struct PyProgram {  // Program in Python: verified, loaded, runnable on buffers 
   double time_run(nb::sequence args, int64_t reps, const std::string& target, int threads) const {
     Machine machine(target_named(target), threads_checked(threads));
     const Buffers buffers(args);
+    buffers.check_apart(*program);
     const AlignedBytes workspace(program->head().workspace_bytes);
     Trap trap = machine.run(*program, buffers.bindings(), workspace.data);
     const double ns = nanoseconds_each(reps, [&] { trap = machine.run(*program, buffers.bindings(), workspace.data); });
@@ -182,7 +201,7 @@ void bind_machine(nb::module_& m) {
   nb::class_<PyProgram>(m, "Program", "A verified program. Raises InvalidBytecodeError with code, section and word.")
       .def(nb::init<nb::bytes>(), nb::arg("program"))
       .def("run", &PyProgram::run, nb::arg("args"), nb::arg("target") = "", nb::arg("threads") = 1, nb::arg("parts") = 0, nb::arg("loop_s") = 1e6,
-           "Runs on C-contiguous buffers, one per argument; raises DeviceTrap, or DeviceTimeoutError when loops go on after `loop_s`. Outputs are written in place. `parts`: every "
+           "Runs on C-contiguous buffers, one per argument, of which none that is written overlaps another one; raises DeviceTrap, or DeviceTimeoutError when loops go on after `loop_s`. Outputs are written in place. `parts`: every "
            "section is cut into so many, if it can be; 0: only where it pays.")
       .def("time_run", &PyProgram::time_run, nb::arg("args"), nb::arg("reps"), nb::arg("target") = "", nb::arg("threads") = 1,
            "Nanoseconds per run, the mean of `reps`.")

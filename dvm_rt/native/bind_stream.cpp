@@ -16,18 +16,19 @@ void collect(nb::handle sequence, Arguments& out) {
   for (Py_ssize_t i = 0; i < PySequence_Fast_GET_SIZE(fast); ++i) out.add(tensor_of(PySequence_Fast_GET_ITEM(fast, i)));
 }
 
-nb::object call(Stream& stream, uint32_t plan, const Arguments& args) {
+// `make(outputs)` gives the Python object of the call, `place(object, i, tensor)` puts an output into it.
+template <class Make, class Place> nb::object launch(Stream& stream, uint32_t plan, const Arguments& args, Make make, Place place) {
   stream.enter();
   check_deadline("launch");
   InsideClient inside(stream);
   take_credit(stream);
   const size_t count = stream.output_count(plan);
-  nb::object out = adopt(PyTuple_New(Py_ssize_t(count)));  // before the lock: it may start a collection
+  nb::object out = make(count);  // before the lock: it may start a collection
   {
     StreamLock lock(stream);
     stream.set_deadline(deadline_ns);
     stream.prepare(plan, args.span());
-    for (size_t i = 0; i < count; ++i) PyTuple_SET_ITEM(out.ptr(), i, wrap(std::move(stream.outputs()[i])).release().ptr());
+    for (size_t i = 0; i < count; ++i) place(out.ptr(), i, wrap(std::move(stream.outputs()[i])));
     if (stream.long_running()) {
       nb::gil_scoped_release released;
       stream.execute();
@@ -40,6 +41,11 @@ nb::object call(Stream& stream, uint32_t plan, const Arguments& args) {
   }
   pump(stream, false);
   return out;
+}
+
+nb::object call(Stream& stream, uint32_t plan, const Arguments& args) {
+  return launch(stream, plan, args, [](size_t count) { return adopt(PyTuple_New(Py_ssize_t(count))); },
+                [](PyObject* out, size_t i, nb::object tensor) { PyTuple_SET_ITEM(out, Py_ssize_t(i), tensor.release().ptr()); });
 }
 
 // ---- reports ----
@@ -128,18 +134,19 @@ class ArrayType {
   explicit ArrayType(nb::handle type) : type_(nb::borrow(type)), tensor_(slot("_tensor")), node_(slot("_node")), session_(slot("_session")) {}
   // The tensor of an Array, borrowed; null: another type of object, or one that is not computed.
   PyObject* tensor(PyObject* array) const {
-    if (reinterpret_cast<PyObject*>(Py_TYPE(array)) != type_.ptr()) return nullptr;
+    if (!is(array)) return nullptr;
     PyObject* held = at(array, tensor_);
     return held == Py_None ? nullptr : held;
   }
-  nb::object make(nb::object tensor, PyObject* session) const {
+  nb::object make(PyObject* session) const {  // without its tensor
     auto* type = reinterpret_cast<PyTypeObject*>(type_.ptr());
     nb::object array = adopt(type->tp_alloc(type, 0));
-    at(array.ptr(), tensor_) = tensor.release().ptr();
     at(array.ptr(), node_) = Py_NewRef(Py_None);
     at(array.ptr(), session_) = Py_NewRef(session);
     return array;
   }
+  void fill(PyObject* made, nb::object tensor) const { at(made, tensor_) = tensor.release().ptr(); }
+  bool is(PyObject* object) const { return reinterpret_cast<PyObject*>(Py_TYPE(object)) == type_.ptr(); }
   PyObject* session(PyObject* array) const { return at(array, session_); }
 
  private:
@@ -168,6 +175,8 @@ class Dispatcher {
       if (entry.key == key) return void(entry.plan = plan);
     found.push_back({std::move(key), plan, single});
   }
+
+  const ArrayType& array_type() const { return arrays_; }
 
   nb::object call_tuple(nb::tuple args) {
     Arguments arguments;
@@ -207,13 +216,15 @@ class Dispatcher {
 
   nb::object arrays(const Entry& entry, const Arguments& arguments, nb::object session) {
     const bool single = entry.single;  // the call may run Python code that adds entries
-    nb::object out = call(*stream_, entry.plan, arguments);
-    if (single) return arrays_.make(nb::borrow(PyTuple_GET_ITEM(out.ptr(), 0)), session.ptr());
-    const Py_ssize_t count = PyTuple_GET_SIZE(out.ptr());
-    nb::object made = adopt(PyTuple_New(count));
-    for (Py_ssize_t i = 0; i < count; ++i)
-      PyTuple_SET_ITEM(made.ptr(), i, arrays_.make(nb::borrow(PyTuple_GET_ITEM(out.ptr(), i)), session.ptr()).release().ptr());
-    return made;
+    auto make = [&](size_t count) {
+      if (single) return arrays_.make(session.ptr());
+      nb::object made = adopt(PyTuple_New(Py_ssize_t(count)));
+      for (size_t i = 0; i < count; ++i) PyTuple_SET_ITEM(made.ptr(), Py_ssize_t(i), arrays_.make(session.ptr()).release().ptr());
+      return made;
+    };
+    return launch(*stream_, entry.plan, arguments, make, [&](PyObject* made, size_t i, nb::object tensor) {
+      arrays_.fill(single ? made : PyTuple_GET_ITEM(made, Py_ssize_t(i)), std::move(tensor));
+    });
   }
   // The tensor of a number, borrowed; null: there is no memory that the host may write now. Numbers come again.
   PyObject* number(float value) {
@@ -243,6 +254,73 @@ class Dispatcher {
   static constexpr size_t NUMBERS_MAX = 256;
   std::unordered_map<uint32_t, nb::object> numbers_;  // by their bits
 };
+
+// What dvm_rt.array.function.Function is besides its Python part: a call whose signature a dispatcher knows never enters the
+// interpreter; every other one, and one that the fast way finds no plan or program for, is the method `_call(args, kwargs)`.
+class Dispatched {
+ public:
+  nb::object dispatcher(nb::object session, nb::handle stream, nb::handle array_type) {  // made on first use
+    std::erase_if(found_, [](const Found& found) { return !found.alive(); });
+    for (Found& found : found_)
+      if (found.session == session.ptr()) return found.dispatcher;
+    nb::object made = nb::type<Dispatcher>()(stream, array_type);
+    found_.push_back({session.ptr(), adopt(PyWeakref_NewRef(session.ptr(), nullptr)), made});
+    return made;
+  }
+  void forget(nb::handle session) {
+    std::erase_if(found_, [&](const Found& found) { return found.session == session.ptr(); });
+  }
+
+  static PyObject* tp_call(PyObject* self, PyObject* args, PyObject* kwargs) noexcept {
+    try {
+      if (!kwargs && nb::inst_ready(self)) {
+        nb::object result = nb::inst_ptr<Dispatched>(self)->call(args);
+        if (result.is_valid()) return result.release().ptr();
+      }
+      static PyObject* const slow = PyUnicode_InternFromString("_call");
+      nb::object none = kwargs ? nb::borrow(kwargs) : adopt(PyDict_New());
+      return PyObject_CallMethodObjArgs(self, slow, args, none.ptr(), nullptr);
+    } catch (const Error& error) {
+      set_python_error(error);
+    } catch (nb::python_error& error) {
+      error.restore();
+    } catch (const std::exception& error) {
+      PyErr_SetString(PyExc_RuntimeError, error.what());
+    }
+    return nullptr;
+  }
+
+ private:
+  struct Found {
+    PyObject* session;  // compared, never followed
+    nb::object weak, dispatcher;
+    bool alive() const { return PyWeakref_GetObject(weak.ptr()) == session; }
+  };
+
+  // No object: nothing is known of such a call.
+  nb::object call(PyObject* args) {
+    if (found_.empty()) return {};
+    const ArrayType& arrays = nb::inst_ptr<Dispatcher>(found_[0].dispatcher)->array_type();
+    PyObject* session = nullptr;
+    for (Py_ssize_t i = 0; !session && i < PyTuple_GET_SIZE(args); ++i)
+      if (PyObject* x = PyTuple_GET_ITEM(args, i); arrays.is(x)) session = arrays.session(x);
+    for (Found& found : found_) {
+      if (found.session != session || !found.alive()) continue;
+      nb::object dispatcher = found.dispatcher;  // the call may let another thread in that forgets it
+      try {
+        nb::object result = nb::inst_ptr<Dispatcher>(dispatcher)->call_tuple(nb::borrow<nb::tuple>(args));
+        return result.is_none() ? nb::object() : result;
+      } catch (const Error& error) {  // the slow way says more of these
+        for (const char* known : {"ShapeError", "EncodeError", "InvalidBytecodeError"})
+          if (!strcmp(error.type, known)) return {};
+        throw;
+      }
+    }
+    return {};
+  }
+  std::vector<Found> found_;
+};
+PyType_Slot dispatched_slots[] = {{Py_tp_call, reinterpret_cast<void*>(Dispatched::tp_call)}, {0, nullptr}};
 }  // namespace
 
 static const char* failure_class(const std::string& name) {
@@ -276,13 +354,20 @@ static void bind_stream_policy(nb::class_<Stream>& c) {
          std::vector<InstanceHead> heads;
          for (size_t at = 0; at < out.size(); at += sizeof(InstanceHead) + 8 * heads.back().symbols)
            memcpy(&heads.emplace_back(), out.data() + at, sizeof(InstanceHead));
-         nb::object programs = adopt(PyTuple_New(Py_ssize_t(heads.size()))), plans = adopt(PyTuple_New(Py_ssize_t(heads.size())));
+         nb::object plans = adopt(PyTuple_New(Py_ssize_t(heads.size())));
+         bool run = !heads.empty();
          for (size_t i = 0; i < heads.size(); ++i) {
-           PyTuple_SET_ITEM(programs.ptr(), i, PyLong_FromUnsignedLongLong(heads[i].program));
            PyTuple_SET_ITEM(plans.ptr(), i, PyLong_FromUnsignedLong(heads[i].plan));
+           run = run && heads[i].program == heads[0].program + i;
          }
+         if (run) {
+           nb::object type = nb::borrow(reinterpret_cast<PyObject*>(&PyRange_Type));
+           return nb::make_tuple(bytes_of(out), type(heads[0].program, heads[0].program + heads.size()), plans);
+         }
+         nb::object programs = adopt(PyTuple_New(Py_ssize_t(heads.size())));
+         for (size_t i = 0; i < heads.size(); ++i) PyTuple_SET_ITEM(programs.ptr(), i, PyLong_FromUnsignedLongLong(heads[i].program));
          return nb::make_tuple(bytes_of(out), programs, plans);
-       }, nb::arg("limit"), "The same, with the program and the plan of each: (bytes, programs, plans).")
+       }, nb::arg("limit"), "The same, with the programs (a range if they are one run) and the plan of each: (bytes, programs, plans).")
       .def("instances", [](Stream& s, const Ids& ids) {
          std::vector<uint8_t> out;
          { StreamLock l(s); out = s.instance_bytes(ids); }
@@ -298,7 +383,12 @@ static void bind_stream_policy(nb::class_<Stream>& c) {
          auto state = s.program_state(id);
          return state ? names[int(*state)] : "unknown";
        }, nb::arg("program_id"))
-      .def("prefetch", [](Stream& s, uint32_t plan, const std::vector<int64_t>& symbols) { StreamLock l(s); return s.prefetch(plan, symbols); },
+      .def("prefetch", [](Stream& s, uint32_t plan, const std::vector<int64_t>& symbols) {
+         uint64_t id;
+         { StreamLock l(s); id = s.prefetch(plan, symbols); }
+         pump(s, false);
+         return id;
+       },
            nb::arg("plan"), nb::arg("symbols"), "Has a program made before a launch wants it; returns its number.")
       .def("adopt", [](Stream& s, uint32_t plan, const std::vector<int64_t>& symbols, nb::bytes program) {
          StreamLock l(s);
@@ -441,4 +531,8 @@ void bind_stream(nb::module_& m) {
       .def("add", &Dispatcher::add, nb::arg("signature"), nb::arg("plan"), nb::arg("single"),
            "signature: (dtype code, rank, bit mask of dims that are 1) per argument. single: one array comes back, else a tuple.")
       .def("__call__", &Dispatcher::call_tuple, nb::arg("args"), "An array or a tuple of them. None: no plan, another type, or not computed yet.");
+  nb::class_<Dispatched>(m, "Dispatched", nb::type_slots(dispatched_slots), "A function whose calls go through dispatchers, one a session, and else to its method _call(args, kwargs).")
+      .def(nb::init<>())
+      .def("_dispatcher", &Dispatched::dispatcher, nb::arg("session"), nb::arg("stream"), nb::arg("array_type"), "That of a session, made on first use.")
+      .def("_forget_dispatcher", &Dispatched::forget, nb::arg("session"));
 }

@@ -71,10 +71,11 @@ template <class Wait> bool wait_in_slices(double timeout_s, Wait wait) {
   }
 }
 
-// Instances that wait for company leave when there are enough, or when somebody is about to wait for what they make.
+// Instances that wait for company leave when there are enough, when the device has waited for one of them for a while, or when
+// somebody is about to wait for what they make.
 inline void pump(Stream& stream, bool waits) {
   const size_t count = stream.outbox_count();
-  if (count && stream.on_outbox && (waits || count >= stream.outbox_limit)) stream.on_outbox(waits);
+  if (count && stream.on_outbox && (waits || count >= stream.outbox_limit || stream.outbox_is_late())) stream.on_outbox(waits);
 }
 
 inline void run_ahead(Stream& stream, uint64_t until) {
@@ -94,7 +95,7 @@ inline bool wait_for(Stream& stream, uint64_t seq, double timeout_s) {
 
 inline void take_credit(Stream& stream) {
   if (stream.has_credit()) return;
-  pump(stream, true);
+  if (stream.outbox_count() && stream.on_outbox) stream.on_outbox(false);  // the device has enough to do: nobody waits for these
   const double timeout_s = stream.options().credit_timeout_s;
   if (!wait_in_slices(timeout_s, [&](uint64_t ns) { return stream.wait_credit(ns); }))
     throw Error("BackpressureTimeout", "stream: launch: seconds without a commit, got " + std::to_string(timeout_s) + " with " +

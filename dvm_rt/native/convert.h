@@ -128,6 +128,23 @@ template <class T> FN StoredVector<T> low_bytes(Vi x) {
   return __builtin_convertvector(x, StoredVector<T>);
 }
 
+// The same of 2 or 4 vectors, whose integers have no other bits: a whole vector of them, so that whole lines are stored.
+#if defined(__AVX512F__)
+FN Vi joined(Vi a, Vi b) {
+  return (Vi)_mm512_permutexvar_epi64(_mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7), _mm512_packus_epi32((__m512i)a, (__m512i)b));
+}
+FN Vi joined(Vi a, Vi b, Vi c, Vi d) {
+  const __m512i mixed = _mm512_packus_epi16(_mm512_packus_epi32((__m512i)a, (__m512i)b), _mm512_packus_epi32((__m512i)c, (__m512i)d));
+  return (Vi)_mm512_permutexvar_epi32(_mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15), mixed);
+}
+#elif defined(__AVX2__)
+FN Vi joined(Vi a, Vi b) { return (Vi)_mm256_permute4x64_epi64(_mm256_packus_epi32((__m256i)a, (__m256i)b), 0xd8); }
+FN Vi joined(Vi a, Vi b, Vi c, Vi d) {
+  const __m256i mixed = _mm256_packus_epi16(_mm256_packus_epi32((__m256i)a, (__m256i)b), _mm256_packus_epi32((__m256i)c, (__m256i)d));
+  return (Vi)_mm256_permutevar8x32_epi32(mixed, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
+}
+#endif
+
 #ifdef DVM_IS_float32
 FN StoredVector<Half> to_halves(V a) {
 #if defined(__AVX512F__)
@@ -151,9 +168,15 @@ FN V from_halves(StoredVector<Half> h) {
   return v;
 #endif
 }
-FN StoredVector<BrainFloat> to_brain_floats(V a) {
-  const Vu u = (Vu)a, r = (u + 0x7fff + (u >> 16 & 1)) >> 16;
-  return low_bytes<uint16_t>((Vi)(a == a ? r : Vu{} + 0x7fc0));
+// Halves to even: half of the last bit that stays, less one, and that bit. What is to be cut off is in the low 16 bits; wrong for NaN.
+FN Vu rounded_up_to_brain_float(Vu u) {
+#if defined(__AVX512F__)
+  // Of the two 16-bit halves of each element, 0x7fff and the last bit: their sum is one instruction.
+  const __m512i halves = _mm512_ternarylogic_epi32((__m512i)u, _mm512_set1_epi32(0x10000), _mm512_set1_epi32(0x7fff), 0xea);
+  return u + (Vu)_mm512_madd_epi16(halves, _mm512_set1_epi16(1));
+#else
+  return u + 0x7fff + (u >> 16 & 1);
+#endif
 }
 FN V from_brain_floats(StoredVector<BrainFloat> b) { return (V)((Vu)widened_integers<uint16_t>(b) << 16); }
 // Rounded, and still a float. A NaN stays some NaN: it becomes canonical where it is stored.
@@ -167,8 +190,13 @@ FN V rounded_to_half(V a) {
 #endif
 }
 FN V rounded_to_brain_float(V a) {
-  const Vu u = (Vu)a, r = (u + 0x7fff + (u >> 16 & 1)) & 0xffff0000u;
-  return a == a ? (V)r : a;
+  const Vu r = rounded_up_to_brain_float((Vu)a);
+#if defined(__AVX512F__)
+  const __mmask16 number = _mm512_cmp_ps_mask(a, a, _CMP_ORD_Q);
+  return (V)_mm512_mask_and_epi32((__m512i)a, number, (__m512i)r, _mm512_set1_epi32(-0x10000));
+#else
+  return a == a ? (V)(r & 0xffff0000u) : a;
+#endif
 }
 typedef double Doubles __attribute__((vector_size(4 * W)));  // half a vector of floats
 FN V from_doubles(const uint8_t* m) {
@@ -204,18 +232,22 @@ template <class T> FN V from(const uint8_t* m) {
   else if constexpr (std::is_same_v<T, Bool>) return truth(widened_integers<uint8_t>(stored_at<T>(m)) != 0);
   else return __builtin_convertvector(widened_integers<T>(stored_at<T>(m)), V);
 }
-template <class T> FN StoredVector<T> to(V a) {
-  if constexpr (std::is_same_v<T, double>) return to_doubles(a);
-  else if constexpr (std::is_same_v<T, Half>) return to_halves(a);
-  else if constexpr (std::is_same_v<T, BrainFloat>) return to_brain_floats(a);
-  else if constexpr (std::is_same_v<T, Bool>) return low_bytes<uint8_t>((Vi)(a != 0.f) & 1);
+// What is stored, in the low bytes of integers.
+template <class T> FN Vi integers(V a) {
+  if constexpr (std::is_same_v<T, BrainFloat>) return (Vi)(rounded_up_to_brain_float((Vu)canonicalNaN(a)) >> 16);
+  else if constexpr (std::is_same_v<T, Bool>) return (Vi)(a != 0.f) & 1;
   else {
     constexpr long LOWEST = T(-1) < T(0) ? -(1l << (8 * sizeof(T) - 1)) : 0, HIGHEST = LOWEST + (1l << 8 * sizeof(T)) - 1;
     constexpr bool WIDE = sizeof(T) == 4;  // its largest value is no float
     const V number = bits(bits(a) & (a == a)), x = min2(all(WIDE ? 2147483520.f : float(HIGHEST)), max2(all(float(LOWEST)), number));
     const Vi i = __builtin_convertvector(x, Vi);
-    return low_bytes<T>(WIDE ? number >= 0x1p31f ? Vi{} + INT32_MAX : i : i);
+    return WIDE ? number >= 0x1p31f ? Vi{} + INT32_MAX : i : i;
   }
+}
+template <class T> FN StoredVector<T> to(V a) {
+  if constexpr (std::is_same_v<T, double>) return to_doubles(a);
+  else if constexpr (std::is_same_v<T, Half>) return to_halves(a);
+  else return low_bytes<T>(integers<T>(a));
 }
 #define DVM_DIRECT(X) X(BOOL, Bool) X(INT8, int8_t) X(UINT8, uint8_t) X(INT16, int16_t) X(UINT16, uint16_t) X(INT32, int32_t) \
   X(FLOAT16, Half) X(BFLOAT16, BrainFloat) X(FLOAT64, double)
@@ -253,9 +285,12 @@ template <class T> FN V from(const uint8_t* m) {
   else if constexpr (sizeof(T) == sizeof(E)) return (V)stored_at<T>(m);
   else return low_words(m);
 }
+template <class T> FN Vi integers(V a) {
+  if constexpr (std::is_same_v<T, Bool>) return (Vi)(a != all(0)) & 1;
+  else return (Vi)a;
+}
 template <class T> FN StoredVector<T> to(V a) {
-  if constexpr (std::is_same_v<T, Bool>) return low_bytes<uint8_t>((Vi)(a != all(0)) & 1);
-  else if constexpr (sizeof(T) < sizeof(E)) return low_bytes<T>((Vi)a);
+  if constexpr (sizeof(T) < sizeof(E)) return low_bytes<T>(integers<T>(a));
   else if constexpr (sizeof(T) == sizeof(E)) return (StoredVector<T>)a;
   else return doubled_words<T>(a);
 }
@@ -266,6 +301,28 @@ template <class T> FN StoredVector<T> to(V a) {
 #else
 #define DVM_DIRECT(X) DVM_DIRECT_INTEGERS(X) X(INT64, int64_t) X(UINT64, uint64_t)
 #endif
+#endif
+
+// Whole vectors of a dtype that has several in one: from as many vectors of the compute dtype.
+#if defined(__AVX2__)
+template <class T> constexpr bool PACKS = sizeof(E) == 4 && sizeof(T) < 4;
+template <class T> FN Vi only_low_bytes(V a) {
+  const Vi i = integers<T>(a);
+  return std::is_same_v<T, Bool> || std::is_same_v<T, BrainFloat> ? i : i & Vi(Vi{} + ((1 << 8 * sizeof(T) % 32) - 1));
+}
+template <class T, class... Vs> FN Vi packed(Vs... a) {
+#ifdef DVM_IS_float32
+  if constexpr (std::is_same_v<T, Half>) {
+    const StoredVector<Half> halves[] = {to_halves(a)...};
+    Vi both;
+    memcpy(&both, halves, sizeof both);
+    return both;
+  } else
+#endif
+    return joined(only_low_bytes<T>(a)...);
+}
+#else
+template <class T> constexpr bool PACKS = false;
 #endif
 }  // namespace
 }  // namespace dvm::DVM_TARGET::DVM_DTYPE

@@ -5,6 +5,11 @@
 
 namespace dvm {
 
+static bool is_program(std::span<const uint8_t> message) {
+  RingHead head;
+  return message.size() >= sizeof head && (memcpy(&head, message.data(), sizeof head), RingKind(head.kind) == RingKind::PROGRAM);
+}
+
 constexpr size_t DROPPED_MAX = 1 << 16;  // beyond: forget; a program nobody drops again only wastes its bytes
 
 Device::Device(const DeviceOptions& options)
@@ -25,17 +30,32 @@ Device::Device(const DeviceOptions& options)
 
 // ---- what arrives -------------------------------------------------------------------------------------------------
 
-bool Device::take_one() {
+// `behind_head`: a launch can run, so only what is no work is taken: no programs.
+bool Device::take_one(bool behind_head) {
   if (!unposted_.empty() && !post_refused()) return false;  // the client is slow to hear: let it catch up
-  for (size_t i = 0; i < rings_.size(); ++i) {
+  for (size_t i = 0; i < (behind_head ? 1 : rings_.size()); ++i) {
     if (i == 0 && last_ - first_ == queue_.size()) continue;
     auto message = rings_[i].peek();
-    if (!message) continue;
+    if (!message || (behind_head && is_program(*message))) continue;
     take(i, *message);
     rings_[i].consume();
     return true;
   }
   return false;
+}
+
+// What there is, up to programs that a launch which can run would have to wait for.
+bool Device::take_all() {
+  bool any = false, ready = head_can_run();
+  while (take_one(ready)) any = true, ready = ready || head_can_run();
+  return any;
+}
+
+bool Device::head_can_run() const {
+  if (!head_waits()) return false;
+  LaunchHead launch;
+  memcpy(&launch, queue_[first_ % queue_.size()].data(), sizeof launch);
+  return programs_.contains(launch.head.program);
 }
 
 bool Device::take(size_t ring, std::span<const uint8_t> message) {
@@ -55,6 +75,7 @@ void Device::take_program(size_t ring, const RingHead& head, std::span<const uin
   }
   if (programs_.contains(head.program) || dropped_.erase(head.program)) return;  // the same bytes again
   const uint64_t begin = end_ns_ ? end_ns_ : now_ns();
+  feed(begin);  // until now it was idle; from here on it works, although it runs nothing
   VerifyError error;
   error.code = VerifyCode::LIMIT;
   Entry entry{nullptr, bytes.size()};
@@ -182,13 +203,12 @@ void Device::commit_head() {
     trace_.add(TraceKind::HOST, call.begin_ns, call.end_ns, launch.seq, call.function);
   }
   host_calls_.clear();
-  if (!head_waits()) starve(std::exchange(end_ns_, 0));
 }
 
 Device::Step Device::step() {
   if (ran_) return commit_head(), Step::COMMITTED;
   if (take_one()) return Step::TOOK;
-  end_ns_ = 0;
+  rest();
   return head_waits() && run_head() ? Step::RAN : Step::IDLE;
 }
 
@@ -199,7 +219,10 @@ uint64_t Device::client_time(uint64_t now) const {
   return control_.get(CONTROL_CLIENT_NS) + (began && now > began ? now - began : 0);
 }
 
-void Device::starve(uint64_t now) {
+// Nothing is left to do: without a launch it is idle since its last work, checking programs included.
+void Device::rest() {
+  const uint64_t now = std::exchange(end_ns_, 0);
+  if (!now || !first_ || head_waits()) return;
   starved_from_ = now;
   client_at_ = client_time(now);
 }
@@ -219,20 +242,18 @@ void Device::serve(uint64_t timeout_ns) {
   uint64_t last = now_ns(), stop = last + timeout_ns, spin = uint64_t(options_.spin_us * 1e3), cpu = cpu_now();
   control_.set(CONTROL_DEVICE_CPU, cpu);
   for (uint64_t now = last; now < stop; now = now_ns()) {
-    bool any = false;
-    while (take_one()) any = true;
+    bool any = take_all();
     for (; head_waits() && run_head(); any = true) {
       commit_head();
-      while (take_one()) {
-      }
+      take_all();
     }
+    rest();
     if (any) {
       control_.add(CONTROL_DEVICE_LOOPS, 1);
       if (uint64_t here = cpu_now(); here != cpu) control_.set(CONTROL_DEVICE_CPU, cpu = here);
       last = now;
       continue;
     }
-    end_ns_ = 0;
     if (now - last < spin && control_.get(CONTROL_CLIENT_CPU) != cpu) {
       pause_cpu();
       continue;

@@ -46,7 +46,8 @@ class Device {
     std::unique_ptr<VerifiedProgram> program;  // none: the client says that it fails
     uint64_t bytes = 0;
   };
-  bool take_one();
+  bool take_one(bool behind_head = false);
+  bool take_all();
   bool take(size_t ring, std::span<const uint8_t> message);
   void take_program(size_t ring, const RingHead& head, std::span<const uint8_t> bytes);
   void take_launch(std::span<const uint8_t> message);
@@ -58,7 +59,8 @@ class Device {
   bool in_arena(uint64_t offset, uint64_t bytes);
   void commit_head();
   bool head_waits() const { return first_ != last_; }
-  void starve(uint64_t now);
+  bool head_can_run() const;
+  void rest();
   void feed(uint64_t now);
   uint64_t client_time(uint64_t now) const;
 

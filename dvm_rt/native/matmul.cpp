@@ -50,12 +50,14 @@ struct Tile {
   const float* next;
 };
 
-// c += x * b in place. Left to itself gcc lets sums move between registers and pays with copies.
-FN void accumulate(V& c, V x, V b) {
+// c + x * b, in place: left to itself gcc lets sums move between registers and pays with copies. By value: a sum whose address
+// is taken, even here, is stored and loaded in each round of a loop.
+FN V accumulated(V c, V x, V b) {
 #if defined(__FMA__)
   asm("vfmadd231ps %2, %1, %0" : "+v"(c) : "v"(x), "v"(b));
+  return c;
 #else
-  c = fma(x, b, c);
+  return fma(x, b, c);
 #endif
 }
 FN const float* opaque(const float* p) {  // not to be rederived from another pointer
@@ -129,7 +131,7 @@ void tile_kernel(const Tile& t) {
     for (int i = 0; i < ROWS; i++) {
       const V x = all(a[i / 3][i % 3 * a_row]);
 #pragma GCC unroll 8
-      for (int v = 0; v < VECTORS; v++) accumulate(c[i][v], x, row[v]);
+      for (int v = 0; v < VECTORS; v++) c[i][v] = accumulated(c[i][v], x, row[v]);
     }
 #pragma GCC unroll 5
     for (int i = 0; i < BASES; i++) a[i] += a_step;

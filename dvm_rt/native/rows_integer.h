@@ -46,8 +46,8 @@ UNARY(square, (V)(as_unsigned(a) * as_unsigned(a)))
 UNARY(relu, maxv(a, all(0)))
 UNARY(bit_not, ~a)
 UNARY(sign, truth(a > all(0)) - truth(a < all(0)))
-UNARY(wrap_i8, (V)(Vi(as_unsigned(a) << 24) >> 24))
-UNARY(wrap_i16, (V)(Vi(as_unsigned(a) << 16) >> 16))
+UNARY(wrap_i8, (V)(((as_unsigned(a) & 0xff) ^ 0x80) - 0x80))  // shifts have half as many units
+UNARY(wrap_i16, (V)(((as_unsigned(a) & 0xffff) ^ 0x8000) - 0x8000))
 UNARY(wrap_u8, a & 0xff)
 UNARY(wrap_u16, a & 0xffff)
 #undef UNARY

@@ -30,7 +30,7 @@ static void check_limit(const char* name, uint64_t got, uint64_t least, uint64_t
 Stream::Stream(const StreamOptions& options)
     : options_(options),
       inline_mode_(options.inline_mode),
-      arena_(new Arena(options.arena_bytes_max)),
+      arena_(new Arena(options.arena_bytes_max, !options.inline_mode)),
       machine_(options.target.empty() ? best_target() : [&]() -> const Target& {
         const Target* found = find_target(options.target.c_str());
         if (!found) throw Error("EncodeError", say("stream: target: unknown here, got ", options.target,
@@ -130,22 +130,27 @@ bool Stream::wait(uint64_t seq, uint64_t timeout_ns) {
     std::lock_guard held(lock_);
     return done() >= seq;
   }
-  uint64_t start = now_ns(), now = start;
-  uint64_t spin = start + uint64_t(options_.spin_us * 1e3), end = timeout_ns > NEVER - start ? NEVER : start + timeout_ns;
+  // A wake-up takes as long as a small launch, so the waiter is awake when the end is near: it spins at once where waits have been
+  // short lately, else it sleeps until shortly before the end of one that is as long as they were, and spins then.
+  const uint64_t start = now_ns(), spin_ns = uint64_t(options_.spin_us * 1e3), end = timeout_ns > NEVER - start ? NEVER : start + timeout_ns;
+  const uint64_t expected = expected_wait_ns_, early = expected > spin_ns ? start + expected - spin_ns / 2 : start;
+  uint64_t spin = early + spin_ns, now = start;
   for (uint32_t round = 0; done() < seq; ++round) {
     enter();
     if (control_.events_waiting() || pushed_ < launched())
       if (std::unique_lock held(lock_, std::try_to_lock); held) retire(), flush();
     // Spinning beside the device would keep it from running.
     if (now < spin && (round & 15) == 0 && cpu_now() == control_.get(CONTROL_DEVICE_CPU)) spin = 0;
-    if (now < spin) {
+    if (now >= early && now < spin) {
       for (int i = 0; i < 8 && done() < seq; ++i) pause_cpu();
     } else {
       if (now >= end) return false;
-      control_.sleep(seq, end - now);
+      control_.sleep(seq, (now < early && spin ? std::min(early, end) : end) - now);
     }
     now = now_ns();
   }
+  const uint64_t waited = now - start;
+  expected_wait_ns_ = waited < expected ? waited : expected + (waited - expected) / 4;
   return true;
 }
 

@@ -128,7 +128,8 @@ class Stream {
   uint64_t launched() const { return launched_.load(std::memory_order_acquire); }
   bool has_credit() const { return launched() - done() < options_.launches_max; }
   bool wait(uint64_t seq, uint64_t timeout_ns);  // false: the time is over
-  bool wait_credit(uint64_t timeout_ns) { return wait(launched() - std::min(launched(), options_.launches_max - 1), timeout_ns); }
+  // Until there is credit for several launches: who waits for one at a time is woken for each of them.
+  bool wait_credit(uint64_t timeout_ns) { return wait(launched() - std::min(launched(), options_.launches_max - 1 - options_.launches_max / 4), timeout_ns); }
   bool settled(const Tensor& tensor) const { return tensor.seq() <= retired_.load(std::memory_order_acquire); }
   void check_value(const Tensor& tensor) const;  // settled; throws what poisoned it
   bool arm(uint64_t seq) const { return inline_mode_ || control_.arm(CONTROL_WANT_EVENTFD, seq); }
@@ -163,6 +164,7 @@ class Stream {
   void set_encode_work_ns(uint64_t ns) { encode_work_ns_ = ns; }
   void set_spin_us(double us) { options_.spin_us = us; }
   size_t outbox_count() const { return outbox_.size(); }
+  bool outbox_is_late() const;  // the device waits for what lies in it, and for longer than sending it takes
   std::vector<uint8_t> take_outbox(size_t limit);                  // InstanceHead + symbols, each once
   std::vector<uint8_t> instance_bytes(std::span<const uint64_t> ids);  // the same again; unknown ones are left out
   size_t encode_here(std::span<const uint64_t> ids);               // how many were pushed
@@ -267,6 +269,7 @@ class Stream {
 
   std::atomic<uint64_t> launched_{0}, done_{0}, retired_{0};
   std::atomic<uint64_t> pushed_{0};
+  std::atomic<uint64_t> expected_wait_ns_{0};  // as long as the waits before, but a short one counts at once
   std::vector<Launched> log_;
   std::atomic<bool> stopped_{false}, closed_{false};
   Failure stop_;  // set once, before stopped_
@@ -279,6 +282,7 @@ class Stream {
   Instance *newest_ = nullptr, *oldest_ = nullptr;
   uint64_t next_id_ = 1;
   std::deque<uint64_t> outbox_;
+  uint64_t outbox_since_ns_ = 0;
   std::vector<RingHead> drops_;
   std::vector<uint64_t> owed_;
   RunAhead ahead_;

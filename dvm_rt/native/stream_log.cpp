@@ -6,6 +6,7 @@
 namespace dvm {
 
 constexpr size_t EVENTS_KEPT = 1 << 16;
+constexpr uint64_t SENDING_NS = 200'000;  // about what one message to a worker costs its sender and its receiver
 constexpr uint64_t POISON = ~0ull;  // a program that there never is: what launches it traps
 
 static Failure trapped(uint64_t seq, const Instance& instance, const Trap& trap) {
@@ -139,6 +140,12 @@ static void append_instance(std::vector<uint8_t>& out, const Instance& instance)
   out.insert(out.end(), at, at + sizeof head);
   at = reinterpret_cast<const uint8_t*>(instance.symbols.data());
   out.insert(out.end(), at, at + 8 * instance.symbols.size());
+}
+
+// Numbers of programs rise: what the device waits for lies behind the oldest of the outbox, or has left.
+bool Stream::outbox_is_late() const {
+  const uint64_t missing = inline_mode_ ? 0 : control_.get(CONTROL_WAITING_PROGRAM);
+  return missing && !outbox_.empty() && missing >= outbox_.front() && now_ns() - outbox_since_ns_ > SENDING_NS;
 }
 
 std::vector<uint8_t> Stream::take_outbox(size_t limit) {

@@ -332,6 +332,7 @@ bool Stream::provide(Instance& instance, bool here) {
     case ProgramState::ABSENT:
       if (here || where(*instance.plan) != Where::WORKERS) return push_program(instance);
       instance.state = ProgramState::ENCODING;
+      if (outbox_.empty()) outbox_since_ns_ = now_ns();
       outbox_.push_back(instance.id);
       return true;
     case ProgramState::FAILED:
@@ -442,7 +443,8 @@ uint64_t Stream::prefetch(uint32_t number, std::span<const int64_t> symbols) {
   Instance* instance = find(plan, symbols, hash);
   if (!instance && !evaluate(plan, symbols)) throw no_sizes(plan, symbols);
   if (!instance) instance = &make_instance(plan, symbols, hash), instance->ahead = true;
-  if (!inline_mode_ && !instance->empty) provide(*instance, false), wake_device();
+  if (!inline_mode_ && !instance->empty) provide(*instance, false);
+  if (!inline_mode_ && instance->state != ProgramState::ENCODING) wake_device();  // else there is nothing for it yet
   return instance->id;
 }
 

@@ -71,13 +71,11 @@ FN V scaleBetween(V a, V n, V x, float low, float) {  // above high it overflows
   return _mm512_maskz_scalef_ps(_mm512_cmp_ps_mask(x, all(low), _CMP_NLT_UQ), a, n);
 }
 // IEEE 754-2019 maximum and minimum: NaN if either is NaN, +0 above -0.
-// range gives the other operand of a NaN; fixupimm with 0x22 takes its second argument where that is a NaN.
-FN V orNaN(V r, V a) { return _mm512_fixupimm_ps(r, a, _mm512_set1_epi32(0x22), 0); }
-FN V maxNumber(V a, V b) { return _mm512_range_ps(a, b, 5); }  // neither is NaN
-FN V maxv(V a, V b) { return orNaN(orNaN(_mm512_range_ps(a, b, 5), a), b); }
-FN V minv(V a, V b) { return orNaN(orNaN(_mm512_range_ps(a, b, 4), a), b); }
 typedef __mmask16 NaNs;
 FN NaNs unordered(V a, V b) { return _mm512_cmp_ps_mask(a, b, _CMP_UNORD_Q); }
+FN V maxNumber(V a, V b) { return _mm512_range_ps(a, b, 5); }  // neither is NaN
+FN V maxv(V a, V b) { return _mm512_mask_add_ps(maxNumber(a, b), unordered(a, b), a, b); }  // the sum of a NaN and anything is a NaN
+FN V minv(V a, V b) { return _mm512_mask_add_ps(_mm512_range_ps(a, b, 4), unordered(a, b), a, b); }
 FN bool any(NaNs x) { return x; }
 // x, and the canonical NaN for any NaN: the first argument where the second is a NaN, else the second.
 FN V canonicalNaN(V x) { return _mm512_fixupimm_ps(all(NaN), x, _mm512_set1_epi32(0x11111100), 0); }

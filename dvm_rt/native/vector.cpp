@@ -162,28 +162,36 @@ FN void store_converted(Context* c, int i, long first, int n) {
 template <int N, bool PART> FN int elements(const Context* c, long off) {
   return PART ? int(rest(c, off, 0)) : N * W;
 }
-// The dtype of an operand if its elements lie side by side in this row, and a whole strip of them is wanted.
-template <bool PART> FN DType dense(const Context* c, int i) {
-  constexpr DType NOT_DENSE = DType(255);
-  const Operand& x = c->operands[i];
-  return !PART && x.stride[0] == DTYPE_BYTES[x.dtype] ? DType(x.dtype) : NOT_DENSE;
+// A handler that may call saves registers before it looks at anything, which costs as much as the work of a strip: so each stored
+// dtype has a handler of its own, and what is strided or not a whole strip has another.
+template <class T> FN uint8_t* dense_place(const Context* c, const Word* p, long off) {
+  return c->ptr[p->a] + (unsigned long)off / sizeof(E) * sizeof(T);
 }
-template <int N, bool PART> void load_any(ARGS) {
-  [[maybe_unused]] const long first = off / long(sizeof(E));
-  switch (dense<PART>(c, p->a)) {
-#define X(code, T) case DType::code: { \
-      const uint8_t* m = c->ptr[p->a] + first * sizeof(T); \
-      each<N>(EACH { a = from<T>(m + j * sizeof(StoredVector<T>)); }, ACC); \
-      NEXT; \
-    }
-    DVM_DIRECT(X)
-#undef X
-    default: break;
-  }
-  load_converted(c, p->a, first, elements<N, PART>(c, off));
+struct ByDtype { Handler handler[sizeof DTYPE_BYTES]; };
+#define TO_DTYPE_HANDLER(table, otherwise) \
+  const Operand& x = c->operands[p->a]; \
+  CONTINUE(x.stride[0] == DTYPE_BYTES[x.dtype] ? table.handler[x.dtype] : otherwise)
+
+template <class T, int N> void load_dense(ARGS) {
+  const uint8_t* m = dense_place<T>(c, p, off);
+  each<N>(EACH { a = from<T>(m + j * sizeof(StoredVector<T>)); }, ACC);
+  NEXT;
+}
+template <int N, bool PART> void load_sparse(ARGS) {
+  load_converted(c, p->a, off / long(sizeof(E)), elements<N, PART>(c, off));
   each<N>(EACH { a = load(c->convert + j * sizeof(V)); }, ACC);
   NEXT;
 }
+template <int N> constexpr ByDtype loads() {
+  ByDtype by{};
+  for (Handler& h : by.handler) h = load_sparse<N, false>;
+#define X(code, T) by.handler[int(DType::code)] = load_dense<T, N>;
+  DVM_DIRECT(X)
+#undef X
+  return by;
+}
+template <int N> constexpr ByDtype LOADS = loads<N>();
+template <int N> void load_any(ARGS) { TO_DTYPE_HANDLER(LOADS<N>, (load_sparse<N, false>)); }
 // Past the caches where `m` is aligned to the vector.
 template <bool STREAM, class S> FN void put(uint8_t* m, const S& s) {
 #if defined(__SSE2__)
@@ -203,25 +211,40 @@ template <bool STREAM, class S> FN void put(uint8_t* m, const S& s) {
   }
   memcpy(m, &s, sizeof s);
 }
-template <int N, bool PART, bool STREAM> void store_any(ARGS) {
-  const long first = off / long(sizeof(E));
-  switch (dense<PART>(c, p->a)) {
-#define X(code, T) case DType::code: { \
-      uint8_t* m = c->ptr[p->a] + first * sizeof(T); \
-      constexpr size_t BYTES = sizeof(StoredVector<T>); \
-      if (STREAM && !((uintptr_t)m & (BYTES - 1))) each<N>(EACH { put<STREAM>(m + j * BYTES, to<T>(a)); }, ACC); \
-      else each<N>(EACH { put<false>(m + j * BYTES, to<T>(a)); }, ACC); \
-      NEXT; \
-    }
-    DVM_DIRECT(X)
-#undef X
-    default: break;
+template <class T, int N, bool STREAM> FN void put_strip(uint8_t* m, ARGS) {
+  constexpr size_t BYTES = sizeof(StoredVector<T>);
+  if constexpr (PACKS<T> && 4 * BYTES == sizeof(V)) {
+    put<STREAM>(m, packed<T>(a0, a1, a2, a3));
+    if constexpr (N == FULL) put<STREAM>(m + sizeof(V), packed<T>(a4, a5, a6, a7));
+  } else if constexpr (PACKS<T> && 2 * BYTES == sizeof(V)) {
+    put<STREAM>(m, packed<T>(a0, a1)), put<STREAM>(m + sizeof(V), packed<T>(a2, a3));
+    if constexpr (N == FULL) put<STREAM>(m + 2 * sizeof(V), packed<T>(a4, a5)), put<STREAM>(m + 3 * sizeof(V), packed<T>(a6, a7));
+  } else {
+    each<N>(EACH { put<STREAM>(m + j * BYTES, to<T>(a)); }, ACC);
   }
+}
+template <class T, int N, bool STREAM> void store_dense(ARGS) {
+  uint8_t* m = dense_place<T>(c, p, off);
+  if (STREAM && !((uintptr_t)m & (sizeof(V) - 1))) put_strip<T, N, true>(m, ACC, p, c, off, t);
+  else put_strip<T, N, false>(m, ACC, p, c, off, t);
+  NEXT;
+}
+template <int N, bool PART> void store_sparse(ARGS) {
   each<N>(EACH { store(c->convert + j * sizeof(V), a); }, ACC);
-  store_converted(c, p->a, first, elements<N, PART>(c, off));
+  store_converted(c, p->a, off / long(sizeof(E)), elements<N, PART>(c, off));
   each<N>(EACH { a = load(c->convert + j * sizeof(V)); }, ACC);  // the call has taken the registers
   NEXT;
 }
+template <int N, bool STREAM> constexpr ByDtype stores() {
+  ByDtype by{};
+  for (Handler& h : by.handler) h = store_sparse<N, false>;
+#define X(code, T) by.handler[int(DType::code)] = store_dense<T, N, STREAM>;
+  DVM_DIRECT(X)
+#undef X
+  return by;
+}
+template <int N, bool STREAM> constexpr ByDtype STORES = stores<N, STREAM>();
+template <int N, bool STREAM> void store_any(ARGS) { TO_DTYPE_HANDLER((STORES<N, STREAM>), (store_sparse<N, false>)); }
 // Where an INDEX operand stands.
 FN int64_t index_of(const Context* c, int i) { return int64_t(uintptr_t(c->ptr[i]) - uintptr_t(INDEX_ORIGIN)); }
 [[gnu::noinline, gnu::optimize("O3")]] void indices(Context* c, int i, long first, int n) {
@@ -486,8 +509,9 @@ template <int N, bool PART, Length LENGTH> constexpr Table strip_table() {
 #define X(n) h[OP_##n] = unary<meaning::n, N>;
   DVM_ROWS_OF(UNARY)(X)
 #undef X
-  h[OP_load] = load_any<N, PART>, h[OP_iota] = iota_strip<N>, h[OP_store_slot] = store_slot<N>;
-  h[OP_store_any] = store_any<N, PART, false>, h[OP_store_any_nt] = store_any<N, PART, true>;
+  h[OP_load] = PART ? load_sparse<N, PART> : load_any<N>, h[OP_iota] = iota_strip<N>, h[OP_store_slot] = store_slot<N>;
+  h[OP_store_any] = PART ? store_sparse<N, PART> : store_any<N, false>;
+  h[OP_store_any_nt] = PART ? store_sparse<N, PART> : store_any<N, true>;
   h[OP_store] = store_strip<N, PART, false>, h[OP_store_nt] = store_strip<N, PART, true>;
   h[OP_acc_sum] = accumulate<meaning::add, N, PART>, h[OP_acc_max] = accumulate<meaning::max, N, PART>;
   h[OP_acc_min] = accumulate<meaning::min, N, PART>, h[OP_acc_prod] = accumulate<meaning::mul, N, PART>;
@@ -564,6 +588,12 @@ template <class O> FN void set_lanes(Context& c, int first) {
   set_lanes<meaning::add>(c, 0), set_lanes<meaning::max>(c, REDUCTIONS_EACH);
   set_lanes<meaning::min>(c, 2 * REDUCTIONS_EACH), set_lanes<meaning::mul>(c, 3 * REDUCTIONS_EACH);
   c.lanes_dtype = DTYPE;
+}
+// Taking the lanes writes all of them: more than what a small section that needs none does itself.
+FN bool reduces(const SectionView& s) {
+  for (int i = 0; i < s.head->word_count; i++)
+    if (s.words[i].op == OP_loop && s.words[i].a) return true;
+  return false;
 }
 }  // namespace
 }  // namespace dvm::DVM_TARGET::DVM_DTYPE
@@ -676,12 +706,14 @@ void run_vector(Context& c, const SectionRun& run) {
   const int operands = s.head->operand_count;
   c.outer = s.outer, c.operands = s.operands, c.start = s.words, c.constants = s.constants;
   c.row_bytes = long(sizeof(E)) * s.head->dims[0];
-  if (c.lanes_dtype != DTYPE) take_lanes(c);
   if (run.team) return run_wide(c, run);
   if (run_many_rows(c, run)) return leave();
-  if (c.row_bytes <= STRIP_BYTES) choose_tables<SHORT>(c);
-  else if (c.row_bytes <= BLOCK_BYTES) choose_tables<MIDDLE>(c);
-  else choose_tables<LONG>(c);
+  if (c.row_bytes <= STRIP_BYTES) {
+    choose_tables<SHORT>(c);
+  } else {
+    if (c.lanes_dtype != DTYPE && reduces(s)) take_lanes(c);
+    c.row_bytes <= BLOCK_BYTES ? choose_tables<MIDDLE>(c) : choose_tables<LONG>(c);
+  }
   if (run.end - run.begin != s.split.units) return run_rows(c, run);
   for (int i = 0; i < operands; i++) c.ptr[i] = run.address[i];
   for (int64_t& shift : c.shift) shift = 0;

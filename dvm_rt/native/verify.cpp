@@ -39,6 +39,15 @@ class Verifier {
     return refuse(code, Place::WORD, at_, got, allowed);
   }
 
+  bool need_operand(bool good, VerifyCode code, int i, int64_t got = 0, int64_t allowed = 0) {
+    if (!good) refuse_operand(code, i, got, allowed);
+    return good;
+  }
+  bool need_word(bool good, VerifyCode code, int64_t got = 0, int64_t allowed = 0) {
+    if (!good) refuse_word(code, got, allowed);
+    return good;
+  }
+
   // ---- program ----
   const ProgramHead& head() const { return *reinterpret_cast<const ProgramHead*>(bytes_); }
   ProgramArg* args() const { return reinterpret_cast<ProgramArg*>(bytes_ + sizeof(ProgramHead)); }
@@ -82,7 +91,8 @@ class Verifier {
     if (h.workspace_bytes > WORKSPACE_BYTES_MAX) return wrong(VerifyCode::LIMIT, h.workspace_bytes, WORKSPACE_BYTES_MAX);
     if (h.scratch_bytes > SCRATCH_BYTES_MAX) return wrong(VerifyCode::LIMIT, h.scratch_bytes, SCRATCH_BYTES_MAX);
     const size_t least = sizeof h + h.arg_count * sizeof(ProgramArg);
-    return n_ >= least || wrong(VerifyCode::TRUNCATED, n_, least);
+    if (n_ < least) return wrong(VerifyCode::TRUNCATED, n_, least);
+    return true;
   }
 
   bool argument(int i) {
@@ -92,7 +102,8 @@ class Verifier {
     if (a.mode & ~(READ | WRITE)) return wrong(VerifyCode::ARGUMENT, a.mode, READ | WRITE);
     if (a.dtype >= sizeof DTYPE_BYTES) return wrong(VerifyCode::DTYPE, a.dtype, sizeof DTYPE_BYTES - 1);
     if (!power_of_two(a.align) || a.align > ARENA_ALIGN) return wrong(VerifyCode::ALIGNMENT, a.align, ARENA_ALIGN);
-    return a.bytes <= uint64_t(ARG_BYTES_MAX) || wrong(VerifyCode::LIMIT, a.bytes, ARG_BYTES_MAX);
+    if (a.bytes > uint64_t(ARG_BYTES_MAX)) return wrong(VerifyCode::LIMIT, a.bytes, ARG_BYTES_MAX);
+    return true;
   }
 
   void outputs() {
@@ -342,7 +353,7 @@ class Verifier {
     if (host_elements_ > s.dims[0]) return refuse_operand(VerifyCode::DIMENSION, i, host_elements_, s.dims[0]);
     walk_[i].n = 0, walk_[i].element = elements * DTYPE_BYTES[x.dtype];
     print_[i] = {};
-    if (!elements) return x.base == 0 || refuse_operand(VerifyCode::OUT_OF_BOUNDS, i, x.base, 0);
+    if (!elements) return need_operand(x.base == 0, VerifyCode::OUT_OF_BOUNDS, i, x.base, 0);
     (last ? stored_ : read_) |= 1u << i;
     return true;
   }
@@ -375,7 +386,7 @@ class Verifier {
     const int64_t bytes = scratch ? section_.head->scratch_bytes : workspace ? head().workspace_bytes : args()[x.arg].bytes;
     if (!inside(i, align, bytes)) return false;
     if (!(x.mode & WRITE) || scratch) return true;
-    return find_blocks(walk_[i], print_[i]) || refuse_operand(VerifyCode::OVERLAP, i);
+    return need_operand(find_blocks(walk_[i], print_[i]), VerifyCode::OVERLAP, i);
   }
 
   // No memory: strides that `iota` turns into numbers.
@@ -394,7 +405,7 @@ class Verifier {
     Footprint& print = print_[i];
     if (!find_ends(walk, x.base, print)) return refuse_operand(VerifyCode::OVERFLOW, i, x.base, INDEX_MAX);
     const bool good = print.low >= -INDEX_MAX && print.high <= INDEX_MAX && x.stride[0] >= -INDEX_MAX && x.stride[0] <= INDEX_MAX;
-    return good || refuse_operand(VerifyCode::OUT_OF_BOUNDS, i, print.high, INDEX_MAX);
+    return need_operand(good, VerifyCode::OUT_OF_BOUNDS, i, print.high, INDEX_MAX);
   }
 
   // What the section's kind asks of operand i, and where it goes.
@@ -452,14 +463,14 @@ class Verifier {
       const bool known = x.dtype == FLOAT32 || x.dtype == uint8_t(DType::BOOL);
       if (!known) return refuse_operand(VerifyCode::DTYPE, i, x.dtype, FLOAT32);
       if (x.mode != READ) return refuse_operand(VerifyCode::PERMISSION, i, x.mode, READ);
-      return !x.stride[0] || x.stride[0] == DTYPE_BYTES[x.dtype] || refuse_operand(VerifyCode::OPERAND, i, x.stride[0], 0);
+      return need_operand(!x.stride[0] || x.stride[0] == DTYPE_BYTES[x.dtype], VerifyCode::OPERAND, i, x.stride[0], 0);
     }
     if (x.dtype != FLOAT32) return refuse_operand(VerifyCode::DTYPE, i, x.dtype, FLOAT32);
     const bool may = i == O ? (x.mode & ~READ) == WRITE : x.mode == READ;
     if (!may) return refuse_operand(VerifyCode::PERMISSION, i, x.mode, i == O ? WRITE : READ);
     const int64_t across = i == K || i == V ? x.stride[1] : x.stride[0];
     if (across) return refuse_operand(VerifyCode::OPERAND, i, across, 0);
-    return i < V || x.depth == 4 || refuse_operand(VerifyCode::OPERAND, i, x.depth, 4);
+    return need_operand(i < V || x.depth == 4, VerifyCode::OPERAND, i, x.depth, 4);
   }
 
   bool gathered_shape(int i) {
@@ -479,12 +490,12 @@ class Verifier {
   // Rows in groups: A and C are the same for all of them; their numbers of rows are whole numbers.
   bool group_shape(int i) {
     const Operand& x = section_.operands[i];
-    if (i % 2 == 0) return !x.stride[2] || refuse_operand(VerifyCode::OPERAND, i, x.stride[2], 0);
+    if (i % 2 == 0) return need_operand(!x.stride[2], VerifyCode::OPERAND, i, x.stride[2], 0);
     if (i == 1) return true;
     const bool whole = x.dtype == uint8_t(DType::INT32) || x.dtype == uint8_t(DType::INT64);
     if (!whole) return refuse_operand(VerifyCode::DTYPE, i, x.dtype, int64_t(DType::INT64));
     if (x.mode != READ) return refuse_operand(VerifyCode::PERMISSION, i, x.mode, READ);
-    return (!x.stride[0] && !x.stride[1]) || refuse_operand(VerifyCode::OPERAND, i, x.stride[0], 0);
+    return need_operand(!x.stride[0] && !x.stride[1], VerifyCode::OPERAND, i, x.stride[0], 0);
   }
 
   // A, B not packed, C of a matmul; source of a pack.
@@ -498,13 +509,13 @@ class Verifier {
     const int64_t element = DTYPE_BYTES[x.dtype];
     if (i == 2) {
       if (x.mode != (READ | WRITE)) return refuse_operand(VerifyCode::PERMISSION, i, x.mode, READ | WRITE);
-      return x.stride[0] == element || refuse_operand(VerifyCode::OPERAND, i, x.stride[0], element);
+      return need_operand(x.stride[0] == element, VerifyCode::OPERAND, i, x.stride[0], element);
     }
     if (x.mode != READ) return refuse_operand(VerifyCode::PERMISSION, i, x.mode, READ);
     const bool is_a = matmul && i == 0;
     const int64_t along = is_a ? x.stride[1] : x.stride[0], across = is_a ? x.stride[0] : x.stride[1];
     if (matmul && across) return refuse_operand(VerifyCode::OPERAND, i, across, 0);
-    return along == element || x.depth == element || refuse_operand(VerifyCode::OPERAND, i, along, element);
+    return need_operand(along == element || x.depth == element, VerifyCode::OPERAND, i, along, element);
   }
 
   bool inside(int i, uint64_t align, int64_t bytes) {
@@ -552,7 +563,8 @@ class Verifier {
   bool words() {
     const Section& s = *section_.head;
     const bool epilogue = kind_ == SectionKind::MATMUL;
-    if (!s.word_count) return epilogue || refuse(VerifyCode::NESTING, Place::SECTION, 0, 0, 1);
+    if (!s.word_count && !epilogue) return refuse(VerifyCode::NESTING, Place::SECTION, 0, 0, 1);
+    if (!s.word_count) return true;
     in_pass_ = epilogue, has_acc_ = false, row_began_ = false;
     slots_ = rows_set_ = gathered_ = 0;
     accumulated_ = pending_ = 0;
@@ -561,7 +573,8 @@ class Verifier {
       if (!word(section_.words[i])) return false;
     }
     const uint16_t last = section_.words[s.word_count - 1].op;
-    return last == (epilogue ? OP_end : OP_end_row) || refuse_word(VerifyCode::NESTING, last, epilogue ? OP_end : OP_end_row);
+    const uint16_t end = epilogue ? OP_end : OP_end_row;
+    return need_word(last == end, VerifyCode::NESTING, last, end);
   }
 
   bool word(const Word& w) {
@@ -575,48 +588,45 @@ class Verifier {
     if (!(op.dtypes >> section_.head->dtype & 1)) return refuse_word(VerifyCode::DTYPE, section_.head->dtype, op.dtypes);
     row_began_ |= op.row != ROW_gather;
     switch (op.group) {
-      case Group::BINARY: return (op.row == ROW_mov || needs_acc()) && source(op.form, w) && sets_acc();
+      case Group::BINARY: return sets_acc((op.row == ROW_mov || needs_acc()) && source(op.form, w));
       case Group::UNARY: return needs_acc();
       case Group::LOAD:
-        if (op.row == ROW_iota) return is_index(w.a) && sets_acc();
-        return needs_pass() && reads(w.a) && sets_acc();
+        if (op.row == ROW_iota) return sets_acc(is_index(w.a));
+        return sets_acc(needs_pass() && reads(w.a));
       case Group::STORE: return needs_acc() && destination(op.row, w);
       case Group::REDUCE: return needs_acc() && accumulate(op.row, w.a);
-      case Group::FOLD: return fold(op.row, w.a) && sets_acc();
-      case Group::CONTROL: return control(op.row, w);
+      case Group::FOLD: return sets_acc(fold(op.row, w.a));
+      default: return control(op.row, w);
     }
-    return false;
   }
 
   bool operand_number(uint16_t a) {
     if (a >= section_.head->operand_count) return refuse_word(VerifyCode::OPERAND, a, int64_t(section_.head->operand_count) - 1);
-    return kind_ == SectionKind::VECTOR || a >= 2 || refuse_word(VerifyCode::OPERAND, a, 2);  // A and B are not the epilogue's
+    return need_word(kind_ == SectionKind::VECTOR || a >= 2, VerifyCode::OPERAND, a, 2);  // A and B are not the epilogue's
   }
-  bool needs_acc() { return has_acc_ || refuse_word(VerifyCode::UNINITIALISED); }
-  bool sets_acc() { return has_acc_ = true; }
-  bool needs_pass() { return in_pass_ || refuse_word(VerifyCode::NESTING); }
-  bool needs_row_section() { return !in_pass_ || refuse_word(VerifyCode::NESTING); }
+  bool needs_acc() { return need_word(has_acc_, VerifyCode::UNINITIALISED); }
+  bool sets_acc(bool good) { return has_acc_ = good; }
+  bool needs_pass() { return need_word(in_pass_, VerifyCode::NESTING); }
+  bool needs_row_section() { return need_word(!in_pass_, VerifyCode::NESTING); }
 
   bool source(Form form, const Word& w) {
     switch (form) {
-      case FORM_S: return needs_pass() && (slots_ >> w.k & 1 || refuse_word(VerifyCode::UNINITIALISED, w.k));
+      case FORM_S: return needs_pass() && need_word(slots_ >> w.k & 1, VerifyCode::UNINITIALISED, w.k);
       case FORM_I: return needs_pass() && inner_stride(w.a, element_) && reads(w.a);
-      case FORM_K: return element_ == 4 || w.k < section_.head->constant_count || refuse_word(VerifyCode::CONSTANT, w.k, section_.head->constant_count - 1);
+      case FORM_K: return need_word(element_ == 4 || w.k < section_.head->constant_count, VerifyCode::CONSTANT, w.k, section_.head->constant_count - 1);
       case FORM_R:
         if (kind_ != SectionKind::VECTOR) return refuse_word(VerifyCode::NESTING);
-        return rows_set_ >> w.k & 1 || refuse_word(VerifyCode::UNINITIALISED, w.k);
-      case FORM_B: return inner_stride(w.a, 0) && reads(w.a);
-      case FORM_NONE: break;
+        return need_word(rows_set_ >> w.k & 1, VerifyCode::UNINITIALISED, w.k);
+      default: return inner_stride(w.a, 0) && reads(w.a);  // FORM_B: a binary word has a form
     }
-    return false;
   }
   bool inner_stride(int i, int64_t stride) {  // operand forms that take elements as they lie: compute dtype, one stride
     const Operand& x = section_.operands[i];
     if (x.dtype != section_.head->dtype) return refuse_word(VerifyCode::OPERAND_FORM, x.dtype, section_.head->dtype);
-    return x.stride[0] == stride || refuse_word(VerifyCode::OPERAND_FORM, x.stride[0], stride);
+    return need_word(x.stride[0] == stride, VerifyCode::OPERAND_FORM, x.stride[0], stride);
   }
   bool is_index(int i) {
-    return section_.operands[i].arg == INDEX || refuse_word(VerifyCode::OPERAND_FORM, section_.operands[i].arg, INDEX);
+    return need_word(section_.operands[i].arg == INDEX, VerifyCode::OPERAND_FORM, section_.operands[i].arg, INDEX);
   }
   bool reads(int i) {
     const Operand& x = section_.operands[i];
@@ -636,13 +646,13 @@ class Verifier {
       case ROW_store_row: return rows_set_ |= 1u << w.k, needs_row_section();
       case ROW_store_per_row: {
         const int64_t stride = section_.operands[w.a].stride[0];
-        return needs_row_section() && (!stride || refuse_word(VerifyCode::OPERAND_FORM, stride, 0)) && writes(w.a);
+        return needs_row_section() && need_word(!stride, VerifyCode::OPERAND_FORM, stride, 0) && writes(w.a);
       }
       case ROW_store_any:
       case ROW_store_any_nt: {
         facts_.streams |= row == ROW_store_any_nt;
         const bool still = section_.operands[w.a].stride[0] == 0 && section_.head->dims[0] > 1;
-        return needs_pass() && (!still || refuse_word(VerifyCode::OPERAND_FORM, 0, 4)) && writes(w.a);
+        return needs_pass() && need_word(!still, VerifyCode::OPERAND_FORM, 0, 4) && writes(w.a);
       }
       default:  // store, store_nt
         facts_.streams |= row == ROW_store_nt;
@@ -658,7 +668,7 @@ class Verifier {
 
   // `kind`: 0 sums, 1 maxima, 2 minima, 3 products, as the rows of the table follow one another.
   bool reduction(int kind, uint16_t r) {
-    return r / REDUCTIONS_EACH == kind || refuse_word(VerifyCode::REDUCTION, r, REDUCTIONS_EACH * kind + REDUCTIONS_EACH - 1);
+    return need_word(r / REDUCTIONS_EACH == kind, VerifyCode::REDUCTION, r, REDUCTIONS_EACH * kind + REDUCTIONS_EACH - 1);
   }
   bool accumulate(Row row, uint16_t r) {
     if (kind_ != SectionKind::VECTOR) return refuse_word(VerifyCode::NESTING);
@@ -673,10 +683,10 @@ class Verifier {
     pending_ &= ~(1u << r);
     return true;
   }
-  bool all_folded() { return !pending_ || refuse_word(VerifyCode::REDUCTION, pending_, 0); }
+  bool all_folded() { return need_word(!pending_, VerifyCode::REDUCTION, pending_, 0); }
 
   bool control(Row row, const Word& w) {
-    if (kind_ != SectionKind::VECTOR) return row == ROW_end && at_ + 1 == section_.head->word_count ? true : refuse_word(VerifyCode::NESTING);
+    if (kind_ != SectionKind::VECTOR) return need_word(row == ROW_end && at_ + 1 == section_.head->word_count, VerifyCode::NESTING);
     switch (row) {
       case ROW_gather: {
         const Operand& x = section_.operands[w.a];

@@ -5,6 +5,8 @@
 
 namespace dvm {
 
+constexpr uint64_t PUBLISHED_TOGETHER = 16, PUBLISHED_AFTER_NS = 5'000;
+
 Encoder::Encoder(const EncoderOptions& options) : options_(options) {
   if (options.control >= 0) {
     control_ = Control(options.control);
@@ -35,24 +37,24 @@ Encoder::Instance Encoder::parse(std::span<const uint8_t> instances, size_t at) 
   if (instances.size() - at < head.symbols * 8) throw bad("truncated symbols, bytes", instances.size() - at, head.symbols * 8);
   symbols_.resize(head.symbols);
   if (head.symbols) memcpy(symbols_.data(), instances.data() + at, head.symbols * 8);
-  return {head.program, head.plan, symbols_, at + head.symbols * 8};
+  return {head.program, head.plan, plan->second.get(), symbols_, at + head.symbols * 8};
 }
 
-std::span<const uint8_t> Encoder::encode_one(const Instance& instance) {
-  const Plan& plan = *plans_[instance.plan];
-  if (options_.control >= 0) control_.worker(options_.worker, WORKER_RECEIVED).store(received_before_ + encoded_ + 1);
-  uint64_t begin = now_ns();
+std::span<const uint8_t> Encoder::encode_one(const Instance& instance, uint64_t& now) {
+  const Plan& plan = *instance.plan;
+  if (options_.control >= 0) control_.worker(options_.worker, WORKER_RECEIVED).store(received_before_ + encoded_ + 1, std::memory_order_release);
+  const uint64_t begin = now;
   values_.resize(plan.exprs().size());
   if (scratch_.size() < plan.program_bytes_max()) scratch_.resize(plan.program_bytes_max());
   EncodeResult result{};
   if (plan.evaluate(instance.symbols.data(), values_.data())) result = dvm::encode(plan, values_.data(), scratch_.data(), scratch_.size());
   if (options_.encode_work_ns)
     for (uint64_t end = now_ns() + options_.encode_work_ns; now_ns() < end;) pause_cpu();
-  uint64_t end = now_ns();
-  trace_.add(TraceKind::ENCODE, begin, end, instance.program, instance.plan);
+  now = now_ns();
+  trace_.add(TraceKind::ENCODE, begin, now, instance.program, instance.number);
   if (options_.control >= 0) {
     auto& spent = control_.worker(options_.worker, WORKER_ENCODE_NS);
-    spent.store(spent.load(std::memory_order_relaxed) + end - begin, std::memory_order_relaxed);
+    spent.store(spent.load(std::memory_order_relaxed) + now - begin, std::memory_order_relaxed);
   }
   return {scratch_.data(), result.error ? 0 : size_t(result.bytes)};
 }
@@ -60,12 +62,13 @@ std::span<const uint8_t> Encoder::encode_one(const Instance& instance) {
 template <class Emit>
 size_t Encoder::encode_all(std::span<const uint8_t> instances, size_t start, double budget_us, Emit emit) {
   size_t at = std::min(start, instances.size());
-  for (uint64_t end = now_ns() + uint64_t(budget_us * 1e3); at < instances.size();) {
+  uint64_t now = now_ns();
+  for (const uint64_t end = now + uint64_t(budget_us * 1e3); at < instances.size();) {
     Instance instance = parse(instances, at);
-    if (!emit(instance, encode_one(instance))) break;
+    if (!emit(instance, encode_one(instance, now), now)) break;
     ++encoded_;
     at = instance.end;
-    if (now_ns() >= end) break;
+    if (now >= end) break;
   }
   return at;
 }
@@ -73,18 +76,26 @@ size_t Encoder::encode_all(std::span<const uint8_t> instances, size_t start, dou
 size_t Encoder::encode(std::span<const uint8_t> instances, size_t start, double budget_us) {
   auto& encoded = control_.worker(options_.worker, WORKER_ENCODED);
   control_.worker(options_.worker, WORKER_WORKER_CPU).store(cpu_now(), std::memory_order_relaxed);
-  return encode_all(instances, start, budget_us, [&](const Instance& instance, std::span<const uint8_t> program) {
+  uint64_t pending = 0, published_ns = 0;
+  auto publish = [&] {
+    ring_.publish();
+    encoded.fetch_add(std::exchange(pending, 0));
+    if (control_.get(CONTROL_WAITING_PROGRAM)) control_.wake_device();  // a device that has nothing to run sleeps on until the end
+  };
+  const size_t at = encode_all(instances, start, budget_us, [&](const Instance& instance, std::span<const uint8_t> program, uint64_t now) {
     RingHead head{uint32_t(RingKind::PROGRAM), 0, instance.program};
     if (program.size() > ring_.message_bytes_max() - sizeof head) program = {};
-    if (!ring_.push({reinterpret_cast<const uint8_t*>(&head), sizeof head}, program)) return false;
-    encoded.fetch_add(1);
-    control_.wake_device();
+    if (!ring_.append({reinterpret_cast<const uint8_t*>(&head), sizeof head}, program)) return false;
+    if (++pending >= PUBLISHED_TOGETHER || now - published_ns > PUBLISHED_AFTER_NS) publish(), published_ns = now;
     return true;
   });
+  publish();
+  control_.wake_device();
+  return at;
 }
 
 size_t Encoder::encode(std::span<const uint8_t> instances, size_t start, double budget_us, Programs& out) {
-  return encode_all(instances, start, budget_us, [&](const Instance& instance, std::span<const uint8_t> program) {
+  return encode_all(instances, start, budget_us, [&](const Instance& instance, std::span<const uint8_t> program, uint64_t) {
     out.emplace_back(instance.program, std::vector<uint8_t>(program.begin(), program.end()));
     return true;
   });

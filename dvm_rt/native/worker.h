@@ -1,7 +1,8 @@
 // An encoder worker: operator instances in, programs out. It maps no tensors and holds no state but plans.
 //
 // A local worker pushes programs into its own ring to the device and counts in its line of the control page: `received`
-// when it begins an instance, `encoded` when the program is in the ring, so whoever buries it knows what it died of. A
+// when it begins an instance, `encoded` when programs can be seen in the ring, a few together (each publication costs the
+// device a cache line), so whoever buries it knows what it died of: the instance that it began last. A
 // worker of a pool (no control page, no ring) hands them back as bytes. An instance that cannot be encoded gives an empty
 // program: the device refuses it and the client, who encodes it again, learns why.
 #pragma once
@@ -38,14 +39,15 @@ class Encoder {
  private:
   struct Instance {
     uint64_t program;
-    uint32_t plan;
+    uint32_t number;  // of the plan
+    const Plan* plan;
     std::span<const int64_t> symbols;
     size_t end;
   };
   Instance parse(std::span<const uint8_t> instances, size_t at);
-  std::span<const uint8_t> encode_one(const Instance& instance);
+  std::span<const uint8_t> encode_one(const Instance& instance, uint64_t& now);  // `now`: when it begins, then when it ends
   template <class Emit>
-  size_t encode_all(std::span<const uint8_t> instances, size_t start, double budget_us, Emit emit);
+  size_t encode_all(std::span<const uint8_t> instances, size_t start, double budget_us, Emit emit);  // emit(instance, program, now)
 
   EncoderOptions options_;
   Control control_;

@@ -5,16 +5,18 @@ it), `suspects` (one instance, waiting to be held alone because a worker died ov
 HERE, the caller). The worker's count of encoded instances says how far a lease is answered. Answered instances are *ready*
 (their program is on its way to the device), then *running* (the device is among the launches that need them), then
 done: forgotten. What a dead worker had not answered goes back to the front. An instance may leave its batch early (it
-failed, or was asked for anew): a batch *holds* only the instances that `live` maps to it. Work per instance is a few
-dictionary operations in C: streams of new shapes pass through here. Knows no policy, no time, no process."""
+failed, or was asked for anew): a batch *holds* only the instances that `live` maps to it. Streams of new shapes
+pass through here: a batch whose numbers are one run (`runs.py`) arrives, is leased, answered and done at the same cost however
+large it is. Knows no policy, no time, no process."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from dvm_rt.scheduler.events import HERE
+from dvm_rt.scheduler.runs import Runs, joined
 
 FAILED_MAX = 1024  # remembered for story() and phase()
 
@@ -24,7 +26,7 @@ class Batch:
     """Instances that go together. Their first launches lie in (begin, seq]. Leased: `number` counts leases, `first` is the
     worker's count before it, `answered` how many are encoded."""
 
-    programs: tuple[int, ...]
+    programs: Sequence[int]
     plans: tuple[int, ...]
     begin: int
     seq: int
@@ -83,7 +85,7 @@ class Book:
     """The places of all live instances. Every method keeps `validate()` true."""
 
     def __init__(self) -> None:
-        self.live: dict[int, Batch] = {}
+        self.live: Runs[Batch] = Runs()
         self.waiting: deque[Batch] = deque()
         self.suspects: deque[Batch] = deque()
         self.leases: dict[int, Batch] = {}
@@ -94,10 +96,10 @@ class Book:
         self.last_lease = 0
 
     # ---- instances come and go -----------------------------------------------------------------------------------
-    def arrive(self, programs: tuple[int, ...], plans: tuple[int, ...], begin: int, seq: int) -> tuple[int, ...]:
+    def arrive(self, programs: Sequence[int], plans: tuple[int, ...], begin: int, seq: int) -> Sequence[int]:
         """New instances, in order. One that nobody has encoded yet only learns that a later launch needs it too. One that
         was answered is asked for again because the program is gone from where it was: it starts anew."""
-        if not self.live.keys().isdisjoint(programs):
+        if any(self.live.within(programs)):
             fresh = [(p, n) for p, n in zip(programs, plans, strict=True) if not self._is_known(p, seq)]
             programs, plans = tuple(p for p, _ in fresh), tuple(n for _, n in fresh)
         if programs:
@@ -123,10 +125,9 @@ class Book:
         asked for ahead of its launch."""
         over = [lease for lease in self.leases.values() if lease.seq <= done and lease.is_answered]
         for lease in over:
-            held = self.held(lease)
-            for program in held:
-                del self.live[program]
-            self.finished += len(held)
+            for run in self.held(lease):
+                self.live.remove(run)
+                self.finished += len(run)
             del self.leases[lease.number]
         return over
 
@@ -154,9 +155,9 @@ class Book:
             self.leases.pop(lease.number, None)
 
     # ---- waiting -------------------------------------------------------------------------------------------------
-    def _wait(self, batch: Batch, put: object) -> None:
-        self.live.update(dict.fromkeys(batch.programs, batch))
-        put(batch)  # type: ignore[operator]
+    def _wait(self, batch: Batch, put: Callable[[Batch], None]) -> None:
+        self.live.put(batch.programs, batch)
+        put(batch)
 
     def wait_again(self, batches: Iterable[Batch]) -> None:
         """In front of what never left, in stream order: the device needs the oldest first."""
@@ -173,7 +174,7 @@ class Book:
         while self.waiting and len(batch.programs) + len(self.waiting[0].programs) <= most:
             more = self.waiting.popleft()
             batch = Batch(
-                batch.programs + more.programs, batch.plans + more.plans, min(batch.begin, more.begin), max(batch.seq, more.seq)
+                joined(batch.programs, more.programs), batch.plans + more.plans, min(batch.begin, more.begin), max(batch.seq, more.seq)
             )
         return batch
 
@@ -193,7 +194,7 @@ class Book:
     def lease(self, worker: int, batch: Batch) -> Batch:
         self.last_lease += 1
         batch.number, batch.worker = self.last_lease, worker
-        self.live.update(dict.fromkeys(batch.programs, batch))
+        self.live.put(batch.programs, batch)
         self.leases[batch.number] = batch
         holder = self.workers.get(worker)
         if holder is None:
@@ -204,14 +205,15 @@ class Book:
             holder.leases.append(batch)
         return batch
 
-    def answer(self, worker: Worker, encoded: int) -> list[int]:
-        """The worker's own count moved. Returns what it newly answered. It cannot have encoded what it was not sent."""
+    def answer(self, worker: Worker, encoded: int) -> list[Sequence[int]]:
+        """The worker's own count moved. Returns what it newly answered, lease by lease. It cannot have encoded what it was not sent."""
         worker.encoded = min(encoded, worker.sent)
-        newly: list[int] = []
+        newly: list[Sequence[int]] = []
         while worker.leases:
             lease = worker.leases[0]
             answered = max(lease.answered, min(worker.encoded - lease.first, len(lease.programs)))
-            newly += lease.programs[lease.answered : answered]
+            if answered > lease.answered:
+                newly.append(lease.programs[lease.answered : answered])
             lease.answered = answered
             if not lease.is_answered:
                 break
@@ -222,11 +224,13 @@ class Book:
         return newly
 
     def head(self, worker: Worker) -> int | None:
-        """What the worker is encoding, if it is somebody's business still."""
+        """What the worker is encoding, if it is somebody's business still: what it took in hand last. What it had encoded before and
+        not counted yet is innocent."""
         if not worker.leases:
             return None
         lease = worker.leases[0]
-        program = lease.programs[lease.answered]
+        at = lease.answered + worker.begun - (worker.encoded - worker.born_encoded) - 1
+        program = lease.programs[min(at, len(lease.programs) - 1)]
         return program if self.live.get(program) is lease else None
 
     def bury(self, worker: Worker) -> list[int]:
@@ -263,8 +267,8 @@ class Book:
         return [Batch(programs, plans, lease.begin, lease.seq, lease.suspect)]
 
     # ---- looking -------------------------------------------------------------------------------------------------
-    def held(self, batch: Batch) -> list[int]:
-        return [p for p in batch.programs if self.live.get(p) is batch]
+    def held(self, batch: Batch) -> list[range]:
+        return [run for run, holder in self.live.within(batch.programs) if holder is batch]
 
     def is_answered(self, program: int) -> bool:
         batch = self.live[program]
@@ -284,7 +288,7 @@ class Book:
         """Exact partition: every live instance in one place, every place known to its holder, every count a sum."""
         lines = [*self.waiting, *self.suspects]
         held = [(p, batch) for batch in lines for p in batch.programs]
-        held += [(p, lease) for lease in self.leases.values() for p in self.held(lease)]
+        held += [(p, lease) for lease in self.leases.values() for run in self.held(lease) for p in run]
         hold(len(held) == len(self.live), "places hold {} instances, {} are live", len(held), len(self.live))
         hold(all(self.live.get(p) is batch for p, batch in held), "an instance is in two places, or in none")
         hold(not self.live.keys() & self.failed.keys(), "an instance is live and failed")

@@ -9,6 +9,7 @@ is 0..n-1 for the local ones, beyond for remote ones. An *incarnation* counts th
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 HERE = -1  # in place of a worker: the caller's own process
@@ -31,7 +32,7 @@ DEVICE, ZYGOTE = Process("device"), Process("zygote")
 class InstancesArrived(NamedTuple):
     """The stream needs these programs. Their first launches lie in (begin, seq]. `waited`: somebody waits for them."""
 
-    programs: tuple[int, ...]
+    programs: Sequence[int]
     plans: tuple[int, ...]
     begin: int
     seq: int
@@ -184,19 +185,19 @@ class SendInstances(NamedTuple):
 
     worker: int
     lease: int
-    programs: tuple[int, ...]
+    programs: Sequence[int]
 
 
 class EncodeHere(NamedTuple):
     """Encode these in the caller's process."""
 
-    programs: tuple[int, ...]
+    programs: Sequence[int]
 
 
 class DeliverPrograms(NamedTuple):
     """Hand these programs of a remote worker to the device. What the message held beside them is dropped."""
 
-    programs: tuple[int, ...]
+    programs: Sequence[int]
 
 
 class SendGraph(NamedTuple):

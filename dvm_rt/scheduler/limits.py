@@ -11,8 +11,8 @@ from dvm_rt import config
 class Limits:
     """The rows of `config.py` that the state machine uses, with the same names."""
 
-    batch_max: int = 64
-    worker_credits: int = 1024
+    batch_max: int = 512
+    worker_credits: int = 4096
     graph_credits: int = 64
     lease_s: float = 0.25
     remote_lease_s: float = 5.0

@@ -13,7 +13,7 @@ import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -21,6 +21,7 @@ from dvm_rt import _native, config, errors, wire
 from dvm_rt.scheduler import events as e
 from dvm_rt.scheduler.limits import Limits
 from dvm_rt.scheduler.policy import Costs, Situation, modelled_encode_us, who_encodes
+from dvm_rt.scheduler.runs import Runs
 from dvm_rt.scheduler.state import SchedulerState
 from dvm_rt.session import SessionDirectory
 from dvm_rt.transport import PushSocket, make_context
@@ -53,6 +54,25 @@ class Seat:
     child: Child
     incarnation: int
     watched: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    """The bytes of a batch of instances as it came; `even`: all of one plan, so all of one size."""
+
+    programs: Sequence[int]
+    data: bytes
+    even: bool
+
+    def of(self, run: range) -> bytes:
+        """The bytes of some that follow each other."""
+        if len(run) == len(self.programs):
+            return self.data
+        if self.even:
+            each = len(self.data) // len(self.programs)
+            start = self.programs.index(run.start) * each
+            return self.data[start : start + len(run) * each]
+        return b"".join(self.data[start:end] for program, _, start, end in wire.instances(self.data) if program in run)
 
 
 @dataclass(slots=True)
@@ -96,8 +116,7 @@ class Shell:
         self.pipes: dict[int, PushSocket] = {}
         self.plans: dict[int, bytes] = {}
         self._plans_checked = 0
-        # Of what is live in the state: the bytes of an instance, or of the batch (programs, bytes) that it came in.
-        self._bodies: dict[int, bytes | tuple[tuple[int, ...], bytes]] = {}
+        self._bodies: Runs[Body] = Runs()  # of what is live in the state, and perhaps of more
         self.arriving: dict[int, bytes] = {}  # programs of remote workers that found no room yet
         self.unpushed: list[int] = []  # to encode here as soon as there is room
         self.graphs: dict[int, tuple[bytes, Future[bytes]]] = {}
@@ -143,7 +162,7 @@ class Shell:
                 return
             for plan in set(plans) - self.plans.keys():
                 self._learn(plan)
-            self._bodies.update(dict.fromkeys(programs, (programs, body)))
+            self._bodies.put(programs, Body(programs, body, len(set(plans)) == 1))
             self.tell(self.counters(), e.InstancesArrived(programs, plans, begin, self.begin, waits))
 
     def _learn(self, plan: int) -> None:
@@ -169,12 +188,12 @@ class Shell:
             if len(self.plans) >= self._plans_checked + config.integer("plans_recheck"):
                 self._forget_plans()
             if len(self._bodies) > 2 * len(self.state.book.live) + 1024:
-                self._bodies = {p: self._bodies[p] for p in self.state.book.live}
+                self._forget_bodies()
             return counters.launched > counters.done or bool(self.graphs)
 
     def _forget_plans(self) -> None:
         """Plans that the stream has given up are given up here and by the workers, once there are many."""
-        in_use = {plan for batch in self.state.book.live.values() for plan in batch.plans}
+        in_use = {plan for _, batch in self.state.book.live.runs() for plan in batch.plans}
         for plan in self.plans.keys() - in_use:
             try:
                 self.stream.plan_bytes(plan)
@@ -182,6 +201,13 @@ class Shell:
                 del self.plans[plan]
                 self.tell(e.PlanForgotten(plan))
         self._plans_checked = len(self.plans)
+
+    def _forget_bodies(self) -> None:
+        kept: Runs[Body] = Runs()
+        for live, _ in self.state.book.live.runs():
+            for run, body in self._bodies.within(live):
+                kept.put(run, body)
+        self._bodies = kept
 
     def _take_events(self) -> None:
         for event in self.stream.retire():
@@ -292,20 +318,14 @@ class Shell:
         self._send(c.worker, wire.ForgetPlan(c.plan))
 
     def _send_instances(self, c: e.SendInstances) -> None:
-        came_in = self._bodies[c.programs[0]]
-        whole = isinstance(came_in, tuple) and came_in[0] == c.programs
-        body = came_in[1] if whole else b"".join(map(self.instance_bytes, c.programs))
+        body = b"".join(came_in.of(run) for run, came_in in self._bodies.within(c.programs))
         self._send(c.worker, wire.Instances(c.lease, len(c.programs), body))
 
     def instance_bytes(self, program: int) -> bytes | None:
         """The bytes of one instance; None if it is over."""
         with self.lock:
-            found = self._bodies.get(program)
-            if isinstance(found, tuple):
-                body = found[1]
-                parts = {p: body[start:end] for p, _, start, end in wire.instances(body)}
-                self._bodies.update({p: part for p, part in parts.items() if self._bodies.get(p) is found})
-            return parts[program] if isinstance(found, tuple) else found
+            came_in = self._bodies.get(program)
+            return came_in.of(range(program, program + 1)) if came_in else None
 
     def _send_graph(self, c: e.SendGraph) -> None:
         self._send(c.worker, wire.Graph(c.lease, c.graph, self.graphs[c.graph][0]))

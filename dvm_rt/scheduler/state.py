@@ -18,6 +18,7 @@ Instances: waiting -> encoding -> ready -> running -> done, or failed (`book.py`
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 
 from dvm_rt.scheduler import events as e
 from dvm_rt.scheduler.book import Batch, Book, Worker, hold
@@ -48,7 +49,7 @@ class SchedulerState:
         self.unhealthy = ""
         self.opened = self.closing = False
         self.deaths, self.recoveries, self.ignored = 0, 0, 0
-        self._log: deque[tuple[float, str, tuple[int, ...]]] = deque(maxlen=limits.story_length)
+        self._log: deque[tuple[float, str, Sequence[int]]] = deque(maxlen=limits.story_length)
 
     def handle(self, event: e.Event, now: float) -> list[e.Command]:
         """What to do about `event`, in this order. `now`: seconds of a clock that never goes back."""
@@ -150,12 +151,11 @@ class SchedulerState:
         if encoded <= worker.encoded:
             return
         worker.moved_at = now
-        programs = tuple(self.book.answer(worker, encoded))
-        if programs:
+        for programs in self.book.answer(worker, encoded):
             self._note(now, f"encoded by worker {worker.number}", programs)
-        self._device_can_go_on(programs, now)
+            self._device_can_go_on(programs, now)
 
-    def _device_can_go_on(self, programs: tuple[int, ...], now: float) -> None:
+    def _device_can_go_on(self, programs: Sequence[int], now: float) -> None:
         if self.counters.waiting_program in programs:
             self.device_moved_at = now
 
@@ -385,7 +385,7 @@ class SchedulerState:
         return [e.DeliverPrograms(wanted)] if wanted else []
 
     def _are_next(self, lease: Batch, programs: tuple[int, ...]) -> bool:
-        return bool(programs) and lease.programs[lease.answered :][: len(programs)] == programs
+        return bool(programs) and tuple(lease.programs[lease.answered :][: len(programs)]) == programs
 
     def _refused(self, event: e.ProgramRefused, now: float) -> list[e.Command]:
         """Its worker is not believed for ever: a local one is replaced, a remote one, which nobody knows, dropped at once."""
@@ -475,7 +475,7 @@ class SchedulerState:
         return [e.SendForget(w.number, event.plan) for w in free]
 
     # ---- seeing inside -------------------------------------------------------------------------------------------
-    def _note(self, now: float, what: str, programs: tuple[int, ...]) -> None:
+    def _note(self, now: float, what: str, programs: Sequence[int]) -> None:
         self._log.append((now, what, programs))
 
     def notes(self) -> list[tuple[float, str]]:

@@ -8,6 +8,7 @@ trees."""
 from __future__ import annotations
 
 import time
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
@@ -16,6 +17,7 @@ import dvm_rt as dvm
 from dynamic.report import Report, Tell, error_of, normal
 
 Tree = int | tuple["Tree", "Tree"]
+PLACE_BITS = 32
 
 
 class Weights(NamedTuple):
@@ -65,10 +67,11 @@ def node(h_left, c_left, h_right, c_right, w, b):
 
 
 @dvm.function
-def level(h, c, left, right, w, b):
-    """All states so far (m, h), the rows of n pairs of children -> the states so far and n more, (m + n, h)."""
+def level(h, c, children, w, b):
+    """All states so far (m, h), the rows of the left and right children of n nodes, (n, 2) -> the states so far and n more, (m + n, h)."""
+    left, right = children[:, 0], children[:, 1]
     new_h, new_c = node(*(dvm.take(x, i, axis=0) for i in (left, right) for x in (h, c)), w, b)
-    return dvm.concat([h, new_h], axis=0), dvm.concat([c, new_c], axis=0)
+    return dvm.append(h, new_h), dvm.append(c, new_c)
 
 
 waiting_leaf, waiting_node = dvm.stacked(leaf.python), dvm.stacked(node.python)
@@ -102,35 +105,35 @@ class TreeLstm:
         """The hidden states of the roots, (trees, h)."""
         words, levels, roots = by_level(trees)
         h, c = leaf(dvm.asarray(self._host[words]), self.leaf, self.leaf_bias)
-        for left, right in levels:
-            h, c = level(h, c, dvm.asarray(left), dvm.asarray(right), self.node, self.node_bias)
+        for children in levels:
+            h, c = level(h, c, dvm.asarray(children), self.node, self.node_bias)
         return dvm.take(h, dvm.asarray(roots), axis=0)
 
 
-def by_level(trees: list[Tree]) -> tuple[list[int], list[tuple[np.ndarray, np.ndarray]], np.ndarray]:
-    """Words of the leaves, which come first; for each height the rows of the left and of the right children; rows of the roots."""
+def by_level(trees: list[Tree]) -> tuple[list[int], list[np.ndarray], np.ndarray]:
+    """Words of the leaves, which come first; for each height the rows of the children of its nodes, (nodes, 2); rows of the roots.
+    Until all nodes are counted, one is known by its height and its place among those of that height."""
     words: list[int] = []
-    heights: list[list[tuple]] = []
+    heights: list[list[int]] = []  # of the nodes of a height, their children
 
-    def visit(tree: Tree) -> tuple[int, int]:
-        """(height, place among those of that height)"""
+    def visit(tree: Tree) -> int:
         if isinstance(tree, int):
             words.append(tree)
-            return 0, len(words) - 1
-        children = visit(tree[0]), visit(tree[1])
-        height = 1 + max(children[0][0], children[1][0])
-        while len(heights) < height:
+            return len(words) - 1
+        left, right = visit(tree[0]), visit(tree[1])
+        height = (left if left > right else right) >> PLACE_BITS
+        if height == len(heights):
             heights.append([])
-        heights[height - 1].append(children)
-        return height, len(heights[height - 1]) - 1
+        children = heights[height]
+        children += (left, right)
+        return (height + 1 << PLACE_BITS) + len(children) // 2 - 1
 
     roots = [visit(tree) for tree in trees]
-    starts = np.cumsum([0, len(words), *(len(pairs) for pairs in heights)])
-
-    def rows(places: list[tuple[int, int]]) -> np.ndarray:
-        return np.array([starts[height] + at for height, at in places], np.int32)
-
-    return words, [(rows([p[0] for p in pairs]), rows([p[1] for p in pairs])) for pairs in heights], rows(roots)
+    starts = np.cumsum([0, len(words), *(len(children) // 2 for children in heights)])
+    nodes = np.array([*chain(*heights), *roots])
+    rows = (starts[nodes >> PLACE_BITS] + (nodes & (1 << PLACE_BITS) - 1)).astype(np.int32)
+    *children, root_rows = np.split(rows, 2 * (starts[1:] - len(words)))[1:]
+    return words, [pairs.reshape(-1, 2) for pairs in children], root_rows
 
 
 # ---- the reference and the run ----

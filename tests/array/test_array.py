@@ -311,3 +311,27 @@ def test_numbers_of_a_lazy_graph_are_told_apart_exactly() -> None:
         got, want = np.asarray(x * number), np.ones(3, np.float32) * np.float32(number)
         assert got.tobytes() == want.tobytes() or np.isnan(number)
         assert np.isnan(got).all() == np.isnan(number)
+
+
+def test_attributes_that_are_equal_but_not_the_same_have_plans_of_their_own() -> None:
+    """`full` of -0.0 found the plan of 0.0, and gave its bytes."""
+    for _ in range(3):
+        for value in (0.0, -0.0):
+            assert np.signbit(np.asarray(dvm.full((3,), value))).tolist() == [np.signbit(value)] * 3
+
+
+def test_every_flush_says_why_and_where(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("DVM_RT_LOG_FLUSHES", "1")
+    with dvm.Runtime(inline=True):
+        x = dvm.asarray(np.ones(3, np.float32))
+        for _ in range(2):
+            float(dvm.sum(x * 2))
+        dvm.eval(x + 1)
+        reasons = {what: n for what, n in dvm.stats().items() if what.startswith("flush ")}
+    lines = capsys.readouterr().err.splitlines()
+    assert reasons == {"flush item": 2, "flush eval": 1}
+    assert [line.rpartition(":")[0] for line in lines] == [
+        f"dvm_rt: flush 1: item: 2 operators, 1 results, new: {__file__}",
+        f"dvm_rt: flush 2: item: 2 operators, 1 results, seen before: {__file__}",
+        f"dvm_rt: flush 3: eval: 1 operators, 1 results, new: {__file__}",
+    ]

@@ -9,12 +9,15 @@ import numpy as np
 import pytest
 
 import dvm_rt as dvm
+from dvm_rt import _native
 from dvm_rt.array.function import planned_for
+from dvm_rt.fusion.fuser import fuse
 from dvm_rt.graph.graph import Make, Node
 
 from benchmarks import cases
+from benchmarks.fusion import STACKS, stacked
 from benchmarks.spaces import Dvm
-from tests.fusion.running import check, normal
+from tests.fusion.running import check, normal, prepared
 
 Form = Callable[..., Node]
 
@@ -149,6 +152,25 @@ def test_parts_of_a_split_are_views(case: str, count: int) -> None:
     space, arrays = Dvm(), (normal(2, 5, 256), *found.weights(np.random.default_rng(0)))
     planned = planned_for(dvm.function(lambda *a: found.function(space, *a)), arrays, {})[1]
     assert planned.kernels == count, planned.fused.report.text()
+
+
+def test_six_layers_are_one_launch() -> None:
+    with dvm.Runtime(inline=True) as runtime:
+        space = Dvm()
+        function = dvm.function(lambda *a: cases.encoder(space, *a))
+        weights = [dvm.asarray(w) for w in cases._layer_weights(64, 6)(np.random.default_rng(0))]
+        function(dvm.asarray(normal(1, 8, 64)), *weights)  # packs the weights
+        for rows in (8, 9):
+            before = runtime.stats()["launches"]
+            np.asarray(function(dvm.asarray(normal(1, rows, 64)), *weights))
+            assert runtime.stats()["launches"] == before + 1
+
+
+def test_independent_kernels_of_different_shapes_share_a_launch_and_its_threads() -> None:
+    graph, arrays = stacked(STACKS["8 of some us"])
+    plan = fuse(graph).plan
+    program = _native.Program(_native.Plan(plan.to_bytes()).encode(prepared(plan, arrays)[0]))
+    assert len(plan.kernels) == 8 and program.together[0] == 8
 
 
 @pytest.mark.parametrize("axis", [0, 1, -1])

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from dvm_rt.fusion.fuser import fuse
 from dvm_rt.graph.operators import OPERATORS, Lowering
-from tests.fusion.running import check, normal
+from tests.fusion.running import check, graph_of, normal, run_plan
 
 SHAPES = ((), (1,), (7,), (0,), (3, 0, 2), (1, 1, 1), (5, 1, 13), (2, 3, 129), (131,), (4, 257))
 FLOATS = [n for n, row in OPERATORS.items() if row.inputs == 1 and row.lowering is Lowering.ELEMENTWISE]
@@ -200,7 +201,10 @@ def test_powers() -> None:
     x, y = np.abs(normal(4, 130)) + np.float32(0.1), normal(130) * np.float32(3)
     check(lambda op, x, y: op.power(x, y), [x, y])
     check(lambda op, x: (op.pow(x, exponent=1.75), op.pow(x, exponent=-0.3), op.pow(x, exponent=65.0)), [x / 8])
-    check(lambda op, x, y: op.nextafter(x, y), [x, y], rtol=0, atol=0)
+    for kind in (np.float32, np.float64):  # the oracle computes in float64: its neighbours are those
+        a, b = np.append(x, [0, -0.0, np.inf, np.nan, 1]).astype(kind), np.append(x[::-1], [-0.0, 1, 0, 1, np.inf]).astype(kind)
+        got = run_plan(fuse(graph_of(lambda op, x, y: op.nextafter(x, y), [a, b])).plan, [a, b])[0]
+        np.testing.assert_array_equal(got.view(f"u{got.itemsize}"), np.nextafter(a, b).view(f"u{got.itemsize}"))
     for axes in ((0,), (1,), (0, 1)):
         check(lambda op, x, axes=axes: op.logsumexp(x, axes=axes, keepdims=False), [normal(4, 130) * np.float32(20)])
     inf = np.float32(np.inf)

@@ -9,6 +9,7 @@ import pytest
 
 import dvm_rt as dvm
 from dvm_rt.array.function import planned_for
+from dvm_rt.fusion import projections
 from tests.fusion.running import normal
 
 
@@ -45,7 +46,8 @@ def joined(form: Callable, given: list[tuple]) -> dvm.Function:
 @pytest.mark.parametrize("form", [rows_of, columns_of, plain])
 @pytest.mark.parametrize("k", [1, 40, 1024, 2050])
 @pytest.mark.parametrize("columns", [(32, 64, 96), (64, 64), (64, 33, 32)])
-def test_same_bits_as_alone(form: Callable, k: int, columns: tuple[int, ...]) -> None:
+def test_same_bits_as_alone(form: Callable, k: int, columns: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(projections, "MATRIX_BYTES_MAX", 1 << 30)
     given = weights(form, k, columns)
     together = joined(form, given)
     for rows in (3, 1, 70):
@@ -64,6 +66,14 @@ def test_panels_that_are_not_full_stay_apart(columns: tuple[int, ...]) -> None:
     given = weights(rows_of, 16, columns)
     planned = planned_for(joined(rows_of, given), (dvm.asarray(normal(3, 16)),), {})[1]
     assert [k.kind for k in planned.fused.report.kernels].count("matmul") == len(columns)
+
+
+@pytest.mark.parametrize(("k", "products"), [(128, 1), (256, 2)])
+def test_large_matrices_stay_apart(k: int, products: int) -> None:
+    given = weights(rows_of, k, (128, 128))
+    planned = planned_for(joined(rows_of, given), (dvm.asarray(normal(3, k)),), {})[1]
+    assert [kernel.kind for kernel in planned.fused.report.kernels].count("matmul") == products
+    assert ("not used: a matrix of 131072 bytes" in planned.fused.report.text()) == (products == 2)
 
 
 def test_what_runs_in_the_tile_stays_there() -> None:

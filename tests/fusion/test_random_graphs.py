@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dvm_rt.fusion.fuser import forget_segments, fuse
+from dvm_rt.fusion.fuser import fuse
 from dvm_rt.fusion.plan import Plan
 from dvm_rt.graph.graph import Graph
 from tests.fusion.random_graphs import any_operators, random_graph, shapes_for
@@ -28,13 +28,11 @@ def test_fused_is_unfused_and_right(seed: int) -> None:
 def test_one_plan_serves_every_shape(seed: int) -> None:
     build = random_graph(seed, 20)
     graph = graph_of(build, arrays_for(seed, SIZES[0]))
-    forget_segments()
-    quick = fuse(graph, tier="quick").plan
     fused, alone = fuse(graph).plan, fuse(graph, fused=False).plan
     for sizes in (*SIZES, (5, 2, 3, 4), (2, 2, 0, 3), (0, 3, 2, 2)):
         arrays = arrays_for(seed, sizes)
-        for a, b, c in zip(run_plan(fused, arrays), run_plan(alone, arrays), run_plan(quick, arrays), strict=True):
-            assert a.tobytes() == b.tobytes() == c.tobytes()
+        for a, b in zip(run_plan(fused, arrays), run_plan(alone, arrays), strict=True):
+            assert a.tobytes() == b.tobytes()
 
 
 @pytest.mark.parametrize("seed", range(300, 330))

@@ -119,17 +119,3 @@ def test_sizes_of_a_report_are_those_of_the_graph() -> None:
 
     domains = [[str(n) for n in k.domain] for k in fuse(graph_of(build, [normal(4, 6), normal(5, 7)])).report.kernels]
     assert domains == [["s0", "s1"], ["s2", "s3"]]
-
-
-def test_quick_plans_are_made_of_what_is_known() -> None:
-    graph = graph_of(deep, ARRAYS)
-    fuser.forget_segments()
-    quick = fuse(graph, tier="quick")
-    names = [k.operators for k in quick.report.kernels]
-    assert len(names) == 1 + 3 * 6 + 1 and not any("erf" in one and "matrix_product" in one for one in names)
-    full = fuse(graph)
-    assert len(full.plan.kernels) == 11
-    again = fuse(graph, tier="quick")
-    assert again.plan.to_bytes() == full.plan.to_bytes()
-    for a, b in zip(run_plan(quick.plan, ARRAYS), run_plan(full.plan, ARRAYS), strict=True):
-        assert a.tobytes() == b.tobytes()

@@ -1,4 +1,4 @@
-"""Random graphs over the whole operator table: fused, quick, unfused and lazy give the same bytes. whole_table.py runs more of them."""
+"""Random graphs over the whole operator table: fused, unfused and lazy give the same bytes. whole_table.py runs more of them."""
 
 from __future__ import annotations
 

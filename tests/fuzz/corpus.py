@@ -447,9 +447,14 @@ def of_listings(rng: np.random.Generator) -> Iterator[Made]:
 
 
 def main(folder: Path) -> None:
+    print(f"{write(folder, families(np.random.default_rng(20261122)))} seeds in {folder}")
+
+
+def write(folder: Path, made_by_family: Iterable[tuple[str, Iterable[Made]]]) -> int:
+    """A file for each seed that is small enough; how many."""
     folder.mkdir(parents=True, exist_ok=True)
     written = 0
-    for family, made in families(np.random.default_rng(20261122)):
+    for family, made in made_by_family:
         for program, args in made:
             parsed = parse(program)
             work = fuel(parsed.sections)
@@ -462,7 +467,7 @@ def main(folder: Path) -> None:
             data += b"".join(len(part).to_bytes(4, "little") + part for part in (*parts, *expected))
             (folder / f"{family}.{written:04}.seed").write_bytes(data)
             written += 1
-    print(f"{written} seeds in {folder}")
+    return written
 
 
 def after(program: bytes, content: list[bytes]) -> list[bytes]:

@@ -15,7 +15,11 @@
 #include <iterator>
 #include <sys/wait.h>
 #include <unistd.h>
+#if defined(FUZZ_WALKS)
+#include "walk.h"
+#else
 #include "bench.h"
+#endif
 #include "mutate.h"
 
 #if defined(FUZZ_COVERAGE)
@@ -38,13 +42,13 @@ constexpr char HELP[] =
     "  --dump FILE       writes every mutant and its verdict: u8 accepted, u32 length, bytes (one job)\n"
     "  --run 0           only verifies\n"
     "  --golden-every N  a seed itself every N executions; 0: all of them, first, in job 0\n"
-    "  --plants N,N,...  hunts for each of these planted bugs in a process of its own, for --seconds each; a line each\n";
-constexpr int HANG_SECONDS = 60;
+    "  --plants N,N,...  hunts for each of these planted bugs in a process of its own, for --seconds of CPU time each; a line each\n";
+constexpr int HANG_SECONDS = 60, PLANT_HANG_CPU_SECONDS = 10;
 using Clock = std::chrono::steady_clock;
 double since(Clock::time_point began) { return std::chrono::duration<double>(Clock::now() - began).count(); }
-double cpu_seconds() {
-  timespec t;
-  clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
+double cpu_seconds(clockid_t clock = CLOCK_PROCESS_CPUTIME_ID) {
+  timespec t{};
+  clock_gettime(clock, &t);
   return double(t.tv_sec) + 1e-9 * double(t.tv_nsec);
 }
 
@@ -114,7 +118,7 @@ class Job {
     for (uint64_t n = options_.first; count_.executions < options_.executions; n++) {
       if (!(n & 63) && n != options_.first) {
         count_.seconds = since(began), count_.cpu_seconds = cpu_seconds();
-        if (count_.seconds > options_.seconds) break;
+        if ((options_.plants ? count_.cpu_seconds : count_.seconds) > options_.seconds) break;
       }
       count_.at = n;
       if (const std::string& why = execute(n, dump); !why.empty()) {
@@ -168,7 +172,11 @@ class Job {
     if (!program) return why_ = "verifier: two verdicts";
     if (!small(*program)) return why_;
     count_.ran++;
+#if defined(FUZZ_WALKS)
+    return walk_.run(*program, seed);
+#else
     return bench_.run(*program, seed, golden, n);
+#endif
   }
 
   const Options& options_;
@@ -178,7 +186,11 @@ class Job {
   const bool all_golden_;
   std::vector<std::pair<size_t, size_t>> families_;
   Count& count_;
+#if defined(FUZZ_WALKS)  // in the shadow machine alone: needs no kernels
+  Walk walk_;
+#else
   Bench bench_;
+#endif
   ProgramMemory memory_;
   Guarded exact_{size_t(1) << 23};
   Tree tree_;
@@ -204,7 +216,7 @@ class Run {
     for (const Seed& seed : seeds_) trees_.emplace_back(seed.program);
     const size_t jobs = size_t(std::max(options.jobs, 1));
     counts_ = static_cast<Count*>(mmap(nullptr, jobs * sizeof(Count), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0));
-    pids_.assign(jobs, 0), heard_.assign(jobs, {0, Clock::now()});
+    pids_.assign(jobs, 0), heard_.assign(jobs, {0, Clock::now(), 0});
   }
 
   int jobs() {
@@ -256,7 +268,7 @@ class Run {
  private:
   void start(size_t j, const Options& options) {
     began_ = Clock::now();
-    heard_[j] = {0, began_};
+    heard_[j] = {0, began_, 0};
     if (!(pids_[j] = fork())) in_process(options, seeds_, trees_, j, counts_[j]);
   }
   bool watch() {  // whether a job is still there
@@ -273,9 +285,11 @@ class Run {
         continue;
       }
       any = true;
-      if (heard_[j].first != c.executions) heard_[j] = {c.executions, Clock::now()};
-      else if (since(heard_[j].second) > (options_.plants ? 10 : HANG_SECONDS)) {
-        snprintf(c.why, sizeof c.why, "process: one execution takes longer than %d s", HANG_SECONDS);
+      clockid_t clock;
+      const double cpu = clock_getcpuclockid(pids_[j], &clock) ? 0 : cpu_seconds(clock);
+      if (heard_[j].executions != c.executions) heard_[j] = {c.executions, Clock::now(), cpu};
+      else if (since(heard_[j].at) > HANG_SECONDS || (options_.plants && cpu - heard_[j].cpu > PLANT_HANG_CPU_SECONDS)) {
+        snprintf(c.why, sizeof c.why, "process: one execution takes longer than %d s", options_.plants ? PLANT_HANG_CPU_SECONDS : HANG_SECONDS);
         kill(pids_[j], SIGKILL);
       }
     }
@@ -319,7 +333,12 @@ class Run {
   std::vector<Tree> trees_;
   Count* counts_;
   std::vector<pid_t> pids_;
-  std::vector<std::pair<uint64_t, Clock::time_point>> heard_;  // executions, and since when there are so many
+  struct Heard {  // executions, and since when there are so many
+    uint64_t executions;
+    Clock::time_point at;
+    double cpu;
+  };
+  std::vector<Heard> heard_;
   Clock::time_point began_;
 };
 

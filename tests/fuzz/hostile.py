@@ -1,6 +1,6 @@
-"""Hostile programs against a real device process: python -m tests.fuzz.hostile [COUNT] [SEED]
+"""Hostile programs against a real device process: scripts/fuzz --hostile [COUNT [SEED]]
 
-The fuzzer's mutants (`scripts/fuzz --build-only` first) go through a ring into a device that is a process of its own.
+The fuzzer's mutants go through a ring into a device that is a process of its own.
 Every refusal must be the event that the verifier here predicts, every accepted program of moderate work is launched on
 arguments of just its size and must be committed; now and then, and in the end, a good program must still give its bytes."""
 
@@ -29,8 +29,10 @@ ROOT = Path(__file__).resolve().parents[2]
 RING_HEAD, SKIP, EVENTS, FOREIGN, NO_DEADLINE = 128, 2**64 - 1, 8192, 1, 0
 PROGRAM, LAUNCH, DROP = (enum_value("RingKind", name) for name in ("PROGRAM", "LAUNCH", "DROP"))
 BATCH, FUEL_MAX, BYTES_MAX = 128, 1 << 14, 1 << 20
+FUZZER = ROOT / "build/fuzz/plain/fuzz"
 DEVICE = """
-import sys
+import ctypes, signal, sys
+ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 from dvm_rt.npu_device.device import main
 control, arena, eventfd, trace, ring = map(int, sys.argv[1:])
 main({"rings": 1, "spin_us": 200.0, "target": "", "threads": 2}, {"control": control, "arena": arena, "eventfd": eventfd, "trace": trace, "ring0": ring})
@@ -54,7 +56,10 @@ class Hostile:
         self.trapped = self.launched = 0
         self.process = subprocess.Popen([sys.executable, "-c", DEVICE, *map(str, numbers)], pass_fds=[n for n in numbers if n >= 0], cwd=ROOT)
 
-    def close(self) -> None:
+    def __enter__(self) -> Hostile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         self.process.kill()
         self.process.wait()
 
@@ -170,22 +175,24 @@ def mutants(source: BinaryIO) -> Iterator[tuple[str | None, bytes]]:
         yield (None if accepted else ""), source.read(length)
 
 
-def main(count: int, seed: int) -> None:
-    began, device = time.monotonic(), Hostile()
-    fuzz = subprocess.Popen(
-        [ROOT / "build/fuzz/plain/fuzz", ROOT / "build/fuzz/corpus", "--executions", str(count), "--seed", str(seed), "--run", "0", "--dump", "/dev/stdout"],
-        stdout=subprocess.PIPE,
-    )  # fmt: skip
-    source, sent = mutants(fuzz.stdout), 0
-    try:
-        while batch := [(code_of(data), data) for (_, data), _ in zip(source, range(20_000), strict=False)]:
-            sent += device.feed(batch)
-            device.works()
-        fuzz.wait()
-    finally:
-        device.close()
+def main(count: int, seed: int, fuzzer: Path = FUZZER) -> None:
+    if not fuzzer.exists():
+        raise SystemExit(f"hostile: fuzzer: not built, got {fuzzer}, allowed what scripts/fuzz --hostile builds")
+    began, sent = time.monotonic(), 0
+    options = ["--executions", str(count), "--seed", str(seed), "--run", "0", "--dump", "/dev/stdout", "--progress", "0"]
+    with subprocess.Popen([fuzzer, ROOT / "build/fuzz/corpus", *options], stdout=subprocess.PIPE) as fuzz, Hostile() as device:
+        assert fuzz.stdout is not None
+        try:
+            source = mutants(fuzz.stdout)
+            while batch := [(code_of(data), data) for _, (_, data) in zip(range(20_000), source, strict=False)]:
+                sent += device.feed(batch)
+                device.works()
+        finally:
+            fuzz.kill()
     print(f"hostile programs={sent} refused={sum(device.refused.values())} launched={device.launched} trapped={device.trapped} "
-          f"seconds={time.monotonic() - began:.0f}")  # fmt: skip
+          f"seconds={time.monotonic() - began:.0f} seed={seed}")  # fmt: skip
+    if sent < count:
+        raise SystemExit(f"hostile: fuzzer: ended early, got {sent} programs, allowed {count}")
 
 
 if __name__ == "__main__":

@@ -260,7 +260,7 @@ class Mutator {
         break;
       case 7: {
         const int64_t limit = info.k == Field::SLOT ? MAX_SLOTS : info.k == Field::ROW ? MAX_ROW_SCALARS : 0;
-        if (limit && r_.chance(60)) rename(s, w, uint32_t(r_.chance(70) ? limit - 1 + r_.below(3) : r_.below(limit)));
+        if (limit && r_.chance(60)) rename(s, info.k, w.k, uint32_t(r_.chance(70) ? limit - 1 + r_.below(3) : r_.below(limit)));
         else if (limit) w.k = uint32_t(r_.chance(50) ? limit - 1 + r_.below(3) : r_.below(limit));
         else if (info.k != Field::EMPTY || r_.chance(10)) w.k = uint32_t(r_.chance(50) ? r_.below(34) : boundary());
         break;
@@ -274,9 +274,7 @@ class Mutator {
       }
     }
   }
-  void rename(Part& s, const Word& w, uint32_t to) {  // a slot or a row scalar, wherever it stands
-    const Field field = OPS[w.op].k;
-    const uint32_t from = w.k;
+  void rename(Part& s, Field field, uint32_t from, uint32_t to) {  // a slot or a row scalar, wherever it stands
     for (Word& other : s.words)
       if (other.op < OP_COUNT && OPS[other.op].k == field && other.k == from) other.k = to;
   }

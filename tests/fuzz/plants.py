@@ -5,7 +5,7 @@ as they are.
 
 One executable holds all of them: in a copy of the sources each statement that has plants becomes a choice by the number
 `planted_bug` (`--write FOLDER` makes that copy). The fuzzer then hunts for one after the other, each in a process of its own, for
-at most so many seconds. What is printed: file, bug, executions and seconds until it was seen, and how."""
+at most so many seconds of CPU time. What is printed: file, bug, executions and seconds until it was seen, and how."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,9 +73,9 @@ PLANTS: tuple[Plant, ...] = (
     _verify("operand-permission", "|| !access || access & ~arg_mode)", "|| !access)"),
     _verify("operand-argument-dtype", "if (x.dtype != dtype) return", "if (DTYPE_BYTES[x.dtype] != DTYPE_BYTES[dtype]) return"),
     _verify("index-limit", "print.high <= INDEX_MAX &&", ""),
-    _verify("iota-of-memory", "return section_.operands[i].arg == INDEX ||", "return true ||"),
+    _verify("iota-of-memory", "return need_word(section_.operands[i].arg == INDEX,", "return need_word(true,"),
     _verify("load-of-index", "if (x.arg == INDEX) return refuse_word(", "if (false) return refuse_word("),
-    _verify("constant-number", "element_ == 4 || w.k < section_.head->constant_count ||", "element_ == 4 || w.k <= section_.head->constant_count ||"),
+    _verify("constant-number", "element_ == 4 || w.k < section_.head->constant_count,", "element_ == 4 || w.k <= section_.head->constant_count,"),
     _verify("row-dtypes", "if (!(op.dtypes >> section_.head->dtype & 1))", "if (false)"),
     _verify("operand-unused-stride", "for (int d = section_.head->rank; d < MAX_RANK; d++)", "for (int d = section_.head->rank + 1; d < MAX_RANK; d++)"),
     _verify("operand-align-argument", "|| align < element)", ")"),
@@ -93,13 +93,13 @@ PLANTS: tuple[Plant, ...] = (
     _verify("bounds-packed", "walk.element = packed_bytes(s.dims[0], depth, DTYPE_BYTES[x.dtype]);", "walk.element = s.dims[0] * depth * DTYPE_BYTES[x.dtype];"),
     _verify("gather-index-dtype", "(index.dtype == uint8_t(DType::INT32) ||", "(index.dtype == uint8_t(DType::INT32) || index.dtype == uint8_t(DType::INT16) ||"),
     _verify("matmul-across", "if (matmul && across)", "if (matmul && i == 0 && across)"),
-    _verify("matmul-along", "return along == element || x.depth == element ||", "return true ||"),
-    _verify("matmul-c-stride", "return x.stride[0] == element || refuse_operand(VerifyCode::OPERAND, i, x.stride[0], element);", "return true;"),
+    _verify("matmul-along", "return need_operand(along == element || x.depth == element,", "return need_operand(true,"),
+    _verify("matmul-c-stride", "return need_operand(x.stride[0] == element, VerifyCode::OPERAND, i, x.stride[0], element);", "return true;"),
     _verify("matmul-c-mode", "if (x.mode != (READ | WRITE)) return", "if (!(x.mode & WRITE)) return"),
     _verify("pack-destination-mode", ": kind_ == SectionKind::PACK && x.mode & WRITE && x.mode & PACKED)", ": kind_ == SectionKind::PACK && x.mode & PACKED)"),
     _verify("row-buffer-stride", "if (x.stride[d] != (d ? 0 : element_)) return", "if (d == 0 && x.stride[d] != element_) return"),
     # aliasing
-    _verify("separate-none", "return find_blocks(walk_[i], print_[i]) ||", "return find_blocks(walk_[i], print_[i]) || true ||"),
+    _verify("separate-none", "return need_operand(find_blocks(walk_[i], print_[i]),", "return need_operand(find_blocks(walk_[i], print_[i]) || true,"),
     _footprint("separate-first-only", "separate &= stride >= below;", "separate &= stride >= uint64_t(walk.element);"),
     _footprint("dense-always", "if (stride != below && !first)", "if (false)"),
     _footprint("blocks-pitch-of-first", "out.pitch = std::gcd(out.pitch, stride);", "out.pitch = first;"),
@@ -113,16 +113,16 @@ PLANTS: tuple[Plant, ...] = (
     # words
     _verify("word-reserved-k", "if (op.k == Field::EMPTY && w.k)", "if (false)"),
     _verify("word-operand", "if (a >= section_.head->operand_count)", "if (a > section_.head->operand_count)"),
-    _verify("word-epilogue-ab", "return kind_ == SectionKind::VECTOR || a >= 2 ||", "return kind_ == SectionKind::VECTOR || a >= 1 ||"),
+    _verify("word-epilogue-ab", "return need_word(kind_ == SectionKind::VECTOR || a >= 2,", "return need_word(kind_ == SectionKind::VECTOR || a >= 1,"),
     _verify("word-slot-limit", "w.k >= MAX_SLOTS)", "w.k > MAX_SLOTS)"),
     _verify("word-row-limit", "w.k >= MAX_ROW_SCALARS)", "w.k > MAX_ROW_SCALARS)"),
     _verify("acc-unary", "case Group::UNARY: return needs_acc();", "case Group::UNARY: return true;"),
     _verify("acc-store", "case Group::STORE: return needs_acc() &&", "case Group::STORE: return"),
     _verify("acc-after-pass", "slots_ = 0, accumulated_ = 0, has_acc_ = false;", "slots_ = 0, accumulated_ = 0;"),
     _verify("acc-after-loop", "in_pass_ = has_acc_ = false;", "in_pass_ = false;"),
-    _verify("slot-unset", "(slots_ >> w.k & 1 || refuse_word(VerifyCode::UNINITIALISED, w.k))", "true"),
+    _verify("slot-unset", "need_word(slots_ >> w.k & 1, VerifyCode::UNINITIALISED, w.k)", "true"),
     _verify("slot-of-last-pass", "pass_at_ = at_, slots_ = 0,", "pass_at_ = at_,"),
-    _verify("row-unset", "return rows_set_ >> w.k & 1 ||", "return true ||"),
+    _verify("row-unset", "return need_word(rows_set_ >> w.k & 1,", "return need_word(true,"),
     _verify("form-s-in-row-section", "case FORM_S: return needs_pass() &&", "case FORM_S: return"),
     _verify("form-i-stride", "needs_pass() && inner_stride(w.a, element_) && reads(w.a)", "needs_pass() && reads(w.a)"),
     _verify("form-b-dtype", "if (x.dtype != section_.head->dtype) return refuse_word(VerifyCode::OPERAND_FORM", "if (stride && x.dtype != section_.head->dtype) return refuse_word(VerifyCode::OPERAND_FORM"),
@@ -131,14 +131,14 @@ PLANTS: tuple[Plant, ...] = (
     _verify("read-row-buffer", "if (x.arg == SCRATCH) return refuse_word(VerifyCode::UNINITIALISED, i);", "if (x.arg == SCRATCH) return true;"),
     _verify("write-permission", "if (!(x.mode & WRITE)) return refuse_word", "if (!(x.mode & (READ | WRITE))) return refuse_word"),
     _verify("store-any-still", "section_.head->dims[0] > 1;\n", "section_.head->dims[0] > 64;\n"),
-    _verify("store-per-row-in-pass", "return needs_row_section() && (!stride ||", "return (!stride ||"),
-    _verify("reduction-kind", "return r / REDUCTIONS_EACH == kind ||", "return r < MAX_REDUCTIONS ||"),
+    _verify("store-per-row-in-pass", "return needs_row_section() && need_word(!stride,", "return need_word(!stride,"),
+    _verify("reduction-kind", "return need_word(r / REDUCTIONS_EACH == kind,", "return need_word(r < MAX_REDUCTIONS,"),
     _verify("fold-nothing", "if (!(pending_ >> r & 1)) return", "if (false) return"),
-    _verify("fold-forgotten", "bool all_folded() { return !pending_ ||", "bool all_folded() { return true ||"),
+    _verify("fold-forgotten", "bool all_folded() { return need_word(!pending_,", "bool all_folded() { return need_word(true,"),
     _verify("loop-distance", "if (w.k != uint32_t(at_ - pass_at_))", "if (w.k > uint32_t(at_ - pass_at_))"),
     _verify("loop-mask", "if (w.a != accumulated_)", "if (w.a & ~accumulated_)"),
     _verify("end-row-in-the-middle", "if (at_ + 1 != section_.head->word_count) return refuse_word(VerifyCode::NESTING, at_,", "if (false) return refuse_word(VerifyCode::NESTING, at_,"),
-    _verify("no-end", "return last == (epilogue ? OP_end : OP_end_row) ||", "return true ||"),
+    _verify("no-end", "return need_word(last == end,", "return need_word(true,"),
     _verify("gather-late", "if (row_began_) return", "if (in_pass_) return"),
     # copies, host functions, attention, products of other dtypes, index operands, constants
     _verify("copy-mode", "if (mode != allowed) return refuse_operand", "if (!(mode & allowed)) return refuse_operand"),
@@ -151,16 +151,16 @@ PLANTS: tuple[Plant, ...] = (
     _verify("host-rank", "if (x.depth < 0 || x.depth > MAX_RANK) return", "if (x.depth > MAX_RANK) return"),
     _verify("host-negative-dimension", "if (n < 0 || n > DIMENSION_MAX) return", "if (n > DIMENSION_MAX) return"),
     _verify("host-unused-dimension", "if (d >= x.depth && n) return", "if (false) return"),
-    _verify("host-nothing-somewhere", "if (!elements) return x.base == 0 ||", "if (!elements) return true ||"),
+    _verify("host-nothing-somewhere", "if (!elements) return need_operand(x.base == 0,", "if (!elements) return need_operand(true,"),
     _verify("host-function", "if (s.depth > int64_t(std::size(HostFunction_NAMES)))", "if (s.depth > 1 + int64_t(std::size(HostFunction_NAMES)))"),
     _verify("host-reads", "(last ? stored_ : read_) |= 1u << i;", "stored_ |= 1u << i;"),
     _verify("attention-scratch", "if (s.scratch_bytes < uint64_t(need)) return wrong(VerifyCode::LIMIT, s.scratch_bytes, need);\n    if (!overlaps", "if (!overlaps"),
     _verify("attention-width", "if (x.limit < least || x.limit > most)", "if (x.limit < least)"),
     _verify("attention-width-of-v", "section_.operands[i < 2 ? 1 : 2].limit", "section_.operands[1].limit"),
     _verify("attention-mask-dtype", "const bool known = x.dtype == FLOAT32 || x.dtype == uint8_t(DType::BOOL);", "const bool known = true;"),
-    _verify("attention-mask-stride", "return !x.stride[0] || x.stride[0] == DTYPE_BYTES[x.dtype] ||", "return true ||"),
-    _verify("attention-across", "if (across) return refuse_operand(VerifyCode::OPERAND, i, across, 0);\n    return i < V", "return i < V"),
-    _verify("attention-depth-of-o", "return i < V || x.depth == 4 ||", "return true ||"),
+    _verify("attention-mask-stride", "return need_operand(!x.stride[0] || x.stride[0] == DTYPE_BYTES[x.dtype],", "return need_operand(true,"),
+    _verify("attention-across", "if (across) return refuse_operand(VerifyCode::OPERAND, i, across, 0);\n    return need_operand(i < V", "return need_operand(i < V"),
+    _verify("attention-depth-of-o", "return need_operand(i < V || x.depth == 4,", "return need_operand(true,"),
     _verify("attention-words", "if (w.op != OPS_OF_WORDS[at_])", "if (false)"),
     _verify("attention-word-fields", "if (w.a || (w.op == OP_end && w.k))", "if (false)"),
     _verify("attention-reads", "read_ = ((1u << s.operand_count) - 1) & ~O;", "read_ = 0;"),
@@ -174,7 +174,7 @@ PLANTS: tuple[Plant, ...] = (
     _verify("index-operand-elsewhere", "if (kind_ != SectionKind::VECTOR) return refuse_operand(VerifyCode::ARGUMENT", "if (false) return refuse_operand(VerifyCode::ARGUMENT"),
     _verify("gather-by-index-operand", "index.arg != INDEX && index.mode & READ", "index.mode & READ"),
     _verify("constants-of-4-bytes", "if (s.constant_count && element_ != 8)", "if (false)"),
-    _verify("store-any-permission", "(!still || refuse_word(VerifyCode::OPERAND_FORM, 0, 4)) && writes(w.a);", "(!still || refuse_word(VerifyCode::OPERAND_FORM, 0, 4));"),
+    _verify("store-any-permission", "need_word(!still, VerifyCode::OPERAND_FORM, 0, 4) && writes(w.a);", "need_word(!still, VerifyCode::OPERAND_FORM, 0, 4);"),
     # branches, jumps, loops
     _verify("control-skip", "if (skip > left) return", "if (skip > left + 1) return"),
     _verify("control-skip-backwards", "has_depth ? s.depth < !is_control(kind_)", "has_depth ? s.depth < (is_control(kind_) ? -1 : 1)"),
@@ -353,32 +353,35 @@ class Found:
     why: str
 
 
-def hunt(plants: Iterable[int], seconds: float, seed: int = 1) -> Iterable[Found]:
-    """Each plant by number. Needs `scripts/fuzz --build-only plants`."""
+def hunt(
+    plants: Iterable[int], fuzzer: Path = MADE / "fuzz", corpus: Path = CORPUS, seconds: float = 0, executions: int = 0, seed: int = 1
+) -> Iterator[Found]:
+    """Each plant by number, for some seconds or for a number of executions."""
+    limit = ("--executions", str(executions)) if executions else ("--seconds", str(seconds))
     numbers = ",".join(map(str, plants))
-    command = [str(MADE / "fuzz"), str(CORPUS), "--plants", numbers, "--seconds", str(seconds), "--seed", str(seed), "--golden-every", str(GOLDEN_EVERY)]
+    command = [fuzzer, corpus, "--plants", numbers, *limit, "--seed", str(seed), "--golden-every", str(GOLDEN_EVERY)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         assert process.stdout is not None
         for line in process.stdout:
-            number, found, executions, wall, cpu, *why = line.rstrip("\n").split(" ", 5)
-            yield Found(PLANTS[int(number)], found == "1", int(executions), float(wall), float(cpu), why[0] if why else "")
+            number, found, executed, wall, cpu, *why = line.rstrip("\n").split(" ", 5)
+            yield Found(PLANTS[int(number)], found == "1", int(executed), float(wall), float(cpu), why[0] if why else "")
 
 
 def main(options: list[str]) -> int:
     if options[:1] == ["--write"]:
         write(Path(options[1]))
         return 0
-    seconds = 20.0
+    seconds = 60.0
     if options[:1] == ["--seconds"]:
         seconds, options = float(options[1]), options[2:]
     wanted = [n for n, plant in enumerate(PLANTS) if not options or plant.name in options or plant.file in options]
     began, cpu, missed = time.monotonic(), 0.0, []
-    for one in hunt(wanted, seconds):
+    for one in hunt(wanted, seconds=seconds):
         cpu += one.cpu_seconds
         if not one.found:
             missed.append(one.plant.name)
         seen = one.why if one.found else "NOT FOUND"
-        print(f"{one.plant.file:12} {one.plant.name:26} {one.executions:>8} executions {one.seconds:>6.2f} s  {seen}", flush=True)
+        print(f"{one.plant.file:12} {one.plant.name:26} {one.executions:>8} executions {one.cpu_seconds:>6.2f} s  {seen}", flush=True)
     print(f"{len(wanted) - len(missed)} of {len(wanted)} found in {time.monotonic() - began:.0f} s, {cpu:.0f} s of CPU time; not found: {missed}")
     return len(missed) > 0
 

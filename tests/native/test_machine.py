@@ -356,6 +356,41 @@ def test_bindings_that_do_not_fit_trap_before_anything_runs() -> None:
     np.testing.assert_array_equal(x, y)
 
 
+def test_bindings_that_overlap_trap_before_anything_runs() -> None:
+    """Views of one array, of which one is written: whole, shifted by one element, by all but one, both written."""
+    loaded = _native.Program(elementwise(8, ("mov.i", 0), ("add.i", 1), inputs=2))
+    memory, other = normal(40), normal(8)
+    before = memory.copy()
+    for first in (0, 1, 7, -1, -7):
+        read, written = memory[10 + first : 18 + first], memory[10:18]
+        for args, number in (([read, other, written], 0), ([other, read, written], 1), ([read, read, written], 0)):
+            shared = 4 * (8 - abs(first))
+            with pytest.raises(DeviceTrap, match=f"^machine: argument 2: written, .* of argument {number}, got {shared} bytes of both, allowed 0$"):
+                loaded.run(args)
+            with pytest.raises(DeviceTrap, match="^machine: argument 2: written"):
+                loaded.time_run(args, 1)
+    np.testing.assert_array_equal(memory, before)
+    loaded.run([memory[:8], memory[:8], memory[8:16]])
+    np.testing.assert_array_equal(memory[8:16], before[:8] + before[:8])
+
+
+def test_two_outputs_that_overlap_trap() -> None:
+    builder = ProgramBuilder()
+    section = builder.vector(8)
+    x, y, z = (section.operand(builder.add_arg(32, mode), (4,), mode=mode) for mode in (READ, WRITE, WRITE))
+    section.begin_pass()
+    put(section, f"mov.i {x}, store {y}, neg, store {z}")
+    section.end_pass()
+    section.word("end_row")
+    loaded, memory, values = _native.Program(builder.build()), np.zeros(16, np.float32), normal(8)
+    for first in range(8):
+        with pytest.raises(DeviceTrap, match=f"of argument 2, got {32 - 4 * first} bytes"):
+            loaded.run([values, memory[:8], memory[first : first + 8]])
+    assert not memory.any()
+    loaded.run([values, memory[:8], memory[8:]])
+    np.testing.assert_array_equal(memory, np.concatenate([values, -values]))
+
+
 def test_what_a_program_leaves_out_of_an_output_is_zero() -> None:
     builder = ProgramBuilder()
     x, y = builder.add_arg(400), builder.add_arg(800, WRITE)
@@ -418,3 +453,39 @@ def test_subnormals_are_kept() -> None:
     y = on_all_targets(elementwise(4, ("mov.i", 0), ("mul.k", 0.5), ("add.i", 0)), [x], (4,))
     np.testing.assert_array_equal(bits(y), bits(x * np.float32(0.5) + x))
     assert y[2] != 0
+
+
+@on_each_target
+def test_lanes_change_their_dtype_only_where_long_rows_are_reduced(target: str) -> None:
+    """Totals of one compute dtype between sections of another that reduce long rows, short ones (in registers), or nothing."""
+    rng, length = np.random.default_rng(9), 1000
+    args = [rng.standard_normal(length).astype(np.float32), rng.integers(-(2**40), 2**40, length)]
+    builder, kinds = ProgramBuilder(), (dtypes.float32, dtypes.int64)
+    for x, dtype in zip(args, kinds, strict=True):
+        builder.add_arg(x.nbytes, dtype=dtype)
+    steps = "0 max 1000, 1 no 300, 0 min 999, 0 max 128, 1 min 1000, 0 sum 40, 0 no 500, 1 prod 20, 1 max 777, 0 max 1000, 1 sum 1000"
+    for step in steps.split(", "):
+        kind, reduction, row = step.split()
+        dtype, count = kinds[int(kind)], int(row)
+        section = builder.vector(count, dtype=dtype)
+        given = section.operand(int(kind), (dtype.bytes,))
+        section.begin_pass()
+        section.word("mov.i", given)
+        if reduction == "no":
+            args.append(np.zeros(count, dtype.numpy))
+            section.word("store", section.operand(builder.add_arg(args[-1].nbytes, WRITE, dtype), (dtype.bytes,), mode=WRITE))
+            section.end_pass()
+        else:
+            args.append(np.zeros(1, dtype.numpy))
+            lane = 4 * ("sum", "max", "min", "prod").index(reduction)
+            section.word(f"acc_{reduction}", lane)
+            section.end_pass(lane)
+            section.word(f"fold_{reduction}", lane)
+            section.word("store_per_row", section.operand(builder.add_arg(args[-1].nbytes, WRITE, dtype), mode=WRITE))
+        section.word("end_row")
+    program = builder.build()
+    wanted, found = ([x.copy() for x in args] for _ in range(2))
+    reference.run(program, wanted)
+    for _ in range(2):  # the lanes are left as the last section had them
+        _native.Program(program).run(found, target)
+        assert [x.tobytes() for x in found] == [x.tobytes() for x in wanted]

@@ -36,7 +36,7 @@ class LosesBatchesCleanly(SchedulerState):
     """Consistent books, but what a dead worker held is taken for done."""
 
     def _bury(self, worker, now):
-        mine = [p for lease in worker.leases for p in self.book.held(lease)]
+        mine = [p for lease in worker.leases for run in self.book.held(lease) for p in run]
         out = super()._bury(worker, now)
         for program in mine:
             if program in self.book.live and not self.book.live[program].number:

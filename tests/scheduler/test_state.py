@@ -257,17 +257,26 @@ def test_a_launch_that_kills_every_device_is_given_up_alone():
 def test_a_poison_instance_fails_after_two_solo_deaths_and_the_others_do_not():
     d = Driver(solo_deaths_max=2)
     d.arrive(1, 2, 3, 4)
-    d.count((4, 1))  # it died over 2, with 3 and 4 in hand
+    d.count((2, 1))  # it died over 2, with 3 and 4 in its inbox
     d.tell(e.ProcessDied(E0, 0))
     assert d.phase(2) == "encoding" and {d.phase(3), d.phase(4)} == {"waiting"}  # 2 alone
-    d.count((5, 1))
+    d.count((3, 1))
     d.tell(e.ProcessDied(E0, 1))
-    d.count((6, 1))
+    d.count((4, 1))
     out = d.tell(e.ProcessDied(E0, 2))
     assert [(c.program, c.error) for c in out if isinstance(c, e.FailProgram)] == [(2, "PoisonRequestError")]
     assert d.phase(2) == "failed" and {d.phase(3), d.phase(4)} == {"encoding"}
-    d.count((8, 3), done=4)
+    d.count((6, 3), done=4)
     assert not d.state.book.live
+
+
+def test_what_a_worker_had_encoded_and_not_counted_is_innocent():
+    d = Driver()
+    d.arrive(1, 2, 3, 4)
+    d.count((3, 1))  # 2 is in its ring, unseen: it died over 3
+    d.tell(e.ProcessDied(E0, 0))
+    assert [p for p in (2, 3, 4) if d.state.book.live[p].suspect] == [3]
+    assert d.phase(3) == "encoding" and {d.phase(2), d.phase(4)} == {"waiting"}
 
 
 def test_an_instance_in_the_inbox_of_a_dead_worker_is_not_suspected():
@@ -281,17 +290,17 @@ def test_an_instance_in_the_inbox_of_a_dead_worker_is_not_suspected():
 def test_a_suspect_that_is_encoded_alone_is_cleared():
     d = Driver()
     d.arrive(1, 2)
-    d.count((2, 0))
+    d.count((1, 0))
     d.tell(e.ProcessDied(E0, 0))
     assert d.state.book.live[1].suspect
-    assert sent(d.count((3, 1))) == [(0, (2,))]
+    assert sent(d.count((2, 1))) == [(0, (2,))]
     assert not d.state.book.live[1].suspect
 
 
 def test_a_suspect_is_never_encoded_in_the_caller():
     d = Driver()
     d.arrive(1, 2)
-    d.count((2, 0))
+    d.count((1, 0))
     d.tell(e.ProcessDied(E0, 0))
     for life in range(3):
         out = d.tell(e.ProcessDied(e.DEVICE, life))
