@@ -17,11 +17,12 @@ The packages, in the order in which data flows through them:
 
 Below all of them: errors, dtypes, config. The names here are loaded when they are first used.
 
-Where to start: `asarray` makes an array, `function` a traced function, `Runtime` starts processes; README.md leads through them."""
+Where to start: `asarray` makes an array, `function` a traced function, `Runtime` starts processes. README.md leads through it."""
 
 from __future__ import annotations
 
 from importlib import import_module
+from importlib.util import find_spec
 
 _MODULES: dict[str, tuple[str, ...]] = {
     "dvm_rt.array.array": ("Array", "asarray", "eval", "aeval"),
@@ -78,6 +79,9 @@ def __getattr__(name: str) -> object:
             return __getattr__("bool_")
         if name in _SUBMODULES:
             return import_module(_SUBMODULES[name])
+        if name == "_native" and find_spec("dvm_rt._native") is None:
+            text = f"dvm_rt: {__path__[0]}: native core, got sources in which none was built, allowed an installed dvm_rt"
+            raise ImportError(f"{text} (start Python in another folder), or scripts/build")
         raise AttributeError(f"module 'dvm_rt' has no attribute {name!r}")
     value = globals()[name] = getattr(import_module(owner), name)
     return value

@@ -71,7 +71,10 @@ class Function(_native.Dispatched):
         if instance is None:
             return self
         if not hasattr(instance, "__dict__"):
-            raise GraphError(f"function: {self._name}: method, got one of an object with __slots__ alone, allowed objects with a __dict__, which keeps it")
+            raise GraphError(
+                f"function: {self._name}: method, got one of an object with __slots__ alone, "
+                "allowed objects with a __dict__, which keeps it"
+            )
         bound = type(self)(self.python.__get__(instance, owner))
         instance.__dict__[self.__name__] = bound
         return bound
@@ -128,7 +131,10 @@ class Function(_native.Dispatched):
         try:
             entry = entries.get(key)
         except TypeError as error:
-            raise GraphError(f"function: {self._name}: static argument, got {error}, allowed arrays, numbers, strings, None, what is hashable") from error
+            raise GraphError(
+                f"function: {self._name}: static argument, got {error}, "
+                "allowed arrays, numbers, strings, None, what is hashable"
+            ) from error
         if entry is None:
             if len(entries) >= of.plans_max:
                 self._forget(of)
@@ -205,7 +211,10 @@ def function(python: Callable[..., object]) -> Function:
 def planned_for(called: Function, args: tuple, kwargs: dict[str, object]) -> tuple[Session, Planned, list[object]]:
     """(session, plan, tensors) that a call with these arguments uses; traces if need be. Raises GraphError for what has no plan."""
     if not isinstance(called, Function):
-        raise GraphError(f"function: its first argument, got {type(called).__name__}, allowed what dvm.function, dvm.kernel or dvm.stacked made")
+        raise GraphError(
+            f"function: its first argument, got {type(called).__name__}, "
+            "allowed what dvm.function, dvm.kernel or dvm.stacked made"
+        )
     leaves: list[object] = []
     tree = _flatten((args, kwargs), leaves)
     of = _session_of(leaves)
@@ -215,7 +224,10 @@ def planned_for(called: Function, args: tuple, kwargs: dict[str, object]) -> tup
         entry = called._entry(of, tree, arrays, args, kwargs, exact=True)
     if entry.planned is None:
         what = "is walked with values, so it has no plan" if entry is WALKED else "computes nothing"
-        raise GraphError(f"function: {called._name}: {what}, got one, allowed functions that give arrays of sizes known before they run")
+        raise GraphError(
+            f"function: {called._name}: {what}, got one, "
+            "allowed functions that give arrays of sizes known before they run"
+        )
     of.settle(entry.planned)
     return of, entry.planned, [a._tensor for a in arrays]
 
@@ -291,7 +303,10 @@ def _check_results(tree: object, name: str) -> None:
     if kind == "static":
         if isinstance(parts, (Coroutine, Generator)):
             parts.close()
-            raise GraphError(f"function: {name}: result, got a {type(parts).__name__}, allowed arrays and trees of them, from a function without async or yield")
+            raise GraphError(
+                f"function: {name}: result, got a {type(parts).__name__}, "
+                "allowed arrays and trees of them, from a function without async or yield"
+            )
         return
     for part in parts:
         _check_results(part[1] if kind is dict else part, name)
