@@ -53,7 +53,10 @@ class Array:
         raise GraphError("array: Array: making one, got a call of the class, allowed dvm.asarray(value)")
 
     def __reduce_ex__(self, _: int) -> Never:
-        raise GraphError("array: copy, pickle: memory of a runtime, got an array of one, allowed np.asarray(x), which can be copied and written")
+        raise GraphError(
+            "array: copy, pickle: memory of a runtime, got an array of one, "
+            "allowed np.asarray(x), which can be copied and written"
+        )
 
     # ---- what it is ----
 
@@ -383,7 +386,10 @@ def asarray(value: object, dtype: DTypeLike | None = None) -> Array:
         _check_kind(host)
         return wrap(of.stream.asarray(host.astype(host.dtype.newbyteorder("="))), of)
     except MemoryError:  # NumPy's: a view that repeats elements becomes as large as it says
-        raise DeviceOutOfMemoryError(f"array: asarray: bytes, got {host.size * host.itemsize}, allowed what this process can have") from None
+        raise DeviceOutOfMemoryError(
+            f"array: asarray: bytes, got {host.size * host.itemsize}, "
+            "allowed what this process can have"
+        ) from None
 
 
 def _check_kind(host: np.ndarray) -> None:
@@ -399,7 +405,10 @@ def _from_python(value: object) -> np.ndarray:
         raise ShapeError("array: asarray: nested sequences, got ones of unequal length, allowed equal ones") from error
     if host.dtype.kind not in "biuf":
         got = f"{type(value).__name__} of {host.dtype}" if isinstance(value, (list, tuple)) else f"{type(value).__name__} {reprlib.repr(value)}"
-        raise DTypeError(f"array: asarray: value, got {got}, allowed numbers of 64 bits, bools, arrays and nested sequences of them")
+        raise DTypeError(
+            f"array: asarray: value, got {got}, "
+            "allowed numbers of 64 bits, bools, arrays and nested sequences of them"
+        )
     return host.astype(np.float32) if host.dtype == np.float64 else host
 
 
@@ -499,7 +508,10 @@ def _session_of(operands: Sequence[Array | Node]) -> Session:
             if x._session is None:
                 raise tracing.refuse_leaked(x._node)
             if found is not None:
-                raise GraphError("array: operands: runtimes, got arrays of two, allowed arrays of one; dvm.asarray(np.asarray(x)) copies")
+                raise GraphError(
+                    "array: operands: runtimes, got arrays of two, "
+                    "allowed arrays of one; dvm.asarray(np.asarray(x)) copies"
+                )
             found = x._session
     return found or session()
 
@@ -536,7 +548,10 @@ def common_dtype(where: str, operands: Sequence[object]) -> DType:
         if x.__class__ is Array:
             found = x.dtype if dtype is None else dtypes.promote(dtype, x.dtype)
             if found is None:
-                raise DTypeError(f"array: {where}: dtypes, got {dtype} and {x.dtype}, allowed ones with a common one; x.astype(...) converts")
+                raise DTypeError(
+                    f"array: {where}: dtypes, got {dtype} and {x.dtype}, "
+                    "allowed ones with a common one; x.astype(...) converts"
+                )
             dtype = found
     for x in operands:
         if x.__class__ is not Array:
@@ -672,7 +687,8 @@ def computed(array: Array, reason: str) -> object:
 
 
 def eval(*arrays: Array) -> None:
-    """Computes arrays, all in as few launches as their runtimes allow, and waits until they are there."""
+    """Computes arrays, all in as few launches as their runtimes allow, and waits until they are there. Raises what went wrong with
+    them: DeviceTrap, DeviceTimeoutError, DeviceOutOfMemoryError; GraphError for what is no array, or has no value."""
     _launch(arrays)
     for array in arrays:
         array._session.stream.read(array._tensor, array._session.wait_s)

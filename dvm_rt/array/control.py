@@ -47,7 +47,10 @@ def cond(pred: Array | bool, true: Callable[..., object], false: Callable[..., o
     taken = list({id(n): n for part, *_ in branches for n in part.taken}.values())
     (_, _, first_tree, _), (_, _, second_tree, _) = branches
     if first_tree != second_tree:
-        raise GraphError(f"cond: structure of the results, got {tree_text(first_tree)} and {tree_text(second_tree)}, allowed one for both branches")
+        raise GraphError(
+            f"cond: structure of the results, got {tree_text(first_tree)} and {tree_text(second_tree)}, "
+            "allowed one for both branches"
+        )
     parts = [part.part(inner, taken, outputs) for part, inner, _, outputs in branches]
     count = len(branches[0][3])
     nodes = _nodes("cond", (flag, *arguments, *taken), tuple(parts), count, trace)
@@ -152,7 +155,10 @@ def _loop_traced(going: Callable, body: Callable, state: tuple, limit: int, trac
 
 def _same_tree(before: object, after: object, name: str = "while_loop") -> None:
     if before != after:
-        raise GraphError(f"{name}: structure of the state after a step, got {tree_text(after)}, allowed that before it, {tree_text(before)}")
+        raise GraphError(
+            f"{name}: structure of the state after a step, got {tree_text(after)}, "
+            f"allowed that before it, {tree_text(before)}"
+        )
 
 
 def _same_kind(name: str, before: Sequence[tuple[int, DType]], after: Sequence[Array]) -> None:

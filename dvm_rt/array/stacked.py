@@ -156,7 +156,12 @@ class Stacked(Function):
 
 
 def stacked(python: Callable[..., object]) -> Stacked:
-    """Makes a function of arrays whose calls wait for each other until a value is needed, and then are few launches: see the module."""
+    """Makes a function of arrays whose calls return at once, wait for each other until a value is needed, and then are few launches.
+
+    Calls on arguments of equal shapes, with the same shared arrays (weights) in the same places, are one launch: the rows are the
+    first axis of the first argument, and of each other argument the first axis of that size. Every call has the bytes that it has
+    alone; only those fail that fail alone. `why_not(*args)` says why such calls are not stacked. Everything else is as with
+    `function`."""
     return Stacked(python)
 
 

@@ -596,7 +596,7 @@ TABLE: tuple[Operator, ...] = (
     _elementwise("sqrt", "sqrt", np.sqrt, "square root"),
     _elementwise("rsqrt", "rsqrt", lambda x: 1 / np.sqrt(x), "1 / sqrt(x)"),
     _elementwise("reciprocal", "recip", np.reciprocal, "1 / x"),
-    _elementwise("exp", "exp", np.exp, "e^x; 0 below 2^-126"),
+    _elementwise("exp", "exp", np.exp, "e^x; 0 where that is subnormal: below 2^-126, in float64 2^-1022"),
     _elementwise("log", "log", np.log, "natural logarithm"),
     _elementwise("tanh", "tanh", np.tanh, "hyperbolic tangent"),
     _elementwise("erf", "erf", functions.erf, "error function"),
