@@ -2,7 +2,7 @@
 
 The packages, in the order in which data flows through them:
 
-    array, xp        lazy arrays and functions: Python records, a flush asks for values; the Array API's namespace
+    array            lazy arrays and functions: Python records, a flush asks for values
     graph            what is to be computed, over symbolic dimensions
     fusion           graph -> plan: which operators share a kernel, for all shapes
     native (C++)     plan + sizes -> program; the verifier; the machine; the stream that launches
@@ -12,11 +12,17 @@ The packages, in the order in which data flows through them:
     scheduler        who encodes what, leases, restarts
     runtime          starts, watches and stops the processes; or none (inline)
 
-Below all of them: errors, dtypes, config. The names here are loaded when they are first used."""
+    onnx             models from files
+    xp               the same functions under the names of the Array API standard
+
+Below all of them: errors, dtypes, config. The names here are loaded when they are first used.
+
+Where to start: `asarray` makes an array, `function` a traced function, `Runtime` starts processes. README.md leads through it."""
 
 from __future__ import annotations
 
 from importlib import import_module
+from importlib.util import find_spec
 
 _MODULES: dict[str, tuple[str, ...]] = {
     "dvm_rt.array.array": ("Array", "asarray", "eval", "aeval"),
@@ -73,10 +79,13 @@ def __getattr__(name: str) -> object:
             return __getattr__("bool_")
         if name in _SUBMODULES:
             return import_module(_SUBMODULES[name])
+        if name == "_native" and find_spec("dvm_rt._native") is None:
+            text = f"dvm_rt: {__path__[0]}: native core, got sources in which none was built, allowed an installed dvm_rt"
+            raise ImportError(f"{text} (start Python in another folder), or scripts/build")
         raise AttributeError(f"module 'dvm_rt' has no attribute {name!r}")
     value = globals()[name] = getattr(import_module(owner), name)
     return value
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_OWNER})
+    return sorted({*globals(), *__all__})

@@ -173,7 +173,10 @@ def _onnx(module: str) -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.startswith("dvm_rt"):
             raise
-        raise UnsupportedOperatorError(f"onnx: {error.name} is not installed, allowed environments with it: pip install 'dvm-rt[onnx]'") from None
+        raise UnsupportedOperatorError(
+            f"onnx: import of {error.name}, got none that is installed, "
+            "allowed environments with it: pip install 'dvm-rt[onnx]'"
+        ) from None
 
 
 @app.command()
@@ -192,7 +195,7 @@ def bench(
     try:
         from benchmarks import bench as command
     except ImportError as error:
-        raise GraphError(f"bench: benchmarks/: not found ({error}), allowed a source checkout of dvm_rt") from None
+        raise GraphError(f"bench: benchmarks/: import, got {error}, allowed a source checkout of dvm_rt") from None
     command.main(suites or [], peers, only, threads, all_shapes, {"json": json, "html": html, "markdown": markdown})
 
 

@@ -49,7 +49,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("remote_lease_s", 5.0, "s", "the same for a remote worker, whose kernel cannot be asked", (0.05, 3600.0)),
     Setting("device_lease_s", 60.0, "s", "the same for a device that the kernel says is computing", (0.05, 86400.0)),
     Setting("graph_lease_s", 30.0, "s", "for a worker to plan one graph", (0.05, 86400.0)),
-    Setting("starved_leases", 8, "leases", "granted to a process that the kernel does not let run", (1, 1000)),
+    Setting("starved_leases", 8, "leases", "granted to a worker that the kernel does not let run", (1, 1000)),
     Setting("loop_s", 30.0, "s", "that loops of one launch may take; then it ends with DeviceTimeoutError", (0.001, 86400.0)),
     Setting("wait_s", 60.0, "s", "default limit of every public call that waits", (0.001, 86400.0)),
     Setting("requests_max", 64, "requests", "of Runtime.run that run at once; further ones wait in line", (1, 1 << 16)),

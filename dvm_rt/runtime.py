@@ -46,8 +46,10 @@ class Runtime:
     "workers" or "caller" (the bytes are the same). listen: an endpoint for remote workers (ipc:///path or
     tcp://127.0.0.1:port; port 0 picks one, see `endpoint`). Other arguments override rows of config.py: arena_bytes_max
     (bytes), spin_us, lease_s, threads (that run kernels; the bytes do not depend on it; 0 or nothing: one inline, else the
-    CPUs that this process may use less one for the caller and one for each encoder, at least one). encode_work_ns makes each encode that much dearer, for experiments. cache: a folder in which plans and their
-    programs are kept for the next process, written by save() and close(); see array/plan_cache.py.
+    CPUs that this process may use less one for the caller and one for each encoder, at least one). target: the instruction set,
+    "baseline", "avx2" or "avx512" (the bytes are the same); "": the best that is here. encode_work_ns makes each encode that much
+    dearer, for experiments. cache: a folder in which plans and their programs are kept for the next process, written by save() and
+    close(); see array/plan_cache.py.
     Raises DvmError for values out of range, PoolUnhealthyError if the processes do not start."""
 
     def __init__(
@@ -227,18 +229,21 @@ class Runtime:
         self._check_open()
         seq = self.stream.launched if seq is None else seq
         await _Turn()
-        if self.stream.done >= seq:
-            return
-        if self._shell is None:
-            self.stream.wait(seq)  # another thread is inside the launch
-            return
-        self.stream.run_ahead(seq)
-        self._shell.pump(True)
-        if self._spin(seq):
-            return
-        limit_s = config.number("wait_s") if timeout_s is None else timeout_s
-        if not await self._get_waiters().wait(seq, limit_s):
-            raise DeviceTimeoutError(f"runtime: reached: seconds for launch {seq}, got {limit_s} ({self.stream.done} are done), allowed more")
+        if self.stream.done < seq:
+            if self._shell is None:
+                self.stream.wait(seq)  # another thread is inside the launch
+                return
+            self.stream.run_ahead(seq)
+            self._shell.pump(True)
+            waiters, limit_s = self._get_waiters(), config.number("wait_s") if timeout_s is None else timeout_s
+            spins = not waiters.others_wait()  # else it would only keep those from running who come after it
+            if not (spins and self._spin(seq)) and not await waiters.wait(seq, limit_s):
+                raise DeviceTimeoutError(
+                    f"runtime: reached: seconds for launch {seq}, got {limit_s} ({self.stream.done} are done), "
+                    "allowed more"
+                )
+        if self._waiters is not None:
+            await self._waiters.let_others_go_first()
 
     def _spin(self, seq: int) -> bool:
         end_ns = time.perf_counter_ns() + int(SPIN_ASYNC_US * 1e3)
@@ -351,7 +356,10 @@ class Runtime:
         if self._closed:
             return
         if self._pid != os.getpid() and self._shell is not None:
-            raise ForkedClientError("runtime: close: made before a fork, got a call in the child, allowed only in the process that made it")
+            raise ForkedClientError(
+                "runtime: close: made before a fork, got a call in the child, "
+                "allowed only in the process that made it"
+            )
         for act in self.before_close:
             act()
         self._closed = True
@@ -374,7 +382,10 @@ class Runtime:
         if self._closed:
             raise ClosedError("runtime: call: closed, got a call, allowed none after close()")
         if self._pid != os.getpid() and not self.inline:
-            raise ForkedClientError("runtime: call: made before a fork, got a call in the child, allowed only in the process that made it")
+            raise ForkedClientError(
+                "runtime: call: made before a fork, got a call in the child, "
+                "allowed only in the process that made it"
+            )
 
 
 class _Turn:

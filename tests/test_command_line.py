@@ -11,7 +11,7 @@ from tests.test_pool import ENVIRONMENT
 
 def dvm_rt(*arguments: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-P", "-m", "dvm_rt", *map(str, arguments)]
-    return subprocess.run(command, env=ENVIRONMENT, cwd="/", capture_output=True, text=True, timeout=60)
+    return subprocess.run(command, env=ENVIRONMENT, cwd="/", capture_output=True, text=True, timeout=300)
 
 
 def test_isa_prints_a_line_for_every_instruction():

@@ -1,6 +1,7 @@
 """Imports point down only, and what starts often stays light."""
 
 import ast
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -126,3 +127,10 @@ def test_the_zygote_has_one_thread():
         [sys.executable, "-P", "-c", script], env={"PYTHONPATH": str(PACKAGE.parent)}, capture_output=True, text=True, check=True, timeout=60
     )
     assert out.stdout.strip() == "threads 1"
+
+
+def test_sources_without_a_core_say_what_to_do(tmp_path: Path) -> None:
+    """Who starts Python beside the sources gets them, not what was installed."""
+    shutil.copytree(PACKAGE, tmp_path / "dvm_rt", ignore=shutil.ignore_patterns("*.so", "__pycache__", "native"))
+    found = subprocess.run([sys.executable, "-c", "import dvm_rt; dvm_rt.asarray(1)"], cwd=tmp_path, capture_output=True, text=True)
+    assert found.returncode == 1 and "start Python in another folder" in found.stderr.splitlines()[-1]

@@ -105,22 +105,22 @@ def requests(reader: Reader, capsys: pytest.CaptureFixture[str]) -> None:
 
 def waiting(reader: Reader, capsys: pytest.CaptureFixture[str]) -> None:
     rng = np.random.default_rng(3)
-    words, w0, w = (dvm.asarray((0.3 * rng.normal(size=s)).astype(np.float32)) for s in ((9, 1, HIDDEN), (HIDDEN, 3 * HIDDEN), (2 * HIDDEN, 5 * HIDDEN)))
-    b0, b = dvm.zeros((3 * HIDDEN,)), dvm.zeros((5 * HIDDEN,))
+    shapes = {"words": (9, 1, HIDDEN), "w0": (HIDDEN, 3 * HIDDEN), "b0": (3 * HIDDEN,), "w": (2 * HIDDEN, 5 * HIDDEN), "b": (5 * HIDDEN,)}
 
     def leaf(x: dvm.Array, w: dvm.Array, b: dvm.Array) -> tuple[dvm.Array, dvm.Array]:
         i, o, u = dvm.split(x @ w + b, 3, axis=-1)
         c = dvm.sigmoid(i) * dvm.tanh(u)
         return dvm.sigmoid(o) * dvm.tanh(c), c
 
-    given = {"words": words, "w0": w0, "b0": b0, "w": w, "b": b, "leaf": dvm.stacked(leaf), "trees": [((1, 2), 3), (4, (5, 6)), 7]}
     with dvm.Runtime(inline=True):
-        given = {k: dvm.asarray(np.asarray(v)) if isinstance(v, dvm.Array) else v for k, v in given.items()}
-        names = reader.run("@dvm.stacked", **given)
+        given = {name: dvm.asarray((0.3 * rng.normal(size=shape)).astype(np.float32)) for name, shape in shapes.items()}
+        names = reader.run("@dvm.stacked", **given, leaf=dvm.stacked(leaf), trees=[((1, 2), 3), (4, (5, 6)), 7])
         cell = names["node"].python
 
         def alone(tree: Tree) -> tuple[dvm.Array, dvm.Array]:
-            return leaf(names["words"][tree], names["w0"], names["b0"]) if isinstance(tree, int) else cell(*alone(tree[0]), *alone(tree[1]), names["w"], names["b"])
+            if isinstance(tree, int):
+                return leaf(given["words"][tree], given["w0"], given["b0"])
+            return cell(*alone(tree[0]), *alone(tree[1]), given["w"], given["b"])
 
         assert dvm.stats()["stacked_launches"] == 0
         for root, tree in zip(names["roots"], names["trees"], strict=True):

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from dvm_rt import runtime
+from dvm_rt.array.array import asarray
 from dvm_rt.errors import (
     AuthError,
     ClosedError,
@@ -387,6 +388,18 @@ def test_a_forked_child_has_an_inline_runtime_of_its_own():
         x = theirs.stream.asarray(random(3, 3))
         (y,) = theirs.stream.call(theirs.stream.register(axpy()), [x, x])
         os._exit(theirs is not mine and theirs.stream.read(y).shape == (3, 3))
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 1
+
+
+def test_arrays_from_before_a_fork_say_so_in_the_child():
+    x = asarray(random(3, 3))
+    pid = os.fork()
+    if pid == 0:
+        try:
+            np.asarray(x + 1)
+        except ForkedClientError:
+            os._exit(float(asarray(1.0) + 1) == 2)  # new ones work
+        os._exit(2)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 1
 
 

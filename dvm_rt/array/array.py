@@ -17,7 +17,7 @@ import numpy as np
 
 from dvm_rt import dtypes
 from dvm_rt.array import tracing
-from dvm_rt.array.session import CALL, Pending, Session, leaf, session
+from dvm_rt.array.session import Pending, Session, leaf, session
 from dvm_rt.array.tracing import Trace
 from dvm_rt.dtypes import DEFAULT_FLOAT, DEFAULT_INT, DType, bfloat16, bool_, float32
 from dvm_rt.errors import DeviceOutOfMemoryError, DTypeError, GraphError, ShapeError, UnsupportedOperatorError
@@ -53,7 +53,10 @@ class Array:
         raise GraphError("array: Array: making one, got a call of the class, allowed dvm.asarray(value)")
 
     def __reduce_ex__(self, _: int) -> Never:
-        raise GraphError("array: copy, pickle: memory of a runtime, got an array of one, allowed np.asarray(x), which can be copied and written")
+        raise GraphError(
+            "array: copy, pickle: memory of a runtime, got an array of one, "
+            "allowed np.asarray(x), which can be copied and written"
+        )
 
     # ---- what it is ----
 
@@ -71,7 +74,7 @@ class Array:
 
     @property
     def ndim(self) -> int:
-        return len(self.shape)
+        return len(self._tensor.shape) if self._tensor is not None else len(self._node.shape)
 
     @property
     def size(self) -> int | Dim:
@@ -383,7 +386,10 @@ def asarray(value: object, dtype: DTypeLike | None = None) -> Array:
         _check_kind(host)
         return wrap(of.stream.asarray(host.astype(host.dtype.newbyteorder("="))), of)
     except MemoryError:  # NumPy's: a view that repeats elements becomes as large as it says
-        raise DeviceOutOfMemoryError(f"array: asarray: bytes, got {host.size * host.itemsize}, allowed what this process can have") from None
+        raise DeviceOutOfMemoryError(
+            f"array: asarray: bytes, got {host.size * host.itemsize}, "
+            "allowed what this process can have"
+        ) from None
 
 
 def _check_kind(host: np.ndarray) -> None:
@@ -399,7 +405,10 @@ def _from_python(value: object) -> np.ndarray:
         raise ShapeError("array: asarray: nested sequences, got ones of unequal length, allowed equal ones") from error
     if host.dtype.kind not in "biuf":
         got = f"{type(value).__name__} of {host.dtype}" if isinstance(value, (list, tuple)) else f"{type(value).__name__} {reprlib.repr(value)}"
-        raise DTypeError(f"array: asarray: value, got {got}, allowed numbers of 64 bits, bools, arrays and nested sequences of them")
+        raise DTypeError(
+            f"array: asarray: value, got {got}, "
+            "allowed numbers of 64 bits, bools, arrays and nested sequences of them"
+        )
     return host.astype(np.float32) if host.dtype == np.float64 else host
 
 
@@ -499,7 +508,10 @@ def _session_of(operands: Sequence[Array | Node]) -> Session:
             if x._session is None:
                 raise tracing.refuse_leaked(x._node)
             if found is not None:
-                raise GraphError("array: operands: runtimes, got arrays of two, allowed arrays of one; dvm.asarray(np.asarray(x)) copies")
+                raise GraphError(
+                    "array: operands: runtimes, got arrays of two, "
+                    "allowed arrays of one; dvm.asarray(np.asarray(x)) copies"
+                )
             found = x._session
     return found or session()
 
@@ -536,7 +548,10 @@ def common_dtype(where: str, operands: Sequence[object]) -> DType:
         if x.__class__ is Array:
             found = x.dtype if dtype is None else dtypes.promote(dtype, x.dtype)
             if found is None:
-                raise DTypeError(f"array: {where}: dtypes, got {dtype} and {x.dtype}, allowed ones with a common one; x.astype(...) converts")
+                raise DTypeError(
+                    f"array: {where}: dtypes, got {dtype} and {x.dtype}, "
+                    "allowed ones with a common one; x.astype(...) converts"
+                )
             dtype = found
     for x in operands:
         if x.__class__ is not Array:
@@ -672,18 +687,28 @@ def computed(array: Array, reason: str) -> object:
 
 
 def eval(*arrays: Array) -> None:
-    """Computes arrays, all in as few launches as their runtimes allow, and waits until they are there."""
+    """Computes arrays, all in as few launches as their runtimes allow, and waits until they are there. Raises what went wrong with
+    them: DeviceTrap, DeviceTimeoutError, DeviceOutOfMemoryError; GraphError for what is no array, or has no value."""
     _launch(arrays)
     for array in arrays:
         array._session.stream.read(array._tensor, array._session.wait_s)
 
 
+LOOKS_MAX = 16  # at how much the device has to do: others may always give it more
+
+
 async def aeval(*arrays: Array) -> None:
-    """As eval, without blocking the event loop. Calls of stacked functions first let other tasks add theirs."""
-    if any(a._tensor is None and a._node.operator is CALL for a in arrays if isinstance(a, Array)):
+    """As eval, without blocking the event loop. Calls of stacked functions that wait go on waiting while the device has more than
+    one launch to do: meanwhile other tasks may add theirs."""
+    waiting = {a._session for a in arrays if isinstance(a, Array) and a._session is not None and a._session.calls_wait}
+    if waiting:
         import asyncio  # not before there is a loop
 
         await asyncio.sleep(0)
+        for of in waiting:
+            for _ in range(LOOKS_MAX):
+                if of.calls_wait and of.stream.launched - of.stream.done > 1:
+                    await of.runtime.reached(of.stream.launched - 1)
     _launch(arrays)
     for of in {a._session for a in arrays}:
         await of.runtime.reached(max(a._tensor.seq for a in arrays if a._session is of))

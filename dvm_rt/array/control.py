@@ -13,6 +13,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import numpy as np
+
 from dvm_rt.array import tracing
 from dvm_rt.array.array import Array, asarray, record
 from dvm_rt.array.array import _wrap_node as wrap_node
@@ -27,6 +29,7 @@ from dvm_rt.graph.graph import NO_FACTS, Node, apply
 from dvm_rt.graph.operators import OPERATORS
 from dvm_rt.graph.symbols import Facts, Shape, Size, equal, same
 
+LIMIT_MAX = 1 << 40  # iterations that a program can count
 LIMIT = 100_000  # most iterations, unless the caller names another number; the work of a launch counts all of them
 
 
@@ -39,10 +42,15 @@ def cond(pred: Array | bool, true: Callable[..., object], false: Callable[..., o
     flag = _flag("cond", pred, trace)
     tree, arguments = _arguments(operands, trace, "cond")
     branches = [_traced_part(python, tree, arguments, trace, "cond") for python in (true, false)]
+    if branches[0][2] != branches[1][2]:  # whole numbers that differ are values, too
+        branches = [_traced_part(lambda *x: _lifted(python(*x)), tree, arguments, trace, "cond") for python in (true, false)]  # noqa: B023
     taken = list({id(n): n for part, *_ in branches for n in part.taken}.values())
     (_, _, first_tree, _), (_, _, second_tree, _) = branches
     if first_tree != second_tree:
-        raise GraphError(f"cond: structure of the results, got {tree_text(first_tree)} and {tree_text(second_tree)}, allowed one for both branches")
+        raise GraphError(
+            f"cond: structure of the results, got {tree_text(first_tree)} and {tree_text(second_tree)}, "
+            "allowed one for both branches"
+        )
     parts = [part.part(inner, taken, outputs) for part, inner, _, outputs in branches]
     count = len(branches[0][3])
     nodes = _nodes("cond", (flag, *arguments, *taken), tuple(parts), count, trace)
@@ -56,6 +64,8 @@ def switch(index: Array | int, branches: Sequence[Callable[..., object]], *opera
     _check_functions("switch", *branches)
     if isinstance(index, Array) and (index.shape != () or index.dtype.kind not in "iu"):
         raise DTypeError(f"switch: index, got {index.dtype} of shape {index.shape}, allowed a scalar integer")
+    if not isinstance(index, Array) and (isinstance(index, bool) or not hasattr(index, "__index__")):
+        raise DTypeError(f"switch: index, got {index!r}, allowed a scalar integer")
     if not (isinstance(index, Array) and _is_traced(index)):
         return branches[min(max(int(index), 0), len(branches) - 1)](*operands)
     return _switched(index, 0, list(branches), operands)
@@ -79,8 +89,8 @@ def while_loop(
 ) -> object:
     """The state after `state = body(*state)` has run as long as `going(*state)`, a scalar bool, is set. `state` is a tuple, or one
     array (or another structure), which both functions then take as their only argument."""
-    if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
-        raise GraphError(f"while_loop: limit, got {limit!r}, allowed whole numbers from 1")
+    if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= LIMIT_MAX:
+        raise GraphError(f"while_loop: limit, got {limit!r}, allowed whole numbers from 1 to {LIMIT_MAX}")
     _check_functions("while_loop", going, body)
     alone = not isinstance(state, tuple) or hasattr(state, "_fields")
     values = (state,) if alone else state
@@ -145,7 +155,10 @@ def _loop_traced(going: Callable, body: Callable, state: tuple, limit: int, trac
 
 def _same_tree(before: object, after: object, name: str = "while_loop") -> None:
     if before != after:
-        raise GraphError(f"{name}: structure of the state after a step, got {tree_text(after)}, allowed that before it, {tree_text(before)}")
+        raise GraphError(
+            f"{name}: structure of the state after a step, got {tree_text(after)}, "
+            f"allowed that before it, {tree_text(before)}"
+        )
 
 
 def _same_kind(name: str, before: Sequence[tuple[int, DType]], after: Sequence[Array]) -> None:
@@ -186,7 +199,9 @@ def _length(arrays: list[Array], length: Size | None, facts: Facts) -> Size:
     lengths = [x.shape[0] if x.ndim else None for x in arrays] + ([] if length is None else [length])
     if not lengths:
         raise GraphError("scan: xs, got no array and no length, allowed arrays, or None and length=...")
-    if any(n is None or equal(n, lengths[0]) is False for n in lengths):
+    if any(n is None for n in lengths):
+        raise ShapeError("scan: lengths, got an array of no dimensions, allowed arrays of 1 and more")
+    if any(equal(n, lengths[0]) is False for n in lengths):
         raise ShapeError(f"scan: lengths, got {lengths}, allowed one for all arrays of xs (and length)")
     for other in lengths[1:]:
         facts.equate(lengths[0], other, "scan: lengths")
@@ -334,6 +349,8 @@ def _check_functions(name: str, *functions: object) -> None:
 
 
 def _checked(name: str, pred: object) -> Array:
+    if not isinstance(pred, (Array, np.ndarray, np.generic, bool, int, float)):
+        raise DTypeError(f"{name}: predicate, got {type(pred).__name__}, allowed a scalar bool")
     array = pred if isinstance(pred, Array) else asarray(pred)
     if array.dtype is not bool_:
         raise DTypeError(f"{name}: predicate, got {array.dtype}, allowed a scalar bool")

@@ -55,7 +55,7 @@ WALKED = Entry(None, ())  # no graph: sizes depend on values, or change from one
 
 
 class Function(_native.Dispatched):
-    """A traced Python function. Calls take and give trees of arrays; see the module for what is static."""
+    """A traced Python function, as `function` makes it. `python`: what it was made of."""
 
     def __init__(self, python: Callable[..., object]) -> None:
         super().__init__()
@@ -71,7 +71,10 @@ class Function(_native.Dispatched):
         if instance is None:
             return self
         if not hasattr(instance, "__dict__"):
-            raise GraphError(f"function: {self._name}: method, got one of an object with __slots__ alone, allowed objects with a __dict__, which keeps it")
+            raise GraphError(
+                f"function: {self._name}: method, got one of an object with __slots__ alone, "
+                "allowed objects with a __dict__, which keeps it"
+            )
         bound = type(self)(self.python.__get__(instance, owner))
         instance.__dict__[self.__name__] = bound
         return bound
@@ -128,7 +131,10 @@ class Function(_native.Dispatched):
         try:
             entry = entries.get(key)
         except TypeError as error:
-            raise GraphError(f"function: {self._name}: static argument, got {error}, allowed arrays, numbers, strings, None, what is hashable") from error
+            raise GraphError(
+                f"function: {self._name}: static argument, got {error}, "
+                "allowed arrays, numbers, strings, None, what is hashable"
+            ) from error
         if entry is None:
             if len(entries) >= of.plans_max:
                 self._forget(of)
@@ -188,14 +194,27 @@ class Function(_native.Dispatched):
 
 
 def function(python: Callable[..., object]) -> Function:
-    """Makes a function of arrays that is traced once a signature: see the module."""
+    """Makes a function that is traced once a signature, planned once, and then is one launch for every shape.
+
+    Arguments: arrays, NumPy arrays and floats are inputs; tuples, lists and dicts of them too; every other value is static and
+    has to be hashable (ints, bools, strings, None, objects): for another value the function is traced again. Dtypes, ranks and
+    which sizes are 1 belong to the signature, sizes do not. Arrays that the Python code reaches otherwise are captured with the
+    values that they have when it is traced, and so is all else that it reads (a global number, say). Results: a tree of arrays.
+
+    While it is traced, arrays have no values and sizes are symbols: no Python branch may depend on them (dvm.cond,
+    dvm.while_loop, dvm.where). Side effects of the Python code happen when it is traced, not when it is called again.
+    Raises what its operators raise (ShapeError, DTypeError, from the line that caused it), GraphError for what cannot be
+    traced, DeviceTrap where a value is needed (an index out of range, a loop beyond its limit)."""
     return Function(python)
 
 
 def planned_for(called: Function, args: tuple, kwargs: dict[str, object]) -> tuple[Session, Planned, list[object]]:
     """(session, plan, tensors) that a call with these arguments uses; traces if need be. Raises GraphError for what has no plan."""
     if not isinstance(called, Function):
-        raise GraphError(f"function: its first argument, got {type(called).__name__}, allowed what dvm.function, dvm.kernel or dvm.stacked made")
+        raise GraphError(
+            f"function: its first argument, got {type(called).__name__}, "
+            "allowed what dvm.function, dvm.kernel or dvm.stacked made"
+        )
     leaves: list[object] = []
     tree = _flatten((args, kwargs), leaves)
     of = _session_of(leaves)
@@ -205,7 +224,10 @@ def planned_for(called: Function, args: tuple, kwargs: dict[str, object]) -> tup
         entry = called._entry(of, tree, arrays, args, kwargs, exact=True)
     if entry.planned is None:
         what = "is walked with values, so it has no plan" if entry is WALKED else "computes nothing"
-        raise GraphError(f"function: {called._name}: {what}, got one, allowed functions that give arrays of sizes known before they run")
+        raise GraphError(
+            f"function: {called._name}: {what}, got one, "
+            "allowed functions that give arrays of sizes known before they run"
+        )
     of.settle(entry.planned)
     return of, entry.planned, [a._tensor for a in arrays]
 
@@ -281,7 +303,10 @@ def _check_results(tree: object, name: str) -> None:
     if kind == "static":
         if isinstance(parts, (Coroutine, Generator)):
             parts.close()
-            raise GraphError(f"function: {name}: result, got a {type(parts).__name__}, allowed arrays and trees of them, from a function without async or yield")
+            raise GraphError(
+                f"function: {name}: result, got a {type(parts).__name__}, "
+                "allowed arrays and trees of them, from a function without async or yield"
+            )
         return
     for part in parts:
         _check_results(part[1] if kind is dict else part, name)

@@ -178,7 +178,7 @@ def layer_norm(x: Array, weight: Array | None = None, bias: Array | None = None,
     """The last axis to mean 0 and variance 1, times weight, plus bias. Raises ShapeError for an array without axes."""
     x = _with_axes(x, "layer_norm")
     if weight is None and bias is not None:
-        raise GraphError("array: layer_norm: bias without weight, allowed weight, or both, or neither")
+        raise GraphError("array: layer_norm: weight, got a bias without one, allowed weight, or both, or neither")
     return record("layer_norm", promoted("layer_norm", [p for p in (x, weight, bias) if p is not None]), (float(eps),))
 
 

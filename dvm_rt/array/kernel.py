@@ -59,7 +59,10 @@ class Memory:
         return self.array.dtype
 
     def _refuse(self, *_: object) -> Never:
-        raise GraphError(f"kernel: argument of {self.dtype}{list(self.shape)}: use, got an operator on it, allowed k.load(..) of it first: it is memory")
+        raise GraphError(
+            f"kernel: argument of {self.dtype}{list(self.shape)}: use, got an operator on it, "
+            "allowed k.load(..) of it first: it is memory"
+        )
 
     __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __rtruediv__ = __matmul__ = __rmatmul__ = _refuse
     __neg__ = __pow__ = __getitem__ = __lt__ = __le__ = __gt__ = __ge__ = __array__ = _refuse
@@ -109,7 +112,10 @@ class Kernel:
     def section(self, name: str) -> Iterator[None]:
         """What is computed in here is one kernel."""
         if self._inside:
-            raise self._error("section", f"place, got {name!r} inside of {self._section.name!r}, allowed sections beside each other")
+            raise self._error(
+                "section", f"place, got {name!r} inside of {self._section.name!r}, "
+                "allowed sections beside each other"
+            )
         if not name:
             raise self._error("section", "name, got '', allowed some text")
         self._section, self._inside = self._opened(name), True
@@ -122,7 +128,10 @@ class Kernel:
     @contextmanager
     def _block(self, parallel: bool) -> Iterator[None]:
         if self._inside:
-            raise self._error("section", f"place, got a block inside of {self._section.name!r}, allowed sections inside of blocks")
+            raise self._error(
+                "section", f"place, got a block inside of {self._section.name!r}, "
+                "allowed sections inside of blocks"
+            )
         self._begin_part()
         self._blocks.append([self._number(), parallel, 0])
         self._section = self._opened("")
@@ -177,7 +186,10 @@ class Kernel:
         """The elementwise functions, `where`, `matmul` and the like: those of `dvm_rt`."""
         if name in FUNCTIONS:
             return getattr(functions, name)
-        raise AttributeError(f"kernel: {name}: not there, allowed load, store, section, sequence, parallel, sum, max, min, mean, {', '.join(FUNCTIONS)}")
+        raise AttributeError(
+            f"kernel: {name}: not there, "
+            f"allowed load, store, section, sequence, parallel, sum, max, min, mean, {', '.join(FUNCTIONS)}"
+        )
 
     # ---- what the trace records ----
 
@@ -211,7 +223,10 @@ class Kernel:
             if mine != theirs:
                 if mine[0] == theirs[0] and mine[1]:
                     names = [s.name or "what lies between the sections" for s in (self._section, other)]
-                    raise self._error("parallel", f"parts, got {names[0]} that reads what {names[1]} makes, allowed parts that do not read each other")
+                    raise self._error(
+                        "parallel", f"parts, got {names[0]} that reads what {names[1]} makes, "
+                        "allowed parts that do not read each other"
+                    )
                 return
 
     def _error(self, where: str, what: str) -> GraphError:
@@ -266,7 +281,12 @@ def _computes(node: Node) -> bool:
 
 
 def kernel(python: Callable[..., None]) -> Function:
-    """Makes a kernel of a body: see the module. `explain`, `dump` and `das` show it as they show functions."""
+    """Makes a kernel of a body `python(k, *arguments)`, in which each section is exactly one kernel, and all of it is one launch.
+
+    Arguments of the body are memory: `k.load` reads one, `k.store` gives a result, in the order of the calls. `with
+    k.section(name)` begins a kernel; `with k.parallel()` and `k.sequence()` hold sections. `k.sum`, `k.max`, `k.min` and `k.mean`
+    run along rows and keep them; `k.matmul` and elementwise functions are those of dvm_rt. Traced once a signature, as a
+    `function` is. Raises GraphError for a section that cannot be one kernel, and says why. `explain`, `dump` and `das` show it."""
     if not callable(python):
         raise GraphError(f"kernel: decorator, got {type(python).__name__}, allowed Python functions")
     return Function(_Body(python))

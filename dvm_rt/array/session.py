@@ -9,9 +9,9 @@ A flush turns the nodes that some arrays wait for into one plan and one launch. 
 - a node whose value is there becomes a leaf, and gives up what it was computed from.
 
 Nobody waits for a plan (`encode` "auto"): a graph that was never seen runs on the quick tier (array/quick.py), operator by
-operator (unless these are new too), while a worker makes its plan; without workers the caller makes it when the graph comes a second time, and so it does
-where the workers get no time to make it. Once it is there, the next call runs on it. The bits are the same. With "caller" and "workers", and where plans are kept on disk, each graph is
-planned before it runs."""
+operator (unless these are new too), while a worker makes its plan; without workers the caller makes it when the graph comes a
+second time, and so it does where the workers get no time to make it. Once it is there, the next call runs on it. The bits are the
+same. With "caller" and "workers", and where plans are kept on disk, each graph is planned before it runs."""
 
 from __future__ import annotations
 
@@ -84,7 +84,9 @@ class Lazy(NamedTuple):
     numbers: bytes
 
 
-COUNTED = ("stacked_launches", "stacked_calls", "walked_calls", "plan_ns", "plans_made", "plans_swapped", "quick_plans", "quick_launches")
+COUNTED = (
+    "stacked_launches", "stacked_calls", "walked_calls", "plan_ns", "plans_made", "plans_swapped", "quick_plans", "quick_launches",
+)  # fmt: skip
 UNPLANNED = 0  # the number of no plan: the stream's begin at 1
 SWAPS_MAX = 64  # that stats() remembers
 
@@ -367,6 +369,10 @@ class Session:
                 self._calls = _native.CallLog(self.stream, array_type, Node, Pending, PARAMETER, CALL, OPERATORS["index"], integer("calls_max"))
             return self._calls
 
+    @property
+    def calls_wait(self) -> bool:
+        return bool(self._calls)
+
     def run_calls(self) -> None:
         """Runs all that wait."""
         with self.lock:
@@ -489,10 +495,11 @@ class Session:
         """Counters of arrays and functions, then the runtime's. plan_ns: spent on tracing, fusing and registering. plans_made:
         for whole graphs, by whoever made them; quick_plans: of single operators; quick_launches: on the quick tier;
         plans_swapped: graphs that went on to their own plan, the last of them in `swaps`: launches and microseconds of the
-        caller's thread before, and in the first call after. stacked_launches: of several calls of stacked functions each; walked_calls: of functions without a graph, Python going from
-        launch to launch."""
+        caller's thread before, and in the first call after. stacked_launches: of several calls of stacked functions each;
+        walked_calls: of functions without a graph, in which Python goes from launch to launch."""
         plans = sum(isinstance(p, Planned) for p in self.plans.values())
-        return {**dict.fromkeys(COUNTED, 0), **self.counters, "lazy_plans": plans, "swaps": list(self.swaps), **self.runtime.stats()}
+        counted = {**dict.fromkeys(COUNTED, 0), **self.counters}
+        return {**counted, "lazy_plans": plans, "swaps": list(self.swaps), **self.runtime.stats()}
 
 
 def _attends(order: list[Node]) -> bool:
@@ -561,5 +568,6 @@ def session() -> Session:
 
 
 def stats() -> dict[str, object]:
-    """Counters of the current runtime: flushes by reason, traces, plans, then those of its stream."""
+    """Counters of the current runtime, since it began: flushes by reason, traces, plans, then those of its stream and its
+    processes. Names ending in _ns are nanoseconds, _us microseconds, bytes bytes; all else are counts."""
     return session().stats()

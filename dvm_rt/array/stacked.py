@@ -11,8 +11,9 @@ run, level by level: calls of one function on arguments of the same shapes are l
   with the same arrays in their places go together;
 - what a launch made for several calls stays together: the next step reads it as it lies, however large it is (a KV cache), and
   only who looks at the part of one call alone has it copied;
-- where a value could stop a launch (an index out of range), the launch of all is looked at before its results are given on;
-  if it failed, each call is run alone, and only those fail that fail alone;
+- where a value could stop a launch (an index out of range, unless it is clipped to the rows that there are), the launch of all is
+  looked at before its results are given on, so their caller waits for it; if it failed, each call is run alone, and only those
+  fail that fail alone;
 - whatever is not a call on arrays that give arrays is a call of a plain @function.
 
 Recording, and running what was recorded, is native (bind_calls.cpp); here is decided what may be stacked and how it is launched."""
@@ -155,7 +156,12 @@ class Stacked(Function):
 
 
 def stacked(python: Callable[..., object]) -> Stacked:
-    """Makes a function of arrays whose calls wait for each other until a value is needed, and then are few launches: see the module."""
+    """Makes a function of arrays whose calls return at once, wait for each other until a value is needed, and then are few launches.
+
+    Calls on arguments of equal shapes, with the same shared arrays (weights) in the same places, are one launch: the rows are the
+    first axis of the first argument, and of each other argument the first axis of that size. Every call has the bytes that it has
+    alone; only those fail that fail alone. `why_not(*args)` says why such calls are not stacked. Everything else is as with
+    `function`."""
     return Stacked(python)
 
 

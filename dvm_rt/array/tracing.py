@@ -140,7 +140,8 @@ def current() -> Trace | None:
 def refuse_leaked(node: Node) -> GraphError:
     """The error for an array of a trace that is over, or of one that this one is not inside of."""
     got = f"one of {node.dtype}{list(node.shape)}"
-    return GraphError(f"array: function: array of another trace, got {got}, allowed its arguments and arrays with values; return it from its function")
+    allowed = "its arguments and arrays with values; return it from its function"
+    return GraphError(f"array: function: array of another trace, got {got}, allowed {allowed}")
 
 
 def refuse_value(what: str) -> GraphError:

@@ -629,7 +629,7 @@ def _third_between(grouping: Grouping, start: Group, goal: Group) -> bool:
 def _start_product(grouping: Grouping, product: Node, fused: bool, nodes_max: int) -> None:
     """A matmul and the elementwise operators that end in one value of the same size."""
     chain = [product]
-    if fused and len(product.inputs) == 2:  # rows in groups have no epilogue
+    if fused:
         for length in range(len(candidates := _followers(grouping, product, nodes_max)), 0, -1):
             members = {product, *candidates[:length]}
             if _exit(grouping, members) is not candidates[length - 1]:
@@ -658,9 +658,11 @@ def _followers(grouping: Grouping, product: Node, count_max: int) -> list[Node]:
 
 
 def _in_tile(use: Use, compute: DType) -> bool:
-    """Whether the product's own dtype does for it."""
+    """Whether the product's own dtype does for it, and it reads no counting: a tile does not know where it lies."""
     own = computes(use.reader)
-    return use.reader.operator.lowering is Lowering.ELEMENTWISE and (own is None or compute in own) and not any(map(crosses, use.path))
+    if any(source(i)[0].operator.name == "iota" for i in use.reader.inputs) or any(map(crosses, use.path)):
+        return False
+    return use.reader.operator.lowering is Lowering.ELEMENTWISE and (own is None or compute in own)
 
 
 def _exit(grouping: Grouping, members: set[Node]) -> Node | None:
@@ -689,6 +691,17 @@ def _product_group(grouping: Grouping, product: Node, followers: list[Node], nod
     return made
 
 
+def is_grouped(product: Node) -> bool:
+    """Whether its rows lie in groups, each with a matrix of its own."""
+    return product.operator.name == "grouped_product"
+
+
+def _as_it_lies(made: Group, placement: Placement) -> bool:
+    """Whether each dimension is an axis of the domain, from its begin on, or of size 1, and the domain has no other."""
+    plain = (not at.terms or (len(at.terms) == 1 and same(at.terms[0][1], 1)) for at in placement)
+    return all(plain) and all(same(at.offset, 0) for at in placement) and set(made.axes()) == axes_of(placement)
+
+
 def _check_product(grouping: Grouping, made: Group, last: Node) -> None:
     """Columns of the product are one axis of the domain and lie behind each other in the result."""
     column = made.placed[made.product][-1]
@@ -698,6 +711,8 @@ def _check_product(grouping: Grouping, made: Group, last: Node) -> None:
         if len(column.terms) != 1 or not same(column.terms[0][1], 1) or not same(strides.get(column.terms[0][0], 0), 1):
             raise Refused("the columns of the product do not lie behind each other in the result")
         made.inner = column.terms[0][0]
+    if is_grouped(made.product) and not _as_it_lies(made, made.placed[made.product]):
+        raise Refused("rows in groups are counted from the first one on")
     if last.dtype is not made.product.dtype or home.root.dtype is not last.dtype:
         raise Refused("the matrix unit writes what it computes in")
 

@@ -14,7 +14,16 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from dvm_rt.dtypes import DType, compute_dtype, float32, rounded
-from dvm_rt.fusion.groups import Group, Grouping, argument_key, argument_strides, host_node, plain_copy, running_node
+from dvm_rt.fusion.groups import (
+    Group,
+    Grouping,
+    argument_key,
+    argument_strides,
+    host_node,
+    is_grouped,
+    plain_copy,
+    running_node,
+)
 from dvm_rt.fusion.legalise import NUMBERS, Legal
 from dvm_rt.fusion.plan import GATHER, NONE, PACKED, READ, WRITE, Arg, Expression, Kernel, KernelBuilder, PlanBuilder
 from dvm_rt.fusion.segments import Segment
@@ -26,6 +35,9 @@ from dvm_rt.graph.symbols import Check, Dim, Size, maximum, minimum, same
 from dvm_rt.isa import table
 from dvm_rt.isa.host import BY_NAME as HOST
 from dvm_rt.isa.layout import enum_value
+
+
+GROUPS = 1 << 30  # the axis of a product of rows in groups: no axis of its domain
 
 
 @dataclass(slots=True, eq=False)
@@ -378,13 +390,10 @@ class KernelWriter:
         if product_node is not None and product_node.operator.lowering is Lowering.ATTENTION:
             self._attention(product_node)
             return
-        if product_node is not None and len(product_node.inputs) == 3:
-            self._grouped_product(product_node)
-            return
         members = sorted(group.placed, key=self.grouping.number.__getitem__)
         stored = [n for n in members if self.grouping.is_stored(n)]
         if product_node is not None:
-            self._product_arguments(product_node, stored[0])
+            (self._grouped_arguments if is_grouped(product_node) else self._product_arguments)(product_node, stored[0])
         for member in members:
             for number in range(len(member.inputs)):
                 self._read(member, number)
@@ -424,24 +433,6 @@ class KernelWriter:
 
     def _number(self, size: Size) -> int:
         return NONE if same(size, 0) else self.plan.expression(size)
-
-    def _grouped_product(self, node: Node) -> None:
-        """A product of rows in groups: dims are columns, rows, groups."""
-        express, access = self.plan.expression, self.plan.legal.access
-        (rows, depth), (groups, _, columns) = node.inputs[0].shape, node.inputs[1].shape
-        self.kernel = KernelBuilder("MATMUL", node.dtype, (express(columns), express(rows), express(groups)), express(depth), 0)
-
-        def argument(place: Access, mode: int, strides: tuple[Size, ...], **rest: int) -> None:
-            steps = [self._number(size) for size in strides]
-            self.kernel.arg(self.plan.buffer(place.root), mode, place.root.dtype, steps, self._number(place.offset), **rest)
-
-        x, w, numbers = (access[operand] for operand in node.inputs)
-        home = self.plan.legal.home[node]
-        argument(x, READ, (0, x.strides[0], 0), depth=express(x.strides[1]), index=3)
-        argument(w, READ, (w.strides[2], 0, w.strides[0]), depth=express(w.strides[1]))
-        argument(home, READ | WRITE, (home.strides[1], home.strides[0], 0))
-        argument(numbers, READ, (0, 0, numbers.strides[0]))
-        self.plan.kernels.append(self.kernel.build())
 
     def _attention(self, node: Node) -> None:
         """An attention: dims are keys, queries, then the batch from the inside out."""
@@ -547,6 +538,20 @@ class KernelWriter:
         offset, strides = argument_strides(home, self.group.placed[result])
         self.arguments.append(Argument(self.plan.buffer(home.root), result, READ | WRITE, offset, strides))
 
+    def _grouped_arguments(self, node: Node, result: Node) -> None:
+        """A, B and C of a product of rows in groups, and how many rows each has."""
+        legal, (rows, columns), buffer = self.plan.legal, self.group.placed[node], self.plan.buffer
+        x, w, numbers = (legal.access[operand] for operand in node.inputs)
+        for access, outer, along, groups, depth, index in (
+            (x, rows, x.strides[0], 0, x.strides[1], 3), (w, columns, w.strides[2], w.strides[0], w.strides[1], None),
+        ):  # fmt: skip
+            offset, strides = argument_strides(Access(access.root, access.offset, (along,), ()), (outer,))
+            self.arguments.append(Argument(buffer(access.root), access.root, READ, offset, {**strides, GROUPS: groups}, depth, index))
+        home = legal.home[result]
+        offset, strides = argument_strides(home, self.group.placed[result])
+        self.arguments.append(Argument(buffer(home.root), result, READ | WRITE, offset, strides))
+        self.arguments.append(Argument(buffer(numbers.root), numbers.root, READ, numbers.offset, {GROUPS: numbers.strides[0]}))
+
     def _packed(self, operand: Node, access: Access) -> Argument:
         buffer = self.plan.packed(access.root, operand.shape, access.strides, access.offset)
         return Argument(buffer, access.root, READ | PACKED, 0, {})
@@ -559,6 +564,9 @@ class KernelWriter:
         column = at[-1].terms[0][0] if at[-1].terms else self._one(sizes)
         of_rows = [axis for axis in reversed(self.group.axes()) if axis in axes_of((at[-2],))]
         row = of_rows[0] if of_rows else self._one(sizes)
+        if is_grouped(node):
+            sizes[GROUPS] = node.inputs[1].shape[0]
+            return [column, row, GROUPS]
         return [column, row] + [a for a in reversed(self.group.axes()) if a not in (column, row)]
 
     def _one(self, sizes: dict[int, Size]) -> int:

@@ -166,10 +166,11 @@ def matmul(op: Make, a: Node, b: Node) -> Node:
 
 
 def grouped_matmul(op: Make, x: Node, w: Node, rows: Node) -> Node:
-    """The product in float32, converted there and back."""
+    """The product in the compute dtype, converted there and back."""
     if same_zero(x.shape[-1]) or same_zero(w.shape[0]):
-        return full(op, (x.shape[0], w.shape[2]), 0.0, x.dtype.name)
-    return op.astype(op.grouped_product(op.astype(x, dtype="float32"), op.astype(w, dtype="float32"), rows), dtype=x.dtype.name)
+        return full(op, (x.shape[0], w.shape[2]), 0.0 if x.dtype.kind == "f" else 0, x.dtype.name)
+    compute = compute_dtype(x.dtype).name
+    return op.astype(op.grouped_product(op.astype(x, dtype=compute), op.astype(w, dtype=compute), rows), dtype=x.dtype.name)
 
 
 def same_zero(size: Size) -> bool:

@@ -129,7 +129,7 @@ def _fits(facts: Facts, where: str, part: Part, given: Sequence[Shape]) -> None:
     nodes: list[Node] = []
     for name, inputs, attributes, shape, dtype in part[0]:
         if any(not 0 <= i < len(nodes) for i in inputs):
-            raise GraphError(f"{where}: an input comes later or is missing, allowed earlier nodes")
+            raise GraphError(f"{where}: inputs, got one that comes later or is missing, allowed earlier nodes")
         again = apply(operator(name), tuple([nodes[i] for i in inputs]), attributes, facts)
         if again.dtype.name != dtype or not _equal(facts, again.shape, shape):
             raise GraphError(f"{where}: {name}: result, got {dtype} {shape}, allowed {again!r}")

@@ -155,7 +155,7 @@ class Graph:
         for number, node in enumerate(self.nodes):
             where = f"graph: node {number} ({node.operator.name})"
             if any(id(i) not in seen for i in node.inputs):
-                raise GraphError(f"{where}: an input comes later or is missing, allowed earlier nodes")
+                raise GraphError(f"{where}: inputs, got one that comes later or is missing, allowed earlier nodes")
             if len(node.attributes) != len(node.operator.attributes):
                 raise GraphError(f"{where}: attributes, got {node.attributes}, allowed {node.operator.attributes}")
             try:
@@ -169,12 +169,12 @@ class Graph:
                     raise GraphError(f"{where}: shape, got {node.shape}, allowed {again.shape}")
             seen.add(id(node))
         if [n.attribute("index") for n in self.parameters] != list(range(len(self.parameters))):
-            raise GraphError("graph: parameters: numbers, allowed 0, 1, 2.. in order")
+            raise GraphError(f"graph: parameters: numbers, got {[n.attribute('index') for n in self.parameters]}, allowed 0, 1, 2.. in order")
         if any(id(n) not in seen for n in self.outputs + self.parameters):
-            raise GraphError("graph: outputs: not a node of the graph")
+            raise GraphError("graph: outputs: nodes, got one from outside, allowed those of the graph")
         open_symbols = set().union(*(symbols.symbols_of(n) for node in self.nodes for n in node.shape), set())
         if missing := open_symbols - self.symbol_places().keys():
-            raise GraphError(f"graph: symbols: not the size of any parameter, got {sorted(missing)}")
+            raise GraphError(f"graph: symbols: numbers, got {sorted(missing)}, allowed sizes of parameters")
 
     def structure(self) -> tuple:
         """Plain nested tuples that are equal for graphs that compute the same in the same way."""
@@ -209,7 +209,7 @@ class Graph:
             parameters = tuple(n for n in nodes if n.operator.name == "parameter")
             graph = Graph(parameters, tuple(nodes), tuple(nodes[i] for i in outputs), facts)
         except (TypeError, ValueError, IndexError, KeyError) as error:
-            raise GraphError(f"graph: wire: not a graph: {error}, allowed what to_wire gives") from error
+            raise GraphError(f"graph: wire: form, got what is no graph ({error}), allowed what to_wire gives") from error
         if parameter_count != len(parameters):
             raise GraphError(f"graph: wire: parameters, got {len(parameters)}, allowed {parameter_count}")
         graph.validate()

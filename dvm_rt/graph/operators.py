@@ -118,16 +118,12 @@ def _whole_rows(where: str, dtype: DType) -> None:
 
 def _product_of_groups(where: str, given: tuple[DType, ...]) -> DType:
     _whole_rows(where, given[2])
-    if given[0] is not dtypes.float32 or given[1] is not dtypes.float32:
-        raise DTypeError(f"graph: {where}: dtypes, got {given[0]} and {given[1]}, allowed float32 for both")
-    return given[0]
+    return _product(where, given[:2])
 
 
 def _grouped(where: str, given: tuple[DType, ...]) -> DType:
     _whole_rows(where, given[2])
-    if given[0] is not given[1] or given[0] not in (dtypes.float32, dtypes.float16, dtypes.bfloat16):
-        raise DTypeError(f"graph: {where}: dtypes, got {given[0]} and {given[1]}, allowed float32, float16 or bfloat16 for both")
-    return given[0]
+    return _numbers(where, given[:2])
 
 
 def _floats(where: str, given: tuple[DType, ...], *_: object) -> DType:
@@ -600,7 +596,7 @@ TABLE: tuple[Operator, ...] = (
     _elementwise("sqrt", "sqrt", np.sqrt, "square root"),
     _elementwise("rsqrt", "rsqrt", lambda x: 1 / np.sqrt(x), "1 / sqrt(x)"),
     _elementwise("reciprocal", "recip", np.reciprocal, "1 / x"),
-    _elementwise("exp", "exp", np.exp, "e^x; 0 below 2^-126"),
+    _elementwise("exp", "exp", np.exp, "e^x; 0 where that is subnormal: below 2^-126, in float64 2^-1022"),
     _elementwise("log", "log", np.log, "natural logarithm"),
     _elementwise("tanh", "tanh", np.tanh, "hyperbolic tangent"),
     _elementwise("erf", "erf", functions.erf, "error function"),

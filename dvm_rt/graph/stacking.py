@@ -38,8 +38,15 @@ def stacked_outputs(graph: Graph, stacked: Sequence[Axis]) -> tuple[Axis, ...]:
 
 
 def may_trap(graph: Graph) -> bool:
-    """Whether a value of one call could stop the launch of all."""
-    return any(n.operator.lowering in (Lowering.GATHER, Lowering.HOST) for n in graph.nodes)
+    """Whether a value of one call could stop the launch of all: an index out of range does, unless a clip keeps it in range."""
+    return any(n.operator.lowering is Lowering.HOST or (n.operator.lowering is Lowering.GATHER and not _picks_what_is_there(n)) for n in graph.nodes)
+
+
+def _picks_what_is_there(take: Node) -> bool:
+    table, index = take.inputs
+    rows = table.shape[0]
+    ends = index.attributes if index.operator.name == "clip" else (None,)
+    return isinstance(rows, int) and all(end is not None and -rows <= end < rows for end in ends)
 
 
 def _check_number_free(node: Node, rows: set[int]) -> None:

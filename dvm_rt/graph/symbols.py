@@ -340,6 +340,8 @@ class Facts:
         """The size with everything substituted that is known."""
         if size.__class__ is int or not self.substitutions:
             return size
+        if size.__class__ is not Dim:
+            return int(size)
         key = size.key
         if (number := _symbol_number(key)) is not None:
             return self.substitutions.get(number, size)
@@ -451,7 +453,7 @@ def _symbol_number(key: Key) -> int | None:
 def symbols_of(size: Size) -> set[int]:
     """The numbers of all symbols in a size."""
     key = _key(size)
-    if isinstance(key, int):
+    if key.__class__ is int:
         return set()
     if len(key) == 1 and len(key[0][0]) == 1 and key[0][0][0].__class__ is int:
         return {key[0][0][0]}
@@ -549,7 +551,7 @@ def _key(size: Size) -> Key:
 
 
 def _made(key: Key) -> Size:
-    return key if isinstance(key, int) else Dim(key)
+    return key if key.__class__ is int else Dim(key)
 
 
 def _atom(operation: str, a: Key, b: Key) -> Key:

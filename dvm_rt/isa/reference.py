@@ -443,10 +443,13 @@ def _run_vector(section: Section, memory: _Memory) -> None:
 def _run_matmul(section: Section, memory: _Memory) -> None:
     n, m, k = section.dims[0], section.dims[1], section.depth
     left, right, result = section.operands[:3]
+    epilogue = _Strip(section, memory) if section.words else None
     if left.index != layout.LIMITS["NONE"]:
         _run_groups(section, memory)
+        for row in range(m) if section.words else ():
+            epilogue.start_row({i: _offset(x, (row,), 1) for i, x in enumerate(section.operands)}, in_pass=True)
+            epilogue.execute(section.words)
         return
-    epilogue = _Strip(section, memory) if section.words else None
     for step in _odometer(section.dims[2 : section.rank]):
         a = memory.view(left, _offset(left, step, 2), (m, k), (left.stride[1], left.depth), READ)
         c = memory.view(
@@ -462,18 +465,19 @@ def _run_matmul(section: Section, memory: _Memory) -> None:
 def _run_groups(section: Section, memory: _Memory) -> None:
     """Rows in groups, one behind the other, each with its own B; what is beyond all of them is 0."""
     (n, m, groups), k = section.dims[:3], section.depth
-    left, right, result, sizes = section.operands
+    left, right, result, sizes = section.operands[:4]
     a = memory.view(left, left.base, (m, k), (left.stride[1], left.depth), READ)
     c = memory.view(result, result.base, (m, n), (result.stride[1], result.stride[0]), WRITE)
     counts = memory.view(sizes, sizes.base, (groups,), (sizes.stride[2],), READ)
-    begin, out = 0, np.zeros((m, n), np.float32)
+    compute = dtypes.DTYPES[section.dtype]
+    begin, out = 0, np.zeros((m, n), compute.numpy)
     for group in range(groups):
         rows = int(counts[group])
         if not 0 <= rows <= m - begin:
             raise DeviceTrap(f"reference: section {memory.section}: rows of group {group}, got {rows}, allowed 0 to {m - begin}")
         if rows:
             b = _right(right, _offset(right, (group,), 2), n, k, memory)
-            out[begin : begin + rows] = product(a[begin : begin + rows], b, dtypes.float32)
+            out[begin : begin + rows] = product(a[begin : begin + rows], b, compute)
         begin += rows
     c[...] = out
 

@@ -230,10 +230,8 @@ class _Verifier:
             require(s.rank >= 2, "DIMENSION")
             require(s.operand_count >= 3, "OPERAND")
             if self.grouped():
-                require(s.dtype == FLOAT32, "DTYPE")
                 require(s.rank == 3, "DIMENSION")
-                require(s.operand_count == 4, "OPERAND")
-                require(not words, "NESTING")
+                require(s.operand_count >= 4, "OPERAND")
         if s.kind == "PACK":
             require(s.rank == 1, "DIMENSION")
             require(s.operand_count == 2, "OPERAND")
@@ -355,9 +353,9 @@ class _Verifier:
         return self.s.kind == "MATMUL" and self.operands[0].index != LIMIT.NONE
 
     def operand_of_groups(self, number: int) -> None:
-        """A, C and the numbers of rows of a matmul in groups; its B is like any other."""
+        """A, C, the numbers of rows and what an epilogue touches of a matmul in groups; its B is like any other."""
         x, require = self.operands[number], self.require
-        if number in (0, 2):
+        if number not in (1, 3):
             require(x.stride[2] == 0, "OPERAND")
         elif number == 3:
             require(x.dtype in INDEXES, "DTYPE")
@@ -443,8 +441,8 @@ class _Verifier:
             return matmul.packed_bytes(s.dims[0], depth, dtypes.DTYPES[x.dtype].bytes), [m for m in moves[2:] if m[0] > 1]
         if x.stride[0] == 0 and not (s.kind == "COPY" and x.mode & MODE.WRITE):
             del moves[0]  # one element a row
-        if self.grouped() and number == 2:
-            del moves[2]  # groups share one C
+        if self.grouped() and (number == 2 or number > 3):
+            del moves[-1]  # groups share one C, and its epilogue
         if x.mode & MODE.GATHER:
             moves.append((x.limit, x.depth))
         elif s.kind == "ATTENTION" and number < 4:

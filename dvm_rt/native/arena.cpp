@@ -10,7 +10,7 @@
 
 namespace dvm {
 
-constexpr uint64_t PAGE = 4096, STEP_MIN = 4 << 20;
+constexpr uint64_t PAGE = 4096, STEP_MIN = 4 << 20, STEP_ALONE = 1 << 20;
 
 // Pages from the system, mapped together: else each faults at its first touch. False: there are none.
 static bool make_ready(int fd, uint8_t* data, uint64_t from, uint64_t to) {
@@ -281,7 +281,7 @@ bool Arena::extend(uint64_t bytes, bool join) {
     step = std::min((step + PAGE - 1) & ~(PAGE - 1), bytes_max_ - bytes_);
     return step >= bytes && make_ready(fd_, data_, std::max(bytes_, ahead_ ? ahead_->ready() : 0), bytes_ + step) ? step : 0;
   };
-  const uint64_t usual = std::max(bytes_ / 4, STEP_MIN);
+  const uint64_t usual = fd_ < 0 ? STEP_ALONE : std::max(bytes_ / 4, STEP_MIN);  // alone, a step is one cheap call of the system
   uint64_t step = take(std::max(bytes, usual));
   if (!step && !(step = take(bytes))) return false;
   if (ahead_) ahead_->want(bytes_ + step, std::min(bytes_ + step + usual, bytes_max_));

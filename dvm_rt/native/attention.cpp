@@ -401,7 +401,8 @@ struct Attention {
 };
 
 // The first row's limit is `limit`; each further row sees one key more. Rows with as many keys in their chains go together.
-void add_values(const Attention& t, float* sum, int64_t rows, int64_t limit, int64_t keys, const float* v, int64_t v_key, Ahead* ahead) {
+void add_values(const Attention& t, float* sum, int64_t rows, int64_t limit, int64_t keys, const float* v, int64_t v_key,
+                Ahead* ahead) {
   auto chain = [&](int64_t row) {
     const int64_t seen = std::clamp<int64_t>(limit + row, 0, keys);
     return std::min(keys, ceil_div(seen, PANEL) * PANEL);
@@ -410,8 +411,8 @@ void add_values(const Attention& t, float* sum, int64_t rows, int64_t limit, int
     const int64_t length = chain(row);
     for (end = row + 1; end < rows && chain(end) == length;) end++;
     if (length == 0) continue;
-    multiply({length, t.score + row * KEY_BLOCK, v, sum + row * t.width, KEY_BLOCK, v_key, PANEL, t.width, false, ahead}, end - row,
-             t.width);
+    multiply({length, t.score + row * KEY_BLOCK, v, sum + row * t.width, KEY_BLOCK, v_key, PANEL, t.width, false, ahead},
+             end - row, t.width);
   }
 }
 
@@ -598,7 +599,8 @@ void run_attention(Context&, const SectionRun& run) {
     }
     unit += count;
     t.pull = unit < run.end ? pull(t, base, operands) : Pull{};
-    t.next_head = unit < run.end && reinterpret_cast<const float*>(base[1]) != k ? reinterpret_cast<const float*>(base[1]) : nullptr;
+    const float* const next_k = reinterpret_cast<const float*>(base[1]);
+    t.next_head = unit < run.end && next_k != k ? next_k : nullptr;
     const int64_t first = piece * ATTENTION_FEW_ROWS;
     head(t, first, std::min(count * ATTENTION_FEW_ROWS, t.queries - first));
   }

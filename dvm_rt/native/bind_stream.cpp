@@ -259,12 +259,16 @@ class Dispatcher {
 // interpreter; every other one, and one that the fast way finds no plan or program for, is the method `_call(args, kwargs)`.
 class Dispatched {
  public:
-  nb::object dispatcher(nb::object session, nb::handle stream, nb::handle array_type) {  // made on first use
-    std::erase_if(found_, [](const Found& found) { return !found.alive(); });
-    for (Found& found : found_)
-      if (found.session == session.ptr()) return found.dispatcher;
-    nb::object made = nb::type<Dispatcher>()(stream, array_type);
-    found_.push_back({session.ptr(), adopt(PyWeakref_NewRef(session.ptr(), nullptr)), made});
+  static nb::object dispatcher(nb::handle self, nb::object session, nb::handle stream, nb::handle array_type) {  // made on first use
+    auto& own = *nb::inst_ptr<Dispatched>(self);
+    for (Found& found : own.found_)
+      if (found.session == session.ptr() && found.alive()) return found.dispatcher;
+    nb::object made = nb::type<Dispatcher>()(stream, array_type), weak_self = adopt(PyWeakref_NewRef(self.ptr(), nullptr));
+    nb::object gone = nb::cpp_function([weak_self](nb::handle) {  // nothing of a session that is no more is kept
+      PyObject* self = PyWeakref_GetObject(weak_self.ptr());
+      if (self != Py_None) std::erase_if(nb::inst_ptr<Dispatched>(self)->found_, [](const Found& found) { return !found.alive(); });
+    });
+    own.found_.push_back({session.ptr(), adopt(PyWeakref_NewRef(session.ptr(), gone.ptr())), made});
     return made;
   }
   void forget(nb::handle session) {
@@ -281,7 +285,11 @@ class Dispatched {
       nb::object none = kwargs ? nb::borrow(kwargs) : adopt(PyDict_New());
       return PyObject_CallMethodObjArgs(self, slow, args, none.ptr(), nullptr);
     } catch (const Error& error) {
-      set_python_error(error);
+      try {
+        set_python_error(error);
+      } catch (nb::python_error& other) {
+        other.restore();
+      }
     } catch (nb::python_error& error) {
       error.restore();
     } catch (const std::exception& error) {

@@ -2,6 +2,7 @@
 //
 // Integers are multiplied and added modulo 2^32 or 2^64, so signed and unsigned ones are the same code; int8 and uint8
 // operands are widened to 32 bits where they are read. B is always copied, one panel of one slice at a time; A is read in place.
+// Rows in groups are one product after another.
 #pragma once
 #include "split.h"
 
@@ -86,7 +87,8 @@ void copy_panel(const Operand& b, const uint8_t* from, int64_t k, int64_t column
 // The epilogue over finished columns of some rows, at most a strip of them; `address`: of the operands, in this step of the batch.
 void finish_product(Context& context, const Section& head, const Word* words, uint8_t* const* address, int64_t row, int64_t row_end,
                     int64_t column, int64_t columns) {
-  const auto run = DType(head.dtype) == DType::FLOAT64 ? float64::run_strip
+  const auto run = DType(head.dtype) == DType::FLOAT32   ? float32::run_strip
+                   : DType(head.dtype) == DType::FLOAT64 ? float64::run_strip
                    : DType(head.dtype) == DType::INT32 ? int32::run_strip
                    : DType(head.dtype) == DType::INT64 ? int64::run_strip
                    : DType(head.dtype) == DType::UINT32 ? uint32::run_strip
@@ -98,49 +100,97 @@ void finish_product(Context& context, const Section& head, const Word* words, ui
   }
 }
 
+// Rows [row, row_end) by columns [column, column_end) of one step of the batch, or of one group of rows.
 template <class T, class A, class B>
-void product_of(Context& context, const SectionRun& run) {
+void product_part(Context& context, const SectionRun& run, uint8_t* const* address, int64_t row, int64_t row_end, int64_t column,
+                  int64_t column_end) {
   static constexpr auto TILES = product_tiles<T, A>(std::make_integer_sequence<int, PRODUCT_ROWS>());
   constexpr int64_t COLUMNS = 2 * WIDTH<T>;
   const Section& head = *run.section.head;
   const Operand *a = run.section.operands, *b = a + 1, *c = a + 2;
-  const int64_t n = head.dims[0], m = head.dims[1], slice = slice_k(head.depth);
-  const MatmulCut cut = matmul_cut(head, a);
+  const int64_t slice = slice_k(head.depth);
   T* const scratch = reinterpret_cast<T*>(run.scratch);
-  context.operands = a, context.constants = run.section.constants;
   PartOfProduct t{};
   t.a_row = a->stride[1] / int64_t(sizeof(A)), t.a_step = a->depth / int64_t(sizeof(A)), t.c_row = c->stride[1] / int64_t(sizeof(T));
-  for (int64_t unit = run.begin; unit < run.end;) {
-    const int64_t piece = unit % cut.pieces, pieces = smaller(cut.pieces - piece, run.end - unit);
-    int64_t row = 0, row_end = m, column = 0, column_end = n, step = unit / cut.pieces;
-    uint8_t* address[MAX_OPERANDS];
-    std::copy(run.address, run.address + head.operand_count, address);
-    if (cut.along == MatmulCut::ROWS) row = piece, row_end = piece + pieces;
-    if (cut.along == MatmulCut::PANELS) column = piece * PANEL, column_end = smaller(n, (piece + pieces) * PANEL);
-    for (int d = 2; d < head.rank; step /= head.dims[d++])
-      for (int i = 0; i < head.operand_count; i++) address[i] += step % head.dims[d] * a[i].stride[d];
-    const uint8_t *const a0 = address[0], *const b0 = address[1];
-    uint8_t* const c0 = address[2];
-    int64_t finished = column;
-    for (int64_t k0 = 0; k0 < head.depth; k0 += slice) {
-      t.k = smaller(slice, head.depth - k0), t.first = k0 == 0;
-      for (int64_t j = column; j < column_end; j += PANEL) {
-        const int64_t wide = smaller(PANEL, column_end - j);
-        copy_panel<T, B>(*b, b0 + k0 * b->depth + j * b->stride[0], t.k, wide, scratch);
-        for (int64_t i = row; i < row_end; i += PRODUCT_ROWS)
-          for (int64_t u = 0; u < wide; u += COLUMNS) {
-            t.columns = smaller(COLUMNS, wide - u);
-            t.a = a0 + i * a->stride[1] + k0 * a->depth, t.b = scratch + u;
-            t.c = c0 + i * c->stride[1] + (j + u) * int64_t(sizeof(T));
-            TILES.of_rows[smaller(PRODUCT_ROWS, row_end - i)](t);
-          }
-        const bool enough = j + wide == column_end || (j + wide - finished) * int64_t(sizeof(T)) == STRIP_BYTES_MAX;
-        if (head.word_count && k0 + t.k == head.depth && enough) {
-          finish_product(context, head, run.section.words, address, row, row_end, finished, j + wide - finished);
-          finished = j + wide;
+  int64_t finished = column;
+  for (int64_t k0 = 0; k0 < head.depth; k0 += slice) {
+    t.k = smaller(slice, head.depth - k0), t.first = k0 == 0;
+    for (int64_t j = column; j < column_end; j += PANEL) {
+      const int64_t wide = smaller(PANEL, column_end - j);
+      copy_panel<T, B>(*b, address[1] + k0 * b->depth + j * b->stride[0], t.k, wide, scratch);
+      for (int64_t i = row; i < row_end; i += PRODUCT_ROWS)
+        for (int64_t u = 0; u < wide; u += COLUMNS) {
+          t.columns = smaller(COLUMNS, wide - u);
+          t.a = address[0] + i * a->stride[1] + k0 * a->depth, t.b = scratch + u;
+          t.c = address[2] + i * c->stride[1] + (j + u) * int64_t(sizeof(T));
+          TILES.of_rows[smaller(PRODUCT_ROWS, row_end - i)](t);
         }
+      const bool enough = j + wide == column_end || (j + wide - finished) * int64_t(sizeof(T)) == STRIP_BYTES_MAX;
+      if (head.word_count && k0 + t.k == head.depth && enough) {
+        finish_product(context, head, run.section.words, address, row, row_end, finished, j + wide - finished);
+        finished = j + wide;
       }
     }
+  }
+}
+
+int64_t rows_of_group(const Operand& sizes, const uint8_t* from, int64_t group) {
+  if (DType(sizes.dtype) == DType::INT64) {
+    int64_t rows;
+    memcpy(&rows, from + group * sizes.stride[2], sizeof rows);
+    return rows;
+  }
+  int32_t rows;
+  memcpy(&rows, from + group * sizes.stride[2], sizeof rows);
+  return rows;
+}
+
+// Groups of rows, one behind the other, each with its own B: multiply(row, row_end, column, column_end) with B at address[1]. What is
+// beyond all of them is 0; an epilogue sees those rows too.
+template <class F>
+void each_group(Context& context, const SectionRun& run, uint8_t** address, F multiply) {
+  const Section& head = *run.section.head;
+  const Operand *b = run.section.operands + 1, *c = b + 1, *sizes = b + 2;
+  const bool whole = run.end - run.begin >= run.section.split.units;
+  const int64_t column = whole ? 0 : run.begin * PANEL, column_end = whole ? head.dims[0] : smaller(head.dims[0], run.end * PANEL);
+  int64_t row = 0;
+  for (int64_t group = 0; group < head.dims[2]; group++, address[1] += b->stride[2]) {
+    const int64_t rows = rows_of_group(*sizes, run.address[3], group);
+    if (rows < 0 || rows > head.dims[1] - row) {
+      context.trap = {TrapCode::GATHER_RANGE, 0, 0, rows, head.dims[1] - row + 1};
+      return;
+    }
+    if (rows) multiply(row, row + rows, column, column_end);
+    row += rows;
+  }
+  const int64_t element = DTYPE_BYTES[head.dtype], strip = STRIP_BYTES_MAX / element;
+  for (int64_t i = row; i < head.dims[1]; i++)
+    memset(address[2] + i * c->stride[1] + column * element, 0, size_t((column_end - column) * element));
+  for (int64_t j = column; head.word_count && j < column_end; j += strip)
+    finish_product(context, head, run.section.words, address, row, head.dims[1], j, smaller(strip, column_end - j));
+}
+
+template <class T, class A, class B>
+void product_of(Context& context, const SectionRun& run) {
+  const Section& head = *run.section.head;
+  const Operand* const a = run.section.operands;
+  context.operands = a, context.constants = run.section.constants;
+  uint8_t* address[MAX_OPERANDS];
+  std::copy(run.address, run.address + head.operand_count, address);
+  if (is_grouped(*a))
+    return each_group(context, run, address, [&](int64_t row, int64_t row_end, int64_t column, int64_t column_end) {
+      product_part<T, A, B>(context, run, address, row, row_end, column, column_end);
+    });
+  const MatmulCut cut = matmul_cut(head, a);
+  for (int64_t unit = run.begin; unit < run.end;) {
+    const int64_t piece = unit % cut.pieces, pieces = smaller(cut.pieces - piece, run.end - unit);
+    int64_t row = 0, row_end = head.dims[1], column = 0, column_end = head.dims[0], step = unit / cut.pieces;
+    std::copy(run.address, run.address + head.operand_count, address);
+    if (cut.along == MatmulCut::ROWS) row = piece, row_end = piece + pieces;
+    if (cut.along == MatmulCut::PANELS) column = piece * PANEL, column_end = smaller(column_end, (piece + pieces) * PANEL);
+    for (int d = 2; d < head.rank; step /= head.dims[d++])
+      for (int i = 0; i < head.operand_count; i++) address[i] += step % head.dims[d] * a[i].stride[d];
+    product_part<T, A, B>(context, run, address, row, row_end, column, column_end);
     unit += pieces;
   }
 }

@@ -187,10 +187,8 @@ class Verifier {
     if (kind_ == SectionKind::COPY) return copy();
     if (is_control(kind_)) return control();
     if (grouped_) {
-      if (s.dtype != FLOAT32) return wrong(VerifyCode::DTYPE, s.dtype, FLOAT32);
       if (s.rank != 3) return wrong(VerifyCode::DIMENSION, s.rank, 3);
-      if (s.operand_count != 4) return wrong(VerifyCode::OPERAND, s.operand_count, 4);
-      if (s.word_count) return wrong(VerifyCode::NESTING, s.word_count, 0);
+      if (s.operand_count < 4) return wrong(VerifyCode::OPERAND, s.operand_count, 4);
     }
     for (int i = 0; i < s.operand_count; i++)
       if (!operand(i)) return false;
@@ -441,7 +439,7 @@ class Verifier {
     }
     const bool each = kind_ == SectionKind::COPY && x.mode & WRITE;
     if (x.stride[0] || each) walk.step(s.dims[0], x.stride[0]);  // 0: one element a row, which may be written once a row
-    const int dims = grouped_ && i == 2 ? 2 : s.rank;  // groups share one C
+    const int dims = grouped_ && (i == 2 || i > 3) ? 2 : s.rank;  // groups share one C, and its epilogue
     for (int d = 1; d < dims; d++) walk.step(s.dims[d], x.stride[d]);
     if (has_depth) walk.step(attends ? section_.operands[i < 2 ? 1 : 2].limit : s.depth, x.depth);
     if (gathers) walk.step(x.limit, x.depth);
@@ -487,10 +485,10 @@ class Verifier {
     return true;
   }
 
-  // Rows in groups: A and C are the same for all of them; their numbers of rows are whole numbers.
+  // Rows in groups: A, C and what the epilogue touches are the same for all of them; their numbers of rows are whole numbers.
   bool group_shape(int i) {
     const Operand& x = section_.operands[i];
-    if (i % 2 == 0) return need_operand(!x.stride[2], VerifyCode::OPERAND, i, x.stride[2], 0);
+    if (i % 2 == 0 || i > 3) return need_operand(!x.stride[2], VerifyCode::OPERAND, i, x.stride[2], 0);
     if (i == 1) return true;
     const bool whole = x.dtype == uint8_t(DType::INT32) || x.dtype == uint8_t(DType::INT64);
     if (!whole) return refuse_operand(VerifyCode::DTYPE, i, x.dtype, int64_t(DType::INT64));

@@ -129,7 +129,7 @@ def _feeds(session: Session, given: Feeds, sizes: Mapping[str, int]) -> tuple[Fe
 
 def _random(port: Port, sizes: Mapping[str, int]) -> np.ndarray:
     if port.dtype is None or port.shape is None or port.dtype == object:
-        raise ModelFormatError(f"run: input {port.name}: nothing is declared to make a random one from, allowed --input {port.name}=file.npy")
+        raise ModelFormatError(f"run: input {port.name}: got no declared shape and dtype for a random one, allowed --input {port.name}=file.npy")
     shape = tuple(n if isinstance(n, int) else sizes[n] if n else SIZE for n in port.shape)
     random = np.random.default_rng(0)
     if port.dtype.kind == "b":
@@ -177,7 +177,7 @@ def _other(compare: str | None, file: Path) -> object:
     try:
         import onnxruntime
     except ImportError:
-        raise UnsupportedOperatorError("run: --compare: onnxruntime is not installed, allowed environments with it") from None
+        raise UnsupportedOperatorError("run: --compare: onnxruntime, got none that is installed, allowed environments with it") from None
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 4

@@ -11,6 +11,9 @@ from dvm_rt.scheduler import events as e
 from dvm_rt.scheduler.limits import Limits
 
 
+SHARE_LEAST = 0.05  # of a CPU: who only waits uses less
+
+
 @dataclass(slots=True)
 class Watch:
     """What the kernel said of a process that has owed something since `since`: first and latest look."""
@@ -21,14 +24,18 @@ class Watch:
     latest: e.Inspected
     latest_at: float
 
-    def computes(self) -> bool:
-        """It used at least half of the time that it could have had."""
-        spent, elapsed = self.latest.cpu_s - self.first_cpu_s, self.latest_at - self.first_at
-        return self.latest.what == "running" and elapsed > 0 and spent >= elapsed / 2
+    def share(self) -> float:
+        """Of the time between the looks, what it spent on CPUs, all its threads together."""
+        elapsed = self.latest_at - self.first_at
+        return (self.latest.cpu_s - self.first_cpu_s) / elapsed if elapsed > 0 else 0.0
 
     def starves(self) -> bool:
-        """It would run, but other processes have the CPUs."""
-        return self.latest.what == "running" and not self.computes()
+        """It would run, but other processes have the CPUs most of the time."""
+        return self.latest.what == "running" and self.share() < 0.5
+
+    def computes(self) -> bool:
+        """It is at work, however little of the CPUs others leave to it; its first thread may sleep while others compute."""
+        return self.latest.what == "running" or (self.latest.what == "sleeping" and self.share() >= SHARE_LEAST)
 
     def is_evidence(self, since: float, enough_s: float) -> bool:
         """About this delay, and looked at for long enough."""

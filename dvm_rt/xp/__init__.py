@@ -200,7 +200,7 @@ def _dtype(x: DType | Array) -> DType:
 def _promoted(a: DType, b: DType) -> DType:
     found = dtypes.promote(a, b)
     if found is None:
-        raise DTypeError(f"xp: result_type: dtypes without a common one, got {a} and {b}")
+        raise DTypeError(f"xp: result_type: dtypes, got {a} and {b}, allowed ones with a common one")
     return found
 
 

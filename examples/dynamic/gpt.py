@@ -75,6 +75,7 @@ class Gpt:
     def _logits(self, ids, caches):
         batch, new = ids.shape
         before = 0 if caches[0] is None else caches[0].shape[0]
+        ids = dvm.clip(ids, 0, self.words.shape[0] - 1)  # no request can stop a launch that it shares with others
         x = dvm.take(self.words, ids, axis=0) + self.places[before : before + new]
         grown = []
         for number, layer in enumerate(self.layers):
@@ -116,17 +117,20 @@ def decode(model: Gpt, prompt: list[int], end: int, tokens_max: int) -> list[int
 
 
 async def decode_together(model: Gpt, prompts: list[list[int]], end: int, tokens_max: int) -> list[list[int]]:
-    """As decode for each prompt, all at once: steps of requests that are equally far are one launch, which reads the weights once."""
+    """As decode for each prompt, all at once: steps of requests that are equally far are one launch, which reads the weights once.
+    The step after it is on its way, too, before the tokens are looked at."""
 
     async def request(prompt: list[int]) -> list[int]:
         logits, *caches = model.start(dvm.asarray(np.array([prompt], np.int32)))
         ids, found = likeliest(logits), []
+        await dvm.aeval(ids)
         while True:
+            ahead = model.waiting_step(ids, *caches)
             await dvm.aeval(ids)
             found.append(int(ids))
             if found[-1] == end or len(found) == tokens_max:
                 return found
-            ids, *caches = model.waiting_step(ids, *caches)
+            ids, *caches = ahead
 
     return await asyncio.gather(*(request(prompt) for prompt in prompts))
 

@@ -18,67 +18,61 @@ def route(x, gate):
 
 
 @dvm.function
-def expert(x, rows, up, down):
-    """What one expert makes of its tokens: x[rows] -> (rows, d)."""
-    return dvm.gelu(dvm.take(x, rows, axis=0) @ up) @ down
+def combine(x, shares, tokens, counts, places, up, down):
+    """x plus the shares of each token's two results: all experts in one launch, each on its own rows x[tokens]."""
+    parts = dvm.grouped_matmul(dvm.gelu(dvm.grouped_matmul(dvm.take(x, tokens, axis=0), up, counts)), down, counts)
+    first, second = (dvm.take(parts, places[i], axis=0) for i in range(2))
+    return x + shares[:, :1] * first + shares[:, 1:] * second
 
 
-@dvm.function
-def combine(x, shares, parts, first, second):
-    """x plus the share of each token's two results, which are rows `first` and `second` of the parts."""
-    return x + shares[:, :1] * dvm.take(parts, first, axis=0) + shares[:, 1:] * dvm.take(parts, second, axis=0)
-
-
-def mixture(x: dvm.Array, gate: dvm.Array, experts: list) -> tuple[dvm.Array, np.ndarray]:
-    """(n, d) -> (n, d), and how many tokens each expert got."""
+def mixture(x: dvm.Array, gate: dvm.Array, up: dvm.Array, down: dvm.Array) -> tuple[dvm.Array, np.ndarray]:
+    """(n, d) -> (n, d), and how many tokens each expert got. up (experts, d, 2 d), down (experts, 2 d, d)."""
     shares, chosen = route(x, gate)
     chosen = np.asarray(chosen)
     order = np.argsort(chosen, axis=None, kind="stable")  # (token, choice) pairs, expert after expert
-    counts = np.bincount(chosen.ravel(), minlength=len(experts))
-    parts, at = [], 0
-    for (up, down), count in zip(experts, counts, strict=True):
-        if count:
-            parts.append(expert(x, dvm.asarray((order[at : at + count] // 2).astype(np.int32)), up, down))
-        at += count
-    place = np.empty(order.shape, np.int32)
-    place[order] = np.arange(len(order), dtype=np.int32)
-    first, second = (dvm.asarray(np.ascontiguousarray(place[i::2])) for i in range(2))
-    return combine(x, shares, dvm.concat(parts, axis=0), first, second), counts
+    counts = np.bincount(chosen.ravel(), minlength=len(up))
+    places = np.empty(order.shape, np.int32)
+    places[order] = np.arange(len(order), dtype=np.int32)
+    numbers = (order // 2, counts, places.reshape(-1, 2).T)
+    return combine(x, shares, *(dvm.asarray(np.ascontiguousarray(a, np.int32)) for a in numbers), up, down), counts
 
 
-def random_weights(rng: np.random.Generator, width: int, experts: int) -> tuple[np.ndarray, list]:
-    return normal(rng, width, experts), [(normal(rng, width, 2 * width), normal(rng, 2 * width, width)) for _ in range(experts)]
+def random_weights(rng: np.random.Generator, width: int, experts: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The gate, and of all experts what leads to twice the width, and back."""
+    gate = normal(rng, width, experts)
+    pairs = [(normal(rng, width, 2 * width), normal(rng, 2 * width, width)) for _ in range(experts)]
+    return gate, np.stack([up for up, _ in pairs]), np.stack([down for _, down in pairs])
 
 
-def reference(x: np.ndarray, gate: np.ndarray, experts: list) -> tuple[np.ndarray, np.ndarray, float]:
+def reference(x: np.ndarray, gate: np.ndarray, up: np.ndarray, down: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
     """The same in float64, token after token; and the smallest difference between a chosen expert's score and the next."""
     from math import erf
 
-    x, out, counts, margin = x.astype(np.float64), x.astype(np.float64), np.zeros(len(experts), int), np.inf
+    x, out, counts, margin = x.astype(np.float64), x.astype(np.float64), np.zeros(len(up), int), np.inf
     for i, token in enumerate(x):
         scores = token @ gate.astype(np.float64)
         best = np.argsort(-scores)
         margin = min(margin, scores[best[1]] - scores[best[2]])
         shares = np.exp(scores[best[:2]] - scores[best[0]])
         for share, e in zip(shares / shares.sum(), best[:2], strict=True):
-            inner = token @ experts[e][0].astype(np.float64)
-            out[i] = out[i] + share * (inner * 0.5 * (1 + np.vectorize(erf)(inner / np.sqrt(2))) @ experts[e][1].astype(np.float64))
+            inner = token @ up[e].astype(np.float64)
+            out[i] = out[i] + share * (inner * 0.5 * (1 + np.vectorize(erf)(inner / np.sqrt(2))) @ down[e].astype(np.float64))
             counts[e] += 1
     return out, counts, float(margin)
 
 
 def run(seed: int, tell: Tell, width: int = 128, experts: int = 8, batches: int = 12, tokens_max: int = 96) -> list[Report]:
     rng = np.random.default_rng(seed)
-    gate, hosts = random_weights(rng, width, experts)
-    held_gate, held = dvm.asarray(gate), [(dvm.asarray(u), dvm.asarray(d)) for u, d in hosts]
+    weights = random_weights(rng, width, experts)
+    held = tuple(map(dvm.asarray, weights))
     total, seconds, error, agrees = 0, 0.0, 0.0, True
     for done in range(1, batches + 1):
         x = rng.standard_normal((int(rng.integers(1, tokens_max + 1)), width), np.float32)
         begin = time.perf_counter()
-        y, counts = mixture(dvm.asarray(x), held_gate, held)
+        y, counts = mixture(dvm.asarray(x), *held)
         got = np.asarray(y)
         seconds, total = seconds + time.perf_counter() - begin, total + len(x)
-        wanted, expected, margin = reference(x, gate, hosts)
+        wanted, expected, margin = reference(x, *weights)
         if margin > 1e-5:
             agrees = agrees and np.array_equal(counts, expected)
             error = max(error, error_of(got, wanted))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import dvm_rt as dvm
-from dvm_rt.errors import DeviceTrap, DTypeError, GraphError, ShapeError
+from dvm_rt.errors import DeviceTrap, DTypeError, EncodeError, GraphError, ShapeError
 
 RNG = np.random.default_rng(11)
 
@@ -113,8 +113,31 @@ def test_errors_of_cond() -> None:
         dvm.function(lambda v, p: dvm.cond(p, lambda: v, lambda: v.astype(dvm.int32)))(x, flag)
     with pytest.raises(GraphError, match="structure of the results"):
         dvm.function(lambda v, p: dvm.cond(p, lambda: v, lambda: (v, v)))(x, flag)
-    with pytest.raises(DTypeError, match="switch: index"):
-        dvm.switch(x, [lambda: x])
+    with pytest.raises(GraphError, match=r"results, got \{'a': array, 'b': \[array, None\]\} and \(array,\), allowed"):
+        dvm.function(lambda v, p: dvm.cond(p, lambda: {"a": v, "b": [v, None]}, lambda: (v,)))(x, flag)
+    for how in (lambda f: f, dvm.function):
+        with pytest.raises(GraphError, match="cond: a branch or body, got Array, allowed Python functions"):
+            how(lambda v: dvm.cond(dvm.sum(v) > 0, lambda: v, v))(x)
+        with pytest.raises(DTypeError, match="cond: predicate, got NoneType, allowed"):
+            how(lambda v: dvm.cond(None, lambda: v, lambda: v))(x)
+        for index in (v := dvm.asarray(1.0), True, 1.5):
+            with pytest.raises(DTypeError, match="switch: index"):
+                how(lambda v, index=index: dvm.switch(index, [lambda: v]))(v)
+        with pytest.raises(GraphError, match="switch: a branch or body, got int, allowed"):
+            how(lambda v: dvm.switch(0, [lambda: v, 3]))(x)
+
+
+def test_whole_numbers_that_branches_give_are_values() -> None:
+    """Outside of a function they are Python's; equal ones stay static inside of one, too."""
+    f = dvm.function(lambda v: dvm.cond(dvm.sum(v) > 0, lambda: (7, v, "name"), lambda: (-7, v, "name")))
+    which = dvm.function(lambda i: dvm.switch(i, [lambda: 1, lambda: 2, lambda: 3]))
+    for value in (1.0, -1.0):
+        number, _, name = f(dvm.asarray([value]))
+        assert int(number) == 7 * value and number.dtype is dvm.int64 and name == "name"
+    assert [int(which(dvm.asarray(i))) for i in range(3)] == [1, 2, 3]
+    assert dvm.function(lambda v: dvm.cond(dvm.sum(v) > 0, lambda: (v, 5), lambda: (-v, 5)))(dvm.asarray([1.0]))[1] == 5
+    with pytest.raises(DTypeError, match="dtypes of the branches, got int64 and float32"):
+        dvm.function(lambda v: dvm.cond(dvm.sum(v) > 0, lambda: 1, lambda: 2.0))(dvm.asarray([1.0]))
 
 
 # ---- while_loop -----------------------------------------------------------------------------------------------------
@@ -212,8 +235,9 @@ def test_dtypes(dtype: str) -> None:
 
 def test_errors_of_while_loop() -> None:
     x = dvm.asarray(floats(4))
-    with pytest.raises(GraphError, match="limit, got 0"):
-        dvm.while_loop(lambda v: dvm.sum(v) > 0, lambda v: v, x, limit=0)
+    for limit in (0, 1 << 62, 2.0, True):
+        with pytest.raises(GraphError, match="limit, got"):
+            dvm.while_loop(lambda v: dvm.sum(v) > 0, lambda v: v, x, limit=limit)
     for how in (lambda f: f, dvm.function):
         with pytest.raises(DTypeError, match="predicate"):
             how(lambda v: dvm.while_loop(lambda u: dvm.sum(u), lambda u: u, v))(x)
@@ -223,6 +247,20 @@ def test_errors_of_while_loop() -> None:
             how(lambda v: dvm.while_loop(lambda u: dvm.sum(u) == dvm.sum(u), lambda u: u.astype(dvm.float64), v))(x)
         with pytest.raises(GraphError, match="structure of the state"):
             how(lambda v: dvm.while_loop(lambda *u: dvm.sum(u[0]) == dvm.sum(u[0]), lambda u: (u, u), (v,)))(x)
+        with pytest.raises(GraphError, match=r"got \(array,\), allowed that before it, \(array, array\)"):
+            how(lambda v: dvm.while_loop(lambda u, w: dvm.sum(u) == dvm.sum(u), lambda u, w: (u,), (v, v)))(x)
+        with pytest.raises(GraphError, match="while_loop: a branch or body, got Array, allowed"):
+            how(lambda v: dvm.while_loop(lambda u: dvm.sum(u) > 0, v, v))(x)
+
+
+def test_a_large_limit_is_bounded_by_the_work_of_a_launch() -> None:
+    def f(limit: int) -> object:
+        x = dvm.asarray(np.zeros(2, np.float32))
+        return dvm.function(lambda v: dvm.while_loop(lambda u: dvm.sum(u) < 10, lambda u: u + 1, v, limit=limit))(x)
+
+    same(f(1 << 32), np.full(2, 5, np.float32))
+    with pytest.raises(EncodeError, match=r"more work than 2\^40 steps"):
+        f(1 << 40)
 
 
 def test_a_loop_over_its_limit_is_an_error_and_the_next_call_works() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import os
 import signal
 import threading
 import time
@@ -401,3 +403,16 @@ def test_a_graph_of_new_operators_is_planned_at_once() -> None:
         assert (dvm.stats()["plans_made"], dvm.stats()["quick_launches"]) == (1, 0)
         dvm.function(lambda x: dvm.tanh(dvm.tanh(x)) * x)(x)  # both were met
         assert (dvm.stats()["plans_made"], dvm.stats()["quick_launches"]) == (1, 3)
+
+
+def test_a_function_keeps_nothing_of_a_runtime_that_is_no_more() -> None:
+    functions, counts = [], []
+    for _ in range(4):
+        functions.append(f := dvm.function(lambda x: x * 2.0))
+        with dvm.Runtime(encoders=0):  # whose stream has descriptors
+            x = dvm.asarray(fresh(4))
+            assert [np.asarray(f(x)).tobytes() for _ in range(3)] == [(np.asarray(x) * 2).tobytes()] * 3
+            del x
+        gc.collect()
+        counts.append(len(os.listdir("/proc/self/fd")))
+    assert counts[3] == counts[1]

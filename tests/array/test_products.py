@@ -115,7 +115,7 @@ def in_groups(x: np.ndarray, w: np.ndarray, rows: list[int]) -> np.ndarray:
     return np.concatenate([*(x[e - n : e] @ one for n, e, one in zip(rows, ends, w, strict=True)), np.zeros((len(x) - ends[-1], w.shape[2]))])
 
 
-@pytest.mark.parametrize("name", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("name", ["float32", "bfloat16", "float16", "float64", "int8", "int32", "uint16", "uint64"])
 def test_grouped_matmul(name: str) -> None:
     dtype, calls = getattr(dvm, name), 0
 
@@ -126,7 +126,7 @@ def test_grouped_matmul(name: str) -> None:
         return dvm.relu(dvm.grouped_matmul(x, w, rows))
 
     for m, groups, rows in ((9, 3, [4, 0, 5]), (9, 3, [0, 2, 3]), (1, 1, [1]), (70, 4, [20, 30, 1, 19])):
-        x, w = (np.random.default_rng(m).integers(-3, 4, shape).astype(np.float32) for shape in ((m, 12), (groups, 12, 35)))
+        x, w = (np.random.default_rng(m).integers(0 if name[0] == "u" else -3, 4, shape).astype(np.float32) for shape in ((m, 12), (groups, 12, 35)))
         got = experts(dvm.astype(dvm.asarray(x), dtype), dvm.astype(dvm.asarray(w), dtype), dvm.asarray(np.array(rows)))
         assert got.dtype is dtype
         np.testing.assert_array_equal(np.asarray(dvm.astype(got, dvm.float32)), np.maximum(in_groups(x, w, rows), 0))

@@ -169,8 +169,10 @@ def test_errors() -> None:
             how(lambda h: dvm.scan(lambda c, x: (c, c), h, None))(h)
         with pytest.raises(ShapeError, match="lengths, got"):
             how(lambda h, x: dvm.scan(lambda c, x: (c, c), h, (x, x[:2])))(h, xs)
-        with pytest.raises(ShapeError, match="lengths, got"):
+        with pytest.raises(ShapeError, match="lengths, got an array of no dimensions"):
             how(lambda h, x: dvm.scan(lambda c, x: (c, c), h, dvm.sum(x)))(h, xs)
+        with pytest.raises(GraphError, match="scan: a branch or body, got Array, allowed"):
+            how(lambda h, x: dvm.scan(h, h, x))(h, xs)
         with pytest.raises(GraphError, match="length, got -1"):
             how(lambda h: dvm.scan(lambda c, x: (c, c), h, None, length=-1))(h)
         with pytest.raises(GraphError, match="result of a step"):

@@ -224,3 +224,25 @@ async def test_concurrent_requests_share_launches() -> None:
         together = await asyncio.gather(*(rt.run(request, x, w, 5 + i) for i, x in enumerate(starts)))
         assert together == alone
         assert dvm.stats()["stacked_calls"] - before >= 30
+
+
+async def test_calls_wait_for_company_while_the_device_has_enough_to_do() -> None:
+    """A task that comes while launches are on their way still joins the call that was recorded before it came."""
+    spin = dvm.function(lambda n, x: dvm.while_loop(lambda i, x: i < n, lambda i, x: (i + 1, x * 0.5), (0, x), limit=10**7)[1])
+    f = dvm.stacked(lambda x, w: dvm.tanh(x @ w))
+    with dvm.Runtime(encoders=1, threads=1):
+        x, w, turns = dvm.asarray(fresh(1, 8)), dvm.asarray(fresh(8, 8)), dvm.asarray(np.int64(200_000))
+        alone = np.asarray(f(x, w)).tobytes()
+        np.asarray(spin(dvm.asarray(np.int64(1)), dvm.asarray(1.0)))
+        long = [spin(turns, dvm.asarray(1.0)) for _ in range(30)]  # none so long that the device seems to hang
+
+        async def request(turns_later: int) -> bytes:
+            for _ in range(turns_later):
+                await asyncio.sleep(0)
+            y = f(x, w)
+            await dvm.aeval(y)
+            return np.asarray(y).tobytes()
+
+        assert await asyncio.gather(request(0), request(9)) == [alone, alone]
+        assert dvm.stats()["stacked_launches"] == 1 and dvm.stats()["stacked_calls"] == 2
+        assert all(float(y) == 0.0 for y in long)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from tests.fusion.running import check, normal
@@ -37,3 +38,12 @@ def test_scattering_nothing() -> None:
 
     check(build, [normal(7, 0, 2)])
     check(build, [normal(7, 3, 2)])
+
+
+def test_counting_beside_a_product_of_integers() -> None:
+    """The count was put into the epilogue of the product, whose tiles cannot count: there was no plan."""
+
+    def build(op, x, y):
+        return op.add(op.iota(size=y.shape[1]), op.matmul(x, y))
+
+    check(build, [np.arange(15).reshape(5, 3), np.arange(21).reshape(3, 7)])

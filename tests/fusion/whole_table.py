@@ -360,8 +360,25 @@ class LazyMake:
         return make
 
 
+class OneByOne(LazyMake):
+    """Each operator is computed at once, by itself: with plans that all graphs share."""
+
+    def __getattr__(self, name: str) -> Callable:
+        import dvm_rt as dvm
+
+        lazily = super().__getattr__(name)
+
+        def make(*inputs: object, **attributes: object) -> object:
+            made = lazily(*inputs, **attributes)
+            if not _too_large(made.shape):  # that is not kept
+                dvm.eval(made)
+            return made
+
+        return make
+
+
 def check_lazy(seed: int, draws: int = 3) -> int:
-    """Lazy arrays that are computed at random moments give the bytes of the unfused plan for the same sizes."""
+    """Lazy arrays that are computed at random moments give the bytes that they have if each operator is computed by itself."""
     import dvm_rt as dvm
 
     rng = random.Random(-seed - 1)
@@ -370,21 +387,19 @@ def check_lazy(seed: int, draws: int = 3) -> int:
     done = 0
     for _ in range(draws):
         arrays = draw_arrays(seed, draw_sizes(rng, ones))
-        parameters = [parameter(i, a.shape, dtypes.from_numpy(a.dtype)) for i, a in enumerate(arrays)]
-        graph = Graph.of(parameters, build(Make(Facts()), seed, steps, parameters), Facts())
+        given = [dvm.asarray(a) for a in arrays]
         try:
-            want = run_plan(fuse(graph, fused=False).plan, arrays)
+            want = [np.asarray(a).copy() for a in build(OneByOne(), seed, steps, given)]
         except ShapeError:
             continue  # the largest of nothing, inside of a composite
-        lazy = build(LazyMake(), seed, steps, [dvm.asarray(a) for a in arrays])
+        lazy = build(LazyMake(), seed, steps, given)
         order = list(range(len(lazy)))
         rng.shuffle(order)
         if rng.random() < 0.5:
             dvm.eval(*lazy)
         got = {i: np.asarray(lazy[i]) for i in order}
         for i, array in enumerate(want):
-            stored = dtypes.to_storage(got[i], lazy[i].dtype)  # NumPy has no bfloat16
-            assert stored.tobytes() == array.tobytes(), f"seed {seed}, output {i}, shapes {[a.shape for a in arrays]}\n{graph.dump()}"
+            assert got[i].tobytes() == array.tobytes(), f"seed {seed}, output {i}, shapes {[a.shape for a in arrays]}"
         done += 1
     return done
 
@@ -396,7 +411,9 @@ def main() -> int:
     arguments = parser.parse_args()
     used: Counter[str] = Counter()
     wrong, fitted, lazy = [], 0, 0
-    for seed in range(arguments.first, arguments.first + arguments.count):
+    for number, seed in enumerate(range(arguments.first, arguments.first + arguments.count)):
+        if number % 250 == 0:
+            print(f"{number} graphs, {fitted} draws of sizes, {lazy} lazy ones, {len(wrong)} wrong", flush=True)
         try:
             fitted += check_plans(seed, used)
             lazy += check_lazy(seed)

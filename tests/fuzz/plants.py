@@ -87,7 +87,7 @@ PLANTS: tuple[Plant, ...] = (
     _footprint("bounds-count", "__builtin_mul_overflow(walk.stride[d], walk.count[d] - 1, &reach)", "__builtin_mul_overflow(walk.stride[d], walk.count[d] - 2, &reach)"),
     _footprint("bounds-32-bit", "walk.count[d] - 1, &reach);", "walk.count[d] - 1, &reach), reach = int32_t(reach);"),
     _footprint("bounds-negative-stride", "int64_t& end = reach < 0 ? out.low : out.high;", "int64_t& end = out.high;"),
-    _verify("bounds-last-dimension", "const int dims = grouped_ && i == 2 ? 2 : s.rank;", "const int dims = grouped_ && i == 2 ? 2 : s.rank - 1;"),
+    _verify("bounds-last-dimension", "const int dims = grouped_ && (i == 2 || i > 3) ? 2 : s.rank;", "const int dims = grouped_ && (i == 2 || i > 3) ? 2 : s.rank - 1;"),
     _verify("bounds-depth", "if (has_depth) walk.step(attends", "if (has_depth && i) walk.step(attends"),
     _verify("bounds-gather", "if (gathers) walk.step(x.limit, x.depth);", ""),
     _verify("bounds-packed", "walk.element = packed_bytes(s.dims[0], depth, DTYPE_BYTES[x.dtype]);", "walk.element = s.dims[0] * depth * DTYPE_BYTES[x.dtype];"),

@@ -408,19 +408,20 @@ class Shadow {
   }
 
   // ---- sections ----
-  template <class F> void odometer(int first, F body) {
+  template <class F> void odometer(int first, F body, int end = MAX_RANK) {
     const Section& head = *s_->head;
+    const int rank = std::min(int(head.rank), end);
     int64_t index[MAX_RANK] = {};
     for (row_ = 0;; row_++) {
       for (int i = 0; i < head.operand_count; i++) {
         row_at_[i] = s_->operands[i].base;
-        for (int d = first; d < head.rank; d++) row_at_[i] += __int128(index[d]) * s_->operands[i].stride[d];
+        for (int d = first; d < rank; d++) row_at_[i] += __int128(index[d]) * s_->operands[i].stride[d];
         row_start_[i] = row_at_[i];
       }
       body();
       int d = first;
-      for (; d < head.rank && ++index[d] == head.dims[d]; d++) index[d] = 0;
-      if (d == head.rank || trapped) return;
+      for (; d < rank && ++index[d] == head.dims[d]; d++) index[d] = 0;
+      if (d == rank || trapped) return;
     }
   }
   void vector() {
@@ -449,8 +450,9 @@ class Shadow {
     const bool grouped = a->index != NONE;
     __int128 left = m;
     if (grouped) {
-      need(head.rank == 3 && head.operand_count == 4 && !head.word_count && head.dtype == FLOAT32, "shape of a matmul in groups");
+      need(head.rank == 3 && head.operand_count >= 4, "shape of a matmul in groups");
       need(!a->stride[2] && !c->stride[2] && !s_->operands[3].stride[0] && !s_->operands[3].stride[1], "strides of a matmul in groups");
+      for (int i = 4; i < head.operand_count; i++) need(!s_->operands[i].stride[2], "strides of an epilogue of groups");
       need(s_->operands[3].dtype == uint8_t(DType::INT32) || s_->operands[3].dtype == uint8_t(DType::INT64), "dtype of groups");
     }
     odometer(2, [&] {
@@ -479,7 +481,7 @@ class Shadow {
         for (int w = 0; w < head.word_count; w++)
           if (OPS[s_->words[w].op].a == Field::OPERAND) need(s_->words[w].a >= 2, "A or B in an epilogue");
         run_words(st);
-      });
+      }, grouped ? 2 : MAX_RANK);
     }
   }
   // The number of rows of one group; 0 where its value is not known here. Traps where it is below 0.

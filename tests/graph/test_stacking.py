@@ -97,4 +97,10 @@ def test_what_may_stop_a_launch() -> None:
     def taken(op: Make, x: Node, w: Node) -> Node:
         return op.take(w, op.astype(x, dtype="int32"))
 
+    def clipped(low: int | None, high: int | None) -> Callable[[Make, Node, Node], Node]:
+        return lambda op, x, w: op.take(w, op.clip(op.astype(x, dtype="int32"), low=low, high=high))
+
     assert may_trap(graph(taken, (ROWS,), (8, 4))) and not may_trap(graph(*GOOD["bias"][:1], *GOOD["bias"][1]))
+    assert [may_trap(graph(clipped(*ends), (ROWS,), (8, 4))) for ends in ((0, 7), (-8, 7), (3, 3))] == [False] * 3
+    assert [may_trap(graph(clipped(*ends), (ROWS,), (8, 4))) for ends in ((0, 8), (-9, 7), (None, 7), (0, None), (0, -9))] == [True] * 5
+    assert may_trap(graph(clipped(0, 7), (ROWS,), (REST, 4))), "a table of any number of rows"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -92,6 +93,12 @@ def test_facts_substitute() -> None:
     assert same(facts.resolve(c), 2 * a + 1)
     facts.equate(a, 384, "linear")
     assert facts.resolve(c) == 769 and facts.resolve(b) == 384 and not facts.checks
+
+
+def test_facts_resolve_numbers_of_numpy_to_pythons() -> None:
+    facts = Facts()
+    facts.equate(S[0], S[1], "test")
+    assert [type(n) for n in facts.resolve_shape((np.int64(3), 4))] == [int, int]
 
 
 def test_facts_find_what_a_number_divides() -> None:

@@ -11,6 +11,8 @@ from dvm_rt.errors import DeviceTrap, InvalidBytecodeError
 from dvm_rt.isa import matmul, reference, verifier
 from dvm_rt.isa.assembler import assemble
 from dvm_rt.isa.program import PACKED, READ, WRITE, ProgramBuilder
+from tests.native.test_matmul_dtypes import INTEGERS
+from tests.native.test_matmul_dtypes import values as of_dtype
 from tests.native.test_verify import GROUPS
 
 Array = np.ndarray
@@ -24,31 +26,55 @@ def values(*shape: int) -> Array:
     return np.random.default_rng(shape).standard_normal(shape, np.float32)
 
 
-def program(x: Array, w: Array, rows: Array, form: str) -> tuple[bytes, list[Array]]:
-    (m, k), (groups, _, n) = x.shape, w.shape
-    c, builder = np.full((m, n), 7, np.float32), ProgramBuilder()
-    section = builder.matmul(n, m, k, groups)
-    section.operand(builder.add_arg(x.nbytes), [0, 4 * k, 0], depth=4, index=3)
+def program(x: Array, w: Array, rows: Array, form: str, *others: Array, compute: dtypes.DType = dtypes.float32) -> tuple[bytes, list[Array]]:
+    """`others`: what the epilogue adds, (m, n), and multiplies with, (m, 1); then it is larger than 0 or 0."""
+    (m, k), (groups, _, n), size = x.shape, w.shape, w.itemsize
+    c, builder = np.full((m, n), 7, compute.numpy), ProgramBuilder()
+    section = builder.matmul(n, m, k, groups, dtype=compute)
+    of_x, of_w = (dtypes.from_numpy(a.dtype) for a in (x, w))
+    section.operand(builder.add_arg(x.nbytes, dtype=of_x), [0, x.itemsize * k, 0], dtype=of_x, depth=x.itemsize, index=3)
     if form == "packed":
         stored = np.concatenate([matmul.pack(one) for one in w])
         section.operand(builder.add_arg(stored.nbytes), [0, 0, matmul.packed_bytes(n, k)], mode=READ | PACKED)
     else:
         stored = w if form == "rows" else np.ascontiguousarray(w.transpose(0, 2, 1))
-        steps = ([4, 0, 4 * k * n], 4 * n) if form == "rows" else ([4 * k, 0, 4 * k * n], 4)
-        section.operand(builder.add_arg(stored.nbytes), steps[0], depth=steps[1])
-    section.operand(builder.add_arg(c.nbytes, READ | WRITE), [4, 4 * n, 0], mode=READ | WRITE)
+        steps = ([size, 0, size * k * n], size * n) if form == "rows" else ([size * k, 0, size * k * n], size)
+        section.operand(builder.add_arg(stored.nbytes, dtype=of_w), steps[0], dtype=of_w, depth=steps[1])
+    section.operand(builder.add_arg(c.nbytes, READ | WRITE, compute), [c.itemsize, c.itemsize * n, 0], mode=READ | WRITE)
     whole = dtypes.from_numpy(rows.dtype)
     section.operand(builder.add_arg(rows.nbytes, READ, whole), [0, 0, rows.itemsize], dtype=whole)
-    return builder.build(), [x, stored, c, rows]
+    for a, step in zip(others, (c.itemsize, 0), strict=False):
+        section.operand(builder.add_arg(a.nbytes, READ, compute), [step, a.strides[0], 0])
+    if others:
+        section.word("load", 2)
+        section.word("add.i", 4)
+        section.word("mul.b", 5)
+        section.word("max.k", 0.0)
+        section.word("store", 2)
+        section.word("end")
+    return builder.build(), [x, stored, c, rows, *others]
 
 
-def expected(x: Array, w: Array, rows: Array) -> Array:
-    begin, out = 0, np.zeros((len(x), w.shape[2]), np.float32)
+def expected(x: Array, w: Array, rows: Array, *others: Array, compute: dtypes.DType = dtypes.float32) -> Array:
+    begin, out = 0, np.zeros((len(x), w.shape[2]), compute.numpy)
     for count, one in zip(rows, w, strict=True):
         if count:
-            out[begin : begin + count] = matmul.matmul(x[begin : begin + count], one)
+            out[begin : begin + count] = matmul.product(x[begin : begin + count], one, compute)
         begin += count
-    return out
+    return np.maximum((out + others[0]) * others[1], 0) if others else out
+
+
+def check(code: bytes, args: list[Array], want: Array) -> None:
+    """The reference interpreter, every instruction set, threads."""
+    assert verifier.check(code) is None
+    again = [a.copy() for a in args]
+    reference.run(code, again)
+    assert again[2].tobytes() == want.tobytes()
+    for target in TARGETS:
+        for threads, parts in ((1, 1), (2, 3)):
+            args[2][:] = 7
+            _native.Program(code).run(args, target, threads=threads, parts=parts)
+            assert args[2].tobytes() == want.tobytes(), (target, parts)
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -57,17 +83,29 @@ def test_each_group_is_a_product(form: str, m: int, k: int, n: int, cases: tuple
     x, w = values(m, k), values(4, k, n)
     for number, case in enumerate(cases):
         rows = np.array(case, np.int32 if number % 2 else np.int64)
-        code, args = program(x, w, rows, form)
-        assert verifier.check(code) is None
-        want = expected(x, w, rows)
-        again = [a.copy() for a in args]
-        reference.run(code, again)
-        assert again[2].tobytes() == want.tobytes()
-        for target in TARGETS:
-            for threads, parts in ((1, 1), (2, 3)):
-                args[2][:] = 7
-                _native.Program(code).run(args, target, threads=threads, parts=parts)
-                assert args[2].tobytes() == want.tobytes(), (target, case, parts)
+        check(*program(x, w, rows, form), expected(x, w, rows))
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(("m", "k", "n", "case"), [(9, 5, 40, [3, 0, 5, 0]), (9, 5, 40, [0, 0, 0, 0]), (20, 1030, 33, [7, 0, 10, 2]), (20, 9, 140, [3, 0, 16, 0]), (3, 4, 1, [1, 1, 1, 0])])
+def test_the_epilogue_meets_every_row(form: str, m: int, k: int, n: int, case: list[int]) -> None:
+    """Those beyond all groups too; its operands know nothing of groups."""
+    x, w, rows = values(m, k), values(4, k, n), np.array(case, np.int64)
+    others = (values(m, n), values(m, 1))
+    check(*program(x, w, rows, form, *others), expected(x, w, rows, *others))
+
+
+@pytest.mark.parametrize("form", FORMS[:2])
+@pytest.mark.parametrize(("name", "left", "right"), [*INTEGERS, ("float64",) * 3])
+def test_other_dtypes(form: str, name: str, left: str, right: str) -> None:
+    compute = dtypes.BY_NAME[name]
+    for m, k, n, case in ((9, 5, 40, [3, 0, 5, 0]), (20, 3, 33, [16, 1, 0, 3]), (2, 1030, 3, [0, 1, 0, 1])):
+        x, w = of_dtype(dtypes.BY_NAME[left], m, k), of_dtype(dtypes.BY_NAME[right], 4, k, n)
+        rows = np.array(case, np.int32)
+        check(*program(x, w, rows, form, compute=compute), expected(x, w, rows, compute=compute))
+        if left == name:
+            others = (of_dtype(compute, m, n), of_dtype(compute, m, 1))
+            check(*program(x, w, rows, form, *others, compute=compute), expected(x, w, rows, *others, compute=compute))
 
 
 @pytest.mark.parametrize("case", [[-1, 3, 0, 0], [3, 4, 3, 0], [10, 0, 0, 0], [5, 5, -1, 0], [2**40, 0, 0, 0], [-(2**63), 9, 0, 0]])
@@ -96,6 +134,26 @@ def test_refused(old: str, new: str) -> None:
     assert bad != assemble(GROUPS) and verifier.check(bad) is not None
     with pytest.raises(InvalidBytecodeError):
         _native.Program(bad)
+
+
+EPILOGUE = """  x4 arg2+0 float32 read [4,160,0]
+  0 load x2
+  1 mul.i x4
+  2 store x2
+  3 end
+"""
+
+
+def test_refused_epilogues() -> None:
+    """What the words name steps along columns and rows, never along groups, and is neither A nor B."""
+    listing = GROUPS.replace("fuel=5", "fuel=77") + EPILOGUE
+    assert verifier.check(assemble(listing)) is None
+    _native.Program(assemble(listing))
+    for old, new in (("[4,160,0]\n  0", "[4,160,4]\n  0"), ("mul.i x4", "mul.i x1"), ("load x2", "load x0"), ("x4 arg2+0", "x4 arg2+4"), ("  3 end\n", "")):
+        bad = assemble(listing.replace(old, new))
+        assert verifier.check(bad) is not None, new
+        with pytest.raises(InvalidBytecodeError):
+            _native.Program(bad)
 
 
 def test_a_section_after_groups_is_no_group() -> None:

@@ -357,11 +357,21 @@ def test_when_replacing_workers_is_in_vain_the_device_goes():
     assert killed == [E0, E0, E0, e.DEVICE]
 
 
-def test_a_device_that_computes_is_believed_longer():
+@pytest.mark.parametrize("doing", [("running", 1.0), ("running", 0.1), ("running", 0.0), ("sleeping", 0.5)])
+def test_a_device_that_computes_is_believed_longer(doing):
+    """Also on a machine where others have most of the CPUs, and while its first thread waits for others of its threads."""
     d = Driver(policy="caller")
     d.arrive(1)
-    who, when = d.wait_for_blame({e.DEVICE: ("running", 1.0)})
+    who, when = d.wait_for_blame({e.DEVICE: doing})
     assert who == e.DEVICE and 20.0 < when < 20.5
+
+
+@pytest.mark.parametrize("doing", [("sleeping", 0.0), ("sleeping", 0.01), ("stopped", 0.0)])
+def test_a_device_that_only_waits_is_not(doing):
+    d = Driver(policy="caller")
+    d.arrive(1)
+    who, when = d.wait_for_blame({e.DEVICE: doing})
+    assert who == e.DEVICE and when < 2.0
 
 
 def test_the_lease_clock_stands_still_while_nothing_is_outstanding():
