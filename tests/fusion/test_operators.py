@@ -263,6 +263,7 @@ def test_attention(q: tuple[int, ...], k: tuple[int, ...], mask: tuple[int, ...]
 def test_windows() -> None:
     """Geometry of all kinds is in tests/array/test_windows.py."""
     checked("matmul_integer", "grouped_matmul", "grouped_product")  # in tests/array/test_products.py
+    checked("cumulative")  # in tests/array/test_running.py, and below
     checked("section")  # in tests/array/test_kernel.py
     checked("beside")  # in tests/fusion/test_projections.py
     checked("windows", "conv", "conv_transpose", "max_pool", "avg_pool")

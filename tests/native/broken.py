@@ -20,7 +20,6 @@ def broken() -> Iterator[Broken]:
     yield "dimensions whose product overflows", "OVERFLOW", raw(vector(MOST, MOST))
     yield "dimensions whose product is 0 modulo 2^64", "OVERFLOW", raw(vector(1 << 32, 1 << 32))
     yield "a product whose work overflows", "FUEL", raw(matmul(1 << 20, 1 << 20, MOST))
-    yield "a product in groups with words", "NESTING", raw(in_groups())
     wide = layout.LIMITS["SLICE_K"] + 1
     attention = ProgramBuilder().attention(1, 1, wide)
     attention.operand(WORKSPACE, (0, 4 * wide), depth=4, limit=1)
@@ -91,16 +90,6 @@ def matmul(n: int, m: int, k: int) -> SectionBuilder:
     section.operand(0, (0, 4), depth=4)
     section.operand(0, (4, 0), depth=4)
     section.operand(WORKSPACE, (4, 4 * n), mode=READ | WRITE)
-    return section
-
-
-def in_groups() -> SectionBuilder:
-    section = ProgramBuilder().matmul(1, 1, 1, 1)
-    section.operand(0, (0, 4, 0), depth=4, index=3)
-    section.operand(0, (4, 0, 4), depth=4)
-    section.operand(WORKSPACE, (4, 4, 0), mode=READ | WRITE)
-    section.operand(WORKSPACE, (0, 0, 4), dtype=dtypes.int32, base=64)
-    section.word("end")
     return section
 
 

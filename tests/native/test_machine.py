@@ -112,7 +112,7 @@ def every_instruction(row: int, rows: int) -> tuple[bytes, list[Array]]:
     section.word("store_slot", 0)
     arithmetic("sikrb")
     for word, value in (("store", buffer), ("store_nt", buffer), ("store_any", buffer), ("store_any_nt", buffer), ("acc_sum", 0),
-                        ("acc_max", 4), ("acc_min", 8), ("acc_prod", 12), ("iota", number)):
+                        ("acc_max", 4), ("acc_min", 8), ("acc_prod", 12), ("run_sum", 0), ("run_prod", 1), ("iota", number)):
         section.word(word, value)
     section.fetch(full)
     section.end_pass(0, 4, 8, 12)
