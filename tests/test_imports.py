@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "dvm_rt"
@@ -130,7 +131,10 @@ def test_the_zygote_has_one_thread():
 
 
 def test_sources_without_a_core_say_what_to_do(tmp_path: Path) -> None:
-    """Who starts Python beside the sources gets them, not what was installed."""
+    """Who starts Python beside the sources gets them, not what was installed (-S: nor what is installed as editable)."""
     shutil.copytree(PACKAGE, tmp_path / "dvm_rt", ignore=shutil.ignore_patterns("*.so", "__pycache__", "native"))
-    found = subprocess.run([sys.executable, "-c", "import dvm_rt; dvm_rt.asarray(1)"], cwd=tmp_path, capture_output=True, text=True)
+    found = subprocess.run(
+        [sys.executable, "-S", "-c", "import dvm_rt; dvm_rt.asarray(1)"],
+        cwd=tmp_path, env={"PYTHONPATH": str(Path(np.__file__).parent.parent)}, capture_output=True, text=True,
+    )  # fmt: skip
     assert found.returncode == 1 and "start Python in another folder" in found.stderr.splitlines()[-1]

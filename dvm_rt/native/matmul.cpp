@@ -112,7 +112,7 @@ void tile_kernel(const Tile& t) {
   // One pointer for three rows: they stay in registers, and a step costs one addition each.
   constexpr int BASES = (ROWS + 2) / 3;
   const int64_t a_row = t.a_row, a_step = ROW_MAJOR ? 1 : t.a_step, b_step = t.b_step, panel = t.panel;
-  const int64_t far = t.ahead * 4 / int64_t(sizeof(B)) * b_step;
+  const int64_t far = int64_t(uint64_t(t.ahead) * (4 / sizeof(B)) * uint64_t(b_step));  // may wrap where k is 1: not used there
   const B* b = reinterpret_cast<const B*>(t.b);
   const float *next = t.next, *a[BASES];
   float* copy = t.copy;
