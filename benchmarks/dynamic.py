@@ -7,17 +7,17 @@ turns; what counts is the median of the rounds. Rows `inline` and `1 encoder` ar
 from __future__ import annotations
 
 import asyncio
-import os
 import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 
-from benchmarks.measure import Row
+from benchmarks.measure import Row, all_cpus
 
 ROUND_S, ROUNDS = 0.12, 5
 MODES: dict[str, dict[str, object]] = {"inline": {"inline": True}, "1 encoder": {"encoders": 1, "threads": 1}}
@@ -32,20 +32,16 @@ def dynamic(wanted: Callable[[str], bool] = lambda name: True) -> Iterator[Row]:
     if find_spec("torch") is None:
         print("dynamic: absent: its rows are ratios to PyTorch, which is not installed", file=sys.stderr)
         return
-    cpus = os.sched_getaffinity(0)
     for name, (shape, unit, make) in CASES.items():
         if not wanted(name):
             continue
         rows = []
         for mode, options in MODES.items():
-            if mode != "inline":
-                os.sched_setaffinity(0, range(os.cpu_count() or 1))  # the processes need CPUs of their own
-            with dvm.Runtime(**options):  # type: ignore[arg-type]
+            with nullcontext() if mode == "inline" else all_cpus(), dvm.Runtime(**options):  # type: ignore[arg-type]
                 runs = make()
                 times = _rounds(runs)
                 ours = times.pop("dvm")
             rows.append(Row("dynamic", name, f"{shape}, {mode}", f"a {unit}", "us", ours, times))
-            os.sched_setaffinity(0, cpus)
         yield from rows
 
 

@@ -16,9 +16,11 @@ rows tell how many it had."""
 
 from __future__ import annotations
 
+import os
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import partial
 
@@ -35,6 +37,17 @@ SLOW_S, SLOW_SAMPLES = 0.15, 3
 UNSEEN, UNSEEN_S, UNSEEN_MIN = 50, 3.0, 3
 BUILD_S = 25.0  # of first calls at the shapes of one case: an engine that has taken so much is not asked at the others
 YARDSTICKS = ("fused C", "our ")  # columns that begin so are no peers: what could be reached, and ourselves in another setting
+
+
+@contextmanager
+def all_cpus() -> Iterator[None]:
+    """The engines of a run of one thread are pinned to one CPU; what runs in here has all of them: processes, threads."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, range(os.cpu_count() or 1))
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 @dataclass(slots=True)

@@ -6,14 +6,13 @@ a read of the matrix; the same with weights stored in bfloat16. The limit is mea
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from functools import partial
 
 import numpy as np
 
 from benchmarks import limits, threads
-from benchmarks.measure import Row, Timer, summary, take_turns
+from benchmarks.measure import Row, Timer, all_cpus, summary, take_turns
 from benchmarks.storage import chain, triad
 
 PLACES = {"in L3": 1 << 20, "in memory": 16 << 20}  # floats
@@ -78,13 +77,9 @@ def two_threads(wanted: Callable[[str], bool]) -> Iterator[Row]:
     """The suite `threads`: native; rounds in which another process had a CPU do not count, where there are others."""
     from dvm_rt import _native
 
-    before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, range(os.cpu_count() or 1))
-    try:
+    with all_cpus():
         for name, (code, args) in threads.cases().items():
             if wanted(name):
                 found = threads.compare(_native.Program(code), args, 2)
                 note = f"{found.free} of {found.rounds} rounds had both CPUs; CPU time of both {found.cpu:.2f} of one's"
                 yield Row("threads", name, "2 threads", "kernel", "us", found.us[2], {"our 1 thread": found.us[1]}, notes=note)
-    finally:
-        os.sched_setaffinity(0, before)

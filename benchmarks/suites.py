@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,7 @@ import numpy as np
 from benchmarks.cases import CASES, Case
 from benchmarks.dynamic import dynamic
 from benchmarks.engines import Engine
-from benchmarks.measure import Row
+from benchmarks.measure import Row, all_cpus
 from benchmarks.onnx_models import onnx_models
 from benchmarks.physical import bandwidth, two_threads
 
@@ -135,7 +135,7 @@ def pipeline() -> Iterator[Row]:
     import dvm_rt as dvm
 
     for mode, options in (("inline", {"inline": True}), ("1 encoder", {"encoders": 1})):
-        with dvm.Runtime(**options) as runtime:
+        with nullcontext() if mode == "inline" else all_cpus(), dvm.Runtime(**options) as runtime:
 
             @dvm.function
             def chain(x: dvm.Array) -> dvm.Array:
