@@ -162,7 +162,10 @@ def sections(machine: dict, rows: list[Row]) -> list[Section]:
             ]
             for t in held
         ]
-        said = "Of a target with many parts the table tells how many are met, and the worst. Rows that are lost have their reasons below."
+        said = (
+            "Of a target with many parts the table tells how many are met, and the worst. Rows that are lost have their reasons "
+            "below: what we read in code and profiles, measured only where a figure stands."
+        )
         out.append(Section("Targets", [said], [Table(["what", "target", "figure", "", "why it is missed"], body)]))
     if behind := _behind(rows):
         body = [[text(TITLES[r.suite]), text(r.case), text(r.shape), Cell(f"{r.best[0]} {number(r.best[1])} {r.unit}"), Cell(f"{number(r.dvm)} {r.unit}"),
