@@ -131,10 +131,12 @@ bool Stream::wait(uint64_t seq, uint64_t timeout_ns) {
     return done() >= seq;
   }
   // A wake-up takes as long as a small launch, so the waiter is awake when the end is near: it spins at once where waits have been
-  // short lately, else it sleeps until shortly before the end of one that is as long as they were, and spins then.
+  // short lately, else it sleeps until shortly before the end of one that is as long as they were, and spins then. An end while it
+  // sleeps says only that it slept too long: the time of the wake-up is in what it sees, and must not make the next one sleep too.
   const uint64_t start = now_ns(), spin_ns = uint64_t(options_.spin_us * 1e3), end = timeout_ns > NEVER - start ? NEVER : start + timeout_ns;
   const uint64_t expected = expected_wait_ns_, early = expected > spin_ns ? start + expected - spin_ns / 2 : start;
   uint64_t spin = early + spin_ns, now = start;
+  bool overslept = false;
   for (uint32_t round = 0; done() < seq; ++round) {
     enter();
     if (control_.events_waiting() || pushed_ < launched())
@@ -142,15 +144,17 @@ bool Stream::wait(uint64_t seq, uint64_t timeout_ns) {
     // Spinning beside the device would keep it from running.
     if (now < spin && (round & 15) == 0 && cpu_now() == control_.get(CONTROL_DEVICE_CPU)) spin = 0;
     if (now >= early && now < spin) {
+      overslept = false;
       for (int i = 0; i < 8 && done() < seq; ++i) pause_cpu();
     } else {
       if (now >= end) return false;
+      overslept = now < early;
       control_.sleep(seq, (now < early && spin ? std::min(early, end) : end) - now);
     }
     now = now_ns();
   }
   const uint64_t waited = now - start;
-  expected_wait_ns_ = waited < expected ? waited : expected + (waited - expected) / 4;
+  expected_wait_ns_ = overslept ? expected / 2 : waited < expected ? waited : expected + (waited - expected) / 4;
   return true;
 }
 

@@ -726,8 +726,10 @@ const Word* run_pass(Context& c, const SectionRun& run, const Word* pass) {
   return pass + 1;
 }
 
-// Every row: its row words on this thread, its passes on all.
+// Every row: its row words on this thread, its passes on all. This thread adds up the blocks, also of passes that others
+// ran to the end before it took a part.
 void run_wide(Context& c, const SectionRun& run) {
+  if (c.lanes_dtype != DTYPE && reduces(run.section)) take_lanes(c);
   for (int64_t row = 0; row < run.section.split.units; row++) {
     walk_from(c, run, row, row + 1);
     for (const Word* word = run.section.words; word->op != OP_end_row;) {

@@ -123,6 +123,35 @@ def test_long_rows_pass_by_pass(row: int, rows: int, target: str) -> None:
     assert parts > 1 or target == "baseline"
 
 
+def test_whoever_adds_up_the_blocks_may_have_run_none() -> None:
+    """The first section of machines whose threads share one CPU: now and then others take all parts before the caller."""
+    row, builder = 64 * BLOCK, ProgramBuilder()
+    section = builder.vector(row, 1)
+    x = section.operand(builder.add_arg(4 * row), (4,))
+    most, product = (section.operand(builder.add_arg(4, WRITE), (0, 4), mode=WRITE) for _ in range(2))
+    section.begin_pass()
+    for word in (("mov.i", x), ("acc_max", 4), ("acc_prod", 12)):
+        section.word(*word)
+    section.end_pass(4, 12)
+    for word in (("fold_max", 4), ("store_per_row", most), ("fold_prod", 12), ("store_per_row", product), ("end_row",)):
+        section.word(*word)
+    loaded, results = _native.Program(builder.build()), []
+
+    def calls() -> None:
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # of this thread, and of those of its machines
+        args = [np.full(row, -1, np.float32), np.empty(1, np.float32), np.empty(1, np.float32)]
+        for _ in range(150):
+            loaded.run(args, threads=4, parts=2)
+            results.append((args[1][0], args[2][0]))
+
+    callers = [threading.Thread(target=calls) for _ in range(4)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join()
+    assert results == [(-1, 1)] * 600
+
+
 def gather_rows(index: Array, table: Array) -> bytes:
     builder = ProgramBuilder()
     section = builder.vector(table.shape[1], len(index))
