@@ -311,12 +311,13 @@ class Facts:
             if a != b:
                 raise ShapeError(f"{where}: sizes differ, got {a} and {b}, allowed equal sizes")
             return a
+        if a is b:
+            return self.resolve(a)
         a, b = self.resolve(a), self.resolve(b)
         if same(a, b):
             return a
-        numbers = _symbol_number(_key(a)), _symbol_number(_key(b))
-        if None not in numbers:  # as below, sooner: the younger one goes
-            self._substitute(max(numbers), symbol(min(numbers)))
+        if (plainly := _plainly(a, b)) is not None:
+            self._substitute(*plainly)
             self._settle()
             return self.resolve(a)
         if equal(a, b) is False:
@@ -448,6 +449,23 @@ def _symbol_number(key: Key) -> int | None:
         return None
     monomial, coefficient = key[0]
     return monomial[0] if coefficient == 1 and len(monomial) == 1 and monomial[0].__class__ is int else None
+
+
+def _plainly(a: Size, b: Size) -> tuple[int, Size] | None:
+    """What `Facts.equate` would find for two sizes of which one is a symbol, the other a symbol too (the younger one goes), a
+    number, or a multiple of a symbol: (symbol, its value)."""
+    number, other = _symbol_number(_key(a)), _symbol_number(_key(b))
+    if number is not None and other is not None:
+        return max(number, other), symbol(min(number, other))
+    if number is None:
+        number, b = other, a
+    if number is None:
+        return None
+    if b.__class__ is int:
+        return (number, b) if b > 1 or b == 0 else None
+    (monomial, coefficient), *more = b.key
+    plain = not more and coefficient > 1 and len(monomial) == 1 and monomial[0].__class__ is int and monomial[0] != number
+    return (number, b) if plain else None
 
 
 def symbols_of(size: Size) -> set[int]:
