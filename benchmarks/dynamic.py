@@ -1,6 +1,7 @@
 """The `dynamic` suite: models whose path and shapes depend on data, against PyTorch eager in the same run.
 
-The models are those of examples/dynamic, in plain Python over dvm.function; the peers run the same loops. A row is the time of one
+The models are those of examples/dynamic, in plain Python over dvm.function; rows `structured` are the same loops written with dvm.cond
+and dvm.while_loop, one launch each. The peers run plain Python. A row is the time of one
 node, layer, sweep, token or batch with everything that the loop does, its value read where the loop reads it. Peers take
 turns; what counts is the median of the rounds. Rows `inline` and `1 encoder` are the same code in another runtime."""
 
@@ -120,7 +121,7 @@ def _torch_trees(weights: object) -> Callable[[object], object]:
 # ---- loops ----
 
 
-def _exit() -> Runs:
+def _exit(structured: bool) -> Runs:
     import dvm_rt as dvm
     from dynamic import loops
 
@@ -130,7 +131,13 @@ def _exit() -> Runs:
     held, held_head = [(dvm.asarray(w), dvm.asarray(b)) for w, b in layers], dvm.asarray(head)
     theirs, their_head = [(torch.from_numpy(w), torch.from_numpy(b)) for w, b in layers], torch.from_numpy(head)
 
+    flat = [array for pair in held for array in pair]
+    used = sum(loops.early_exit(dvm.asarray(x), held, held_head, 0.6)[1] for x in given)
+
     def dvm_run() -> int:
+        if structured:
+            [np.asarray(loops.early_exit_structured(dvm.asarray(x), 0.6, held_head, *flat)) for x in given]
+            return used
         return sum(loops.early_exit(dvm.asarray(x), held, held_head, 0.6)[1] for x in given)
 
     def eager(x: object) -> int:
@@ -147,7 +154,7 @@ def _exit() -> Runs:
     return {"dvm": dvm_run, "torch": torch_run}
 
 
-def _converged() -> Runs:
+def _converged(structured: bool) -> Runs:
     import dvm_rt as dvm
     from dynamic import loops
 
@@ -156,6 +163,8 @@ def _converged() -> Runs:
     pad = torch.nn.functional.pad
 
     def dvm_run() -> int:
+        if structured:
+            return int(loops.solve_structured(dvm.asarray(b), 1e-5)[1])
         return loops.solve(dvm.asarray(b), 1e-5)[1]
 
     def torch_run() -> int:
@@ -296,8 +305,9 @@ def _mixture() -> Runs:
 CASES: dict[str, tuple[str, str, Callable[[], Runs]]] = {
     **{f"tree-LSTM, {way}, h = {h}": (f"h = {h}", "node", lambda h=h, way=way: _trees(h, way))
        for way in ("recursion", "cells wait", "by level") for h in (64, 128, 256)},
-    "early exit": ("d = 128", "layer", _exit),
-    "until converged": ("n = 10000", "sweep", _converged),
+    **{f"early exit, {way}": ("d = 128", "layer", lambda way=way: _exit(way == "structured")) for way in ("plain Python", "structured")},
+    **{f"until converged, {way}": ("n = 10000", "sweep", lambda way=way: _converged(way == "structured"))
+       for way in ("plain Python", "structured")},
     "GPT decode": ("d = 256, 4 layers", "token", lambda: _gpt(0)),
     **{f"16 requests, d = {d}": (f"d = {d}, 4 layers", "token", lambda d=d: _requests(d)) for d in (64, 256)},
     "beam search": ("d = 256, 4 layers, beam 4", "step", lambda: _gpt(4)),

@@ -28,6 +28,19 @@ def early_exit(x: dvm.Array, layers: list, head: dvm.Array, sure: float) -> tupl
     return x, depth
 
 
+@dvm.function
+def early_exit_structured(x, sure, head, *weights):
+    """What the first sure layer gives, as one launch: the device takes the branches. `weights`: w and b of each layer in turn."""
+
+    def rest(x, depth):
+        x, confidence = layer(x, *weights[2 * depth : 2 * depth + 2], head)
+        if 2 * depth + 2 == len(weights):
+            return x
+        return dvm.cond(confidence < sure, lambda x: rest(x, depth + 1), lambda x: x, x)
+
+    return rest(x, 0)
+
+
 def early_exit_weights(rng: np.random.Generator, width: int, depth: int, classes: int) -> tuple[list, np.ndarray]:
     return [(normal(rng, width, width), 0.1 * normal(rng, width)) for _ in range(depth)], normal(rng, width, classes)
 
@@ -82,6 +95,17 @@ def solve(b: dvm.Array, tolerance: float, sweeps_max: int = 1000) -> tuple[dvm.A
         x, moved = sweep(x, b)
         if float(moved) <= tolerance:
             break
+    return x, count
+
+
+@dvm.function
+def solve_structured(b, tolerance):
+    """The same as one launch: the device decides on the next sweep by itself. Raises DeviceTrap after 1,000 sweeps."""
+
+    def body(x, moved, count):
+        return *sweep(x, b), count + 1
+
+    x, _, count = dvm.while_loop(lambda x, moved, count: moved > tolerance, body, (*sweep(dvm.zeros(b.shape), b), 1), limit=1000)
     return x, count
 
 

@@ -64,3 +64,19 @@ def test_a_beam_shrinks_when_a_hypothesis_ends() -> None:
     on, parents, over = gpt.spread(alive, scores, 0, 2)
     assert [tokens for _, tokens in on] == [[7, 1]] and parents.tolist() == [0]
     assert [tokens for _, tokens in over] == [[7, 0]]
+
+
+def test_structured_loops_have_the_bytes_of_plain_ones() -> None:
+    rng = np.random.default_rng(5)
+    layers, head = loops.early_exit_weights(rng, 16, 6, 10)
+    with dvm.Runtime(inline=True):
+        held, held_head = [(dvm.asarray(w), dvm.asarray(b)) for w, b in layers], dvm.asarray(head)
+        for _ in range(8):
+            x = dvm.asarray(0.3 * rng.standard_normal((1, 16), np.float32))
+            y, _ = loops.early_exit(x, held, held_head, 0.5)
+            structured = loops.early_exit_structured(x, 0.5, held_head, *(array for pair in held for array in pair))
+            assert np.asarray(structured).tobytes() == np.asarray(y).tobytes()
+        b = dvm.asarray(rng.standard_normal(300, np.float32))
+        y, sweeps = loops.solve(b, 1e-5)
+        structured, found = loops.solve_structured(b, 1e-5)
+        assert (int(found), np.asarray(structured).tobytes()) == (sweeps, np.asarray(y).tobytes())
