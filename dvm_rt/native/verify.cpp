@@ -17,16 +17,6 @@ static_assert(MAX_OPERANDS <= 32 && MAX_SLOTS <= 32 && MAX_ROW_SCALARS <= 32 && 
 
 bool power_of_two(uint64_t x) { return x && !(x & (x - 1)); }
 
-// Elements that nobody reads before they are written: to make them touches no memory. A program of a new shape is verified with
-// caches full of other things, where every line costs a miss.
-template <class T, int N>
-union Room {
-  T items[N];
-  Room() {}
-  T& operator[](int i) { return items[i]; }
-  const T& operator[](int i) const { return items[i]; }
-};
-
 class Verifier {
  public:
   Verifier(uint8_t* bytes, size_t n, VerifyFacts& facts) : bytes_(bytes), n_(n), facts_(facts) {}
@@ -162,7 +152,7 @@ class Verifier {
   bool burn() {
     const Section& s = *section_.head;
     int64_t steps = 0;
-    before_[section_number_].fuel = fuel_;
+    fuel_at_[section_number_] = fuel_;
     if (is_control(kind_)) return fuel_++, true;  // a loop: see there
     if (kind_ == SectionKind::HOST || kind_ == SectionKind::COPY) {  // a host function's words are attributes
       return burn(ceil_div(elements_, int64_t(16)) + 1);
@@ -284,18 +274,18 @@ class Verifier {
       if (--region_count_ < SNAPSHOTS_MAX) written_.meet(snapshot_[region_count_]);
       else written_ = Written();
     }
-    before_[section_number_].region = region_count_ ? region_number_[region_count_ - 1] : 0;
+    region_at_[section_number_] = region_count_ ? region_number_[region_count_ - 1] : 0;
   }
   bool end_loop() {
     const int64_t back = section_.head->depth, times = section_.head->dims[0], first = section_number_ - back;
     if (first < 0) return refuse(VerifyCode::JUMP, Place::SECTION, 0, back, section_number_);
-    if (before_[first].region != before_[section_number_].region)
-      return refuse(VerifyCode::NESTING, Place::SECTION, 0, before_[first].region, before_[section_number_].region);
+    if (region_at_[first] != region_at_[section_number_])
+      return refuse(VerifyCode::NESTING, Place::SECTION, 0, region_at_[first], region_at_[section_number_]);
     while (loop_count_ && loop_begin_[loop_count_ - 1] >= first) loop_count_--;
     if (loop_count_ && loop_end_[loop_count_ - 1] >= first) return refuse(VerifyCode::NESTING, Place::SECTION, 0, first, loop_end_[loop_count_ - 1]);
     loop_begin_[loop_count_] = uint16_t(first), loop_end_[loop_count_++] = uint16_t(section_number_);
     int64_t all;
-    if (__builtin_mul_overflow(fuel_ - before_[first].fuel, times, &all) || __builtin_add_overflow(before_[first].fuel, all, &fuel_) ||
+    if (__builtin_mul_overflow(fuel_ - fuel_at_[first], times, &all) || __builtin_add_overflow(fuel_at_[first], all, &fuel_) ||
         fuel_ > int64_t(FUEL_MAX))
       return refuse(VerifyCode::OVERFLOW, Place::SECTION, 0, times, FUEL_MAX);
     return true;
@@ -410,7 +400,7 @@ class Verifier {
       if (d < section_.head->rank) walk.step(section_.head->dims[d], x.stride[d]);
       else if (x.stride[d]) return refuse_operand(VerifyCode::RESERVED, i, x.stride[d], 0);
     }
-    Footprint& print = print_[i] = {};
+    Footprint& print = print_[i];
     if (!find_ends(walk, x.base, print)) return refuse_operand(VerifyCode::OVERFLOW, i, x.base, INDEX_MAX);
     const bool good = print.low >= -INDEX_MAX && print.high <= INDEX_MAX && x.stride[0] >= -INDEX_MAX && x.stride[0] <= INDEX_MAX;
     return need_operand(good, VerifyCode::OUT_OF_BOUNDS, i, print.high, INDEX_MAX);
@@ -530,7 +520,7 @@ class Verifier {
     const Operand& x = section_.operands[i];
     const Walk& walk = walk_[i];
     Footprint& print = print_[i];
-    print = {};
+    print.width = 0;
     if (!find_ends(walk, x.base, print)) return refuse_operand(VerifyCode::OVERFLOW, i, x.base, bytes);
     if (print.low < 0) return refuse_operand(VerifyCode::OUT_OF_BOUNDS, i, print.low, 0);
     if (print.high > bytes) return refuse_operand(VerifyCode::OUT_OF_BOUNDS, i, print.high, bytes);
@@ -768,7 +758,16 @@ class Verifier {
   const size_t n_;
   VerifyFacts& facts_;
   VerifyError error_;
+  Written written_;
   int64_t fuel_ = 0;
+  // of branches and loops; what is read here was written before
+  static constexpr int SNAPSHOTS_MAX = 8;
+  Written snapshot_[SNAPSHOTS_MAX];    // of the outermost open regions: what is written where they are skipped
+  uint16_t region_end_[MAX_SECTIONS], region_number_[MAX_SECTIONS];  // last and first section of open regions
+  uint16_t region_at_[MAX_SECTIONS + 1];  // by section: number of the innermost region that holds it; 0: none
+  uint16_t loop_begin_[MAX_SECTIONS], loop_end_[MAX_SECTIONS];
+  int64_t fuel_at_[MAX_SECTIONS];      // by section: fuel before it
+  int region_count_ = 0, loop_count_ = 0;
   // of the section at hand
   int section_number_ = 0;
   bool grouped_ = false;               // a matmul whose rows lie in groups
@@ -777,33 +776,22 @@ class Verifier {
   int64_t element_ = 4;              // bytes of an element of the compute dtype
   int64_t host_elements_ = 0;        // of the operands so far
   int64_t elements_ = 0, rows_ = 0;  // product of all dimensions; of those beyond the first
-  uint32_t read_ = 0, stored_ = 0;   // operands read before this section wrote them; operands stored so far
-  // of the words so far
-  int at_ = 0, pass_at_ = 0;
-  bool in_pass_ = false, has_acc_ = false, row_began_ = false;
-  uint32_t slots_ = 0, rows_set_ = 0, gathered_ = 0, accumulated_ = 0, pending_ = 0, running_ = 0;
-  int region_count_ = 0, loop_count_ = 0;
+  Walk walk_[MAX_OPERANDS];          // where operands go
+  Footprint print_[MAX_OPERANDS];    // and what they touch
   struct Touched {
     uint16_t arg;
     bool writes;
     Footprint print;
   };
-  static constexpr int TOUCHED_MAX = 64, SNAPSHOTS_MAX = 8;
-  int touched_count_ = -1;                   // -1: the next section runs after all before it
-  Room<uint32_t, MAX_OPERANDS> same_;        // operands that write the same places, itself included
-  Room<Footprint, MAX_OPERANDS> print_;      // what operands touch
-  Room<Walk, MAX_OPERANDS> walk_;            // and where they go
-  Room<Touched, TOUCHED_MAX> touched_;       // by sections that may run at the same time
-  Written written_;
-  // of branches and loops; what is read here was written before
-  struct Before {
-    int64_t fuel;     // before the section
-    uint16_t region;  // number of the innermost region that holds it; 0: none
-  };
-  Room<Before, MAX_SECTIONS + 1> before_;    // by section
-  Room<Written, SNAPSHOTS_MAX> snapshot_;    // of the outermost open regions: what is written where they are skipped
-  Room<uint16_t, MAX_SECTIONS> region_end_, region_number_;  // last and first section of open regions
-  Room<uint16_t, MAX_SECTIONS> loop_begin_, loop_end_;
+  static constexpr int TOUCHED_MAX = 64;
+  Touched touched_[TOUCHED_MAX];     // by sections that may run at the same time
+  int touched_count_ = -1;           // -1: the next section runs after all before it
+  uint32_t same_[MAX_OPERANDS];      // operands that write the same places, itself included
+  uint32_t read_ = 0, stored_ = 0;   // operands read before this section wrote them; operands stored so far
+  // of the words so far
+  int at_ = 0, pass_at_ = 0;
+  bool in_pass_ = false, has_acc_ = false, row_began_ = false;
+  uint32_t slots_ = 0, rows_set_ = 0, gathered_ = 0, accumulated_ = 0, pending_ = 0, running_ = 0;
 };
 
 }  // namespace
