@@ -11,10 +11,13 @@
 
 namespace dvm {
 
+// The verifier has arrays of these. Nothing in them is initialised: to touch what a program does not use costs more than all
+// its checks where the caches are cold.
+
 // The places of an operand: its base + any sum of index * stride, `element` bytes each.
 struct Walk {
   int64_t element;
-  int n = 0;
+  int n;
   int64_t count[MAX_RANK + 2], stride[MAX_RANK + 2];
   void step(int64_t times, int64_t bytes) {
     if (times > 1) count[n] = times, stride[n++] = bytes;
@@ -22,10 +25,10 @@ struct Walk {
 };
 
 struct Footprint {
-  int64_t low = 0, high = 0;  // first byte, and one past the last
-  uint64_t width = 0;         // of a block; 0: not known yet
-  uint64_t pitch = 0;         // 0: one block, every byte of which is touched
-  uint64_t blocks = 1;        // if they lie exactly `pitch` apart, else 0
+  int64_t low, high;  // first byte, and one past the last
+  uint64_t width;     // of a block; 0: not known yet
+  uint64_t pitch;     // 0: one block, every byte of which is touched
+  uint64_t blocks;    // if they lie exactly `pitch` apart, else 0
 };
 
 inline uint64_t magnitude(int64_t x) { return x < 0 ? 0 - uint64_t(x) : uint64_t(x); }
@@ -83,6 +86,8 @@ inline bool apart(const Footprint& a, const Footprint& b) {
 // for their neighbours. Has room for a few; what finds none is forgotten, which only costs a zero fill.
 class Written {
  public:
+  void clear() { range_count_ = column_count_ = 0; }  // first of all
+
   bool covers(uint16_t arg, int64_t low, int64_t high) const {
     const int i = after(arg, low);
     return i > 0 && ranges_[i - 1].arg == arg && ranges_[i - 1].high >= high;
@@ -91,6 +96,7 @@ class Written {
   // What is known on each of two ways here: this one, and the other.
   void meet(const Written& other) {
     Written both;
+    both.clear();
     for (int i = 0; i < range_count_; i++) {
       const Range& r = ranges_[i];
       for (int j = 0; j < other.range_count_; j++) {
@@ -161,9 +167,9 @@ class Written {
       columns_[column_count_++] = added;
   }
 
+  int range_count_, column_count_;
   Range ranges_[RANGES_MAX];
   Columns columns_[COLUMNS_MAX];
-  int range_count_ = 0, column_count_ = 0;
 };
 
 }  // namespace dvm

@@ -19,7 +19,7 @@ bool power_of_two(uint64_t x) { return x && !(x & (x - 1)); }
 
 class Verifier {
  public:
-  Verifier(uint8_t* bytes, size_t n, VerifyFacts& facts) : bytes_(bytes), n_(n), facts_(facts) {}
+  Verifier(uint8_t* bytes, size_t n, VerifyFacts& facts) : bytes_(bytes), n_(n), facts_(facts) { written_.clear(); }
 
   VerifyError run() {
     program();
@@ -272,7 +272,7 @@ class Verifier {
   void close_regions() {
     while (region_count_ && region_end_[region_count_ - 1] < section_number_) {
       if (--region_count_ < SNAPSHOTS_MAX) written_.meet(snapshot_[region_count_]);
-      else written_ = Written();
+      else written_.clear();
     }
     region_at_[section_number_] = region_count_ ? region_number_[region_count_ - 1] : 0;
   }
@@ -350,7 +350,7 @@ class Verifier {
     host_elements_ += elements;  // each at most 2^40
     if (host_elements_ > s.dims[0]) return refuse_operand(VerifyCode::DIMENSION, i, host_elements_, s.dims[0]);
     walk_[i].n = 0, walk_[i].element = elements * DTYPE_BYTES[x.dtype];
-    print_[i] = {};
+    print_[i] = {0, 0, 0, 0, 1};
     if (!elements) return need_operand(x.base == 0, VerifyCode::OUT_OF_BOUNDS, i, x.base, 0);
     (last ? stored_ : read_) |= 1u << i;
     return true;
@@ -758,16 +758,7 @@ class Verifier {
   const size_t n_;
   VerifyFacts& facts_;
   VerifyError error_;
-  Written written_;
   int64_t fuel_ = 0;
-  // of branches and loops; what is read here was written before
-  static constexpr int SNAPSHOTS_MAX = 8;
-  Written snapshot_[SNAPSHOTS_MAX];    // of the outermost open regions: what is written where they are skipped
-  uint16_t region_end_[MAX_SECTIONS], region_number_[MAX_SECTIONS];  // last and first section of open regions
-  uint16_t region_at_[MAX_SECTIONS + 1];  // by section: number of the innermost region that holds it; 0: none
-  uint16_t loop_begin_[MAX_SECTIONS], loop_end_[MAX_SECTIONS];
-  int64_t fuel_at_[MAX_SECTIONS];      // by section: fuel before it
-  int region_count_ = 0, loop_count_ = 0;
   // of the section at hand
   int section_number_ = 0;
   bool grouped_ = false;               // a matmul whose rows lie in groups
@@ -776,8 +767,18 @@ class Verifier {
   int64_t element_ = 4;              // bytes of an element of the compute dtype
   int64_t host_elements_ = 0;        // of the operands so far
   int64_t elements_ = 0, rows_ = 0;  // product of all dimensions; of those beyond the first
+  uint32_t read_ = 0, stored_ = 0;   // operands read before this section wrote them; operands stored so far
+  // of the words so far
+  int at_ = 0, pass_at_ = 0;
+  bool in_pass_ = false, has_acc_ = false, row_began_ = false;
+  uint32_t slots_ = 0, rows_set_ = 0, gathered_ = 0, accumulated_ = 0, pending_ = 0, running_ = 0;
+  int region_count_ = 0, loop_count_ = 0;
+  int touched_count_ = -1;           // -1: the next section runs after all before it
+  // From here on nothing is initialised, and the largest come last.
+  uint32_t same_[MAX_OPERANDS];      // operands that write the same places, itself included
   Walk walk_[MAX_OPERANDS];          // where operands go
   Footprint print_[MAX_OPERANDS];    // and what they touch
+  Written written_;
   struct Touched {
     uint16_t arg;
     bool writes;
@@ -785,13 +786,13 @@ class Verifier {
   };
   static constexpr int TOUCHED_MAX = 64;
   Touched touched_[TOUCHED_MAX];     // by sections that may run at the same time
-  int touched_count_ = -1;           // -1: the next section runs after all before it
-  uint32_t same_[MAX_OPERANDS];      // operands that write the same places, itself included
-  uint32_t read_ = 0, stored_ = 0;   // operands read before this section wrote them; operands stored so far
-  // of the words so far
-  int at_ = 0, pass_at_ = 0;
-  bool in_pass_ = false, has_acc_ = false, row_began_ = false;
-  uint32_t slots_ = 0, rows_set_ = 0, gathered_ = 0, accumulated_ = 0, pending_ = 0, running_ = 0;
+  // of branches and loops; what is read here was written before
+  uint16_t region_end_[MAX_SECTIONS], region_number_[MAX_SECTIONS];  // last and first section of open regions
+  uint16_t region_at_[MAX_SECTIONS + 1];  // by section: number of the innermost region that holds it; 0: none
+  uint16_t loop_begin_[MAX_SECTIONS], loop_end_[MAX_SECTIONS];
+  int64_t fuel_at_[MAX_SECTIONS];      // by section: fuel before it
+  static constexpr int SNAPSHOTS_MAX = 8;
+  Written snapshot_[SNAPSHOTS_MAX];    // of the outermost open regions: what is written where they are skipped
 };
 
 }  // namespace
