@@ -184,7 +184,7 @@ bool Device::run_head() {
     exposed_from_ = 0;
   }
   const VerifiedProgram* program = found->second.program.get();
-  if (beside_ && program && program->head().fuel >= options_.beside_fuel) {
+  if (beside_ && program && program->split_ns() >= options_.beside_ns) {
     const bool waiting = anything_waits();
     lent_ = true;
     beside_->lend(waiting);

@@ -33,7 +33,7 @@ struct DeviceOptions {
   int threads = 1;  // that run kernels
   double loop_s = 1e6;  // that loops of a launch may take
   std::vector<int> beside_cpus;  // on which the second thread verifies; none: there is no such thread
-  uint64_t beside_fuel = 16384;  // about 100 us: beside longer launches
+  int64_t beside_ns = 50'000;  // beside launches whose long sections take longer, as modelled
 };
 
 class Device {

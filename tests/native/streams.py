@@ -75,7 +75,7 @@ class Stepped:
 
     def _new_device(self) -> _native.Device:
         return _native.Device(self.fds["control"], self.fds["arena"], self.fds["rings"], self.fds["eventfd"], 0.0, self.fds["traces"][0],
-                              beside_cpus=self.beside, beside_fuel=0)  # fmt: skip
+                              beside_cpus=self.beside, beside_ns=0)  # fmt: skip
 
     def kill(self) -> None:
         """The device is gone, with everything that only it knew; the stream hears of it; another starts."""
