@@ -188,7 +188,7 @@ def _gpt(beam: int) -> Runs:
     from dynamic import gpt
 
     weights = gpt.random_weights(np.random.default_rng(0), 256, 4, 1000, TOKENS + 16)
-    model, eager = gpt.Gpt(weights), _torch_gpt(weights)
+    model, eager = gpt.Gpt(weights), torch_gpt(weights)
 
     def dvm_run() -> int:
         if beam:
@@ -197,14 +197,13 @@ def _gpt(beam: int) -> Runs:
         return len(gpt.decode(model, [1, 2, 3], -1, TOKENS))
 
     def torch_run() -> int:
-        if beam:
-            return eager(beam, 48)
-        return eager(0, TOKENS)
+        return len(eager(beam, 48 if beam else TOKENS))
 
     return {"dvm": dvm_run, "torch": torch_run}
 
 
-def _torch_gpt(weights: object) -> Callable[[int, int], int]:
+def torch_gpt(weights: object, compiled: bool = False) -> Callable[[int, int], list]:
+    """Decodes with a beam of some width, 0: greedily; as many steps as asked for. `compiled`: greedily, by torch.compile."""
     from dynamic import gpt
 
     torch = _torch()
@@ -226,14 +225,21 @@ def _torch_gpt(weights: object) -> Callable[[int, int], int]:
             x = x + F.gelu(F.rms_norm(x, (256,), w.last_norm, 1e-6) @ w.up) @ w.down
         return F.rms_norm(x[:, -1], (256,), None, 1e-6) @ head
 
-    def greedy(count: int) -> int:
-        caches: list = [None] * len(layers)
-        token = logits(torch.tensor([[1, 2, 3]]), caches).argmax(-1)
-        for _ in range(count - 1):
-            token = logits(torch.tensor([[int(token)]]), caches).argmax(-1)
-        return int(token) * 0 + count
+    def step(ids: object, caches: list) -> tuple[object, list]:
+        caches = list(caches)
+        return logits(ids, caches).argmax(-1), caches
 
-    def beam_search(width: int, count: int) -> int:
+    step = torch.compile(step, dynamic=True) if compiled else step
+
+    def greedy(count: int) -> list:
+        token, caches = step(torch.tensor([[1, 2, 3]]), [None] * len(layers))
+        found = [int(token)]
+        while len(found) < count:
+            token, caches = step(torch.tensor([[found[-1]]]), caches)
+            found.append(int(token))
+        return found
+
+    def beam_search(width: int, count: int) -> list:
         caches: list = [None] * len(layers)
         scores = torch.log_softmax(logits(torch.tensor([[1, 2, 3]]), caches), -1).numpy()
         alive: list = [(0.0, [])]
@@ -243,9 +249,9 @@ def _torch_gpt(weights: object) -> Callable[[int, int], int]:
             caches[:] = [(k[rows], v[rows]) for k, v in caches]
             ids = torch.tensor([[tokens[-1]] for _, tokens in alive])
             scores = torch.log_softmax(logits(ids, caches), -1).numpy()
-        return count
+        return [None] * count
 
-    def run(width: int, count: int) -> int:
+    def run(width: int, count: int) -> list:
         with torch.inference_mode():
             return beam_search(width, count) if width else greedy(count)
 

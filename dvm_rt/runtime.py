@@ -223,12 +223,13 @@ class Runtime:
                 self._turns = Turns(config.integer("requests_max"), config.integer("requests_waiting_max"))
             return self._turns
 
-    async def reached(self, seq: int | None = None, timeout_s: float | None = None) -> None:
+    async def reached(self, seq: int | None = None, timeout_s: float | None = None, turn: bool = True) -> None:
         """Waits in the running event loop until launch `seq` (default: the last one so far) is done. Values are read
-        without waiting then. Raises DeviceTimeoutError, PoolUnhealthyError, ClosedError."""
+        without waiting then. `turn`: others have one first, also where nothing has to be waited for. Raises DeviceTimeoutError, PoolUnhealthyError, ClosedError."""
         self._check_open()
         seq = self.stream.launched if seq is None else seq
-        await _Turn()
+        if turn:
+            await _Turn()
         if self.stream.done < seq:
             if self._shell is None:
                 self.stream.wait(seq)  # another thread is inside the launch

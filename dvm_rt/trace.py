@@ -16,7 +16,7 @@ from dvm_rt.errors import ModelFormatError
 from dvm_rt.isa import layout
 
 PID = 1
-CLIENT, DEVICE, SCHEDULER = 0, 1, 99  # tracks; encoder i is 2 + i
+CLIENT, DEVICE, BESIDE, SCHEDULER = 0, 1, 98, 99  # tracks; encoder i is 2 + i; BESIDE: the device's second thread
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class Span:
 
 
 def track_name(track: int) -> str:
-    return {CLIENT: "client", DEVICE: "device", SCHEDULER: "scheduler"}.get(track, f"encoder {track - 2}")
+    return {CLIENT: "client", DEVICE: "device", BESIDE: "device, beside", SCHEDULER: "scheduler"}.get(track, f"encoder {track - 2}")
 
 
 def spans(track: int, records: bytes) -> Iterator[Span]:
@@ -43,7 +43,8 @@ def spans(track: int, records: bytes) -> Iterator[Span]:
     for row in np.frombuffer(records, layout.RECORD["TraceRecord"].numpy).tolist():
         begin_ns, end_ns, number, kind, extra = row
         if 0 < kind < len(kinds):
-            yield Span(track, kinds[kind], begin_ns, end_ns, number, extra)
+            beside = track == DEVICE and kinds[kind] == "LOAD" and extra >> 31
+            yield Span(BESIDE if beside else track, kinds[kind], begin_ns, end_ns, number, extra & 0x7FFFFFFF if beside else extra)
 
 
 # ---- writing --------------------------------------------------------------------------------------------------------

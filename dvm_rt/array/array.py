@@ -706,12 +706,13 @@ async def aeval(*arrays: Array) -> None:
 
         await asyncio.sleep(0)
         for of in waiting:
-            for _ in range(LOOKS_MAX):
-                if of.calls_wait and of.stream.launched - of.stream.done > 1:
-                    await of.runtime.reached(of.stream.launched - 1)
+            looks = 0
+            while looks < LOOKS_MAX and of.calls_wait and of.stream.launched - of.stream.done > 1:
+                await of.runtime.reached(of.stream.launched - 1)
+                looks += 1
     _launch(arrays)
     for of in {a._session for a in arrays}:
-        await of.runtime.reached(max(a._tensor.seq for a in arrays if a._session is of))
+        await of.runtime.reached(max([a._tensor.seq for a in arrays if a._session is of]), turn=not waiting)
     for array in arrays:
         array._session.stream.read(array._tensor, array._session.wait_s)
 
@@ -722,9 +723,10 @@ def _launch(arrays: Sequence[Array]) -> None:
             raise GraphError(f"array: eval: argument, got {type(array).__name__}, allowed arrays")
         if _is_traced(array):
             raise tracing.refuse_value("eval")
-    for of in {a._session for a in arrays}:
-        of.flush([a._node for a in arrays if a._session is of and a._tensor is None], "eval")
-    for array in arrays:
+    pending = [a for a in arrays if a._tensor is None]
+    for of in {a._session for a in pending}:
+        of.flush([a._node for a in pending if a._session is of], "eval")
+    for array in pending:
         computed(array, "eval")
 
 

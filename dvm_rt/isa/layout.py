@@ -180,7 +180,7 @@ RECORDS: dict[str, Fields] = {
 CONTROL_LINES: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
     ("done", (("done", "device"),)),  # launches committed, in stream order
     ("want", (("want_futex", "both"), ("want_eventfd", "both"), ("bell", "device and supervisor"))),
-    ("device_sleep", (("asleep", "both"), ("client_cpu", "client"))),
+    ("device_sleep", (("asleep", "both"), ("beside", "both"), ("client_cpu", "client"))),
     (
         "device",
         (

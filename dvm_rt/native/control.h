@@ -10,6 +10,9 @@
 namespace dvm {
 
 constexpr uint64_t NEVER = ~0ull;
+// The word `beside`: what becomes of the device's second thread. LEAVE: sleeps, and nobody wakes it; WAKE: sleeps, who pushes
+// wakes it; COME: is to look; END: is to go.
+enum BesideWord : uint64_t { BESIDE_LEAVE, BESIDE_WAKE, BESIDE_COME, BESIDE_END };
 constexpr size_t LOG_CAPACITY = 4096;    // launches that can be uncommitted
 constexpr size_t EVENT_CAPACITY = 8192;  // a trap for each of them, and as many refused programs
 constexpr size_t CONTROL_MAP_BYTES = CONTROL_BYTES + EVENT_CAPACITY * sizeof(Event);
@@ -64,6 +67,8 @@ class Control {
   // ---- anybody ----
   void wake_device() const {  // after a push; the device takes `asleep` back by itself when it wakes
     if (word(CONTROL_ASLEEP).load() && word(CONTROL_ASLEEP).exchange(0)) futex_wake(word(CONTROL_ASLEEP));
+    uint64_t asleep = word(CONTROL_BESIDE).load();
+    if (asleep == BESIDE_WAKE && word(CONTROL_BESIDE).compare_exchange_strong(asleep, BESIDE_COME)) futex_wake(word(CONTROL_BESIDE));
   }
   void wake_waiters() const {
     word(CONTROL_WANT_FUTEX).exchange(NEVER);

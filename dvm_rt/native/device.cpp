@@ -1,15 +1,20 @@
 #include "device.h"
 #include <sys/mman.h>
+#include <algorithm>
 #include <cstring>
 #include "errors.h"
 
 namespace dvm {
 
-static bool is_program(std::span<const uint8_t> message) {
-  RingHead head;
-  return message.size() >= sizeof head && (memcpy(&head, message.data(), sizeof head), RingKind(head.kind) == RingKind::PROGRAM);
+static RingHead head_of(std::span<const uint8_t> message) {
+  RingHead head{uint32_t(RingKind::DROP), 0, 0};
+  if (message.size() >= sizeof head) memcpy(&head, message.data(), sizeof head);
+  return head;
 }
+static bool is_program(const RingHead& head) { return RingKind(head.kind) == RingKind::PROGRAM; }
+static bool takes_away(const RingHead& head) { return RingKind(head.kind) == RingKind::DROP || (is_program(head) && head.count & RING_FAILS); }
 
+constexpr uint64_t SPIN_MORE = 4;  // so many times as long where it has been idle for less than that lately
 constexpr size_t DROPPED_MAX = 1 << 16;  // beyond: forget; a program nobody drops again only wastes its bytes
 
 Device::Device(const DeviceOptions& options)
@@ -26,17 +31,19 @@ Device::Device(const DeviceOptions& options)
   bindings_.reserve(MAX_ARGS);
   queued_seq_ = control_.get(CONTROL_DONE);
   control_.set(CONTROL_WAITING_PROGRAM, 0);
+  if (!options.beside_cpus.empty()) beside_ = std::make_unique<Beside>(control_, options.beside_cpus, [this] { return take_one(Taking::BESIDE); });
 }
 
 // ---- what arrives -------------------------------------------------------------------------------------------------
 
-// `behind_head`: a launch can run, so only what is no work is taken: no programs.
-bool Device::take_one(bool behind_head) {
+bool Device::take_one(Taking taking) {
   if (!unposted_.empty() && !post_refused()) return false;  // the client is slow to hear: let it catch up
-  for (size_t i = 0; i < (behind_head ? 1 : rings_.size()); ++i) {
+  for (size_t i = 0; i < (taking == Taking::NO_WORK ? 1 : rings_.size()); ++i) {
     if (i == 0 && last_ - first_ == queue_.size()) continue;
     auto message = rings_[i].peek();
-    if (!message || (behind_head && is_program(*message))) continue;
+    if (!message) continue;
+    const RingHead head = head_of(*message);
+    if ((taking == Taking::NO_WORK && is_program(head)) || (taking == Taking::BESIDE && takes_away(head))) continue;
     take(i, *message);
     rings_[i].consume();
     return true;
@@ -47,7 +54,7 @@ bool Device::take_one(bool behind_head) {
 // What there is, up to programs that a launch which can run would have to wait for.
 bool Device::take_all() {
   bool any = false, ready = head_can_run();
-  while (take_one(ready)) any = true, ready = ready || head_can_run();
+  while (take_one(ready ? Taking::NO_WORK : Taking::ALL)) any = true, ready = ready || head_can_run();
   return any;
 }
 
@@ -74,18 +81,18 @@ void Device::take_program(size_t ring, const RingHead& head, std::span<const uin
     return;
   }
   if (programs_.contains(head.program) || dropped_.erase(head.program)) return;  // the same bytes again
-  const uint64_t begin = end_ns_ ? end_ns_ : now_ns();
-  feed(begin);  // until now it was idle; from here on it works, although it runs nothing
+  const uint64_t begin = end_ns_ && !lent_ ? end_ns_ : now_ns();
+  if (!lent_) feed(begin);  // until now it was idle; from here on it works, although it runs nothing
   VerifyError error;
   error.code = VerifyCode::LIMIT;
   Entry entry{nullptr, bytes.size()};
   if (program_bytes_ + bytes.size() <= options_.program_bytes_max) entry.program = VerifiedProgram::load(bytes.data(), bytes.size(), error, &memory_);
   if (!entry.program) return refuse(ring, head, error);
-  machine_.reserve(*entry.program);
   program_bytes_ += bytes.size();
   programs_.emplace(head.program, std::move(entry));
-  end_ns_ = now_ns();
-  trace_.add(TraceKind::LOAD, begin, end_ns_, head.program, uint64_t(error.code));
+  const uint64_t end = now_ns();
+  if (!lent_) end_ns_ = end;
+  trace_.add(TraceKind::LOAD, begin, end, head.program, uint64_t(error.code) | uint64_t(lent_) << 31);  // trace.py: another track
 }
 
 void Device::refuse(size_t ring, const RingHead& head, const VerifyError& error) {
@@ -157,7 +164,7 @@ Trap Device::bind_and_run(const VerifiedProgram& program, const LaunchHead& laun
 // False: its program is missing.
 bool Device::run_head() {
   const std::vector<uint8_t>& record = queue_[first_ % queue_.size()];
-  LaunchHead launch;
+  LaunchHead& launch = running_;
   memcpy(&launch, record.data(), sizeof launch);
   auto found = programs_.find(launch.head.program);
   if (found == programs_.end()) {
@@ -176,18 +183,35 @@ bool Device::run_head() {
     trace_.add(TraceKind::EXPOSED, exposed_from_, begin_ns_, launch.seq, launch.head.program);
     exposed_from_ = 0;
   }
-  trap_ = found->second.program ? bind_and_run(*found->second.program, launch, reinterpret_cast<const LaunchArg*>(record.data() + sizeof launch))
-                                : Trap{TrapCode::STOPPED, 0, 0, 0, 0};
+  const VerifiedProgram* program = found->second.program.get();
+  if (beside_ && program && program->split_ns() >= options_.beside_ns) {
+    const bool waiting = anything_waits();
+    lent_ = true;
+    beside_->lend(waiting);
+  }
+  trap_ = program ? bind_and_run(*program, launch, reinterpret_cast<const LaunchArg*>(record.data() + sizeof launch))
+                  : Trap{TrapCode::STOPPED, 0, 0, 0, 0};
   return ran_ = true;
 }
 
+bool Device::anything_waits() {
+  return std::any_of(rings_.begin(), rings_.end(), [](Ring& ring) { return !ring.empty(); });
+}
+
+void Device::take_back() {
+  if (!lent_) return;
+  beside_->take_back();
+  lent_ = false;
+}
+
 void Device::commit_head() {
-  LaunchHead launch;
-  memcpy(&launch, queue_[first_++ % queue_.size()].data(), sizeof launch);
-  if (trap_.code != TrapCode::NONE)
+  const LaunchHead& launch = running_;
+  if (trap_.code != TrapCode::NONE) {
+    take_back();
     control_.post({uint32_t(EventKind::TRAPPED), uint32_t(trap_.code), launch.head.program, launch.seq, trap_.section, trap_.word, trap_.got,
                    trap_.allowed},
                   options_.eventfd);
+  }
   ran_ = false;
   end_ns_ = now_ns();
   control_.add(CONTROL_BUSY_NS, end_ns_ - begin_ns_);
@@ -203,6 +227,8 @@ void Device::commit_head() {
     trace_.add(TraceKind::HOST, call.begin_ns, call.end_ns, launch.seq, call.function);
   }
   host_calls_.clear();
+  take_back();  // the client has heard: it goes on while what is being verified is
+  ++first_;
 }
 
 Device::Step Device::step() {
@@ -239,36 +265,40 @@ void Device::feed(uint64_t now) {
 // ---- the loop -----------------------------------------------------------------------------------------------------
 
 void Device::serve(uint64_t timeout_ns) {
-  uint64_t last = now_ns(), stop = last + timeout_ns, spin = uint64_t(options_.spin_us * 1e3), cpu = cpu_now();
+  uint64_t last = now_ns(), stop = last + timeout_ns, cpu = cpu_now();
+  const uint64_t spin_least = uint64_t(options_.spin_us * 1e3), spin_most = SPIN_MORE * spin_least;
   control_.set(CONTROL_DEVICE_CPU, cpu);
+  bool idle = false;
   for (uint64_t now = last; now < stop; now = now_ns()) {
     bool any = take_all();
     for (; head_waits() && run_head(); any = true) {
       commit_head();
       take_all();
     }
+    const uint64_t worked_until = end_ns_;
     rest();
     if (any) {
       control_.add(CONTROL_DEVICE_LOOPS, 1);
       if (uint64_t here = cpu_now(); here != cpu) control_.set(CONTROL_DEVICE_CPU, cpu = here);
-      last = now;
+      if (const uint64_t waited = now - last; std::exchange(idle, false))  // a short time counts at once, a long one a little
+        expected_idle_ns_ = waited < expected_idle_ns_ ? waited : expected_idle_ns_ + (waited - expected_idle_ns_) / 4;
+      last = std::max(now, worked_until);
       continue;
     }
+    idle = true;
+    const uint64_t spin = expected_idle_ns_ < spin_most ? spin_most : spin_least;
     if (now - last < spin && control_.get(CONTROL_CLIENT_CPU) != cpu) {
       pause_cpu();
       continue;
     }
     control_.word(CONTROL_ASLEEP).store(1);
-    bool empty = true;
-    for (Ring& ring : rings_) empty = empty && ring.empty();
-    if (empty) {
+    if (!anything_waits()) {
       futex_wait(control_.word(CONTROL_ASLEEP), 1, stop - now);
       control_.add(CONTROL_DEVICE_WAKES, 1);
       cpu = cpu_now();
       control_.set(CONTROL_DEVICE_CPU, cpu);
     }
     control_.word(CONTROL_ASLEEP).store(0);
-    last = now_ns();
   }
 }
 

@@ -15,7 +15,7 @@ def main(request: dict, fds: dict[str, int]) -> None:
     rings = [fds[f"ring{i}"] for i in range(request["rings"])]
     device = _native.Device(
         fds["control"], fds["arena"], rings, fds["eventfd"], request["spin_us"], fds["trace"], request["target"],
-        request["threads"], config.number("loop_s"),
+        request["threads"], config.number("loop_s"), request["beside_cpus"],
     )  # fmt: skip
     while True:
         device.serve(SLICE_US)

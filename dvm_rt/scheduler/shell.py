@@ -368,6 +368,7 @@ class Shell:
             rings = {f"ring{i}": fd for i, fd in enumerate(fds["rings"])}
             more = {"rings": len(rings), "spin_us": self.shared.device_spin_us, "target": self.shared.target}
             more["threads"] = self.shared.threads
+            more["beside_cpus"] = sorted(set(place.encoders) - set(place.device))
             shared = {"control": fds["control"], "arena": fds["arena"], "eventfd": fds["eventfd"], "trace": fds["traces"][0]}
             return {**request, "cpus": place.device, **more}, {**shared, **rings}
         session = self.shared.session

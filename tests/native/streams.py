@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 
 import numpy as np
@@ -65,14 +66,16 @@ def random(*shape: int, seed: int = 0) -> Array:
 class Stepped:
     """A stream with processes, whose device runs here, one step at a time, and can be killed between any two."""
 
-    def __init__(self, **options: object) -> None:
+    def __init__(self, beside: bool = False, **options: object) -> None:
+        self.beside = sorted(os.sched_getaffinity(0)) if beside else []  # a second thread of the device, beside every launch
         self.stream = _native.Stream(**{"inline": False, "arena_bytes_max": 1 << 26, "ring_bytes": 1 << 18, "spin_us": 0.0} | options)
         self.fds = self.stream.fds
         self.device: _native.Device = self._new_device()
         self.kills = 0
 
     def _new_device(self) -> _native.Device:
-        return _native.Device(self.fds["control"], self.fds["arena"], self.fds["rings"], self.fds["eventfd"], 0.0, self.fds["traces"][0])
+        return _native.Device(self.fds["control"], self.fds["arena"], self.fds["rings"], self.fds["eventfd"], 0.0, self.fds["traces"][0],
+                              beside_cpus=self.beside, beside_ns=0)  # fmt: skip
 
     def kill(self) -> None:
         """The device is gone, with everything that only it knew; the stream hears of it; another starts."""

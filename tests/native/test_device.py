@@ -8,12 +8,14 @@ import mmap
 import os
 import select
 import threading
+import time
+from collections.abc import Callable
 from random import Random
 
 import numpy as np
 import pytest
 
-from dvm_rt import _native
+from dvm_rt import _native, trace
 from dvm_rt.errors import (
     BackpressureTimeout,
     ClosedError,
@@ -164,16 +166,111 @@ def chain(stepped: Stepped, seed: int, kill: bool) -> tuple[bytes, int]:
     return b"".join(stream.read(t, 0.0).tobytes() for t in live), stepped.kills
 
 
+@pytest.mark.parametrize("beside", [False, True], ids=["alone", "beside"])
 @pytest.mark.parametrize("workers", [0, 2])
-def test_outputs_are_the_same_bytes_whenever_the_device_dies(workers: int) -> None:
+def test_outputs_are_the_same_bytes_whenever_the_device_dies(workers: int, beside: bool) -> None:
     kills = 0
     for seed in range(25):
-        mode = {"workers": workers, "encode_mode": "workers" if workers else "caller"}
+        mode = {"workers": workers, "encode_mode": "workers" if workers else "caller", "beside": beside}
         wanted, _ = chain(Stepped(), seed, kill=False)
         got, died = chain(Stepped(**mode), seed, kill=True)
         assert got == wanted, f"seed {seed}"
         kills += died
     assert kills > 50
+
+
+def loads(stepped: Stepped) -> list[tuple[int, bool, str]]:
+    """(program, whether beside a launch, the verifier's word) of what the device has verified."""
+    spans = trace.spans(trace.DEVICE, stepped.stream.trace_records(1))
+    codes = layout.ENUMS["VerifyCode"]
+    return [(s.id, s.track == trace.BESIDE, codes[s.extra]) for s in spans if s.kind == "LOAD"]
+
+
+def until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.001)
+
+
+def running(stepped: Stepped, plan: int) -> np.ndarray:
+    """The device is inside a launch; its value."""
+    x = random(2, 3)
+    stepped.stream.call(plan, [stepped.stream.asarray(x)] * 2)
+    while stepped.device.step() != "ran":
+        pass
+    return x * 2 + x
+
+
+def test_programs_are_verified_beside_a_launch() -> None:
+    stepped = Stepped(beside=True)
+    stream = stepped.stream
+    plan = stream.register(axpy())
+    running(stepped, plan)
+    wanted = []
+    for columns in (4, 5, 6):  # each wakes the thread, or finds it awake
+        wanted.append(stream.prefetch(plan, [2, columns]))
+        until(lambda: len(loads(stepped)) == 1 + len(wanted))
+    x = random(2, 7)
+    (out,) = stream.call(plan, [stream.asarray(x)] * 2)  # a program and its launch
+    until(lambda: len(loads(stepped)) == 5)
+    assert [beside for _, beside, _ in loads(stepped)] == [False, True, True, True, True]
+    assert [program for program, *_ in loads(stepped)][1:4] == wanted
+    assert stepped.device.step() == "committed"
+    np.testing.assert_array_equal(stepped.read(out), x * 2 + x)
+    assert len(loads(stepped)) == 5  # once each
+    stepped.run()
+    for columns in (4, 5, 6):
+        x = random(2, columns)
+        np.testing.assert_array_equal(stepped.read(stream.call(plan, [stream.asarray(x)] * 2)[0]), x * 2 + x)
+    assert len(loads(stepped)) == 5
+
+
+def test_no_program_is_taken_away_beside_a_launch() -> None:
+    stepped = Stepped(beside=True)
+    stream = stepped.stream
+    plan, given_up = stream.register(axpy()), stream.register(axpy())
+    x = random(2, 4)
+    stepped.read(stream.call(given_up, [stream.asarray(x)] * 2)[0])
+    running(stepped, plan)
+    held, loaded = stepped.device.programs, len(loads(stepped))
+    stream.forget(given_up)
+    (out,) = stream.call(plan, [stream.asarray(x)] * 2)
+    until(lambda: len(loads(stepped)) == loaded + 1)
+    time.sleep(0.02)
+    assert stepped.device.programs == held + 1
+    np.testing.assert_array_equal(stepped.read(out), x * 2 + x)
+    assert stepped.device.programs == held
+
+
+def test_what_is_refused_beside_a_launch_is_encoded_again() -> None:
+    stepped, _, plan = with_worker(beside=True)
+    stream, x, caller = stepped.stream, random(2, 9), stepped.stream.register(axpy())
+    stream.set_where(caller, "caller")
+    running(stepped, caller)
+    (out,) = stream.call(plan, [stream.asarray(x)] * 2)
+    (number,) = (p for p, _ in stream.programs(plan))
+    stream.take_outbox(8)
+    assert stream.deliver(number, bytes(200))
+    events: list[dict] = []
+    until(lambda: bool(events.extend(stream.retire()) or events))
+    assert [(event["kind"], event["program"]) for event in events] == [("PROGRAM_REFUSED", number)]
+    until(lambda: (number, True, "OK") in loads(stepped))
+    np.testing.assert_array_equal(stepped.read(out), x * 2 + x)
+    assert stream.stats()["refused"] == 1
+
+
+def test_a_device_may_end_while_its_second_thread_works() -> None:
+    for _ in range(20):
+        stepped = Stepped(beside=True)
+        stream = stepped.stream
+        plan = stream.register(axpy())
+        running(stepped, plan)
+        for columns in range(4, 30):
+            stream.prefetch(plan, [2, columns])
+        stepped.kill()
+        x = random(2, 5)
+        np.testing.assert_array_equal(stepped.read(stream.call(plan, [stream.asarray(x)] * 2)[0]), x * 2 + x)
 
 
 def test_the_host_does_not_write_where_uncommitted_launches_read() -> None:
@@ -243,8 +340,8 @@ def test_a_trap_survives_the_device_that_saw_it() -> None:
             stepped.read(bad)
 
 
-def with_worker() -> tuple[Stepped, _native.Encoder, int]:
-    stepped = Stepped(workers=1, encode_mode="workers")
+def with_worker(beside: bool = False) -> tuple[Stepped, _native.Encoder, int]:
+    stepped = Stepped(beside=beside, workers=1, encode_mode="workers")
     plan = stepped.stream.register(axpy())
     encoder = stepped.encoder()
     encoder.add_plan(plan, stepped.stream.plan_bytes(plan))
