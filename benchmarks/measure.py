@@ -1,8 +1,10 @@
 """How things are timed, the same for all engines.
 
 Rules: every result is held against NumPy float64 before anything is timed. Engines take turns, and who begins rotates, so that a
-slow spell of the machine hits all. A sample is as many runs as take SAMPLE_S; what counts is the median of the samples, with the
-quartiles beside it; an engine that takes longer than SLOW_S a run gives SLOW_SAMPLES. Warm-up is outside. One thread, pinned to one CPU.
+slow spell of the machine hits all. A sample is as many runs as take SAMPLE_S, after as many that are not timed: an Intel CPU runs
+512-bit instructions at a quarter of their rate for 0.1 to 0.4 ms if there were none for 0.7 ms, and so an engine that has them would pay
+for those that had their turn before. What counts is the median of the samples, with the quartiles beside it; an engine that takes longer
+than SLOW_S a run gives SLOW_SAMPLES. One thread, pinned to one CPU.
 
     time      a call from Python with inputs that the engine holds already, until its result is whole
     kernel    the same work without Python: our program, and a kernel fused by hand (fused.py)
@@ -122,8 +124,11 @@ def take_turns(runs: dict[str, Timer], samples: int = SAMPLES, case_s: float = C
     order, end = list(runs), time.perf_counter() + case_s
     for turn in range(samples):
         for name in order[turn % len(order) :] + order[: turn % len(order)]:
-            if name not in slow or turn < SLOW_SAMPLES:
-                taken[name].append(runs[name](repeats[name]) / repeats[name])
+            if name in slow and turn >= SLOW_SAMPLES:
+                continue
+            if name not in slow:
+                runs[name](repeats[name])
+            taken[name].append(runs[name](repeats[name]) / repeats[name])
         if time.perf_counter() > end and turn >= 2:
             break
     return taken

@@ -17,6 +17,7 @@ namespace dvm::DVM_TARGET {
 namespace {
 
 constexpr double FAR_BYTES = 4 << 20;  // of the destination: beyond it, stores go past the caches
+constexpr double FAR_TILES_BYTES = (1 << 20) - 1;  // the same of transposes: their lines come late, and share few sets of a cache
 constexpr int64_t LONG_ROW_BYTES = 4096;  // shorter rows are not: their loads and such stores wait for each other
 constexpr int64_t ROWS_AHEAD = 8;         // of short rows that do not follow one another
 constexpr int64_t RUN_BYTES = 256;    // of a destination row that tiles write before the next row
@@ -273,7 +274,7 @@ template <class K> struct Copy {
     if (rank == 1) dims[rank++] = {1, 0, 0};
     double bytes = double(SIZE);
     for (int d = 0; d < rank; d++) bytes *= double(dims[d].count);
-    const bool far = bytes > FAR_BYTES;
+    const bool far = bytes > (tiles ? FAR_TILES_BYTES : FAR_BYTES);
     walk(section.address[1] + shift, section.address[0], dims, rank, tiles, far);
 #if defined(__AVX512F__)
     if (far) _mm_sfence();

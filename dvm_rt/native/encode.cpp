@@ -20,6 +20,7 @@ namespace {
 // 2 % (median) to 24 %, so that a tuner would mostly keep noise; over all kernels no other choice gains more than 1.4 % (median).
 constexpr int64_t NEXT_ROW_BYTES_MAX = 16 << 10;  // rows up to this (all inputs) are prefetched one row ahead
 constexpr uint32_t AHEAD_BYTES = 2048;            // prefetch distance in longer rows
+constexpr uint32_t NEAR_AHEAD_BYTES = 4096;       // in short ones, where rows follow one another and are stored through the caches
 
 struct KernelEncoder : Generator {
   using Generator::Generator;
@@ -37,14 +38,15 @@ struct KernelEncoder : Generator {
     add_operands();
     collapse(reduces || gathers, empty_row);
     if (failed()) return;
-    const bool far = is_far(), ready = !empty_row && !zero_product && forms(0) == prepared.forms;
+    const double bytes = touched_bytes();
+    const bool ready = !empty_row && !zero_product && forms(0) == prepared.forms;
     if (ready && (!prepared.row_buffers || (row_buffer_bytes() <= ROW_BUFFER_BYTES_MAX && !rows_lie_across()))) {
       for (int i = 0; i < prepared.row_buffers; i++) add_row_buffer();
       copy_words(prepared);
     } else {
       write_vector();
     }
-    if (far && !failed()) add_hints();
+    if (bytes > FAR_BYTES && !failed()) add_hints(bytes);
     finish(SectionKind::VECTOR, 0);
   }
   void take(const PreparedKernel& prepared) {
@@ -64,23 +66,26 @@ struct KernelEncoder : Generator {
     strips = prepared.strips, pass_at[0] = prepared.pass_at[0], pass_at[1] = prepared.pass_at[1];
   }
   // What a working set beyond L2 needs: stores past the caches, prefetches. Short rows fetch the next row in their second
-  // pass, since the first has just read this one; long rows and single passes a little ahead where they first read.
-  void add_hints() {
-    if (kernel.flags & STREAM) {
+  // pass, since the first has just read this one; long rows and single passes a little ahead where they first read. Short rows
+  // of not much more than L2 are stored through the caches: the processor computes on while L3 takes them.
+  void add_hints(double bytes) {
+    const bool next_row = rank > 1 && pass_at[1] != NO_PASS && std::popcount(strips) * dims[0] * element() <= NEXT_ROW_BYTES_MAX;
+    const bool near = next_row && bytes <= NEAR_BYTES;
+    if (kernel.flags & STREAM && !near) {
       for (int i = 0; i < word_count; i++) {
         const Operand& x = operands[words[i].a];
         if (words[i].op == OP_store && x.arg != SCRATCH) words[i].op = OP_store_nt;
         if (words[i].op == OP_store_any && x.stride[0] == DTYPE_BYTES[x.dtype]) words[i].op = OP_store_any_nt;
       }
     }
-    const bool next_row = rank > 1 && pass_at[1] != NO_PASS && std::popcount(strips) * dims[0] * element() <= NEXT_ROW_BYTES_MAX;
     const uint16_t at = pass_at[next_row];
     Word fetches[MAX_OPERANDS];
     int count = 0;
     for (int i : Mask{strips}) {
       const Operand& x = operands[i];
       if (x.mode & GATHER || x.stride[0] != DTYPE_BYTES[x.dtype] || (rank > 1 && !x.stride[1])) continue;  // not at the next place, or near
-      fetches[count++] = {OP_fetch, uint16_t(i), next_row ? 0 : AHEAD_BYTES};
+      const bool rows_follow = x.stride[1] == dims[0] * x.stride[0];
+      fetches[count++] = {OP_fetch, uint16_t(i), !next_row ? AHEAD_BYTES : near && rows_follow ? NEAR_AHEAD_BYTES : 0};
     }
     if (at == NO_PASS || count == 0 || word_count + count > word_limit) return;
     int loop = at;

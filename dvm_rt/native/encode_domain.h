@@ -10,7 +10,8 @@
 
 namespace dvm::encoding {
 
-constexpr double FAR_BYTES = 2 << 20;  // working sets beyond this are taken to be outside L2
+constexpr double FAR_BYTES = 2 << 20;   // working sets beyond this are taken to be outside L2
+constexpr double NEAR_BYTES = 4 << 20;  // of rows in several passes: up to here L3 takes what is stored sooner than memory does
 
 constexpr uint64_t bit(int i) { return uint64_t{1} << i; }
 inline int lowest(uint64_t mask) { return std::countr_zero(mask); }
@@ -158,8 +159,7 @@ struct Domain {
     }
     return all;
   }
-  // Does the kernel touch more than L2 holds?
-  bool is_far() const {
+  double touched_bytes() const {
     double bytes = 0;
     for (int i = 0; i < operand_count; i++) {
       if (operands[i].arg == INDEX) continue;
@@ -167,7 +167,7 @@ struct Domain {
       for (int d = 0; d < rank; d++) size *= operands[i].stride[d] ? double(dims[d]) : 1.0;
       bytes += size;
     }
-    return bytes > FAR_BYTES;
+    return bytes;
   }
 
   // Is a row strided, and are rows next to each other? The machine then takes many rows side by side, and needs no row buffer.

@@ -52,11 +52,13 @@ template <> struct Numbers<max> { FN static V of(V a, V x) { return maxNumber(a,
 template <> struct Numbers<min> { FN static V of(V a, V x) { return minNumber(a, x); } };
 #endif
 #ifdef DVM_IS_float32
-UNARY(exp, expv(a))
+#define SIDEWAYS(name, function) struct name { template <class T> FN static T of(T a) { return function(a); } };
+SIDEWAYS(exp, expv)
+SIDEWAYS(tanh, tanhv)
+SIDEWAYS(erf, erfv)
+SIDEWAYS(sigmoid, sigmoidv)
+#undef SIDEWAYS
 UNARY(log, logv(a))
-UNARY(tanh, tanhv(a))
-UNARY(erf, erfv(a))
-UNARY(sigmoid, sigmoidv(a))
 UNARY(to_f16, rounded_to_half(a))
 UNARY(to_bf16, rounded_to_brain_float(a))
 #endif

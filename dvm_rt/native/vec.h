@@ -134,41 +134,54 @@ enum : int { ROUND_EVEN = 0, ROUND_DOWN = 1, ROUND_UP = 2, ROUND_ZERO = 3 };  //
 
 // 1 where the comparison (all bits of an element, or none) holds, else 0.
 FN V truth(Vi holds) { return bits(holds & bits(all(1))); }
+FN V whereLess(V x, float k, V a, V b) { return x < k ? a : b; }
+FN V whereGreater(V x, float k, V a, V b) { return x > k ? a : b; }
+}  // namespace
+}  // namespace dvm::DVM_TARGET
 
-// ---- mathematics ------------------------------------------------------------------------------------------------------
+#include "vec_pack.h"
+
+namespace dvm::DVM_TARGET {
+namespace {
+// ---- mathematics: T is V, or a Pack of them ---------------------------------------------------------------------------
 // Horner's rule, highest coefficient first.
-template <class... C> FN V poly(V x, V q, C... c) { ((q = fma(q, x, all(c))), ...); return q; }
+template <class T, class Q, class... C> FN T poly(T x, Q highest, C... c) {
+  T q = highest;
+  ((q = fma(q, x, all(c))), ...);
+  return q;
+}
 
 // e^x = 2^n (1 + r + q r^2), |r| <= ln2 / 2.
-struct Exp { V n, r, q; };
-FN Exp expParts(V x) {
-  V magic = all(0x1.8p23f), n = fma(x, all(1.44269504f), magic) - magic;  // rounds to an integer
-  V r = nfma(n, all(-2.12194440e-4f), nfma(n, all(0.693359375f), x));
+template <class T> struct Exp { T n, r, q; };
+template <class T> FN Exp<T> expParts(T x) {
+  const V magic = all(0x1.8p23f);
+  T n = fma(x, all(1.44269504f), magic) - magic;  // rounds to an integer
+  T r = nfma(n, all(-2.12194440e-4f), nfma(n, all(0.693359375f), x));
   return {n, r, poly(r, all(1.38145289e-3f), 8.3687501e-3f, 4.16683927e-2f, 1.66665196e-1f, 4.9999994e-1f)};
 }
 constexpr float EXP_LOW = -0x1.5d589ep+6f, EXP_HIGH = 0x1.62e42ep+6f;  // first and last x with 2^-126 <= e^x < 2^128
-FN V expv(V x) {
+template <class T> FN T expv(T x) {
   auto [n, r, q] = expParts(min2(all(89.f), x));  // NaN stays, being the second argument; what x < EXP_LOW gives is dropped
   return scaleBetween(fma(fma(q, r, all(1)), r, all(1)), n, x, EXP_LOW, EXP_HIGH);
 }
-FN V sigmoidv(V x) {  // t = e^-|x| <= 1 never overflows; small results keep full precision, subnormal ones included
+template <class T> FN T sigmoidv(T x) {  // t = e^-|x| <= 1 never overflows; small results keep full precision, subnormal ones included
   auto [n, r, q] = expParts(max2(all(-104.f), negAbs(x)));
-  V t = scale(fma(fma(q, r, all(1)), r, all(1)), n);
-  return (x < 0.f ? t : all(1)) / (t + 1.f);
+  T t = scale(fma(fma(q, r, all(1)), r, all(1)), n);
+  return whereLess(x, 0.f, t, all(1)) / (t + 1.f);
 }
-FN V tanhv(V x) {  // e = expm1(-2|x|) in (-1, 0]; tanh|x| = -e / (e + 2)
+template <class T> FN T tanhv(T x) {  // e = expm1(-2|x|) in (-1, 0]; tanh|x| = -e / (e + 2)
   auto [n, r, q] = expParts(max2(all(-80.f), negAbs(x) * 2.f));
-  V s = scaleNormal(all(1), n), e = fma(fma(q * r, r, r), s, s - 1.f);
+  T s = scaleNormal(T(all(1)), n), e = fma(fma(q * r, r, r), s, s - 1.f);
   return signOf(x, absv(e) / (2.f + e));  // absv: +0 for +0
 }
-FN V erfv(V x) {
-  V t = min2(all(4.f), absv(x)), s = t * t;
-  V r = fma(all(-1.72853470e-5f), t, all(3.83197126e-4f)), u = fma(all(-3.88396438e-3f), t, all(2.42546219e-2f));
+template <class T> FN T erfv(T x) {
+  T t = min2(all(4.f), absv(x)), s = t * t;
+  T r = fma(all(-1.72853470e-5f), t, all(3.83197126e-4f)), u = fma(all(-3.88396438e-3f), t, all(2.42546219e-2f));
   r = poly(t, fma(r, s, u), -1.06777877e-1f, -6.34846687e-1f, -1.28717512e-1f);
   auto [n, f, p] = expParts(fma(r, t, -t));  // above -80
-  V big = 1.f - scaleNormal(fma(fma(p, f, all(1)), f, all(1)), n);
-  V q = poly(s, all(-5.96761703e-4f), 4.99119423e-3f, -2.67681349e-2f, 1.12819925e-1f, -3.76125336e-1f, 1.28379166e-1f);
-  return signOf(x, t > 0.927734375f ? big : fma(q, t, t));
+  T big = 1.f - scaleNormal(fma(fma(p, f, all(1)), f, all(1)), n);
+  T q = poly(s, all(-5.96761703e-4f), 4.99119423e-3f, -2.67681349e-2f, 1.12819925e-1f, -3.76125336e-1f, 1.28379166e-1f);
+  return signOf(x, whereGreater(t, 0.927734375f, big, fma(q, t, t)));
 }
 FN V logv(V x) {
   Vi tiny = x < 0x1p-126f;

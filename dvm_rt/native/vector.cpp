@@ -110,6 +110,21 @@ template <class O, int N> void unary(ARGS) {
   }
   NEXT;
 }
+#ifdef DVM_IS_float32
+template <class O> concept sideways = SIDE_BY_SIDE > 1 && requires(Pack<SIDE_BY_SIDE> x) { O::of(x); };
+template <class O, int N> void unary_sideways(ARGS) {
+  constexpr int U = SIDE_BY_SIDE;
+  Pack<U> x[N / U];
+  each<N>(EACH { x[j / U].v[j % U] = a; }, ACC);
+#pragma GCC unroll 4
+  for (int i = 0; i < N / U; i++) x[i] = O::of(x[i]);
+  each<N>(EACH { a = x[j / U].v[j % U]; }, ACC);
+  NEXT;
+}
+#else
+template <class O> concept sideways = false;
+template <class O, int N> void unary_sideways(ARGS);
+#endif
 #if defined(__AVX512F__) && defined(DVM_IS_float32)
 template <class O> concept quick_binary = requires(V a) { meaning::Numbers<O>::of(a, a); };
 template <class O> concept quick_unary = requires(V a) { meaning::Numbers<O>::of(a); };
@@ -148,6 +163,7 @@ template <class O, Form FORM, int N, bool PART> constexpr Handler handler_of_bin
 template <class O, Form FORM, int N, bool PART> constexpr Handler binary_handler = handler_of_binary<O, FORM, N, PART>();
 template <class O, int N> constexpr Handler handler_of_unary() {
   if constexpr (quick_unary<O> && N == FULL) return unary_of_numbers<O>;
+  else if constexpr (sideways<O> && N > 1) return unary_sideways<O, N>;
   else return unary<O, N>;
 }
 

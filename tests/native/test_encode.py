@@ -93,9 +93,17 @@ def test_fused_kernel_over_shapes(name: str) -> None:
 def test_fused_kernel_with_prefetch_and_streaming(name: str) -> None:
     case = Case(2, stream=True)
     FUSED[name](case)
-    program = check(case, case.build(), (330, 800), tolerance=1e-3)
+    program = check(case, case.build(), (660, 800), tolerance=1e-3)
     assert {"store_nt", "fetch"} <= set(words_of(program))
     assert not {"store_nt", "fetch"} & set(words_of(encode(case.build(), (33, 80))))
+
+
+def test_short_rows_little_beyond_l2_are_stored_through_the_caches() -> None:
+    case = Case(2, stream=True)
+    FUSED["softmax"](case)
+    near, far = check(case, case.build(), (330, 800), tolerance=1e-3), encode(case.build(), (1000, 800))
+    assert "fetch" in words_of(near) and "store_nt" not in words_of(near)
+    assert "store_nt" in words_of(far)
 
 
 @pytest.mark.parametrize("block", range(8))
