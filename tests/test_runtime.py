@@ -129,7 +129,7 @@ def test_kills_and_hangs_cost_time_only(expected, encode, signals):
     if signals[0] == signal.SIGSTOP:  # a stopped encoder is missed only where it has something to do
         victims = victims if encode == "workers" else [("device", 0)]
     done, over = [], threading.Event()
-    with Runtime(encoders=2, encode=encode, lease_s=0.1) as rt:
+    with Runtime(encoders=2, encode=encode) as rt:
         chaos = threading.Thread(target=killed_meanwhile, args=(rt, victims, signals, over))
         chaos.start()
         while chaos.is_alive() or not done:
