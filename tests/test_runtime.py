@@ -129,7 +129,7 @@ def test_kills_and_hangs_cost_time_only(expected, encode, signals):
     if signals[0] == signal.SIGSTOP:  # a stopped encoder is missed only where it has something to do
         victims = victims if encode == "workers" else [("device", 0)]
     done, over = [], threading.Event()
-    with Runtime(encoders=2, encode=encode, lease_s=0.1) as rt:
+    with Runtime(encoders=2, encode=encode) as rt:
         chaos = threading.Thread(target=killed_meanwhile, args=(rt, victims, signals, over))
         chaos.start()
         while chaos.is_alive() or not done:
@@ -266,7 +266,7 @@ def test_control_page_offsets():
 
 # ---- poison and other errors --------------------------------------------------------------------------------------------
 def test_a_request_that_no_encoder_survives_is_poison_and_the_next_one_works():
-    with Runtime(encoders=1, encode="workers", encode_work_ns=10**13, lease_s=0.05) as rt:
+    with Runtime(encoders=1, encode="workers", encode_work_ns=10**13, lease_s=0.25) as rt:
         plan = rt.stream.register(axpy())
         x = rt.stream.asarray(random(3, 3))
         with pytest.raises(PoisonRequestError, match="got 2, allowed 1"):

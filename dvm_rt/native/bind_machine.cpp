@@ -146,10 +146,11 @@ struct PyProgram {  // Program in Python: verified, loaded, runnable on buffers 
     program = VerifiedProgram::load(static_cast<const uint8_t*>(bytes.data()), bytes.size(), error);
     if (!program) raise_refused(error);
   }
-  void run(nb::sequence args, const std::string& target, int threads, int64_t parts, double loop_s) const {
+  void run(nb::sequence args, const std::string& target, int threads, int64_t parts, double loop_s, uint64_t lots) const {
     Machine machine(target_named(target), threads_checked(threads));
     machine.limit_loops(uint64_t(loop_s * 1e9));
     machine.cut_always(parts);
+    machine.draw_lots(lots);
     const Buffers buffers(args);
     buffers.check_apart(*program);
     const AlignedBytes workspace(program->head().workspace_bytes);
@@ -201,8 +202,10 @@ void bind_machine(nb::module_& m) {
   nb::class_<PyProgram>(m, "Program", "A verified program. Raises InvalidBytecodeError with code, section and word.")
       .def(nb::init<nb::bytes>(), nb::arg("program"))
       .def("run", &PyProgram::run, nb::arg("args"), nb::arg("target") = "", nb::arg("threads") = 1, nb::arg("parts") = 0, nb::arg("loop_s") = 1e6,
+           nb::arg("lots") = 0,
            "Runs on C-contiguous buffers, one per argument, of which none that is written overlaps another one; raises DeviceTrap, or DeviceTimeoutError when loops go on after `loop_s`. Outputs are written in place. `parts`: every "
-           "section is cut into so many, if it can be; 0: only where it pays.")
+           "section is cut into so many, if it can be; 0: only where it pays. `lots`: not 0: which thread runs which part, and when, is "
+           "drawn by lot.")
       .def("time_run", &PyProgram::time_run, nb::arg("args"), nb::arg("reps"), nb::arg("target") = "", nb::arg("threads") = 1,
            "Nanoseconds per run, the mean of `reps`.")
       .def_prop_ro("together", [](const PyProgram& p) {

@@ -44,6 +44,9 @@ class Machine {
   void limit_loops(uint64_t ns) { loop_ns_max_ = ns; }
   // Cuts every section into (at most) so many parts, however little work it is; 0: as split.h says. For tests.
   void cut_always(int64_t parts) { parts_always_ = parts; }
+  void draw_lots(uint64_t seed) {
+    if (pool_) pool_->draw_lots(seed);
+  }
 
  private:
   Trap run_host(const SectionRun& run);

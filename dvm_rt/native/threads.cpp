@@ -4,6 +4,7 @@
 #include <sched.h>
 #include <sys/syscall.h>
 #include <unistd.h>
+#include <algorithm>
 #include <chrono>
 #include <csignal>
 #include "shared.h"
@@ -85,6 +86,7 @@ void ThreadPool::run(int64_t parts, Work work, void* job, bool wake) {
     for (int64_t part = 0; part < parts; part++) work(job, 0, part);
     return;
   }
+  if (lots_) return run_by_lot(parts, work, job);
   work_ = work, job_ = job;
   done_.store(0, std::memory_order_relaxed);
   generation_++;
@@ -94,6 +96,18 @@ void ThreadPool::run(int64_t parts, Work work, void* job, bool wake) {
   if (wake) this->wake();
   take_parts(0);
   wait_for_parts(parts);
+}
+
+void ThreadPool::run_by_lot(int64_t parts, Work work, void* job) {
+  auto below = [&](int64_t n) {
+    lots_ = lots_ * 6364136223846793005 + 1442695040888963407;
+    return int64_t((lots_ >> 33) % uint64_t(n));
+  };
+  const int64_t threads = 1 + below(threads_), first = below(threads_), begin = below(std::max<int64_t>(parts, 1)), backwards = below(2);
+  for (int64_t i = 0; i < parts; i++) {
+    const int64_t part = (begin + i) % parts;
+    work(job, int((first + below(threads)) % threads_), backwards ? parts - 1 - part : part);
+  }
 }
 
 void ThreadPool::wake() {

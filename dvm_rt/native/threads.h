@@ -29,6 +29,9 @@ class ThreadPool {
   // caller afterwards. `wake`: threads that sleep are woken.
   void run(int64_t parts, Work work, void* job, bool wake);
   void wake();  // so that they spin when the next job comes
+  // From now on the caller runs all parts, each in the name of a thread and in an order that are drawn by lot: how threads that
+  // are late, or never come, may share them. For tests.
+  void draw_lots(uint64_t seed) { lots_ = seed; }
 
   static constexpr int THREADS_MAX = 64;
   static constexpr int64_t PARTS_MOST = 0xffff;
@@ -43,6 +46,7 @@ class ThreadPool {
   void stop();
   bool wait_for_job(uint32_t& seen);
   void take_parts(int thread);
+  void run_by_lot(int64_t parts, Work work, void* job);
   bool take_first(Range& range, int64_t& part);
   bool take_last(Range& range, int64_t& part);
   void wait_for_parts(int64_t parts);
@@ -51,6 +55,7 @@ class ThreadPool {
   const uint64_t spin_ns_;
   const uint64_t fork_generation_;
   uint32_t generation_ = 0;
+  uint64_t lots_ = 0;  // 0: none are drawn
   std::unique_ptr<Range[]> ranges_;
   std::unique_ptr<std::thread[]> workers_;
   Work work_ = nullptr;  // of the job at hand; whoever has taken a part may read them

@@ -193,8 +193,9 @@ class SchedulerState:
         if not seat.up or seat.condemned or late <= self.limits.lease_s / 3:
             return []
         watch = self.watches.get(suspect)
-        plans = suspect.role == "encoder" and self.book.workers[suspect.index].graph is not None
-        if watch and watch.is_evidence(since, self.limits.lease_s / 3) and late > watch.patience_s(self.limits, plans):
+        worker = self.book.workers[suspect.index] if suspect.role == "encoder" else None
+        plans, starts = worker is not None and worker.graph is not None, worker is not None and not worker.ready
+        if watch and watch.is_evidence(since, self.limits.lease_s / 3) and late > watch.patience_s(self.limits, plans, starts):
             return self._blame(self._or_stopped_device(suspect), f"owes an answer for {late:.3f} s", now)
         return [e.InspectProcess(p) for p in {suspect: 0, e.DEVICE: 0}]
 

@@ -1,8 +1,8 @@
 """Kernels on several threads: the bits of one thread, whatever the number of threads and of parts.
 
-`parts` cuts every section into so many, however small it is, so that small programs meet every border. That a thread
-is late, sleeps or never comes is the pool's business: the stress program of scripts/threads_tsan runs that under the
-thread sanitizer."""
+`parts` cuts every section into so many, however small it is, so that small programs meet every border; `lots` draws who runs
+what, since a thread may be late, asleep or never come. That the pool gets that right is the business of the stress program of
+scripts/threads_tsan, under the thread sanitizer."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from dvm_rt.isa.program import GATHER, PACKED, READ, WORKSPACE, WRITE, ProgramBu
 
 from tests.isa.random_programs import RandomProgram
 from tests.native import test_matmul as products
+from tests.native.mixed_programs import mixed
 
 BLOCK = layout.LIMITS["BLOCK"]
 TARGETS = _native.targets()
@@ -123,9 +124,10 @@ def test_long_rows_pass_by_pass(row: int, rows: int, target: str) -> None:
     assert parts > 1 or target == "baseline"
 
 
-def test_whoever_adds_up_the_blocks_may_have_run_none() -> None:
-    """The first section of machines whose threads share one CPU: now and then others take all parts before the caller."""
-    row, builder = 64 * BLOCK, ProgramBuilder()
+@pytest.mark.parametrize("target", TARGETS)
+def test_whoever_adds_up_the_blocks_may_have_run_none(target: str) -> None:
+    """The first section of a machine: now and then others take all parts before the caller."""
+    row, builder = 4 * BLOCK, ProgramBuilder()
     section = builder.vector(row, 1)
     x = section.operand(builder.add_arg(4 * row), (4,))
     most, product = (section.operand(builder.add_arg(4, WRITE), (0, 4), mode=WRITE) for _ in range(2))
@@ -135,21 +137,30 @@ def test_whoever_adds_up_the_blocks_may_have_run_none() -> None:
     section.end_pass(4, 12)
     for word in (("fold_max", 4), ("store_per_row", most), ("fold_prod", 12), ("store_per_row", product), ("end_row",)):
         section.word(*word)
-    loaded, results = _native.Program(builder.build()), []
+    loaded, args = _native.Program(builder.build()), [np.full(row, -1, np.float32), np.empty(1, np.float32), np.empty(1, np.float32)]
+    for lots in range(1, 30):
+        loaded.run(args, target, threads=4, parts=2, lots=lots)
+        assert (args[1][0], args[2][0]) == (-1, 1), lots
 
-    def calls() -> None:
-        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # of this thread, and of those of its machines
-        args = [np.full(row, -1, np.float32), np.empty(1, np.float32), np.empty(1, np.float32)]
-        for _ in range(150):
-            loaded.run(args, threads=4, parts=2)
-            results.append((args[1][0], args[2][0]))
 
-    callers = [threading.Thread(target=calls) for _ in range(4)]
-    for caller in callers:
-        caller.start()
-    for caller in callers:
-        caller.join()
-    assert results == [(-1, 1)] * 600
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("seed", range(30))
+def test_whoever_runs_a_part(seed: int, target: str) -> None:
+    """Programs of sections of all kinds, one after the other, in parts that any of the threads runs in any order; now and then one
+    that has run nothing so far, or nothing of this dtype."""
+    rng = np.random.default_rng(seed)
+    case = mixed(rng, int(rng.integers(1, 6)) if target != "baseline" else 1, long_rows=0.4)
+    loaded = _native.Program(case.program)
+
+    def run(**how: int) -> list[bytes]:
+        own = [a.copy() if i in case.outputs else a for i, a in enumerate(case.args)]
+        loaded.run(own, target, **how)
+        return [own[i].tobytes() for i in case.outputs]
+
+    want = run()
+    for lots in range(1, 7):
+        threads, parts = int(rng.integers(2, 9)), int(rng.choice([2, 3, 7, 64]))
+        assert run(threads=threads, parts=parts, lots=lots) == want, f"{threads} threads, {parts} parts, lots {lots}"
 
 
 def gather_rows(index: Array, table: Array) -> bytes:

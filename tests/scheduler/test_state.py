@@ -334,6 +334,21 @@ def test_a_process_that_gets_no_cpu_is_given_time():
     assert who == E0 and 8.0 < when < 8.3
 
 
+def test_a_worker_at_its_start_has_the_time_for_it():
+    """Starting takes what it takes, more on a busy machine; one after the other would die of it until none is started any more."""
+    d = Driver()
+    d.arrive(1)
+    d.count(waiting_program=1, device_up=True)
+    who, when = d.wait_for_blame({E0: ("running", 0.1)})
+    assert who == E0 and 10.0 < when < 10.2
+    for doing, least in (("sleeping", 8.0), ("stopped", 1.0)):
+        d = Driver()
+        d.arrive(1)
+        d.count(waiting_program=1, device_up=True)
+        who, when = d.wait_for_blame({E0: (doing, 0.0)})
+        assert who == E0 and least < when < least + 0.3
+
+
 def test_a_stale_self_report_blames_nobody_else():
     """The device last wrote that it misses program 1; the worker's own count says that it is encoded."""
     d = waiting_for_worker()
