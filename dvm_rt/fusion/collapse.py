@@ -1,4 +1,4 @@
-"""Norms over several axes, over one: so that all of a norm can be one kernel over rows.
+"""Norms over several axes, and what follows from a convolution, over one: so that all of it can be one kernel.
 
 A reduction over axes (2, 3) of (n, c, h, w) runs over rows of h*w. What follows element by element from its result, and lies
 between it and other such reductions, would have another domain, and each reduction would be a kernel of its own. Here all of
@@ -8,7 +8,10 @@ that is computed over (n, c, h*w) instead:
 
 Views of one form and back cancel out. The bits do not change: elements know nothing of each other, and a reduction over several
 axes is one over a row of the same elements in the same order anyway. Where the axes are not the last ones the elements are
-copied together first, which the reductions would have done one by one."""
+copied together first, which the reductions would have done one by one.
+
+The product that a convolution is has one axis for all places; what follows from it element by element is computed over that axis
+in the same way, and can run in its tiles."""
 
 from __future__ import annotations
 
@@ -20,11 +23,12 @@ from dvm_rt.graph.operators import Lowering
 from dvm_rt.graph.symbols import Shape, product, same, same_shape
 
 Axes = tuple[int, ...]
+CONVOLUTIONS = ("conv", "conv_transpose")
 
 
 def collapsed(graph: Graph) -> Graph:
-    """The graph with norms over several axes as norms over one; as it is, if there are none."""
-    if not any(_several(node) for node in reachable(graph.outputs)):
+    """The graph with norms over several axes as norms over one, and places of convolutions as one axis; as it is, if there are none."""
+    if not any(_several(node) or node.operator.name in CONVOLUTIONS for node in reachable(graph.outputs)):
         return graph
     graph = rewrite(graph, taken_apart, again=True)
     rewriter = _Rewriter(graph)
@@ -73,6 +77,30 @@ class _Rewriter:
                 for node in chosen + (self._before(chosen, shape, axes) if last else []):
                     self.form_of.setdefault(node, (shape, axes))
 
+        for view, axes in self._places_of_products():
+            shape, follows = view.shape, {view}
+            for node in self.graph.nodes:
+                if node.operator.lowering is Lowering.ELEMENTWISE and any(i in follows for i in node.inputs):
+                    if same_shape(node.shape, shape) and all(_fits(i.shape, shape, axes) for i in node.inputs):
+                        follows.add(node)
+            for node in follows if len(follows) > 1 else ():
+                self.form_of.setdefault(node, (shape, axes))
+
+    def _places_of_products(self) -> list[tuple[Node, Axes]]:
+        """Views in which the last axis of a matrix product, or of a sum of some, is several; and these."""
+        found, products = [], set()
+        for node in self.graph.nodes:
+            if node.operator.lowering is Lowering.PRODUCT:
+                products.add(node)
+            elif node.operator.name == "add" and all(i in products for i in node.inputs):
+                products.add(node)
+            elif node.operator.name == "reshape" and node.inputs[0] in products:
+                rank, places = len(node.shape), node.inputs[0].shape[-1]
+                first = next((i for i in range(rank - 1) if same(product(node.shape[i:]), places)), None)
+                if first is not None:
+                    found.append((node, tuple(range(first, rank))))
+        return found
+
     def _before(self, chosen: list[Node], shape: Shape, axes: Axes) -> list[Node]:
         """What is computed for these nodes alone, element by element; not what runs in the tile of a product."""
         readers: dict[Node, list[Node]] = {}
@@ -96,6 +124,9 @@ class _Rewriter:
         shape, axes = form
         kept = tuple(i for i in range(len(shape)) if i not in axes)
         op = self.op
+        if old.operator.name == "reshape":  # the product lies so already
+            self.rows[node, axes] = op.reshape(node.inputs[0], shape=(*(shape[i] for i in kept), node.inputs[0].shape[-1]))
+            return node
         if old.operator.lowering is Lowering.REDUCE:
             made = getattr(op, node.operator.name)(self._rows(node.inputs[0], shape, axes), axes=(len(kept),), keepdims=True)
             result = op.squeeze(made, axes=(len(kept),))

@@ -269,6 +269,19 @@ class SegmentKernels:
                 parts.append((part.attribute("index"), *[self.expression(size) for size in sizes], start))
         else:
             parts = [(root.attribute("index"), *[self.expression(size) for size in (*shape, *strides)], start)]
+        return self._packed(parts)
+
+    def packed_experts(self, access: Access, shape: tuple[int, int, int]) -> int:
+        """The buffer of the packed forms of a parameter's matrices, one behind the other."""
+        (groups, *sizes), (step, *strides) = shape, access.strides
+        parts = []
+        for group in range(groups):
+            at = access.offset + group * step
+            start = self.expression(at) if at else NONE
+            parts.append((access.root.attribute("index"), *[self.expression(size) for size in (*sizes, *strides)], start))
+        return self._packed(parts)
+
+    def _packed(self, parts: list[tuple[int, ...]]) -> int:
         row = ("packed", *parts)
         number = self._numbers.setdefault(row, len(self.buffers))
         if number == len(self.buffers):
@@ -545,6 +558,10 @@ class KernelWriter:
         for access, outer, along, groups, depth, index in (
             (x, rows, x.strides[0], 0, x.strides[1], 3), (w, columns, w.strides[2], w.strides[0], w.strides[1], None),
         ):  # fmt: skip
+            if index is None and node.inputs[1] in legal.weights:
+                _, k, n = shape = node.inputs[1].shape
+                self.arguments.append(Argument(self.plan.packed_experts(access, shape), access.root, READ | PACKED, 0, {GROUPS: k * n}))
+                continue
             offset, strides = argument_strides(Access(access.root, access.offset, (along,), ()), (outer,))
             self.arguments.append(Argument(buffer(access.root), access.root, READ, offset, {**strides, GROUPS: groups}, depth, index))
         home = legal.home[result]

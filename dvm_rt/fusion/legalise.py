@@ -34,10 +34,12 @@ from dvm_rt.graph.graph import Graph, Make, Node, reachable, rewrite, taken_apar
 from dvm_rt.graph.operators import Lowering
 from dvm_rt.graph.symbols import Shape, product, same
 from dvm_rt.isa import table
+from dvm_rt.isa.layout import LIMITS
 
 CHEAP_CYCLES = 16  # two simple instructions
 NUMBERS = ("constant", "dimension")  # leaves that are one number, known to the encoder
 MADE = (*NUMBERS, "iota")  # leaves that lie nowhere
+EXPERTS_MAX = 64  # more matrices than that are read as they are stored
 PACKED_DTYPES = (float32, float16, bfloat16)  # of weights that are packed once for the matrix unit
 
 
@@ -161,8 +163,11 @@ def _writable(root: Node, strides: tuple) -> bool:
     """The matrix unit writes rows: its last axis has to be the innermost. Host functions write row-major."""
     if root.operator.lowering is Lowering.HOST:
         return is_row_major(Access(root, 0, strides, root.shape))
-    rows = any(n.operator.lowering in (Lowering.PRODUCT, Lowering.ATTENTION) for n in (root, *_parts(root)))
-    return not rows or same(strides[-1], 1) or is_one(root.shape[-1])
+    return not _written_by_rows(root) or same(strides[-1], 1) or is_one(root.shape[-1])
+
+
+def _written_by_rows(root: Node) -> bool:
+    return root.operator.lowering in (Lowering.PRODUCT, Lowering.ATTENTION) or any(map(_written_by_rows, _parts(root)))
 
 
 # ---- copies -------------------------------------------------------------------------------------------------------
@@ -179,6 +184,7 @@ class _Copier:
         self.new: dict[Node, Node] = {}
         self.legal = Legal(graph)
         self.copies: dict[tuple[Node, bool], Node] = {}
+        self.experts: set[Node] = set()  # right operands of products of rows in groups
 
     def add(self, node: Node) -> None:
         """Takes over one node of the old graph; its inputs are there already."""
@@ -190,6 +196,7 @@ class _Copier:
         if lowering is Lowering.ELEMENTWISE or lowering is Lowering.REDUCE:
             inputs = [self.private(i) for i in inputs]
         elif lowering is Lowering.PRODUCT:
+            self.experts |= {inputs[1]} if node.operator.name == "grouped_product" else set()
             inputs = [self.operand(i, number) if number < 2 else self.stored(i) for number, i in enumerate(inputs)]
         elif lowering is Lowering.ATTENTION:
             inputs = [self.head(i, number) for number, i in enumerate(inputs)]
@@ -244,7 +251,7 @@ class _Copier:
         are packed as they are stored, in 16 bits too."""
         access = self.legal.access[node]
         straight = any(same(s, 1) or is_one(n) for s, n in zip(access.strides[-2:], node.shape[-2:], strict=True))
-        if number == 1 and straight and self.may_be_packed(node, access.root):
+        if number == 1 and straight and (self.may_be_packed(node, access.root) or self.are_packed_experts(node, access)):
             self.legal.weights.add(node)
             return node
         stored = access.root.dtype is node.dtype and access.root.operator.lowering is not Lowering.LEAF
@@ -257,6 +264,17 @@ class _Copier:
         return (
             self.outlives(root) and len(root.shape) == len(node.shape) == 2
             and node.dtype is float32 and root.dtype in PACKED_DTYPES and all(v.dtype in (root.dtype, float32) for v in path)
+        )  # fmt: skip
+
+    def are_packed_experts(self, node: Node, access: Access) -> bool:
+        """Whether they are the matrices of groups of rows, given to the whole graph, whose packed forms lie behind each other: one
+        slice of K, columns that fill panels."""
+        if len(node.shape) != 3 or not all(n.__class__ is int for n in (*node.shape, access.offset, *access.strides)):
+            return False
+        groups, k, n = node.shape
+        return (
+            0 < groups <= EXPERTS_MAX and 0 < k <= LIMITS["SLICE_K"] and n > 0 and n % LIMITS["PANEL"] == 0
+            and self.outlives(access.root) and access.root.dtype is node.dtype is float32 and node in self.experts
         )  # fmt: skip
 
     def outlives(self, root: Node) -> bool:
@@ -365,7 +383,7 @@ def _reads(node: Node) -> int:
 
 
 def _joinable(node: Node) -> bool:
-    return node.operator.lowering in (Lowering.ELEMENTWISE, Lowering.REDUCE, Lowering.PRODUCT, Lowering.GATHER, Lowering.ATTENTION, Lowering.RUNNING)
+    return node.operator.lowering not in (Lowering.LEAF, Lowering.VIEW, Lowering.HOST)
 
 
 def _again(node: Node, inputs: list[Node]) -> Node:
@@ -400,8 +418,8 @@ def _parts(node: Node) -> tuple[Node, ...]:
 
 
 def _place_parts(legal: Legal) -> None:
-    """Each part of a join is written into the memory of the join, behind the parts before it."""
-    for node in legal.graph.nodes:
+    """Each part of a join, which may be a join, is written into the memory of the join, behind the parts before it."""
+    for node in reversed(legal.graph.nodes):
         axis, start = (node.attributes[0] if _parts(node) else 0), 0
         for part in _parts(node):
             home = legal.home[node]

@@ -105,8 +105,8 @@ class Segment:
         return tuple(rows), tuple([numbers[node] for node, _ in self.gives])
 
     def may_pack(self, given: Callable[[Node], bool]) -> tuple[bool, ...]:
-        """For each of `reads`, whether it could be packed once for the matrix unit: a matrix, or a bias, that is given."""
-        return tuple([0 < len(node.shape) <= 2 and node.dtype in PACKED_DTYPES and given(node) for node in self.reads])
+        """For each of `reads`, whether it could be packed once for the matrix unit: a matrix, several, or a bias, that is given."""
+        return tuple([0 < len(node.shape) <= 3 and node.dtype in PACKED_DTYPES and given(node) for node in self.reads])
 
     def refusals(self) -> list[tuple[str, str, str]]:
         """(producer, consumer, reason) for what its members read across a cut."""

@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 Ints = tuple[int, ...]
 Pads = tuple[tuple[int, int], ...]  # (before, after) of each axis of space
 TAPS_MAX = 12  # taps of a pooling window that one expression takes
+# A convolution goes by rows of its kernel where these are few and long enough for products, and the weights, whose rows are
+# gathered in each call, are small beside what the windows would take.
+ROWS_OF_KERNEL_MAX, DEPTH_OF_ROW_MIN, OUTPUTS_BY_ROWS_MAX = 5, 64, 128
 
 
 # ---- shapes -------------------------------------------------------------------------------------------------------
@@ -181,6 +184,8 @@ def _by_matmul(op: Make, x: Node, weight: Node, stride: Ints, dilation: Ints, gr
     else:
         if groups > 1:
             x = op.reshape(x, shape=(batch * groups, channels, *x.shape[2:]))
+        if _goes_by_rows(weight.shape, stride, groups):
+            return _by_rows(op, x, weight, stride, dilation, batch, groups)
         columns = op.windows(x, kernel=tuple(kernel), stride=stride, dilation=dilation)
         space = columns.shape[2 : 2 + rank]
         columns = op.permute_dims(columns, axes=(0, 1, *range(2 + rank, 2 + 2 * rank), *range(2, 2 + rank)))
@@ -188,6 +193,42 @@ def _by_matmul(op: Make, x: Node, weight: Node, stride: Ints, dilation: Ints, gr
     columns = op.reshape(columns, shape=(batch, *lead, depth, product(space)))
     weight = op.reshape(weight, shape=(*lead, outputs // groups, depth))
     return op.reshape(op.matrix_product(weight, columns), shape=(batch, outputs, *space))
+
+
+def _goes_by_rows(weight: Shape, stride: Ints, groups: int) -> bool:
+    """Whether the windows are cheaper by rows of the kernel: known from the weights alone, as bits do not depend on sizes of x."""
+    outputs, channels, *kernel = weight
+    rows = prod(kernel[:-1])
+    return (
+        all(s == 1 for s in stride[:-1])
+        and 1 < rows <= ROWS_OF_KERNEL_MAX
+        and channels * kernel[-1] >= DEPTH_OF_ROW_MIN
+        and outputs // groups <= OUTPUTS_BY_ROWS_MAX
+    )
+
+
+def _by_rows(
+    op: Make, x: Node, weight: Node, stride: Ints, dilation: Ints, batch: Size, groups: int
+) -> Node:
+    """A product for each row of the kernel, added up in row-major order. Windows of one axis, laid out once, serve all of them:
+    a row of the kernel is an offset into them."""
+    outputs, channels, *kernel = weight.shape
+    rank, depth = len(kernel), channels * kernel[-1]
+    columns = op.windows(x, kernel=(kernel[-1],), stride=stride[-1:], dilation=dilation[-1:])
+    columns = op.copy(op.permute_dims(columns, axes=(0, 1, rank + 2, *range(2, rank + 2))))
+    places = [n - d * (k - 1) for n, k, d in zip(x.shape[2:-1], kernel, dilation, strict=False)]
+    space = (*places, columns.shape[-1])
+    lead = (groups,) if groups > 1 else ()
+    result = None
+    for row in all_of(*map(range, kernel[:-1])):
+        whole = (None, None, None)
+        rows = [(d * at, d * at + n, None) for at, d, n in zip(row, dilation, places, strict=False)]
+        seen = op.index(columns, entries=(whole, whole, whole, *rows, whole))
+        seen = op.reshape(seen, shape=(batch, *lead, depth, product(space)))
+        factor = op.reshape(op.index(weight, entries=(whole, whole, *row, whole)), shape=(*lead, outputs // groups, depth))
+        term = op.matrix_product(factor, seen)
+        result = term if result is None else op.add(result, term)
+    return op.reshape(result, shape=(batch, outputs, *space))
 
 
 def _depthwise(op: Make, x: Node, weight: Node, stride: Ints, dilation: Ints) -> Node:

@@ -1,7 +1,8 @@
 // Which bytes operands touch, and which bytes are known to be written: the set arithmetic of the verifier.
 //
 // A footprint is a set of blocks of `width` bytes; each block starts a multiple of `pitch` after the first one (columns of
-// a wider matrix, for example), or there is only one block. Answers are safe approximations: "apart" and "covers" are
+// a wider matrix, for example), or there is only one block. Where blocks lie exactly `pitch` apart they may do so several times
+// over (the inner part of each of many images). Answers are safe approximations: "apart" and "covers" are
 // only said when they are certain. No heap; values come from programs, so arithmetic is checked or unsigned.
 #pragma once
 #include <cstdint>
@@ -29,6 +30,7 @@ struct Footprint {
   uint64_t width;     // of a block; 0: not known yet
   uint64_t pitch;     // 0: one block, every byte of which is touched
   uint64_t blocks;    // if they lie exactly `pitch` apart, else 0
+  uint64_t over, times;  // and all of them so many times, exactly `over` apart
 };
 
 inline uint64_t magnitude(int64_t x) { return x < 0 ? 0 - uint64_t(x) : uint64_t(x); }
@@ -53,7 +55,7 @@ inline bool find_ends(const Walk& walk, int64_t base, Footprint& out) {
 inline bool find_blocks(Walk& walk, Footprint& out) {
   uint64_t below = uint64_t(walk.element), first = 0;
   bool separate = true;
-  out.width = 0, out.pitch = 0, out.blocks = 1;
+  out.width = 0, out.pitch = 0, out.blocks = 1, out.over = 0, out.times = 1;
   for (int from = 0; from < walk.n; from++) {
     int least = from;
     for (int d = from + 1; d < walk.n; d++)
@@ -63,7 +65,10 @@ inline bool find_blocks(Walk& walk, Footprint& out) {
     separate &= stride >= below;
     if (stride != below && !first) out.width = below, first = stride;
     if (first) {
-      out.blocks = stride == first * out.blocks ? out.blocks * count : 0;
+      if (stride == first * out.blocks && out.times == 1) out.blocks *= count;
+      else if (out.times == 1 && stride % first == 0) out.over = stride, out.times = count;
+      else if (stride == out.over * out.times) out.times *= count;
+      else out.blocks = 0;
       out.pitch = std::gcd(out.pitch, stride);
     }
     below += stride * (count - 1);
@@ -110,7 +115,7 @@ class Written {
 
   void add(uint16_t arg, const Footprint& print) {
     if (!print.pitch) add_range(arg, print.low, print.high);
-    else if (print.blocks) add_columns({arg, print.low, print.width, print.pitch, print.blocks});
+    else if (print.blocks) add_columns({arg, print.low, print.width, print.pitch, print.blocks, print.over, print.times});
   }
 
  private:
@@ -119,10 +124,13 @@ class Written {
     uint16_t arg;
     int64_t low, high;
   };
-  struct Columns {  // `blocks` blocks of `width` bytes, `pitch` apart
+  struct Columns {  // `blocks` blocks of `width` bytes, `pitch` apart, and all of that `times` times, `over` apart
     uint16_t arg;
     int64_t low;
-    uint64_t width, pitch, blocks;
+    uint64_t width, pitch, blocks, over, times;
+    bool beside(const Columns& o) const {
+      return arg == o.arg && pitch == o.pitch && blocks == o.blocks && over == o.over && times == o.times;
+    }
   };
 
   int after(uint16_t arg, int64_t low) const {  // number of ranges that start at or before this byte
@@ -153,7 +161,7 @@ class Written {
   void add_columns(Columns added) {
     for (int i = 0; i < column_count_; i++) {
       const Columns& c = columns_[i];
-      if (c.arg != added.arg || c.pitch != added.pitch || c.blocks != added.blocks) continue;
+      if (!c.beside(added)) continue;
       const bool left = c.low + int64_t(c.width) == added.low, right = added.low + int64_t(added.width) == c.low;
       if (!left && !right) continue;
       added.width += c.width;
@@ -161,8 +169,11 @@ class Written {
       columns_[i] = columns_[--column_count_];
       i = -1;  // what has grown may now touch another one
     }
-    if (added.width >= added.pitch)
-      add_range(added.arg, added.low, added.low + int64_t(added.pitch * (added.blocks - 1) + added.width));
+    const uint64_t together = added.pitch * (added.blocks - 1) + added.width;
+    if (added.width >= added.pitch && added.times > 1)
+      add_columns({added.arg, added.low, together, added.over, added.times, 0, 1});
+    else if (added.width >= added.pitch)
+      add_range(added.arg, added.low, added.low + int64_t(together));
     else if (column_count_ < COLUMNS_MAX)
       columns_[column_count_++] = added;
   }

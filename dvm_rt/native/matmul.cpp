@@ -33,6 +33,8 @@ constexpr int64_t EPILOGUE_ROWS = 126;      // most rows of STRIP columns that w
 constexpr int64_t STREAM_FLOATS = 1 << 16;  // packed B larger than this is fetched ahead: between two runs it leaves L2
 constexpr int64_t FEW_STREAM_FLOATS = 5 << 16;  // with tiles of several panels: it costs 40 % where B is in L2, and gains 5 % where not
 
+constexpr double FAR_BYTES = 1 << 18;       // an operand of the epilogue larger than this is fetched ahead
+
 constexpr int64_t AHEAD_K = 16;             // steps of k between the fetch of B and its use
 constexpr int64_t AHEAD_K_ONE_SET = 8;      // where rows of B are 4 KiB apart: they share a set of L1, of 12 lines
 
@@ -48,8 +50,9 @@ struct Tile {
   bool first;             // the first slice of K overwrites C, later ones add to it
   int64_t ahead;          // fetch B to L1 so many steps of k in front of its use; 0: do not
   float* copy;            // the panel of scratch that B is copied to while it is multiplied, or nullptr
-  int pull;               // fetch so many cache lines from `next` to L2 every 4 k: B of the next strip
+  int pull;               // fetch so many cache lines from `next` to L2 every 4 k, and go on by `next_step`: B of the next strip
   const float* next;
+  int64_t next_step;
 };
 
 // c + x * b, in place: left to itself gcc lets sums move between registers and pays with copies. By value: a sum whose address
@@ -149,7 +152,8 @@ void tile_kernel(const Tile& t) {
         for (int v = 0; v < VECTORS; v += 64 / int(sizeof(B)) / W)
           __builtin_prefetch(b + far + u * b_step + (COPY ? v * W : in_panels(v)));
     }
-    for (int line = 0; line < t.pull; line++, next += 16) __builtin_prefetch(next, 0, 2);
+    for (int line = 0; line < t.pull; line++) __builtin_prefetch(next + 16 * line, 0, 2);
+    next += t.next_step;
 #pragma GCC unroll 4
     for (int u = 0; u < 4; u++) step();
   }
@@ -271,6 +275,7 @@ struct Product {  // what all steps of the batch share; distances in floats
   const Operand* operands;
   int operand_count;
   const Word* words;      // epilogue, or nullptr
+  uint16_t far;           // bit i: operand i of the epilogue is a large matrix, fetched to L2 beside the tiles
 
   const float* b_at(const float* b, int64_t elements) const {  // so many stored elements behind b
     return reinterpret_cast<const float*>(reinterpret_cast<const uint8_t*>(b) + elements * b_element);
@@ -313,7 +318,11 @@ Product product(const SectionRun& run) {
   set_shape(p, p.m);
   set_rows(p, 0, p.m);
   p.scratch = reinterpret_cast<float*>(run.scratch), p.operands = a, p.operand_count = head.operand_count;
-  for (int i = 0; i < p.operand_count; i++) p.base[i] = run.address[i];
+  for (int i = 0; i < p.operand_count; i++) {
+    p.base[i] = run.address[i];
+    const bool rows = i > 2 && a[i].mode & READ && a[i].stride[0] == DTYPE_BYTES[a[i].dtype];
+    if (p.words && rows && double(a[i].stride[1]) * double(p.m) > FAR_BYTES) p.far |= uint16_t(1 << i);
+  }
   return p;
 }
 
@@ -369,9 +378,36 @@ Strip next_strip(const Product& p, int64_t columns) {
   return {smaller(columns, 2 * PANEL), WIDE, 2 * PANEL};
 }
 
+// What the epilogue is going to read beside these elements of C.
+void fetch_operands(const Product& p, int64_t row, int64_t rows, int64_t column, int64_t columns) {
+  for (uint16_t left = p.far; left; left &= left - 1) {
+    const Operand& x = p.operands[__builtin_ctz(left)];
+    const uint8_t* from = p.base[__builtin_ctz(left)] + row * x.stride[1] + column * x.stride[0];
+    for (int64_t i = 0; i < rows; i++, from += x.stride[1])
+      for (int64_t at = 0; at < columns * x.stride[0]; at += 64) __builtin_prefetch(from + at, 0, 2);
+  }
+}
+
+// B of the next strip, which lies in rows far apart: the tiles after those that copy share its lines, so that no moment has many
+// of them on their way. A tile passes k / 4 rows, so four of them fetch the same lines of all rows.
+struct NextRows {
+  const float* b = nullptr;
+  int64_t lines, each;  // of a row; that a tile fetches of it
+  int64_t tile = 0;
+
+  NextRows() = default;
+  NextRows(const float* b, int64_t columns, int64_t tiles) : b(b), lines(columns / 16 + 1), each(ceil_div(lines, tiles / 4)) {}
+
+  void give(Tile& t, int64_t row) {
+    const int64_t first = tile / 4 * each, rows = t.k / 4;
+    t.pull = int(std::max<int64_t>(0, smaller(each, lines - first)));
+    t.next = b + tile++ % 4 * rows * row + 16 * first, t.next_step = row;
+  }
+};
+
 // A block of rows (t.a, `rows`; C from `c`) by the columns [column, end), which are one part of a strip.
 void block_of_strip(const Product& p, const Columns& from, Tile& t, Shape shape, float* c, int64_t rows, int64_t column,
-                    int64_t end, const float* source) {
+                    int64_t end, const float* source, NextRows* next) {
   for (; column < end; column += VECTORS_OF[shape] * W) {
     while (shape > TALL && ((VECTORS_OF[shape] - 1) * W >= end - column || !ROWS_MAX[shape])) shape = Shape(shape - 1);  // its last vector would hold nothing
     const bool edge = column >= from.edge_begin;
@@ -384,8 +420,9 @@ void block_of_strip(const Product& p, const Columns& from, Tile& t, Shape shape,
       t.b = source + column, t.b_step = p.b_step;
     }
     t.columns = smaller(end - column, VECTORS_OF[shape] * W);
+    if (next) next->give(t, p.b_step);
     (source ? p.copying : p.kernels)[begin && shape == THREE ? SHAPES : shape].of_rows[rows](t);
-    t.next += ceil_div(t.k, 4) * t.pull * 16;
+    t.next += t.k / 4 * t.next_step;
   }
 }
 
@@ -402,18 +439,23 @@ void run_strip(const Product& p, Columns from, const Strip& strip, Tile t, int64
     if (row == p.row_begin && p.copying && full) source = b;
     else if (row == p.row_begin) copy(p, b, t.k, column, end, const_cast<float*>(from.b));
   }
+  const int64_t tiles = ceil_div(strip.columns, VECTORS_OF[strip.shape] * W);
   const float* const pull_end = p.b_at(from.b, (end - from.begin + strip.columns) * t.k);
   t.next = p.b_at(from.b, (end - from.begin) * t.k);
-  if (p.fetch && blocks > 1)
-    t.pull = int(ceil_div(strip.columns * p.b_element / 16, blocks * ceil_div(strip.columns, VECTORS_OF[strip.shape] * W)));
+  if (blocks > 1 && (p.fetch || (p.form == MatmulB::COPIED && row != p.row_begin)))
+    t.pull = int(ceil_div(strip.columns * p.b_element / 16, blocks * tiles)), t.next_step = t.pull * 16;
+  NextRows next;
+  if (source && end < p.column_end && (blocks - 1) * tiles >= 4) next = NextRows(source + end, strip.columns, (blocks - 1) * tiles);
   for (; column < end; column += strip.part) {
     for (int64_t block = 0, at = row; block < blocks; block++) {  // heights differ by at most one
       const int64_t rows = height + (block < taller);
+      if (p.far && k0 + t.k == p.k) fetch_operands(p, at, rows, column, smaller(column + strip.part, end) - column);
       t.a = a + at * p.a_row;
       const bool first = block == 0 && (p.fetch_in_place || source);
       t.ahead = p.fetch ? (blocks == 1 && (p.shape <= THREE || p.fetch_few) ? AHEAD_K : 0) : first ? p.ahead_in_place : 0;
-      if (t.next >= pull_end) t.pull = 0;
-      block_of_strip(p, from, t, strip.shape, c + at * p.c_row, rows, column, smaller(column + strip.part, end), block == 0 ? source : nullptr);
+      if (t.next >= pull_end || next.b) t.pull = 0, t.next_step = 0;
+      block_of_strip(p, from, t, strip.shape, c + at * p.c_row, rows, column, smaller(column + strip.part, end), block == 0 ? source : nullptr,
+                     block && next.b ? &next : nullptr);
       at += rows;
     }
   }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 import numpy as np
 
@@ -17,24 +18,29 @@ def route(x, gate):
     return dvm.softmax(scores, axis=-1), experts
 
 
-@dvm.function
-def combine(x, shares, tokens, counts, places, up, down):
-    """x plus the shares of each token's two results: all experts in one launch, each on its own rows x[tokens]."""
-    parts = dvm.grouped_matmul(dvm.gelu(dvm.grouped_matmul(dvm.take(x, tokens, axis=0), up, counts)), down, counts)
-    first, second = (dvm.take(parts, places[i], axis=0) for i in range(2))
-    return x + shares[:, :1] * first + shares[:, 1:] * second
+def combination(up: dvm.Array, down: dvm.Array) -> Callable[..., dvm.Array]:
+    """The function that combines what these experts say: they are its constants, so they are packed once."""
+
+    @dvm.function
+    def combine(x, shares, tokens, counts, places):
+        """x plus the shares of each token's two results: all experts in one launch, each on its own rows x[tokens]."""
+        parts = dvm.grouped_matmul(dvm.gelu(dvm.grouped_matmul(dvm.take(x, tokens, axis=0), up, counts)), down, counts)
+        first, second = (dvm.take(parts, places[i], axis=0) for i in range(2))
+        return x + shares[:, :1] * first + shares[:, 1:] * second
+
+    return combine
 
 
-def mixture(x: dvm.Array, gate: dvm.Array, up: dvm.Array, down: dvm.Array) -> tuple[dvm.Array, np.ndarray]:
-    """(n, d) -> (n, d), and how many tokens each expert got. up (experts, d, 2 d), down (experts, 2 d, d)."""
+def mixture(x: dvm.Array, gate: dvm.Array, combine: Callable[..., dvm.Array]) -> tuple[dvm.Array, np.ndarray]:
+    """(n, d) -> (n, d), and how many tokens each expert got. gate (d, experts)."""
     shares, chosen = route(x, gate)
     chosen = np.asarray(chosen)
     order = np.argsort(chosen, axis=None, kind="stable")  # (token, choice) pairs, expert after expert
-    counts = np.bincount(chosen.ravel(), minlength=len(up))
+    counts = np.bincount(chosen.ravel(), minlength=gate.shape[1])
     places = np.empty(order.shape, np.int32)
     places[order] = np.arange(len(order), dtype=np.int32)
     numbers = (order // 2, counts, places.reshape(-1, 2).T)
-    return combine(x, shares, *(dvm.asarray(np.ascontiguousarray(a, np.int32)) for a in numbers), up, down), counts
+    return combine(x, shares, *(dvm.asarray(np.ascontiguousarray(a, np.int32)) for a in numbers)), counts
 
 
 def random_weights(rng: np.random.Generator, width: int, experts: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -64,12 +70,13 @@ def reference(x: np.ndarray, gate: np.ndarray, up: np.ndarray, down: np.ndarray)
 def run(seed: int, tell: Tell, width: int = 128, experts: int = 8, batches: int = 12, tokens_max: int = 96) -> list[Report]:
     rng = np.random.default_rng(seed)
     weights = random_weights(rng, width, experts)
-    held = tuple(map(dvm.asarray, weights))
+    gate, up, down = map(dvm.asarray, weights)
+    combine = combination(up, down)
     total, seconds, error, agrees = 0, 0.0, 0.0, True
     for done in range(1, batches + 1):
         x = rng.standard_normal((int(rng.integers(1, tokens_max + 1)), width), np.float32)
         begin = time.perf_counter()
-        y, counts = mixture(dvm.asarray(x), *held)
+        y, counts = mixture(dvm.asarray(x), gate, combine)
         got = np.asarray(y)
         seconds, total = seconds + time.perf_counter() - begin, total + len(x)
         wanted, expected, margin = reference(x, *weights)

@@ -149,6 +149,19 @@ def test_numbers_of_rows_are_made_in_the_same_launch() -> None:
     np.testing.assert_allclose(got, np.einsum("mk,mnk->mn", x, w[of]), rtol=1e-4, atol=1e-4)
 
 
+def test_matrices_of_groups_that_are_constants_are_packed_once() -> None:
+    """The same bits as where they are arguments; a transposed one, too."""
+    random = np.random.default_rng(3)
+    x, w, rows = random.standard_normal((9, 20), np.float32), random.standard_normal((3, 64, 20), np.float32), np.array([2, 0, 6], np.int32)
+    given = [dvm.asarray(a) for a in (x, w, rows)]
+    called = dvm.function(lambda x, w, rows: dvm.relu(dvm.grouped_matmul(x, dvm.permute_dims(w, (0, 2, 1)), rows)))
+    held = dvm.function(lambda x, rows: dvm.relu(dvm.grouped_matmul(x, dvm.permute_dims(given[1], (0, 2, 1)), rows)))
+    for _ in range(2):
+        found, wanted = np.asarray(held(given[0], given[2])), np.asarray(called(*given))
+        np.testing.assert_array_equal(found.view(np.int32), wanted.view(np.int32))
+    assert "packed once: 1 arrays" in dvm.explain(held, given[0], given[2])
+
+
 def test_grouped_matmul_of_nothing() -> None:
     function = dvm.function(lambda x, w, rows: dvm.grouped_matmul(x, w, rows))
     for m, k, groups, n in ((3, 4, 0, 5), (3, 0, 2, 5), (0, 4, 2, 5), (3, 4, 2, 0), (3, 4, 2, 5)):

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 import dvm_rt as dvm
+from dvm_rt import _native
 from dvm_rt.errors import GraphError, ShapeError
 from dvm_rt.graph.operators import OPERATORS
+from dvm_rt.isa.assembler import assemble
 
 
 def draw(random: np.random.Generator, *shape: int) -> np.ndarray:
@@ -45,6 +47,50 @@ def test_conv(seed: int) -> None:
     w, b = draw(random, outputs, channels // groups, *kernel), draw(random, outputs)
     got = dvm.conv(dvm.asarray(x), dvm.asarray(w), dvm.asarray(b), stride=stride, padding=padding, dilation=dilation, groups=groups)
     agree(got, meaning("conv", x, w, b, stride, padding, dilation, groups), np.sqrt(w[0].size) * 4)
+
+
+@pytest.mark.parametrize(
+    ("channels", "outputs", "kernel", "stride", "dilation", "groups"),
+    [
+        (24, 8, (3, 3), (1, 1), (1, 1), 1), (64, 6, (3, 1), (1, 2), (2, 1), 1), (50, 4, (5, 3), (1, 3), (1, 2), 2),
+        (22, 3, (2, 2, 3), (1, 1, 2), (1, 2, 1), 1),
+    ],
+)  # fmt: skip
+def test_conv_by_rows_of_its_kernel(
+    channels: int, outputs: int, kernel: tuple[int, ...], stride: tuple[int, ...], dilation: tuple[int, ...], groups: int
+) -> None:
+    """Many channels: a product for each row of the kernel, with what follows in the last one's tile, for all sizes; an image has the
+    same bits alone and among others."""
+    random = np.random.default_rng(channels)
+    w, b = draw(random, outputs, channels // groups, *kernel), draw(random, outputs)
+    weight, bias, pads = dvm.asarray(w), dvm.asarray(b), ((1, 0),) * len(kernel)
+
+    @dvm.function
+    def layer(x, beside):
+        y = dvm.conv(x, weight, bias, stride=stride, padding=pads, dilation=dilation, groups=groups)
+        return dvm.relu(y) + beside
+
+    for size in (8, 9, 16):
+        space = (size, 9, 13)[3 - len(kernel) :]
+        x = draw(random, 3, channels, *space)
+        want = meaning("conv", x, w, b, stride, pads, dilation, groups)
+        beside = draw(random, *want.shape)
+        got = layer(dvm.asarray(x), dvm.asarray(beside))
+        agree(got, np.maximum(want, 0) + beside, np.sqrt(w[0].size) * 4)
+        alone = np.asarray(layer(dvm.asarray(x[1:2]), dvm.asarray(beside[1:2])))
+        np.testing.assert_array_equal(alone.view(np.int32), np.asarray(got)[1:2].view(np.int32))
+    assert "matrix_product -> add: in the tile of the matmul" in dvm.explain(layer, dvm.asarray(x), dvm.asarray(beside))
+
+
+def test_the_edges_of_a_convolution_are_written_into_place() -> None:
+    """Nothing is cleared before a run, and the elements in the middle are copied there once."""
+    random = np.random.default_rng(0)
+    x, w = draw(random, 2, 24, 10, 12), draw(random, 8, 24, 3, 3)
+    layer = dvm.function(lambda x, w: dvm.relu(dvm.conv(x, w, padding=1)))
+    text = dvm.das(layer, dvm.asarray(x), dvm.asarray(w))
+    assert _native.Program(assemble(text)).cleared == []
+    moved = [line for line in text.splitlines() if "copy float32" in line and line.split()[3].count(",") > 1]
+    assert len(moved) == 2, text  # the middle into the edges; windows of one axis
 
 
 @pytest.mark.parametrize("seed", range(30))
