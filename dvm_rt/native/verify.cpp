@@ -350,7 +350,7 @@ class Verifier {
     host_elements_ += elements;  // each at most 2^40
     if (host_elements_ > s.dims[0]) return refuse_operand(VerifyCode::DIMENSION, i, host_elements_, s.dims[0]);
     walk_[i].n = 0, walk_[i].element = elements * DTYPE_BYTES[x.dtype];
-    print_[i] = {0, 0, 0, 0, 1};
+    print_[i] = {0, 0, 0, 0, 1, 0, 1};
     if (!elements) return need_operand(x.base == 0, VerifyCode::OUT_OF_BOUNDS, i, x.base, 0);
     (last ? stored_ : read_) |= 1u << i;
     return true;
@@ -401,6 +401,7 @@ class Verifier {
       else if (x.stride[d]) return refuse_operand(VerifyCode::RESERVED, i, x.stride[d], 0);
     }
     Footprint& print = print_[i];
+    print.width = 0;
     if (!find_ends(walk, x.base, print)) return refuse_operand(VerifyCode::OVERFLOW, i, x.base, INDEX_MAX);
     const bool good = print.low >= -INDEX_MAX && print.high <= INDEX_MAX && x.stride[0] >= -INDEX_MAX && x.stride[0] <= INDEX_MAX;
     return need_operand(good, VerifyCode::OUT_OF_BOUNDS, i, print.high, INDEX_MAX);
