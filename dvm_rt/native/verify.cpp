@@ -401,6 +401,7 @@ class Verifier {
       else if (x.stride[d]) return refuse_operand(VerifyCode::RESERVED, i, x.stride[d], 0);
     }
     Footprint& print = print_[i];
+    print.width = 0;
     if (!find_ends(walk, x.base, print)) return refuse_operand(VerifyCode::OVERFLOW, i, x.base, INDEX_MAX);
     const bool good = print.low >= -INDEX_MAX && print.high <= INDEX_MAX && x.stride[0] >= -INDEX_MAX && x.stride[0] <= INDEX_MAX;
     return need_operand(good, VerifyCode::OUT_OF_BOUNDS, i, print.high, INDEX_MAX);
