@@ -32,6 +32,7 @@ def sample(engine: str) -> float:
     weights = gpt.random_weights(np.random.default_rng(0), WIDTH, DEPTH, WORDS, TOKENS + 16)
     if engine in OURS:
         import dvm_rt as dvm
+        from dvm_rt.array import control, creation, functions, movement, stacked  # noqa: F401  torch has imported all of its, too
 
         begin = time.perf_counter()
         with nullcontext() if engine == "dvm, inline" else dvm.Runtime(**OURS[engine]):  # type: ignore[arg-type]

@@ -229,6 +229,7 @@ void Device::commit_head() {
   host_calls_.clear();
   take_back();  // the client has heard: it goes on while what is being verified is
   ++first_;
+  if (!head_waits()) rest();  // from now on it is idle, also where the client, woken on this CPU, keeps us from seeing that
 }
 
 Device::Step Device::step() {
@@ -248,6 +249,7 @@ uint64_t Device::client_time(uint64_t now) const {
 // Nothing is left to do: without a launch it is idle since its last work, checking programs included.
 void Device::rest() {
   const uint64_t now = std::exchange(end_ns_, 0);
+  if (now) rested_ns_ = now;
   if (!now || !first_ || head_waits()) return;
   starved_from_ = now;
   client_at_ = client_time(now);
@@ -275,14 +277,13 @@ void Device::serve(uint64_t timeout_ns) {
       commit_head();
       take_all();
     }
-    const uint64_t worked_until = end_ns_;
     rest();
     if (any) {
       control_.add(CONTROL_DEVICE_LOOPS, 1);
       if (uint64_t here = cpu_now(); here != cpu) control_.set(CONTROL_DEVICE_CPU, cpu = here);
       if (const uint64_t waited = now - last; std::exchange(idle, false))  // a short time counts at once, a long one a little
         expected_idle_ns_ = waited < expected_idle_ns_ ? waited : expected_idle_ns_ + (waited - expected_idle_ns_) / 4;
-      last = std::max(now, worked_until);
+      last = std::max(now, rested_ns_);
       continue;
     }
     idle = true;

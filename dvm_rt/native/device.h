@@ -93,6 +93,7 @@ class Device {
   LaunchHead running_{};
   Trap trap_;
   uint64_t begin_ns_ = 0, end_ns_ = 0;  // of the last launch; end_ns_ is also the end of a program's check, 0: long ago
+  uint64_t rested_ns_ = 0;  // the end of the last work
   uint64_t expected_idle_ns_ = 0;  // before the next message, as it was lately
   uint64_t exposed_from_ = 0, starved_from_ = 0, client_at_ = 0;
   std::unique_ptr<Beside> beside_;  // last: it ends first

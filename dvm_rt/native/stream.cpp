@@ -153,8 +153,9 @@ bool Stream::wait(uint64_t seq, uint64_t timeout_ns) {
     }
     now = now_ns();
   }
-  const uint64_t waited = now - start;
-  expected_wait_ns_ = overslept ? expected / 2 : waited < expected ? waited : expected + (waited - expected) / 4;
+  const uint64_t waited = now - start, most = std::min(waited, expected);
+  if (overslept) expected_wait_ns_ = most > 4 * spin_ns ? most - spin_ns / 2 : most / 2;
+  else expected_wait_ns_ = waited < expected ? waited : expected + (waited - expected) / 4;
   return true;
 }
 
