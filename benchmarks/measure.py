@@ -1,10 +1,10 @@
 """How things are timed, the same for all engines.
 
 Rules: every result is held against NumPy float64 before anything is timed. Engines take turns, and who begins rotates, so that a
-slow spell of the machine hits all. A sample is as many runs as take SAMPLE_S, after as many that are not timed: an Intel CPU runs
-512-bit instructions at a quarter of their rate for 0.1 to 0.4 ms if there were none for 0.7 ms, and so an engine that has them would pay
-for those that had their turn before. What counts is the median of the samples, with the quartiles beside it; an engine that takes longer
-than SLOW_S a run gives SLOW_SAMPLES. One thread, pinned to one CPU.
+slow spell of the machine hits all. A sample is as many runs as take SAMPLE_S, after as many that are not timed: an Intel CPU
+runs 512-bit instructions at a quarter of their rate for 0.1 to 0.4 ms if there were none for 0.7 ms, and so an engine that has
+them would pay for those that had their turn before. What counts is the median of the samples, with the quartiles beside it; an
+engine that takes longer than SLOW_S a run gives SLOW_SAMPLES, without such. One thread, pinned to one CPU.
 
     time      a call from Python with inputs that the engine holds already, until its result is whole
     kernel    the same work without Python: our program, and a kernel fused by hand (fused.py)

@@ -20,7 +20,7 @@ namespace {
 // 2 % (median) to 24 %, so that a tuner would mostly keep noise; over all kernels no other choice gains more than 1.4 % (median).
 constexpr int64_t NEXT_ROW_BYTES_MAX = 16 << 10;  // rows up to this (all inputs) are prefetched one row ahead
 constexpr uint32_t AHEAD_BYTES = 2048;            // prefetch distance in longer rows
-constexpr uint32_t NEAR_AHEAD_BYTES = 4096;       // in short ones, where rows follow one another and are stored through the caches
+constexpr uint32_t NEAR_AHEAD_BYTES = 4096;       // in short ones that follow one another and are stored through the caches
 
 struct KernelEncoder : Generator {
   using Generator::Generator;

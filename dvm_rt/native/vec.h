@@ -164,7 +164,7 @@ template <class T> FN T expv(T x) {
   auto [n, r, q] = expParts(min2(all(89.f), x));  // NaN stays, being the second argument; what x < EXP_LOW gives is dropped
   return scaleBetween(fma(fma(q, r, all(1)), r, all(1)), n, x, EXP_LOW, EXP_HIGH);
 }
-template <class T> FN T sigmoidv(T x) {  // t = e^-|x| <= 1 never overflows; small results keep full precision, subnormal ones included
+template <class T> FN T sigmoidv(T x) {  // t = e^-|x| <= 1 never overflows; small results are precise, subnormal ones too
   auto [n, r, q] = expParts(max2(all(-104.f), negAbs(x)));
   T t = scale(fma(fma(q, r, all(1)), r, all(1)), n);
   return whereLess(x, 0.f, t, all(1)) / (t + 1.f);
