@@ -26,6 +26,7 @@ from dvm_rt.isa.layout import RECORD, enum_value
 from dvm_rt.isa.program import WRITE, Program, ProgramBuilder, parse
 
 ROOT = Path(__file__).resolve().parents[2]
+READ_WORD, WRITTEN_WORD = 0, 8
 RING_HEAD, SKIP, EVENTS, FOREIGN, NO_DEADLINE = 128, 2**64 - 1, 8192, 1, 0
 PROGRAM, LAUNCH, DROP = (enum_value("RingKind", name) for name in ("PROGRAM", "LAUNCH", "DROP"))
 BATCH, FUEL_MAX, BYTES_MAX = 128, 1 << 14, 1 << 20
@@ -51,6 +52,7 @@ class Hostile:
         os.posix_fallocate(fds["arena"], 0, 2 * BYTES_MAX)
         self.arena = np.frombuffer(mmap.mmap(fds["arena"], 2 * BYTES_MAX), np.uint8)
         self.ring = mmap.mmap(fds["rings"][0], os.fstat(fds["rings"][0]).st_size)
+        self.words = np.frombuffer(self.ring, np.uint64)  # `read` and `written` change at once: struct goes byte by byte
         self.size, self.written, self.seq, self.number = (len(self.ring) - RING_HEAD) & ~7, 0, 0, 0
         self.refused: Counter[str] = Counter()
         self.trapped = self.launched = 0
@@ -67,13 +69,13 @@ class Hostile:
         message = struct.pack("<IIQ", kind, count, number) + body
         need, at = 8 + (len(message) + 7) // 8 * 8, self.written % self.size
         skipped = self.size - at if self.size - at < need else 0
-        self.until(lambda: self.written + skipped + need - struct.unpack_from("<Q", self.ring, 0)[0] <= self.size)
+        self.until(lambda: self.written + skipped + need - int(self.words[READ_WORD]) <= self.size)
         if skipped:
             struct.pack_into("<Q", self.ring, RING_HEAD + at, SKIP)
             at = 0
         struct.pack_into(f"<Q{len(message)}s", self.ring, RING_HEAD + at, len(message), message)
         self.written += skipped + need
-        struct.pack_into("<Q", self.ring, 64, self.written)
+        self.words[WRITTEN_WORD] = self.written
 
     def until(self, condition: object) -> None:
         give_up = time.monotonic() + 60
@@ -126,7 +128,7 @@ class Hostile:
             if len(kept) >= BATCH:
                 self.drop(kept)
         self.drop(kept)
-        self.until(lambda: struct.unpack_from("<Q", self.ring, 0)[0] == self.written)
+        self.until(lambda: int(self.words[READ_WORD]) == self.written)
         self.until(lambda: sum(self.refused.values()) >= sum((before + want).values()))
         if self.refused != before + want:
             raise RuntimeError(f"hostile: device: refusals, got {self.refused - before}, allowed {want}")

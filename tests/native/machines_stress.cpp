@@ -1,5 +1,6 @@
-// Machines with threads that share one CPU, so that now and then any thread runs all parts, or none: each caller owns some, which
-// go from program to program and keep what threads keep. The bytes of one thread are what every run must leave.
+// Machines with threads that share one CPU, so that now and then any thread runs all parts, or none, under the thread sanitizer
+// (scripts/threads_tsan --machines): each of three callers owns one after the other, which goes from program to program and keeps
+// what threads keep. The bytes of one thread are what every run must leave.
 //
 //   machines_stress FOLDER SECONDS [SEED]
 //
@@ -87,7 +88,6 @@ int main(int count, char** words) {
   if (count < 3) return printf("machines_stress FOLDER SECONDS [SEED]\n"), 1;
   std::vector<Case> cases = cases_in(words[1]);
   const double seconds = atof(words[2]);
-  const bool lots = count > 4;
   const uint32_t seed = count > 3 ? uint32_t(atoi(words[3])) : 1;
   Machine alone(find_target("baseline") ? *find_target("baseline") : best_target());
   for (Case& c : cases)
@@ -113,7 +113,6 @@ int main(int count, char** words) {
         const Case& c = cases[below(cases.size())];
         const int64_t parts = std::array{0, 2, 3, 7, 64}[below(5)];
         machine.cut_always(parts);
-        machine.draw_lots(lots ? random() : 0);
         const bool trapped = !after(machine, c, left).empty();
         runs++;
         for (size_t i = 0; i < left.size(); i++)
