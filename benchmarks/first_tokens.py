@@ -2,10 +2,10 @@
 
     python -m benchmarks.first_tokens [--rounds 5] [--compile]
 
-Each sample is a process of its own. The clock starts when the packages are imported and the weights lie in NumPy arrays, and stops
-at the last token: tracing, planning, packing, every program and all memory are in it, and the start of our processes where there
-are some. `torch` is eager; `torch.compile` compiles the step (dynamic=True) and takes minutes, so it is asked for by --compile, and
-runs once. Printed: medians, and how much faster ours are."""
+Each sample is a process of its own. The clock starts when the packages are imported and the weights lie in NumPy arrays, and
+stops at the last token: tracing, planning, packing, every program and all memory are in it, and the start of our processes where
+there are some. `torch` is eager; `torch.compile` compiles the step (dynamic=True) and takes minutes, so it is asked for by
+--compile, and runs once. Printed: medians, and how much faster ours are."""
 
 from __future__ import annotations
 
@@ -64,10 +64,12 @@ def main() -> None:
         for engine in ENGINES:
             if engine != "torch.compile" or (given.compile and round_number == 0):
                 command = [sys.executable, "-m", "benchmarks.first_tokens", "--sample", engine]
-                times[engine].append(float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1]))
+                printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+                times[engine].append(float(printed.split()[-1]))
     medians = {engine: statistics.median(each) for engine, each in times.items() if each}
     for engine, seconds in medians.items():
-        against = "  ".join(f"{other} / this {medians[other] / seconds:6.2f}" for other in medians if engine in OURS and other not in OURS)
+        peers = [other for other in medians if engine in OURS and other not in OURS]
+        against = "  ".join(f"{other} / this {medians[other] / seconds:6.2f}" for other in peers)
         print(f"{engine:16} {1e3 * seconds:10.1f} ms for {TOKENS} tokens  {against}")
 
 

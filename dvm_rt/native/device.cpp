@@ -270,10 +270,11 @@ void Device::serve(uint64_t timeout_ns) {
   uint64_t last = now_ns(), stop = last + timeout_ns, cpu = cpu_now();
   const uint64_t spin_least = uint64_t(options_.spin_us * 1e3), spin_most = SPIN_MORE * spin_least;
   control_.set(CONTROL_DEVICE_CPU, cpu);
-  bool idle = false;
+  bool idle = false, ran = false;  // ran: launches are what came last; who only sends programs has use for the CPU
   for (uint64_t now = last; now < stop; now = now_ns()) {
     bool any = take_all();
-    for (; head_waits() && run_head(); any = true) {
+    if (any) ran = false;
+    for (; head_waits() && run_head(); any = ran = true) {
       commit_head();
       take_all();
     }
@@ -287,7 +288,7 @@ void Device::serve(uint64_t timeout_ns) {
       continue;
     }
     idle = true;
-    const uint64_t spin = expected_idle_ns_ < spin_most ? spin_most : spin_least;
+    const uint64_t spin = ran && expected_idle_ns_ < spin_most ? spin_most : spin_least;
     if (now - last < spin && control_.get(CONTROL_CLIENT_CPU) != cpu) {
       pause_cpu();
       continue;
