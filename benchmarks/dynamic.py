@@ -284,11 +284,12 @@ def _mixture() -> Runs:
     rng, torch = np.random.default_rng(0), _torch()
     weights = mixture.random_weights(rng, 128, 8)
     batches = [rng.standard_normal((int(n), 128), np.float32) for n in rng.integers(1, 97, 8)]
-    held, (their_gate, *theirs) = tuple(map(dvm.asarray, weights)), tuple(map(torch.from_numpy, weights))
+    (gate, *ours), (their_gate, *theirs) = map(dvm.asarray, weights), map(torch.from_numpy, weights)
+    combine = mixture.combination(*ours)
     gelu = torch.nn.functional.gelu
 
     def dvm_run() -> int:
-        [np.asarray(y) for y in [mixture.mixture(dvm.asarray(x), *held)[0] for x in batches]]
+        [np.asarray(y) for y in [mixture.mixture(dvm.asarray(x), gate, combine)[0] for x in batches]]
         return len(batches)
 
     def eager(x: object) -> object:

@@ -28,6 +28,15 @@ ROUNDS, ROUND_S = 15, 0.002
 Run = Callable[[int], float]  # repetitions -> nanoseconds each
 
 
+def aligned(a: np.ndarray) -> np.ndarray:
+    """The same elements from the beginning of a cache line on, as the arena of a device and torch have them."""
+    room = np.empty(a.nbytes + 64, np.uint8)
+    begin = -room.ctypes.data % 64
+    out = room[begin : begin + a.nbytes].view(a.dtype).reshape(a.shape)
+    out[...] = a
+    return out
+
+
 def section_of(builder: ProgramBuilder, a: np.ndarray, b: np.ndarray, packed: bool) -> SectionBuilder:
     """A matmul section with three arguments of its own; a leading dimension of `a` and `b` is a batch."""
     (m, k), n, batch = a.shape[-2:], b.shape[-1], a.shape[:-2]
@@ -58,7 +67,7 @@ def ours(a: np.ndarray, b: np.ndarray, form: str, target: str, epilogue: str = "
     for _ in range(copies):
         source = np.ascontiguousarray(b.T) if form == "transposed" else b
         section = section_of(builder, a, source.T if form == "transposed" else b, form == "packed")
-        args += [a, matmul.pack(b) if form == "packed" else source, np.empty((len(a), n), np.float32)]
+        args += [aligned(x) for x in (a, matmul.pack(b) if form == "packed" else source, np.zeros((len(a), n), np.float32))]
         if epilogue:
             add_bias(builder, section, n, epilogue == "gelu")
             args.append(np.zeros(n, np.float32))
@@ -83,7 +92,7 @@ def torch_runs(a: np.ndarray, b: np.ndarray) -> dict[str, Run]:
         return {}
     torch.set_num_threads(1)
     torch.set_grad_enabled(False)
-    x, w, y = torch.from_numpy(a), torch.from_numpy(b), torch.empty(len(a), b.shape[1])
+    x, w, y = torch.from_numpy(aligned(a)), torch.from_numpy(aligned(b)), torch.empty(len(a), b.shape[1])
     rows = w.t().contiguous()
     calls = {"mm": lambda: torch.mm(x, w, out=y), "linear": lambda: torch.nn.functional.linear(x, rows)}
     return {name: _timed(call) for name, call in calls.items()}

@@ -4,6 +4,8 @@ A `windows` view lays the elements of each window along axes of its own: strides
 
     conv            the windows of all channels are the columns of a matrix, multiplied by the weights from the left, for each
                     image and group; kernels of one element and stride 1 need no such matrix
+    conv, by rows   many channels, few outputs, no stride but along the last axis: windows of that axis alone, laid out once; each
+                    row of the kernel is a product with them from another place on, and these are added up
     conv, depthwise elementwise: each tap times its weight, added up in row-major order of the taps
     conv_transpose  zeros between the elements, then a convolution with flipped weights
     max_pool, avg_pool   elementwise over the taps of a window: all at once if they are few, else axis by axis, last axis first

@@ -28,7 +28,8 @@ constexpr int VECTORS_OF[SHAPES] = {2, 3, 4, 8};
 constexpr int ROWS_MAX[SHAPES] = {W == 16 ? 14 : 6, W == 16 ? 9 : 0, W == 16 ? 6 : 2, W == 16 ? 3 : 1};
 constexpr int64_t THREE_PANELS = 3 * PANEL;  // two tiles of shape THREE
 static_assert(PANEL % (2 * W) == 0 && STRIP % PANEL == 0 && 8 * W <= STRIP && (W != 16 || THREE_PANELS == 6 * W));
-constexpr int64_t L2_FLOATS = 1 << 17;      // of A that should stay in L2, beside two strips of B
+constexpr int64_t L2_FLOATS = 272 << 10;    // of A and of two strips of B, this one and the next, that should stay in L2
+constexpr int64_t L2_ROWS = 63;             // of A that are taken even where B leaves no room
 constexpr int64_t EPILOGUE_ROWS = 126;      // most rows of STRIP columns that wait for an epilogue: 63 KiB
 constexpr int64_t STREAM_FLOATS = 1 << 16;  // packed B larger than this is fetched ahead: between two runs it leaves L2
 constexpr int64_t FEW_STREAM_FLOATS = 5 << 16;  // with tiles of several panels: it costs 40 % where B is in L2, and gains 5 % where not
@@ -285,7 +286,8 @@ struct Product {  // what all steps of the batch share; distances in floats
 void set_rows(Product& p, int64_t begin, int64_t end) {
   const int64_t m = end - begin;
   p.row_begin = begin, p.row_end = end;
-  const int64_t most = smaller(L2_FLOATS / p.slice, p.words ? EPILOGUE_ROWS : m), block = ROWS_MAX[p.shape];
+  const int64_t fit = std::max(L2_FLOATS / p.slice - 2 * THREE_PANELS, L2_ROWS);
+  const int64_t most = smaller(fit, p.words ? EPILOGUE_ROWS : m), block = ROWS_MAX[p.shape];
   p.rows_max = m <= most ? m : smaller(m, ceil_div(ceil_div(m, ceil_div(m, most)), block) * block);
   p.ring = p.rows_max < m ? GROUP_PANELS : p.shape == TALL ? 1 : p.shape == THREE ? 3 : STRIP / PANEL;
 }
@@ -445,7 +447,8 @@ void run_strip(const Product& p, Columns from, const Strip& strip, Tile t, int64
   if (blocks > 1 && (p.fetch || (p.form == MatmulB::COPIED && row != p.row_begin)))
     t.pull = int(ceil_div(strip.columns * p.b_element / 16, blocks * tiles)), t.next_step = t.pull * 16;
   NextRows next;
-  if (source && end < p.column_end && (blocks - 1) * tiles >= 4) next = NextRows(source + end, strip.columns, (blocks - 1) * tiles);
+  const int64_t later = (blocks - 1) * tiles;
+  if (source && end < p.column_end && later >= 4) next = NextRows(source + end, strip.columns, later);
   for (; column < end; column += strip.part) {
     for (int64_t block = 0, at = row; block < blocks; block++) {  // heights differ by at most one
       const int64_t rows = height + (block < taller);
@@ -454,8 +457,8 @@ void run_strip(const Product& p, Columns from, const Strip& strip, Tile t, int64
       const bool first = block == 0 && (p.fetch_in_place || source);
       t.ahead = p.fetch ? (blocks == 1 && (p.shape <= THREE || p.fetch_few) ? AHEAD_K : 0) : first ? p.ahead_in_place : 0;
       if (t.next >= pull_end || next.b) t.pull = 0, t.next_step = 0;
-      block_of_strip(p, from, t, strip.shape, c + at * p.c_row, rows, column, smaller(column + strip.part, end), block == 0 ? source : nullptr,
-                     block && next.b ? &next : nullptr);
+      block_of_strip(p, from, t, strip.shape, c + at * p.c_row, rows, column, smaller(column + strip.part, end),
+                     block == 0 ? source : nullptr, block && next.b ? &next : nullptr);
       at += rows;
     }
   }

@@ -61,6 +61,7 @@ struct MatmulCut {
   int64_t pieces, steps;
 };
 constexpr int64_t MATMUL_PARTS_MAX = 16;
+constexpr int64_t PART_A_FLOATS = 1 << 17;
 
 // Rows in groups, each with a B of its own (A's index names operand 3, their numbers of rows).
 MATMUL_FACT bool is_grouped(const Operand& a) { return a.index != NONE; }
@@ -72,8 +73,9 @@ MATMUL_FACT MatmulCut matmul_cut(const Section& section, const Operand* operands
   for (int d = 2; d < section.rank; d++) steps *= section.dims[d];
   if (steps >= MATMUL_PARTS_MAX) return {MatmulCut::BATCH, 1, steps};
   const int64_t n = section.dims[0], m = section.dims[1];
-  // Parts of rows would each copy all of B; parts of columns read all of A, but have most of B in L2.
-  const bool rows = matmul_b(section, b) == MatmulB::COPIED ? m >= 16 * n : m >= n || (b.mode & PACKED && m >= 56);
+  // Parts of rows would each copy or read all of B; parts of columns read all of A: from L2, where it is small.
+  const bool large = m >= 56 && m * section.depth > PART_A_FLOATS;
+  const bool rows = matmul_b(section, b) == MatmulB::COPIED ? m >= 16 * n : m >= n || (b.mode & PACKED && large);
   return {rows ? MatmulCut::ROWS : MatmulCut::PANELS, rows ? m : panels(n), steps};
 }
 

@@ -11,6 +11,7 @@ namespace {
 // Measured: handing a section to threads that spin and collecting it costs 1 to 2 us, so a section of 20 us gains from two.
 constexpr double SPLIT_NS = 20e3, PART_NS = 5e3;
 constexpr double CYCLES_PER_NS = 2.8, MACS_PER_NS = 70, BYTES_PER_NS = 20;  // of one thread, AVX-512
+constexpr int64_t PART_ROWS = 27, PART_PANELS = 3;  // least of a matmul that a part has, where there are two parts
 constexpr double ATTENTION_MACS_PER_NS = 45;
 constexpr double ROW_CYCLES_LEAST = 30;
 constexpr int64_t WIDE_ROWS = 16;  // so many rows or more are parts enough
@@ -78,7 +79,12 @@ Modelled split_matmul(const SectionView& section) {
   const double product = std::max(n * m * k / MACS_PER_NS, 4 * n * k / BYTES_PER_NS);
   const double epilogue = m * double(ceil_div(head.dims[0], LANES)) * strip_cycles(section) / CYCLES_PER_NS;
   Modelled found = cut(of.pieces * of.steps, steps * (product + epilogue));
-  found.split.parts = std::min(found.split.parts, MATMUL_PARTS_MAX);
+  // Parts that keep tiles tall and wide: some blocks of rows, or strips of three packed panels. A part that copies B waits for it,
+  // so that small ones, which overlap, are better.
+  const bool packed = section.operands[1].mode & PACKED;
+  const int64_t whole = of.along == MatmulCut::ROWS ? PART_ROWS : of.along == MatmulCut::PANELS && packed ? PART_PANELS : 1;
+  const int64_t most = std::max<int64_t>(of.pieces * of.steps / whole, 2);
+  found.split.parts = std::min({found.split.parts, MATMUL_PARTS_MAX, most});
   return found;
 }
 

@@ -103,7 +103,7 @@ PLANTS: tuple[Plant, ...] = (
     _footprint("separate-first-only", "separate &= stride >= below;", "separate &= stride >= uint64_t(walk.element);"),
     _footprint("dense-always", "if (stride != below && !first)", "if (false)"),
     _footprint("blocks-pitch-of-first", "out.pitch = std::gcd(out.pitch, stride);", "out.pitch = first;"),
-    _footprint("blocks-count", "out.blocks = stride == first * out.blocks ? out.blocks * count : 0;", "out.blocks *= count;"),
+    _footprint("blocks-count", "if (stride == first * out.blocks && out.times == 1)", "if (out.times == 1)"),
     _footprint("apart-width", "return from_a + a.width <= from_b ||", "return from_a < from_b ||"),
     _footprint("apart-other-pitch", "const uint64_t pitch = std::gcd(a.pitch, b.pitch);", "const uint64_t pitch = a.pitch;"),
     _verify("overlap-base", "bool same = x.base == y.base && x.dtype", "bool same = x.dtype"),
