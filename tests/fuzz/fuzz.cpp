@@ -303,7 +303,8 @@ class Run {
       clockid_t clock;
       const double cpu = clock_getcpuclockid(pids_[j], &clock) ? 0 : cpu_seconds(clock);
       if (heard_[j].executions != c.executions) heard_[j] = {c.executions, Clock::now(), cpu};
-      else if (since(heard_[j].at) > HANG_SECONDS || (options_.plants && cpu - heard_[j].cpu > PLANT_HANG_CPU_SECONDS)) {
+      else if ((!options_.dump && since(heard_[j].at) > HANG_SECONDS) ||  // whoever takes the mutants sets the pace
+               (options_.plants && cpu - heard_[j].cpu > PLANT_HANG_CPU_SECONDS)) {
         snprintf(c.why, sizeof c.why, "process: one execution takes longer than %d s", options_.plants ? PLANT_HANG_CPU_SECONDS : HANG_SECONDS);
         kill(pids_[j], SIGKILL);
       }

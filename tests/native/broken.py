@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from dvm_rt import _native, dtypes
 from dvm_rt.isa import layout
-from dvm_rt.isa.program import PACKED, READ, WORKSPACE, WRITE, Program, ProgramBuilder, SectionBuilder
+from dvm_rt.isa.program import GATHER, PACKED, READ, WORKSPACE, WRITE, Program, ProgramBuilder, SectionBuilder
 
 MOST = 1 << 40  # of a dimension
 Broken = tuple[str, str, bytes]  # what it is, how it is refused, the program
@@ -31,6 +31,9 @@ def broken() -> Iterator[Broken]:
     copy.operand(0)
     copy.operand(1, mode=WRITE)
     yield "a copy with words", "NESTING", raw(copy)
+    yield "a copy to rows that each element names", "OPERAND", to_named_rows()
+    yield "a product in the place of its left matrix", "OVERLAP", product_in_place()
+    yield "numbers of rows that may be written", "PERMISSION", written_groups()
     host = ProgramBuilder().host("sort", (0, 0), 1 << 36)
     host.operand(0, (1 << 36, MOST), depth=2)
     host.operand(1, (1,), mode=WRITE, depth=1)
@@ -38,6 +41,34 @@ def broken() -> Iterator[Broken]:
     yield "loops whose work overflows", "OVERFLOW", looped(vector_of_work(1 << 30), times=MOST)
     yield "loops whose work overflows with what was before", "OVERFLOW", looped(vector_of_work((1 << 23) - 1), MOST - 1, vector_of_work(1 << 24))
     yield "loops of more work than there may be", "OVERFLOW", looped(vector_of_work(1 << 20), 1 << 30)
+
+
+def to_named_rows() -> bytes:
+    builder = ProgramBuilder()
+    copy = builder.copy(4, 2)
+    copy.operand(builder.add_arg(32), (4, 16))
+    copy.operand(builder.add_arg(64, WRITE), (4, 16), mode=WRITE | GATHER, index=2, limit=2, depth=32)
+    copy.operand(builder.add_arg(16, READ, dtypes.int64), (0, 8), dtype=dtypes.int64)
+    return builder.build()
+
+
+def product_in_place() -> bytes:
+    builder = ProgramBuilder()
+    product, c = builder.matmul(1, 5, 1), builder.add_arg(20, READ | WRITE)
+    product.operand(c, (0, 4), depth=4)
+    product.operand(builder.add_arg(4), (4, 0), depth=4)
+    product.operand(c, (4, 4), mode=READ | WRITE)
+    return builder.build()
+
+
+def written_groups() -> bytes:
+    builder = ProgramBuilder()
+    product = builder.matmul(1, 5, 1, 2)
+    product.operand(builder.add_arg(20), (0, 4), depth=4, index=3)
+    product.operand(builder.add_arg(8), (4, 0, 4), depth=4)
+    product.operand(builder.add_arg(20, READ | WRITE), (4, 4), mode=READ | WRITE)
+    product.operand(builder.add_arg(16, READ | WRITE, dtypes.int64), (0, 0, 8), dtype=dtypes.int64, mode=READ | WRITE)
+    return builder.build()
 
 
 def lengths() -> Iterator[Broken]:

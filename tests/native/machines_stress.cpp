@@ -75,7 +75,8 @@ static std::vector<Case> cases_in(const std::string& folder) {
       const Bytes program = text();
       for (uint32_t i = 0; i < contents; i++) c.content.push_back(text());
       VerifyError error;
-      if (!(c.program = VerifiedProgram::load(program.data(), program.size(), error))) printf("%s: refused\n", entry->d_name), exit(1);
+      c.program = VerifiedProgram::load(program.data(), program.size(), error);
+      if (!c.program) printf("%s: refused\n", entry->d_name), exit(1);
       cases.push_back(std::move(c));
     }
     closedir(dir);
@@ -117,7 +118,8 @@ int main(int count, char** words) {
         runs++;
         for (size_t i = 0; i < left.size(); i++)
           if (trapped || left[i] != c.wanted[i]) {
-            printf("%s: argument %zu %s, %s, %d threads, %d parts\n", c.name.c_str(), i, trapped ? "trapped" : "differs", target.name, threads, int(parts));
+            printf("%s: argument %zu %s, %s, %d threads, %d parts\n", c.name.c_str(), i, trapped ? "trapped" : "differs",
+                   target.name, threads, int(parts));
             fflush(stdout);
             wrong++;
             break;

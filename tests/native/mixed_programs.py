@@ -29,7 +29,7 @@ Made = tuple[bytes, list[np.ndarray]]
 
 def mixed(rng: np.random.Generator, count: int, long_rows: float = 0.1) -> Case:
     """`count` programs in one; `long_rows`: how many of them have rows of several blocks."""
-    made = [(_long_rows, _shared_rows)[int(rng.integers(2))](rng) if rng.random() < long_rows else _some(rng) for _ in range(count)]
+    made = [_some(rng) if rng.random() >= long_rows else (_long_rows, _shared_rows)[int(rng.integers(2))](rng) for _ in range(count)]
     program = merged([parse(program) for program, _ in made])
     args = [array for _, arrays in made for array in arrays]
     return Case("mixed", program.to_bytes(), args, [i for i, arg in enumerate(program.args) if arg.mode & WRITE])
@@ -40,10 +40,13 @@ def merged(programs: list[Program]) -> Program:
     args, sections, workspace = [], [], 0
     for program in programs:
         for section in program.sections:
-            operands = [
-                replace(x, base=x.base + workspace) if x.arg == WORKSPACE else replace(x, arg=x.arg + len(args)) if x.arg < len(program.args) else x
-                for x in section.operands
-            ]
+            operands = []
+            for x in section.operands:
+                if x.arg < len(program.args):
+                    x = replace(x, arg=x.arg + len(args))
+                elif x.arg == WORKSPACE:
+                    x = replace(x, base=x.base + workspace)
+                operands.append(x)
             sections.append(replace(section, operands=tuple(operands)))
         args += program.args
         workspace += -(-program.workspace_bytes // 64) * 64
