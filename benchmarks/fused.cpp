@@ -1,7 +1,8 @@
-// The yardstick: what somebody writes by hand who knows the shape of the loop. One pass over memory for each reduction and one
-// for the result, everything inlined, U vectors side by side, the same mathematics as the machine (NaN stays NaN, IEEE division).
-// Each kernel exists in VARIANTS: 1, 2 or 4 vectors at once; usual stores, those with prefetch, or non-temporal ones with prefetch.
-// Compiled by fused.py with -O3 -march=native; needs AVX2 or AVX-512. Rows of n floats, m of them, outputs 64-byte aligned.
+// The yardstick: what somebody writes by hand who knows the shape of the loop. One pass over memory for each reduction
+// and one for the result, everything inlined, U vectors side by side, the same mathematics as the machine (NaN stays
+// NaN, IEEE division). Each kernel exists in VARIANTS: 1, 2 or 4 vectors at once; usual stores, those with prefetch, or
+// non-temporal ones with prefetch. Compiled by fused.py with -O3 -march=native; needs AVX2 or AVX-512. Rows of n
+// floats, m of them, outputs 64-byte aligned.
 #include <immintrin.h>
 #include <string.h>
 #include <time.h>
@@ -90,7 +91,13 @@ BINARY(+) BINARY(-) BINARY(*) BINARY(/)
 template <int U> FN P<U> fma(P<U> a, P<U> b, P<U> c) { EACH a.v[j] = fma1(a.v[j], b.v[j], c.v[j]); return a; }
 template <int U> FN P<U> fma(P<U> a, P<U> b, float c) { EACH a.v[j] = fma1(a.v[j], b.v[j], all(c)); return a; }
 template <int U> FN P<U> fma(P<U> a, float b, P<U> c) { EACH a.v[j] = fma1(a.v[j], all(b), c.v[j]); return a; }
-template <int U> FN P<U> largest(P<U> a, P<U> b) { EACH { const V r = max1(a.v[j], b.v[j]); a.v[j] = a.v[j] != a.v[j] ? a.v[j] : r; } return a; }
+template <int U> FN P<U> largest(P<U> a, P<U> b) {
+  EACH {
+    const V r = max1(a.v[j], b.v[j]);
+    a.v[j] = a.v[j] != a.v[j] ? a.v[j] : r;
+  }
+  return a;
+}
 template <int U> FN P<U> abs(P<U> a) { EACH a.v[j] = (V)((I)a.v[j] & 0x7fffffff); return a; }
 template <int U> FN P<U> minus_abs(P<U> a) { EACH a.v[j] = (V)((I)a.v[j] | (int)0x80000000); return a; }
 template <int U> FN P<U> sign_of(P<U> x, P<U> a) { EACH a.v[j] = (V)(((I)x.v[j] & (int)0x80000000) | (I)a.v[j]); return a; }
@@ -161,7 +168,10 @@ typedef float* const* Args;
 #define IN(k) load<N, Way>(a[k] + i, left)
 
 KERNEL(chain8) {
-  FLAT { const auto x = IN(0), y = IN(1), b = largest(x * y + x, y) * 0.5f; store<N, Way>(a[2] + i, abs(b - y) + (b * 2.f - x), left); });
+  FLAT {
+    const auto x = IN(0), y = IN(1), b = largest(x * y + x, y) * 0.5f;
+    store<N, Way>(a[2] + i, abs(b - y) + (b * 2.f - x), left);
+  });
 }
 KERNEL(gelu) {
   FLAT { const auto x = IN(0); store<N, Way>(a[1] + i, x * 0.5f * (erf(x * 0.70710678f) + 1.f), left); });
@@ -211,7 +221,9 @@ KERNEL(softmax) {
       store<N, 0>(row_of + i, e, left), next_row<N, Way>(x + n + i);
       return e;
     }));
-    over<U>(n, [&]<int N>(long i, long left) { store<N, Way>(a[1] + n * row + i, load<N, 0>(row_of + i, left) * inverse, left); });
+    over<U>(n, [&]<int N>(long i, long left) {
+      store<N, Way>(a[1] + n * row + i, load<N, 0>(row_of + i, left) * inverse, left);
+    });
   }
 }
 KERNEL(layer_norm) {
@@ -225,7 +237,10 @@ KERNEL(layer_norm) {
     }));
     const float inverse = 1.f / __builtin_sqrtf(square / n + 1e-5f);
     over<U>(n, [&]<int N>(long i, long left) {
-      store<N, Way>(a[3] + n * row + i, fma((load<N, 0>(x + i, left) - mean) * inverse, load<N, 0>(a[1] + i, left), load<N, 0>(a[2] + i, left)), left);
+      store<N, Way>(
+          a[3] + n * row + i,
+          fma((load<N, 0>(x + i, left) - mean) * inverse, load<N, 0>(a[1] + i, left), load<N, 0>(a[2] + i, left)),
+          left);
     });
   }
 }
@@ -238,7 +253,9 @@ KERNEL(rms_norm) {
       return d * d;
     }));
     const float inverse = 1.f / __builtin_sqrtf(square / n + 1e-6f);
-    over<U>(n, [&]<int N>(long i, long left) { store<N, Way>(a[2] + n * row + i, load<N, 0>(x + i, left) * inverse * load<N, 0>(a[1] + i, left), left); });
+    over<U>(n, [&]<int N>(long i, long left) {
+      store<N, Way>(a[2] + n * row + i, load<N, 0>(x + i, left) * inverse * load<N, 0>(a[1] + i, left), left);
+    });
   }
 }
 KERNEL(cross_entropy) {  // x, target -> one float a row
@@ -257,10 +274,14 @@ KERNEL(cross_entropy) {  // x, target -> one float a row
 }
 
 typedef void (*Kernel)(Args, long, long);
-#define VARIANTS(name) {name<1, 0>, name<2, 0>, name<4, 0>, name<1, 1>, name<2, 1>, name<4, 1>, name<1, 2>, name<2, 2>, name<4, 2>}
-static const struct { const char* name; Kernel variants[9]; } KERNELS[] = {
-  {"chain of 8", VARIANTS(chain8)}, {"gelu", VARIANTS(gelu)}, {"swiglu", VARIANTS(swiglu)}, {"lstm cell", VARIANTS(lstm)},
-  {"softmax", VARIANTS(softmax)}, {"layer norm", VARIANTS(layer_norm)}, {"rms norm", VARIANTS(rms_norm)}, {"cross entropy", VARIANTS(cross_entropy)},
+#define VARIANTS(name) \
+  {name<1, 0>, name<2, 0>, name<4, 0>, name<1, 1>, name<2, 1>, name<4, 1>, name<1, 2>, name<2, 2>, name<4, 2>}
+static const struct { const char* name; Kernel variants[9];
+} KERNELS[] = {
+    {"chain of 8", VARIANTS(chain8)}, {"gelu", VARIANTS(gelu)},
+    {"swiglu", VARIANTS(swiglu)},     {"lstm cell", VARIANTS(lstm)},
+    {"softmax", VARIANTS(softmax)},   {"layer norm", VARIANTS(layer_norm)},
+    {"rms norm", VARIANTS(rms_norm)}, {"cross entropy", VARIANTS(cross_entropy)},
 };
 
 // Seconds that so many runs of a variant of a kernel take; negative where there is none of that name, or a row is too long.

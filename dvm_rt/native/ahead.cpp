@@ -11,7 +11,8 @@ void RunAhead::observe(uint32_t plan, std::span<const int64_t> symbols) {
   if (last_.plan) {
     Successor& known = successor(last_.plan, plan);
     known.used_at = ++clock_;
-    const bool right = apply(known, last_.symbols, expected_) && std::equal(expected_.begin(), expected_.end(), symbols.begin(), symbols.end());
+    const bool right = apply(known, last_.symbols, expected_) &&
+                       std::equal(expected_.begin(), expected_.end(), symbols.begin(), symbols.end());
     if (right) ++known.trust;
     else learn(known, last_.symbols, symbols), known.trust = 0;
     known.from.assign(last_.symbols.begin(), last_.symbols.end());

@@ -17,7 +17,8 @@ static bool make_ready(int fd, uint8_t* data, uint64_t from, uint64_t to) {
   if (from >= to) return true;
   if (fd >= 0 && fallocate(fd, 0, off_t(from), off_t(to - from))) return false;
 #ifdef MADV_POPULATE_WRITE
-  if (madvise(data + from, to - from, MADV_POPULATE_WRITE) && fd < 0 && errno != EINVAL) return false;  // EINVAL: a kernel before 5.14
+  if (madvise(data + from, to - from, MADV_POPULATE_WRITE) && fd < 0 && errno != EINVAL)
+    return false;  // EINVAL: a kernel before 5.14
 #endif
   return true;
 }
@@ -399,7 +400,8 @@ Block* Arena::new_block() {
 bool Arena::check() const {
   uint64_t total = 0, taken = 0, tainted = 0, waiting = 0;
   for (const Block* b = last_; b; b = b->before) {
-    if (b->after ? b->after->offset != b->offset + b->bytes || b->after->before != b : b->offset + b->bytes != bytes_) return false;
+    if (b->after ? b->after->offset != b->offset + b->bytes || b->after->before != b : b->offset + b->bytes != bytes_)
+      return false;
     total += b->bytes;
     tainted += b->tainted;
     if (!b->free) {
@@ -415,7 +417,9 @@ bool Arena::check() const {
     if (!at || !(free.first >> first & 1) || !(free.second[first] >> second & 1)) return false;
   }
   for (const Block* b = oldest_; b; b = b->newer, ++waiting)
-    if (!b->tainted || !b->free || b->touched <= committed_ || (b->newer ? b->newer->touched < b->touched || b->newer->older != b : b != newest_)) return false;
+    if (!b->tainted || !b->free || b->touched <= committed_ ||
+        (b->newer ? b->newer->touched < b->touched || b->newer->older != b : b != newest_))
+      return false;
   return total == bytes_ && taken == used_[0] + used_[1] + used_[2] && tainted == waiting;
 }
 

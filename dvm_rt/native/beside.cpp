@@ -7,7 +7,8 @@ namespace dvm {
 
 constexpr uint64_t SPIN_NS = 20'000, LOOK_NS = 1'000'000;
 
-Beside::Beside(const Control& control, const std::vector<int>& cpus, std::function<bool()> take) : control_(control), take_(std::move(take)) {
+Beside::Beside(const Control& control, const std::vector<int>& cpus, std::function<bool()> take)
+    : control_(control), take_(std::move(take)) {
   word() = BESIDE_LEAVE;
   sigset_t all, before;
   sigfillset(&all);

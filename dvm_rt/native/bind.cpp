@@ -4,7 +4,8 @@
 void set_python_error(const Error& error) {
   nb::object made = nb::module_::import_("dvm_rt.errors").attr(error.type)(error.message);
   for (auto& [name, value] : error.numbers) made.attr(name) = value;
-  if (std::string_view(error.type) == "InvalidBytecodeError") made.attr("code") = VerifyCode_NAMES[nb::cast<size_t>(made.attr("code"))];
+  if (std::string_view(error.type) == "InvalidBytecodeError")
+    made.attr("code") = VerifyCode_NAMES[nb::cast<size_t>(made.attr("code"))];
   PyErr_SetObject(reinterpret_cast<PyObject*>(Py_TYPE(made.ptr())), made.ptr());
 }
 

@@ -11,8 +11,8 @@ int dtype_code(const char* format, Py_ssize_t bytes) {
   const char* found = strchr("?bhilqBHILQefd", *format);
   if (!found) return -1;
   const char kind = *format == '?' ? 'b' : strchr("bhilq", *format) ? 'i' : strchr("BHILQ", *format) ? 'u' : 'f';
-  for (DType code : {DType::BOOL, DType::INT8, DType::INT16, DType::INT32, DType::INT64, DType::UINT8, DType::UINT16, DType::UINT32,
-                     DType::UINT64, DType::FLOAT16, DType::FLOAT32, DType::FLOAT64}) {
+  for (DType code : {DType::BOOL, DType::INT8, DType::INT16, DType::INT32, DType::INT64, DType::UINT8, DType::UINT16,
+                     DType::UINT32, DType::UINT64, DType::FLOAT16, DType::FLOAT32, DType::FLOAT64}) {
     const char of = code == DType::BOOL ? 'b' : code <= DType::INT64 ? 'i' : code <= DType::UINT64 ? 'u' : 'f';
     if (of == kind && DTYPE_BYTES[int(code)] == bytes) return int(code);
   }
@@ -27,7 +27,9 @@ struct ArrayView {  // a Python object's C-contiguous memory
     nb::object copy = nb::module_::import_("numpy").attr("array")(object, nb::arg("order") = "C", nb::arg("copy") = true);
     if (PyObject_GetBuffer(copy.ptr(), &view, PyBUF_FORMAT | PyBUF_C_CONTIGUOUS) == 0) return;
     PyErr_Clear();
-    throw Error("DTypeError", "stream: asarray: dtype, got " + nb::cast<std::string>(copy.attr("dtype").attr("__str__")()) + ", allowed those of dvm_rt.dtypes");
+    throw Error("DTypeError", "stream: asarray: dtype, got " +
+                                  nb::cast<std::string>(copy.attr("dtype").attr("__str__")()) +
+                                  ", allowed those of dvm_rt.dtypes");
   }
   ~ArrayView() { PyBuffer_Release(&view); }
   ArrayView(const ArrayView&) = delete;
@@ -41,10 +43,13 @@ nb::object as_tensor(Stream& stream, nb::handle array, std::optional<int> dtype)
   ArrayView array_view(array);
   const Py_buffer& view = array_view.view;
   int code = dtype_code(view.format ? view.format : "B", view.itemsize);
-  if (dtype && code >= 0 && *dtype >= 0 && size_t(*dtype) < std::size(DTYPE_BYTES) && DTYPE_BYTES[*dtype] == view.itemsize) code = *dtype;
+  if (dtype && code >= 0 && *dtype >= 0 && size_t(*dtype) < std::size(DTYPE_BYTES) &&
+      DTYPE_BYTES[*dtype] == view.itemsize)
+    code = *dtype;
   else if (dtype && *dtype != code) code = -1;
   if (code < 0)
-    throw Error("DTypeError", std::string("stream: asarray: dtype, got buffer format ") + (view.format ? view.format : "B") + ", allowed those of dvm_rt.dtypes");
+    throw Error("DTypeError", std::string("stream: asarray: dtype, got buffer format ") +
+                                  (view.format ? view.format : "B") + ", allowed those of dvm_rt.dtypes");
   int64_t shape[64];
   std::copy_n(view.shape, view.ndim, shape);
   std::optional<Tensor> tensor;
@@ -72,7 +77,9 @@ namespace {
 int tensor_buffer(PyObject* self, Py_buffer* view, int flags) {
   const Tensor& tensor = *nb::inst_ptr<Tensor>(self);
   if (tensor.buffer->gone) {
-    PyErr_SetString(PyExc_BufferError, "stream: tensor: memory, got a matrix of which only the packed form is there, allowed what Stream.read() gave");
+    PyErr_SetString(
+        PyExc_BufferError,
+        "stream: tensor: memory, got a matrix of which only the packed form is there, allowed what Stream.read() gave");
     return -1;
   }
   tensor.buffer->viewed = true;
@@ -97,8 +104,9 @@ const Tensor& await_value(Stream& stream, nb::handle object, double timeout_s) {
   }
   if (!stream.settled(tensor)) {
     if (!wait_for(stream, tensor.seq(), timeout_s))
-      throw Error("DeviceTimeoutError", "stream: read: seconds for launch " + std::to_string(tensor.seq()) + ", got " + std::to_string(timeout_s) +
-                                            " (" + std::to_string(stream.done()) + " are done), allowed more or a faster device");
+      throw Error("DeviceTimeoutError", "stream: read: seconds for launch " + std::to_string(tensor.seq()) + ", got " +
+                                            std::to_string(timeout_s) + " (" + std::to_string(stream.done()) +
+                                            " are done), allowed more or a faster device");
     StreamLock lock(stream);
     stream.retire();
   }
@@ -109,7 +117,8 @@ const Tensor& await_value(Stream& stream, nb::handle object, double timeout_s) {
 nb::object numpy_dtype(uint8_t code) {  // never given back: they live as long as the interpreter
   static const std::vector<PyObject*> dtypes = [] {
     std::vector<PyObject*> out;
-    for (nb::handle row : nb::module_::import_("dvm_rt.dtypes").attr("DTYPES")) out.push_back(nb::object(row.attr("numpy")).release().ptr());
+    for (nb::handle row : nb::module_::import_("dvm_rt.dtypes").attr("DTYPES"))
+      out.push_back(nb::object(row.attr("numpy")).release().ptr());
     return out;
   }();
   return nb::borrow(dtypes[code]);
@@ -156,7 +165,8 @@ nb::object item(Stream& stream, nb::handle object, double timeout_s) {
 namespace {
 Tensor prefix(const Tensor& tensor, int64_t rows) {
   if (!tensor.rank || rows < 0 || rows > tensor.dims[0])
-    throw Error("ShapeError", "stream: prefix: rows, got " + std::to_string(rows) + ", allowed 0 to the first dimension of " + shape_text(tensor.shape()));
+    throw Error("ShapeError", "stream: prefix: rows, got " + std::to_string(rows) +
+                                  ", allowed 0 to the first dimension of " + shape_text(tensor.shape()));
   Tensor out = tensor;
   out.dims[0] = rows;
   out.bytes = shape_bytes(tensor.dtype, out.shape());
@@ -167,7 +177,8 @@ Tensor reshaped(const Tensor& tensor, nb::sequence shape) {
   std::vector<int64_t> dims;
   for (nb::handle dim : shape) dims.push_back(nb::cast<int64_t>(dim));
   if (shape_bytes(tensor.dtype, dims) != tensor.bytes)
-    throw Error("ShapeError", "stream: reshape: bytes, got " + std::to_string(shape_bytes(tensor.dtype, dims)) + ", allowed " + std::to_string(tensor.bytes));
+    throw Error("ShapeError", "stream: reshape: bytes, got " + std::to_string(shape_bytes(tensor.dtype, dims)) +
+                                  ", allowed " + std::to_string(tensor.bytes));
   out.rank = uint8_t(dims.size());
   std::copy(dims.begin(), dims.end(), out.dims.begin());
   return out;
@@ -176,17 +187,23 @@ Tensor reshaped(const Tensor& tensor, nb::sequence shape) {
 
 void bind_tensor(nb::module_& m) {
   static PyType_Slot slots[] = {{Py_bf_getbuffer, reinterpret_cast<void*>(tensor_buffer)}, {0, nullptr}};
-  nb::class_<Tensor>(m, "Tensor", nb::type_slots(slots), "Immutable, contiguous, in the arena. Its bytes mean something once Stream.read() gave it.")
+  nb::class_<Tensor>(m, "Tensor", nb::type_slots(slots),
+                     "Immutable, contiguous, in the arena. Its bytes mean something once Stream.read() gave it.")
       .def_prop_ro("shape", &shape_tuple)
-      .def_prop_ro("dtype", [](const Tensor& t) { return int(t.dtype); }, "Code of dvm_rt.dtypes.")
+      .def_prop_ro(
+          "dtype", [](const Tensor& t) { return int(t.dtype); }, "Code of dvm_rt.dtypes.")
       .def_prop_ro("rank", [](const Tensor& t) { return int(t.rank); })
-      .def_prop_ro("signature", [](const Tensor& t) {
-         uint32_t ones = 0;
-         for (int d = 0; d < t.rank; ++d) ones |= uint32_t(t.dims[d] == 1) << d;
-         return uint32_t(t.dtype) << 16 | uint32_t(t.rank) << 8 | ones;
-       }, "What a plan for all sizes depends on: dtype, rank, and which sizes are 1.")
+      .def_prop_ro(
+          "signature",
+          [](const Tensor& t) {
+            uint32_t ones = 0;
+            for (int d = 0; d < t.rank; ++d) ones |= uint32_t(t.dims[d] == 1) << d;
+            return uint32_t(t.dtype) << 16 | uint32_t(t.rank) << 8 | ones;
+          },
+          "What a plan for all sizes depends on: dtype, rank, and which sizes are 1.")
       .def_prop_ro("nbytes", [](const Tensor& t) { return t.bytes; })
-      .def_prop_ro("seq", [](const Tensor& t) { return t.seq(); }, "The launch that makes it; 0: it was copied in.")
+      .def_prop_ro(
+          "seq", [](const Tensor& t) { return t.seq(); }, "The launch that makes it; 0: it was copied in.")
       .def_prop_ro("arena_offset", [](const Tensor& t) { return t.arena_offset(); })
       .def("prefix", &prefix, nb::arg("rows"), "The first rows along the first dimension, in the same memory.")
       .def("reshape", &reshaped, nb::arg("shape"), "The same memory in another shape of as many elements.");

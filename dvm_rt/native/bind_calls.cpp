@@ -35,7 +35,8 @@ class Slots {
   Slots(nb::handle type, std::initializer_list<const char*> names) : type_(nb::borrow(type)) {
     for (const char* name : names) {
       nb::object member = type_.attr(name);
-      if (Py_TYPE(member.ptr()) != &PyMemberDescr_Type) throw nb::type_error("calls: class: no slot of a known name, allowed Array, Node, Pending");
+      if (Py_TYPE(member.ptr()) != &PyMemberDescr_Type)
+        throw nb::type_error("calls: class: no slot of a known name, allowed Array, Node, Pending");
       offsets_.push_back(reinterpret_cast<PyMemberDescrObject*>(member.ptr())->d_member->offset);
     }
   }
@@ -101,11 +102,12 @@ struct Call {
 
 class CallLog {
  public:
-  CallLog(nb::object stream, nb::handle array, nb::handle node, nb::handle pending, nb::object parameter, nb::object call, nb::object index,
-          size_t limit)
+  CallLog(nb::object stream, nb::handle array, nb::handle node, nb::handle pending, nb::object parameter,
+          nb::object call, nb::object index, size_t limit)
       : owner_(stream), stream_(nb::cast<Stream*>(stream)), arrays(array, {"_tensor", "_node", "_session"}),
-        nodes(node, {"operator", "inputs", "attributes", "shape", "dtype", "data"}), pendings(pending, {"array", "size"}),
-        parameter_(parameter), call_(call), index_(index), one_(nb::int_(1)), none_tuple_(nb::tuple()), limit_(limit) {}
+        nodes(node, {"operator", "inputs", "attributes", "shape", "dtype", "data"}),
+        pendings(pending, {"array", "size"}), parameter_(parameter), call_(call), index_(index), one_(nb::int_(1)),
+        none_tuple_(nb::tuple()), limit_(limit) {}
 
   size_t size() const { return calls_.size(); }
 
@@ -244,9 +246,11 @@ class CallLog {
 
   void run_alone(Call& call) {
     nb::list tensors;
-    for (size_t p = 0; p < call.arguments.size(); ++p) tensors.append(alone(place_of(call.arguments[p]), call.kind->arguments[p]));
+    for (size_t p = 0; p < call.arguments.size(); ++p)
+      tensors.append(alone(place_of(call.arguments[p]), call.kind->arguments[p]));
     nb::object made = call.kind->run(tensors, false);
-    for (size_t o = 0; o < call.kind->outputs.size(); ++o) settle(call, o, nb::borrow(PyTuple_GET_ITEM(made.ptr(), Py_ssize_t(o))));
+    for (size_t o = 0; o < call.kind->outputs.size(); ++o)
+      settle(call, o, nb::borrow(PyTuple_GET_ITEM(made.ptr(), Py_ssize_t(o))));
     call.done = true;
   }
 
@@ -289,7 +293,8 @@ class CallLog {
     }
     nb::object made = kind->run(tensors, true);
     if (made.is_none()) return false;
-    for (size_t o = 0; o < kind->outputs.size(); ++o) share_out(group, o, nb::borrow(PyTuple_GET_ITEM(made.ptr(), Py_ssize_t(o))));
+    for (size_t o = 0; o < kind->outputs.size(); ++o)
+      share_out(group, o, nb::borrow(PyTuple_GET_ITEM(made.ptr(), Py_ssize_t(o))));
     for (size_t i : group) calls_[i].done = true;
     ++launches_;
     stacked_ += group.size();
@@ -364,7 +369,8 @@ class CallLog {
     std::optional<Tensor> made;
     while (!made) {
       if (!wait_for(*stream_, last, limit_s))
-        throw Error("DeviceTimeoutError", say("calls: values to stack: seconds for launch ", last, ", got ", int64_t(limit_s), ", allowed more"));
+        throw Error("DeviceTimeoutError", say("calls: values to stack: seconds for launch ", last, ", got ",
+                                              int64_t(limit_s), ", allowed more"));
       StreamLock lock(*stream_);
       stream_->retire();
       Failure failure;
@@ -403,7 +409,8 @@ class CallLog {
   void settle_slice(Call& call, size_t output, Place place, nb::object leaf) {
     nb::object entries = adopt(PyTuple_New(place.axis + 1)), all = nb::make_tuple(nb::none(), nb::none(), nb::none());
     for (int i = 0; i < place.axis; ++i) PyTuple_SET_ITEM(entries.ptr(), i, nb::object(all).release().ptr());
-    PyTuple_SET_ITEM(entries.ptr(), place.axis, nb::make_tuple(place.start, place.start + place.count, nb::none()).release().ptr());
+    PyTuple_SET_ITEM(entries.ptr(), place.axis,
+                     nb::make_tuple(place.start, place.start + place.count, nb::none()).release().ptr());
     PyObject* node = call.nodes[output].ptr();
     nodes.set(node, OPERATOR, index_);
     nodes.set(node, INPUTS, nb::make_tuple(leaf));
@@ -434,8 +441,9 @@ class Recorder {
       kind->outputs.push_back(std::move(output));
     }
     if (kind->arguments.size() != kind->axes.size() || kind->outputs.empty() || kind->outputs.size() > OUTPUTS_MAX)
-      throw Error("GraphError", say("calls: kind: arguments and outputs, got ", kind->arguments.size(), " and ", kind->outputs.size(),
-                                    ", allowed one axis an argument, 1 to ", OUTPUTS_MAX, " outputs"));
+      throw Error("GraphError",
+                  say("calls: kind: arguments and outputs, got ", kind->arguments.size(), " and ", kind->outputs.size(),
+                      ", allowed one axis an argument, 1 to ", OUTPUTS_MAX, " outputs"));
     kind->stackable = stackable, kind->single = single, kind->run = run;
     if (count_ >= KINDS_MAX) kinds_.clear(), count_ = 0;  // calls keep theirs
     kinds_[hash(kind->arguments)].push_back(kind);
@@ -483,14 +491,23 @@ class Recorder {
 
 void bind_calls(nb::module_& m) {
   nb::class_<CallLog>(m, "CallLog", "Calls that wait for each other; see array/stacked.py.")
-      .def(nb::init<nb::object, nb::handle, nb::handle, nb::handle, nb::object, nb::object, nb::object, size_t>(), nb::arg("stream"), nb::arg("array_type"),
-           nb::arg("node_type"), nb::arg("pending_type"), nb::arg("parameter"), nb::arg("call"), nb::arg("index"), nb::arg("limit"))
+      .def(nb::init<nb::object, nb::handle, nb::handle, nb::handle, nb::object, nb::object, nb::object, size_t>(),
+           nb::arg("stream"), nb::arg("array_type"), nb::arg("node_type"), nb::arg("pending_type"),
+           nb::arg("parameter"), nb::arg("call"), nb::arg("index"), nb::arg("limit"))
       .def("__len__", &CallLog::size)
-      .def("run", [](CallLog& log) { auto [launches, calls] = log.run(); return nb::make_tuple(launches, calls); },
-           "Runs all calls that wait: (launches that were several calls, calls in them).");
+      .def(
+          "run",
+          [](CallLog& log) {
+            auto [launches, calls] = log.run();
+            return nb::make_tuple(launches, calls);
+          },
+          "Runs all calls that wait: (launches that were several calls, calls in them).");
   nb::class_<Recorder>(m, "Recorder", "Records calls of one function.")
       .def(nb::init<nb::object>(), nb::arg("log"))
-      .def("add", &Recorder::add, nb::arg("arguments"), nb::arg("axes"), nb::arg("outputs"), nb::arg("stackable"), nb::arg("single"), nb::arg("run"),
-           "What calls on arguments (dtype code, shape) give: rows (dtype code, shape, axis, DType, attributes of a leaf). Axis -1: shared.")
-      .def("__call__", &Recorder::call, nb::arg("args"), "Arrays, or None: shapes that it was not told of, or what is not an array of a known state.");
+      .def("add", &Recorder::add, nb::arg("arguments"), nb::arg("axes"), nb::arg("outputs"), nb::arg("stackable"),
+           nb::arg("single"), nb::arg("run"),
+           "What calls on arguments (dtype code, shape) give: rows (dtype code, shape, axis, DType, attributes of a "
+           "leaf). Axis -1: shared.")
+      .def("__call__", &Recorder::call, nb::arg("args"),
+           "Arrays, or None: shapes that it was not told of, or what is not an array of a known state.");
 }

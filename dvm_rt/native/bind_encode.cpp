@@ -50,7 +50,8 @@ class PyPlan {  // Plan in Python: loaded, with room to encode into
   }
   nb::list evaluate(nb::handle symbols) {
     const Symbols given(*plan_, symbols);
-    if (!plan_->evaluate(given.value, values_.data())) raise_error("EncodeError", std::string("encode: ") + EVALUATION + ", got symbols " + given.text());
+    if (!plan_->evaluate(given.value, values_.data()))
+      raise_error("EncodeError", std::string("encode: ") + EVALUATION + ", got symbols " + given.text());
     nb::list list;
     for (size_t i = 0; i < plan_->exprs().size(); i++) list.append(values_[i]);
     return list;
@@ -58,8 +59,9 @@ class PyPlan {  // Plan in Python: loaded, with room to encode into
   // Nanoseconds per encode; symbol `vary` grows by 0 to 63 from one encode to the next, if it is not negative.
   double time_encode(nb::handle symbols, int64_t reps, int vary) {
     Symbols given(*plan_, symbols);
-    if (vary >= int(plan_->symbols().size())) raise_error("EncodeError", "encode: vary: no such symbol, got " + std::to_string(vary) +
-                                                    ", allowed below " + std::to_string(plan_->symbols().size()));
+    if (vary >= int(plan_->symbols().size()))
+      raise_error("EncodeError", "encode: vary: no such symbol, got " + std::to_string(vary) + ", allowed below " +
+                                     std::to_string(plan_->symbols().size()));
     const int64_t base = vary < 0 ? 0 : given.value[vary];
     const char* error = nullptr;
     const auto begin = std::chrono::steady_clock::now();

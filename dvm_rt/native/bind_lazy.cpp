@@ -16,7 +16,8 @@ class Slots {
   Slots(nb::handle type, std::initializer_list<const char*> names) : type_(type.ptr()) {
     for (const char* name : names) {
       nb::object member = nb::getattr(type, name);
-      if (Py_TYPE(member.ptr()) != &PyMemberDescr_Type) throw nb::type_error("lazy: fields, got no slot, allowed classes with __slots__");
+      if (Py_TYPE(member.ptr()) != &PyMemberDescr_Type)
+        throw nb::type_error("lazy: fields, got no slot, allowed classes with __slots__");
       offsets_.push_back(reinterpret_cast<PyMemberDescrObject*>(member.ptr())->d_member->offset);
     }
   }
@@ -99,7 +100,9 @@ class Scan {
     }
     return found;
   }
-  nb::bytes numbers() const { return nb::bytes(reinterpret_cast<const char*>(values_.data()), values_.size() * sizeof(uint64_t)); }
+  nb::bytes numbers() const {
+    return nb::bytes(reinterpret_cast<const char*>(values_.data()), values_.size() * sizeof(uint64_t));
+  }
   const std::vector<uint32_t>& words() const { return words_; }
   const std::vector<PyObject*>& attributes() const { return attributes_; }
   nb::list order, leaves, constants;
@@ -135,7 +138,8 @@ class Scan {
   void leaf(PyObject* node) {
     PyObject* shape = node_.get(node, SHAPE);
     uint32_t ones = 0, axis = 0;
-    for (; axis < PyTuple_GET_SIZE(shape); axis++) ones |= uint32_t(PyLong_AsLongLong(PyTuple_GET_ITEM(shape, axis)) == 1) << axis;
+    for (; axis < PyTuple_GET_SIZE(shape); axis++)
+      ones |= uint32_t(PyLong_AsLongLong(PyTuple_GET_ITEM(shape, axis)) == 1) << axis;
     words_.push_back(dtype(node) << 8 | axis);
     words_.push_back(ones);
     leaves.append(nb::handle(node));
@@ -174,14 +178,16 @@ class Scan {
 class LazyStructures {
  public:
   LazyStructures(nb::handle node, nb::handle dtype, nb::handle pending, nb::object parameter, nb::object constant)
-      : node_(node, {"operator", "inputs", "attributes", "shape", "dtype", "data"}), waiting_(pending, {"array"}), dtype_(dtype, {"code"}),
-        pending_(nb::borrow(pending)), parameter_(std::move(parameter)), constant_(std::move(constant)) {}
+      : node_(node, {"operator", "inputs", "attributes", "shape", "dtype", "data"}), waiting_(pending, {"array"}),
+        dtype_(dtype, {"code"}), pending_(nb::borrow(pending)), parameter_(std::move(parameter)),
+        constant_(std::move(constant)) {}
 
   nb::tuple find(nb::list roots) {
     Scan scan(node_, waiting_, dtype_, parameter_.ptr(), constant_.ptr(), pending_.ptr());
     for (nb::handle root : roots) scan.root(root.ptr());
     nb::list outputs = scan.outputs(roots);
-    return nb::make_tuple(scan.order, outputs, scan.leaves, scan.constants, number_of(scan.words(), scan.attributes()), scan.numbers());
+    return nb::make_tuple(scan.order, outputs, scan.leaves, scan.constants, number_of(scan.words(), scan.attributes()),
+                          scan.numbers());
   }
 
  private:
@@ -216,8 +222,8 @@ class LazyStructures {
 
 void bind_lazy(nb::module_& m) {
   nb::class_<LazyStructures>(m, "LazyStructures", "Numbers for the structures of lazy graphs.")
-      .def(nb::init<nb::handle, nb::handle, nb::handle, nb::object, nb::object>(), nb::arg("node"), nb::arg("dtype"), nb::arg("pending"),
-           nb::arg("parameter"), nb::arg("constant"))
+      .def(nb::init<nb::handle, nb::handle, nb::handle, nb::object, nb::object>(), nb::arg("node"), nb::arg("dtype"),
+           nb::arg("pending"), nb::arg("parameter"), nb::arg("constant"))
       .def("find", &LazyStructures::find, nb::arg("roots"),
            "(order, outputs, leaves, constants, number of the structure, numbers) of what these nodes need.");
 }

@@ -70,10 +70,13 @@ static const char* rule(VerifyCode code) {
     raise_error("DeviceTrap", "machine: " + at("argument", trap.word) + ": bound buffer is too small, not aligned or read-only" +
                 got + " bytes, allowed " + most);
   if (trap.code == TrapCode::HOST_RANGE || trap.code == TrapCode::HOST_FAILED)
-    raise_error("DeviceTrap", "machine: " + at("section", trap.section) + ": host function " + enum_name("HostFunction", trap.word) +
-                (trap.code == TrapCode::HOST_RANGE ? ": index" + got + ", allowed -" + most + " .. " + most + " - 1" : " failed"));
+    raise_error("DeviceTrap",
+                "machine: " + at("section", trap.section) + ": host function " + enum_name("HostFunction", trap.word) +
+                    (trap.code == TrapCode::HOST_RANGE ? ": index" + got + ", allowed -" + most + " .. " + most + " - 1"
+                                                       : " failed"));
   if (trap.code == TrapCode::STOPPED)
-    raise_error("DeviceTimeoutError", "machine: " + at("section", trap.section) + ": a loop that goes on" + got + " ms, allowed " + most + " ms");
+    raise_error("DeviceTimeoutError", "machine: " + at("section", trap.section) + ": a loop that goes on" + got +
+                                          " ms, allowed " + most + " ms");
   raise_error("DeviceTrap", "machine: " + where + ": " + enum_name("TrapCode", uint32_t(trap.code)) + got + ", allowed " + most);
 }
 
@@ -111,8 +114,9 @@ class Buffers {
         const uintptr_t from = std::max(begin(i), begin(w)), to = std::min(end(i), end(w));
         const bool continues = begin(i) == begin(w) && end(i) < end(w) && !writes(i);
         if (i != w && from < to && !continues)
-          raise_error("DeviceTrap", "machine: " + at("argument", w) + ": written, and its buffer overlaps that of " + at("argument", i) + ", got " +
-                      std::to_string(to - from) + " bytes of both, allowed 0");
+          raise_error("DeviceTrap", "machine: " + at("argument", w) + ": written, and its buffer overlaps that of " +
+                                        at("argument", i) + ", got " + std::to_string(to - from) +
+                                        " bytes of both, allowed 0");
       }
   }
 
@@ -166,7 +170,8 @@ struct PyProgram {  // Program in Python: verified, loaded, runnable on buffers 
   }
   std::vector<std::tuple<int64_t, int64_t, int64_t>> split() const {
     std::vector<std::tuple<int64_t, int64_t, int64_t>> out;
-    for (const SectionView& section : program->sections()) out.emplace_back(section.split.units, section.split.parts, section.split.ns);
+    for (const SectionView& section : program->sections())
+      out.emplace_back(section.split.units, section.split.parts, section.split.ns);
     return out;
   }
   double time_run(nb::sequence args, int64_t reps, const std::string& target, int threads) const {
@@ -201,19 +206,27 @@ void bind_machine(nb::module_& m) {
   m.def("verify_time", verify_time, nb::arg("program"), nb::arg("reps"), "Nanoseconds to copy, verify and load a program.");
   nb::class_<PyProgram>(m, "Program", "A verified program. Raises InvalidBytecodeError with code, section and word.")
       .def(nb::init<nb::bytes>(), nb::arg("program"))
-      .def("run", &PyProgram::run, nb::arg("args"), nb::arg("target") = "", nb::arg("threads") = 1, nb::arg("parts") = 0, nb::arg("loop_s") = 1e6,
-           nb::arg("lots") = 0,
-           "Runs on C-contiguous buffers, one per argument, of which none that is written overlaps another one; raises DeviceTrap, or DeviceTimeoutError when loops go on after `loop_s`. Outputs are written in place. `parts`: every "
-           "section is cut into so many, if it can be; 0: only where it pays. `lots`: not 0: which thread runs which part, and when, is "
+      .def("run", &PyProgram::run, nb::arg("args"), nb::arg("target") = "", nb::arg("threads") = 1,
+           nb::arg("parts") = 0, nb::arg("loop_s") = 1e6, nb::arg("lots") = 0,
+           "Runs on C-contiguous buffers, one per argument, of which none that is written overlaps another one; raises "
+           "DeviceTrap, or DeviceTimeoutError when loops go on after `loop_s`. Outputs are written in place. `parts`: "
+           "every "
+           "section is cut into so many, if it can be; 0: only where it pays. `lots`: not 0: which thread runs which "
+           "part, and when, is "
            "drawn by lot.")
-      .def("time_run", &PyProgram::time_run, nb::arg("args"), nb::arg("reps"), nb::arg("target") = "", nb::arg("threads") = 1,
-           "Nanoseconds per run, the mean of `reps`.")
-      .def_prop_ro("together", [](const PyProgram& p) {
-         std::vector<int64_t> out;
-         for (size_t i = 0; i < p.program->sections().size(); i++) out.push_back(beside_of(*p.program)[i].count);
-         return out;
-       }, "For each section how many may run at the same time from it on.")
-      .def_prop_ro("split", &PyProgram::split, "(units, parts that threads share, modelled ns if they do) of each section.")
-      .def_prop_ro("cleared", &PyProgram::cleared, "Arguments that are cleared before each run, because the program may leave "
+      .def("time_run", &PyProgram::time_run, nb::arg("args"), nb::arg("reps"), nb::arg("target") = "",
+           nb::arg("threads") = 1, "Nanoseconds per run, the mean of `reps`.")
+      .def_prop_ro(
+          "together",
+          [](const PyProgram& p) {
+            std::vector<int64_t> out;
+            for (size_t i = 0; i < p.program->sections().size(); i++) out.push_back(beside_of(*p.program)[i].count);
+            return out;
+          },
+          "For each section how many may run at the same time from it on.")
+      .def_prop_ro("split", &PyProgram::split,
+                   "(units, parts that threads share, modelled ns if they do) of each section.")
+      .def_prop_ro("cleared", &PyProgram::cleared,
+                   "Arguments that are cleared before each run, because the program may leave "
                    "parts of them out; WORKSPACE stands for the workspace.");
 }

@@ -17,7 +17,8 @@ void collect(nb::handle sequence, Arguments& out) {
 }
 
 // `make(outputs)` gives the Python object of the call, `place(object, i, tensor)` puts an output into it.
-template <class Make, class Place> nb::object launch(Stream& stream, uint32_t plan, const Arguments& args, Make make, Place place) {
+template <class Make, class Place>
+nb::object launch(Stream& stream, uint32_t plan, const Arguments& args, Make make, Place place) {
   stream.enter();
   check_deadline("launch");
   InsideClient inside(stream);
@@ -66,7 +67,8 @@ nb::dict stats(Stream& stream) {
   }
   out["launched"] = stream.launched(), out["done"] = stream.done();
   out["calls"] = c.calls, out["cached_calls"] = c.cached_calls, out["plans"] = plans, out["programs"] = c.instances;
-  out["encoded"] = c.encoded, out["encode_ns"] = c.encode_ns, out["load_ns"] = c.load_ns, out["packs"] = c.packs, out["evicted"] = c.evicted;
+  out["encoded"] = c.encoded, out["encode_ns"] = c.encode_ns, out["load_ns"] = c.load_ns, out["packs"] = c.packs,
+  out["evicted"] = c.evicted;
   out["refused"] = c.refused, out["traps"] = c.traps, out["devices_lost"] = c.devices_lost, out["outbox"] = outbox;
   out["guessed"] = c.guessed, out["guessed_right"] = c.guessed_right, out["guessed_wrong"] = c.guessed_wrong;
   out["appended_in_place"] = c.appended_in_place;
@@ -88,7 +90,8 @@ nb::dict stats(Stream& stream) {
   nb::list workers;
   for (int i = 0; i < stream.options().workers; ++i) {
     nb::dict worker;
-    worker["encoded"] = control.worker(i, WORKER_ENCODED).load(), worker["encode_ns"] = control.worker(i, WORKER_ENCODE_NS).load();
+    worker["encoded"] = control.worker(i, WORKER_ENCODED).load(),
+    worker["encode_ns"] = control.worker(i, WORKER_ENCODE_NS).load();
     worker["received"] = control.worker(i, WORKER_RECEIVED).load();
     workers.append(worker);
   }
@@ -131,7 +134,8 @@ Where where_named(const std::string& name) {
 // An Array of dvm_rt.array.array seen from here: a Python object of three slots, read and made without the interpreter.
 class ArrayType {
  public:
-  explicit ArrayType(nb::handle type) : type_(nb::borrow(type)), tensor_(slot("_tensor")), node_(slot("_node")), session_(slot("_session")) {}
+  explicit ArrayType(nb::handle type)
+      : type_(nb::borrow(type)), tensor_(slot("_tensor")), node_(slot("_node")), session_(slot("_session")) {}
   // The tensor of an Array, borrowed; null: another type of object, or one that is not computed.
   PyObject* tensor(PyObject* array) const {
     if (!is(array)) return nullptr;
@@ -150,10 +154,13 @@ class ArrayType {
   PyObject* session(PyObject* array) const { return at(array, session_); }
 
  private:
-  static PyObject*& at(PyObject* array, Py_ssize_t offset) { return *reinterpret_cast<PyObject**>(reinterpret_cast<char*>(array) + offset); }
+  static PyObject*& at(PyObject* array, Py_ssize_t offset) {
+    return *reinterpret_cast<PyObject**>(reinterpret_cast<char*>(array) + offset);
+  }
   Py_ssize_t slot(const char* name) const {
     nb::object member = type_.attr(name);
-    if (Py_TYPE(member.ptr()) != &PyMemberDescr_Type) throw nb::type_error("stream: dispatcher: type of arrays, got no slot of a known name, allowed Array");
+    if (Py_TYPE(member.ptr()) != &PyMemberDescr_Type)
+      throw nb::type_error("stream: dispatcher: type of arrays, got no slot of a known name, allowed Array");
     return reinterpret_cast<PyMemberDescrObject*>(member.ptr())->d_member->offset;
   }
   nb::object type_;
@@ -162,7 +169,8 @@ class ArrayType {
 
 class Dispatcher {
  public:
-  Dispatcher(nb::object stream, nb::handle array_type) : owner_(stream), stream_(nb::cast<Stream*>(stream)), arrays_(array_type) {}
+  Dispatcher(nb::object stream, nb::handle array_type)
+      : owner_(stream), stream_(nb::cast<Stream*>(stream)), arrays_(array_type) {}
 
   void add(nb::sequence signature, uint32_t plan, bool single) {
     std::vector<uint32_t> key;
@@ -203,7 +211,8 @@ class Dispatcher {
     auto found = plans_.find(hash(wanted));
     if (found == plans_.end()) return nb::none();
     for (auto& entry : found->second)
-      if (std::equal(entry.key.begin(), entry.key.end(), wanted.begin(), wanted.end())) return arrays(entry, arguments, nb::borrow(session));
+      if (std::equal(entry.key.begin(), entry.key.end(), wanted.begin(), wanted.end()))
+        return arrays(entry, arguments, nb::borrow(session));
     return nb::none();
   }
 
@@ -259,14 +268,16 @@ class Dispatcher {
 // interpreter; every other one, and one that the fast way finds no plan or program for, is the method `_call(args, kwargs)`.
 class Dispatched {
  public:
-  static nb::object dispatcher(nb::handle self, nb::object session, nb::handle stream, nb::handle array_type) {  // made on first use
+  static nb::object dispatcher(nb::handle self, nb::object session, nb::handle stream,
+                               nb::handle array_type) {  // made on first use
     auto& own = *nb::inst_ptr<Dispatched>(self);
     for (Found& found : own.found_)
       if (found.session == session.ptr() && found.alive()) return found.dispatcher;
     nb::object made = nb::type<Dispatcher>()(stream, array_type), weak_self = adopt(PyWeakref_NewRef(self.ptr(), nullptr));
     nb::object gone = nb::cpp_function([weak_self](nb::handle) {  // nothing of a session that is no more is kept
       PyObject* self = PyWeakref_GetObject(weak_self.ptr());
-      if (self != Py_None) std::erase_if(nb::inst_ptr<Dispatched>(self)->found_, [](const Found& found) { return !found.alive(); });
+      if (self != Py_None)
+        std::erase_if(nb::inst_ptr<Dispatched>(self)->found_, [](const Found& found) { return !found.alive(); });
     });
     own.found_.push_back({session.ptr(), adopt(PyWeakref_NewRef(session.ptr(), gone.ptr())), made});
     return made;
@@ -339,208 +350,404 @@ static const char* failure_class(const std::string& name) {
 
 static void bind_stream_policy(nb::class_<Stream>& c) {
   using Ids = std::vector<uint64_t>;
-  c.def_prop_ro("fds", [](Stream& s) {
-     const Stream::Descriptors& d = s.descriptors();
-     nb::dict out;
-     out["control"] = d.control, out["arena"] = d.arena, out["eventfd"] = d.eventfd, out["rings"] = nb::cast(d.rings), out["traces"] = nb::cast(d.traces);
-     return out;
-   }, "Descriptors for the children. rings: client, worker 0, ...; traces: device, worker 0, ... The stream owns them.")
-      .def("set_where", [](Stream& s, uint32_t plan, const std::string& where) { StreamLock l(s); s.set_where(plan, where_named(where)); },
-           nb::arg("plan"), nb::arg("where"), "Who encodes this plan: 'caller', 'workers', or 'auto' (as encode_mode).")
-      .def("set_encode_mode", [](Stream& s, const std::string& where) { StreamLock l(s); s.set_default_where(where_named(where)); }, nb::arg("where"))
-      .def("set_encode_work_ns", [](Stream& s, uint64_t ns) { StreamLock l(s); s.set_encode_work_ns(ns); }, nb::arg("ns"))
-      .def("set_spin_us", [](Stream& s, double us) { StreamLock l(s); s.set_spin_us(us); }, nb::arg("us"))
-      .def_prop_ro("outbox_count", [](Stream& s) { return s.outbox_count(); })
-      .def("take_outbox", [](Stream& s, size_t limit) {
-         std::vector<uint8_t> out;
-         { StreamLock l(s); out = s.take_outbox(limit); }
-         return bytes_of(out);
-       }, nb::arg("limit"), "Instances that a worker should encode: InstanceHead and symbols, one after another.")
-      .def("take_outbox_batch", [](Stream& s, size_t limit) {
-         std::vector<uint8_t> out;
-         { StreamLock l(s); out = s.take_outbox(limit); }
-         std::vector<InstanceHead> heads;
-         for (size_t at = 0; at < out.size(); at += sizeof(InstanceHead) + 8 * heads.back().symbols)
-           memcpy(&heads.emplace_back(), out.data() + at, sizeof(InstanceHead));
-         nb::object plans = adopt(PyTuple_New(Py_ssize_t(heads.size())));
-         bool run = !heads.empty();
-         for (size_t i = 0; i < heads.size(); ++i) {
-           PyTuple_SET_ITEM(plans.ptr(), i, PyLong_FromUnsignedLong(heads[i].plan));
-           run = run && heads[i].program == heads[0].program + i;
-         }
-         if (run) {
-           nb::object type = nb::borrow(reinterpret_cast<PyObject*>(&PyRange_Type));
-           return nb::make_tuple(bytes_of(out), type(heads[0].program, heads[0].program + heads.size()), plans);
-         }
-         nb::object programs = adopt(PyTuple_New(Py_ssize_t(heads.size())));
-         for (size_t i = 0; i < heads.size(); ++i) PyTuple_SET_ITEM(programs.ptr(), i, PyLong_FromUnsignedLongLong(heads[i].program));
-         return nb::make_tuple(bytes_of(out), programs, plans);
-       }, nb::arg("limit"), "The same, with the programs (a range if they are one run) and the plan of each: (bytes, programs, plans).")
-      .def("instances", [](Stream& s, const Ids& ids) {
-         std::vector<uint8_t> out;
-         { StreamLock l(s); out = s.instance_bytes(ids); }
-         return bytes_of(out);
-       }, nb::arg("ids"), "The same bytes again, for another lease. Programs that are gone are left out.")
-      .def("encode_here", [](Stream& s, const Ids& ids) { StreamLock l(s); return s.encode_here(ids); }, nb::arg("ids"),
-           "Encodes and pushes those that the device does not have for certain. Returns how many.")
-      .def("deliver", [](Stream& s, uint64_t id, nb::bytes program) { StreamLock l(s); return s.deliver(id, span_of(program)); },
-           nb::arg("program_id"), nb::arg("program"), "A program from outside. False: not wanted any more, or no room now.")
-      .def("program_state", [](Stream& s, uint64_t id) -> const char* {
-         StreamLock l(s);
-         static const char* const names[] = {"absent", "encoding", "ready", "failed"};
-         auto state = s.program_state(id);
-         return state ? names[int(*state)] : "unknown";
-       }, nb::arg("program_id"))
-      .def("prefetch", [](Stream& s, uint32_t plan, const std::vector<int64_t>& symbols) {
-         uint64_t id;
-         { StreamLock l(s); id = s.prefetch(plan, symbols); }
-         pump(s, false);
-         return id;
+  c.def_prop_ro(
+       "fds",
+       [](Stream& s) {
+         const Stream::Descriptors& d = s.descriptors();
+         nb::dict out;
+         out["control"] = d.control, out["arena"] = d.arena, out["eventfd"] = d.eventfd,
+         out["rings"] = nb::cast(d.rings), out["traces"] = nb::cast(d.traces);
+         return out;
        },
-           nb::arg("plan"), nb::arg("symbols"), "Has a program made before a launch wants it; returns its number.")
-      .def("adopt", [](Stream& s, uint32_t plan, const std::vector<int64_t>& symbols, nb::bytes program) {
-         StreamLock l(s);
-         return s.adopt(plan, symbols, span_of(program));
-       }, nb::arg("plan"), nb::arg("symbols"), nb::arg("program"),
-           "The same with a program of `encoded`, verified here. Raises InvalidBytecodeError if it is none for these sizes.")
-      .def("encoded", [](Stream& s, uint32_t plan, const std::vector<int64_t>& symbols) {
-         std::vector<uint8_t> out;
-         { StreamLock l(s); out = s.encoded(plan, symbols); }
-         return bytes_of(out);
-       }, nb::arg("plan"), nb::arg("symbols"), "The program of an instance that there is; empty: there is nothing to run.")
-      .def("plan_bytes", [](Stream& s, uint32_t plan) {
-         StreamLock l(s);
-         auto& bytes = s.plan(plan).bytes;
-         l.unlock();
-         return bytes_of(bytes);
-       }, nb::arg("plan"))
-      .def("set_outbox_pump", [](Stream& s, nb::object pump) {
-         s.on_outbox = pump.is_none() ? nullptr : std::function<void(bool)>([pump](bool waits) { pump(waits); });
-       }, nb::arg("pump").none(), "pump(waits: bool) is called when the outbox has outbox_limit instances, or somebody is about to wait.")
-      .def_prop_rw("outbox_limit", [](Stream& s) { return s.outbox_limit; }, [](Stream& s, size_t limit) { s.outbox_limit = limit; })
-      .def("fail_program", [](Stream& s, uint64_t id, const std::string& type, const std::string& message) {
-         const char* known = failure_class(type);
-         StreamLock l(s);
-         s.fail_program(id, Error(known, message));
-       }, nb::arg("program_id"), nb::arg("type"), nb::arg("message"), "Its launches, and all that is computed from them, give this error.")
-      .def("fail_launch", [](Stream& s, uint64_t seq, const std::string& type, const std::string& message) {
-         const char* known = failure_class(type);
-         StreamLock l(s);
-         s.fail_launch(seq, Error(known, message));
-       }, nb::arg("seq"), nb::arg("type"), nb::arg("message"), "Before device_lost(): the next device does not run it; it, and all that is computed from it, give this error.")
+       "Descriptors for the children. rings: client, worker 0, ...; traces: device, worker 0, ... The stream owns "
+       "them.")
+      .def(
+          "set_where",
+          [](Stream& s, uint32_t plan, const std::string& where) {
+            StreamLock l(s);
+            s.set_where(plan, where_named(where));
+          },
+          nb::arg("plan"), nb::arg("where"), "Who encodes this plan: 'caller', 'workers', or 'auto' (as encode_mode).")
+      .def(
+          "set_encode_mode",
+          [](Stream& s, const std::string& where) {
+            StreamLock l(s);
+            s.set_default_where(where_named(where));
+          },
+          nb::arg("where"))
+      .def(
+          "set_encode_work_ns",
+          [](Stream& s, uint64_t ns) {
+            StreamLock l(s);
+            s.set_encode_work_ns(ns);
+          },
+          nb::arg("ns"))
+      .def(
+          "set_spin_us",
+          [](Stream& s, double us) {
+            StreamLock l(s);
+            s.set_spin_us(us);
+          },
+          nb::arg("us"))
+      .def_prop_ro("outbox_count", [](Stream& s) { return s.outbox_count(); })
+      .def(
+          "take_outbox",
+          [](Stream& s, size_t limit) {
+            std::vector<uint8_t> out;
+            {
+              StreamLock l(s);
+              out = s.take_outbox(limit);
+            }
+            return bytes_of(out);
+          },
+          nb::arg("limit"), "Instances that a worker should encode: InstanceHead and symbols, one after another.")
+      .def(
+          "take_outbox_batch",
+          [](Stream& s, size_t limit) {
+            std::vector<uint8_t> out;
+            {
+              StreamLock l(s);
+              out = s.take_outbox(limit);
+            }
+            std::vector<InstanceHead> heads;
+            for (size_t at = 0; at < out.size(); at += sizeof(InstanceHead) + 8 * heads.back().symbols)
+              memcpy(&heads.emplace_back(), out.data() + at, sizeof(InstanceHead));
+            nb::object plans = adopt(PyTuple_New(Py_ssize_t(heads.size())));
+            bool run = !heads.empty();
+            for (size_t i = 0; i < heads.size(); ++i) {
+              PyTuple_SET_ITEM(plans.ptr(), i, PyLong_FromUnsignedLong(heads[i].plan));
+              run = run && heads[i].program == heads[0].program + i;
+            }
+            if (run) {
+              nb::object type = nb::borrow(reinterpret_cast<PyObject*>(&PyRange_Type));
+              return nb::make_tuple(bytes_of(out), type(heads[0].program, heads[0].program + heads.size()), plans);
+            }
+            nb::object programs = adopt(PyTuple_New(Py_ssize_t(heads.size())));
+            for (size_t i = 0; i < heads.size(); ++i)
+              PyTuple_SET_ITEM(programs.ptr(), i, PyLong_FromUnsignedLongLong(heads[i].program));
+            return nb::make_tuple(bytes_of(out), programs, plans);
+          },
+          nb::arg("limit"),
+          "The same, with the programs (a range if they are one run) and the plan of each: (bytes, programs, plans).")
+      .def(
+          "instances",
+          [](Stream& s, const Ids& ids) {
+            std::vector<uint8_t> out;
+            {
+              StreamLock l(s);
+              out = s.instance_bytes(ids);
+            }
+            return bytes_of(out);
+          },
+          nb::arg("ids"), "The same bytes again, for another lease. Programs that are gone are left out.")
+      .def(
+          "encode_here",
+          [](Stream& s, const Ids& ids) {
+            StreamLock l(s);
+            return s.encode_here(ids);
+          },
+          nb::arg("ids"), "Encodes and pushes those that the device does not have for certain. Returns how many.")
+      .def(
+          "deliver",
+          [](Stream& s, uint64_t id, nb::bytes program) {
+            StreamLock l(s);
+            return s.deliver(id, span_of(program));
+          },
+          nb::arg("program_id"), nb::arg("program"),
+          "A program from outside. False: not wanted any more, or no room now.")
+      .def(
+          "program_state",
+          [](Stream& s, uint64_t id) -> const char* {
+            StreamLock l(s);
+            static const char* const names[] = {"absent", "encoding", "ready", "failed"};
+            auto state = s.program_state(id);
+            return state ? names[int(*state)] : "unknown";
+          },
+          nb::arg("program_id"))
+      .def(
+          "prefetch",
+          [](Stream& s, uint32_t plan, const std::vector<int64_t>& symbols) {
+            uint64_t id;
+            {
+              StreamLock l(s);
+              id = s.prefetch(plan, symbols);
+            }
+            pump(s, false);
+            return id;
+          },
+          nb::arg("plan"), nb::arg("symbols"), "Has a program made before a launch wants it; returns its number.")
+      .def(
+          "adopt",
+          [](Stream& s, uint32_t plan, const std::vector<int64_t>& symbols, nb::bytes program) {
+            StreamLock l(s);
+            return s.adopt(plan, symbols, span_of(program));
+          },
+          nb::arg("plan"), nb::arg("symbols"), nb::arg("program"),
+          "The same with a program of `encoded`, verified here. Raises InvalidBytecodeError if it is none for these "
+          "sizes.")
+      .def(
+          "encoded",
+          [](Stream& s, uint32_t plan, const std::vector<int64_t>& symbols) {
+            std::vector<uint8_t> out;
+            {
+              StreamLock l(s);
+              out = s.encoded(plan, symbols);
+            }
+            return bytes_of(out);
+          },
+          nb::arg("plan"), nb::arg("symbols"),
+          "The program of an instance that there is; empty: there is nothing to run.")
+      .def(
+          "plan_bytes",
+          [](Stream& s, uint32_t plan) {
+            StreamLock l(s);
+            auto& bytes = s.plan(plan).bytes;
+            l.unlock();
+            return bytes_of(bytes);
+          },
+          nb::arg("plan"))
+      .def(
+          "set_outbox_pump",
+          [](Stream& s, nb::object pump) {
+            s.on_outbox = pump.is_none() ? nullptr : std::function<void(bool)>([pump](bool waits) { pump(waits); });
+          },
+          nb::arg("pump").none(),
+          "pump(waits: bool) is called when the outbox has outbox_limit instances, or somebody is about to wait.")
+      .def_prop_rw(
+          "outbox_limit", [](Stream& s) { return s.outbox_limit; },
+          [](Stream& s, size_t limit) { s.outbox_limit = limit; })
+      .def(
+          "fail_program",
+          [](Stream& s, uint64_t id, const std::string& type, const std::string& message) {
+            const char* known = failure_class(type);
+            StreamLock l(s);
+            s.fail_program(id, Error(known, message));
+          },
+          nb::arg("program_id"), nb::arg("type"), nb::arg("message"),
+          "Its launches, and all that is computed from them, give this error.")
+      .def(
+          "fail_launch",
+          [](Stream& s, uint64_t seq, const std::string& type, const std::string& message) {
+            const char* known = failure_class(type);
+            StreamLock l(s);
+            s.fail_launch(seq, Error(known, message));
+          },
+          nb::arg("seq"), nb::arg("type"), nb::arg("message"),
+          "Before device_lost(): the next device does not run it; it, and all that is computed from it, give this "
+          "error.")
       .def("retire", &events_of, "Takes commits and events into account; returns the events since the last call.")
-      .def("device_lost", [](Stream& s, bool encode_all) { StreamLock l(s); s.device_lost(encode_all); }, nb::arg("encode_all") = true,
-           "The device is dead and no other is started yet: everything that is not committed is pushed again for the next. "
-           "encode_all=False: but not the programs that workers were asked for and that no commit has shown to be there.")
-      .def("run_ahead", [](Stream& s, uint64_t until) { s.enter(); InsideClient inside(s); run_ahead(s, until); pump(s, true); }, nb::arg("until"),
-           "Makes programs that are likely to be called next, until launch `until` is done: for who is about to wait for it.")
-      .def("wake_all", [](Stream& s) { StreamLock l(s); s.wake_all(); }, "Wakes everybody who waits, to look again.")
-      .def("fail", [](Stream& s, const std::string& type, const std::string& message) {
-         const char* known = failure_class(type);
-         StreamLock l(s);
-         s.fail(Error(known, message));
-       }, nb::arg("type"), nb::arg("message"), "Whoever waits or calls from now on gets this error.")
+      .def(
+          "device_lost",
+          [](Stream& s, bool encode_all) {
+            StreamLock l(s);
+            s.device_lost(encode_all);
+          },
+          nb::arg("encode_all") = true,
+          "The device is dead and no other is started yet: everything that is not committed is pushed again for the "
+          "next. "
+          "encode_all=False: but not the programs that workers were asked for and that no commit has shown to be "
+          "there.")
+      .def(
+          "run_ahead",
+          [](Stream& s, uint64_t until) {
+            s.enter();
+            InsideClient inside(s);
+            run_ahead(s, until);
+            pump(s, true);
+          },
+          nb::arg("until"),
+          "Makes programs that are likely to be called next, until launch `until` is done: for who is about to wait "
+          "for it.")
+      .def(
+          "wake_all",
+          [](Stream& s) {
+            StreamLock l(s);
+            s.wake_all();
+          },
+          "Wakes everybody who waits, to look again.")
+      .def(
+          "fail",
+          [](Stream& s, const std::string& type, const std::string& message) {
+            const char* known = failure_class(type);
+            StreamLock l(s);
+            s.fail(Error(known, message));
+          },
+          nb::arg("type"), nb::arg("message"), "Whoever waits or calls from now on gets this error.")
       .def("arm", &Stream::arm, nb::arg("seq"), "Has the eventfd written when `seq` is done. True: it is done already.")
-      .def("counters", [](Stream& s) {
-         const Control& control = s.control();
-         nb::list workers;
-         const uint64_t launched = s.launched();  // before `done`: never less
-         for (int i = 0; i < s.options().workers; ++i)
-           workers.append(nb::make_tuple(control.worker(i, WORKER_RECEIVED).load(), control.worker(i, WORKER_ENCODED).load()));
-         const uint64_t done = control.get(CONTROL_DONE);
-         return nb::make_tuple(std::min(done, launched), launched, control.get(CONTROL_WAITING_PROGRAM),
-                               control.get(CONTROL_DEVICE_CPU) != NEVER, nb::tuple(workers));
-       }, "(done, launched, program that the device misses or 0, device is in its loop, ((received, encoded) of each worker)).")
-      .def("control", [](Stream& s, int word) {
-         if (s.options().inline_mode || word < 0 || word >= CONTROL_BYTES / 8) throw nb::index_error("stream: control: no such word");
-         return s.control().get(word);
-       }, nb::arg("word"), "One word of the control page.");
+      .def(
+          "counters",
+          [](Stream& s) {
+            const Control& control = s.control();
+            nb::list workers;
+            const uint64_t launched = s.launched();  // before `done`: never less
+            for (int i = 0; i < s.options().workers; ++i)
+              workers.append(
+                  nb::make_tuple(control.worker(i, WORKER_RECEIVED).load(), control.worker(i, WORKER_ENCODED).load()));
+            const uint64_t done = control.get(CONTROL_DONE);
+            return nb::make_tuple(std::min(done, launched), launched, control.get(CONTROL_WAITING_PROGRAM),
+                                  control.get(CONTROL_DEVICE_CPU) != NEVER, nb::tuple(workers));
+          },
+          "(done, launched, program that the device misses or 0, device is in its loop, ((received, encoded) of each "
+          "worker)).")
+      .def(
+          "control",
+          [](Stream& s, int word) {
+            if (s.options().inline_mode || word < 0 || word >= CONTROL_BYTES / 8)
+              throw nb::index_error("stream: control: no such word");
+            return s.control().get(word);
+          },
+          nb::arg("word"), "One word of the control page.");
 }
 
 void bind_stream(nb::module_& m) {
-  nb::class_<RunAhead>(m, "RunAhead", "Learns from the order of calls which come next; for tests: the stream has its own.")
+  nb::class_<RunAhead>(m, "RunAhead",
+                       "Learns from the order of calls which come next; for tests: the stream has its own.")
       .def(nb::init<>())
-      .def("observe", [](RunAhead& a, uint32_t plan, const std::vector<int64_t>& symbols) { a.observe(plan, symbols); }, nb::arg("plan"), nb::arg("symbols"))
+      .def(
+          "observe", [](RunAhead& a, uint32_t plan, const std::vector<int64_t>& symbols) { a.observe(plan, symbols); },
+          nb::arg("plan"), nb::arg("symbols"))
       .def("forget", &RunAhead::forget, nb::arg("plan"))
-      .def("guesses", [](const RunAhead& a, int depth, int branches, size_t limit) {
-         nb::list out;
-         for (auto& call : a.guesses(depth, branches, limit)) out.append(nb::make_tuple(call.plan, nb::tuple(nb::cast(call.symbols))));
-         return out;
-       }, nb::arg("depth"), nb::arg("branches"), nb::arg("limit"), "[(plan, symbols)], the nearest first.");
+      .def(
+          "guesses",
+          [](const RunAhead& a, int depth, int branches, size_t limit) {
+            nb::list out;
+            for (auto& call : a.guesses(depth, branches, limit))
+              out.append(nb::make_tuple(call.plan, nb::tuple(nb::cast(call.symbols))));
+            return out;
+          },
+          nb::arg("depth"), nb::arg("branches"), nb::arg("limit"), "[(plan, symbols)], the nearest first.");
   m.def("set_deadline", [](uint64_t at) { return std::exchange(deadline_ns, at); }, nb::arg("at_ns"),
         "The request of this thread has to be done by then (now_ns); 0: whenever. Returns what was set before.");
   m.def("now_ns", &now_ns, "The clock of traces and counters.");
   nb::class_<Stream> c(m, "Stream");
-  c.def("__init__", [](Stream* s, bool inline_mode, uint64_t arena_bytes_max, uint64_t program_cache_bytes, uint64_t ring_bytes,
-                       uint64_t launches_max, int workers, double spin_us, double credit_timeout_s, const std::string& encode_mode,
-                       const std::string& target, int threads, int ahead_depth, int ahead_branches,
-                       size_t ahead_max, double loop_s) {
-     new (s) Stream({inline_mode, arena_bytes_max, program_cache_bytes, ring_bytes, launches_max, workers, spin_us, credit_timeout_s, target,
-                     threads_checked(threads), ahead_depth, ahead_branches, ahead_max, loop_s});
-     s->set_default_where(where_named(encode_mode));
-   }, nb::arg("inline") = true, nb::arg("arena_bytes_max") = 4ull << 30, nb::arg("program_cache_bytes") = 64ull << 20,
-      nb::arg("ring_bytes") = 16ull << 20, nb::arg("launches_max") = 1024, nb::arg("workers") = 0, nb::arg("spin_us") = 200.0,
-      nb::arg("credit_timeout_s") = 60.0, nb::arg("encode_mode") = "auto", nb::arg("target") = "", nb::arg("threads") = 1,
-      nb::arg("ahead_depth") = 4, nb::arg("ahead_branches") = 4, nb::arg("ahead_max") = 64, nb::arg("loop_s") = 1e6)
-      .def("asarray", &as_tensor, nb::arg("array"), nb::arg("dtype") = nb::none(), "Copies an array in, C order. `dtype`: code, for bfloat16 bits.")
-      .def("register", [](Stream& s, nb::bytes plan, nb::sequence captured) {
-         std::vector<Tensor> tensors;
-         for (nb::handle t : captured) tensors.push_back(tensor_of(t.ptr()));
-         StreamLock lock(s);
-         return s.register_plan(span_of(plan), std::move(tensors));
-       }, nb::arg("plan"), nb::arg("captured") = nb::list(), "Loads a plan; `captured` tensors are its last parameters. Returns its number.")
-      .def("forget", [](Stream& s, uint32_t plan) {
-         std::vector<Tensor> captured;
-         StreamLock lock(s);
-         captured = s.forget_plan(plan);
-       }, nb::arg("plan"), "Gives up a plan, its programs and its hold on captured tensors; launches in flight go on.")
-      .def("call", [](Stream& s, uint32_t plan, nb::handle args) {
-         Arguments arguments;
-         collect(args, arguments);
-         return call(s, plan, arguments);
-       }, nb::arg("plan"), nb::arg("args"), "Launches a plan; returns its outputs as a tuple, at once.")
-      .def("read", &read_array, nb::arg("tensor"), nb::arg("timeout_s") = 60.0, "Waits; a read-only array over the tensor's memory, which it keeps.")
+  c.def(
+       "__init__",
+       [](Stream* s, bool inline_mode, uint64_t arena_bytes_max, uint64_t program_cache_bytes, uint64_t ring_bytes,
+          uint64_t launches_max, int workers, double spin_us, double credit_timeout_s, const std::string& encode_mode,
+          const std::string& target, int threads, int ahead_depth, int ahead_branches, size_t ahead_max,
+          double loop_s) {
+         new (s) Stream({inline_mode, arena_bytes_max, program_cache_bytes, ring_bytes, launches_max, workers, spin_us,
+                         credit_timeout_s, target, threads_checked(threads), ahead_depth, ahead_branches, ahead_max,
+                         loop_s});
+         s->set_default_where(where_named(encode_mode));
+       },
+       nb::arg("inline") = true, nb::arg("arena_bytes_max") = 4ull << 30, nb::arg("program_cache_bytes") = 64ull << 20,
+       nb::arg("ring_bytes") = 16ull << 20, nb::arg("launches_max") = 1024, nb::arg("workers") = 0,
+       nb::arg("spin_us") = 200.0, nb::arg("credit_timeout_s") = 60.0, nb::arg("encode_mode") = "auto",
+       nb::arg("target") = "", nb::arg("threads") = 1, nb::arg("ahead_depth") = 4, nb::arg("ahead_branches") = 4,
+       nb::arg("ahead_max") = 64, nb::arg("loop_s") = 1e6)
+      .def("asarray", &as_tensor, nb::arg("array"), nb::arg("dtype") = nb::none(),
+           "Copies an array in, C order. `dtype`: code, for bfloat16 bits.")
+      .def(
+          "register",
+          [](Stream& s, nb::bytes plan, nb::sequence captured) {
+            std::vector<Tensor> tensors;
+            for (nb::handle t : captured) tensors.push_back(tensor_of(t.ptr()));
+            StreamLock lock(s);
+            return s.register_plan(span_of(plan), std::move(tensors));
+          },
+          nb::arg("plan"), nb::arg("captured") = nb::list(),
+          "Loads a plan; `captured` tensors are its last parameters. Returns its number.")
+      .def(
+          "forget",
+          [](Stream& s, uint32_t plan) {
+            std::vector<Tensor> captured;
+            StreamLock lock(s);
+            captured = s.forget_plan(plan);
+          },
+          nb::arg("plan"), "Gives up a plan, its programs and its hold on captured tensors; launches in flight go on.")
+      .def(
+          "call",
+          [](Stream& s, uint32_t plan, nb::handle args) {
+            Arguments arguments;
+            collect(args, arguments);
+            return call(s, plan, arguments);
+          },
+          nb::arg("plan"), nb::arg("args"), "Launches a plan; returns its outputs as a tuple, at once.")
+      .def("read", &read_array, nb::arg("tensor"), nb::arg("timeout_s") = 60.0,
+           "Waits; a read-only array over the tensor's memory, which it keeps.")
       .def("item", &item, nb::arg("tensor"), nb::arg("timeout_s") = 60.0, "Waits; the one element as a Python scalar.")
-      .def("wait", &wait_for, nb::arg("seq"), nb::arg("timeout_s") = 60.0, "Waits until launch `seq` is done. False: the time is over.")
+      .def("wait", &wait_for, nb::arg("seq"), nb::arg("timeout_s") = 60.0,
+           "Waits until launch `seq` is done. False: the time is over.")
       .def_prop_ro("launched", &Stream::launched)
       .def_prop_ro("done", &Stream::done)
       .def_prop_ro("inline", [](Stream& s) { return s.options().inline_mode; })
       .def("stats", &stats)
-      .def("trace_records", [](Stream& s, size_t process) { return trace_bytes(s.trace_records(process)); }, nb::arg("process") = 0,
-           "TraceRecords, oldest first, of process 0 (this one), 1 (device), 2.. (workers).")
-      .def("programs", [](Stream& s, uint32_t plan) {
-         std::vector<std::pair<uint64_t, std::vector<int64_t>>> out;
-         { StreamLock l(s); out = s.programs(plan); }
-         return nb::cast(out);
-       }, nb::arg("plan"), "(program number, symbols) of every program of a plan that is in the cache.")
-      .def("program_bytes", [](Stream& s, uint32_t plan, nb::handle args) {
-         Arguments arguments;
-         collect(args, arguments);
-         std::vector<uint8_t> out;
-         { StreamLock l(s); out = s.program_bytes(plan, arguments.span()); }
-         return bytes_of(out);
-       }, nb::arg("plan"), nb::arg("args"), "The program that call() runs for these arguments; empty if there is nothing to run.")
-      .def("planning_began", [](Stream& s) { return s.began(now_ns()); },
-           "The client plans now: device idle time is ours, not the user's. True: from outside, which planning_ended() is told.")
-      .def("planning_ended", [](Stream& s, bool outermost, uint64_t begin_ns, uint32_t plan, uint64_t kernels) {
-         const uint64_t end_ns = now_ns();
-         if (outermost) s.ended(end_ns);
-         s.add_trace(TraceKind::PLAN, begin_ns, end_ns, plan, kernels);
-       }, nb::arg("outermost"), nb::arg("begin_ns"), nb::arg("plan"), nb::arg("kernels"), "begin_ns: of time.monotonic_ns().")
-      .def("release_sources", [](Stream& s) { StreamLock l(s); return s.release_sources(); },
-           "Gives up the memory of matrices that are packed, now and later; returns the bytes given up now.")
-      .def("close", [](Stream& s) { std::unique_lock lock(s.lock()); s.close(); })
-      .def("fail_allocation", [](Stream& s, uint64_t after) { StreamLock l(s); s.arena().fail_after = after; }, nb::arg("after"),
-           "Fault injection: the allocation after `after` others fails.");
+      .def(
+          "trace_records", [](Stream& s, size_t process) { return trace_bytes(s.trace_records(process)); },
+          nb::arg("process") = 0, "TraceRecords, oldest first, of process 0 (this one), 1 (device), 2.. (workers).")
+      .def(
+          "programs",
+          [](Stream& s, uint32_t plan) {
+            std::vector<std::pair<uint64_t, std::vector<int64_t>>> out;
+            {
+              StreamLock l(s);
+              out = s.programs(plan);
+            }
+            return nb::cast(out);
+          },
+          nb::arg("plan"), "(program number, symbols) of every program of a plan that is in the cache.")
+      .def(
+          "program_bytes",
+          [](Stream& s, uint32_t plan, nb::handle args) {
+            Arguments arguments;
+            collect(args, arguments);
+            std::vector<uint8_t> out;
+            {
+              StreamLock l(s);
+              out = s.program_bytes(plan, arguments.span());
+            }
+            return bytes_of(out);
+          },
+          nb::arg("plan"), nb::arg("args"),
+          "The program that call() runs for these arguments; empty if there is nothing to run.")
+      .def(
+          "planning_began", [](Stream& s) { return s.began(now_ns()); },
+          "The client plans now: device idle time is ours, not the user's. True: from outside, which planning_ended() "
+          "is told.")
+      .def(
+          "planning_ended",
+          [](Stream& s, bool outermost, uint64_t begin_ns, uint32_t plan, uint64_t kernels) {
+            const uint64_t end_ns = now_ns();
+            if (outermost) s.ended(end_ns);
+            s.add_trace(TraceKind::PLAN, begin_ns, end_ns, plan, kernels);
+          },
+          nb::arg("outermost"), nb::arg("begin_ns"), nb::arg("plan"), nb::arg("kernels"),
+          "begin_ns: of time.monotonic_ns().")
+      .def(
+          "release_sources",
+          [](Stream& s) {
+            StreamLock l(s);
+            return s.release_sources();
+          },
+          "Gives up the memory of matrices that are packed, now and later; returns the bytes given up now.")
+      .def("close",
+           [](Stream& s) {
+             std::unique_lock lock(s.lock());
+             s.close();
+           })
+      .def(
+          "fail_allocation",
+          [](Stream& s, uint64_t after) {
+            StreamLock l(s);
+            s.arena().fail_after = after;
+          },
+          nb::arg("after"), "Fault injection: the allocation after `after` others fails.");
   bind_stream_policy(c);
 
-  nb::class_<Dispatcher>(m, "Dispatcher", "From the types of a call's arguments to a plan, and through it to arrays, in one native call.")
+  nb::class_<Dispatcher>(
+      m, "Dispatcher", "From the types of a call's arguments to a plan, and through it to arrays, in one native call.")
       .def(nb::init<nb::object, nb::handle>(), nb::arg("stream"), nb::arg("array_type"))
       .def("add", &Dispatcher::add, nb::arg("signature"), nb::arg("plan"), nb::arg("single"),
-           "signature: (dtype code, rank, bit mask of dims that are 1) per argument. single: one array comes back, else a tuple.")
-      .def("__call__", &Dispatcher::call_tuple, nb::arg("args"), "An array or a tuple of them. None: no plan, another type, or not computed yet.");
-  nb::class_<Dispatched>(m, "Dispatched", nb::type_slots(dispatched_slots), "A function whose calls go through dispatchers, one a session, and else to its method _call(args, kwargs).")
+           "signature: (dtype code, rank, bit mask of dims that are 1) per argument. single: one array comes back, "
+           "else a tuple.")
+      .def("__call__", &Dispatcher::call_tuple, nb::arg("args"),
+           "An array or a tuple of them. None: no plan, another type, or not computed yet.");
+  nb::class_<Dispatched>(
+      m, "Dispatched", nb::type_slots(dispatched_slots),
+      "A function whose calls go through dispatchers, one a session, and else to its method _call(args, kwargs).")
       .def(nb::init<>())
-      .def("_dispatcher", &Dispatched::dispatcher, nb::arg("session"), nb::arg("stream"), nb::arg("array_type"), "That of a session, made on first use.")
+      .def("_dispatcher", &Dispatched::dispatcher, nb::arg("session"), nb::arg("stream"), nb::arg("array_type"),
+           "That of a session, made on first use.")
       .def("_forget_dispatcher", &Dispatched::forget, nb::arg("session"));
 }

@@ -13,7 +13,9 @@ extern thread_local bool inside_host_function;  // this thread runs one, and may
 class StreamLock {
  public:
   explicit StreamLock(Stream& stream) : held_(stream.lock(), std::defer_lock) {
-    if (inside_host_function) throw Error("GraphError", "stream: call: from a host function that runs, got a call, allowed calls outside of it");
+    if (inside_host_function)
+      throw Error("GraphError",
+                  "stream: call: from a host function that runs, got a call, allowed calls outside of it");
     held_.try_lock();
     while (!held_) {
       {
@@ -51,7 +53,8 @@ struct InsideClient {
 extern thread_local uint64_t deadline_ns;
 inline void check_deadline(const char* what) {
   if (deadline_ns && now_ns() >= deadline_ns)
-    throw Error("DeviceTimeoutError", std::string("request: ") + what + ": got one behind the deadline of the request, allowed none");
+    throw Error("DeviceTimeoutError",
+                std::string("request: ") + what + ": got one behind the deadline of the request, allowed none");
 }
 
 // Waits without the GIL, in slices short enough for Ctrl-C. False: the time is over.
@@ -108,7 +111,8 @@ inline PyTypeObject* tensor_type() {
   return type;
 }
 inline const Tensor& tensor_of(PyObject* object) {
-  if (Py_TYPE(object) != tensor_type()) throw nb::type_error("stream: argument: not a tensor, got another type, allowed dvm_rt._native.Tensor");
+  if (Py_TYPE(object) != tensor_type())
+    throw nb::type_error("stream: argument: not a tensor, got another type, allowed dvm_rt._native.Tensor");
   return *nb::inst_ptr<Tensor>(object);
 }
 inline nb::object wrap(Tensor&& tensor) {

@@ -25,7 +25,9 @@ class Control {
   std::atomic<uint64_t>& worker(int worker, WorkerWord name) const { return word(CONTROL_WORKER + 8 * worker + name); }
   uint64_t get(int index) const { return word(index).load(std::memory_order_acquire); }
   void set(int index, uint64_t value) const { word(index).store(value, std::memory_order_release); }
-  void add(int index, uint64_t value) const { set(index, word(index).load(std::memory_order_relaxed) + value); }  // the writer only
+  void add(int index, uint64_t value) const {
+    set(index, word(index).load(std::memory_order_relaxed) + value);
+  }  // the writer only
 
   void start() const { set(CONTROL_WANT_FUTEX, NEVER), set(CONTROL_WANT_EVENTFD, NEVER), set(CONTROL_DEVICE_CPU, NEVER); }
 
@@ -35,7 +37,9 @@ class Control {
     if (seq >= word(CONTROL_WANT_FUTEX).load()) wake_waiters();
     if (seq >= word(CONTROL_WANT_EVENTFD).load()) wake_loop(eventfd);
   }
-  bool event_room(size_t reserve) const { return get(CONTROL_EVENT_WRITTEN) - get(CONTROL_EVENT_READ) + reserve < EVENT_CAPACITY; }
+  bool event_room(size_t reserve) const {
+    return get(CONTROL_EVENT_WRITTEN) - get(CONTROL_EVENT_READ) + reserve < EVENT_CAPACITY;
+  }
   void post(const Event& event, int eventfd) const {  // there is room
     uint64_t written = get(CONTROL_EVENT_WRITTEN);
     events()[written % EVENT_CAPACITY] = event;
@@ -68,7 +72,8 @@ class Control {
   void wake_device() const {  // after a push; the device takes `asleep` back by itself when it wakes
     if (word(CONTROL_ASLEEP).load() && word(CONTROL_ASLEEP).exchange(0)) futex_wake(word(CONTROL_ASLEEP));
     uint64_t asleep = word(CONTROL_BESIDE).load();
-    if (asleep == BESIDE_WAKE && word(CONTROL_BESIDE).compare_exchange_strong(asleep, BESIDE_COME)) futex_wake(word(CONTROL_BESIDE));
+    if (asleep == BESIDE_WAKE && word(CONTROL_BESIDE).compare_exchange_strong(asleep, BESIDE_COME))
+      futex_wake(word(CONTROL_BESIDE));
   }
   void wake_waiters() const {
     word(CONTROL_WANT_FUTEX).exchange(NEVER);

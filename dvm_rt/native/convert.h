@@ -95,16 +95,21 @@ template <class T> FN StoredVector<T> stored_at(const uint8_t* m) { StoredVector
 template <class T> FN Vi widened_integers(StoredVector<T> x) {
   [[maybe_unused]] constexpr bool SIGNED = T(-1) < T(0);
 #if defined(__AVX512F__)
-  if constexpr (sizeof(E) == 4 && sizeof(T) == 1) return (Vi)(SIGNED ? _mm512_cvtepi8_epi32((__m128i)x) : _mm512_cvtepu8_epi32((__m128i)x));
-  if constexpr (sizeof(E) == 4 && sizeof(T) == 2) return (Vi)(SIGNED ? _mm512_cvtepi16_epi32((__m256i)x) : _mm512_cvtepu16_epi32((__m256i)x));
-  if constexpr (sizeof(E) == 8 && sizeof(T) == 4) return (Vi)(SIGNED ? _mm512_cvtepi32_epi64((__m256i)x) : _mm512_cvtepu32_epi64((__m256i)x));
+  if constexpr (sizeof(E) == 4 && sizeof(T) == 1)
+    return (Vi)(SIGNED ? _mm512_cvtepi8_epi32((__m128i)x) : _mm512_cvtepu8_epi32((__m128i)x));
+  if constexpr (sizeof(E) == 4 && sizeof(T) == 2)
+    return (Vi)(SIGNED ? _mm512_cvtepi16_epi32((__m256i)x) : _mm512_cvtepu16_epi32((__m256i)x));
+  if constexpr (sizeof(E) == 8 && sizeof(T) == 4)
+    return (Vi)(SIGNED ? _mm512_cvtepi32_epi64((__m256i)x) : _mm512_cvtepu32_epi64((__m256i)x));
 #elif defined(__AVX2__)
   if constexpr (sizeof(E) == 4 && sizeof(T) == 1) {
     const __m128i low = _mm_cvtsi64_si128((long long)x);
     return (Vi)(SIGNED ? _mm256_cvtepi8_epi32(low) : _mm256_cvtepu8_epi32(low));
   }
-  if constexpr (sizeof(E) == 4 && sizeof(T) == 2) return (Vi)(SIGNED ? _mm256_cvtepi16_epi32((__m128i)x) : _mm256_cvtepu16_epi32((__m128i)x));
-  if constexpr (sizeof(E) == 8 && sizeof(T) == 4) return (Vi)(SIGNED ? _mm256_cvtepi32_epi64((__m128i)x) : _mm256_cvtepu32_epi64((__m128i)x));
+  if constexpr (sizeof(E) == 4 && sizeof(T) == 2)
+    return (Vi)(SIGNED ? _mm256_cvtepi16_epi32((__m128i)x) : _mm256_cvtepu16_epi32((__m128i)x));
+  if constexpr (sizeof(E) == 8 && sizeof(T) == 4)
+    return (Vi)(SIGNED ? _mm256_cvtepi32_epi64((__m128i)x) : _mm256_cvtepu32_epi64((__m128i)x));
 #endif
   return __builtin_convertvector(x, Vi);
 }
@@ -134,13 +139,15 @@ FN Vi joined(Vi a, Vi b) {
   return (Vi)_mm512_permutexvar_epi64(_mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7), _mm512_packus_epi32((__m512i)a, (__m512i)b));
 }
 FN Vi joined(Vi a, Vi b, Vi c, Vi d) {
-  const __m512i mixed = _mm512_packus_epi16(_mm512_packus_epi32((__m512i)a, (__m512i)b), _mm512_packus_epi32((__m512i)c, (__m512i)d));
+  const __m512i mixed =
+      _mm512_packus_epi16(_mm512_packus_epi32((__m512i)a, (__m512i)b), _mm512_packus_epi32((__m512i)c, (__m512i)d));
   return (Vi)_mm512_permutexvar_epi32(_mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15), mixed);
 }
 #elif defined(__AVX2__)
 FN Vi joined(Vi a, Vi b) { return (Vi)_mm256_permute4x64_epi64(_mm256_packus_epi32((__m256i)a, (__m256i)b), 0xd8); }
 FN Vi joined(Vi a, Vi b, Vi c, Vi d) {
-  const __m256i mixed = _mm256_packus_epi16(_mm256_packus_epi32((__m256i)a, (__m256i)b), _mm256_packus_epi32((__m256i)c, (__m256i)d));
+  const __m256i mixed =
+      _mm256_packus_epi16(_mm256_packus_epi32((__m256i)a, (__m256i)b), _mm256_packus_epi32((__m256i)c, (__m256i)d));
   return (Vi)_mm256_permutevar8x32_epi32(mixed, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
 }
 #endif
@@ -158,7 +165,9 @@ FN StoredVector<Half> to_halves(V a) {
 #endif
 }
 #if defined(__AVX512F__)
-FN Vi joined_halves(StoredVector<Half> a, StoredVector<Half> b) { return (Vi)_mm512_inserti64x4(_mm512_castsi256_si512((__m256i)a), (__m256i)b, 1); }
+FN Vi joined_halves(StoredVector<Half> a, StoredVector<Half> b) {
+  return (Vi)_mm512_inserti64x4(_mm512_castsi256_si512((__m256i)a), (__m256i)b, 1);
+}
 #elif defined(__AVX2__)
 FN Vi joined_halves(StoredVector<Half> a, StoredVector<Half> b) { return (Vi)_mm256_set_m128i((__m128i)b, (__m128i)a); }
 #endif
@@ -182,7 +191,8 @@ template <int32_t K> FN __m512i everywhere() {
   return all;
 }
 #endif
-// Halves to even: half of the last bit that stays, less one, and that bit. What is to be cut off is in the low 16 bits; wrong for NaN.
+// Halves to even: half of the last bit that stays, less one, and that bit. What is to be cut off is in the low 16 bits;
+// wrong for NaN.
 FN Vu rounded_up_to_brain_float(Vu u) {
 #if defined(__AVX512F__)
   // Of the two 16-bit halves of each element, 0x7fff and the last bit: their sum is one instruction.
@@ -196,7 +206,8 @@ FN V from_brain_floats(StoredVector<BrainFloat> b) { return (V)((Vu)widened_inte
 #if defined(__AVX512F__)
 FN V number_rounded_to_brain_float(V a) {  // no NaN
   const __m512i u = (__m512i)a;
-  const __m512i r = _mm512_mask_add_epi32(_mm512_add_epi32(u, everywhere<0x7fff>()), _mm512_test_epi32_mask(u, everywhere<0x10000>()), u, everywhere<0x8000>());
+  const __m512i r = _mm512_mask_add_epi32(_mm512_add_epi32(u, everywhere<0x7fff>()),
+                                          _mm512_test_epi32_mask(u, everywhere<0x10000>()), u, everywhere<0x8000>());
   return (V)_mm512_and_si512(r, everywhere<-0x10000>());
 }
 #endif
@@ -260,7 +271,8 @@ template <class T> FN Vi integers(V a) {
   else {
     constexpr long LOWEST = T(-1) < T(0) ? -(1l << (8 * sizeof(T) - 1)) : 0, HIGHEST = LOWEST + (1l << 8 * sizeof(T)) - 1;
     constexpr bool WIDE = sizeof(T) == 4;  // its largest value is no float
-    const V number = bits(bits(a) & (a == a)), x = min2(all(WIDE ? 2147483520.f : float(HIGHEST)), max2(all(float(LOWEST)), number));
+    const V number = bits(bits(a) & (a == a)),
+            x = min2(all(WIDE ? 2147483520.f : float(HIGHEST)), max2(all(float(LOWEST)), number));
     const Vi i = __builtin_convertvector(x, Vi);
     return WIDE ? number >= 0x1p31f ? Vi{} + INT32_MAX : i : i;
   }

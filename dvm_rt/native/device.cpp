@@ -12,7 +12,9 @@ static RingHead head_of(std::span<const uint8_t> message) {
   return head;
 }
 static bool is_program(const RingHead& head) { return RingKind(head.kind) == RingKind::PROGRAM; }
-static bool takes_away(const RingHead& head) { return RingKind(head.kind) == RingKind::DROP || (is_program(head) && head.count & RING_FAILS); }
+static bool takes_away(const RingHead& head) {
+  return RingKind(head.kind) == RingKind::DROP || (is_program(head) && head.count & RING_FAILS);
+}
 
 constexpr uint64_t SPIN_MORE = 4;  // so many times as long where it has been idle for less than that lately
 constexpr size_t DROPPED_MAX = 1 << 16;  // beyond: forget; a program nobody drops again only wastes its bytes
@@ -31,7 +33,8 @@ Device::Device(const DeviceOptions& options)
   bindings_.reserve(MAX_ARGS);
   queued_seq_ = control_.get(CONTROL_DONE);
   control_.set(CONTROL_WAITING_PROGRAM, 0);
-  if (!options.beside_cpus.empty()) beside_ = std::make_unique<Beside>(control_, options.beside_cpus, [this] { return take_one(Taking::BESIDE); });
+  if (!options.beside_cpus.empty())
+    beside_ = std::make_unique<Beside>(control_, options.beside_cpus, [this] { return take_one(Taking::BESIDE); });
 }
 
 // ---- what arrives -------------------------------------------------------------------------------------------------
@@ -86,7 +89,8 @@ void Device::take_program(size_t ring, const RingHead& head, std::span<const uin
   VerifyError error;
   error.code = VerifyCode::LIMIT;
   Entry entry{nullptr, bytes.size()};
-  if (program_bytes_ + bytes.size() <= options_.program_bytes_max) entry.program = VerifiedProgram::load(bytes.data(), bytes.size(), error, &memory_);
+  if (program_bytes_ + bytes.size() <= options_.program_bytes_max)
+    entry.program = VerifiedProgram::load(bytes.data(), bytes.size(), error, &memory_);
   if (!entry.program) return refuse(ring, head, error);
   program_bytes_ += bytes.size();
   programs_.emplace(head.program, std::move(entry));
@@ -155,7 +159,8 @@ Trap Device::bind_and_run(const VerifiedProgram& program, const LaunchHead& laun
     if (!in_arena(args[i].offset, args[i].bytes)) return refuse(i, args[i].offset, arena_.bytes());
   if (!in_arena(launch.workspace, launch.workspace_bytes)) return refuse(head.arg_count, launch.workspace, arena_.bytes());
   bindings_.clear();
-  for (uint32_t i = 0; i < launch.head.count; ++i) bindings_.push_back({arena_.data() + args[i].offset, args[i].bytes, args[i].writable == 1});
+  for (uint32_t i = 0; i < launch.head.count; ++i)
+    bindings_.push_back({arena_.data() + args[i].offset, args[i].bytes, args[i].writable == 1});
   const Trap trap = machine_.run(program, bindings_, arena_.data() + launch.workspace, launch.deadline_ns);
   host_calls_ = machine_.host_calls();
   return trap;
@@ -208,8 +213,8 @@ void Device::commit_head() {
   const LaunchHead& launch = running_;
   if (trap_.code != TrapCode::NONE) {
     take_back();
-    control_.post({uint32_t(EventKind::TRAPPED), uint32_t(trap_.code), launch.head.program, launch.seq, trap_.section, trap_.word, trap_.got,
-                   trap_.allowed},
+    control_.post({uint32_t(EventKind::TRAPPED), uint32_t(trap_.code), launch.head.program, launch.seq, trap_.section,
+                   trap_.word, trap_.got, trap_.allowed},
                   options_.eventfd);
   }
   ran_ = false;

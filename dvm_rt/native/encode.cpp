@@ -83,7 +83,8 @@ struct KernelEncoder : Generator {
     int count = 0;
     for (int i : Mask{strips}) {
       const Operand& x = operands[i];
-      if (x.mode & GATHER || x.stride[0] != DTYPE_BYTES[x.dtype] || (rank > 1 && !x.stride[1])) continue;  // not at the next place, or near
+      if (x.mode & GATHER || x.stride[0] != DTYPE_BYTES[x.dtype] || (rank > 1 && !x.stride[1]))
+        continue;  // not at the next place, or near
       const bool rows_follow = x.stride[1] == dims[0] * x.stride[0];
       fetches[count++] = {OP_fetch, uint16_t(i), !next_row ? AHEAD_BYTES : near && rows_follow ? NEAR_AHEAD_BYTES : 0};
     }
@@ -226,9 +227,12 @@ struct KernelEncoder : Generator {
     if (failed()) return;
     head->kind = uint16_t(section_kind), head->dtype = kernel.dtype, head->rank = uint8_t(rank);
     head->operand_count = uint16_t(operand_count), head->word_count = uint16_t(word_count);
-    head->bytes = uint32_t(sizeof(Section) + operand_count * sizeof(Operand) + word_count * sizeof(Word) + constant_count * sizeof(uint64_t));
+    head->bytes = uint32_t(sizeof(Section) + operand_count * sizeof(Operand) + word_count * sizeof(Word) +
+                           constant_count * sizeof(uint64_t));
     if (head->bytes > program.capacity - program.at) return fail("the program is longer than the room for it");
-    if (constant_count) memcpy(reinterpret_cast<uint8_t*>(operands + operand_count) + word_count * sizeof(Word), constants, constant_count * sizeof(uint64_t));
+    if (constant_count)
+      memcpy(reinterpret_cast<uint8_t*>(operands + operand_count) + word_count * sizeof(Word), constants,
+             constant_count * sizeof(uint64_t));
     head->constant_count = uint16_t(constant_count), head->reserved = 0, head->depth = depth;
     for (int d = 0; d < MAX_RANK; d++) head->dims[d] = d < rank ? dims[d] : 1;
     program.at += head->bytes, program.sections++;
@@ -247,12 +251,14 @@ struct KernelEncoder : Generator {
       return add_fuel((elements + 15) / 16 + 1);
     }
     for (int d = 1; d < rank; d++) overflow |= __builtin_mul_overflow(rows, uint64_t(dims[d]), &rows);
-    overflow |= __builtin_mul_overflow(uint64_t(word_count) * uint64_t((dims[0] + lanes_of(kernel.dtype) - 1) / lanes_of(kernel.dtype)), rows, &work);
+    overflow |= __builtin_mul_overflow(
+        uint64_t(word_count) * uint64_t((dims[0] + lanes_of(kernel.dtype) - 1) / lanes_of(kernel.dtype)), rows, &work);
     if (section_kind != SectionKind::VECTOR) {
       overflow |= __builtin_mul_overflow(rows, uint64_t(dims[0]), &steps);
       overflow |= __builtin_mul_overflow(steps, uint64_t(depth), &steps);
       uint64_t panels;  // products take as long for one column as for a panel
-      overflow |= __builtin_mul_overflow(rows * uint64_t((dims[0] + PANEL - 1) / PANEL), uint64_t(depth), &panels) || panels > SECTION_FUEL_MAX * 1024 / PANEL;
+      overflow |= __builtin_mul_overflow(rows * uint64_t((dims[0] + PANEL - 1) / PANEL), uint64_t(depth), &panels) ||
+                  panels > SECTION_FUEL_MAX * 1024 / PANEL;
       steps = steps / 1024 + (steps % 1024 != 0);
     }
     overflow |= __builtin_add_overflow(work, steps + 1, &work);
@@ -273,7 +279,8 @@ void encode_kernel(Program& program, const PlanKernel& kernel, const PreparedKer
   int count = kernel.nodes;
   const bool matmul = kernel.kind == uint8_t(SectionKind::MATMUL);
   const bool grouped = matmul && program.plan.args()[kernel.first_arg].index != NONE;
-  if (matmul && count == 0 && (program.values[kernel.depth] == 0 || (grouped && program.values[kernel.dims[2]] == 0))) nodes = FILL, count = 2;
+  if (matmul && count == 0 && (program.values[kernel.depth] == 0 || (grouped && program.values[kernel.dims[2]] == 0)))
+    nodes = FILL, count = 2;
   KernelEncoder encoder(program, kernel, nodes, count);
   if (matmul) encoder.matmul(prepared);
   else if (kernel.kind == uint8_t(SectionKind::PACK)) encoder.pack();
@@ -302,7 +309,8 @@ struct Control {
     const size_t first = kernel - size_t(program.values[k.depth]);
     head.depth = section[kernel] - section[first];
     uint64_t all;
-    if (__builtin_mul_overflow(program.fuel - fuel[first], uint64_t(head.dims[0]), &all) || all > FUEL_MAX) program.error = "more work than 2^40 steps";
+    if (__builtin_mul_overflow(program.fuel - fuel[first], uint64_t(head.dims[0]), &all) || all > FUEL_MAX)
+      program.error = "more work than 2^40 steps";
     else program.fuel = fuel[first] + all;
     if (program.fuel > FUEL_MAX) program.error = "more work than 2^40 steps";
   }
@@ -330,7 +338,8 @@ int64_t lay_out_workspace(const Plan& plan, const int64_t* values, int64_t* offs
   for (int i = 0; i < slots; i++) {
     const int64_t bytes = offset[i];
     offset[i] = total;
-    if (bytes > INT64_MAX - ARENA_ALIGN || __builtin_add_overflow(total, (bytes + ARENA_ALIGN - 1) / ARENA_ALIGN * ARENA_ALIGN, &total)) {
+    if (bytes > INT64_MAX - ARENA_ALIGN ||
+        __builtin_add_overflow(total, (bytes + ARENA_ALIGN - 1) / ARENA_ALIGN * ARENA_ALIGN, &total)) {
       return -1;
     }
   }
@@ -371,7 +380,8 @@ PreparedKernel prepare(const Plan& plan, const PlanKernel& kernel) {
     const PlanExpr* inner = a.strides[0] == NONE ? nullptr : &plan.exprs()[a.strides[0]];
     const bool known = !inner || inner->op == uint16_t(ExprOp::CONST);
     o.dtype = a.dtype, o.mode = a.mode, o.arg = a.buffer == NONE ? uint16_t(INDEX) : uint16_t(0);
-    o.stride[0] = known ? (inner ? int64_t(uint64_t(inner->k) * (a.buffer == NONE ? 1 : DTYPE_BYTES[a.dtype])) : 0) : 1;  // 1: some other stride
+    o.stride[0] = known ? (inner ? int64_t(uint64_t(inner->k) * (a.buffer == NONE ? 1 : DTYPE_BYTES[a.dtype])) : 0)
+                        : 1;  // 1: some other stride
     generator.operand_of[arg] = uint8_t(generator.operand_count++);
   }
   const int operand_count = generator.operand_count;

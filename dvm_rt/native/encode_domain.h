@@ -193,7 +193,9 @@ struct Domain {
   void merge_matrix_dims(int64_t depth) {
     const Operand &left = operands[0], &right = operands[1];
     const int64_t size = DTYPE_BYTES[left.dtype];
-    auto may_be_rows = [&](int d) { return right.stride[d] == 0 && (left.depth == size || left.stride[d] == size || depth == 1); };
+    auto may_be_rows = [&](int d) {
+      return right.stride[d] == 0 && (left.depth == size || left.stride[d] == size || depth == 1);
+    };
     if (right.stride[1] != 0) return fail("matrix B steps with the rows of the product");
     int m = 1;
     for (int d = 1; d < rank; d++) {
@@ -228,7 +230,8 @@ struct Domain {
     }
     if (packed) right.stride[0] = right.depth = 0;
     if (left.stride[0] != 0) return fail("matrix A steps with the columns of the product");
-    if (left.stride[1] != left_size && left.depth != left_size) return fail("matrix A is contiguous in neither of its dimensions");
+    if (left.stride[1] != left_size && left.depth != left_size)
+      return fail("matrix A is contiguous in neither of its dimensions");
     if (!packed && right.stride[0] != right_size && right.depth != right_size) {
       return fail("matrix B is contiguous in neither of its dimensions");
     }

@@ -245,7 +245,8 @@ struct Generator : Domain {
     if (!is_full(value)) {
       if (is_full(user) || kind[user] == TOTAL || level_of[user] != level_after(value)) keep |= bit(value);
     } else if (level_of[value] < level_of[user] && cycles[value] > CHEAP_CYCLES && buffer[value] < 0 && made >> value & 1) {
-      if (operand_count == MAX_OPERANDS || row_buffer_bytes() > ROW_BUFFER_BYTES_MAX || rows_lie_across()) return;  // computed again instead
+      if (operand_count == MAX_OPERANDS || row_buffer_bytes() > ROW_BUFFER_BYTES_MAX || rows_lie_across())
+        return;  // computed again instead
       buffer[value] = int8_t(operand_count);
       add_row_buffer();
     }

@@ -54,7 +54,10 @@ FN D nfma(D a, D b, D c) { return fma(-a, b, c); }
 FN D sqrtv(D a) { for (int i = 0; i < WD; i++) a[i] = __builtin_sqrt(a[i]); return a; }
 template <int MODE> FN D roundv(D a) {
   for (int i = 0; i < WD; i++)
-    a[i] = MODE == 0 ? __builtin_rint(a[i]) : MODE == 1 ? __builtin_floor(a[i]) : MODE == 2 ? __builtin_ceil(a[i]) : __builtin_trunc(a[i]);
+    a[i] = MODE == 0   ? __builtin_rint(a[i])
+           : MODE == 1 ? __builtin_floor(a[i])
+           : MODE == 2 ? __builtin_ceil(a[i])
+                       : __builtin_trunc(a[i]);
   return a;
 }
 #endif
@@ -198,7 +201,9 @@ FN D naturalLog(D e, D f, D low) {
   const Pair s = sum(e * LN2, f);  // what e * LN2 rounds off is in the fma below
   return s.high + (low + (s.low + fma(e, all(LN2_LOW), fma(e, all(LN2), -(e * LN2)))));
 }
-template <Precision P> FN D logd(D x) { return anyLog<P>(x, [](D e, D f, D low) __attribute__((always_inline)) { return naturalLog(e, f, low); }); }
+template <Precision P> FN D logd(D x) {
+  return anyLog<P>(x, [](D e, D f, D low) __attribute__((always_inline)) { return naturalLog(e, f, low); });
+}
 template <Precision P> FN D log2d(D x) {
   return anyLog<P>(x, [](D e, D f, D low) __attribute__((always_inline)) {
     if (P == SINGLE) return fma(f + low, all(LOG2_E), e);
@@ -431,7 +436,9 @@ template <Precision P> FN D cbrtd(D x) {
   const D n = roundv<ROUND_DOWN>((e + 0.5) * (1.0 / 3)), step = nfma(n, all(3.0), e);  // 0, 1 or 2
   const D mantissa = bits((Di)(i & 0x000fffffffffffffull) + 0x3ff0000000000000);
   const D m = mantissa * (step == 0.0 ? all(1.0) : step == 1.0 ? all(2.0) : all(4.0));
-  D r = poly(polynomial::RCBRT_SINGLE, mantissa) * (step == 0.0 ? all(1.0) : step == 1.0 ? all(0x1.965fea53d6e3dp-1) : all(0x1.428a2f98d728bp-1));
+  D r = poly(polynomial::RCBRT_SINGLE, mantissa) * (step == 0.0   ? all(1.0)
+                                                    : step == 1.0 ? all(0x1.965fea53d6e3dp-1)
+                                                                  : all(0x1.428a2f98d728bp-1));
   constexpr int STEPS = P == SINGLE ? 1 : 2;  // Newton on r = m^(-1/3)
   for (int k = 0; k < STEPS; k++) r = fma(r * (1.0 / 3), nfma(m * r * r, r, all(1.0)), r);
   D y = m * r * r;
@@ -448,7 +455,8 @@ FN D sinPi(D x) {  // |sin(pi x)|
   return r > 0.25 ? c : s;
 }
 constexpr double STIRLING[] = {1. / 156, -691. / 360360, 1. / 1188, -1. / 1680, 1. / 1260, -1. / 360, 1. / 12};
-// For float32 results: log |gamma(a)|, a > 0. Below 3 a polynomial around its zeros at 1 and 2, above Stirling's series, from 8 on directly.
+// For float32 results: log |gamma(a)|, a > 0. Below 3 a polynomial around its zeros at 1 and 2, above Stirling's
+// series, from 8 on directly.
 FN D logGammaPositive(D a) {
   const Di low = a < 3.0, first = a < 1.0, shifted = a < 8.0;
   const D y = first ? a + 1.0 : a;

@@ -256,7 +256,8 @@ template <class F, int R> FN V total_of_rows(V* v) {
     if constexpr (H > 0) {
       if constexpr (COUNT > 1)
 #pragma GCC unroll 4
-        for (int i = 0; i < COUNT / 2; i++) v[i] = F::of(halves<H, false>(v[2 * i], v[2 * i + 1]), halves<H, true>(v[2 * i], v[2 * i + 1]));
+        for (int i = 0; i < COUNT / 2; i++)
+          v[i] = F::of(halves<H, false>(v[2 * i], v[2 * i + 1]), halves<H, true>(v[2 * i], v[2 * i + 1]));
       else
         v[0] = F::of(v[0], __builtin_shuffle(v[0], iota() ^ H));
     }
@@ -375,8 +376,8 @@ constexpr Table together_row_table() {
   h[OP_pass] = together_pass, h[OP_end_row] = together_end_row;
   return t;
 }
-constexpr Table TOGETHER_1 = together_strip_table<1>(), TOGETHER_2 = together_strip_table<2>(), TOGETHER_3 = together_strip_table<3>(),
-                TOGETHER_4 = together_strip_table<4>(),
+constexpr Table TOGETHER_1 = together_strip_table<1>(), TOGETHER_2 = together_strip_table<2>(),
+                TOGETHER_3 = together_strip_table<3>(), TOGETHER_4 = together_strip_table<4>(),
                 TOGETHER_ROW = together_row_table();
 
 constexpr int64_t TOGETHER_LEAST = 32;  // rows
@@ -468,9 +469,13 @@ bool only_gathers(const SectionView& s) {
     if (count == WORDS) return false;
     found[count++] = s.words + i;
   }
-  if (count != WORDS || found[1]->op != OP_pass || (found[2]->op != OP_mov_i && found[2]->op != OP_load) || found[2]->a != found[0]->a) return false;
+  if (count != WORDS || found[1]->op != OP_pass || (found[2]->op != OP_mov_i && found[2]->op != OP_load) ||
+      found[2]->a != found[0]->a)
+    return false;
   const uint16_t store = found[3]->op;
-  if ((store != OP_store && store != OP_store_nt && store != OP_store_any && store != OP_store_any_nt) || found[3]->a == found[0]->a) return false;
+  if ((store != OP_store && store != OP_store_nt && store != OP_store_any && store != OP_store_any_nt) ||
+      found[3]->a == found[0]->a)
+    return false;
   if (found[4]->op != OP_loop || found[5]->op != OP_end_row) return false;
   const Operand &from = s.operands[found[0]->a], &to = s.operands[found[3]->a];
   const int64_t size = DTYPE_BYTES[from.dtype];
@@ -501,8 +506,10 @@ template <Kept KEPT> void run_gathered(Context& c, const SectionRun& run) {
       int64_t i = index_at(index, wide);
       if (r + AHEAD < here) {
         const int64_t later = index_at(index + AHEAD * index_gain, wide);
-        const uintptr_t m = uintptr_t(table) + uint64_t(AHEAD * table_gain) + uint64_t(later < 0 ? later + x.limit : later) * uint64_t(x.depth);
-        for (int64_t j = 0; j < lines; j += 64) __builtin_prefetch((const void*)(m + uint64_t(j)));  // anywhere: an index is not checked yet
+        const uintptr_t m = uintptr_t(table) + uint64_t(AHEAD * table_gain) +
+                            uint64_t(later < 0 ? later + x.limit : later) * uint64_t(x.depth);
+        for (int64_t j = 0; j < lines; j += 64)
+          __builtin_prefetch((const void*)(m + uint64_t(j)));  // anywhere: an index is not checked yet
       }
       if (i < -x.limit || i >= x.limit) {
         c.trap = {TrapCode::GATHER_RANGE, 0, 0, i, x.limit};

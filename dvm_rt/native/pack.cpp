@@ -21,7 +21,8 @@ std::vector<uint8_t> pack_program(const PackKey& key) {
   const uint8_t dtype = uint8_t(key.dtype);
   const int64_t element = DTYPE_BYTES[dtype];
   // The step of a dimension of one element says nothing: let it be what a pack wants.
-  const int64_t stride_n = key.n == 1 && key.stride_k != 1 ? 1 : key.stride_n, stride_k = key.k == 1 && stride_n != 1 ? 1 : key.stride_k;
+  const int64_t stride_n = key.n == 1 && key.stride_k != 1 ? 1 : key.stride_n,
+                stride_k = key.k == 1 && stride_n != 1 ? 1 : key.stride_k;
   p.head.magic = PROGRAM_MAGIC;
   p.head.version = VERSION;
   p.head.section_count = 1;
@@ -73,8 +74,24 @@ struct Copies {
     part.section.rank = 3, part.section.operand_count = 2, part.section.bytes = sizeof part;
     std::fill(std::begin(part.section.dims), std::end(part.section.dims), 1);
     std::copy(dims, dims + 3, part.section.dims);
-    part.operands[0] = {0, dtype, READ, uint16_t(NONE), 0, from * size, 0, 0, {steps_from[0] * size, steps_from[1] * size, steps_from[2] * size}};
-    part.operands[1] = {1, dtype, WRITE, uint16_t(NONE), 0, to * size, 0, 0, {steps_to[0] * size, steps_to[1] * size, steps_to[2] * size}};
+    part.operands[0] = {0,
+                        dtype,
+                        READ,
+                        uint16_t(NONE),
+                        0,
+                        from * size,
+                        0,
+                        0,
+                        {steps_from[0] * size, steps_from[1] * size, steps_from[2] * size}};
+    part.operands[1] = {1,
+                        dtype,
+                        WRITE,
+                        uint16_t(NONE),
+                        0,
+                        to * size,
+                        0,
+                        0,
+                        {steps_to[0] * size, steps_to[1] * size, steps_to[2] * size}};
     auto* begin = reinterpret_cast<const uint8_t*>(&part);
     bytes.insert(bytes.end(), begin, begin + sizeof part);
     fuel += uint64_t((dims[0] * dims[1] * dims[2] + 15) / 16 + 1);
@@ -92,7 +109,8 @@ std::vector<uint8_t> unpack_program(const PackKey& key) {
     if (full)
       out.add({PANEL, count, full}, from, {1, PANEL, count * PANEL}, to, {key.stride_n, key.stride_k, PANEL * key.stride_n});
     if (rest)
-      out.add({rest, count, 1}, from + full * count * PANEL, {1, PANEL, 0}, to + full * PANEL * key.stride_n, {key.stride_n, key.stride_k, 0});
+      out.add({rest, count, 1}, from + full * count * PANEL, {1, PANEL, 0}, to + full * PANEL * key.stride_n,
+              {key.stride_n, key.stride_k, 0});
   }
   ProgramHead head{};
   head.magic = PROGRAM_MAGIC, head.version = VERSION, head.section_count = out.count, head.table_hash = TABLE_HASH;

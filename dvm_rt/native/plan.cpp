@@ -79,7 +79,8 @@ struct Checker {
                check.is(b.dtype == plan.parameters()[b.index].dtype, "dtype", b.dtype, "that of the parameter");
       case BufferRole::OUTPUT:
         if (b.pack != NONE && !(check.below("parameter that an output continues", b.pack, plan.parameters().size()) &&
-                                check.is(b.dtype == plan.parameters()[b.pack].dtype, "dtype", b.dtype, "that of the parameter it continues")))
+                                check.is(b.dtype == plan.parameters()[b.pack].dtype, "dtype", b.dtype,
+                                         "that of the parameter it continues")))
           return false;
         return check.below("output", b.index, plan.outputs().size()) &&
                check.is(plan.outputs()[b.index].buffer == number, "output", b.index, "the output of this buffer");
@@ -110,15 +111,26 @@ struct Checker {
           check.is(computes, "compute dtype", k.dtype,
                    "float32; of a vector kernel and a matmul also float64 and integers of 32 and 64 bits") &&
           dims(k.rank, k.dims) &&
-          check.is(matmul || attends ? k.rank >= 2 : pack || control ? k.rank == 1 : host || k.rank >= 1, "rank", k.rank,
+          check.is(matmul || attends ? k.rank >= 2
+                   : pack || control ? k.rank == 1
+                                     : host || k.rank >= 1,
+                   "rank", k.rank,
                    "1 and more, matmul and attention 2 and more, pack, branch, jump and loop 1, host 0 and more") &&
           check.is(size_t(k.first_arg) + k.args <= plan.args().size(), "args", k.args, "args of the plan") &&
           check.is(size_t(k.first_node) + k.nodes <= plan.nodes().size(), "nodes", k.nodes, "nodes of the plan") &&
           check.is(k.args <= KERNEL_ARGS_MAX, "args", k.args, "0 to 12") &&
           check.is(k.nodes <= MAX_NODES, "nodes", k.nodes, "0 to 64") &&
-          check.is(matmul ? k.args >= 3 : pack ? k.args == 2 : copy ? k.args == 2 || k.args == 3 : attends ? k.args == 4 || k.args == 5 : control ? k.args == !jump || (loop && !k.args) : !host || k.args >= 1,
-                   "args", k.args, "3 and more, pack 2, copy 2 or 3, attention 4 or 5, host 1 and more, branch 1, jump 0, loop 0 or 1") &&
-          check.is(!(pack || host || copy || control) || k.nodes == 0, "nodes", k.nodes, "none in a pack, a copy, a host kernel, a branch, a jump and a loop") &&
+          check.is(
+              matmul    ? k.args >= 3
+              : pack    ? k.args == 2
+              : copy    ? k.args == 2 || k.args == 3
+              : attends ? k.args == 4 || k.args == 5
+              : control ? k.args == !jump || (loop && !k.args)
+                        : !host || k.args >= 1,
+              "args", k.args,
+              "3 and more, pack 2, copy 2 or 3, attention 4 or 5, host 1 and more, branch 1, jump 0, loop 0 or 1") &&
+          check.is(!(pack || host || copy || control) || k.nodes == 0, "nodes", k.nodes,
+                   "none in a pack, a copy, a host kernel, a branch, a jump and a loop") &&
           (matmul || pack || host || attends || control ? expr("depth", k.depth) : expr_or_none("depth", k.depth)))) {
       return false;
     }
@@ -145,14 +157,15 @@ struct Checker {
     if (a.buffer == NONE) {
       return check.is(k.kind == uint8_t(SectionKind::VECTOR), "kind", k.kind, "INDEX args only in vector kernels") &&
              check.is(a.mode == READ, "mode of an INDEX arg", a.mode, "READ") &&
-             check.is(a.dtype == uint8_t(DType::INT64), "dtype of an INDEX arg", a.dtype, "int64") && expr_or_none("offset", a.offset) &&
-             check.is(a.depth == NONE, "depth of an INDEX arg", a.depth, "none") &&
+             check.is(a.dtype == uint8_t(DType::INT64), "dtype of an INDEX arg", a.dtype, "int64") &&
+             expr_or_none("offset", a.offset) && check.is(a.depth == NONE, "depth of an INDEX arg", a.depth, "none") &&
              std::all_of(a.strides, a.strides + k.rank, [&](uint16_t s) { return expr_or_none("stride", s); });
     }
     if (!(check.below("buffer of an arg", a.buffer, plan.buffers().size()) && dtype(a.dtype) &&
           check.is((a.mode & ~(READ | WRITE | GATHER | PACKED)) == 0, "mode", a.mode, "READ, WRITE, GATHER, PACKED") &&
           expr_or_none("limit", a.limit) && expr_or_none("offset", a.offset) && expr_or_none("depth", a.depth) &&
-          std::all_of(a.strides, a.strides + (k.kind == uint8_t(SectionKind::HOST) ? MAX_RANK : k.rank), [&](uint16_t s) { return expr_or_none("stride", s); }))) {
+          std::all_of(a.strides, a.strides + (k.kind == uint8_t(SectionKind::HOST) ? MAX_RANK : k.rank),
+                      [&](uint16_t s) { return expr_or_none("stride", s); }))) {
       return false;
     }
     if (!(check.is(a.mode & (READ | WRITE), "mode", a.mode, "READ, WRITE") &&
@@ -166,8 +179,10 @@ struct Checker {
     }
     if (!(a.mode & GATHER)) return true;
     const bool copy = k.kind == uint8_t(SectionKind::COPY);
-    if (!(check.is(k.kind == uint8_t(SectionKind::VECTOR) || (copy && a.index == 2), "kind", k.kind, "gather only in vector kernels and copies") &&
-          check.is(a.mode == ((copy ? WRITE : READ) | GATHER), "mode", a.mode, "READ | GATHER, of a copy WRITE | GATHER") &&
+    if (!(check.is(k.kind == uint8_t(SectionKind::VECTOR) || (copy && a.index == 2), "kind", k.kind,
+                   "gather only in vector kernels and copies") &&
+          check.is(a.mode == ((copy ? WRITE : READ) | GATHER), "mode", a.mode,
+                   "READ | GATHER, of a copy WRITE | GATHER") &&
           check.below("index of a gather", a.index, k.args) && expr("limit", a.limit) && expr("depth", a.depth))) {
       return false;
     }
@@ -180,19 +195,23 @@ struct Checker {
 
   static bool is_product_dtype(uint8_t dtype) {
     const DType d = DType(dtype);
-    return d == DType::FLOAT32 || d == DType::FLOAT64 || d == DType::INT32 || d == DType::UINT32 || d == DType::INT64 || d == DType::UINT64;
+    return d == DType::FLOAT32 || d == DType::FLOAT64 || d == DType::INT32 || d == DType::UINT32 || d == DType::INT64 ||
+           d == DType::UINT64;
   }
   bool matmul_args(std::span<const PlanArg> args, uint8_t dtype) {
     for (const PlanArg& a : args.first(3)) {
-      const bool bytes = &a != &args[2] && DType(dtype) == DType::INT32 && (DType(a.dtype) == DType::INT8 || DType(a.dtype) == DType::UINT8);
+      const bool bytes = &a != &args[2] && DType(dtype) == DType::INT32 &&
+                         (DType(a.dtype) == DType::INT8 || DType(a.dtype) == DType::UINT8);
       const bool weights = &a == &args[1] && a.mode & PACKED && is_packable(a.dtype);
       if (!check.is(a.dtype == dtype || bytes || weights, "dtype of a matrix", a.dtype,
                     "the compute dtype; int8, uint8 into int32; float16, bfloat16 of a packed B"))
         return false;
     }
-    return groups(args) && check.is(!(args[1].mode & PACKED) || DType(dtype) == DType::FLOAT32, "mode of B", args[1].mode, "READ") &&
+    return groups(args) &&
+           check.is(!(args[1].mode & PACKED) || DType(dtype) == DType::FLOAT32, "mode of B", args[1].mode, "READ") &&
            check.is(args[0].mode == READ, "mode of A", args[0].mode, "READ") &&
-           check.is(args[1].mode == READ || args[1].mode == (READ | PACKED), "mode of B", args[1].mode, "READ, PACKED") &&
+           check.is(args[1].mode == READ || args[1].mode == (READ | PACKED), "mode of B", args[1].mode,
+                    "READ, PACKED") &&
            check.is((args[2].mode & ~READ) == WRITE, "mode of C", args[2].mode, "WRITE, READ | WRITE") &&
            expr("depth of A", args[0].depth) && ((args[1].mode & PACKED) || expr("depth of B", args[1].depth));
   }
@@ -218,12 +237,14 @@ struct Checker {
     const int64_t most = int64_t(loop ? number : plan.kernels().size() - number - 1);
     for (const PlanArg& a : args) {
       if (!(check.is(a.mode == READ, "mode of a flag", a.mode, "READ") &&
-            check.is(a.dtype == uint8_t(DType::BOOL), "dtype of a flag", a.dtype, "bool") && check.is(a.strides[0] == NONE, "stride of a flag", a.strides[0], "none"))) {
+            check.is(a.dtype == uint8_t(DType::BOOL), "dtype of a flag", a.dtype, "bool") &&
+            check.is(a.strides[0] == NONE, "stride of a flag", a.strides[0], "none"))) {
         return false;
       }
     }
     return check.is(span.op == uint16_t(ExprOp::CONST), "depth", k.depth, "constants: kernels to skip or to repeat") &&
-           ((span.k >= 0 && span.k <= most) || check.fail("kernels to skip or to repeat", span.k, "0 to " + std::to_string(most)));
+           ((span.k >= 0 && span.k <= most) ||
+            check.fail("kernels to skip or to repeat", span.k, "0 to " + std::to_string(most)));
   }
   bool pack_args(std::span<const PlanArg> args) {
     return check.is(args[0].dtype == uint8_t(DType::FLOAT32) && args[1].dtype == uint8_t(DType::FLOAT32), "dtype of a pack",
@@ -284,7 +305,9 @@ struct Checker {
       } else if (n.op != NODE_CONST) {
         const bool known = n.op < ROW_COUNT, binary = known && ROW_GROUP[n.op] == Group::BINARY && n.op != ROW_mov;
         const bool runs = known && ROW_GROUP[n.op] == Group::RUNNING && !matmul;
-        if (!check.is(binary || runs || (known && ROW_GROUP[n.op] == Group::UNARY), "op", n.op, "binary and unary rows, running totals but in an epilogue")) return false;
+        if (!check.is(binary || runs || (known && ROW_GROUP[n.op] == Group::UNARY), "op", n.op,
+                      "binary and unary rows, running totals but in an epilogue"))
+          return false;
         if (!check.is(ROW_DTYPES[n.op] >> k.dtype & 1, "op", n.op, "rows that exist for the compute dtype")) return false;
         if (!(value(n.a) && (!binary || value(n.b)))) return false;
       }
@@ -299,7 +322,8 @@ struct Checker {
 // Room that one kernel can need; generous, the encoder checks it too.
 size_t section_bytes_max(const PlanKernel& k, std::span<const PlanNode> nodes) {
   int64_t reductions = 0;
-  for (const PlanNode& n : nodes.subspan(k.first_node, k.nodes)) reductions += n.op == NODE_SUM || n.op == NODE_MAX || n.op == NODE_MIN || n.op == NODE_PROD;
+  for (const PlanNode& n : nodes.subspan(k.first_node, k.nodes))
+    reductions += n.op == NODE_SUM || n.op == NODE_MAX || n.op == NODE_MIN || n.op == NODE_PROD;
   const int64_t words = std::min<int64_t>(MAX_WORDS, 40 + (reductions + 2) * 4 * k.nodes);
   return sizeof(Section) + MAX_OPERANDS * sizeof(Operand) + words * (sizeof(Word) + sizeof(uint64_t));  // and as many constants
 }

@@ -84,9 +84,10 @@ void copy_panel(const Operand& b, const uint8_t* from, int64_t k, int64_t column
   }
 }
 
-// The epilogue over finished columns of some rows, at most a strip of them; `address`: of the operands, in this step of the batch.
-void finish_product(Context& context, const Section& head, const Word* words, uint8_t* const* address, int64_t row, int64_t row_end,
-                    int64_t column, int64_t columns) {
+// The epilogue over finished columns of some rows, at most a strip of them; `address`: of the operands, in this step of
+// the batch.
+void finish_product(Context& context, const Section& head, const Word* words, uint8_t* const* address, int64_t row,
+                    int64_t row_end, int64_t column, int64_t columns) {
   const auto run = DType(head.dtype) == DType::FLOAT32   ? float32::run_strip
                    : DType(head.dtype) == DType::FLOAT64 ? float64::run_strip
                    : DType(head.dtype) == DType::INT32 ? int32::run_strip
@@ -111,7 +112,8 @@ void product_part(Context& context, const SectionRun& run, uint8_t* const* addre
   const int64_t slice = slice_k(head.depth);
   T* const scratch = reinterpret_cast<T*>(run.scratch);
   PartOfProduct t{};
-  t.a_row = a->stride[1] / int64_t(sizeof(A)), t.a_step = a->depth / int64_t(sizeof(A)), t.c_row = c->stride[1] / int64_t(sizeof(T));
+  t.a_row = a->stride[1] / int64_t(sizeof(A)), t.a_step = a->depth / int64_t(sizeof(A)),
+  t.c_row = c->stride[1] / int64_t(sizeof(T));
   int64_t finished = column;
   for (int64_t k0 = 0; k0 < head.depth; k0 += slice) {
     t.k = smaller(slice, head.depth - k0), t.first = k0 == 0;
@@ -145,14 +147,15 @@ int64_t rows_of_group(const Operand& sizes, const uint8_t* from, int64_t group) 
   return rows;
 }
 
-// Groups of rows, one behind the other, each with its own B: multiply(row, row_end, column, column_end) with B at address[1]. What is
-// beyond all of them is 0; an epilogue sees those rows too.
+// Groups of rows, one behind the other, each with its own B: multiply(row, row_end, column, column_end) with B at
+// address[1]. What is beyond all of them is 0; an epilogue sees those rows too.
 template <class F>
 void each_group(Context& context, const SectionRun& run, uint8_t** address, F multiply) {
   const Section& head = *run.section.head;
   const Operand *b = run.section.operands + 1, *c = b + 1, *sizes = b + 2;
   const bool whole = run.end - run.begin >= run.section.split.units;
-  const int64_t column = whole ? 0 : run.begin * PANEL, column_end = whole ? head.dims[0] : smaller(head.dims[0], run.end * PANEL);
+  const int64_t column = whole ? 0 : run.begin * PANEL,
+                column_end = whole ? head.dims[0] : smaller(head.dims[0], run.end * PANEL);
   int64_t row = 0;
   for (int64_t group = 0; group < head.dims[2]; group++, address[1] += b->stride[2]) {
     const int64_t rows = rows_of_group(*sizes, run.address[3], group);

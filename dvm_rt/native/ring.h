@@ -18,15 +18,18 @@ class Ring {
   static constexpr size_t HEAD_BYTES = 128, HOT_BYTES = 512 << 10;
 
   Ring() = default;
-  explicit Ring(int fd) : map_(fd), size_((map_.bytes() - HEAD_BYTES) & ~size_t(7)) { seen_ = word(0).load(), written_ = word(64).load(); }
+  explicit Ring(int fd) : map_(fd), size_((map_.bytes() - HEAD_BYTES) & ~size_t(7)) {
+    seen_ = word(0).load(), written_ = word(64).load();
+  }
 
   bool empty() { return word(0).load(std::memory_order_acquire) == word(64).load(std::memory_order_acquire); }
   size_t message_bytes_max() const { return size_ / 2 - 16; }
   bool corrupt() const { return corrupt_; }
   void reset() { word(0).store(0), word(64).store(0), seen_ = written_ = 0; }  // nobody else may be at the ring
 
-  // Producer. What was appended can be seen. The store is sequentially consistent: it is ordered before the caller's look at whether
-  // the consumer sleeps; it also takes the line from a consumer that watches it, so several messages share one.
+  // Producer. What was appended can be seen. The store is sequentially consistent: it is ordered before the caller's
+  // look at whether the consumer sleeps; it also takes the line from a consumer that watches it, so several messages
+  // share one.
   void publish() {
     if (word(64).load(std::memory_order_relaxed) != written_) word(64).store(written_);
   }

@@ -77,8 +77,11 @@ Stream::~Stream() {
 
 void Stream::enter() const {
   if (fork_generation_ != fork_generation)
-    throw Error("ForkedClientError", "stream: fork: made by another process, got a call in its child, allowed calls of the process that made it");
-  if (closed_.load(std::memory_order_acquire)) throw Error("ClosedError", "stream: call: closed, got a call, allowed none after close()");
+    throw Error(
+        "ForkedClientError",
+        "stream: fork: made by another process, got a call in its child, allowed calls of the process that made it");
+  if (closed_.load(std::memory_order_acquire))
+    throw Error("ClosedError", "stream: call: closed, got a call, allowed none after close()");
   if (stopped_.load(std::memory_order_acquire)) throw *stop_;
 }
 
@@ -130,10 +133,12 @@ bool Stream::wait(uint64_t seq, uint64_t timeout_ns) {
     std::lock_guard held(lock_);
     return done() >= seq;
   }
-  // A wake-up takes as long as a small launch, so the waiter is awake when the end is near: it spins at once where waits have been
-  // short lately, else it sleeps until shortly before the end of one that is as long as they were, and spins then. An end while it
-  // sleeps says only that it slept too long: the time of the wake-up is in what it sees, and must not make the next one sleep too.
-  const uint64_t start = now_ns(), spin_ns = uint64_t(options_.spin_us * 1e3), end = timeout_ns > NEVER - start ? NEVER : start + timeout_ns;
+  // A wake-up takes as long as a small launch, so the waiter is awake when the end is near: it spins at once where
+  // waits have been short lately, else it sleeps until shortly before the end of one that is as long as they were, and
+  // spins then. An end while it sleeps says only that it slept too long: the time of the wake-up is in what it sees,
+  // and must not make the next one sleep too.
+  const uint64_t start = now_ns(), spin_ns = uint64_t(options_.spin_us * 1e3),
+                 end = timeout_ns > NEVER - start ? NEVER : start + timeout_ns;
   const uint64_t expected = expected_wait_ns_, early = expected > spin_ns ? start + expected - spin_ns / 2 : start;
   uint64_t spin = early + spin_ns, now = start;
   bool overslept = false;
@@ -217,7 +222,9 @@ void Stream::reserve_workspace(uint64_t bytes) {
 // The packed form of a parameter, or of several side by side, made on first use and kept as long as its (first) source.
 Buffer* Stream::packed(std::span<const PlanPack> packs, std::span<const PackKey> keys) {
   const Tensor& first = *parameters_[packs[0].parameter];
-  auto placed = [](const Tensor& source, PackKey key) { return key.offset += int64_t(source.offset / DTYPE_BYTES[key.dtype]), key; };
+  auto placed = [](const Tensor& source, PackKey key) {
+    return key.offset += int64_t(source.offset / DTYPE_BYTES[key.dtype]), key;
+  };
   const PackKey key = placed(first, keys[0]);
   parts_.clear();
   for (size_t i = 1; i < packs.size(); ++i) {
@@ -231,8 +238,9 @@ Buffer* Stream::packed(std::span<const PlanPack> packs, std::span<const PackKey>
     const Tensor& source = *parameters_[packs[i].parameter];
     const bool beside = i + 1 < packs.size();  // others follow: they begin at a panel
     if (keys[i].k != keys[0].k || keys[i].dtype != keys[0].dtype || (beside && keys[i].n % PANEL) || keys[i].n <= 0)
-      throw Error("ShapeError", say("stream: pack: matrix ", i, " of ", packs.size(), " side by side, got ", keys[i].k, " by ", keys[i].n,
-          ", allowed ", keys[0].k, " rows, columns that fill panels, and one dtype"));
+      throw Error("ShapeError",
+                  say("stream: pack: matrix ", i, " of ", packs.size(), " side by side, got ", keys[i].k, " by ",
+                      keys[i].n, ", allowed ", keys[0].k, " rows, columns that fill panels, and one dtype"));
     if (pack_source_bytes(keys[i]) > source.bytes)
       throw Error("ShapeError", say("stream: pack: bytes of the source, got ", source.bytes,
           ", allowed at least ", pack_source_bytes(keys[i])));
@@ -256,7 +264,8 @@ Buffer* Stream::packed(std::span<const PlanPack> packs, std::span<const PackKey>
   }
   auto& forms = first.buffer->packed;
   std::erase_if(forms, [&](const Packed& old) {  // beside matrices that are no more
-    return std::any_of(old.more.begin(), old.more.end(), [](const PackPart& p) { return p.source->serial != p.serial || p.source->dead; });
+    return std::any_of(old.more.begin(), old.more.end(),
+                       [](const PackPart& p) { return p.source->serial != p.serial || p.source->dead; });
   });
   forms.push_back({key, parts_, std::move(form)});
   return forms.back().buffer.get();
@@ -312,7 +321,8 @@ void Stream::restore(Buffer& buffer) {
     if (!unpacks(form, buffer)) continue;
     Instance& instance = packing(form.key, true);
     arena_->take(&buffer, output_buffer(buffer.bytes, Use::TENSOR));
-    const Argument arguments[] = {{form.buffer.get(), form.buffer->offset, form.buffer->bytes, false}, {&buffer, buffer.offset, buffer.bytes, true}};
+    const Argument arguments[] = {{form.buffer.get(), form.buffer->offset, form.buffer->bytes, false},
+                                  {&buffer, buffer.offset, buffer.bytes, true}};
     try {
       return submit(instance, arguments);
     } catch (...) {  // no room in the log: it stays gone
@@ -361,8 +371,11 @@ void Stream::prepare_parts(PlanState& state, std::span<const Tensor* const> args
       const size_t pack = buffers[b].pack, count = 1 + state.plan->packs()[pack].reserved;
       const std::span keys(&instance.packs[pack], count);
       const Tensor& source = *parameters_[buffers[b].index];
-      Buffer* form = keys[0].k > 0 && keys[0].n > 0 && !instance.empty ? packed(state.plan->packs().subspan(pack, count), keys) : nullptr;
-      if (release_sources_ && may_give_up(*source.buffer.get()) && !wanted_as_it_is(state, source.buffer.get())) arena_->give_up(source.buffer.get());
+      Buffer* form = keys[0].k > 0 && keys[0].n > 0 && !instance.empty
+                         ? packed(state.plan->packs().subspan(pack, count), keys)
+                         : nullptr;
+      if (release_sources_ && may_give_up(*source.buffer.get()) && !wanted_as_it_is(state, source.buffer.get()))
+        arena_->give_up(source.buffer.get());
       arguments_.push_back({form, form ? form->offset : 0, form ? form->bytes : 0, false});
     } else {
       const uint16_t continues = buffers[b].pack;

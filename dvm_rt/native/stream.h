@@ -105,9 +105,9 @@ struct Argument {
 };
 
 struct StreamCounters {
-  uint64_t calls = 0, cached_calls = 0, encoded = 0, encode_ns = 0, load_ns = 0, packs = 0, evicted = 0, refused = 0, traps = 0,
-           devices_lost = 0, appended_in_place = 0, busy_ns = 0, program_cache_bytes = 0, instances = 0, host_calls = 0, host_ns = 0,
-           guessed = 0, guessed_right = 0, guessed_wrong = 0;
+  uint64_t calls = 0, cached_calls = 0, encoded = 0, encode_ns = 0, load_ns = 0, packs = 0, evicted = 0, refused = 0,
+           traps = 0, devices_lost = 0, appended_in_place = 0, busy_ns = 0, program_cache_bytes = 0, instances = 0,
+           host_calls = 0, host_ns = 0, guessed = 0, guessed_right = 0, guessed_wrong = 0;
 };
 
 inline uint64_t hash_of(std::span<const int64_t> values) {
@@ -129,7 +129,9 @@ class Stream {
   bool has_credit() const { return launched() - done() < options_.launches_max; }
   bool wait(uint64_t seq, uint64_t timeout_ns);  // false: the time is over
   // Until there is credit for several launches: who waits for one at a time is woken for each of them.
-  bool wait_credit(uint64_t timeout_ns) { return wait(launched() - std::min(launched(), options_.launches_max - 1 - options_.launches_max / 4), timeout_ns); }
+  bool wait_credit(uint64_t timeout_ns) {
+    return wait(launched() - std::min(launched(), options_.launches_max - 1 - options_.launches_max / 4), timeout_ns);
+  }
   bool settled(const Tensor& tensor) const { return tensor.seq() <= retired_.load(std::memory_order_acquire); }
   void check_value(const Tensor& tensor) const;  // settled; throws what poisoned it
   bool arm(uint64_t seq) const { return inline_mode_ || control_.arm(CONTROL_WANT_EVENTFD, seq); }
@@ -195,7 +197,9 @@ class Stream {
   std::vector<std::pair<uint64_t, std::vector<int64_t>>> programs(uint32_t plan);
   std::vector<uint8_t> program_bytes(uint32_t plan, std::span<const Tensor* const> args);
   std::vector<TraceRecord> trace_records(size_t process) const;  // 0 this one, 1 device, 2.. workers
-  void add_trace(TraceKind kind, uint64_t begin_ns, uint64_t end_ns, uint64_t id, uint64_t extra) { trace_.add(kind, begin_ns, end_ns, id, extra); }
+  void add_trace(TraceKind kind, uint64_t begin_ns, uint64_t end_ns, uint64_t id, uint64_t extra) {
+    trace_.add(kind, begin_ns, end_ns, id, extra);
+  }
   Arena& arena() { return *arena_; }
   const Control& control() const { return control_; }
   const StreamOptions& options() const { return options_; }

@@ -20,14 +20,16 @@ static Failure trapped(uint64_t seq, const Instance& instance, const Trap& trap)
     const std::string function = trap.word < std::size(HostFunction_NAMES) ? HostFunction_NAMES[trap.word] : "unknown";
     const bool range = trap.code == TrapCode::HOST_RANGE;
     what = "host function " + function + (range ? ": index out of range" : " failed");
-    allowed = range ? say(-trap.allowed, " to ", trap.allowed - 1) : "inputs and attributes that fit each other, and memory for them";
+    allowed = range ? say(-trap.allowed, " to ", trap.allowed - 1)
+                    : "inputs and attributes that fit each other, and memory for them";
   }
   if (trap.code == TrapCode::LOOP_LIMIT) what = "a loop that would go on", allowed = say(trap.allowed, " iterations");
   const bool late = trap.code == TrapCode::STOPPED;
   if (late) what = "a loop that goes on", allowed = say(trap.allowed, " ms");
-  return failure_of({late ? "DeviceTimeoutError" : "DeviceTrap", say("device: launch ", seq, " of plan ", instance.plan->number, ", section ", trap.section, ", word ",
-      trap.word, ": ", what, ", got ", trap.got, ", allowed ", allowed),
-      {{"code", int64_t(trap.code)}, {"got", trap.got}, {"allowed", trap.allowed}}});
+  return failure_of({late ? "DeviceTimeoutError" : "DeviceTrap",
+                     say("device: launch ", seq, " of plan ", instance.plan->number, ", section ", trap.section,
+                         ", word ", trap.word, ": ", what, ", got ", trap.got, ", allowed ", allowed),
+                     {{"code", int64_t(trap.code)}, {"got", trap.got}, {"allowed", trap.allowed}}});
 }
 
 void Stream::run(Instance& instance, std::span<const Argument> arguments, uint64_t seq) {
@@ -107,9 +109,11 @@ void Stream::retire() {
     else if (event.seq > retired_ && event.seq <= launched_) {
       Launched& e = entry(event.seq);
       ++counters_.traps;
-      e.failure = e.poison               ? e.poison
-                  : e.instance->failure ? e.instance->failure
-                                      : trapped(event.seq, *e.instance, {TrapCode(event.code), uint16_t(event.section), event.word, event.got, event.allowed});
+      e.failure = e.poison ? e.poison
+                  : e.instance->failure
+                      ? e.instance->failure
+                      : trapped(event.seq, *e.instance,
+                                {TrapCode(event.code), uint16_t(event.section), event.word, event.got, event.allowed});
     }
   }
   for (uint64_t seq = retired_ + 1; seq <= done; ++seq) {

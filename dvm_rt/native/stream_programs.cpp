@@ -164,7 +164,8 @@ void Stream::describe(Instance& instance) {
   }
   for (auto& out : instance.outputs)
     if (instance.buffer_bytes[out.buffer] < out.bytes)
-      throw bad("bytes of an output's buffer", std::to_string(instance.buffer_bytes[out.buffer]), std::to_string(out.bytes).c_str());
+      throw bad("bytes of an output's buffer", std::to_string(instance.buffer_bytes[out.buffer]),
+                std::to_string(out.bytes).c_str());
   for (uint64_t slot : slots_) instance.workspace_bytes += (slot + ARENA_ALIGN - 1) & ~uint64_t(ARENA_ALIGN - 1);
   for (auto& p : plan.packs())
     instance.packs.push_back({value(p.k), value(p.n), value(p.stride_k), value(p.stride_n), value(p.offset),
@@ -182,7 +183,8 @@ void Stream::touch(Instance& instance) {
 }
 
 void Stream::evict() {
-  for (Instance* instance = oldest_; instance && instance != newest_ && counters_.program_cache_bytes > options_.program_cache_bytes;) {
+  for (Instance* instance = oldest_;
+       instance && instance != newest_ && counters_.program_cache_bytes > options_.program_cache_bytes;) {
     Instance* newer = instance->newer;
     if (instance->last_seq <= retired_ && instance != prepared_) {
       forget(instance);
@@ -393,7 +395,8 @@ Instance& Stream::instance_for(PlanState& state, std::span<const Tensor* const> 
       throw Error("ShapeError", say(parameter_text(state, i), ": rank of shape ", shape_text(t.shape()), ", got ",
           t.rank, ", allowed ", wanted[i].rank));
     if (t.buffer->arena != arena_)
-      throw Error("GraphError", say(parameter_text(state, i), ": runtime, got an array of another one, allowed arrays of one runtime"));
+      throw Error("GraphError", say(parameter_text(state, i),
+                                    ": runtime, got an array of another one, allowed arrays of one runtime"));
   }
   int64_t symbols[MAX_SYMBOLS];
   size_t count = plan.symbols().size();

@@ -49,8 +49,9 @@ FN void leave() {
 }
 
 // ---- primitives -----------------------------------------------------------------------------------------------------
-// unordered tells where a or b is NaN. min2 and max2 return the second argument when either is NaN or both are zero (the x86 rule).
-// loadPart, storePart and keepPart touch elements 0 .. rest - 1 only; rest may be anything below 128, negative included.
+// unordered tells where a or b is NaN. min2 and max2 return the second argument when either is NaN or both are zero
+// (the x86 rule). loadPart, storePart and keepPart touch elements 0 .. rest - 1 only; rest may be anything below 128,
+// negative included.
 #if defined(__AVX512F__)
 FN V fma(V a, V b, V c) { return _mm512_fmadd_ps(a, b, c); }
 FN V nfma(V a, V b, V c) { return _mm512_fnmadd_ps(a, b, c); }
@@ -76,7 +77,9 @@ FN NaNs unordered(V a, V b) { return _mm512_cmp_ps_mask(a, b, _CMP_UNORD_Q); }
 FN V maxNumber(V a, V b) { return _mm512_range_ps(a, b, 5); }  // neither is NaN
 FN V minNumber(V a, V b) { return _mm512_range_ps(a, b, 4); }
 FN bool no_nan(V a, V b, V c, V d) { return _kortestz_mask16_u8(unordered(a, b), unordered(c, d)); }
-FN V maxv(V a, V b) { return _mm512_mask_add_ps(maxNumber(a, b), unordered(a, b), a, b); }  // the sum of a NaN and anything is a NaN
+FN V maxv(V a, V b) {
+  return _mm512_mask_add_ps(maxNumber(a, b), unordered(a, b), a, b);
+}  // the sum of a NaN and anything is a NaN
 FN V minv(V a, V b) { return _mm512_mask_add_ps(minNumber(a, b), unordered(a, b), a, b); }
 FN bool any(NaNs x) { return x; }
 // x, and the canonical NaN for any NaN: the first argument where the second is a NaN, else the second.
@@ -106,7 +109,10 @@ FN V max2(V a, V b) { return a > b ? a : b; }
 FN V sqrtv(V a) { for (int i = 0; i < W; i++) a[i] = __builtin_sqrtf(a[i]); return a; }
 template <int MODE> FN V roundv(V a) {
   for (int i = 0; i < W; i++)
-    a[i] = MODE == 0 ? __builtin_rintf(a[i]) : MODE == 1 ? __builtin_floorf(a[i]) : MODE == 2 ? __builtin_ceilf(a[i]) : __builtin_truncf(a[i]);
+    a[i] = MODE == 0   ? __builtin_rintf(a[i])
+           : MODE == 1 ? __builtin_floorf(a[i])
+           : MODE == 2 ? __builtin_ceilf(a[i])
+                       : __builtin_truncf(a[i]);
   return a;
 }
 FN V loadPart(const float* p, long rest) { V v{}; for (int i = 0; i < W; i++) if (i < rest) v[i] = p[i]; return v; }

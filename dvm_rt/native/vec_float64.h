@@ -45,7 +45,10 @@ FN V max2(V a, V b) { return a > b ? a : b; }
 FN V sqrtv(V a) { for (int i = 0; i < W; i++) a[i] = __builtin_sqrt(a[i]); return a; }
 template <int MODE> FN V roundv(V a) {
   for (int i = 0; i < W; i++)
-    a[i] = MODE == 0 ? __builtin_rint(a[i]) : MODE == 1 ? __builtin_floor(a[i]) : MODE == 2 ? __builtin_ceil(a[i]) : __builtin_trunc(a[i]);
+    a[i] = MODE == 0   ? __builtin_rint(a[i])
+           : MODE == 1 ? __builtin_floor(a[i])
+           : MODE == 2 ? __builtin_ceil(a[i])
+                       : __builtin_trunc(a[i]);
   return a;
 }
 FN NaNs unordered(V a, V b) { return (a != a) | (b != b); }

@@ -42,12 +42,14 @@ Encoder::Instance Encoder::parse(std::span<const uint8_t> instances, size_t at) 
 
 std::span<const uint8_t> Encoder::encode_one(const Instance& instance, uint64_t& now) {
   const Plan& plan = *instance.plan;
-  if (options_.control >= 0) control_.worker(options_.worker, WORKER_RECEIVED).store(received_before_ + encoded_ + 1, std::memory_order_release);
+  if (options_.control >= 0)
+    control_.worker(options_.worker, WORKER_RECEIVED).store(received_before_ + encoded_ + 1, std::memory_order_release);
   const uint64_t begin = now;
   values_.resize(plan.exprs().size());
   if (scratch_.size() < plan.program_bytes_max()) scratch_.resize(plan.program_bytes_max());
   EncodeResult result{};
-  if (plan.evaluate(instance.symbols.data(), values_.data())) result = dvm::encode(plan, values_.data(), scratch_.data(), scratch_.size());
+  if (plan.evaluate(instance.symbols.data(), values_.data()))
+    result = dvm::encode(plan, values_.data(), scratch_.data(), scratch_.size());
   if (options_.encode_work_ns)
     for (uint64_t end = now_ns() + options_.encode_work_ns; now_ns() < end;) pause_cpu();
   now = now_ns();
@@ -80,15 +82,19 @@ size_t Encoder::encode(std::span<const uint8_t> instances, size_t start, double 
   auto publish = [&] {
     ring_.publish();
     encoded.fetch_add(std::exchange(pending, 0));
-    if (control_.get(CONTROL_WAITING_PROGRAM)) control_.wake_device();  // a device that has nothing to run sleeps on until the end
+    if (control_.get(CONTROL_WAITING_PROGRAM))
+      control_.wake_device();  // a device that has nothing to run sleeps on until the end
   };
-  const size_t at = encode_all(instances, start, budget_us, [&](const Instance& instance, std::span<const uint8_t> program, uint64_t now) {
-    RingHead head{uint32_t(RingKind::PROGRAM), 0, instance.program};
-    if (program.size() > ring_.message_bytes_max() - sizeof head) program = {};
-    if (!ring_.append({reinterpret_cast<const uint8_t*>(&head), sizeof head}, program)) return false;
-    if (++pending >= PUBLISHED_TOGETHER || now - published_ns > PUBLISHED_AFTER_NS) publish(), published_ns = now;
-    return true;
-  });
+  const size_t at = encode_all(instances, start, budget_us,
+                               [&](const Instance& instance, std::span<const uint8_t> program, uint64_t now) {
+                                 RingHead head{uint32_t(RingKind::PROGRAM), 0, instance.program};
+                                 if (program.size() > ring_.message_bytes_max() - sizeof head) program = {};
+                                 if (!ring_.append({reinterpret_cast<const uint8_t*>(&head), sizeof head}, program))
+                                   return false;
+                                 if (++pending >= PUBLISHED_TOGETHER || now - published_ns > PUBLISHED_AFTER_NS)
+                                   publish(), published_ns = now;
+                                 return true;
+                               });
   publish();
   control_.wake_device();
   return at;

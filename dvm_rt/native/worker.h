@@ -46,8 +46,8 @@ class Encoder {
   };
   Instance parse(std::span<const uint8_t> instances, size_t at);
   std::span<const uint8_t> encode_one(const Instance& instance, uint64_t& now);  // `now`: when it begins, then when it ends
-  template <class Emit>
-  size_t encode_all(std::span<const uint8_t> instances, size_t start, double budget_us, Emit emit);  // emit(instance, program, now)
+  template <class Emit> size_t encode_all(std::span<const uint8_t> instances, size_t start, double budget_us,
+                                          Emit emit);  // emit(instance, program, now)
 
   EncoderOptions options_;
   Control control_;

@@ -27,7 +27,8 @@ int main() {
       if (rand_r(&seed) % 3 == 0) pool.wake();
       pool.run(parts, run_part, &job, rand_r(&seed) % 2);
       for (int64_t part = 0; part < parts; part++) {
-        if (job.runs[size_t(part)] != 1) return printf("part %ld of %ld ran %d times\n", long(part), long(parts), job.runs[size_t(part)]), 1;
+        if (job.runs[size_t(part)] != 1)
+          return printf("part %ld of %ld ran %d times\n", long(part), long(parts), job.runs[size_t(part)]), 1;
         elsewhere += job.by[size_t(part)] != 0;
       }
       all += parts;
