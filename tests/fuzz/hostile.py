@@ -36,7 +36,8 @@ import ctypes, signal, sys
 ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 from dvm_rt.npu_device.device import main
 control, arena, eventfd, trace, ring = map(int, sys.argv[1:])
-main({"rings": 1, "spin_us": 200.0, "target": "", "threads": 2}, {"control": control, "arena": arena, "eventfd": eventfd, "trace": trace, "ring0": ring})
+request = {"rings": 1, "spin_us": 200.0, "target": "", "threads": 2, "beside_cpus": [0]}
+main(request, {"control": control, "arena": arena, "eventfd": eventfd, "trace": trace, "ring0": ring})
 """
 
 

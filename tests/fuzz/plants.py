@@ -191,7 +191,7 @@ PLANTS: tuple[Plant, ...] = (
     _verify("control-flag-written", "read_ = 1, stored_ = 0;\n      record();", "read_ = 1, stored_ = 0;\n      ;"),
     _verify("region-overlap", "if (region_count_ && last > region_end_[region_count_ - 1])", "if (false)"),
     _verify("region-never-closed", "if (--region_count_ < SNAPSHOTS_MAX) written_.meet(snapshot_[region_count_]);", "if (--region_count_ < SNAPSHOTS_MAX) ;"),
-    _verify("region-deep", "else written_ = Written();", "else ;"),
+    _verify("region-deep", "else written_.clear();", "else ;"),
     _verify("loop-across-region", "if (region_at_[first] != region_at_[section_number_])", "if (false)"),
     _verify("loop-overlap", "if (loop_count_ && loop_end_[loop_count_ - 1] >= first) return", "if (false) return"),
     _verify("loop-fuel", "__builtin_mul_overflow(fuel_ - fuel_at_[first], times, &all)", "__builtin_mul_overflow(fuel_ - fuel_at_[first], times > 1 ? times - 1 : 1, &all)"),
