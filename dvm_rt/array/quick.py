@@ -99,7 +99,7 @@ class QuickTier:
             return self._number(node, values)
         if row.name in RENAMES:
             return inputs[0].reshape([n if n.__class__ is int else evaluate(n, values) for n in node.shape])
-        attributes = tuple([concrete(a, values) for a in node.attributes]) if node.attributes else ()
+        attributes = tuple([concrete(a, values, {}) for a in node.attributes]) if node.attributes else ()
         inputs, attributes, shape = _in_few_dimensions(row, inputs, attributes)
         result = self._launched(row, inputs, attributes)
         return result if shape is None else result.reshape(shape)

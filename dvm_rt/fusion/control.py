@@ -95,7 +95,7 @@ def _write_loop(plan: PlanWriter, node: Node, operands: list[int], results: dict
     build, facts = plan.builder, plan.graph.facts
     flags = int(node.operator.name == "while_loop")
     rest = operands[flags:]
-    count = len(step[1]) - flags
+    count = len(step.outputs) - flags
     nodes, state = node.inputs[flags : flags + count], list(rest)
     changing = [k for k in range(count) if not unchanged(step, k)]
     for k in range(count):

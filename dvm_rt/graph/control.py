@@ -1,8 +1,9 @@
 """Control flow in graphs: `cond`, `while_loop` and `repeat`, operators whose attributes are graphs.
 
-A part is such a graph as plain tuples, with sizes of the graph around it: (rows, outputs), where a row is (operator, inputs,
-attributes, shape, dtype). Its parameters are the node's operands. Both operators give several values, and a node is one value:
-the last attribute says which; nodes that differ only there are one branch, one loop (`fusion` runs them together).
+A part is such a graph as plain rows, with sizes of the graph around it; a row is (operator, inputs, attributes, shape, dtype). Its
+parameters are the node's operands. These operators give several values, and a node is one value: the last attribute says which;
+nodes that differ only there are one branch, one loop (`fusion` runs them together). They hold one and the same `Part` then, and so
+do the nodes in parts: what is found out about a part is found out once, or nesting would cost (number of values) ** depth.
 
     cond        (flag, *operands); parts `true` and `false`, of (operands) -> values
     while_loop  (flag, *state, *constants); part `step`, of (state, constants) -> (new state, flag): while the flag is not 0, at
@@ -25,13 +26,13 @@ from dvm_rt import dtypes
 from dvm_rt.dtypes import DType
 from dvm_rt.errors import DeviceTrap, DTypeError, GraphError, ShapeError
 from dvm_rt.graph import symbols
+from dvm_rt.graph.attributes import Part
 from dvm_rt.graph.symbols import Facts, Shape, Size
 
 if TYPE_CHECKING:
     from dvm_rt.graph.graph import Graph, Node
     from dvm_rt.graph.operators import Operator
 
-Part = tuple  # (rows, outputs)
 NAME, INPUTS, ATTRIBUTES, SHAPE, DTYPE = range(5)
 
 
@@ -42,7 +43,7 @@ def part_of(parameters: Sequence[Node], outputs: Sequence[Node]) -> Part:
     nodes = reachable((*parameters, *outputs))
     number = {node: i for i, node in enumerate(nodes)}
     rows = tuple([(n.operator.name, tuple([number[i] for i in n.inputs]), n.attributes, n.shape, n.dtype.name) for n in nodes])
-    return rows, tuple([number[n] for n in outputs])
+    return Part(rows, tuple([number[n] for n in outputs]))
 
 
 def graph_of(part: Part, facts: Facts, outputs: Sequence[int] | None = None) -> Graph:
@@ -50,27 +51,26 @@ def graph_of(part: Part, facts: Facts, outputs: Sequence[int] | None = None) -> 
     from dvm_rt.graph.graph import Graph, Node
     from dvm_rt.graph.operators import operator
 
-    rows, given = part
     nodes: list[Node] = []
-    for name, inputs, attributes, shape, dtype in rows:
+    for name, inputs, attributes, shape, dtype in part.rows:
         nodes.append(Node(operator(name), tuple([nodes[i] for i in inputs]), attributes, shape, dtypes.BY_NAME[dtype]))
     parameters = sorted((n for n in nodes if n.operator.name == "parameter"), key=lambda n: n.attribute("index"))
-    wanted = range(len(given)) if outputs is None else outputs
-    return Graph.of(parameters, [nodes[given[k]] for k in wanted], facts)
+    wanted = range(len(part.outputs)) if outputs is None else outputs
+    return Graph.of(parameters, [nodes[part.outputs[k]] for k in wanted], facts)
 
 
 def unchanged(part: Part, output: int) -> bool:
     """Whether this output is the parameter of the same number."""
-    row = part[0][part[1][output]]
+    row = part.rows[part.outputs[output]]
     return row[NAME] == "parameter" and row[ATTRIBUTES][0] == output
 
 
 def _parameters(part: Part) -> list[tuple]:
-    return sorted((row for row in part[0] if row[NAME] == "parameter"), key=lambda row: row[ATTRIBUTES][0])
+    return sorted((row for row in part.rows if row[NAME] == "parameter"), key=lambda row: row[ATTRIBUTES][0])
 
 
 def _result(part: Part, output: int) -> tuple:
-    return part[0][part[1][output]]
+    return part.rows[part.outputs[output]]
 
 
 # ---- rules --------------------------------------------------------------------------------------------------------
@@ -100,7 +100,7 @@ def _cond_dtype(where: str, given: tuple[DType, ...], true: Part, false: Part, i
 def _while_dtype(where: str, given: tuple[DType, ...], step: Part, limit: Size, index: int) -> DType:
     _flag(where, given[0])
     _fits_dtypes(where, step, given[1:])
-    *state, flag = (dtypes.BY_NAME[_result(step, k)[DTYPE]] for k in range(len(step[1])))
+    *state, flag = (dtypes.BY_NAME[_result(step, k)[DTYPE]] for k in range(len(step.outputs)))
     _flag(where, flag)
     _same_dtypes(where, given[1:], state)
     _output(where, step, index)
@@ -108,8 +108,8 @@ def _while_dtype(where: str, given: tuple[DType, ...], step: Part, limit: Size, 
 
 
 def _output(where: str, part: Part, index: int) -> tuple:
-    if not 0 <= index < len(part[1]):
-        raise GraphError(f"graph: {where}: result, got {index}, allowed 0 to {len(part[1]) - 1}")
+    if not 0 <= index < len(part.outputs):
+        raise GraphError(f"graph: {where}: result, got {index}, allowed 0 to {len(part.outputs) - 1}")
     return _result(part, index)
 
 
@@ -119,26 +119,32 @@ def _equal(facts: Facts, got: Shape, wanted: Shape) -> bool:
 
 
 def _fits(facts: Facts, where: str, part: Part, given: Sequence[Shape]) -> None:
-    """The operands are what the part was made for, and each of its rows is what its operator says."""
-    from dvm_rt.graph.graph import Node, apply
+    """The operands are what the part was made for, and each of its rows is what its operator says; as long as no more is known of
+    the sizes, the rows say and demand the same again, so they are looked at once."""
+    from dvm_rt.graph.graph import NO_FACTS, Node, apply
     from dvm_rt.graph.operators import operator
 
     for row, shape in zip(_parameters(part), given, strict=True):
         if not _equal(facts, row[SHAPE], shape):
             raise ShapeError(f"{where}: shape of an operand, got {tuple(shape)}, allowed {row[SHAPE]}")
+    if part in facts.fitting:
+        return
+    known = len(facts.substitutions)
     nodes: list[Node] = []
-    for name, inputs, attributes, shape, dtype in part[0]:
+    for name, inputs, attributes, shape, dtype in part.rows:
         if any(not 0 <= i < len(nodes) for i in inputs):
             raise GraphError(f"{where}: inputs, got one that comes later or is missing, allowed earlier nodes")
         again = apply(operator(name), tuple([nodes[i] for i in inputs]), attributes, facts)
         if again.dtype.name != dtype or not _equal(facts, again.shape, shape):
             raise GraphError(f"{where}: {name}: result, got {dtype} {shape}, allowed {again!r}")
         nodes.append(Node(again.operator, again.inputs, attributes, shape, again.dtype))
+    if len(facts.substitutions) == known and facts is not NO_FACTS:  # which outlives every graph
+        facts.fitting.add(part)
 
 
 def _repeat_dtype(where: str, given: tuple[DType, ...], step: Part, count: Size, index: int) -> DType:
     _fits_dtypes(where, step, given)
-    _same_dtypes(where, given, [dtypes.BY_NAME[_result(step, k)[DTYPE]] for k in range(len(step[1]))])
+    _same_dtypes(where, given, [dtypes.BY_NAME[_result(step, k)[DTYPE]] for k in range(len(step.outputs))])
     return dtypes.BY_NAME[_output(where, step, index)[DTYPE]]
 
 
@@ -185,7 +191,7 @@ def _while_shape(facts: Facts, where: str, given: tuple[Shape, ...], step: Part,
     _fits(facts, where, step, given[1:])
     if isinstance(limit, int) and limit < 1:
         raise GraphError(f"{where}: limit, got {limit}, allowed 1 and more")
-    _same_shapes(facts, where, step, len(step[1]) - 1, given[1:])
+    _same_shapes(facts, where, step, len(step.outputs) - 1, given[1:])
     return facts.resolve_shape(tuple(given[1 + index]))
 
 
@@ -199,7 +205,7 @@ def _same_shapes(facts: Facts, where: str, step: Part, count: int, before: Seque
 def _repeat_shape(facts: Facts, where: str, given: tuple[Shape, ...], step: Part, count: Size, index: int) -> Shape:
     _fits(facts, where, step, given)
     facts.demand_at_least(count, 1, where)
-    _same_shapes(facts, where, step, len(step[1]), given)
+    _same_shapes(facts, where, step, len(step.outputs), given)
     return facts.resolve_shape(tuple(given[index]))
 
 
@@ -219,13 +225,13 @@ def _run(part: Part, operands: Sequence[np.ndarray]) -> list[np.ndarray]:
     from dvm_rt.graph.operators import operator
 
     values: list[np.ndarray] = []
-    for name, inputs, attributes, _, dtype in part[0]:
+    for name, inputs, attributes, _, dtype in part.rows:
         if name == "parameter":
             values.append(np.asarray(operands[attributes[0]]))
             continue
         result = np.asarray(operator(name).meaning(*[values[i] for i in inputs], *attributes))
         values.append(dtypes.rounded(result, dtypes.BY_NAME[dtype]))
-    return [values[i] for i in part[1]]
+    return [values[i] for i in part.outputs]
 
 
 def _cond_meaning(flag: np.ndarray, *rest: object) -> np.ndarray:
@@ -235,7 +241,7 @@ def _cond_meaning(flag: np.ndarray, *rest: object) -> np.ndarray:
 
 def _while_meaning(flag: np.ndarray, *rest: object) -> np.ndarray:
     *operands, step, limit, index = rest
-    count = len(step[1]) - 1
+    count = len(step.outputs) - 1
     state, constants = list(operands[:count]), operands[count:]
     for _ in range(limit):
         if not flag:
@@ -260,7 +266,7 @@ def _append_meaning(x: np.ndarray, rows: np.ndarray, index: int) -> np.ndarray:
 
 def _repeat_meaning(*rest: object) -> np.ndarray:
     *operands, step, count, index = rest
-    state, constants = list(operands[: len(step[1])]), operands[len(step[1]) :]
+    state, constants = list(operands[: len(step.outputs)]), operands[len(step.outputs) :]
     for _ in range(count):
         state = _run(step, [*state, *constants])
     return state[index]

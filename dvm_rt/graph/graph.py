@@ -15,7 +15,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from operator import is_not
 
 import numpy as np
 
@@ -23,6 +22,7 @@ from dvm_rt import dtypes
 from dvm_rt.dtypes import DType
 from dvm_rt.errors import DvmError, GraphError, ShapeError
 from dvm_rt.graph import symbols
+from dvm_rt.graph.attributes import Part, concrete, from_plain, hashable, plain, resolved, resolved_leaf
 from dvm_rt.graph.operators import Lowering, Operator, number_of, operator
 from dvm_rt.graph.symbols import Dim, Facts, Shape, Size
 
@@ -178,11 +178,11 @@ class Graph:
 
     def structure(self) -> tuple:
         """Plain nested tuples that are equal for graphs that compute the same in the same way."""
-        number = {id(node): i for i, node in enumerate(self.nodes)}
+        number, parts = {id(node): i for i, node in enumerate(self.nodes)}, dict[object, int]()
         rows = tuple(
-            (n.operator.name, tuple(number[id(i)] for i in n.inputs), plain(n.attributes), plain(n.shape)) for n in self.nodes
+            (n.operator.name, tuple(number[id(i)] for i in n.inputs), plain(n.attributes, parts), plain(n.shape, parts)) for n in self.nodes
         )
-        checks = tuple((plain(c.left), c.relation, plain(c.right), c.where) for c in self.facts.resolved_checks())
+        checks = tuple((plain(c.left, parts), c.relation, plain(c.right, parts), c.where) for c in self.facts.resolved_checks())
         return rows, tuple(number[id(n)] for n in self.outputs), len(self.parameters), checks
 
     def structure_hash(self) -> str:
@@ -199,16 +199,17 @@ class Graph:
         try:
             rows, outputs, parameter_count, checks = wire
             nodes: list[Node] = []
+            parts: list[Part] = []
             for name, inputs, attributes, shape in rows:
                 row = operator(name)
                 before = tuple(nodes[i] for i in inputs if 0 <= i < len(nodes))
-                values = tuple(_from_plain(a) for a in attributes)
+                values = tuple([from_plain(a, parts) for a in attributes])
                 dtype = row.dtype(name, tuple(n.dtype for n in before), *values)
-                nodes.append(Node(row, before, values, _from_plain(shape), dtype))
-            facts = Facts(checks=[symbols.Check(_from_plain(a), str(r), _from_plain(b), str(w)) for a, r, b, w in checks])
+                nodes.append(Node(row, before, values, from_plain(shape, parts), dtype))
+            facts = Facts(checks=[symbols.Check(from_plain(a, parts), str(r), from_plain(b, parts), str(w)) for a, r, b, w in checks])
             parameters = tuple(n for n in nodes if n.operator.name == "parameter")
             graph = Graph(parameters, tuple(nodes), tuple(nodes[i] for i in outputs), facts)
-        except (TypeError, ValueError, IndexError, KeyError) as error:
+        except (TypeError, ValueError, IndexError, KeyError, AttributeError) as error:
             raise GraphError(f"graph: wire: form, got what is no graph ({error}), allowed what to_wire gives") from error
         if parameter_count != len(parameters):
             raise GraphError(f"graph: wire: parameters, got {len(parameters)}, allowed {parameter_count}")
@@ -216,18 +217,35 @@ class Graph:
         return graph
 
     def dump(self) -> str:
-        """The graph as text, one node a line."""
-        name = {id(node): f"%{i}" for i, node in enumerate(self.nodes)}
+        """The graph as text, one node a line, and the parts of its branches and loops behind it."""
+        number, parts = {id(node): i for i, node in enumerate(self.nodes)}, dict[object, Part]()
         lines = []
-        for node in self.nodes:
-            pairs = zip(node.operator.attributes, node.attributes, strict=True)
-            attributes = [f"{a}={v}" for a, v in pairs if node.operator.name != "parameter" or a == "index"]
-            arguments = ", ".join([name[id(i)] for i in node.inputs] + attributes)
-            sizes = ", ".join(map(str, node.shape))
-            lines.append(f"{name[id(node)]} = {node.operator.name}({arguments}) : {node.dtype}[{sizes}]")
-        lines.append(f"return {', '.join(name[id(n)] for n in self.outputs)}")
+        for i, n in enumerate(self.nodes):
+            lines.append(_line(i, n.operator, [number[id(x)] for x in n.inputs], n.attributes, n.shape, n.dtype.name, parts))
+        lines.append(f"return {', '.join([f'%{number[id(n)]}' for n in self.outputs])}")
         lines += [f"needs {c.left} {c.relation} {c.right}  # {c.where}" for c in self.facts.resolved_checks()]
+        shown = 0
+        while shown < len(parts):  # each may name further ones
+            part = list(parts.values())[shown]
+            lines.append(f"part {shown}:")
+            lines += [f"  {_line(i, operator(name), *row, parts)}" for i, (name, *row) in enumerate(part.rows)]
+            lines.append(f"  return {', '.join([f'%{i}' for i in part.outputs])}")
+            shown += 1
         return "\n".join(lines)
+
+
+def _line(
+    number: int, row: Operator, inputs: Sequence[int], attributes: tuple, shape: Shape, dtype: str, parts: dict[object, Part]
+) -> str:
+    """A line of a dump; `parts` by their keys, in the order of their numbers, gets those that it names."""
+    texts = [f"%{i}" for i in inputs]
+    for name, value in zip(row.attributes, attributes, strict=True):
+        if value.__class__ is Part:
+            parts.setdefault(value.key(), value)
+            value = f"part {list(parts).index(value.key())}"
+        if row.name != "parameter" or name == "index":
+            texts.append(f"{name}={value}")
+    return f"%{number} = {row.name}({', '.join(texts)}) : {dtype}[{', '.join(map(str, shape))}]"
 
 
 def rewrite(graph: Graph, change: Callable[[Make, Node], Node | None], again: bool = False) -> Graph:
@@ -270,7 +288,7 @@ class _Rewriter:
         shape = facts.resolve_shape(node.shape)
         attributes = node.attributes
         if facts.substitutions and attributes:
-            attributes = resolved(facts, attributes) if inputs else _resolved_leaf(facts, attributes, node.shape, shape)
+            attributes = resolved(facts, attributes) if inputs else resolved_leaf(facts, attributes, node.shape, shape)
         if inputs != node.inputs or attributes is not node.attributes or shape is not node.shape:
             again = Node(node.operator, inputs, attributes, shape, node.dtype)
         made = self.change(self.op, again) if changing else None
@@ -329,61 +347,16 @@ def evaluate(graph: Graph, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
     float16 and bfloat16 where the graph has those; integers are exact, and wrap."""
     values = graph.symbol_values([a.shape for a in arrays])
     results: dict[int, np.ndarray] = {}
+    parts: dict[Part, Part] = {}
     with np.errstate(all="ignore"):
         for node in graph.nodes:
             if node.operator.name == "parameter":
                 results[id(node)] = dtypes.from_storage(np.asarray(arrays[node.attribute("index")]), node.dtype)
             else:
-                attributes = [concrete(a, values) for a in node.attributes]
+                attributes = [concrete(a, values, parts) for a in node.attributes]
                 result = np.asarray(node.operator.meaning(*(results[id(i)] for i in node.inputs), *attributes))
                 results[id(node)] = dtypes.rounded(result, node.dtype)
     return [results[id(n)] for n in graph.outputs]
-
-
-def concrete(attribute: object, values: dict[int, int]) -> object:
-    """The attribute with numbers for sizes."""
-    if isinstance(attribute, Dim):
-        return symbols.evaluate(attribute, values)
-    return tuple(concrete(a, values) for a in attribute) if isinstance(attribute, tuple) else attribute
-
-
-def resolved(facts: Facts, attribute: object) -> object:
-    """The attribute with every size in the form that the facts demand; itself where nothing is known."""
-    if attribute.__class__ is Dim:
-        return facts.resolve(attribute)
-    if attribute.__class__ is not tuple:
-        return attribute
-    found = [a if a.__class__ is int else resolved(facts, a) for a in attribute]
-    return tuple(found) if any(map(is_not, found, attribute)) else attribute
-
-
-def _resolved_leaf(facts: Facts, attributes: tuple, given: Shape, shape: Shape) -> tuple:
-    """`resolved`, where one of the attributes is the shape."""
-    return tuple([shape if a is given else resolved(facts, a) for a in attributes]) if shape is not given else resolved(facts, attributes)
-
-
-def plain(value: object) -> object:
-    """An attribute or shape as nested tuples of plain values; a symbolic size becomes ("size", its key)."""
-    if isinstance(value, Dim):
-        return ("size", symbols.to_wire(value))
-    return tuple([plain(v) for v in value]) if isinstance(value, tuple) else value
-
-
-def hashable(value: object) -> object:
-    """As plain, and equal only for what is the same: -0.0 is not 0.0, 1 is not 1.0."""
-    if value.__class__ is tuple:
-        return tuple([hashable(v) for v in value]) if value else value
-    if value.__class__ is float:
-        return repr(value)
-    return ("size", value.key) if value.__class__ is Dim else value
-
-
-def _from_plain(value: object) -> object:
-    if not isinstance(value, (tuple, list)):
-        return value
-    if len(value) == 2 and value[0] == "size":
-        return symbols.from_wire(value[1])
-    return tuple(_from_plain(v) for v in value)
 
 
 __all__ = ["Graph", "Make", "Node", "NO_FACTS", "Size", "apply", "decomposed", "evaluate", "parameter", "reachable", "rewrite", "taken_apart"]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from dvm_rt.graph.attributes import Part
 from dvm_rt.graph.graph import Graph, Node
 from dvm_rt.graph.operators import Lowering
 from dvm_rt.graph.symbols import Dim, same, symbols_of
@@ -56,9 +57,17 @@ def _check_number_free(node: Node, rows: set[int]) -> None:
 
 
 def _symbols(attribute: object) -> set[int]:
-    if isinstance(attribute, tuple):
-        return set().union(*map(_symbols, attribute))
-    return set(symbols_of(attribute)) if isinstance(attribute, Dim) else set()
+    found, parts, stack = set[int](), set[Part](), [attribute]
+    while stack:
+        at = stack.pop()
+        if isinstance(at, tuple):
+            stack += at
+        elif isinstance(at, Dim):
+            found.update(symbols_of(at))
+        elif at.__class__ is Part and at not in parts:
+            parts.add(at)
+            stack.append(at.rows)
+    return found
 
 
 def _axis(node: Node, given: list[Axis]) -> Axis:

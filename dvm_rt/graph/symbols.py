@@ -299,6 +299,8 @@ class Facts:
     substitutions: dict[int, Size] = field(default_factory=dict)
     checks: list[Check] = field(default_factory=list)
     _resolved: dict[Key, Size] = field(default_factory=dict)  # what `resolve` has found with these substitutions
+    resolved_parts: dict[object, object] = field(default_factory=dict)  # the same of parts (graph/attributes.py)
+    fitting: set[object] = field(default_factory=set)  # parts whose rows were found right with these substitutions
     _named_by: dict[int, set[int]] = field(default_factory=dict)  # open symbol -> the substituted ones whose values name it
 
     def __post_init__(self) -> None:
@@ -399,6 +401,8 @@ class Facts:
     def _substitute(self, number: int, value: Size) -> None:
         known = {number: value}
         self._resolved.clear()
+        self.resolved_parts.clear()
+        self.fitting.clear()
         for named in self._named_by.pop(number, ()):
             self.substitutions[named] = substitute(self.substitutions[named], known)
             self._note(named, value)

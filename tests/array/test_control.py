@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 
 import dvm_rt as dvm
+from dvm_rt.array.function import planned_for
 from dvm_rt.errors import DeviceTrap, DTypeError, EncodeError, GraphError, ShapeError
+from dvm_rt.fusion.fuser import fuse
+from dvm_rt.graph.graph import Graph
 
 RNG = np.random.default_rng(11)
 
@@ -313,3 +319,80 @@ def test_a_state_whose_change_is_measured_is_not_copied() -> None:
 def _newton(x, b):
     new = (x + b / x) * 0.5
     return new, dvm.max(dvm.abs(new - x)) > 1e-5
+
+
+# ---- nested deeply --------------------------------------------------------------------------------------------------
+
+
+def leaf(a, b):
+    return a + b, b * 2
+
+
+def branches(depth: int) -> Callable:
+    if depth == 0:
+        return leaf
+    inner = branches(depth - 1)
+    return lambda a, b: dvm.cond(dvm.sum(a) > depth, inner, lambda x, y: (x - 1, y + 1), a, b)
+
+
+def loops(depth: int) -> Callable:
+    if depth == 0:
+        return leaf
+    inner = loops(depth - 1)
+
+    def f(a, b):
+        return dvm.while_loop(lambda i, *_: i < 1, lambda i, *s: (i + 1, *inner(*s)), (0, a, b), limit=2)[1:]
+
+    return f
+
+
+def scans(depth: int) -> Callable:
+    if depth == 0:
+        return leaf
+    inner = scans(depth - 1)
+
+    def f(a, b):
+        (x, y), rows = dvm.scan(lambda state, _: (inner(*state), state[0]), (a, b), None, length=1)
+        return x, y + rows[0] * 0
+
+    return f
+
+
+def calls(python: Callable[[], object]) -> int:
+    """How many Python functions run."""
+    count = 0
+
+    def note(frame: object, event: str, _: object) -> None:
+        nonlocal count
+        count += event == "call"
+
+    before = sys.getprofile()
+    sys.setprofile(note)
+    try:
+        python()
+    finally:
+        sys.setprofile(before)
+    return count
+
+
+@pytest.mark.parametrize("nested", [branches, loops, scans])
+def test_what_is_nested_costs_its_size_not_two_to_its_depth(nested: Callable) -> None:
+    """16 deep, two results each: tracing, planning and what travels to a worker."""
+    work, sizes = {}, {}
+    a, b = np.arange(4, dtype=np.float32) + 10, np.arange(4, dtype=np.float32)
+    for depth in (8, 16):
+        f = dvm.function(nested(depth))
+        x, y = dvm.asarray(a), dvm.asarray(b)
+        work[depth] = calls(lambda: planned_for(f, (x, y), {}))  # noqa: B023
+        first, second = f(x, y)
+        same(first, a + b)
+        same(second, b * 2)
+        graph = planned_for(f, (x, y), {})[1].graph
+        again = Graph.from_wire(graph.to_wire())
+        assert again.structure_hash() == graph.structure_hash() and again.dump() == graph.dump()
+        assert fuse(again).plan == fuse(graph).plan
+        sizes[depth] = len(repr(graph.to_wire())), len(graph.dump())
+    assert work[16] < 8 * work[8], work  # 2 ** 8 times as much, if each result had its own copy
+    assert all(large < 8 * small for large, small in zip(sizes[16], sizes[8], strict=True)), sizes
+    fewer = nested(16)
+    same(dvm.function(fewer)(dvm.asarray(a - 100), dvm.asarray(b))[0], fewer(dvm.asarray(a - 100), dvm.asarray(b))[0])

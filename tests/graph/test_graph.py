@@ -7,7 +7,10 @@ import numpy as np
 import pytest
 
 from dvm_rt import dtypes
+from dvm_rt.dtypes import bool_, float32
 from dvm_rt.errors import DTypeError, GraphError, ShapeError, UnsupportedOperatorError
+from dvm_rt.graph.attributes import Part, hashable
+from dvm_rt.graph.control import part_of
 from dvm_rt.graph.graph import Graph, Make, apply, decomposed, evaluate, parameter
 from dvm_rt.graph.operators import OPERATORS, TABLE, Lowering, operator
 from dvm_rt.graph.symbols import Facts, same, symbol
@@ -166,3 +169,49 @@ def test_sizes_divided_by_a_number_are_read_from_parameters() -> None:
     assert evaluate(graph, [normal(4, 12)])[0].shape == (4, 3, 4)
     with pytest.raises(ShapeError):
         evaluate(graph, [normal(4, 13)])
+
+
+# ---- parts ----------------------------------------------------------------------------------------------------------
+
+
+def scaled(factor: float) -> Part:
+    x = parameter(0, (4,), float32)
+    return part_of([x], [Make().multiply(x, factor), x])
+
+
+def branch(true: Part, false: Part) -> Graph:
+    flag, x = parameter(0, (), bool_), parameter(1, (4,), float32)
+    return Graph.of([flag, x], [Make().cond(flag, x, true=true, false=false, index=i) for i in (0, 1)])
+
+
+def test_parts_that_compute_the_same_are_the_same_to_graphs() -> None:
+    one, equal = scaled(0.0), scaled(0.0)
+    assert one is not equal and hashable(one) is hashable(equal)
+    assert hashable(one) is not hashable(scaled(-0.0))
+    graph = branch(one, equal)
+    assert graph.structure() == branch(one, one).structure() != branch(one, scaled(-0.0)).structure()
+    again = Graph.from_wire(msgpack.unpackb(msgpack.packb(graph.to_wire())))
+    true, false, _ = again.outputs[0].attributes
+    assert true is false and again.structure_hash() == graph.structure_hash()
+
+
+def test_a_shared_part_is_written_once() -> None:
+    text = branch(scaled(2.0), scaled(3.0)).dump()
+    assert text.count("part 0:") == text.count("part 1:") == 1 and "cond(%0, %1, true=part 0, false=part 1, index=1)" in text
+
+
+@pytest.mark.parametrize("number", [1, -1, "x", None])
+def test_a_part_on_the_wire_that_did_not_come_before_is_refused(number: object) -> None:
+    rows, *rest = branch(scaled(2.0), scaled(2.0)).to_wire()
+    name, inputs, (true, _, index), shape = rows[2]
+    assert name == "cond"
+    with pytest.raises(GraphError):
+        Graph.from_wire((((*rows[:2], (name, inputs, (true, ("again", number), index), shape), *rows[3:])), *rest))
+
+
+@pytest.mark.parametrize("part", [("part", (), ()), ("part", ((),), (0,)), ("part", 5, (0,)), 5, None, ("x", (), ())])
+def test_a_damaged_part_on_the_wire_is_refused(part: object) -> None:
+    rows, *rest = branch(scaled(2.0), scaled(3.0)).to_wire()
+    name, inputs, (_, false, index), shape = rows[2]
+    with pytest.raises((GraphError, DTypeError)):
+        Graph.from_wire((((*rows[:2], (name, inputs, (part, false, index), shape), *rows[3:])), *rest))
