@@ -163,22 +163,25 @@ def _written(plan: PlanWriter, segment: Segment, fused: bool, nodes_max: int, re
     if found is None:
         if len(_known) >= SEGMENTS_KNOWN_MAX:
             _known.clear()
-        found = _known[key] = _write(segment, key[1], fused, nodes_max, reasons)
+        found = _known[key] = _write(segment, key[1], key[2], fused, nodes_max, reasons)
     return found
 
 
 def _key(plan: PlanWriter, segment: Segment, *options: object) -> tuple:
-    """All that the kernels of a segment depend on; the second of it is which of its reads may be packed."""
-    return segment.key(), _may_pack(plan, segment), *options
+    """All that the kernels of a segment depend on; the second of it is which of its reads may be packed, the third which of what it
+    gives begins an argument of the program."""
+    return segment.key(), _may_pack(plan, segment), segment.own_memory(plan.is_output), *options
 
 
 def _may_pack(plan: PlanWriter, segment: Segment) -> tuple[bool, ...]:
     return segment.may_pack(lambda node: plan.given_as(node) is not None)
 
 
-def _write(segment: Segment, given: tuple[bool, ...], fused: bool, nodes_max: int, reasons: bool) -> Written:
+def _write(
+    segment: Segment, given: tuple[bool, ...], own_memory: tuple[bool, ...], fused: bool, nodes_max: int, reasons: bool
+) -> Written:
     legal = legalise(segment.graph(), given, fused)
-    grouping = group(legal, fused, nodes_max)
+    grouping = group(legal, fused, nodes_max, own_memory)
     order = run_order(grouping)
     kernels = SegmentKernels(legal)
     for one in order:

@@ -10,12 +10,15 @@ A producer joins the group of its consumers where
 - all of it is computed in one dtype; bools fit any, and a conversion between two is a load, or a store of a copy;
 - arguments, nodes and reductions stay within what a kernel may have.
 
-Matmuls take their elementwise consumers first (the tile is hot), then everything goes from the outputs to the inputs.
+Matmuls take their elementwise consumers first (the tile is hot), then everything goes from the outputs to the inputs. At
+last neighbouring parts of a join that are computed element by element from the same memory become one kernel.
 Every refusal is written down: `Grouping.refused`."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from dvm_rt.dtypes import DType, compute_dtype, float32
 from dvm_rt.fusion.legalise import MADE, NUMBERS, Legal, is_computed
@@ -30,6 +33,7 @@ from dvm_rt.fusion.views import (
     broadcast,
     crosses,
     is_one,
+    is_row_major,
     pull,
     same_placement,
     source,
@@ -37,7 +41,7 @@ from dvm_rt.fusion.views import (
 from dvm_rt.fusion.words import nodes_of
 from dvm_rt.graph.graph import Node
 from dvm_rt.graph.operators import Lowering
-from dvm_rt.graph.symbols import Size, exact_quotient, same, to_wire
+from dvm_rt.graph.symbols import Size, exact_quotient, same, same_shape, to_wire
 from dvm_rt.isa.layout import LIMITS
 
 NODES_MAX = LIMITS["MAX_NODES"]
@@ -206,6 +210,7 @@ class Grouping:
     number: dict[Node, int]  # place in the order of the graph
     roots: dict[Node, list[Node]]  # of each computed node: where the views begin over which it reads its inputs
     results: set[Node]  # the graph's outputs
+    part_of: dict[Node, Node]  # the join that a node is a part of, where a kernel may write several of its parts
     keys: dict[tuple[Node, int], tuple] = field(default_factory=dict)  # see _read_key
     group_of: dict[Node, Group] = field(default_factory=dict)
     refused: list[Refusal] = field(default_factory=list)
@@ -247,14 +252,15 @@ def stands_alone(node: Node) -> bool:
     return node.operator.lowering in (Lowering.HOST, Lowering.RUNNING)
 
 
-def group(legal: Legal, fused: bool = True, nodes_max: int = NODES_MAX) -> Grouping:
-    """Cuts a legal graph into kernels; fused=False: one operator a kernel.
+def group(legal: Legal, fused: bool = True, nodes_max: int = NODES_MAX, own_memory: Sequence[bool] = ()) -> Grouping:
+    """Cuts a legal graph into kernels; fused=False: one operator a kernel; `own_memory`: for each output whether it is known to
+    begin an argument of the program (see _parts_beside).
 
     While a kernel grows, producers that may still join do not count as arguments. Where they did not join in the end, and
     the kernel has too many arguments, its nodes are grouped again with everything counted from the start."""
-    uses, counted = _uses(legal), set[Node]()
+    uses, counted, part_of = _uses(legal), set[Node](), _parts_beside(legal, own_memory)
     while True:
-        grouping = _grouped(legal, uses, counted, fused, nodes_max)
+        grouping = _grouped(legal, uses, counted, part_of, fused, nodes_max)
         large = {n for g in grouping.groups() if _too_large(grouping, g, nodes_max) for n in g.placed}
         if large <= counted:
             return grouping
@@ -267,10 +273,12 @@ def _too_large(grouping: Grouping, made: Group, nodes_max: int) -> bool:
     return arguments > KERNEL_ARGS_MAX or nodes > nodes_max
 
 
-def _grouped(legal: Legal, uses: dict[Node, list[Use]], counted: set[Node], fused: bool, nodes_max: int) -> Grouping:
+def _grouped(
+    legal: Legal, uses: dict[Node, list[Use]], counted: set[Node], part_of: dict[Node, Node], fused: bool, nodes_max: int
+) -> Grouping:
     number = {n: i for i, n in enumerate(legal.graph.nodes)}
     roots = {n: [source(i)[0] for i in n.inputs] for n in uses}
-    grouping = Grouping(legal, uses, counted, _stretched(legal.graph.nodes), number, roots, set(legal.graph.outputs))
+    grouping = Grouping(legal, uses, counted, _stretched(legal.graph.nodes), number, roots, set(legal.graph.outputs), part_of)
     computed = [n for n in legal.graph.nodes if n in uses and n.operator.lowering is not Lowering.JOIN]
     for node in computed:
         if node.operator.lowering is Lowering.PRODUCT:
@@ -280,6 +288,8 @@ def _grouped(legal: Legal, uses: dict[Node, list[Use]], counted: set[Node], fuse
     for node in reversed(computed):
         if node not in grouping.group_of:
             _place(grouping, node, fused, nodes_max)
+    if fused:
+        _merge_parts(grouping, nodes_max)
     return grouping
 
 
@@ -463,7 +473,7 @@ def check_limits(grouping: Grouping, trial: Group, nodes_max: int, members: set[
     if len(trial.sizes) > LIMITS["MAX_RANK"]:
         raise Refused("more dimensions than a kernel has")
     stored = [n for n in members if _read_outside(grouping, n, members)]
-    if len({grouping.legal.home[n].root for n in stored}) < len(stored):
+    if len({grouping.legal.home[n].root for n in stored}) < len(stored) and not _stored_beside(grouping, trial, stored):
         raise Refused("both are written into parts of one join")
     hopeful = trial.product is None and not members & grouping.counted
     arguments, nodes = kernel_size(grouping, trial, members, len(stored), hopeful)
@@ -544,20 +554,29 @@ def _merge_siblings(grouping: Grouping, target: Group, node: Node, nodes_max: in
         if stands_alone(use.reader):
             continue
         try:
-            merged = _merged(grouping, target, other, node, use, nodes_max)
+            second = other.copy()
+            theirs = second.pulled(use.path, second.needed(use.reader, use.number))
+            merged = _merged(grouping, target, other, second, theirs, target.placed[node], nodes_max)
         except Refused as refusal:
             grouping.refused.append(Refusal(node, use.reader, str(refusal)))
             continue
-        target.become(merged)
-        for member in other.placed:
-            grouping.group_of[member] = target
+        _merge(grouping, target, other, merged)
 
 
-def _merged(grouping: Grouping, target: Group, other: Group, node: Node, use: Use, nodes_max: int) -> Group:
+def _merge(grouping: Grouping, target: Group, other: Group, merged: Group) -> None:
+    target.become(merged)
+    for member in other.placed:
+        grouping.group_of[member] = target
+
+
+def _merged(
+    grouping: Grouping, target: Group, other: Group, second: Group, theirs: Placement, ours: Placement, nodes_max: int
+) -> Group:
+    """Both groups as one, in which two placements, one of each, are the same; `second`: the other group, to try on."""
     if _third_between(grouping, target, other) or _third_between(grouping, other, target):
         raise Refused("another kernel has to run between them")
-    trial, second = target.copy(), other.copy()
-    rename = _renaming(second, second.pulled(use.path, second.needed(use.reader, use.number)), trial, trial.placed[node])
+    trial = target.copy()
+    rename = _renaming(second, theirs, trial, ours)
     inner = None if second.inner is None else rename[second.inner]
     if trial.inner is not None and inner is not None and trial.inner != inner:
         raise Refused("their rows run along different axes")
@@ -621,6 +640,76 @@ def _third_between(grouping: Grouping, start: Group, goal: Group) -> bool:
             members = owner.placed if owner is not None else {reader: None}
             stack += [use.reader for member in members for use in grouping.uses[member]]
     return False
+
+
+# ---- parts of a join ----------------------------------------------------------------------------------------------
+
+
+def _parts_beside(legal: Legal, own_memory: Sequence[bool]) -> dict[Node, Node]:
+    """The joins by those of their parts that the verifier sees to lie apart, whatever the sizes are, where they are of one size.
+
+    Parts along the outermost axis are ranges behind each other. Others are blocks that repeat with the pitch of the rows of
+    the join. The verifier takes both places modulo the pitch, and no block may go beyond it: it does not where the join begins an
+    argument of the program, which memory inside of the workspace does not."""
+    begins = {node for node, own in zip(legal.graph.outputs, own_memory, strict=False) if own}
+    found: dict[Node, Node] = {}
+    for node in legal.graph.nodes:
+        if node.operator.lowering is not Lowering.JOIN:
+            continue
+        home, outermost = legal.home[node], all(map(is_one, node.shape[: node.attributes[0]]))
+        if any(same(n, 0) for n in node.shape):
+            continue  # all parts lie at one place, as one argument
+        if home.root is node and same(home.offset, 0) and is_row_major(home) and (outermost or node in begins):
+            found.update({part: node for part in node.inputs if part.dtype is node.dtype})
+    return found
+
+
+def _stored_beside(grouping: Grouping, trial: Group, stored: list[Node]) -> bool:
+    """Whether those that are written into one join are parts of the same size, each as it lies: the verifier sees them apart."""
+    by_root: dict[Node, list[Node]] = {}
+    for node in stored:
+        by_root.setdefault(grouping.legal.home[node].root, []).append(node)
+    for first, *rest in by_root.values():
+        for node in rest:
+            one_join = first in grouping.part_of and grouping.part_of[first] is grouping.part_of.get(node)
+            if not one_join or not same_shape(first.shape, node.shape):
+                return False
+        if rest and not all(_as_it_lies(trial, trial.placed[n]) and same_placement(trial.placed[n], trial.placed[first]) for n in (first, *rest)):
+            return False
+    return True
+
+
+def _merge_parts(grouping: Grouping, nodes_max: int) -> None:
+    """Neighbouring parts of a join share a kernel if that saves reading something as large as they are."""
+    for join in dict.fromkeys(grouping.part_of.values()):
+        for first, node in pairwise(join.inputs):
+            target, other = grouping.group_of.get(first), grouping.group_of.get(node)
+            if target is None or other is None or target is other or not (_element_by_element(target) and _element_by_element(other)):
+                continue
+            try:
+                merged = _merged(grouping, target, other, other.copy(), other.placed[node], target.placed[first], nodes_max)
+                if not _whole_reads(grouping, merged, target) & _whole_reads(grouping, merged, other):
+                    raise Refused("they read nothing of their size together")
+            except Refused as refusal:
+                grouping.refused.append(Refusal(first, node, str(refusal)))
+                continue
+            _merge(grouping, target, other, merged)
+
+
+def _element_by_element(made: Group) -> bool:
+    return made.inner is None and plain_copy(made) is None and all(n.operator.lowering is Lowering.ELEMENTWISE for n in made.placed)
+
+
+def _whole_reads(grouping: Grouping, merged: Group, of: Group) -> set[tuple]:
+    """What members of a group that is merged into another read from memory, a value for each place of the domain."""
+    found: set[tuple] = set()
+    for node in of.placed:
+        for number, root in enumerate(grouping.roots[node]):
+            if root not in of.placed and root.operator.name not in MADE:
+                key = _read_key(grouping, merged, node, number)
+                if {axis for axis, stride in key[2] if stride != to_wire(0)} == set(merged.sizes):
+                    found.add(key)
+    return found
 
 
 # ---- matmul epilogues ---------------------------------------------------------------------------------------------

@@ -129,6 +129,10 @@ class PlanWriter:
             return None
         return node.attribute("index") if self.inputs is None else self.builder.parameter_of(self.buffer_of(node))
 
+    def is_output(self, number: int) -> bool:
+        """Whether an output of the graph is one of the whole plan: that of a part may be memory between two kernels."""
+        return self.builder.is_output(self.outputs[number])
+
     def add_parameters(self) -> None:
         """Declares the graph's parameters in order.
 

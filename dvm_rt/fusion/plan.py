@@ -259,6 +259,10 @@ class PlanBuilder:
         """The parameter whose buffer this is, or None."""
         return self._buffers[buffer].index if self._buffers[buffer].role == "PARAMETER" else None
 
+    def is_output(self, buffer: int) -> bool:
+        """Whether it is the buffer of an output."""
+        return self._buffers[buffer].role == "OUTPUT"
+
     def continue_in(self, buffer: int, parameter: int) -> None:
         """If this buffer is an output's, it may lie where the parameter lies: kernels write only behind the parameter's bytes, but
         for a copy of them."""

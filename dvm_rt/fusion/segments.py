@@ -108,6 +108,12 @@ class Segment:
         """For each of `reads`, whether it could be packed once for the matrix unit: a matrix, several, or a bias, that is given."""
         return tuple([0 < len(node.shape) <= 3 and node.dtype in PACKED_DTYPES and given(node) for node in self.reads])
 
+    def own_memory(self, is_output: Callable[[int], bool]) -> tuple[bool, ...]:
+        """For each of `gives`, whether it lies in an output of the plan; nobody asks where nothing is joined."""
+        if not any(node.operator.lowering is Lowering.JOIN for node in self.members):
+            return ()
+        return tuple([output is not None and is_output(output) for _, output in self.gives])
+
     def refusals(self) -> list[tuple[str, str, str]]:
         """(producer, consumer, reason) for what its members read across a cut."""
         found = []
