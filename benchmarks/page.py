@@ -109,7 +109,6 @@ WHY = {
     "gelu": "one operator, bound by the arithmetic of erf: 36 instructions for the two 512-bit ports, 0.4 ns an element at 2.8 GHz; ours takes 0.6",
     "softmax": "three passes over a row: exp is 28 % of them (768 columns, in L2), the maximum 20 %, the rest loads and stores of the row between passes, which a loop by hand has too",
     "sum of rows": "one read of memory",
-    "rotary": "two kernels, one for each half of the result, and both read all inputs: 80 MB move where one kernel would move 48 (written by hand in our own words it takes half the time)",
     "matmul, both per call": "both operands come anew with each call: packing one of them is in our time, MKL reads it in place",
     "matmul": "both sides are at the peak of the matrix kernel, or at the bandwidth of the weights",
     "attention": "one query: K and V are read once, by both; many queries: matrix products of full size, in which MKL is as fast",

@@ -143,3 +143,11 @@ def test_parts_have_kernels_of_their_own(name: str) -> None:
 @pytest.mark.parametrize("form", [one_in_another, beside_a_result, narrowed, two_of_three])
 def test_bytes_are_those_of_the_unfused_plan(form: Form, shape: tuple[int, ...]) -> None:
     check(form, [normal(*shape)], 1e-4, 1e-4)
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_parts_of_a_size_that_is_known_to_be_nothing(axis: int) -> None:
+    """They all begin at the same place, where two stores may not be."""
+    function = dvm.function(lambda x: dvm.concat([x[:, 2:2] * 2.0 + x[:, :0], x[:, 2:2] * 3.0 - x[:, :0]], axis=axis))
+    for rows in (1, 5):
+        assert np.asarray(function(normal(rows, 4))).shape == (rows * (2 if axis == 0 else 1), 0)
