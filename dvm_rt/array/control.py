@@ -43,7 +43,7 @@ def cond(pred: Array | bool, true: Callable[..., object], false: Callable[..., o
     tree, arguments = _arguments(operands, trace, "cond")
     branches = [_traced_part(python, tree, arguments, trace, "cond") for python in (true, false)]
     if branches[0][2] != branches[1][2]:  # whole numbers that differ are values, too
-        branches = [_traced_part(lambda *x: _lifted(python(*x)), tree, arguments, trace, "cond") for python in (true, false)]  # noqa: B023
+        branches = [_lifted_part(*branch, "cond") for branch in branches]
     taken = list({id(n): n for part, *_ in branches for n in part.taken}.values())
     (_, _, first_tree, _), (_, _, second_tree, _) = branches
     if first_tree != second_tree:
@@ -328,6 +328,15 @@ def _traced_part(
             out_tree = _flatten(given, results)
             nodes = [_output_node(x, part, name) for x in results]
     return part, inner, out_tree, nodes
+
+
+def _lifted_part(part: Trace, inner: list[Node], tree: object, nodes: list[Node], name: str) -> tuple[Trace, list[Node], object, list[Node]]:
+    """What `_traced_part` gives, with arrays for whole numbers and bools in the results. Not by tracing again: what is nested would
+    be traced 2 ** depth times."""
+    results: list[object] = []
+    with part:
+        tree = _flatten(_lifted(_unflatten(tree, _arrays(nodes))), results)
+        return part, inner, tree, [_output_node(x, part, name) for x in results]
 
 
 def _nodes(name: str, inputs: tuple[Node, ...], attributes: tuple, count: int, trace: Trace) -> list[Array]:

@@ -358,6 +358,14 @@ def scans(depth: int) -> Callable:
     return f
 
 
+def numbers_or_arrays(depth: int) -> Callable:
+    """A number in one branch, an array in the other."""
+    if depth == 0:
+        return lambda a, b: (a + b, 5)
+    inner = numbers_or_arrays(depth - 1)
+    return lambda a, b: dvm.cond(dvm.sum(a) > depth, inner, lambda x, y: (x + y, depth), a, b)
+
+
 def calls(python: Callable[[], object]) -> int:
     """How many Python functions run."""
     count = 0
@@ -375,7 +383,7 @@ def calls(python: Callable[[], object]) -> int:
     return count
 
 
-@pytest.mark.parametrize("nested", [branches, loops, scans])
+@pytest.mark.parametrize("nested", [branches, loops, scans, numbers_or_arrays])
 def test_what_is_nested_costs_its_size_not_two_to_its_depth(nested: Callable) -> None:
     """16 deep, two results each: tracing, planning and what travels to a worker."""
     work, sizes = {}, {}
@@ -386,7 +394,7 @@ def test_what_is_nested_costs_its_size_not_two_to_its_depth(nested: Callable) ->
         work[depth] = calls(lambda: planned_for(f, (x, y), {}))  # noqa: B023
         first, second = f(x, y)
         same(first, a + b)
-        same(second, b * 2)
+        same(second, np.asarray(5) if nested is numbers_or_arrays else b * 2)
         graph = planned_for(f, (x, y), {})[1].graph
         again = Graph.from_wire(graph.to_wire())
         assert again.structure_hash() == graph.structure_hash() and again.dump() == graph.dump()
