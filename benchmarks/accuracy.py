@@ -149,7 +149,8 @@ def distances(got: Array, want: Array, dtype: str) -> Array:
     aim = np.clip(want, -beyond, beyond)
     distance = np.where(np.signbit(limited) == np.signbit(aim), np.abs(limited - aim), np.inf) / unit
     distance = np.where((limited == 0) & (aim == 0), np.where(np.signbit(limited) == np.signbit(aim), 0, np.inf), distance)
-    return np.where(np.isnan(want), np.where(np.isnan(got), 0, np.inf), np.where(np.isnan(distance), np.inf, distance)).astype(np.float64)
+    return np.where(np.isnan(want), np.where(np.isnan(got), 0, np.inf),
+                    np.where(np.isnan(distance), np.inf, distance)).astype(np.float64)
 
 
 # ---- the machine ----------------------------------------------------------------------------------------------------

@@ -3,10 +3,11 @@
     python -m benchmarks.attention [--quick]
 
 8 heads; decode (1 query), a few queries, prefill (as many queries as keys), causal prefill; heads 32, 64, 128
-wide; 1 to 2048 keys. Each engine computes the same float32 problem from aligned arrays, in turns; a result is checked against float64 before it is
-timed. Times are minima of the thread's CPU time over rounds, so that a busy machine costs little. Ours run encoded
-programs through the verifier and the machine, from Python; the unfused ones are the kernels of the written form: matmul,
-softmax, matmul. A row ends with the bandwidth that reading K and V once would need."""
+wide; 1 to 2048 keys. Each engine computes the same float32 problem from aligned arrays, in turns; a result is checked
+against float64 before it is timed. Times are minima of the thread's CPU time over rounds, so that a busy machine
+costs little. Ours run encoded programs through the verifier and the machine, from Python; the unfused ones are the
+kernels of the written form: matmul, softmax, matmul. A row ends with the bandwidth that reading K and V once would
+need."""
 
 from __future__ import annotations
 

@@ -19,13 +19,14 @@ PEERS = "torch,torch-linear,inductor,inductor-dyn,onnxruntime,jax,numpy,numexpr,
 CASE_SUITES = ("operators", "subgraphs", "models")
 ALL = (*CASE_SUITES, "requests", "dynamic", "onnx", "limits", "threads", "memory", "encode", "pipeline", "startup")
 # What is quick and what says most comes first: a run that is cut short has it, and the same command goes on.
-ORDER = ("requests", "limits", "threads", "memory", "encode", "pipeline", "startup", "subgraphs", "operators", "models", "dynamic", "onnx")
+ORDER = ("requests", "limits", "threads", "memory", "encode", "pipeline", "startup", "subgraphs", "operators",
+         "models", "dynamic", "onnx")
 STARTED = "DVM_RT_BENCH"  # in the environment: the settings below are made
 
 
 def settings(threads: int) -> dict[str, str]:
-    """So many threads for every engine that reads the environment, and a malloc that keeps its pages: the peers' best setting. Inductor
-    starts without what earlier runs have compiled: a shape that nobody has seen is in no cache."""
+    """So many threads for every engine that reads the environment, and a malloc that keeps its pages: the peers' best
+    setting. Inductor starts without what earlier runs have compiled: a shape that nobody has seen is in no cache."""
     counts = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS", "DVM_RT_THREADS", STARTED)
     malloc = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 34)}
     return {**dict.fromkeys(counts, str(threads)), **malloc, "TORCHINDUCTOR_FORCE_DISABLE_CACHES": "1"}
@@ -34,7 +35,8 @@ def settings(threads: int) -> dict[str, str]:
 Rows = list[Row]
 
 
-def run(suites: list[str], peers: list[str], only: str, threads: int, all_unseen: bool, rows: Rows, save: Callable[[dict, Rows], None]) -> None:
+def run(suites: list[str], peers: list[str], only: str, threads: int, all_unseen: bool, rows: Rows,
+        save: Callable[[dict, Rows], None]) -> None:
     """Adds to `rows` what is not there yet, and saves after every case. Progress and rows as they come go to stderr."""
     from benchmarks import cases
     from benchmarks.engines import engines
@@ -53,7 +55,8 @@ def run(suites: list[str], peers: list[str], only: str, threads: int, all_unseen
         absent["fused C"] = yardstick.absent
     for name, why in absent.items():
         print(f"{name}: absent ({why})", file=sys.stderr)
-    machine = {"cpu": _cpu(), "cpus": os.cpu_count(), "python": platform.python_version(), "threads": threads, "load": os.getloadavg()[0],
+    machine = {"cpu": _cpu(), "cpus": os.cpu_count(), "python": platform.python_version(), "threads": threads,
+               "load": os.getloadavg()[0],
                "versions": dict(_versions(found)), "absent": absent, "limits": limits.as_dict() if limits else None}  # fmt: skip
     done, begin = {(r.suite, r.case) for r in rows}, time.perf_counter()
 
@@ -121,7 +124,8 @@ def main(suites: list[str], peers: str, only: str, threads: int, all_unseen: boo
     try:
         run(suites or list(ALL), [p for p in peers.split(",") if p], only, threads, all_unseen, rows, save)
     except KeyboardInterrupt:
-        print("\ninterrupted: the rows so far" + (f" are in {outputs['json']}, and the same command goes on" if outputs["json"] else ""), file=sys.stderr)
+        print("\ninterrupted: the rows so far" + (f" are in {outputs['json']}, and the same command goes on"
+                                                  if outputs["json"] else ""), file=sys.stderr)
     rows.sort(key=lambda row: ALL.index(row.suite))
     page.show(machine, rows)
     if outputs["markdown"]:

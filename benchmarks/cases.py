@@ -1,7 +1,8 @@
 """What is timed: one row a case, written once for all engines over `spaces`.
 
 A case has inputs that change from call to call, weights that do not, and shapes to be timed at. `moved` and `flops` say what the
-best possible implementation must move and compute, for the physical limit. The paper's three levels: operators, subgraphs, models."""
+best possible implementation must move and compute, for the physical limit. The paper's three levels: operators,
+subgraphs, models."""
 
 from __future__ import annotations
 
@@ -190,7 +191,8 @@ def _layer_weights(d: int, layers: int) -> Callable[[np.random.Generator], Array
         out: Arrays = []
         for _ in range(layers):
             norm = [1 + 0.1 * normal(rng, d), 0.1 * normal(rng, d)]
-            out += [*_attention_weights(d)(rng), *norm, *_mlp_weights(d, 4 * d)(rng), 1 + 0.1 * normal(rng, d), 0.1 * normal(rng, d)]
+            out += [*_attention_weights(d)(rng), *norm, *_mlp_weights(d, 4 * d)(rng), 1 + 0.1 * normal(rng, d),
+                    0.1 * normal(rng, d)]
         return out
 
     return make
@@ -254,23 +256,30 @@ def product_case(k: int, n: int, rows: tuple[int, ...]) -> Case:
 
 
 CASES: tuple[Case, ...] = (
-    Case("operators", "add", lambda s, x, y: x + y, _matrices(2), SMALL_TO_LARGE, moved=lambda r, c: 12.0 * r * c, unseen=_two_dims,
+    Case("operators", "add", lambda s, x, y: x + y, _matrices(2), SMALL_TO_LARGE, moved=lambda r, c: 12.0 * r * c,
+         unseen=_two_dims,
          expression="x0 + x1", out=lambda m, x, y, out, spare: m.add(x, y, out=out)),
-    Case("operators", "exp", lambda s, x: s.exp(x), _matrices(1), SMALL_TO_LARGE, moved=lambda r, c: 8.0 * r * c, unseen=_two_dims,
+    Case("operators", "exp", lambda s, x: s.exp(x), _matrices(1), SMALL_TO_LARGE, moved=lambda r, c: 8.0 * r * c,
+         unseen=_two_dims,
          expression="exp(x0)", out=lambda m, x, out, spare: m.exp(x, out=out)),
-    Case("operators", "gelu", lambda s, x: s.gelu(x), _matrices(1), SMALL_TO_LARGE, moved=lambda r, c: 8.0 * r * c, unseen=_two_dims,
+    Case("operators", "gelu", lambda s, x: s.gelu(x), _matrices(1), SMALL_TO_LARGE, moved=lambda r, c: 8.0 * r * c,
+         unseen=_two_dims,
          out=gelu_into, torch_only=True),
     Case("operators", "softmax", lambda s, x: s.softmax(x), _matrices(1), ROWS, moved=lambda r, c: 8.0 * r * c, unseen=_two_dims,
          out=softmax_into, torch_only=True),
     Case("operators", "layer norm", lambda s, x, g, b: s.layer_norm(x, g, b),
-         lambda rng, r, c: [normal(rng, r, c), normal(rng, c), normal(rng, c)], ROWS, moved=lambda r, c: 8.0 * r * c, unseen=_two_dims),
+         lambda rng, r, c: [normal(rng, r, c), normal(rng, c), normal(rng, c)], ROWS, moved=lambda r, c: 8.0 * r * c,
+         unseen=_two_dims),
     Case("operators", "rms norm", lambda s, x, g: s.rms_norm(x, g), lambda rng, r, c: [normal(rng, r, c), normal(rng, c)], ROWS,
          moved=lambda r, c: 8.0 * r * c, unseen=_two_dims),
-    Case("operators", "sum of rows", lambda s, x: s.sum(x, -1), _matrices(1), ROWS, moved=lambda r, c: 4.0 * r * c, unseen=_two_dims),
+    Case("operators", "sum of rows", lambda s, x: s.sum(x, -1), _matrices(1), ROWS, moved=lambda r, c: 4.0 * r * c,
+         unseen=_two_dims),
     *(product_case(*dims, rows) for dims, rows in CONSTANT.items()),
-    Case("operators", "matmul, both per call", lambda s, x, y: x @ y, lambda rng, m, n, k: [normal(rng, m, k), normal(rng, k, n)], PER_CALL,
+    Case("operators", "matmul, both per call", lambda s, x, y: x @ y, lambda rng, m, n, k: [normal(rng, m, k),
+        normal(rng, k, n)], PER_CALL,
          moved=_product_moved, flops=_product_flops, out=lambda m, x, y, out, spare: m.matmul(x, y, out=out)),
-    Case("subgraphs", "chain of 8", chain8, _matrices(2), {"1x64": (1, 64), **SMALL_TO_LARGE}, moved=lambda r, c: 12.0 * r * c, unseen=_two_dims,
+    Case("subgraphs", "chain of 8", chain8, _matrices(2), {"1x64": (1, 64), **SMALL_TO_LARGE},
+         moved=lambda r, c: 12.0 * r * c, unseen=_two_dims,
          out=chain8_into, expression="abs(where(x0 * x1 + x0 > x1, x0 * x1 + x0, x1) * half - x1)"
          " + (where(x0 * x1 + x0 > x1, x0 * x1 + x0, x1) * half * two - x0)"),
     Case("subgraphs", "swiglu", swiglu, _matrices(2), SMALL_TO_LARGE, moved=lambda r, c: 12.0 * r * c, unseen=_two_dims,
@@ -278,24 +287,32 @@ CASES: tuple[Case, ...] = (
     Case("subgraphs", "lstm cell", lstm_cell, lambda rng, r, c: [normal(rng, r, 4 * c), normal(rng, r, c)], SMALL_TO_LARGE,
          moved=lambda r, c: 24.0 * r * c, unseen=_two_dims),
     Case("subgraphs", "cross entropy", cross_entropy, _one_hot, ROWS, moved=lambda r, c: 8.0 * r * c, unseen=_two_dims),
-    Case("subgraphs", "rotary", rotary, lambda rng, r, c: [normal(rng, r, c), normal(rng, r, c // 2), normal(rng, r, c // 2)], ROWS,
+    Case("subgraphs", "rotary", rotary, lambda rng, r, c: [normal(rng, r, c), normal(rng, r, c // 2),
+                                                           normal(rng, r, c // 2)], ROWS,
          moved=lambda r, c: 12.0 * r * c),
     Case("subgraphs", "attention, 8 heads", lambda s, q, k, v: s.attention(q, k, v), _heads, ATTENTION,
          moved=lambda q, k, d: 4.0 * HEADS * d * 2 * (q + k), flops=lambda q, k, d: 4.0 * HEADS * q * k * d),
-    Case("subgraphs", "mlp 256-1024", mlp, lambda rng, r, c: [normal(rng, r, c)], {"1x256": (1, 256), "32x256": (32, 256), "512x256": (512, 256)},
-         _mlp_weights(256, 1024), flops=lambda r, _: 2.0 * r * 2 * 256 * 1024, unseen=lambda rng: (int(rng.integers(1, 257)), 256)),
+    Case("subgraphs", "mlp 256-1024", mlp, lambda rng, r, c: [normal(rng, r, c)],
+         {"1x256": (1, 256), "32x256": (32, 256), "512x256": (512, 256)},
+         _mlp_weights(256, 1024), flops=lambda r, _: 2.0 * r * 2 * 256 * 1024,
+         unseen=lambda rng: (int(rng.integers(1, 257)), 256)),
     Case("subgraphs", "encoder layer", encoder_layer, lambda rng, *dims: [normal(rng, *dims)], SEQUENCES, _layer_weights(256, 1),
          flops=_sequence_flops(256, 1), unseen=_sequence),
     Case("models", "6-layer encoder", encoder, lambda rng, *dims: [normal(rng, *dims)], SEQUENCES, _layer_weights(256, 6),
          flops=_sequence_flops(256, 6), unseen=_sequence, tolerance=1e-3),
-    Case("models", "MiniLM's size (6 layers, 384, 12 heads)", lambda s, x, *w: encoder(s, x, *w, heads=12), lambda rng, *dims: [normal(rng, *dims)],
-         {"1x8x384": (1, 8, 384), "1x32x384": (1, 32, 384), "4x64x384": (4, 64, 384)}, _layer_weights(384, 6), flops=_sequence_flops(384, 6),
+    Case("models", "MiniLM's size (6 layers, 384, 12 heads)", lambda s, x, *w: encoder(s, x, *w,
+        heads=12), lambda rng, *dims: [normal(rng, *dims)],
+         {"1x8x384": (1, 8, 384), "1x32x384": (1, 32, 384), "4x64x384": (4, 64, 384)}, _layer_weights(384, 6),
+         flops=_sequence_flops(384, 6),
          unseen=lambda rng: (1, int(rng.integers(2, 129)), 384), tolerance=1e-3),
     Case("models", "GPT prefill (4 layers)", gpt_prefill, lambda rng, *dims: [normal(rng, *dims)],
-         {"1x8x256": (1, 8, 256), "1x64x256": (1, 64, 256), "1x512x256": (1, 512, 256)}, _layer_weights(256, GPT_LAYERS), flops=_sequence_flops(256, 4),
+         {"1x8x256": (1, 8, 256), "1x64x256": (1, 64, 256), "1x512x256": (1, 512, 256)},
+         _layer_weights(256, GPT_LAYERS), flops=_sequence_flops(256, 4),
          unseen=lambda rng: (1, int(rng.integers(2, 257)), 256), tolerance=1e-3),
-    Case("models", "GPT decode (4 layers)", gpt_decode, _gpt_step, {f"after {t}": (t,) for t in (16, 128, 1024)}, _layer_weights(256, GPT_LAYERS),
-         moved=lambda t: 4.0 * GPT_LAYERS * (12 * 256 * 256 + 2 * t * 256), unseen=lambda rng: (int(rng.integers(1, 257)),), tolerance=1e-3),
+    Case("models", "GPT decode (4 layers)", gpt_decode, _gpt_step, {f"after {t}": (t,) for t in (16, 128, 1024)},
+         _layer_weights(256, GPT_LAYERS),
+         moved=lambda t: 4.0 * GPT_LAYERS * (12 * 256 * 256 + 2 * t * 256),
+         unseen=lambda rng: (int(rng.integers(1, 257)),), tolerance=1e-3),
     Case("models", "ViT (4 layers, patches of 16)", vit, lambda rng, b, h, w: [normal(rng, b, 3, h, w)],
          {f"{b}x{h}x{w}": (b, h, w) for b, h, w in ((1, 64, 64), (1, 224, 224), (4, 160, 224))}, _vit_weights,
          unseen=lambda rng: (1, PATCH * int(rng.integers(2, 15)), PATCH * int(rng.integers(2, 15))), tolerance=1e-3),

@@ -2,9 +2,10 @@
 
     python -m benchmarks.cold ENGINE [CASE]       (started by the suite `requests`; prints milliseconds)
 
-A process of its own, because plans and compiled kernels of a structure that was seen are known. Warm: the engine is imported and has
-run another model. Timed: everything from the function to a result that is whole: tracing, planning or compiling, packing weights.
-ONNX Runtime starts from an exported file, as its users do: export is not in it, making the session is."""
+A process of its own, because plans and compiled kernels of a structure that was seen are known. Warm: the engine is
+imported and has run another model. Timed: everything from the function to a result that is whole: tracing, planning
+or compiling, packing weights. ONNX Runtime starts from an exported file, as its users do: export is not in it, making
+the session is."""
 
 from __future__ import annotations
 

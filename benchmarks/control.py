@@ -1,8 +1,9 @@
 """Branches and loops: `python -m benchmarks.control [--json FILE]`.
 
-What the device takes for a branch and for an iteration, on the machine alone, and in functions with the smallest bodies that there
-are (one kernel, and what a state costs); then two models whose path depends on data, against PyTorch eager in the same run,
-structured (one launch) and as unmodified Python control flow around @dvm.function bodies:
+What the device takes for a branch and for an iteration, on the machine alone, and in functions with the smallest
+bodies that there are (one kernel, and what a state costs); then two models whose path depends on data, against
+PyTorch eager in the same run, structured (one launch) and as unmodified Python control flow around @dvm.function
+bodies:
 
     early exit    a stack of layers of width 128 that stops when a token has settled
     converge      x = (x + b / x) / 2 over 10,000 numbers until nothing moves by more than 1e-5
@@ -59,7 +60,8 @@ def function_costs() -> dict[str, float]:
     x, costs = dvm.asarray(1.0), {}
     wholes = {
         "iteration of while_loop": lambda count: (dvm.function(loop), (x, dvm.asarray(np.int64(count)))),
-        "iteration of scan": lambda count: (dvm.function(lambda x: dvm.scan(lambda c, _: (c * 0.5, c), x, None, length=count)), (x,)),
+        "iteration of scan": lambda count: (dvm.function(lambda x: dvm.scan(lambda c, _: (c * 0.5, c), x, None,
+            length=count)), (x,)),
         "cond": lambda count: (dvm.function(lambda x: branches(x, count)), (x,)),
     }
     for name, whole in wholes.items():

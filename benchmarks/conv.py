@@ -1,7 +1,7 @@
 """Convolutions and pooling against torch, one thread: `python benchmarks/conv.py`.
 
-ResNet-style shapes, batch 1 and 8. Every figure of a line comes from one interleaved run: minima of this thread's CPU time, Python
-calls included. "x torch" is how many times faster than torch.nn.functional this is."""
+ResNet-style shapes, batch 1 and 8. Every figure of a line comes from one interleaved run: minima of this thread's CPU
+time, Python calls included. "x torch" is how many times faster than torch.nn.functional this is."""
 
 from __future__ import annotations
 
@@ -69,8 +69,10 @@ def main() -> None:
         for name in ("max_pool", "avg_pool"):
             pool = dvm.function(lambda x, name=name, k=kernel, s=stride, p=pad: getattr(dvm, name)(x, k, stride=s, padding=p))
             theirs = getattr(functional, f"{name}2d")
-            calls = {"ours": lambda f=pool, a=a: dvm.eval(f(a)), "torch": lambda f=theirs, t=t, k=kernel, s=stride, p=pad: f(t, k, s, p)}
-            report(f"{name} {batch}x{channels}x{size}x{size}, {kernel}x{kernel} / {stride}", x.size * kernel**2 / stride**2, calls)
+            calls = {"ours": lambda f=pool, a=a: dvm.eval(f(a)),
+                     "torch": lambda f=theirs, t=t, k=kernel, s=stride, p=pad: f(t, k, s, p)}
+            report(f"{name} {batch}x{channels}x{size}x{size}, {kernel}x{kernel} / {stride}",
+                   x.size * kernel**2 / stride**2, calls)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """The `dynamic` suite: models whose path and shapes depend on data, against PyTorch eager in the same run.
 
-The models are those of examples/dynamic, in plain Python over dvm.function; rows `structured` are the same loops written with dvm.cond
-and dvm.while_loop, one launch each. The peers run plain Python. A row is the time of one
+The models are those of examples/dynamic, in plain Python over dvm.function; rows `structured` are the same loops
+written with dvm.cond and dvm.while_loop, one launch each. The peers run plain Python. A row is the time of one
 node, layer, sweep, token or batch with everything that the loop does, its value read where the loop reads it. Peers take
 turns; what counts is the median of the rounds. Rows `inline` and `1 encoder` are the same code in another runtime."""
 
@@ -312,7 +312,8 @@ def _mixture() -> Runs:
 CASES: dict[str, tuple[str, str, Callable[[], Runs]]] = {
     **{f"tree-LSTM, {way}, h = {h}": (f"h = {h}", "node", lambda h=h, way=way: _trees(h, way))
        for way in ("recursion", "cells wait", "by level") for h in (64, 128, 256)},
-    **{f"early exit, {way}": ("d = 128", "layer", lambda way=way: _exit(way == "structured")) for way in ("plain Python", "structured")},
+    **{f"early exit, {way}": ("d = 128", "layer", lambda way=way: _exit(way == "structured"))
+       for way in ("plain Python", "structured")},
     **{f"until converged, {way}": ("n = 10000", "sweep", lambda way=way: _converged(way == "structured"))
        for way in ("plain Python", "structured")},
     "GPT decode": ("d = 256, 4 layers", "token", lambda: _gpt(0)),
@@ -328,7 +329,8 @@ def main() -> None:
         del CASES[name]
     for row in dynamic():
         print(f"{row.case:32} {row.shape:36} {row.metric:8} dvm {row.dvm:9.2f} us  "
-              + "  ".join(f"{name} {us:9.2f} us" for name, us in row.peers.items()) + f"  ratio {min(row.peers.values()) / row.dvm:6.2f}", flush=True)
+              + "  ".join(f"{name} {us:9.2f} us" for name, us in row.peers.items())
+              + f"  ratio {min(row.peers.values()) / row.dvm:6.2f}", flush=True)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,8 @@ whose result is whole when it returns. THREADS threads each; dvm_rt reads them f
     torch-linear torch.nn.functional.linear, for products with constant weights
     inductor     torch.compile, static shapes (dynamic=False), recompile limit raised
     inductor-dyn torch.compile(dynamic=True)
-    onnxruntime  the export of the PyTorch function with dynamic axes, all optimisations, one session for all shapes, inputs and outputs bound
+    onnxruntime  the export of the PyTorch function with dynamic axes, all optimisations, one session for all shapes,
+    inputs and outputs bound
     jax          jax.jit
     numpy        plain NumPy, float32; with out= as above
     numexpr      where the case has an expression; float32 constants
@@ -39,7 +40,8 @@ Arrays = list[np.ndarray]
 
 
 class Engine:
-    """One engine; `load` before `bind`. `result` makes a NumPy array of what a run gave; `seconds` is the time of so many runs."""
+    """One engine; `load` before `bind`. `result` makes a NumPy array of what a run gave; `seconds` is the time of so
+    many runs."""
 
     name = ""
     for_each_shape = False  # whether it builds something anew for each shape
@@ -153,7 +155,8 @@ class TorchLinear(Torch):
         self.rows = self.torch.from_numpy(weights[0].T.copy())
 
     def bind(self, inputs: Arrays) -> Run:
-        x, rows, linear, inference = self.torch.from_numpy(inputs[0]), self.rows, self.torch.nn.functional.linear, self.torch.inference_mode
+        x, rows, linear, inference = self.torch.from_numpy(
+            inputs[0]), self.rows, self.torch.nn.functional.linear, self.torch.inference_mode
 
         def run() -> object:
             with inference():

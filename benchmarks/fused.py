@@ -37,8 +37,8 @@ class Fused:
         return not self.absent and case.name in NAMES
 
     def variants(self, case: Case, arrays: Arrays, result: np.ndarray) -> list[Timer]:
-        """A timer for each variant that rows of this length allow: non-temporal stores want whole cache lines. They write `result`,
-        which is aligned."""
+        """A timer for each variant that rows of this length allow: non-temporal stores want whole cache lines. They
+        write `result`, which is aligned."""
         held, (rows, columns) = [aligned(a) for a in arrays], arrays[-1 if case.name == "lstm cell" else 0].shape
         pointers = (ctypes.c_void_p * (len(held) + 1))(*(a.ctypes.data for a in (*held, result)))
         name = case.name.encode()

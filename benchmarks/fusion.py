@@ -3,7 +3,8 @@
 --suite: every case of the benchmark suite (those whose name has NAME in it), in place of the subgraphs below; some minutes.
 One line a subgraph and shape: kernels of the fused and of the unfused plan, microseconds of each program on one thread
 (medians of alternating rounds, inline, program known), their ratio, and the bytes of activations that each kernel reads and
-writes, summed; and what the cost model says of the fused one. A ratio above 1.03 is a lost row and is marked; the exit status says how many there are.
+writes, summed; and what the cost model says of the fused one. A ratio above 1.03 is a lost row and is marked; the
+exit status says how many there are.
 
 --stacking: what it gains that independent kernels of different shapes share a launch. Microseconds a launch each, all in one
 launch, and all in one on two threads: kernels too small to be cut then run beside each other. From Python, medians; the
@@ -132,7 +133,8 @@ def suite(wanted: str, rounds: int) -> Iterator[tuple[str, bool]]:
             rng = np.random.default_rng(0)
             arrays = [*case.inputs(rng, *dims), *case.weights(rng)]
             with Trace() as trace:
-                nodes = [trace.argument(from_numpy(a.dtype), a.ndim, sum((n == 1) << d for d, n in enumerate(a.shape))) for a in arrays]
+                nodes = [trace.argument(from_numpy(a.dtype), a.ndim,
+                                        sum((n == 1) << d for d, n in enumerate(a.shape))) for a in arrays]
                 result = case.function(Dvm(), *(wrap_node(n, None) for n in nodes))
                 graph = trace.graph([one._node for one in (result if isinstance(result, tuple) else (result,))])
             yield measure(case.name, size, graph, arrays, rounds)
@@ -146,7 +148,8 @@ KINDS: dict[str, Build] = {
 }
 STACKS: dict[str, list[tuple[str, int, int]]] = {  # name -> kernels: (what, rows, columns)
     "8 tiny ones": [
-        ("square", 4, 64), ("gelu", 2, 96), ("square", 8, 40), ("norm", 2, 64), ("softmax", 3, 48), ("gelu", 1, 200), ("square", 6, 72),
+        ("square", 4, 64), ("gelu", 2, 96), ("square", 8, 40), ("norm", 2, 64), ("softmax", 3, 48), ("gelu", 1, 200),
+        ("square", 6, 72),
         ("norm", 1, 128),
     ],
     "8 of some us": [

@@ -1,9 +1,10 @@
 """Matmul sections against torch, one thread: `python benchmarks/matmul.py [M,K,N ...] [--cold BUFFERS] [--target NAME]`.
 
-Every figure of a line comes from one interleaved run: medians of this thread's CPU time. Columns: time with B packed and its rate; then how many
-times faster than torch.mm and torch.nn.functional.linear (left out without torch); then how much longer B in place, B
-transposed, a bias, and a bias with gelu take. `--cold 16` makes a program of so many products, each with a packed B of
-its own, so that B comes from beyond L2 as in a model whose weights do not fit there."""
+Every figure of a line comes from one interleaved run: medians of this thread's CPU time. Columns: time with B packed
+and its rate; then how many times faster than torch.mm and torch.nn.functional.linear (left out without torch); then
+how much longer B in place, B transposed, a bias, and a bias with gelu take. `--cold 16` makes a program of so many
+products, each with a packed B of its own, so that B comes from beyond L2 as in a model whose weights do not fit
+there."""
 
 from __future__ import annotations
 

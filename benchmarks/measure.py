@@ -12,9 +12,9 @@ engine that takes longer than SLOW_S a run gives SLOW_SAMPLES, without such. One
               memory, a page fault, whatever happens then
     compile   the same for the peers; for dvm_rt what its own counters say that encoding and verifying took
 
-An engine that compiles for seconds would need an hour for UNSEEN shapes: first calls at the timed shapes count as shapes never seen for
-those that are built anew for each shape, no engine gets more of them once it has taken UNSEEN_S, nor other shapes after BUILD_S;
-rows tell how many it had."""
+An engine that compiles for seconds would need an hour for UNSEEN shapes: first calls at the timed shapes count as
+shapes never seen for those that are built anew for each shape, no engine gets more of them once it has taken
+UNSEEN_S, nor other shapes after BUILD_S; rows tell how many it had."""
 
 from __future__ import annotations
 
@@ -54,7 +54,8 @@ def all_cpus() -> Iterator[None]:
 
 @dataclass(slots=True)
 class Row:
-    """One line of a table. `metric`: time, kernel, added p50 / p98 / max, bytes. `dvm`, `peers`: in `unit`; `limit`: the physical one."""
+    """One line of a table. `metric`: time, kernel, added p50 / p98 / max, bytes. `dvm`, `peers`: in `unit`; `limit`:
+    the physical one."""
 
     suite: str
     case: str
@@ -143,8 +144,9 @@ def summary(samples: dict[str, list[float]]) -> tuple[dict[str, float], dict[str
 
 @dataclass(slots=True)
 class First:
-    """First calls of an engine at shapes never seen, in seconds: beyond their repetition, and what of that is compiling. Before each
-    the engine runs the shape that it had before, as a server would have: its code and tables are where they usually are."""
+    """First calls of an engine at shapes never seen, in seconds: beyond their repetition, and what of that is
+    compiling. Before each the engine runs the shape that it had before, as a server would have: its code and tables
+    are where they usually are."""
 
     added: list[float] = field(default_factory=list)
     compiled: list[float] = field(default_factory=list)

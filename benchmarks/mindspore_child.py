@@ -2,8 +2,8 @@
 
     PYTHON benchmarks/mindspore_child.py       (started by benchmarks.engines; speaks over its standard input and output)
 
-Graph mode at level O0, functions captured by tracing, one graph for each shape, CPU. A message is a line of JSON, then the bytes of
-the float32 arrays whose shapes it names."""
+Graph mode at level O0, functions captured by tracing, one graph for each shape, CPU. A message is a line of JSON,
+then the bytes of the float32 arrays whose shapes it names."""
 
 from __future__ import annotations
 

@@ -37,10 +37,13 @@ def main() -> None:
     picks = {w: rng.integers(0, n // w, n // w) for w in rows}
     cases: list[tuple[str, Callable, Callable, list[np.ndarray]]] = [
         ("transpose f32", lambda x: dvm.permute_dims(x, (1, 0)), lambda x: np.ascontiguousarray(x.T), [square]),
-        ("transpose f64", lambda x: dvm.permute_dims(x, (1, 0)), lambda x: np.ascontiguousarray(x.T), [square.astype(np.float64)]),
+        ("transpose f64", lambda x: dvm.permute_dims(x, (1, 0)), lambda x: np.ascontiguousarray(x.T),
+         [square.astype(np.float64)]),
         ("transpose i16", lambda x: dvm.permute_dims(x, (1, 0)), lambda x: np.ascontiguousarray(x.T), [square.astype(np.int16)]),
-        ("heads (0,2,1,3)", lambda x: dvm.permute_dims(x, (0, 2, 1, 3)), lambda x: np.ascontiguousarray(x.transpose(0, 2, 1, 3)), [heads]),
-        ("keys (0,2,3,1)", lambda x: dvm.permute_dims(x, (0, 2, 3, 1)), lambda x: np.ascontiguousarray(x.transpose(0, 2, 3, 1)), [heads]),
+        ("heads (0,2,1,3)", lambda x: dvm.permute_dims(x, (0, 2, 1, 3)), lambda x: np.ascontiguousarray(
+            x.transpose(0, 2, 1, 3)), [heads]),
+        ("keys (0,2,3,1)", lambda x: dvm.permute_dims(x, (0, 2, 3, 1)), lambda x: np.ascontiguousarray(x.transpose(0,
+            2, 3, 1)), [heads]),
         ("flip rows", lambda x: dvm.flip(x, axis=0), lambda x: np.ascontiguousarray(x[::-1]), [square]),
         ("flip in rows", lambda x: dvm.flip(x, axis=1), lambda x: np.ascontiguousarray(x[:, ::-1]), [square]),
         ("every second", lambda x: x[:, ::2], lambda x: np.ascontiguousarray(x[:, ::2]), [square]),
@@ -48,7 +51,8 @@ def main() -> None:
         ("roll", lambda x: dvm.roll(x, 3, axis=1), lambda x: np.roll(x, 3, 1), [square]),
         ("tile", lambda x: dvm.tile(x, (2, 1)), lambda x: np.tile(x, (2, 1)), [square]),
         ("repeat", lambda x: dvm.repeat(x, 2, axis=1), lambda x: np.repeat(x, 2, 1), [square]),
-        *((f"take rows of {4 * w} B", lambda x, i: dvm.take(x, i), lambda x, i: np.take(x, i, 0), [rows[w], picks[w]]) for w in rows),
+        *((f"take rows of {4 * w} B", lambda x, i: dvm.take(x, i), lambda x, i: np.take(x, i, 0),
+           [rows[w], picks[w]]) for w in rows),
         ("sort rows", lambda x: dvm.sort(x), lambda x: np.sort(x, kind="stable"), [rows[64]]),
     ]
     print(f"{'':22}{'ms':>9}{'numpy':>9}{'of copy':>9}")

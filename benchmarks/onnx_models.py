@@ -1,7 +1,7 @@
 """Exported PyTorch models against ONNX Runtime on one thread: `python -m benchmarks.onnx_models [--json FILE]`.
 
-The models are those of tests/onnx/exported.py (torch.onnx.export, random weights), each at small shapes and at one where a run takes
-longer. Calls are what users write: NumPy arrays in, NumPy arrays out. Engines take turns. Rows:
+The models are those of tests/onnx/exported.py (torch.onnx.export, random weights), each at small shapes and at one
+where a run takes longer. Calls are what users write: NumPy arrays in, NumPy arrays out. Engines take turns. Rows:
 
     time           medians of a repeated run, after results were held against each other
     first / again  a run at a shape never seen over its repetition, planning apart: medians over UNSEEN shapes, in ratios
@@ -70,7 +70,8 @@ def check(name: str, ours: list, theirs: list) -> None:
 
 def timed(name: str, session: object, other: object, feeds: Feeds) -> Row:
     check(name, session.run(feeds), other.run(None, feeds))
-    samples = take_turns({"dvm": lambda n: once(lambda: session.run(feeds), n), "onnxruntime": lambda n: once(lambda: other.run(None, feeds), n)})
+    samples = take_turns({"dvm": lambda n: once(lambda: session.run(feeds), n),
+                          "onnxruntime": lambda n: once(lambda: other.run(None, feeds), n)})
     ours, theirs = (1e6 * statistics.median(samples[k]) for k in ("dvm", "onnxruntime"))
     return Row("onnx", name, shape_of(feeds), "time", "us", ours, {"onnxruntime": theirs})
 
@@ -105,7 +106,8 @@ def load_times(name: str, data: bytes) -> Row:
     from dvm_rt.onnx import load
 
     for _ in range(LOADS):
-        for mine, make in zip(times, (load, lambda d: onnxruntime.InferenceSession(d, providers=["CPUExecutionProvider"])), strict=True):
+        for mine, make in zip(times, (load, lambda d: onnxruntime.InferenceSession(d,
+                providers=["CPUExecutionProvider"])), strict=True):
             begin = time.perf_counter()
             make(data)
             mine.append(1e3 * (time.perf_counter() - begin))

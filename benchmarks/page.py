@@ -14,8 +14,10 @@ from benchmarks.measure import YARDSTICKS, Row
 from benchmarks.targets import LEVELS, targets
 
 TITLES = {
-    "operators": "Operators", "subgraphs": "Subgraphs", "models": "Models", "requests": "Requests of many shapes", "dynamic": "Dynamic control flow",
-    "onnx": "ONNX models", "limits": "Against the limits of the machine", "threads": "Two threads", "memory": "Memory", "encode": "Encoding a kernel",
+    "operators": "Operators", "subgraphs": "Subgraphs", "models": "Models", "requests": "Requests of many shapes",
+    "dynamic": "Dynamic control flow",
+    "onnx": "ONNX models", "limits": "Against the limits of the machine", "threads": "Two threads",
+    "memory": "Memory", "encode": "Encoding a kernel",
     "pipeline": "Calls and processes", "startup": "Start",
 }  # fmt: skip
 
@@ -79,7 +81,8 @@ def line(row: Row) -> str:
 
 
 def headlines(rows: list[Row]) -> list[str]:
-    """One line a suite: rows ahead of the best peer, and the ratios' geometric mean; then what new shapes cost, a line a level."""
+    """One line a suite: rows ahead of the best peer, and the ratios' geometric mean; then what new shapes cost, a
+    line a level."""
     lines = []
     for suite, of in groupby(rows, lambda r: r.suite):
         timed = [r for r in of if r.metric == "time" and r.ratio]
@@ -139,7 +142,8 @@ def _why(row: Row) -> str:
 
 
 def _behind(rows: list[Row]) -> list[Row]:
-    """Rows in which a peer is ahead; shapes never seen apart, where a peer that compiles nothing is as good as its page faults."""
+    """Rows in which a peer is ahead; shapes never seen apart, where a peer that compiles nothing is as good as its
+    page faults."""
     return [r for r in rows if r.ratio and r.ratio < 1 and not r.metric.startswith(("added", "compile"))]
 
 
@@ -167,7 +171,8 @@ def sections(machine: dict, rows: list[Row]) -> list[Section]:
         )
         out.append(Section("Targets", [said], [Table(["what", "target", "figure", "", "why it is missed"], body)]))
     if behind := _behind(rows):
-        body = [[text(TITLES[r.suite]), text(r.case), text(r.shape), Cell(f"{r.best[0]} {number(r.best[1])} {r.unit}"), Cell(f"{number(r.dvm)} {r.unit}"),
+        body = [[text(TITLES[r.suite]), text(r.case), text(r.shape),
+                 Cell(f"{r.best[0]} {number(r.best[1])} {r.unit}"), Cell(f"{number(r.dvm)} {r.unit}"),
                  times(r.ratio), text(_why(r))] for r in sorted(behind, key=lambda r: r.ratio)]  # fmt: skip
         out.append(
             Section(
@@ -332,7 +337,8 @@ def _method(machine: dict) -> Section:
         places = zip(
             ("L2", "L3", "memory"), limits["triad_bytes_s"], limits["triad_nt_bytes_s"], limits["read_bytes_s"], strict=True
         )
-        lines.append("Measured in the run, GB/s: " + "; ".join(f"{name}: triad {t / 1e9:.1f}, with non-temporal stores {nt / 1e9:.1f}, read {read / 1e9:.1f}" for name, t, nt, read in places)
+        lines.append("Measured in the run, GB/s: "
+                     + "; ".join(f"{name}: triad {t / 1e9:.1f}, with non-temporal stores {nt / 1e9:.1f}, read {read / 1e9:.1f}" for name, t, nt, read in places)
                      + f". Peak of float32: {limits['fma_flop_s'] / 1e9:.0f} GFLOP/s.")  # fmt: skip
     lines += [f"Absent: {name} ({why})" for name, why in machine["absent"].items()]
     return Section("How it was measured", lines)

@@ -1,8 +1,8 @@
 """Suites against what the machine can do, and against ourselves: `limits` and `threads`.
 
-`limits`: chains without a division against a triad with non-temporal stores over as many bytes; a row times a matrix beyond L2 against
-a read of the matrix; the same with weights stored in bfloat16. The limit is measured in turns with what is held against it.
-`threads`: the same program on two threads and on one."""
+`limits`: chains without a division against a triad with non-temporal stores over as many bytes; a row times a matrix
+beyond L2 against a read of the matrix; the same with weights stored in bfloat16. The limit is measured in turns with
+what is held against it. `threads`: the same program on two threads and on one."""
 
 from __future__ import annotations
 

@@ -146,7 +146,8 @@ class Dvm:
     def __init__(self) -> None:
         import dvm_rt as dvm
 
-        for name in ("exp", "tanh", "sqrt", "abs", "maximum", "minimum", "where", "log", "erf", "sigmoid", "gelu", "silu", "linear",
+        for name in ("exp", "tanh", "sqrt", "abs", "maximum", "minimum", "where", "log", "erf", "sigmoid", "gelu",
+                     "silu", "linear",
                      "reshape", "softmax", "layer_norm", "rms_norm"):
             setattr(self, name, getattr(dvm, name))
         self.sum = lambda x, axis: dvm.sum(x, axis=axis, keepdims=True)

@@ -108,4 +108,5 @@ if __name__ == "__main__":
         fetches(apart, seconds, "processes", 10_080)
         new_shapes(apart, seconds, "processes")
         stats = apart.stats()
-        print({k: stats[k] for k in ("launched", "encoded", "exposed_count", "starved_client_ns", "starved_user_ns", "device_wakes")})
+        print({k: stats[k] for k in ("launched", "encoded", "exposed_count", "starved_client_ns", "starved_user_ns",
+                                     "device_wakes")})

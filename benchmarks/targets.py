@@ -1,7 +1,7 @@
 """What the benchmark is held against: one target a line, its figures computed from the rows of a run.
 
-A target has parts (a row each, or a level each) and is met when all of them are; parts whose rows a run lacks are left out, a target
-without any is said to be not measured."""
+A target has parts (a row each, or a level each) and is met when all of them are; parts whose rows a run lacks are
+left out, a target without any is said to be not measured."""
 
 from __future__ import annotations
 
@@ -94,7 +94,8 @@ def targets(rows: list[Row]) -> list[Target]:
     return [
         *(_compile(rows, suite, level, metric) for suite, level in LEVELS.items() for metric in ("p98", "max")),
         Target("cold start of the 6-layer encoder, against Inductor", ">= 500x faster", "x",
-               tuple(_parts((r for r in rows if r.metric == "cold start"), lambda r: r.over("inductor"), 500, name=lambda r: ""))),
+               tuple(_parts((r for r in rows if r.metric == "cold start"), lambda r: r.over("inductor"), 500,
+                            name=lambda r: ""))),
         Target("chain of 8, gelu, swiglu, lstm cell, of the best peer's time", "<= 0.5x small, <= 0.65x middle and large", "x",
                tuple(Part(f"{r.case} {r.shape}", 1 / r.ratio, SIZES[r.shape], most=True) for r in fused)),
         Target("the same, of a kernel fused by hand", f"<= {HAND_FUSED}x", "x",
@@ -104,12 +105,15 @@ def targets(rows: list[Row]) -> list[Target]:
         ahead("softmax, layer norm, rms norm, gelu, cross entropy, rotary", [r for r in timed if r.case in ROW_KERNELS]),
         Target("matmul, M >= 128, constant weights, against MKL", ">= 0.97x", "x",
                tuple(_parts((r for r in constant if _rows_of(r) >= 128), _mkl, 0.97))),
-        Target("matmul, M <= 64, constant weights, against F.linear", ">= 1.2x", "x", tuple(_parts(small, lambda r: r.over("torch-linear"), 1.2))),
-        Target("matmul, M <= 64, constant weights, against torch.mm", ">= 0.97x", "x", tuple(_parts(small, lambda r: r.over("torch"), 0.97))),
+        Target("matmul, M <= 64, constant weights, against F.linear", ">= 1.2x", "x",
+               tuple(_parts(small, lambda r: r.over("torch-linear"), 1.2))),
+        Target("matmul, M <= 64, constant weights, against torch.mm", ">= 0.97x", "x",
+               tuple(_parts(small, lambda r: r.over("torch"), 0.97))),
         Target("M = 1, 2 with weights beyond L2, of a read of the same bytes", ">= 95 %", " %", tuple(_parts(plain, _share, 95))),
         Target("matmul, both per call, against torch.mm (stretch)", ">= 0.95x", "x",
                tuple(_parts(of("operators", "matmul, both per call"), lambda r: r.over("torch"), 0.95))),
-        Target("weights stored in bfloat16, M = 1, against our float32", ">= 1.5x", "x", tuple(_parts(stored, lambda r: r.over("our float32"), 1.5))),
+        Target("weights stored in bfloat16, M = 1, against our float32", ">= 1.5x", "x",
+               tuple(_parts(stored, lambda r: r.over("our float32"), 1.5))),
         ahead("attention", of("subgraphs", "attention")),
         ahead("MLP and encoder layer", of("subgraphs", "mlp", "encoder layer")),
         Target("MLP, attention, encoder layer, the small half", ">= 1.3x of the best peer", "x",
@@ -119,9 +123,12 @@ def targets(rows: list[Row]) -> list[Target]:
         Target("per-call floor (64 elements, one fused function)", "<= 2 us", " us",
                tuple(Part("", r.dvm, 2.0, most=True) for r in timed if (r.case, r.shape) == ("chain of 8", "1x64"))),
         Target("peak tensor memory of the 6-layer encoder over a stream of shapes", "below eager's", "x",
-               tuple(Part("", r.dvm / r.best[1], 1.0, most=True, strict=True) for r in rows if r.suite == "memory" and r.best and r.case.startswith("6-layer"))),
-        Target("program cache", "<= 16 MiB", " MiB", tuple(Part(r.case, r.dvm, 16.0, most=True) for r in rows if r.suite == "memory" and r.shape == "program cache")),
-        Target("two threads against one", ">= 1.8x", "x", tuple(_parts((r for r in rows if r.suite == "threads"), lambda r: r.over("our 1 thread"), 1.8))),
+               tuple(Part("", r.dvm / r.best[1], 1.0, most=True, strict=True) for r in rows if r.suite == "memory"
+                     and r.best and r.case.startswith("6-layer"))),
+        Target("program cache", "<= 16 MiB", " MiB", tuple(Part(r.case, r.dvm, 16.0, most=True) for r in rows
+                                                           if r.suite == "memory" and r.shape == "program cache")),
+        Target("two threads against one", ">= 1.8x", "x",
+               tuple(_parts((r for r in rows if r.suite == "threads"), lambda r: r.over("our 1 thread"), 1.8))),
     ]  # fmt: skip
 
 

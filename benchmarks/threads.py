@@ -20,7 +20,8 @@ from dvm_rt.isa.program import PACKED, READ, WRITE, ProgramBuilder
 
 ROUNDS, ROUNDS_MAX, ROUND_NS = 9, 40, 2e7
 FREE = 0.9  # of the CPUs: a round with this share is one that counts
-CHAIN = (("mul.k", 1.1), ("add.k", 0.5), ("abs",), ("mul.k", 0.9), ("add.k", 0.1), ("max.k", 0.2), ("mul.k", 1.01), ("sub.k", 0.3))
+CHAIN = (("mul.k", 1.1), ("add.k", 0.5), ("abs",), ("mul.k", 0.9), ("add.k", 0.1), ("max.k", 0.2), ("mul.k", 1.01),
+         ("sub.k", 0.3))
 Case = tuple[bytes, list[np.ndarray]]
 
 
@@ -52,7 +53,8 @@ def chain(rows: int, columns: int) -> Case:
 
 def softmax(rows: int, columns: int) -> Case:
     largest = ([("mov.i", 0), ("acc_max", 4)], (4,), [("fold_max", 4), ("store_row", 0)])
-    powers = ([("mov.i", 0), ("sub.r", 0), ("exp",), ("acc_sum", 0), ("store", 2)], (0,), [("fold_sum", 0), ("recip",), ("store_row", 1)])
+    powers = ([("mov.i", 0), ("sub.r", 0), ("exp",), ("acc_sum", 0), ("store", 2)], (0,),
+              [("fold_sum", 0), ("recip",), ("store_row", 1)])
     return rows_program(rows, columns, [largest, powers, ([("mov.i", 2), ("mul.r", 1), ("store", 1)], (), ())])
 
 
@@ -80,7 +82,8 @@ def cases() -> dict[str, Case]:
 
 @dataclass(frozen=True, slots=True)
 class Compared:
-    """Microseconds by number of threads, the median ratio of the pairs, CPU time of many threads over one's; free rounds of all."""
+    """Microseconds by number of threads, the median ratio of the pairs, CPU time of many threads over one's; free
+    rounds of all."""
 
     us: dict[int, float]
     ratio: float
@@ -105,7 +108,8 @@ def compare(program: _native.Program, args: list[np.ndarray], threads: int) -> C
     free = [i for i, s in enumerate(share) if s >= FREE * threads]
     counted = free or range(len(share))
     ratio = statistics.median(ns[1][i] / ns[threads][i] for i in counted)
-    return Compared({n: statistics.median(times[i] for i in counted) / 1e3 for n, times in ns.items()}, ratio, min(cpu[threads]) / min(cpu[1]), len(free), len(share))
+    return Compared({n: statistics.median(times[i] for i in counted) / 1e3 for n, times in ns.items()}, ratio,
+                    min(cpu[threads]) / min(cpu[1]), len(free), len(share))
 
 
 def main() -> None:

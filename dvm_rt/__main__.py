@@ -130,13 +130,15 @@ def trace(
 def run(
     file: Annotated[Path, typer.Argument(help="an ONNX model")],
     input: Annotated[list[str], typer.Option(help="name=file.npy; inputs that are not given are random")] = [],  # noqa: B006
-    dim: Annotated[list[str], typer.Option(help="name=4 or name=4,8: sizes of symbolic dimensions; several are swept")] = [],  # noqa: B006
+    dim: Annotated[list[str],
+                   typer.Option(help="name=4 or name=4,8: sizes of symbolic dimensions; several are swept")] = [],  # noqa: B006
     profile: Annotated[bool, typer.Option(help="say where the nodes ran, and the runtime's counters")] = False,
     trace: Annotated[Path | None, typer.Option(help="write a Perfetto trace")] = None,
     compare: Annotated[str | None, typer.Option(help="run beside another engine: onnxruntime")] = None,
     encoders: Annotated[int, typer.Option(min=0, max=8, help="worker processes; 0: everything in this process")] = 0,
 ) -> None:
-    """Run an ONNX model over one or several shapes. Exit code 2: results differ from those of the engine that it is compared with."""
+    """Run an ONNX model over one or several shapes. Exit code 2: results differ from those of the engine that it is
+    compared with."""
     if not _onnx("command").run(file, input, dim, profile, trace, compare, encoders):
         raise typer.Exit(2)
 
@@ -181,8 +183,10 @@ def _onnx(module: str) -> ModuleType:
 
 @app.command()
 def bench(
-    suites: Annotated[list[str] | None, typer.Argument(help="operators, subgraphs, models, requests, dynamic, onnx, limits, threads, memory, encode, pipeline, startup; none: all")] = None,
-    peers: Annotated[str, typer.Option(help="engines to compare with")] = "torch,torch-linear,inductor,inductor-dyn,onnxruntime,jax,numpy,numexpr,mindspore",
+    suites: Annotated[list[str] | None,
+                      typer.Argument(help="operators, subgraphs, models, requests, dynamic, onnx, limits, threads, memory, encode, pipeline, startup; none: all")] = None,
+    peers: Annotated[str,
+                     typer.Option(help="engines to compare with")] = "torch,torch-linear,inductor,inductor-dyn,onnxruntime,jax,numpy,numexpr,mindspore",
     only: Annotated[str, typer.Option(help="only cases whose name contains this")] = "",
     threads: Annotated[int, typer.Option(min=1, max=64, help="threads of every engine; 1 pins to one CPU")] = 1,
     all_shapes: Annotated[bool, typer.Option(help="give slow compilers all 50 new shapes, not a few")] = False,

@@ -43,7 +43,8 @@ SETTINGS: tuple[Setting, ...] = (
     # ---- running ahead ----
     Setting("ahead_depth", 4, "calls", "ahead of the last one whose programs are made while the caller waits; 0: none", (0, 64)),
     Setting("ahead_branches", 4, "plans", "that may come next and are prepared", (1, 8)),
-    Setting("ahead_max", 64, "programs", "that were guessed and not called yet; beyond that the oldest are dropped", (1, 1 << 16)),
+    Setting("ahead_max", 64, "programs", "that were guessed and not called yet; beyond that the oldest are dropped",
+            (1, 1 << 16)),
     # ---- patience ----
     Setting("lease_s", 0.25, "s", "without a commit until whoever owes one is replaced", (0.05, 3600.0)),
     Setting("remote_lease_s", 5.0, "s", "the same for a remote worker, whose kernel cannot be asked", (0.05, 3600.0)),
@@ -72,7 +73,8 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("worker_budget_us", 50, "us", "that a worker encodes before the programs so far leave", (1, 1_000_000)),
     Setting("worker_nice", 10, "", "added to the niceness of encoder workers", (0, 19)),
     # ---- kernels ----
-    Setting("threads", 0, "threads", "that run kernels; 0: one inline, with processes the CPUs that caller and encoders leave", (0, 64)),
+    Setting("threads", 0, "threads",
+            "that run kernels; 0: one inline, with processes the CPUs that caller and encoders leave", (0, 64)),
     # ---- spinning ----
     Setting("spin_us", 200, "us", "that a caller spins before it sleeps; 0 on one CPU", (0, 1_000_000)),
     Setting("device_spin_us", 200, "us", "that the device spins before it sleeps; 0 on one CPU", (0, 1_000_000)),
@@ -86,13 +88,18 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("connect_s", 30.0, "s", "that a pool waits for its scheduler", (0.1, 86400.0)),
     # ---- arrays ----
     Setting("pending_max", 512, "operators", "that lazy arrays wait for before they are computed unasked", (1, 1 << 16)),
-    Setting("calls_max", 4096, "calls", "of stacked functions that wait for each other before they are run unasked", (1, 1 << 20)),
+    Setting("calls_max", 4096, "calls", "of stacked functions that wait for each other before they are run unasked",
+            (1, 1 << 20)),
     Setting("plans_max", 1024, "plans", "of lazy graphs that a runtime remembers", (1, 1 << 20)),
     # ---- planning ----
-    Setting("plan_patience_us", 1000.0, "us", "an operator, that a graph runs without a plan until its caller makes it", (0.0, 1e9)),
-    Setting("quick_bytes_max", 32 << 20, "bytes", "that an unseen graph may write operator by operator; a larger one is planned first", (0, 1 << 40)),
+    Setting("plan_patience_us", 1000.0, "us",
+            "an operator, that a graph runs without a plan until its caller makes it", (0.0, 1e9)),
+    Setting("quick_bytes_max", 32 << 20, "bytes",
+            "that an unseen graph may write operator by operator; a larger one is planned first", (0, 1 << 40)),
     # ---- seeing inside ----
-    Setting("log_flushes", 0, "", "1: each time that lazy arrays are computed, a line on standard error says why, and where the code is", (0, 1)),
+    Setting("log_flushes", 0, "",
+            "1: each time that lazy arrays are computed, a line on standard error says why, and where the code is",
+            (0, 1)),
     Setting("story_length", 4096, "entries", "that the scheduler remembers for story()", (16, 1 << 20)),
     Setting("session_root", "", "", "folder of the session folders (default: XDG_RUNTIME_DIR, else a private one in /tmp)"),
     # ---- examples ----

@@ -14,7 +14,8 @@ from dvm_rt.errors import DTypeError
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DType:
-    """One element type: there is one object of each. `kind` is "b" bool, "i" signed, "u" unsigned, "f" float; `bytes` the size of one element."""
+    """One element type: there is one object of each. `kind` is "b" bool, "i" signed, "u" unsigned, "f" float; `bytes`
+    the size of one element."""
 
     name: str
     code: int

@@ -48,8 +48,8 @@ class Runtime:
     (bytes), spin_us, lease_s, threads (that run kernels; the bytes do not depend on it; 0 or nothing: one inline, else the
     CPUs that this process may use less one for the caller and one for each encoder, at least one). target: the instruction set,
     "baseline", "avx2" or "avx512" (the bytes are the same); "": the best that is here. encode_work_ns makes each encode that much
-    dearer, for experiments. cache: a folder in which plans and their programs are kept for the next process, written by save() and
-    close(); see array/plan_cache.py.
+    dearer, for experiments. cache: a folder in which plans and their programs are kept for the next process, written
+    by save() and close(); see array/plan_cache.py.
     Raises DvmError for values out of range, PoolUnhealthyError if the processes do not start."""
 
     def __init__(
@@ -87,7 +87,8 @@ class Runtime:
         if inline:
             from dvm_rt import _native
 
-            self.stream: _native.Stream = _native.Stream(inline=True, threads=self.threads, loop_s=config.number("loop_s"), **options)
+            self.stream: _native.Stream = _native.Stream(inline=True, threads=self.threads,
+                                                         loop_s=config.number("loop_s"), **options)
         else:
             self._start(options, _row("spin_us", spin_us), _row("lease_s", lease_s), listen, encode_work_ns)
         _open_runtimes.add(self)
@@ -118,7 +119,8 @@ class Runtime:
             raise
 
     def _make_parts(
-        self, directory: Any, zygote: Any, options: dict[str, Any], spin_us: float, lease_s: float, listen: str | None, work_ns: int
+        self, directory: Any, zygote: Any, options: dict[str, Any], spin_us: float, lease_s: float,
+        listen: str | None, work_ns: int
     ) -> None:
         from dataclasses import replace
 
@@ -132,7 +134,8 @@ class Runtime:
         if self.encode == "workers" and len(cpus) <= 2:
             spin_us = min(spin_us, SPIN_OWED_US)
         self.stream = _native.Stream(
-            inline=False, workers=self.encoders, ring_bytes=config.integer("ring_bytes"), spin_us=0.0 if alone else float(spin_us),
+            inline=False, workers=self.encoders, ring_bytes=config.integer("ring_bytes"), spin_us=0.0 if alone
+            else float(spin_us),
             credit_timeout_s=config.number("wait_s"), encode_mode=self.encode, ahead_depth=config.integer("ahead_depth"),
             ahead_branches=config.integer("ahead_branches"), ahead_max=config.integer("ahead_max"), **options,
         )  # fmt: skip
@@ -225,7 +228,8 @@ class Runtime:
 
     async def reached(self, seq: int | None = None, timeout_s: float | None = None, turn: bool = True) -> None:
         """Waits in the running event loop until launch `seq` (default: the last one so far) is done. Values are read
-        without waiting then. `turn`: others have one first, also where nothing has to be waited for. Raises DeviceTimeoutError, PoolUnhealthyError, ClosedError."""
+        without waiting then. `turn`: others have one first, also where nothing has to be waited for. Raises
+        DeviceTimeoutError, PoolUnhealthyError, ClosedError."""
         self._check_open()
         seq = self.stream.launched if seq is None else seq
         if turn:

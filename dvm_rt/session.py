@@ -62,7 +62,8 @@ def remove_session(path: str) -> None:
 def session_root() -> str:
     """The folder of the session folders: ours alone, and not a link."""
     runtime_dir = os.environ.get("XDG_RUNTIME_DIR")
-    default = os.path.join(runtime_dir, "dvm_rt") if runtime_dir else os.path.join(os.environ.get("TMPDIR", "/tmp"), f"dvm_rt-{os.getuid()}")
+    default = os.path.join(runtime_dir, "dvm_rt") if runtime_dir else os.path.join(os.environ.get("TMPDIR", "/tmp"),
+        f"dvm_rt-{os.getuid()}")
     root = config.text("session_root") or default
     os.makedirs(root, mode=0o700, exist_ok=True)
     found = os.lstat(root)

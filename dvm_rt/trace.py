@@ -32,7 +32,8 @@ class Span:
 
 
 def track_name(track: int) -> str:
-    return {CLIENT: "client", DEVICE: "device", BESIDE: "device, beside", SCHEDULER: "scheduler"}.get(track, f"encoder {track - 2}")
+    return {CLIENT: "client", DEVICE: "device", BESIDE: "device, beside", SCHEDULER: "scheduler"}.get(track,
+        f"encoder {track - 2}")
 
 
 def spans(track: int, records: bytes) -> Iterator[Span]:
@@ -44,7 +45,8 @@ def spans(track: int, records: bytes) -> Iterator[Span]:
         begin_ns, end_ns, number, kind, extra = row
         if 0 < kind < len(kinds):
             beside = track == DEVICE and kinds[kind] == "LOAD" and extra >> 31
-            yield Span(BESIDE if beside else track, kinds[kind], begin_ns, end_ns, number, extra & 0x7FFFFFFF if beside else extra)
+            yield Span(BESIDE if beside else track, kinds[kind], begin_ns, end_ns, number, extra & 0x7FFFFFFF
+                       if beside else extra)
 
 
 # ---- writing --------------------------------------------------------------------------------------------------------
@@ -126,8 +128,10 @@ def summarise(path: str | Path, gaps: int = 5) -> list[TrackSummary]:
         names = {e["tid"]: e["args"]["name"] for e in events if e["ph"] == "M"}
         rows = [(e["tid"], e["name"], float(e["ts"]), float(e["dur"])) for e in events if e["ph"] == "X"]
     except (ValueError, KeyError, TypeError, UnicodeDecodeError) as error:
-        raise ModelFormatError(f"trace: {path}: not a trace, got {type(error).__name__}, allowed what Runtime.trace() writes") from None
-    return [_summary(names.get(track, str(track)), [r[1:] for r in rows if r[0] == track], gaps) for track in sorted({r[0] for r in rows})]
+        raise ModelFormatError(
+            f"trace: {path}: not a trace, got {type(error).__name__}, allowed what Runtime.trace() writes") from None
+    return [_summary(names.get(track, str(track)), [r[1:] for r in rows if r[0] == track], gaps)
+            for track in sorted({r[0] for r in rows})]
 
 
 def _summary(name: str, rows: list[tuple[str, float, float]], gaps: int) -> TrackSummary:

@@ -3,7 +3,8 @@
 Rules. A frame is bytes from `wire.encode`; nothing here looks inside. Local sockets are ipc files in a session folder,
 never abstract names, never bound twice: each life of a process has its own address, so what was queued for a dead one
 reaches nobody. No send blocks: credits bound every queue, not high-water marks. LINGER is 0 but for
-goodbyes: what else was not delivered was leased. A listening runtime binds, workers connect; without keys only local addresses are allowed.
+goodbyes: what else was not delivered was leased. A listening runtime binds, workers connect; without keys only local
+addresses are allowed.
 
 The zygote imports this before it forks, so importing must not make a context (a context has threads)."""
 

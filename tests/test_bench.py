@@ -16,12 +16,14 @@ YARDSTICK = fused.Fused()
 
 
 def bench(*arguments: str) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, "-m", "dvm_rt", "bench", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+    return subprocess.run([sys.executable, "-m", "dvm_rt", "bench", *arguments], cwd=ROOT, capture_output=True,
+                          text=True, check=False)
 
 
 def test_rows_have_the_promised_form_and_a_second_run_goes_on(tmp_path):
     path, page, drawn = tmp_path / "rows.json", tmp_path / "page.md", tmp_path / "page.html"
-    done = bench("operators", "--only", "sum of rows", "--peers", "numpy", "--json", str(path), "--markdown", str(page), "--html", str(drawn))
+    done = bench("operators", "--only", "sum of rows", "--peers", "numpy", "--json", str(path), "--markdown",
+                 str(page), "--html", str(drawn))
     assert done.returncode == 0, done.stderr
     found = json.loads(path.read_text())
     assert {"cpu", "threads", "versions", "absent", "limits"} <= found["machine"].keys()
@@ -75,13 +77,16 @@ def test_every_variant_of_the_yardstick_is_right_and_so_is_our_program_beside_it
 
 
 def row(suite: str, case: str, shape: str, metric: str, dvm: float, limit: float | None = None, **peers: float) -> measure.Row:
-    return measure.Row(suite, case, shape, metric, "us", dvm, {name.replace("_", "-"): value for name, value in peers.items()}, limit)
+    return measure.Row(suite, case, shape, metric, "us", dvm,
+                       {name.replace("_", "-"): value for name, value in peers.items()}, limit)
 
 
 def test_targets_are_computed_and_the_worst_part_of_a_missed_one_is_named():
     rows = [
-        row("subgraphs", "chain of 8", "32x64", "time", 2.0, numpy=8.0), row("subgraphs", "chain of 8", "512x768", "time", 70.0, numpy=100.0),
-        row("subgraphs", "chain of 8", "1x64", "time", 1.9, numpy=9.0), row("operators", "add", "50 new", "compile max", 10.0, inductor=2e6),
+        row("subgraphs", "chain of 8", "32x64", "time", 2.0, numpy=8.0),
+        row("subgraphs", "chain of 8", "512x768", "time", 70.0, numpy=100.0),
+        row("subgraphs", "chain of 8", "1x64", "time", 1.9, numpy=9.0),
+        row("operators", "add", "50 new", "compile max", 10.0, inductor=2e6),
         row("limits", "768x3072 weights", "M = 1, in L3", "time", 100.0, 94.0),
     ]  # fmt: skip
     by_what = {t.what: t for t in targets.targets(rows)}

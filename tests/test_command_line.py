@@ -39,6 +39,7 @@ def test_trace_summarises_each_track(tmp_path):
 
 def test_bad_input_is_one_line_and_exit_code_1(tmp_path):
     (tmp_path / "bad").write_bytes(b"not a program, not a trace")
-    for command in (("das", tmp_path / "bad"), ("trace", tmp_path / "bad"), ("das", tmp_path / "none"), ("pool", "--connect", "tcp://1.2.3.4:5")):
+    for command in (("das", tmp_path / "bad"), ("trace", tmp_path / "bad"), ("das", tmp_path / "none"),
+                    ("pool", "--connect", "tcp://1.2.3.4:5")):
         out = dvm_rt(*command)
         assert out.returncode == 1 and len(out.stderr.strip().splitlines()) == 1, (command, out.stderr)

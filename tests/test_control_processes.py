@@ -104,5 +104,6 @@ def test_a_launch_that_kills_every_device_ends_alone() -> None:
         with pytest.raises(PoisonRequestError):
             np.asarray(worse)
         assert np.asarray(after).tobytes() == np.asarray(before).tobytes()
-        assert result(50) == np.asarray(walk(dvm.asarray(np.linspace(-1, 1, 40, dtype=np.float32)), dvm.asarray(np.int32(50)))).tobytes()
+        assert result(50) == np.asarray(walk(dvm.asarray(np.linspace(-1, 1, 40, dtype=np.float32)),
+                                             dvm.asarray(np.int32(50)))).tobytes()
         assert rt.stats()["deaths"] >= 5

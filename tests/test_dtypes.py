@@ -26,7 +26,8 @@ def test_promotion_of_one_kind_is_that_of_the_standard(a: dtypes.DType, b: dtype
 def test_promotion_beyond_numpy() -> None:
     assert dtypes.promote(bfloat16, float16) is float32 and dtypes.promote(bfloat16, float64) is float64
     assert dtypes.promote(bfloat16, int64) is bfloat16 and dtypes.promote(uint64, int8) is None
-    assert dtypes.with_number(int8, 3) is int8 and dtypes.with_number(int8, 3.0) is float32 and dtypes.with_number(bool_, 3) is int64
+    assert dtypes.with_number(int8, 3) is int8 and dtypes.with_number(int8,
+        3.0) is float32 and dtypes.with_number(bool_, 3) is int64
     assert dtypes.with_number(float16, 3.0) is float16 and dtypes.with_number(uint8, True) is uint8
     assert dtypes.sum_dtype(int8) is int64 and dtypes.sum_dtype(uint8) is uint64 and dtypes.sum_dtype(float16) is float16
 

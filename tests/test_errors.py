@@ -24,7 +24,8 @@ def raised(path: Path) -> Iterator[tuple[int, str]]:
             yield node.lineno, ast.unparse(node.args[0])
 
 
-@pytest.mark.parametrize("folder", sorted(p.name for p in PACKAGE.iterdir() if p.is_dir() and any(p.rglob("*.py")) or p.suffix == ".py"))
+@pytest.mark.parametrize("folder", sorted(p.name for p in PACKAGE.iterdir() if p.is_dir() and any(p.rglob("*.py"))
+                                          or p.suffix == ".py"))
 def test_python_errors_have_the_form(folder: str) -> None:
     path = PACKAGE / folder
     files = sorted(path.rglob("*.py")) if path.is_dir() else [path]
@@ -36,7 +37,8 @@ def test_python_errors_have_the_form(folder: str) -> None:
 
 
 def test_native_errors_have_the_form() -> None:
-    made = [m for file in sorted((PACKAGE / "native").glob("*.cpp")) for m in re.findall(r'Error\("\w+", (?:say\()?(".*?)\);\n', file.read_text(), re.DOTALL)]
+    made = [m for file in sorted((PACKAGE / "native").glob("*.cpp"))
+            for m in re.findall(r'Error\("\w+", (?:say\()?(".*?)\);\n', file.read_text(), re.DOTALL)]
     assert len(made) > 25
     assert not [text for text in made if not ("got" in text and "allowed" in text)]
 

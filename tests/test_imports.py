@@ -75,7 +75,8 @@ def test_only_transport_imports_zmq():
     importers = set()
     for path in PACKAGE.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
-            names = [a.name for a in node.names] if isinstance(node, ast.Import) else [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else [node.module
+                or ""] if isinstance(node, ast.ImportFrom) else []
             if any(n.split(".")[0] == "zmq" for n in names):
                 importers.add(path.name)
     assert importers == {"transport.py"}
@@ -85,7 +86,8 @@ def test_no_pickle_and_no_code_from_data():
     banned = {"pickle", "marshal", "dill", "joblib", "shelve", "cloudpickle"}
     for path in PACKAGE.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
-            names = [a.name for a in node.names] if isinstance(node, ast.Import) else [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else [node.module
+                or ""] if isinstance(node, ast.ImportFrom) else []
             assert not banned & {n.split(".")[0] for n in names}, path
             called = node.func.id if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) else ""
             assert called not in ("exec", "compile", "__import__"), path
@@ -95,7 +97,8 @@ def test_no_pickle_and_no_code_from_data():
 def modules_after(statement: str) -> set[str]:
     script = f"import sys\n{statement}\nprint(*sys.modules)"
     out = subprocess.run(
-        [sys.executable, "-P", "-c", script], env={"PYTHONPATH": str(PACKAGE.parent)}, capture_output=True, text=True, check=True, timeout=60
+        [sys.executable, "-P", "-c", script], env={"PYTHONPATH": str(PACKAGE.parent)}, capture_output=True,
+        text=True, check=True, timeout=60
     )
     return set(out.stdout.split())
 
@@ -125,7 +128,8 @@ def test_light_things_stay_light(statement, allowed):
 def test_the_zygote_has_one_thread():
     script = "import os, dvm_rt.zygote as z; z._preload(); print('threads', len(os.listdir('/proc/self/task')))"
     out = subprocess.run(
-        [sys.executable, "-P", "-c", script], env={"PYTHONPATH": str(PACKAGE.parent)}, capture_output=True, text=True, check=True, timeout=60
+        [sys.executable, "-P", "-c", script], env={"PYTHONPATH": str(PACKAGE.parent)}, capture_output=True,
+        text=True, check=True, timeout=60
     )
     assert out.stdout.strip() == "threads 1"
 

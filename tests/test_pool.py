@@ -124,7 +124,8 @@ def test_a_second_runtime_may_not_bind_the_same_endpoint(endpoint):
 
 def command(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-P", "-m", "dvm_rt", "pool", *arguments], env=ENVIRONMENT, cwd="/", capture_output=True, text=True, timeout=60
+        [sys.executable, "-P", "-m", "dvm_rt", "pool", *arguments], env=ENVIRONMENT, cwd="/", capture_output=True,
+        text=True, timeout=60
     )
 
 
@@ -280,7 +281,8 @@ def garbage(encoder: _native.Encoder, batch: wire.Instances, how: str, peer: Pee
 
 @pytest.mark.parametrize(
     "how",
-    ["noise", "another lease", "another's program", "a flipped bit", "valid, but of other dimensions", "a huge count", "bye", "silence"],
+    ["noise", "another lease", "another's program", "a flipped bit", "valid, but of other dimensions",
+     "a huge count", "bye", "silence"],
 )
 def test_a_lying_worker_costs_time_only(endpoint, how, monkeypatch):
     monkeypatch.setenv("DVM_RT_RECHECK_EVERY", "1")

@@ -105,7 +105,8 @@ def requests(reader: Reader, capsys: pytest.CaptureFixture[str]) -> None:
 
 def waiting(reader: Reader, capsys: pytest.CaptureFixture[str]) -> None:
     rng = np.random.default_rng(3)
-    shapes = {"words": (9, 1, HIDDEN), "w0": (HIDDEN, 3 * HIDDEN), "b0": (3 * HIDDEN,), "w": (2 * HIDDEN, 5 * HIDDEN), "b": (5 * HIDDEN,)}
+    shapes = {"words": (9, 1, HIDDEN), "w0": (HIDDEN, 3 * HIDDEN), "b0": (3 * HIDDEN,),
+              "w": (2 * HIDDEN, 5 * HIDDEN), "b": (5 * HIDDEN,)}
 
     def leaf(x: dvm.Array, w: dvm.Array, b: dvm.Array) -> tuple[dvm.Array, dvm.Array]:
         i, o, u = dvm.split(x @ w + b, 3, axis=-1)

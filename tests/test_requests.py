@@ -115,7 +115,8 @@ async def test_a_deadline_is_the_requests_own(rt: Runtime) -> None:
         await decode(0, 1_000_000_000, [])
 
     results = await asyncio.gather(
-        rt.run(impatient, deadline_s=0.05), rt.run(decode, 1, 400, []), rt.run(decode, 2, 400, [], deadline_s=LONG_S), return_exceptions=True
+        rt.run(impatient, deadline_s=0.05), rt.run(decode, 1, 400, []),
+        rt.run(decode, 2, 400, [], deadline_s=LONG_S), return_exceptions=True
     )
     assert isinstance(results[0], DeviceTimeoutError)
     assert results[1:] == [await rt.run(decode, n, 400, []) for n in (1, 2)]

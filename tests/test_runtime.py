@@ -91,7 +91,8 @@ def test_plans_that_are_given_up_are_given_up_by_everybody(monkeypatch):
         x = rt.stream.asarray(random(3, 3))
         for factor in range(40):
             plan = rt.stream.register(axpy(float(factor)))
-            assert rt.stream.read(rt.stream.call(plan, [x, x])[0])[0, 0] == random(3, 3)[0, 0] * np.float32(factor) + random(3, 3)[0, 0]
+            assert rt.stream.read(rt.stream.call(plan, [x, x])[0])[0, 0] == random(3, 3)[0,
+                0] * np.float32(factor) + random(3, 3)[0, 0]
             rt.stream.forget(plan)
         wait_until(lambda: len(rt._shell.plans) < 16, "plans are forgotten")
         assert len(rt._shell.state.book.workers[0].plans) < 16
@@ -233,7 +234,8 @@ def test_names_in_the_working_directory_shadow_nothing(tmp_path):
     (tmp_path / "dvm_rt" / "__init__.py").write_text("raise ImportError('the wrong package')")
     script = "from dvm_rt.runtime import Runtime\nwith Runtime(encoders=1) as rt: print(sorted(rt.pids()))"
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    out = subprocess.run([sys.executable, "-P", "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
+    out = subprocess.run([sys.executable, "-P", "-c", script], cwd=tmp_path, env=environment, capture_output=True,
+                         text=True, timeout=60)
     assert out.stdout.strip() == "['device', 'encoder 0', 'zygote']", out.stderr
 
 
@@ -278,7 +280,8 @@ def test_a_request_that_no_encoder_survives_is_poison_and_the_next_one_works():
 
 
 def test_arguments_out_of_range_are_refused():
-    for bad in ({"encoders": 9}, {"encoders": -1}, {"encoders": "2"}, {"encoders": 1.5}, {"encode": "nobody"}, {"lease_s": 0.0}, {"spin_us": -1}):
+    for bad in ({"encoders": 9}, {"encoders": -1}, {"encoders": "2"}, {"encoders": 1.5}, {"encode": "nobody"},
+                {"lease_s": 0.0}, {"spin_us": -1}):
         with pytest.raises(DvmError, match="got .* allowed"):
             Runtime(**bad)
 

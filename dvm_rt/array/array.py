@@ -363,8 +363,9 @@ def _wrap_node(node: Node, of: Session | None) -> Array:
 
 
 def asarray(value: object, dtype: DTypeLike | None = None) -> Array:
-    """An array of the current runtime with a copy of the value, which may be strided, read-only, unaligned or of another byte order.
-    Python floats become float32, Python ints int64. Raises DTypeError, ShapeError, DeviceOutOfMemoryError, ClosedError."""
+    """An array of the current runtime with a copy of the value, which may be strided, read-only, unaligned or of
+    another byte order. Python floats become float32, Python ints int64. Raises DTypeError, ShapeError,
+    DeviceOutOfMemoryError, ClosedError."""
     if isinstance(value, Array):
         return value if dtype is None else value.astype(dtype)
     if isinstance(value, Dim):
@@ -404,7 +405,8 @@ def _from_python(value: object) -> np.ndarray:
     except ValueError as error:
         raise ShapeError("array: asarray: nested sequences, got ones of unequal length, allowed equal ones") from error
     if host.dtype.kind not in "biuf":
-        got = f"{type(value).__name__} of {host.dtype}" if isinstance(value, (list, tuple)) else f"{type(value).__name__} {reprlib.repr(value)}"
+        got = f"{type(value).__name__} of {host.dtype}" if isinstance(value,
+            (list, tuple)) else f"{type(value).__name__} {reprlib.repr(value)}"
         raise DTypeError(
             f"array: asarray: value, got {got}, "
             "allowed numbers of 64 bits, bools, arrays and nested sequences of them"
@@ -602,7 +604,8 @@ def _binary(name: str, x: object, y: object) -> Array:
 
 
 def _recorded_pair(name: str, x: object, y: object) -> Array | None:
-    """The same as `binary` for what is recorded most: elementwise, one floating dtype, outside of traces. None: not such a case."""
+    """The same as `binary` for what is recorded most: elementwise, one floating dtype, outside of traces. None: not
+    such a case."""
     of = x._session if x.__class__ is Array else y._session
     if of is None or name not in _PAIRS:
         return None
@@ -687,8 +690,9 @@ def computed(array: Array, reason: str) -> object:
 
 
 def eval(*arrays: Array) -> None:
-    """Computes arrays, all in as few launches as their runtimes allow, and waits until they are there. Raises what went wrong with
-    them: DeviceTrap, DeviceTimeoutError, DeviceOutOfMemoryError; GraphError for what is no array, or has no value."""
+    """Computes arrays, all in as few launches as their runtimes allow, and waits until they are there. Raises what
+    went wrong with them: DeviceTrap, DeviceTimeoutError, DeviceOutOfMemoryError; GraphError for what is no array, or
+    has no value."""
     _launch(arrays)
     for array in arrays:
         array._session.stream.read(array._tensor, array._session.wait_s)

@@ -87,8 +87,8 @@ def _switched(index: Array, first: int, branches: list[Callable[..., object]], o
 def while_loop(
     going: Callable[..., object], body: Callable[..., object], state: object, *, limit: int = LIMIT
 ) -> object:
-    """The state after `state = body(*state)` has run as long as `going(*state)`, a scalar bool, is set. `state` is a tuple, or one
-    array (or another structure), which both functions then take as their only argument."""
+    """The state after `state = body(*state)` has run as long as `going(*state)`, a scalar bool, is set. `state` is a
+    tuple, or one array (or another structure), which both functions then take as their only argument."""
     if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= LIMIT_MAX:
         raise GraphError(f"while_loop: limit, got {limit!r}, allowed whole numbers from 1 to {LIMIT_MAX}")
     _check_functions("while_loop", going, body)
@@ -330,9 +330,10 @@ def _traced_part(
     return part, inner, out_tree, nodes
 
 
-def _lifted_part(part: Trace, inner: list[Node], tree: object, nodes: list[Node], name: str) -> tuple[Trace, list[Node], object, list[Node]]:
-    """What `_traced_part` gives, with arrays for whole numbers and bools in the results. Not by tracing again: what is nested would
-    be traced 2 ** depth times."""
+def _lifted_part(part: Trace, inner: list[Node], tree: object, nodes: list[Node], name: str) -> tuple[Trace,
+        list[Node], object, list[Node]]:
+    """What `_traced_part` gives, with arrays for whole numbers and bools in the results. Not by tracing again: what
+    is nested would be traced 2 ** depth times."""
     results: list[object] = []
     with part:
         tree = _flatten(_lifted(_unflatten(tree, _arrays(nodes))), results)

@@ -164,7 +164,8 @@ def _zero(x: Array) -> Number:
 
 
 def one_hot(indices: Array, depth: Size, *, axis: int = -1, dtype: DTypeLike | None = None) -> Array:
-    """1 at each index along a new axis of size depth, else 0; an index outside gives zeros. depth: to 2^24. float32 without a dtype."""
+    """1 at each index along a new axis of size depth, else 0; an index outside gives zeros. depth: to 2^24. float32
+    without a dtype."""
     indices = asarray(indices)
     axis = axis_number("array: one_hot", axis, indices.ndim + 1)
     shape: list[Size] = [1] * (indices.ndim + 1)
@@ -174,7 +175,8 @@ def one_hot(indices: Array, depth: Size, *, axis: int = -1, dtype: DTypeLike | N
 
 
 def meshgrid(*arrays: Array, indexing: str = "xy") -> list[Array]:
-    """Each vector stretched over the grid of all of them. Raises ShapeError for other indexing than xy and ij, and for matrices."""
+    """Each vector stretched over the grid of all of them. Raises ShapeError for other indexing than xy and ij, and
+    for matrices."""
     given = [asarray(a) for a in arrays]
     if indexing not in ("xy", "ij") or any(a.ndim > 1 for a in given):
         raise ShapeError(f"array: meshgrid: got indexing {indexing!r}, ranks {[a.ndim for a in given]}, allowed xy, ij and vectors")
@@ -185,5 +187,6 @@ def meshgrid(*arrays: Array, indexing: str = "xy") -> list[Array]:
     shape: list[Size] = [0] * len(order)
     for vector, axis in zip(vectors, order, strict=True):
         shape[axis] = vector.shape[0]
-    lined = [reshape(v, tuple(n if i == axis else 1 for i, n in enumerate(shape))) for v, axis in zip(vectors, order, strict=True)]
+    lined = [reshape(v, tuple(n if i == axis else 1 for i, n in enumerate(shape))) for v, axis in zip(vectors, order,
+        strict=True)]
     return [broadcast_to(v, tuple(shape)) for v in lined]

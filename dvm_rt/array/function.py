@@ -7,9 +7,9 @@ Arrays that the Python code reaches in other ways are captured: their values bel
 A function whose sizes depend on values (`nonzero` without size=...), or change from one iteration of a loop to the next, has no
 graph: its Python code runs with values on every call, which gives the same results in more launches (`walked_calls`).
 
-The fast path: all arguments are computed arrays or floats, and an array or a plain tuple of arrays comes back; the call itself is native
-(`_native.Dispatched`), finds the plan, launches it and makes the arrays. Everything else goes the slow way, `_call`, with the same
-result."""
+The fast path: all arguments are computed arrays or floats, and an array or a plain tuple of arrays comes back; the
+call itself is native (`_native.Dispatched`), finds the plan, launches it and makes the arrays. Everything else goes
+the slow way, `_call`, with the same result."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ ARRAY = _Place()
 
 @dataclass(slots=True, eq=False)
 class Entry:
-    """What a signature has become: the plan (none if nothing is computed), and how the results are put together. `short`: the fast
-    path knows it."""
+    """What a signature has become: the plan (none if nothing is computed), and how the results are put together.
+    `short`: the fast path knows it."""
 
     planned: Planned | None
     tree: object
@@ -110,7 +110,8 @@ class Function(_native.Dispatched):
                 return self._walked(of, tree, arrays)
             number = entry.planned.number
             tensors = of.call(entry.planned, [a._tensor for a in arrays])
-        if not entry.exact and (entry.planned.number != number or not entry.short):  # planned now, cut smaller, or called otherwise before
+        if not entry.exact and (entry.planned.number != number
+                                or not entry.short):  # planned now, cut smaller, or called otherwise before
             self._shorten(of, entry, tuple([_row(a._tensor) for a in arrays]), args, kwargs)
         return _unflatten(entry.tree, iter([wrap(t, of) for t in tensors]))
 
@@ -122,7 +123,8 @@ class Function(_native.Dispatched):
         tree = _flatten(self.python(*args, **kwargs), outputs)
         return _unflatten(tree, iter([x if isinstance(x, Array) else asarray(_host(x)) for x in outputs]))
 
-    def _entry(self, of: Session, tree: object, arrays: list[Array], args: tuple, kwargs: dict[str, object], exact: bool = False) -> Entry:
+    def _entry(self, of: Session, tree: object, arrays: list[Array], args: tuple, kwargs: dict[str, object],
+               exact: bool = False) -> Entry:
         of.flush([a._node for a in arrays if a._tensor is None], "argument")
         rows = tuple([_row(computed(a, "argument")) for a in arrays])
         entries = self._entries.setdefault(of, {})
@@ -185,7 +187,8 @@ class Function(_native.Dispatched):
 
     def _shorten(self, of: Session, entry: Entry, rows: tuple, args: tuple, kwargs: dict[str, object]) -> None:
         """Lets later calls of this signature take the fast path, if they may."""
-        plain = not kwargs and args and all(a.__class__ in (Array, float) for a in args) and any(a.__class__ is Array for a in args)
+        plain = not kwargs and args and all(a.__class__ in (Array, float) for a in args) and any(a.__class__ is Array
+            for a in args)
         single = entry.tree is ARRAY
         if not plain or entry.planned is None or entry.planned.number == UNPLANNED or not (single or _is_flat(entry.tree)):
             return
@@ -209,7 +212,8 @@ def function(python: Callable[..., object]) -> Function:
 
 
 def planned_for(called: Function, args: tuple, kwargs: dict[str, object]) -> tuple[Session, Planned, list[object]]:
-    """(session, plan, tensors) that a call with these arguments uses; traces if need be. Raises GraphError for what has no plan."""
+    """(session, plan, tensors) that a call with these arguments uses; traces if need be. Raises GraphError for what
+    has no plan."""
     if not isinstance(called, Function):
         raise GraphError(
             f"function: its first argument, got {type(called).__name__}, "

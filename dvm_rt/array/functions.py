@@ -26,7 +26,8 @@ from dvm_rt.graph.symbols import Dim, Shape, Size
 
 UNARY = (
     "negative", "abs", "square", "sign", "sqrt", "rsqrt", "reciprocal", "exp", "log", "tanh", "erf", "sigmoid", "relu", "floor",
-    "ceil", "trunc", "round", "sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh", "asinh", "acosh", "atanh", "exp2", "expm1",
+    "ceil", "trunc", "round", "sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh", "asinh", "acosh", "atanh",
+    "exp2", "expm1",
     "log2", "log10", "log1p", "cbrt", "erfc", "lgamma", "digamma", "isnan", "isinf", "isfinite", "signbit",
     "logical_not", "bitwise_invert", "silu",
 )  # fmt: skip
@@ -231,9 +232,9 @@ def attention(
     """softmax(scale * q @ k^T + mask) @ v as one kernel that never stores the scores: scaled dot product attention.
 
     q (..., heads, M, D), k (..., heads, T, D), v (..., heads, T, E); batch dimensions broadcast. k and v
-    may have fewer heads, of which equal runs of q's heads share one each (grouped heads). mask broadcasts to (..., M, T): float32 is added, bool says
-    which keys are seen. causal: query i sees keys up to i + T - M. scale: 1 / sqrt(D) if not given. A query that sees no
-    key gives 0."""
+    may have fewer heads, of which equal runs of q's heads share one each (grouped heads). mask broadcasts to (..., M,
+    T): float32 is added, bool says which keys are seen. causal: query i sees keys up to i + T - M. scale: 1 / sqrt(D)
+    if not given. A query that sees no key gives 0."""
     q, k, v = (_array(x, "attention") for x in (q, k, v))
     mask = None if mask is None else _array(mask, "attention")
     groups = q.shape[-3] if q.ndim > 2 and k.ndim > 2 and v.ndim > 2 and _grouped(q.shape[-3], k.shape[-3]) else None
@@ -342,7 +343,9 @@ def _shape(shape: Size | Sequence[Size], where: str) -> Shape:
 
 __all__ = [
     *UNARY, *BINARY, "where", "astype", "pow", "clip", "gelu", "sum", "prod", "max", "min", "mean", "any", "all", "var", "std",
-    "logsumexp", "argmax", "argmin", "count_nonzero", "softmax", "log_softmax", "layer_norm", "rms_norm", "matmul", "matmul_integer", "grouped_matmul",
-    "linear", "attention", "reshape", "permute_dims", "matrix_transpose", "expand_dims", "squeeze", "broadcast_to", "concat", "stack",
+    "logsumexp", "argmax", "argmin", "count_nonzero", "softmax", "log_softmax", "layer_norm", "rms_norm", "matmul",
+    "matmul_integer", "grouped_matmul",
+    "linear", "attention", "reshape", "permute_dims", "matrix_transpose", "expand_dims", "squeeze", "broadcast_to",
+    "concat", "stack",
     "split",
 ]  # fmt: skip

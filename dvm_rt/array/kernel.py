@@ -233,7 +233,8 @@ class Kernel:
         return GraphError(f"kernel: {self._name}: {where}: {what}")
 
 
-FUNCTIONS = (*functions.UNARY, *functions.BINARY, "where", "astype", "clip", "pow", "gelu", "matmul", "softmax", "permute_dims", "reshape")
+FUNCTIONS = (*functions.UNARY, *functions.BINARY, "where", "astype", "clip", "pow", "gelu", "matmul", "softmax",
+             "permute_dims", "reshape")
 
 
 class _Body:
@@ -286,7 +287,8 @@ def kernel(python: Callable[..., None]) -> Function:
     Arguments of the body are memory: `k.load` reads one, `k.store` gives a result, in the order of the calls. `with
     k.section(name)` begins a kernel; `with k.parallel()` and `k.sequence()` hold sections. `k.sum`, `k.max`, `k.min` and `k.mean`
     run along rows and keep them; `k.matmul` and elementwise functions are those of dvm_rt. Traced once a signature, as a
-    `function` is. Raises GraphError for a section that cannot be one kernel, and says why. `explain`, `dump` and `das` show it."""
+    `function` is. Raises GraphError for a section that cannot be one kernel, and says why. `explain`, `dump` and
+    `das` show it."""
     if not callable(python):
         raise GraphError(f"kernel: decorator, got {type(python).__name__}, allowed Python functions")
     return Function(_Body(python))

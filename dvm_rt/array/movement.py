@@ -96,7 +96,8 @@ def roll(x: Array, /, shift: int | tuple[int, ...], *, axis: int | tuple[int, ..
 def moveaxis(x: Array, source: int | tuple[int, ...], destination: int | tuple[int, ...], /) -> Array:
     """Axes moved to other positions; the others keep their order."""
     x = _array(x)
-    sources, targets = (tuple(axis_number("array: moveaxis", a, x.ndim) for a in (g if isinstance(g, tuple) else (g,))) for g in (source, destination))
+    sources, targets = (tuple(axis_number("array: moveaxis", a, x.ndim)
+                              for a in (g if isinstance(g, tuple) else (g,))) for g in (source, destination))
     if len(sources) != len(targets) or len(set(sources)) != len(sources) or len(set(targets)) != len(targets):
         raise ShapeError(f"array: moveaxis: axes, got {source} to {destination}, allowed as many different ones on both sides")
     order = [i for i in range(x.ndim) if i not in sources]
@@ -138,7 +139,8 @@ def diff(x: Array, /, *, axis: int = -1, n: int = 1) -> Array:
     x = _array(x)
     axis = axis_number("array: diff", axis, x.ndim)
     for _ in range(whole(n, "diff: n", least=0)):
-        x = binary("not_equal" if x.dtype is bool_ else "subtract", _along(x, axis, slice(1, None)), _along(x, axis, slice(None, -1)))
+        x = binary("not_equal" if x.dtype is bool_ else "subtract", _along(x, axis, slice(1, None)),
+                   _along(x, axis, slice(None, -1)))
     return x
 
 
@@ -244,7 +246,8 @@ def take_along_axis(x: Array, indices: Array, /, *, axis: int = -1) -> Array:
     lead = [m if same(n, 1) else n for n, m in zip(x.shape, indices.shape, strict=False)]
     if indices.ndim == x.ndim:
         x = broadcast_to(x, tuple(n if i == axis else m for i, (n, m) in enumerate(zip(x.shape, lead, strict=True))))
-        indices = broadcast_to(indices, tuple(n if i == axis else m for i, (n, m) in enumerate(zip(indices.shape, x.shape, strict=True))))
+        indices = broadcast_to(indices, tuple(n if i == axis else m
+                                              for i, (n, m) in enumerate(zip(indices.shape, x.shape, strict=True))))
     return record("take_along_axis", (x, indices), (axis,))
 
 
@@ -271,7 +274,8 @@ def index_add(x: Array, indices: Array, updates: Array, /, *, axis: int = 0) -> 
     """x with each slice of the updates added to the slice of x that its index names; duplicates in order."""
     x = _array(x)
     axis = axis_number("array: index_add", axis, x.ndim)
-    moved = scatter_nd(moveaxis(x, axis, 0), expand_dims(_array(indices), axis=-1), moveaxis(_like(updates, x, "index_add"), axis, 0), how="add")
+    moved = scatter_nd(moveaxis(x, axis, 0), expand_dims(_array(indices), axis=-1),
+                       moveaxis(_like(updates, x, "index_add"), axis, 0), how="add")
     return moveaxis(moved, 0, axis)
 
 
@@ -538,7 +542,8 @@ def _ends(k: slice, size: Size) -> tuple[Size, Size]:
     if isinstance(size, int) and not any(isinstance(b, Dim) for b in bounds):
         start, stop, _ = k.indices(size)
         return start, max(stop, start)
-    start, stop = (default if b is None else b if isinstance(b, Dim) or b >= 0 else size + b for b, default in zip(bounds, (0, size), strict=True))
+    start, stop = (default if b is None else b if isinstance(b, Dim) or b >= 0 else size + b
+                   for b, default in zip(bounds, (0, size), strict=True))
     return start, stop
 
 
@@ -581,7 +586,9 @@ def _updated_by_arrays(x: Array, entries: tuple, value: object, how: str) -> Arr
 
 
 __all__ = [
-    "argsort", "argwhere", "broadcast_arrays", "compress", "cumulative_prod", "cumulative_sum", "diff", "flip", "gather_nd", "index_add",
-    "moveaxis", "nonzero", "pad", "repeat", "roll", "scatter", "scatter_nd", "searchsorted", "sort", "take", "take_along_axis", "tile", "topk", "unique_all",
+    "argsort", "argwhere", "broadcast_arrays", "compress", "cumulative_prod", "cumulative_sum", "diff", "flip",
+    "gather_nd", "index_add",
+    "moveaxis", "nonzero", "pad", "repeat", "roll", "scatter", "scatter_nd", "searchsorted", "sort", "take",
+    "take_along_axis", "tile", "topk", "unique_all",
     "unique_counts", "unique_inverse", "unique_values", "unstack", "updated",
 ]  # fmt: skip

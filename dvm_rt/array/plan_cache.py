@@ -86,7 +86,8 @@ class PlanCache:
             self.counters["cache_unwritable"] += 1
 
     def _make_room(self, wanted: int) -> None:
-        files = sorted(((s.st_mtime_ns, s.st_size, f) for f in self.folder.glob("*" + SUFFIX) for s in [f.stat()]), key=lambda f: f[:2])
+        files = sorted(((s.st_mtime_ns, s.st_size, f) for f in self.folder.glob("*" + SUFFIX) for s in [f.stat()]),
+                       key=lambda f: f[:2])
         total = sum(size for _, size, _ in files) + wanted
         for _, size, file in files:
             if total <= self.bytes_max:

@@ -61,7 +61,8 @@ class QuickTier:
 
     def are_new(self, graph: Graph) -> bool:
         """Whether most operators of a graph are met for the first time."""
-        found = {(n.operator, tuple([i.dtype.code for i in n.inputs])) for n in graph.nodes if n.inputs and n.operator.name not in RENAMES}
+        found = {(n.operator, tuple([i.dtype.code for i in n.inputs])) for n in graph.nodes if n.inputs
+                 and n.operator.name not in RENAMES}
         new = found - self._met
         self._met |= new
         return 2 * len(new) > len(found)
@@ -71,7 +72,8 @@ class QuickTier:
         given = {node: tensors[node.attribute("index")] for node in graph.parameters}
         return self.run(graph.nodes, graph.outputs, given, values)
 
-    def run(self, nodes: Iterable[Node], outputs: Sequence[Node], given: dict[Node, Tensor], values: Values) -> tuple[Tensor, ...]:
+    def run(self, nodes: Iterable[Node], outputs: Sequence[Node], given: dict[Node, Tensor],
+            values: Values) -> tuple[Tensor, ...]:
         """The outputs of nodes that come after their inputs; `given` are the values of the leaves."""
         order = [n for n in nodes if n not in given]
         readers: Counter[Node] = Counter(outputs)

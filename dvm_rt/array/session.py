@@ -85,7 +85,8 @@ class Lazy(NamedTuple):
 
 
 COUNTED = (
-    "stacked_launches", "stacked_calls", "walked_calls", "plan_ns", "plans_made", "plans_swapped", "quick_plans", "quick_launches",
+    "stacked_launches", "stacked_calls", "walked_calls", "plan_ns", "plans_made", "plans_swapped", "quick_plans",
+    "quick_launches",
 )  # fmt: skip
 UNPLANNED = 0  # the number of no plan: the stream's begin at 1
 SWAPS_MAX = 64  # that stats() remembers
@@ -133,7 +134,8 @@ class Session:
     """Arrays of one runtime."""
 
     __slots__ = (
-        "_runtime", "stream", "plans", "variants", "counters", "lock", "pending_max", "plans_max", "wait_s", "cache", "_cached", "quick", "swaps",
+        "_runtime", "stream", "plans", "variants", "counters", "lock", "pending_max", "plans_max", "wait_s", "cache",
+        "_cached", "quick", "swaps",
         "structures", "_logs", "_waits", "_patience_us", "_calls", "__weakref__",
     )  # fmt: skip
 
@@ -324,7 +326,8 @@ class Session:
         self.counters["plans_swapped"] += 1
         waited_ns = time.monotonic_ns() - planned.asked_ns if planned.asked_ns else 0
         self.swaps.append({
-            "plan": planned.number, "kernels": planned.kernels, "quick_launches": planned.quick_launches, "quick_calls": planned.quick_calls,
+            "plan": planned.number, "kernels": planned.kernels, "quick_launches": planned.quick_launches,
+            "quick_calls": planned.quick_calls,
             "quick_us": planned.quick_ns / 1e3, "fused_us": fused_ns / 1e3, "waited_us": waited_ns / 1e3,
         })  # fmt: skip
 
@@ -366,7 +369,8 @@ class Session:
         """Where calls of stacked functions are recorded."""
         with self.lock:
             if self._calls is None:
-                self._calls = _native.CallLog(self.stream, array_type, Node, Pending, PARAMETER, CALL, OPERATORS["index"], integer("calls_max"))
+                self._calls = _native.CallLog(self.stream, array_type, Node, Pending, PARAMETER, CALL,
+                                              OPERATORS["index"], integer("calls_max"))
             return self._calls
 
     @property
@@ -406,7 +410,8 @@ class Session:
         while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "dvm_rt":
             frame = frame.f_back
         known = any((lazy.key, numbers) in self.plans for numbers in (lazy.numbers, None))
-        number, operators = sum(n for what, n in self.counters.items() if what.startswith("flush ")), len(lazy.order) - len(lazy.leaves)
+        number, operators = sum(n for what, n in self.counters.items()
+                                if what.startswith("flush ")), len(lazy.order) - len(lazy.leaves)
         print(
             f"dvm_rt: flush {number}: {reason}: {operators} operators, {len(lazy.outputs)} results, {'seen before' if known else 'new'}: "
             f"{frame.f_code.co_filename}:{frame.f_lineno}", file=sys.stderr,
@@ -416,7 +421,8 @@ class Session:
         inputs = [n.data for n in lazy.leaves]
         lifted = self._lifts(lazy)
         if lifted:
-            inputs += [self.stream.asarray(dtypes.to_storage(np.asarray(n.attributes[0]), n.dtype), n.dtype.code) for n in lazy.constants]
+            inputs += [self.stream.asarray(dtypes.to_storage(np.asarray(n.attributes[0]), n.dtype), n.dtype.code)
+                       for n in lazy.constants]
         symbolic = (lazy.key, None) if lifted else (lazy.key, lazy.numbers)
         planned = self.plans.get(symbolic, UNSEEN)
         if planned is UNSEEN and not self._waits:

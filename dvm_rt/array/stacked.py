@@ -16,7 +16,8 @@ run, level by level: calls of one function on arguments of the same shapes are l
   fail that fail alone;
 - whatever is not a call on arrays that give arrays is a call of a plain @function.
 
-Recording, and running what was recorded, is native (bind_calls.cpp); here is decided what may be stacked and how it is launched."""
+Recording, and running what was recorded, is native (bind_calls.cpp); here is decided what may be stacked and how it
+is launched."""
 
 from __future__ import annotations
 
@@ -156,7 +157,8 @@ class Stacked(Function):
 
 
 def stacked(python: Callable[..., object]) -> Stacked:
-    """Makes a function of arrays whose calls return at once, wait for each other until a value is needed, and then are few launches.
+    """Makes a function of arrays whose calls return at once, wait for each other until a value is needed, and then
+    are few launches.
 
     Calls on arguments of equal shapes, with the same shared arrays (weights) in the same places, are one launch: the rows are the
     first axis of the first argument, and of each other argument the first axis of that size. Every call has the bytes that it has
@@ -166,12 +168,13 @@ def stacked(python: Callable[..., object]) -> Stacked:
 
 
 def _choices(args: tuple) -> tuple[Axes, ...]:
-    """Along which axes the arguments may be stacked, the likeliest first: axes as long as the first one of the first argument, the
-    same for all arguments of one rank."""
+    """Along which axes the arguments may be stacked, the likeliest first: axes as long as the first one of the first
+    argument, the same for all arguments of one rank."""
     if not args[0].shape:
         return ()
     rows, ranks = args[0].shape[0], list(dict.fromkeys(len(a.shape) for a in args))
-    places = [[i for i in range(rank) if any(len(a.shape) == rank and a.shape[i] == rows for a in args)] or [None] for rank in ranks]
+    places = [[i for i in range(rank) if any(len(a.shape) == rank and a.shape[i] == rows for a in args)] or [None]
+              for rank in ranks]
     places[0] = [0]
     found = []
     for chosen in islice(product(*places), ATTEMPTS_MAX):

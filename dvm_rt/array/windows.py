@@ -56,7 +56,8 @@ def avg_pool(
     return record("avg_pool", (x,), (*geometry, bool(count_include_pad)))
 
 
-def _pooling(x: Array, kernel: Numbers, stride: Numbers | None, padding: Padding, dilation: Numbers, ceil_mode: bool, name: str) -> tuple:
+def _pooling(x: Array, kernel: Numbers, stride: Numbers | None, padding: Padding, dilation: Numbers, ceil_mode: bool,
+             name: str) -> tuple:
     rank = _rank(x, name)
     window = _numbers(kernel, rank, 1, name, "kernel")
     steps = window if stride is None else _numbers(stride, rank, 1, name, "stride")

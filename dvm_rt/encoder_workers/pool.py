@@ -94,7 +94,8 @@ class Pool:
         os.close(member.pidfd)
         self._members.remove(member)
         if code == REFUSED and not self._drains_until:
-            raise PoolUnhealthyError(f"pool: {self.endpoint}: worker not taken, got a refusal or silence (see above), allowed WELCOME")
+            raise PoolUnhealthyError(
+                f"pool: {self.endpoint}: worker not taken, got a refusal or silence (see above), allowed WELCOME")
         if code == DISMISSED or self._drains_until:
             return code
         self._short_lives = self._short_lives + 1 if time.monotonic() - member.started_at < SHORT_LIFE_S else 0

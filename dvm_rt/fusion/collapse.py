@@ -27,7 +27,8 @@ CONVOLUTIONS = ("conv", "conv_transpose")
 
 
 def collapsed(graph: Graph) -> Graph:
-    """The graph with norms over several axes as norms over one, and places of convolutions as one axis; as it is, if there are none."""
+    """The graph with norms over several axes as norms over one, and places of convolutions as one axis; as it is, if
+    there are none."""
     if not any(_several(node) or node.operator.name in CONVOLUTIONS for node in reachable(graph.outputs)):
         return graph
     graph = rewrite(graph, taken_apart, again=True)
@@ -70,7 +71,8 @@ class _Rewriter:
                     follows.add(node)
                 elif any(source(i)[0] in follows for i in node.inputs) and node.operator.lowering is Lowering.ELEMENTWISE:
                     follows.add(node)
-            chosen = [n for n in follows if n in stats or (same_shape(n.shape, shape) and all(_fits(i.shape, shape, axes) for i in n.inputs))]
+            chosen = [n for n in follows if n in stats
+                      or (same_shape(n.shape, shape) and all(_fits(i.shape, shape, axes) for i in n.inputs))]
             norm = [n for n in chosen if n not in stats and any(source(i)[0] in follows for i in n.inputs)]
             last = axes == tuple(range(len(shape) - len(axes), len(shape)))
             if norm and (last or any(source(s.inputs[0])[0] in norm for s in stats)):  # else copies cost more than is saved

@@ -9,8 +9,8 @@
     kernels    groups written into the plan, workspace shared out
 
 The same graph always gives the same plan. What a segment becomes is kept for the next one with the same key, in whatever graph: a
-network of known parts is planned without fusing anything. With fused=False every operator is a kernel of its own: the results are the same,
-bit for bit, which tests hold against the fused plan."""
+network of known parts is planned without fusing anything. With fused=False every operator is a kernel of its own: the
+results are the same, bit for bit, which tests hold against the fused plan."""
 
 from __future__ import annotations
 
@@ -86,7 +86,8 @@ class Placed:
         """Why it is so, over the symbols of the graph."""
         meant = self.segment.names.meant()
         section = self.segment.section if self.fused else ""
-        kernels = [replace(k, domain=tuple([substitute(n, meant) for n in k.domain]), section=section) for k in self.report.kernels]
+        kernels = [replace(k, domain=tuple([substitute(n, meant) for n in k.domain]), section=section)
+                   for k in self.report.kernels]
         edges = self.report.edges
         if edges is not None:
             edges = replace(edges, saved={key: substitute(size, meant) for key, size in edges.saved.items()})
@@ -168,8 +169,8 @@ def _written(plan: PlanWriter, segment: Segment, fused: bool, nodes_max: int, re
 
 
 def _key(plan: PlanWriter, segment: Segment, *options: object) -> tuple:
-    """All that the kernels of a segment depend on; the second of it is which of its reads may be packed, the third which of what it
-    gives begins an argument of the program."""
+    """All that the kernels of a segment depend on; the second of it is which of its reads may be packed, the third
+    which of what it gives begins an argument of the program."""
     return segment.key(), _may_pack(plan, segment), segment.own_memory(plan.is_output), *options
 
 

@@ -64,7 +64,8 @@ class Group:
 
     def copy(self) -> Group:
         """A group to try something on."""
-        return Group(dict(self.sizes), self.inner, dict(self.placed), self.product, dict(self.refined), self.next_axis, self.computes)
+        return Group(dict(self.sizes), self.inner, dict(self.placed), self.product, dict(self.refined),
+                     self.next_axis, self.computes)
 
     def become(self, other: Group) -> None:
         """Takes over what was tried."""
@@ -514,7 +515,8 @@ def _read_key(grouping: Grouping, trial: Group, node: Node, number: int) -> tupl
 
 
 def _may_join(grouping: Grouping, root: Node) -> bool:
-    return root in grouping.uses and root not in grouping.group_of and root.operator.lowering in (Lowering.ELEMENTWISE, Lowering.REDUCE)
+    return root in grouping.uses and root not in grouping.group_of and root.operator.lowering in (
+        Lowering.ELEMENTWISE, Lowering.REDUCE)
 
 
 def _read_outside(grouping: Grouping, node: Node, members: set[Node]) -> bool:
@@ -674,7 +676,8 @@ def _stored_beside(grouping: Grouping, trial: Group, stored: list[Node]) -> bool
             one_join = first in grouping.part_of and grouping.part_of[first] is grouping.part_of.get(node)
             if not one_join or not same_shape(first.shape, node.shape):
                 return False
-        if rest and not all(_as_it_lies(trial, trial.placed[n]) and same_placement(trial.placed[n], trial.placed[first]) for n in (first, *rest)):
+        if rest and not all(_as_it_lies(trial, trial.placed[n]) and same_placement(trial.placed[n],
+                trial.placed[first]) for n in (first, *rest)):
             return False
     return True
 
@@ -684,7 +687,8 @@ def _merge_parts(grouping: Grouping, nodes_max: int) -> None:
     for join in dict.fromkeys(grouping.part_of.values()):
         for first, node in pairwise(join.inputs):
             target, other = grouping.group_of.get(first), grouping.group_of.get(node)
-            if target is None or other is None or target is other or not (_element_by_element(target) and _element_by_element(other)):
+            if target is None or other is None or target is other or not (_element_by_element(target)
+                    and _element_by_element(other)):
                 continue
             try:
                 merged = _merged(grouping, target, other, other.copy(), other.placed[node], target.placed[first], nodes_max)
@@ -697,7 +701,8 @@ def _merge_parts(grouping: Grouping, nodes_max: int) -> None:
 
 
 def _element_by_element(made: Group) -> bool:
-    return made.inner is None and plain_copy(made) is None and all(n.operator.lowering is Lowering.ELEMENTWISE for n in made.placed)
+    return made.inner is None and plain_copy(made) is None and all(n.operator.lowering is Lowering.ELEMENTWISE
+        for n in made.placed)
 
 
 def _whole_reads(grouping: Grouping, merged: Group, of: Group) -> set[tuple]:

@@ -83,7 +83,8 @@ class Sizes:
         if isinstance(atom, int):
             return self.symbol(atom)
         operation, a, b = atom
-        return self.builder.binary(operation.upper(), *(self.expression(key if isinstance(key, int) else Dim(key)) for key in (a, b)))
+        return self.builder.binary(operation.upper(), *(self.expression(key if isinstance(key, int) else Dim(key))
+                                                        for key in (a, b)))
 
 
 @dataclass(slots=True, eq=False)
@@ -98,7 +99,8 @@ class PlanWriter:
     places: dict[int, tuple[int, int, int]] = field(default_factory=dict)
     inputs: list[int] | None = None
     sizes: Sizes | None = None
-    _placed: dict[tuple, tuple[dict[int, int], list[Kernel]]] = field(default_factory=dict)  # sizes and kernels in the plan's numbers
+    _placed: dict[tuple, tuple[dict[int, int],
+                               list[Kernel]]] = field(default_factory=dict)  # sizes and kernels in the plan's numbers
 
     def __post_init__(self) -> None:
         if self.sizes is None:
@@ -106,7 +108,8 @@ class PlanWriter:
 
     def part(self, graph: Graph, inputs: list[int], outputs: list[int]) -> PlanWriter:
         """The writer of a part, which reads and writes these buffers."""
-        return PlanWriter(graph, self.builder, outputs=outputs, places=self.places, inputs=inputs, sizes=self.sizes, _placed=self._placed)
+        return PlanWriter(graph, self.builder, outputs=outputs, places=self.places, inputs=inputs, sizes=self.sizes,
+                          _placed=self._placed)
 
     def expression(self, size: Size) -> int:
         """The number of a size in the plan."""
@@ -347,8 +350,10 @@ def write_running(plan: SegmentKernels, node: Node) -> None:
     x, y = plan.legal.access[node.inputs[0]], plan.legal.home[node]
 
     def kernel(count: Size, *arguments: tuple[Access, Size, int]) -> KernelBuilder:
-        """Over `count` elements of the row; each argument begins at its element `start` along the axis, seen from its first or last."""
-        built = KernelBuilder("VECTOR", compute_dtype(node.dtype), tuple([express(n) for n in (count, *[node.shape[i] for i in outer])]), NONE, 0)
+        """Over `count` elements of the row; each argument begins at its element `start` along the axis, seen from its
+        first or last."""
+        built = KernelBuilder("VECTOR", compute_dtype(node.dtype),
+                              tuple([express(n) for n in (count, *[node.shape[i] for i in outer])]), NONE, 0)
         for access, start, mode in arguments:
             step = access.strides[axis]
             at = access.offset + (access.shape[axis] - 1 - start if reverse else start) * step
@@ -564,10 +569,12 @@ class KernelWriter:
         ):  # fmt: skip
             if index is None and node.inputs[1] in legal.weights:
                 _, k, n = shape = node.inputs[1].shape
-                self.arguments.append(Argument(self.plan.packed_experts(access, shape), access.root, READ | PACKED, 0, {GROUPS: k * n}))
+                self.arguments.append(Argument(self.plan.packed_experts(access, shape), access.root, READ | PACKED,
+                                               0, {GROUPS: k * n}))
                 continue
             offset, strides = argument_strides(Access(access.root, access.offset, (along,), ()), (outer,))
-            self.arguments.append(Argument(buffer(access.root), access.root, READ, offset, {**strides, GROUPS: groups}, depth, index))
+            self.arguments.append(Argument(buffer(access.root), access.root, READ, offset,
+                                           {**strides, GROUPS: groups}, depth, index))
         home = legal.home[result]
         offset, strides = argument_strides(home, self.group.placed[result])
         self.arguments.append(Argument(buffer(home.root), result, READ | WRITE, offset, strides))

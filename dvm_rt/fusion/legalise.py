@@ -108,7 +108,8 @@ def _lowered(op: Make, node: Node) -> Node | None:
 def _of_one(op: Make, name: str, x: Node) -> Node:
     """A reduction over one element: the same bytes, also of -0 and NaN, element by element."""
     return {
-        "sum": lambda: op.add(x, 0), "prod": lambda: op.multiply(x, 1), "max": lambda: op.maximum(x, x), "min": lambda: op.minimum(x, x),
+        "sum": lambda: op.add(x, 0), "prod": lambda: op.multiply(x, 1), "max": lambda: op.maximum(x, x),
+        "min": lambda: op.minimum(x, x),
     }[name]()  # fmt: skip
 
 
@@ -240,7 +241,8 @@ class _Copier:
         root, path = source(node)
         if any(map(crosses, path)) or not self.repeats or not is_computed(root) or not is_cheap(root):
             return node
-        made = self.root(Node(root.operator, tuple([self.private(i) for i in root.inputs]), root.attributes, root.shape, root.dtype))
+        made = self.root(Node(root.operator, tuple([self.private(i) for i in root.inputs]), root.attributes,
+                              root.shape, root.dtype))
         self.legal.cheap.add(made)
         for view in path:
             made = self.view(view, made)
@@ -267,8 +269,8 @@ class _Copier:
         )  # fmt: skip
 
     def are_packed_experts(self, node: Node, access: Access) -> bool:
-        """Whether they are the matrices of groups of rows, given to the whole graph, whose packed forms lie behind each other: one
-        slice of K, columns that fill panels."""
+        """Whether they are the matrices of groups of rows, given to the whole graph, whose packed forms lie behind
+        each other: one slice of K, columns that fill panels."""
         if len(node.shape) != 3 or not all(n.__class__ is int for n in (*node.shape, access.offset, *access.strides)):
             return False
         groups, k, n = node.shape

@@ -49,7 +49,8 @@ class _NotUsed(Exception):
 
 def rewritten(graph: Graph) -> tuple[Graph, tuple[Found, ...]]:
     """The graph with every pattern that pays rewritten, and what was found."""
-    candidates = [(node, softmax) for node in graph.nodes if node.dtype is float32 and _is_product(node) and (softmax := _softmax(_plain(node.inputs[0])))]
+    candidates = [(node, softmax) for node in graph.nodes if node.dtype is float32 and _is_product(node)
+                  and (softmax := _softmax(_plain(node.inputs[0])))]
     readers = readers_of(graph) if candidates else {}
     matches: dict[Node, _Match] = {}
     found: list[Found] = []

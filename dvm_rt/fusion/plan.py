@@ -88,8 +88,9 @@ class Buffer(NamedTuple):
 
 
 class Pack(NamedTuple):
-    """Matmul panels of a float32, float16 or bfloat16 parameter, made once per array: K x N elements at `offset`, strides in elements.
-    `more`: so many packs that follow lie beside it in the same buffer; then each but the last fills its panels."""
+    """Matmul panels of a float32, float16 or bfloat16 parameter, made once per array: K x N elements at `offset`,
+    strides in elements. `more`: so many packs that follow lie beside it in the same buffer; then each but the last
+    fills its panels."""
 
     parameter: int
     k: int
@@ -264,8 +265,8 @@ class PlanBuilder:
         return self._buffers[buffer].role == "OUTPUT"
 
     def continue_in(self, buffer: int, parameter: int) -> None:
-        """If this buffer is an output's, it may lie where the parameter lies: kernels write only behind the parameter's bytes, but
-        for a copy of them."""
+        """If this buffer is an output's, it may lie where the parameter lies: kernels write only behind the
+        parameter's bytes, but for a copy of them."""
         if self._buffers[buffer].role == "OUTPUT":
             self._buffers[buffer] = self._buffers[buffer]._replace(pack=parameter)
 
@@ -309,7 +310,8 @@ class PlanBuilder:
         written past them."""
         args = tuple([Arg(NONE if a[0] == NONE else buffers[a[0]], *a[1:]) for a in kernel.args])
         final = kernel.kind in ("VECTOR", "COPY") and all(self._buffers[a[0]].role == "OUTPUT" for a in args if a[1] & WRITE)
-        self._kernels.append(Kernel(kernel.kind, kernel.dtype, kernel.dims, args, kernel.nodes, kernel.depth, STREAM if final else 0))
+        self._kernels.append(Kernel(kernel.kind, kernel.dtype, kernel.dims, args, kernel.nodes, kernel.depth,
+                                    STREAM if final else 0))
 
     @property
     def expressions(self) -> tuple[Expression, ...]:
@@ -350,7 +352,8 @@ class PlanBuilder:
         """A kernel that does nothing any more keeps its place: what jumps counts kernels."""
         kernel = self._kernels[number]
         dims = (self.const(0), *kernel.dims[1:])
-        self._kernels[number] = Kernel(kernel.kind, kernel.dtype, dims, tuple(kernel.args), tuple(kernel.nodes), kernel.depth, kernel.flags)
+        self._kernels[number] = Kernel(kernel.kind, kernel.dtype, dims, tuple(kernel.args), tuple(kernel.nodes),
+                                       kernel.depth, kernel.flags)
 
     def rename(self, first: int, old: int, new: int) -> None:
         """Kernels from `first` on use another buffer in the place of one."""

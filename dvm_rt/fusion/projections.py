@@ -43,7 +43,8 @@ class _Projection:
 
 def joined(graph: Graph) -> tuple[Graph, tuple[Found, ...]]:
     """The graph with such projections joined, and what was found. Its parameters are given with each call."""
-    products = [n for n in graph.nodes if n.operator.name in ("linear", "matmul") and n.dtype is float32 and len(n.inputs[0].shape) > 1]
+    products = [n for n in graph.nodes if n.operator.name in ("linear", "matmul") and n.dtype is float32
+                and len(n.inputs[0].shape) > 1]
     if len(products) < 2:
         return graph, ()
     readers, together = readers_of(graph), {}

@@ -24,7 +24,8 @@ from dvm_rt.graph.graph import Graph, Node, hashable
 from dvm_rt.graph.operators import OPERATORS, Lowering
 from dvm_rt.graph.symbols import DERIVED, Dim, Facts, Shape, Size, substitute, symbol, symbols_in_order
 
-PRODUCTS = ("grouped_matmul", "grouped_product", "linear", "matmul", "matmul_integer", "matrix_product")  # they read their first two inputs from memory
+PRODUCTS = ("grouped_matmul", "grouped_product", "linear", "matmul", "matmul_integer",
+            "matrix_product")  # they read their first two inputs from memory
 
 
 RENAMED_DERIVED = DERIVED + (1 << 15)  # names of what was derived before: beyond those that a segment's own facts give
@@ -105,7 +106,8 @@ class Segment:
         return tuple(rows), tuple([numbers[node] for node, _ in self.gives])
 
     def may_pack(self, given: Callable[[Node], bool]) -> tuple[bool, ...]:
-        """For each of `reads`, whether it could be packed once for the matrix unit: a matrix, several, or a bias, that is given."""
+        """For each of `reads`, whether it could be packed once for the matrix unit: a matrix, several, or a bias,
+        that is given."""
         return tuple([0 < len(node.shape) <= 3 and node.dtype in PACKED_DTYPES and given(node) for node in self.reads])
 
     def own_memory(self, is_output: Callable[[int], bool]) -> tuple[bool, ...]:
@@ -121,7 +123,8 @@ class Segment:
             for operand in node.inputs if node not in self.reads and not is_view(node) else ():
                 root = source(operand)[0]
                 if root in self.reads and root.operator.name == "section":
-                    maker = f"section {root.attribute('name')} makes it" if root.attribute("number") else "it is made before the kernel"
+                    maker = f"section {root.attribute('name')} makes it" if root.attribute(
+                        "number") else "it is made before the kernel"
                     found.append((source(root.inputs[0])[0].operator.name, node.operator.name, maker))
                 elif root in self.reads and root.operator.name != "parameter":
                     from_memory = node.operator.name in PRODUCTS and operand in node.inputs[:2]

@@ -105,7 +105,8 @@ def through(view: Node, access: Access) -> Access | None:
         return Access(access.root, access.offset, tuple(strides[i] for i in view.attributes[0]), shape)
     if name == "expand_dims":
         rest = iter(strides)
-        return Access(access.root, access.offset, tuple(0 if i in view.attributes[0] else next(rest) for i in range(len(shape))), shape)
+        return Access(access.root, access.offset,
+                      tuple(0 if i in view.attributes[0] else next(rest) for i in range(len(shape))), shape)
     if name == "squeeze":
         return Access(access.root, access.offset, tuple(s for i, s in enumerate(strides) if i not in view.attributes[0]), shape)
     if name == "broadcast_to":

@@ -34,7 +34,8 @@ class Words(Emit, Protocol):
 
 
 def is_closed(row: Operator, result: DType) -> bool:
-    """Whether what an operator gives is one of its dtype's values before anything is rounded or wrapped: signs are free in floats."""
+    """Whether what an operator gives is one of its dtype's values before anything is rounded or wrapped: signs are
+    free in floats."""
     return row.closed or (result.kind == "f" and row.name in ("abs", "negative"))
 
 

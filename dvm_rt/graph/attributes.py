@@ -15,7 +15,8 @@ from dvm_rt.graph.symbols import Dim, Facts, Shape
 
 
 class Part:
-    """Rows (operator, inputs, attributes, shape, dtype), and which of them are the outputs. Never changes; the same only as itself:
+    """Rows (operator, inputs, attributes, shape, dtype), and which of them are the outputs. Never changes; the same
+    only as itself:
     `hashable` is equal for parts that compute the same."""
 
     __slots__ = ("rows", "outputs", "_key")
@@ -82,7 +83,8 @@ def _resolved_part(facts: Facts, part: Part) -> Part:
 
 def resolved_leaf(facts: Facts, attributes: tuple, given: Shape, shape: Shape) -> tuple:
     """`resolved`, where one of the attributes is the shape."""
-    return tuple([shape if a is given else resolved(facts, a) for a in attributes]) if shape is not given else resolved(facts, attributes)
+    return tuple([shape if a is given else resolved(facts, a)
+                  for a in attributes]) if shape is not given else resolved(facts, attributes)
 
 
 def plain(value: object, parts: dict[object, int]) -> object:

@@ -1,9 +1,10 @@
 """Control flow in graphs: `cond`, `while_loop` and `repeat`, operators whose attributes are graphs.
 
-A part is such a graph as plain rows, with sizes of the graph around it; a row is (operator, inputs, attributes, shape, dtype). Its
-parameters are the node's operands. These operators give several values, and a node is one value: the last attribute says which;
-nodes that differ only there are one branch, one loop (`fusion` runs them together). They hold one and the same `Part` then, and so
-do the nodes in parts: what is found out about a part is found out once, or nesting would cost (number of values) ** depth.
+A part is such a graph as plain rows, with sizes of the graph around it; a row is (operator, inputs, attributes,
+shape, dtype). Its parameters are the node's operands. These operators give several values, and a node is one value:
+the last attribute says which; nodes that differ only there are one branch, one loop (`fusion` runs them together).
+They hold one and the same `Part` then, and so do the nodes in parts: what is found out about a part is found out
+once, or nesting would cost (number of values) ** depth.
 
     cond        (flag, *operands); parts `true` and `false`, of (operands) -> values
     while_loop  (flag, *state, *constants); part `step`, of (state, constants) -> (new state, flag): while the flag is not 0, at

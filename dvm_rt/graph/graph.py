@@ -180,7 +180,8 @@ class Graph:
         """Plain nested tuples that are equal for graphs that compute the same in the same way."""
         number, parts = {id(node): i for i, node in enumerate(self.nodes)}, dict[object, int]()
         rows = tuple(
-            (n.operator.name, tuple(number[id(i)] for i in n.inputs), plain(n.attributes, parts), plain(n.shape, parts)) for n in self.nodes
+            (n.operator.name, tuple(number[id(i)] for i in n.inputs), plain(n.attributes, parts),
+             plain(n.shape, parts)) for n in self.nodes
         )
         checks = tuple((plain(c.left, parts), c.relation, plain(c.right, parts), c.where) for c in self.facts.resolved_checks())
         return rows, tuple(number[id(n)] for n in self.outputs), len(self.parameters), checks
@@ -206,7 +207,8 @@ class Graph:
                 values = tuple([from_plain(a, parts) for a in attributes])
                 dtype = row.dtype(name, tuple(n.dtype for n in before), *values)
                 nodes.append(Node(row, before, values, from_plain(shape, parts), dtype))
-            facts = Facts(checks=[symbols.Check(from_plain(a, parts), str(r), from_plain(b, parts), str(w)) for a, r, b, w in checks])
+            facts = Facts(checks=[symbols.Check(from_plain(a, parts), str(r), from_plain(b, parts), str(w))
+                                  for a, r, b, w in checks])
             parameters = tuple(n for n in nodes if n.operator.name == "parameter")
             graph = Graph(parameters, tuple(nodes), tuple(nodes[i] for i in outputs), facts)
         except (TypeError, ValueError, IndexError, KeyError, AttributeError) as error:
@@ -359,4 +361,5 @@ def evaluate(graph: Graph, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
     return [results[id(n)] for n in graph.outputs]
 
 
-__all__ = ["Graph", "Make", "Node", "NO_FACTS", "Size", "apply", "decomposed", "evaluate", "parameter", "reachable", "rewrite", "taken_apart"]
+__all__ = ["Graph", "Make", "Node", "NO_FACTS", "Size", "apply", "decomposed", "evaluate", "parameter", "reachable",
+           "rewrite", "taken_apart"]

@@ -48,8 +48,8 @@ class Operator:
 
     `dtype(where, dtypes, *attributes)` and `shape(facts, where, shapes, *attributes)` give the result's, or raise;
     `meaning(*arrays, *attributes)` is the NumPy definition, in float64 for floats and in their own dtypes for the others;
-    `instructions` (ELEMENTWISE) is the name of the instruction that does it, or a function of an emitter (`Emit`; HOST: the name of the host function);
-    `compose(op, *nodes, *attributes)` (COMPOSITE) takes it apart."""
+    `instructions` (ELEMENTWISE) is the name of the instruction that does it, or a function of an emitter (`Emit`;
+    HOST: the name of the host function); `compose(op, *nodes, *attributes)` (COMPOSITE) takes it apart."""
 
     name: str
     inputs: int | tuple[int, ...]
@@ -527,7 +527,8 @@ def _where_there_is_one(rule: Callable[..., DType], instructions: Words, inputs:
             missing[of] = next((n for n in needed if own is not None and own.name not in table.BY_NAME[n].compute_dtypes), "")
         if missing[of]:
             allowed = ", ".join(table.BY_NAME[missing[of]].compute_dtypes)
-            raise UnsupportedOperatorError(f"graph: {where}: not there yet for this dtype, got {of}, allowed what is computed in {allowed}")
+            raise UnsupportedOperatorError(
+                f"graph: {where}: not there yet for this dtype, got {of}, allowed what is computed in {allowed}")
         return result
 
     return dtype
@@ -601,14 +602,17 @@ TABLE: tuple[Operator, ...] = (
     _elementwise("tanh", "tanh", np.tanh, "hyperbolic tangent"),
     _elementwise("erf", "erf", functions.erf, "error function"),
     _elementwise("sigmoid", "sigmoid", _sigmoid, "1 / (1 + e^-x)"),
-    _elementwise("relu", _unsigned_as_it_is("relu"), lambda x: np.where(x < 0, np.zeros_like(x), x), "larger of x and 0", _numbers, closed=True),
+    _elementwise("relu", _unsigned_as_it_is("relu"), lambda x: np.where(x < 0, np.zeros_like(x), x),
+                 "larger of x and 0", _numbers, closed=True),
     _elementwise("floor", _floats_only("floor"), _same_kind(np.floor), "largest whole number <= x", _numbers, closed=True),
     _elementwise("ceil", _floats_only("ceil"), _same_kind(np.ceil), "smallest whole number >= x", _numbers, closed=True),
     _elementwise("trunc", _floats_only("trunc"), _same_kind(np.trunc), "nearest whole number towards 0", _numbers, closed=True),
-    _elementwise("round", _floats_only("round"), _same_kind(np.rint), "nearest whole number, halves to even", _numbers, closed=True),
+    _elementwise("round", _floats_only("round"), _same_kind(np.rint), "nearest whole number, halves to even",
+                 _numbers, closed=True),
     _elementwise("isnan", "isnan", np.isnan, "whether x is NaN", _float_test, closed=True),
     _elementwise("isinf", _or_formula("isinf", _is_infinite), np.isinf, "whether x is infinite", _float_test, closed=True),
-    _elementwise("isfinite", _or_formula("isfinite", _is_finite), np.isfinite, "whether x is neither infinite nor NaN", _float_test, closed=True),
+    _elementwise("isfinite", _or_formula("isfinite", _is_finite), np.isfinite,
+                 "whether x is neither infinite nor NaN", _float_test, closed=True),
     _elementwise("signbit", _or_formula("signbit", _is_below_zero), lambda x: np.signbit(x) & ~np.isnan(x),
                  "whether x is below 0, or -0; NaN has no sign", _float_test, closed=True),
     _elementwise("sin", "sin", np.sin, "sine"),
@@ -639,14 +643,17 @@ TABLE: tuple[Operator, ...] = (
     _pair("copysign", _or_formula("copysign", _with_sign), lambda x, y: np.copysign(x, np.where(np.isnan(y), 1.0, y)),
           "|x| with the sign of y; NaN has none", _floats, closed=True),
     _pair("nextafter", "nextafter", np.nextafter, "the number next to x on the way to y", _own_neighbours),
-    _pair("floor_divide", _one_or_the_other("floordiv", "floor_divide"), _whole_quotient, "x / y rounded down; of integers and 0: 0"),
-    _pair("remainder", _one_or_the_other("floormod", "remainder"), _rest, "what floor_divide leaves, with the sign of y; of integers and 0: 0"),
+    _pair("floor_divide", _one_or_the_other("floordiv", "floor_divide"), _whole_quotient,
+          "x / y rounded down; of integers and 0: 0"),
+    _pair("remainder", _one_or_the_other("floormod", "remainder"), _rest,
+          "what floor_divide leaves, with the sign of y; of integers and 0: 0"),
     _pair("bitwise_and", _unless_bool("bit_and", "mul"), np.bitwise_and, "and, bit by bit", _bits, closed=True),
     _pair("bitwise_or", _unless_bool("merge", "max"), np.bitwise_or, "or, bit by bit", _bits, closed=True),
     _pair("bitwise_xor", _unless_bool("bit_xor", "ne"), np.bitwise_xor, "exclusive or, bit by bit", _bits, closed=True),
     _elementwise("bitwise_invert", _invert, np.invert, "every bit inverted", _bits),
     _pair("bitwise_left_shift", _masked("shl"), _shifted(np.left_shift), "x * 2^y; y modulo the bits of x", _wholes),
-    _pair("bitwise_right_shift", _masked("shr"), _shifted(np.right_shift), "x / 2^y rounded down; y modulo the bits of x", _wholes),
+    _pair("bitwise_right_shift", _masked("shr"), _shifted(np.right_shift),
+          "x / 2^y rounded down; y modulo the bits of x", _wholes),
     _pair("philox", "philox", table.BY_NAME["philox"].meaning,
           "64 random bits: Philox4x32-10 of the counter x under the key y", _random, closed=True),
     _compare("equal", "eq", np.equal, "x == y"),
@@ -682,19 +689,24 @@ TABLE: tuple[Operator, ...] = (
     Operator("matrix_product", 2, L.PRODUCT, "(..., M, K) x (..., K, N)", _product, shapes.matmul, np.matmul),
     Operator("matmul_integer", 2, L.PRODUCT, "(..., M, K) x (..., K, N) of int8 or uint8, added up in int32", _product_of_bytes,
              shapes.matmul, lambda a, b: np.matmul(a.astype(np.int64), b.astype(np.int64)).astype(np.int32)),
-    Operator("grouped_product", 3, L.PRODUCT, "(M, K) x (G, K, N): rows in G groups, one behind the other, each with a matrix of its own; "
+    Operator("grouped_product", 3, L.PRODUCT,
+             "(M, K) x (G, K, N): rows in G groups, one behind the other, each with a matrix of its own; "
              "third input: how many rows each has; what is beyond all of them is 0", _product_of_groups, shapes.grouped, _groups),
     Operator("take", 2, L.GATHER, "rows of a table, one for each index; negative indices count from the end", _rows,
              shapes.taken, _take),
-    Operator("attention", (3, 4), L.ATTENTION, "softmax(scale * q @ k^T + mask) @ v; scale None: 1 / sqrt(D); causal: query i sees keys up to i + keys - "
+    Operator("attention", (3, 4), L.ATTENTION,
+             "softmax(scale * q @ k^T + mask) @ v; scale None: 1 / sqrt(D); causal: query i sees keys up to i + keys - "
              "queries; masked: what a bool mask puts in place of a score; empty: the result of a query that sees no key",
              _attended, shapes.attention, _attention, ("scale", "causal", "masked", "empty")),
     Operator("concat", VARIADIC, L.JOIN, "one behind the other along an axis", _one_for_all, shapes.concatenated,
              lambda *rest: np.concatenate(rest[:-1], axis=rest[-1]), ("axis",)),
-    Operator("beside", VARIADIC, L.LEAF, "parameters one behind the other along an axis, as the matrix unit has them packed: made once, "
-             "by the fuser alone", _one_for_all, shapes.concatenated, lambda *rest: np.concatenate(rest[:-1], axis=rest[-1]), ("axis",)),
+    Operator("beside", VARIADIC, L.LEAF,
+             "parameters one behind the other along an axis, as the matrix unit has them packed: made once, "
+             "by the fuser alone", _one_for_all, shapes.concatenated, lambda *rest: np.concatenate(rest[:-1],
+                 axis=rest[-1]), ("axis",)),
     # ---- composites -------------------------------------------------------------------------------------------------
-    _composite("matmul", 2, "matrix product; 1-d operands as in NumPy", _numbers, shapes.matmul, np.matmul, (), composites.matmul),
+    _composite("matmul", 2, "matrix product; 1-d operands as in NumPy", _numbers, shapes.matmul, np.matmul, (),
+               composites.matmul),
     _composite("grouped_matmul", 3, "rows in groups, each times a matrix of its own", _grouped, shapes.grouped, _groups, (),
                composites.grouped_matmul),
     _composite("linear", (2, 3), "x @ weight.T + bias", _numbers, shapes.linear, _linear, (), composites.linear),
@@ -703,18 +715,22 @@ TABLE: tuple[Operator, ...] = (
                ("approximate",), composites.gelu, True),
     _composite("clip", 1, "cut off at low and high", _numbers, E, np.clip, ("low", "high"), composites.clip),
     _composite("pow", 1, "x to a constant power", _numbers, E, _power, ("exponent",), composites.power, True),
-    _composite("mean", 1, "mean over axes", _floats, shapes.reduced, _over_axes(np.mean), ("axes", "keepdims"), composites.mean, True),
+    _composite("mean", 1, "mean over axes", _floats, shapes.reduced, _over_axes(np.mean), ("axes", "keepdims"),
+               composites.mean, True),
     _composite("var", 1, "variance over axes; divided by the count - correction", _floats,
                lambda facts, where, given, axes, correction, keepdims: shapes.reduced(facts, where, given, axes, keepdims),
                lambda x, axes, correction, keepdims: np.var(x, axis=axes, ddof=correction, keepdims=keepdims),
                ("axes", "correction", "keepdims"), composites.variance, True),
     _composite("logsumexp", 1, "logarithm of the sum of e^x over axes", _floats, shapes.reduced_with_identity_missing, _logsumexp,
                ("axes", "keepdims"), composites.logsumexp, True),
-    _composite("argmax", 1, "where the largest is, the first one; NaN is the largest", _index, shapes.reduced_with_identity_missing,
+    _composite("argmax", 1, "where the largest is, the first one; NaN is the largest", _index,
+               shapes.reduced_with_identity_missing,
                _first(np.argmax), ("axes", "keepdims"), composites.argmax),
-    _composite("argmin", 1, "where the smallest is, the first one; NaN is the smallest", _index, shapes.reduced_with_identity_missing,
+    _composite("argmin", 1, "where the smallest is, the first one; NaN is the smallest", _index,
+               shapes.reduced_with_identity_missing,
                _first(np.argmin), ("axes", "keepdims"), composites.argmin),
-    _composite("any", 1, "whether one holds", _bools, shapes.reduced, _over_axes(np.any), ("axes", "keepdims"), composites.any_of),
+    _composite("any", 1, "whether one holds", _bools, shapes.reduced, _over_axes(np.any), ("axes", "keepdims"),
+               composites.any_of),
     _composite("all", 1, "whether all hold", _bools, shapes.reduced, _over_axes(np.all), ("axes", "keepdims"), composites.all_of),
     _composite("softmax", 1, "e^x over its sum, along an axis", _floats, E, _softmax, ("axis",), composites.softmax, True),
     _composite("log_softmax", 1, "logarithm of softmax", _floats, E, lambda x, axis: np.log(_softmax(x, axis)), ("axis",),
@@ -726,7 +742,8 @@ TABLE: tuple[Operator, ...] = (
     _composite("stack", VARIADIC, "beside each other along a new axis", _one_for_all, shapes.stacked,
                lambda *rest: np.stack(rest[:-1], axis=rest[-1]), ("axis",), composites.stack),
     _composite("full", 0, "one value everywhere", lambda where, given, shape, value, name: _named(where, given, value, name),
-               shapes.given, lambda shape, value, name: np.broadcast_to(_constant(value, name), shape), ("shape", "value", "dtype"),
+               shapes.given, lambda shape, value, name: np.broadcast_to(_constant(value, name), shape),
+               ("shape", "value", "dtype"),
                composites.full),
     _composite("section", 1, "x, as section `number` of a hand-written kernel makes it; 0: as none of them does", _kept, E,
                lambda x, number, name: x, ("number", "name"), lambda op, x, number, name: x),

@@ -70,7 +70,8 @@ def reduced(facts: Facts, where: str, shapes: tuple[Shape, ...], axes: tuple[int
     return tuple([n for i, n in enumerate(source) if i not in axes])
 
 
-def reduced_with_identity_missing(facts: Facts, where: str, shapes: tuple[Shape, ...], axes: tuple[int, ...], keepdims: bool) -> Shape:
+def reduced_with_identity_missing(facts: Facts, where: str, shapes: tuple[Shape, ...], axes: tuple[int, ...],
+                                  keepdims: bool) -> Shape:
     """As reduced; the largest of nothing is refused where the size is known."""
     for i in axes:
         if same(shapes[0][i], 0):

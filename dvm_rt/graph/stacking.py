@@ -24,7 +24,8 @@ class NotStackable(Exception):
 def stacked_outputs(graph: Graph, stacked: Sequence[Axis]) -> tuple[Axis, ...]:
     """The axis of each output, where these are the axes of the parameters."""
     axes: dict[Node, Axis] = {}
-    rows = {s for node, axis in zip(graph.parameters, stacked, strict=True) if axis is not None for s in symbols_of(node.shape[axis])}
+    rows = {s for node, axis in zip(graph.parameters, stacked, strict=True) if axis is not None
+            for s in symbols_of(node.shape[axis])}
     for node in graph.nodes:
         if node.operator.name == "parameter":
             axes[node] = stacked[node.attribute("index")]
@@ -40,7 +41,8 @@ def stacked_outputs(graph: Graph, stacked: Sequence[Axis]) -> tuple[Axis, ...]:
 
 def may_trap(graph: Graph) -> bool:
     """Whether a value of one call could stop the launch of all: an index out of range does, unless a clip keeps it in range."""
-    return any(n.operator.lowering is Lowering.HOST or (n.operator.lowering is Lowering.GATHER and not _picks_what_is_there(n)) for n in graph.nodes)
+    return any(n.operator.lowering is Lowering.HOST or (n.operator.lowering is Lowering.GATHER
+                                                        and not _picks_what_is_there(n)) for n in graph.nodes)
 
 
 def _picks_what_is_there(take: Node) -> bool:
@@ -232,6 +234,7 @@ _RULES: dict[str, Rule] = {
     **dict.fromkeys(("softmax", "log_softmax"), _along),
     **dict.fromkeys(("layer_norm", "rms_norm"), _norm),
     "permute_dims": _permuted, "expand_dims": _expanded, "squeeze": _squeezed, "broadcast_to": _broadcast, "reshape": _reshaped,
-    "index": _indexed, "concat": _joined, "append": _appended, "stack": _stacked, "matmul": _product, "matrix_product": _product, "linear": _linear,
+    "index": _indexed, "concat": _joined, "append": _appended, "stack": _stacked, "matmul": _product,
+    "matrix_product": _product, "linear": _linear,
     "take": _taken, "attention": _attended,
 }  # fmt: skip

@@ -198,7 +198,8 @@ def _by_matmul(op: Make, x: Node, weight: Node, stride: Ints, dilation: Ints, gr
 
 
 def _goes_by_rows(weight: Shape, stride: Ints, groups: int) -> bool:
-    """Whether the windows are cheaper by rows of the kernel: known from the weights alone, as bits do not depend on sizes of x."""
+    """Whether the windows are cheaper by rows of the kernel: known from the weights alone, as bits do not depend on
+    sizes of x."""
     outputs, channels, *kernel = weight
     rows = prod(kernel[:-1])
     return (
@@ -339,7 +340,8 @@ def _over_taps(
     for axis in range(len(kernel) - 1, -1, -1):
         at = rank - len(kernel) + axis
         last = tuple(i for i in range(rank) if i != at) + (at,)
-        windows = op.windows(op.permute_dims(x, axes=last), kernel=(kernel[axis],), stride=(stride[axis],), dilation=(dilation[axis],))
+        windows = op.windows(op.permute_dims(x, axes=last), kernel=(kernel[axis],), stride=(stride[axis],),
+                             dilation=(dilation[axis],))
         joined = reduce(join, [_tap(op, windows, (tap,)) for tap in range(kernel[axis])])
         x = op.permute_dims(joined, axes=tuple(last.index(i) for i in range(rank)))
     return x
@@ -385,7 +387,8 @@ def conv_transpose_meaning(x: np.ndarray, weight: np.ndarray, *rest: object) -> 
     weights = weight.reshape(groups, weight.shape[0] // groups, *weight.shape[1:])
     for tap in all_of(*map(range, weight.shape[2:])):
         part = np.einsum("bgc...,gcm->bgm...", per_group, weights[(..., *tap)])
-        places = tuple(slice(t * d, t * d + (n - 1) * s + 1, s) for t, d, n, s in zip(tap, dilation, x.shape[2:], stride, strict=True))
+        places = tuple(slice(t * d, t * d + (n - 1) * s + 1, s) for t, d, n, s in zip(tap, dilation, x.shape[2:],
+            stride, strict=True))
         whole[(slice(None), slice(None), *places)] += part.reshape(x.shape[0], outputs, *x.shape[2:])
     cut = tuple(slice(low, n - high) for n, (low, high) in zip(whole.shape[2:], padding, strict=True))
     result = whole[(slice(None), slice(None), *cut)]

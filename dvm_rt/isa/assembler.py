@@ -154,7 +154,8 @@ def _section_lines(number: int, section: Section) -> list[str]:
             )
         )
     of_host = section.kind < len(KINDS) and KINDS[section.kind] == "host"
-    out += [f"  {index} {f'attribute {word.number}' if of_host else word_text(word, section.dtype)}" for index, word in enumerate(section.words)]
+    out += [f"  {index} {f'attribute {word.number}' if of_host else word_text(word, section.dtype)}"
+            for index, word in enumerate(section.words)]
     out += [f"  constant {value:#018x}" for value in section.constants]
     return out
 

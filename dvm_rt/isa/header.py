@@ -64,7 +64,8 @@ def _records() -> list[str]:
         out.append(f"struct {record.name} {{ {body} }};")
         out.append(f"static_assert(sizeof({record.name}) == {record.numpy.itemsize});")
         out += [f"static_assert(offsetof({record.name}, {n}) == {offset});" for n, _, _, offset in record.fields]
-    out.append("enum class DType : uint8_t { " + ", ".join(f"{d.name.upper().rstrip('_')} = {d.code}" for d in dtypes.DTYPES) + " };")
+    out.append("enum class DType : uint8_t { " + ", ".join(f"{d.name.upper().rstrip('_')} = {d.code}"
+                                                           for d in dtypes.DTYPES) + " };")
     out.append("constexpr uint8_t DTYPE_BYTES[] = {" + ", ".join(str(d.bytes) for d in dtypes.DTYPES) + "};")
     out.append("constexpr const char* DTYPE_NAMES[] = {" + ", ".join(f'"{d.name}"' for d in dtypes.DTYPES) + "};")
     out.append("enum ControlWord : uint16_t {")

@@ -250,7 +250,8 @@ def enum_value(enum: str, name: str) -> int:
 
 def table_hash() -> int:
     """64 bits that differ as soon as an instruction, a record or a limit differs: peers compare it before any work."""
-    text = repr(([(i.name, i.group.name, table.forms(i), i.compute_dtypes) for i in table.INSTRUCTIONS], RECORDS, ENUMS, FLAGS, LIMITS, VERSION))
+    text = repr(([(i.name, i.group.name, table.forms(i), i.compute_dtypes) for i in table.INSTRUCTIONS], RECORDS,
+                 ENUMS, FLAGS, LIMITS, VERSION))
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
 
 

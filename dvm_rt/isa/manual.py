@@ -79,7 +79,8 @@ def manual() -> str:
         inspect.cleandoc(table.__doc__).split("\n\n", 2)[2],
         "## Programs\n" + PROGRAMS.format(**layout.LIMITS),
         "## State\n" + _table(("place", "what it is"), PLACES),
-        "## Sections\n" + _table(("kind", "what it does"), tuple((k, d.format(**layout.LIMITS)) for k, d in SECTION_KINDS.items())),
+        "## Sections\n" + _table(("kind", "what it does"),
+                                 tuple((k, d.format(**layout.LIMITS)) for k, d in SECTION_KINDS.items())),
         "## Control flow\n" + CONTROL_RULE,
         "## Reductions\n" + REDUCTION_RULE.format(**layout.LIMITS),
         "## Words\nA word is {u16 op, u16 a, u32 k}, 8 bytes, little endian. Its fields hold:\n\n"

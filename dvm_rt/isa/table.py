@@ -213,7 +213,8 @@ INSTRUCTIONS: tuple[Instruction, ...] = (
     Instruction("floordiv", B, "acc / x rounded down; 0 where x is 0", lambda a, x: _divided(a, x, True)[0], 0, 700, **INTEGER),
     Instruction("floormod", B, "acc - floor(acc / x) * x, with the sign of x; 0 where x is 0",
                 lambda a, x: _divided(a, x, True)[1], 0, 700, **INTEGER),
-    Instruction("truncdiv", B, "acc / x rounded towards 0; 0 where x is 0", lambda a, x: _divided(a, x, False)[0], 0, 700, **INTEGER),
+    Instruction("truncdiv", B, "acc / x rounded towards 0; 0 where x is 0", lambda a, x: _divided(a, x, False)[0], 0,
+                700, **INTEGER),
     Instruction("truncmod", B, "acc - trunc(acc / x) * x, with the sign of acc; 0 where x is 0",
                 lambda a, x: _divided(a, x, False)[1], 0, 700, **INTEGER),
     Instruction("philox", B, "64 random bits: Philox4x32-10 of the counter acc under the key x", _philox, 0, 300,
@@ -280,12 +281,14 @@ INSTRUCTIONS: tuple[Instruction, ...] = (
     Instruction("digamma", U, "derivative of log gamma(acc)", functions.digamma, 2, 2000, widths=(4,)),
     # ---- loads and stores ---------------------------------------------------------------------------------------
     Instruction("load", Group.LOAD, "acc <- operand a, converted to the compute dtype (rounded to nearest even; float to "
-                "integer: truncated, saturated, NaN is 0; bool: 1 where the byte is not 0); any inner stride", cycles=24, a="operand", **ALL),
+                "integer: truncated, saturated, NaN is 0; bool: 1 where the byte is not 0); any inner stride",
+                cycles=24, a="operand", **ALL),
     Instruction("iota", Group.LOAD, "acc <- where operand a stands: base + index * stride over all dimensions, converted to the "
                 "compute dtype (operand in INDEX, which has strides and no bytes)", cycles=16, a="operand", **ALL),
     Instruction("store_slot", S, "slot[k] <- acc", cycles=8, k="slot", **ALL),
     Instruction("store", S, "operand a <- acc: contiguous, compute dtype, NaN made canonical", cycles=12, a="operand", **ALL),
-    Instruction("store_nt", S, "as store, past the caches (outputs beyond L2 that are not read soon)", cycles=12, a="operand", **ALL),
+    Instruction("store_nt", S, "as store, past the caches (outputs beyond L2 that are not read soon)", cycles=12,
+                a="operand", **ALL),
     Instruction("store_any", S, "operand a <- acc, converted to the operand's dtype (floats: rounded once to nearest "
                 "even, NaN made canonical; float to integer: truncated, saturated, NaN is 0; bool: acc != 0); any inner stride "
                 "but 0", cycles=24, a="operand", **ALL),
@@ -308,13 +311,15 @@ INSTRUCTIONS: tuple[Instruction, ...] = (
     Instruction("fold_prod", Group.FOLD, "acc <- product of lanes[a]", cycles=40, a="reduction", **ALL),
     # ---- control ------------------------------------------------------------------------------------------------
     Instruction("gather", Group.CONTROL, "start of a row: operand a points at its base + i * depth, i = the operand `index` "
-                "in this row; negative i counts from the end; traps if i is not in -limit..limit-1", cycles=4, a="operand", **ALL),
+                "in this row; negative i counts from the end; traps if i is not in -limit..limit-1", cycles=4,
+                a="operand", **ALL),
     Instruction("fetch", Group.CONTROL, "prefetch operand a: k bytes ahead in this row, or (k = 0) the next row",
                 cycles=4, a="operand", k="ahead", **ALL),
     Instruction("pass", Group.CONTROL, "start of a pass: what follows runs for each strip of the row", cycles=2, **ALL),
     Instruction("loop", Group.CONTROL, "next strip: k words back to the word after `pass`, or on to the row section; "
                 "a = mask of the reductions that this pass accumulates", cycles=3, a="mask", k="distance", **ALL),
-    Instruction("end_row", Group.CONTROL, "step to the next row, back to the first word; last word of a vector section", cycles=6, **ALL),
+    Instruction("end_row", Group.CONTROL,
+                "step to the next row, back to the first word; last word of a vector section", cycles=6, **ALL),
     Instruction("end", Group.CONTROL, "last word of a matmul epilogue", cycles=1, **ALL),
 )  # fmt: skip
 

@@ -14,7 +14,8 @@ from dvm_rt.isa import host
 OK, RANGE, FAILED = 0, 1, 2
 
 
-def call(number: int, attributes: tuple[int, ...], operands: list[tuple[int, tuple[int, ...], memoryview | None]]) -> tuple[int, int, int]:
+def call(number: int, attributes: tuple[int, ...],
+         operands: list[tuple[int, tuple[int, ...], memoryview | None]]) -> tuple[int, int, int]:
     """Runs function `number` on operands (dtype code, shape, memory; None where it is empty), the last one the output.
 
     Gives (OK, 0, 0), or (RANGE, got, allowed), or (FAILED, 0, 0)."""

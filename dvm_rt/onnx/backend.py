@@ -50,12 +50,14 @@ class DvmBackend(Backend):
 
     @classmethod
     def run_node(
-        cls, node: onnx.NodeProto, inputs: Sequence[np.ndarray], device: str = "CPU", outputs_info: object = None, **kwargs: object
+        cls, node: onnx.NodeProto, inputs: Sequence[np.ndarray], device: str = "CPU", outputs_info: object = None,
+        **kwargs: object
     ) -> tuple[object, ...]:
         """One run of a node alone: all outputs that it names, as a named tuple. `opset_version`: the newest unless named."""
         helper = onnx.helper
         given = [name for name in node.input if name]
-        values = [helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(np.asarray(x).dtype), None) for n, x in zip(given, inputs, strict=True)]
+        values = [helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(np.asarray(x).dtype), None)
+                  for n, x in zip(given, inputs, strict=True)]
         results = [onnx.ValueInfoProto(name=name) for name in node.output if name]
         version = kwargs.get("opset_version", onnx.defs.onnx_opset_version())
         opsets = [helper.make_opsetid("", version)] + ([helper.make_opsetid(node.domain, 1)] if node.domain else [])

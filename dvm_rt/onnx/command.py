@@ -1,7 +1,8 @@
 """`dvm-rt run`: a model over one or several shapes, with times, beside onnxruntime if asked.
 
-Sizes come from `--dim`, from the shapes of files given by `--input`, else they are SIZE. Inputs that are not given are random, the
-same at each call. The first run of the process plans, once for all sizes: that is a column of its own."""
+Sizes come from `--dim`, from the shapes of files given by `--input`, else they are SIZE. Inputs that are not given
+are random, the same at each call. The first run of the process plans, once for all sizes: that is a column of its
+own."""
 
 from __future__ import annotations
 
@@ -58,7 +59,8 @@ def run(
             ours = _ours(session, feeds)
             theirs = _timed(lambda feeds=feeds: _run_other(compare, other, feeds)) if other else None
             rows.append((used, ours, theirs))
-        console.print(f"[bold]{file}[/bold]  loaded in {load_ms:.1f} ms; opset {session.model.opsets.get('', '-')}", highlight=False)
+        console.print(f"[bold]{file}[/bold]  loaded in {load_ms:.1f} ms; opset {session.model.opsets.get('', '-')}",
+                      highlight=False)
         agree = _print_times(console, compare if other else None, rows)
         console.print()
         for port, value in zip(session.outputs, rows[-1][1].results, strict=True):
@@ -87,11 +89,13 @@ def _given(session: Session, inputs: Sequence[str]) -> Feeds:
     names = [p.name for p in session.inputs]
     for name, path in (_pair(text, "--input", "name=file.npy") for text in inputs):
         if name not in names:
-            raise ModelFormatError(f"run: --input: the model has no such input, got {name!r}, allowed {', '.join(names) or 'none'}")
+            raise ModelFormatError(
+                f"run: --input: the model has no such input, got {name!r}, allowed {', '.join(names) or 'none'}")
         try:
             found[name] = np.load(path, allow_pickle=False)
         except (ValueError, EOFError) as error:
-            raise ModelFormatError(f"run: --input: {name}: not an array, got {path} ({error}), allowed files of numpy.save") from None
+            raise ModelFormatError(
+                f"run: --input: {name}: not an array, got {path} ({error}), allowed files of numpy.save") from None
     return found
 
 
@@ -106,7 +110,8 @@ def _sweep(session: Session, dims: Sequence[str]) -> list[dict[str, int]]:
     for name, text in (_pair(text, "--dim", "name=4 or name=4,8") for text in dims):
         values = re.split(r"[,:]", text)
         if name not in known:
-            raise ModelFormatError(f"run: --dim: the model has no such dimension, got {name!r}, allowed {', '.join(known) or 'none'}")
+            raise ModelFormatError(
+                f"run: --dim: the model has no such dimension, got {name!r}, allowed {', '.join(known) or 'none'}")
         if not all(v.isdecimal() and int(v) <= SIZE_MAX for v in values):
             raise ModelFormatError(f"run: --dim: got {name}={text}, allowed whole numbers up to 2^31")
         merged.setdefault(name, []).extend(int(v) for v in values)
@@ -121,7 +126,8 @@ def _feeds(session: Session, given: Feeds, sizes: Mapping[str, int]) -> tuple[Fe
             for name, size in zip(port.shape, given[port.name].shape, strict=True):
                 if isinstance(name, str):
                     if sizes.get(name, size) != size:
-                        raise ModelFormatError(f"run: --dim: {name}, got {sizes[name]}, allowed {size}, as --input {port.name} has it")
+                        raise ModelFormatError(
+                            f"run: --dim: {name}, got {sizes[name]}, allowed {size}, as --input {port.name} has it")
                     used[name] = size
     feeds = {p.name: given[p.name] if p.name in given else _random(p, used) for p in session.inputs}
     return feeds, used
@@ -129,7 +135,8 @@ def _feeds(session: Session, given: Feeds, sizes: Mapping[str, int]) -> tuple[Fe
 
 def _random(port: Port, sizes: Mapping[str, int]) -> np.ndarray:
     if port.dtype is None or port.shape is None or port.dtype == object:
-        raise ModelFormatError(f"run: input {port.name}: got no declared shape and dtype for a random one, allowed --input {port.name}=file.npy")
+        raise ModelFormatError(
+            f"run: input {port.name}: got no declared shape and dtype for a random one, allowed --input {port.name}=file.npy")
     shape = tuple(n if isinstance(n, int) else sizes[n] if n else SIZE for n in port.shape)
     random = np.random.default_rng(0)
     if port.dtype.kind == "b":
@@ -177,7 +184,8 @@ def _other(compare: str | None, file: Path) -> object:
     try:
         import onnxruntime
     except ImportError:
-        raise UnsupportedOperatorError("run: --compare: onnxruntime, got none that is installed, allowed environments with it") from None
+        raise UnsupportedOperatorError(
+            "run: --compare: onnxruntime, got none that is installed, allowed environments with it") from None
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 4
@@ -222,7 +230,8 @@ def _print_times(console: Console, compare: str | None, rows: Sequence[tuple[dic
             same, text = _difference(theirs.results, ours.results)
             agree &= same
             colour = "green" if same else "red"
-            cells += [f"{theirs.first:.3f}", f"{theirs.again:.3f}", f"{theirs.again / ours.again:.2f}", f"[{colour}]{text}[/{colour}]"]
+            cells += [f"{theirs.first:.3f}", f"{theirs.again:.3f}", f"{theirs.again / ours.again:.2f}",
+                      f"[{colour}]{text}[/{colour}]"]
         table.add_row(*cells)
     console.print(table)
     return agree

@@ -1,8 +1,8 @@
 """ONNX's own backend suite against dvm_rt: counts by group, the list of what passes, the table of operators.
 
-A case passes, is wrong (another result), or is not supported (a typed error that says what). Cases that download, and results that are
-drawn at random, are not comparable and are left out; `light` models are compared with what ONNX's reference evaluator computes,
-which takes minutes: only on request."""
+A case passes, is wrong (another result), or is not supported (a typed error that says what). Cases that download, and
+results that are drawn at random, are not comparable and are left out; `light` models are compared with what ONNX's
+reference evaluator computes, which takes minutes: only on request."""
 
 from __future__ import annotations
 
@@ -74,7 +74,8 @@ def outcome(case: object, group: str) -> Outcome:
     try:
         session = load(case.model if case.model is not None else Path(case.model_dir) / "model.onnx")
         for inputs, wanted in _data(case, model):
-            names = [p.name for p in session.inputs] if len(inputs) <= len(session.inputs) else [v.name for v in model.graph.input]
+            names = [p.name for p in session.inputs] if len(inputs) <= len(session.inputs) else [v.name
+                for v in model.graph.input]
             got = session.run(dict(zip(names, inputs, strict=False)))
             difference = differs(wanted, got, case.rtol, case.atol)
             if difference:
@@ -139,7 +140,8 @@ def differs(wanted: object, got: object, rtol: float, atol: float) -> str:
     if w.shape != g.shape or w.dtype != g.dtype:
         return f"got {g.dtype}{list(g.shape)}, allowed {w.dtype}{list(w.shape)}"
     if w.dtype == object or w.dtype.kind in "biu":
-        same = bool((w == g).all()) if w.dtype.kind != "i" and w.dtype.kind != "u" else bool(np.allclose(w.astype(np.float64), g.astype(np.float64), rtol, atol))
+        same = bool((w == g).all()) if w.dtype.kind != "i" and w.dtype.kind != "u" else bool(
+            np.allclose(w.astype(np.float64), g.astype(np.float64), rtol, atol))
         return "" if same else f"values, got {g.ravel()[:4]}, allowed {w.ravel()[:4]}"
     rtol = max(rtol, 2**-6) if w.dtype.name == "bfloat16" else rtol
     wide = np.complex128 if w.dtype.kind == "c" else np.float64
@@ -187,7 +189,8 @@ def table(outcomes: Sequence[Outcome]) -> str:
         "```", summary(outcomes), "```", "",
         "| operator | cases | pass | where |", "|---|---|---|---|",
     ]  # fmt: skip
-    lines += [f"| {name} | {total[name]} | {passed[name]} | {', '.join(sorted(where[name])) or 'not supported'} |" for name in sorted(total)]
+    lines += [f"| {name} | {total[name]} | {passed[name]} | {', '.join(sorted(where[name])) or 'not supported'} |"
+              for name in sorted(total)]
     missing = [o for o in outcomes if o.result != PASSED]
     lines += ["", "## Cases that do not pass", ""]
     lines += [f"- `{o.name}` ({o.group}), {o.result}: {_short(o.said)}" for o in missing]

@@ -1,8 +1,9 @@
 """Model files: bytes -> Model, checked before anything else happens. Knows nothing of arrays.
 
-Everything that a file claims is held against the bytes that are there before memory is taken for it: a tensor's elements against its
-data, external files against their sizes (inside of the model's folder, no links), names against what was defined before, depth
-and numbers against limits. What is wrong is a ModelFormatError that names the file and the node."""
+Everything that a file claims is held against the bytes that are there before memory is taken for it: a tensor's
+elements against its data, external files against their sizes (inside of the model's folder, no links), names against
+what was defined before, depth and numbers against limits. What is wrong is a ModelFormatError that names the file and
+the node."""
 
 from __future__ import annotations
 
@@ -94,7 +95,8 @@ def _parsed(data: bytes, file: str) -> onnx.ModelProto:
     try:
         proto.ParseFromString(data)
     except (DecodeError, RecursionError, ValueError) as error:
-        raise ModelFormatError(f"onnx: {file}: not a model: {error}, got {len(data)} bytes, allowed a whole ModelProto") from error
+        raise ModelFormatError(
+            f"onnx: {file}: not a model: {error}, got {len(data)} bytes, allowed a whole ModelProto") from error
     return proto
 
 
@@ -187,11 +189,13 @@ class _Reader:
         domain = "" if proto.domain in MAIN else proto.domain
         if domain not in opsets:
             raise self.fail(where, f"operator set {domain or 'ai.onnx'!r} is not imported, got {sorted(opsets)}, allowed those")
-        attributes = {a.name: self.attribute(a, defined, opsets, depth, f"{where}: attribute {a.name!r}") for a in proto.attribute}
+        attributes = {a.name: self.attribute(a, defined, opsets, depth, f"{where}: attribute {a.name!r}")
+                      for a in proto.attribute}
         graphs = [v for v in attributes.values() if isinstance(v, Graph)]
         reads = frozenset(n for n in proto.input if n).union(*(g.free for g in graphs))
         name = f"{self.file}: {where}"
-        return Node(proto.op_type, domain, proto.name, tuple(proto.input), tuple(proto.output), attributes, opsets[domain], name, proto, reads)
+        return Node(proto.op_type, domain, proto.name, tuple(proto.input), tuple(proto.output), attributes,
+                    opsets[domain], name, proto, reads)
 
     def _inlined(
         self, call: onnx.NodeProto, function: onnx.FunctionProto, defined: set[str], depth: int, where: str
@@ -224,7 +228,8 @@ class _Reader:
 
     # ---- attributes, values ----
 
-    def attribute(self, proto: onnx.AttributeProto, defined: Set[str], opsets: dict[str, int], depth: int, where: str) -> Attribute:
+    def attribute(self, proto: onnx.AttributeProto, defined: Set[str], opsets: dict[str, int], depth: int,
+                  where: str) -> Attribute:
         kind = proto.type
         types = onnx.AttributeProto
         if kind == types.GRAPH:
@@ -242,7 +247,8 @@ class _Reader:
         if kind == types.STRINGS:
             return tuple(s.decode("utf-8", "replace") for s in proto.strings)
         if proto.ref_attr_name:
-            raise self.fail(where, f"stands for an attribute of a function, got {proto.ref_attr_name!r} outside of one, allowed a value")
+            raise self.fail(where,
+                            f"stands for an attribute of a function, got {proto.ref_attr_name!r} outside of one, allowed a value")
         readers = {types.FLOAT: "f", types.INT: "i", types.FLOATS: "floats", types.INTS: "ints", types.TYPE_PROTO: "tp"}
         if kind not in readers:
             raise self.fail(where, f"kind, got {kind}, allowed the kinds of onnx.proto")
@@ -293,7 +299,8 @@ class _Reader:
         except (TypeError, ValueError, KeyError) as error:
             raise self.fail(where, f"data cannot be read: {error}") from error
         if array.dtype == object:
-            array = np.array([s.decode("utf-8", "replace") if isinstance(s, bytes) else s for s in array.ravel()], object).reshape(array.shape)
+            array = np.array([s.decode("utf-8", "replace") if isinstance(s, bytes) else s for s in array.ravel()],
+                             object).reshape(array.shape)
         return array
 
     @staticmethod
@@ -305,7 +312,8 @@ class _Reader:
         """(entries that are there, entries that should be) of a tensor without raw data."""
         kinds = onnx.TensorProto
         name = {
-            kinds.FLOAT: "float_data", kinds.COMPLEX64: "float_data", kinds.DOUBLE: "double_data", kinds.COMPLEX128: "double_data",
+            kinds.FLOAT: "float_data", kinds.COMPLEX64: "float_data", kinds.DOUBLE: "double_data",
+            kinds.COMPLEX128: "double_data",
             kinds.INT64: "int64_data", kinds.UINT64: "uint64_data", kinds.UINT32: "uint64_data",
         }.get(proto.data_type, "int32_data")  # fmt: skip
         entries = len(getattr(proto, name))
@@ -325,12 +333,15 @@ class _Reader:
         except ValueError:
             raise self.fail(where, f"external data, got offset {entries.get('offset')!r}, allowed whole numbers") from None
         if bits < 8 or self.folder is None:
-            raise self.fail(where, "external data, got a model without a folder or elements below 8 bits, allowed files beside a model")
+            raise self.fail(where,
+                            "external data, got a model without a folder or elements below 8 bits, allowed files beside a model")
         path = self._inside(location, where)
         there = path.stat().st_size
         if length != size or offset < 0 or offset + length > there:
-            raise self.fail(where, f"external data, got {length} bytes at {offset} of {there} in {location!r}, allowed {size} inside of the file")
-        return np.fromfile(path, dtype.newbyteorder("<"), count=size // dtype.itemsize, offset=offset).astype(dtype, copy=False).reshape(tuple(proto.dims))
+            raise self.fail(where,
+                            f"external data, got {length} bytes at {offset} of {there} in {location!r}, allowed {size} inside of the file")
+        return np.fromfile(path, dtype.newbyteorder("<"), count=size // dtype.itemsize, offset=offset).astype(dtype,
+            copy=False).reshape(tuple(proto.dims))
 
     def _inside(self, location: str, where: str) -> Path:
         """The path of an external file: a plain file, inside of the model's folder, with no link on the way."""
@@ -413,7 +424,8 @@ def _renamed_node(
     return made
 
 
-def _rename_graph(graph: onnx.GraphProto, names: Mapping[str, str], given: Mapping[str, onnx.AttributeProto], prefix: str) -> None:
+def _rename_graph(graph: onnx.GraphProto, names: Mapping[str, str], given: Mapping[str, onnx.AttributeProto],
+                  prefix: str) -> None:
     nodes = [_renamed_node(node, names, given, prefix) for node in graph.node]
     del graph.node[:]
     graph.node.extend(nodes)

@@ -229,7 +229,8 @@ def _least(x: np.ndarray) -> object:
 def max_pool(x, kernel, *, stride, padding, dilation, ceil_mode=False) -> np.ndarray:
     ends = _windows._ends(x.shape[2:], tuple(kernel), tuple(stride), tuple(padding), tuple(dilation), ceil_mode)
     whole = _windows._pad(x, [(low, end) for (low, _), end in zip(padding, ends)], _least(x))
-    return _windows.sliding(whole, tuple(kernel), tuple(stride), tuple(dilation)).max(axis=tuple(range(-len(kernel), 0))).astype(x.dtype)
+    return _windows.sliding(whole, tuple(kernel), tuple(stride),
+                            tuple(dilation)).max(axis=tuple(range(-len(kernel), 0))).astype(x.dtype)
 
 
 def avg_pool(x, kernel, *, stride, padding, dilation, ceil_mode=False, count_include_pad=True) -> np.ndarray:

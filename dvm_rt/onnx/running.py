@@ -72,7 +72,8 @@ class Running:
 
     @property
     def given(self) -> dict[int, Value]:
-        """By id, the host values of the run in this thread that were given, or made of such: what NumPy makes of them is counted."""
+        """By id, the host values of the run in this thread that were given, or made of such: what NumPy makes of them
+        is counted."""
         return self._thread.__dict__.setdefault("given", {})
 
     def run(self, env: Environment) -> list[Value]:
@@ -204,7 +205,8 @@ class Running:
             graph = self.bodies[key] = _body(node, inputs, self.model.opsets.get("", onnx.defs.onnx_opset_version()))
         self.note(node, INLINED)
         if self.depth > DEPTH_MAX:
-            raise ModelFormatError(f"onnx: {node.where}: functions within functions, got more than {DEPTH_MAX}, allowed {DEPTH_MAX}")
+            raise ModelFormatError(
+                f"onnx: {node.where}: functions within functions, got more than {DEPTH_MAX}, allowed {DEPTH_MAX}")
         self.depth += 1
         try:
             inner = {f"in{i}": x for i, x in enumerate(inputs) if x is not None}
@@ -270,13 +272,15 @@ def _body(node: Node, inputs: list[Value], main_opset: int) -> Graph:
     if schema.has_context_dependent_function:
         versions = [v for v in schema.context_dependent_function_opset_versions if v <= node.opset]
         types = [_type_proto(x).SerializeToString() for x in inputs]
-        data = schema.get_context_dependent_function_with_opset_version(versions[-1], call.SerializeToString(), types) if versions else b""
+        data = schema.get_context_dependent_function_with_opset_version(versions[-1], call.SerializeToString(),
+            types) if versions else b""
     if not data and schema.has_function and version is not None:
         data = schema.get_function_with_opset_version(version)
     if not data and any(isinstance(n, Dim) for x in inputs if x is not None for n in getattr(x, "shape", ())):
         raise ShapeError(f"onnx: {node.where}: its body depends on sizes, got symbolic ones, allowed numbers")
     if not data:
-        raise UnsupportedOperatorError(f"onnx: {node.where}: operator is not supported, got {node.domain or 'ai.onnx'}.{node.operator}, allowed those of docs/onnx.md")
+        raise UnsupportedOperatorError(
+            f"onnx: {node.where}: operator is not supported, got {node.domain or 'ai.onnx'}.{node.operator}, allowed those of docs/onnx.md")
     function = onnx.FunctionProto()
     function.ParseFromString(data)
     reader = _Reader(node.where, None)
@@ -373,9 +377,11 @@ class GraphPlan:
                 position = segment.end
 
     def alone(self) -> tuple[Segment, Function, tuple[str, ...]] | None:
-        """The one segment that the graph is, its function and the names of its arguments, if that is all and every argument an array."""
+        """The one segment that the graph is, its function and the names of its arguments, if that is all and every
+        argument an array."""
         segment = self.segments.get(0)
-        if self.steps or self.cuts or self.host_names or segment is None or segment.end != len(self.graph.nodes) or segment.variants:
+        if self.steps or self.cuts or self.host_names or segment is None or segment.end != len(
+                self.graph.nodes) or segment.variants:
             return None
         if len(segment.functions) != 1 or any(v.name not in segment.outputs for v in self.graph.outputs):
             return None

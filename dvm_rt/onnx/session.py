@@ -125,13 +125,15 @@ class Session:
         if isinstance(fed, np.ndarray) and fed.dtype.kind in "UST":
             fed = fed.astype(object)
         _check(self.model.file, declared, fed)
-        if isinstance(fed, np.ndarray) and fed.dtype not in _FLOATS and (fed.dtype not in _WHOLE or (fed.ndim < 2 and fed.size <= SIZES_MAX)):
+        if isinstance(fed, np.ndarray) and fed.dtype not in _FLOATS and (fed.dtype not in _WHOLE
+                or (fed.ndim < 2 and fed.size <= SIZES_MAX)):
             return fed
         return lift(fed)
 
     def explain(self) -> list[Placed]:
         """What ran where, node by node, of the runs so far."""
-        return [Placed(node.name or node.outputs[0], node.operator, tuple(sorted(where))) for node, where in self._running.placed.values()]
+        return [Placed(node.name or node.outputs[0], node.operator, tuple(sorted(where)))
+                for node, where in self._running.placed.values()]
 
     def unknown_operators(self) -> list[str]:
         """Operators of the model, in subgraphs too, that have neither a row nor a function body."""
@@ -151,10 +153,11 @@ class Session:
 
 @dataclass(slots=True)
 class _Direct:
-    """A model that is one segment whose inputs are arrays: feeds are checked and copied in, one call, outputs by position. What does
-    not fit goes the long way, which says what is wrong with it."""
+    """A model that is one segment whose inputs are arrays: feeds are checked and copied in, one call, outputs by
+    position. What does not fit goes the long way, which says what is wrong with it."""
 
-    ports: tuple[tuple[str, np.dtype, int, tuple[tuple[int, int], ...]], ...]  # name, dtype, rank, (axis, size) of sizes that are numbers
+    ports: tuple[tuple[str, np.dtype, int, tuple[tuple[int, int], ...]],
+                 ...]  # name, dtype, rank, (axis, size) of sizes that are numbers
     function: Function
     places: tuple[int, ...] | None  # of the model's outputs in what the function gives; None: it gives the only one
 
@@ -188,7 +191,8 @@ def _direct(of: Session, segment: Segment, function: Function, names: tuple[str,
         return None
     if any(d.dtype not in _FLOATS | _WHOLE or d.dtype == BFLOAT16 for d in declared):
         return None
-    ports = [(d.name, d.dtype, len(d.shape), tuple((i, n) for i, n in enumerate(d.shape) if isinstance(n, int))) for d in declared]
+    ports = [(d.name, d.dtype, len(d.shape), tuple((i, n) for i, n in enumerate(d.shape) if isinstance(n, int)))
+             for d in declared]
     places = tuple(segment.outputs.index(o.name) for o in of.outputs)
     return _Direct(tuple(ports), function, None if len(segment.outputs) == 1 else places)
 

@@ -174,7 +174,8 @@ class Book:
         while self.waiting and len(batch.programs) + len(self.waiting[0].programs) <= most:
             more = self.waiting.popleft()
             batch = Batch(
-                joined(batch.programs, more.programs), batch.plans + more.plans, min(batch.begin, more.begin), max(batch.seq, more.seq)
+                joined(batch.programs, more.programs), batch.plans + more.plans, min(batch.begin, more.begin),
+                max(batch.seq, more.seq)
             )
         return batch
 
@@ -206,7 +207,8 @@ class Book:
         return batch
 
     def answer(self, worker: Worker, encoded: int) -> list[Sequence[int]]:
-        """The worker's own count moved. Returns what it newly answered, lease by lease. It cannot have encoded what it was not sent."""
+        """The worker's own count moved. Returns what it newly answered, lease by lease. It cannot have encoded what
+        it was not sent."""
         worker.encoded = min(encoded, worker.sent)
         newly: list[Sequence[int]] = []
         while worker.leases:
@@ -224,8 +226,8 @@ class Book:
         return newly
 
     def head(self, worker: Worker) -> int | None:
-        """What the worker is encoding, if it is somebody's business still: what it took in hand last. What it had encoded before and
-        not counted yet is innocent."""
+        """What the worker is encoding, if it is somebody's business still: what it took in hand last. What it had
+        encoded before and not counted yet is innocent."""
         if not worker.leases:
             return None
         lease = worker.leases[0]

@@ -159,7 +159,8 @@ class Closing(NamedTuple):
 
 
 Event = (
-    PlanKnown | PlanForgotten | InstancesArrived | Counters | Waited | Tick | WorkerReady | RemoteJoined | RemoteLeft | RemoteDrains
+    PlanKnown | PlanForgotten | InstancesArrived | Counters | Waited | Tick | WorkerReady | RemoteJoined | RemoteLeft
+    | RemoteDrains
     | ProgramsReceived
     | ProgramRefused | ProcessDied | ZygoteReady | Inspected | GraphWanted | GraphAnswered | Opening | Closing
 )  # fmt: skip
@@ -282,6 +283,7 @@ class FailRuntime(NamedTuple):
 
 
 Command = (
-    SendPlan | SendForget | SendInstances | EncodeHere | DeliverPrograms | SendGraph | AnswerGraph | FailGraph | FailProgram | FailLaunch
+    SendPlan | SendForget | SendInstances | EncodeHere | DeliverPrograms | SendGraph | AnswerGraph | FailGraph
+    | FailProgram | FailLaunch
     | StartProcess | KillProcess | DropWorker | InspectProcess | ReplayDevice | RingBells | FailRuntime
 )  # fmt: skip

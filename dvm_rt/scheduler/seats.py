@@ -2,9 +2,9 @@
 
 A seat whose occupant died is filled at once, unless the zygote is down (then when it answers again). A death counts
 against the seat only if the occupant made no progress in its life and nobody else killed it; `deaths_max` such deaths in
-a row, or `restarts_max` restarts of all seats within `restart_window_s`, and the pool is unhealthy: nothing is started any more, because a process
-that dies at once would otherwise be started hundreds of times a second. Children die with their zygote: that is the zygote's
-account, not theirs."""
+a row, or `restarts_max` restarts of all seats within `restart_window_s`, and the pool is unhealthy: nothing is
+started any more, because a process that dies at once would otherwise be started hundreds of times a second. Children
+die with their zygote: that is the zygote's account, not theirs."""
 
 from __future__ import annotations
 

@@ -31,7 +31,8 @@ from dvm_rt.wire import DRAINED
 
 
 class SchedulerState:
-    def __init__(self, workers: int, policy: str = "auto", limits: Limits = Limits(), costs: Costs = Costs(), free_cpus: int = 0) -> None:
+    def __init__(self, workers: int, policy: str = "auto", limits: Limits = Limits(), costs: Costs = Costs(),
+                 free_cpus: int = 0) -> None:
         self.policy, self.limits, self.costs, self.free_cpus = policy, limits, costs, free_cpus
         self.book = Book()
         encoders = [e.Process("encoder", i) for i in range(workers)]
@@ -253,8 +254,8 @@ class SchedulerState:
         return [*out, *self._start(process, now), e.RingBells()]
 
     def _poison_launch(self, now: float) -> list[e.Command]:
-        """The launch over which the last devices that there may be have died, one after the other: it is given up, not the runtime.
-        A device that never got past its start, or had no program to run, died of something else."""
+        """The launch over which the last devices that there may be have died, one after the other: it is given up,
+        not the runtime. A device that never got past its start, or had no program to run, died of something else."""
         deaths, seq = self.seats.seats[e.DEVICE].deaths + 1, self.counters.done + 1
         running = self.counters.device_up and self.counters.launched >= seq and not self.counters.waiting_program
         if deaths < self.limits.deaths_max or not running:
@@ -443,7 +444,8 @@ class SchedulerState:
         graph, spent = worker.graph, self.progress_at - worker.graph_since
         if graph not in self.graphs or spent <= self.limits.graph_lease_s:
             return []
-        return [self._fail_graph(graph, f"scheduler: graph {graph}: seconds to plan it, got {spent:.1f}, allowed {self.limits.graph_lease_s}")]
+        return [self._fail_graph(graph,
+                                 f"scheduler: graph {graph}: seconds to plan it, got {spent:.1f}, allowed {self.limits.graph_lease_s}")]
 
     def _fail_graph(self, graph: int, text: str) -> e.Command:
         self.graphs.forget(graph)

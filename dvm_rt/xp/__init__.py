@@ -40,7 +40,8 @@ SAME = (  # as in dvm_rt
     "abs", "acos", "acosh", "add", "all", "any", "argmax", "argmin", "argsort", "asin", "asinh", "atan",
     "atan2", "atanh", "bitwise_and", "bitwise_invert", "bitwise_left_shift", "bitwise_or",
     "bitwise_right_shift", "bitwise_xor", "broadcast_arrays", "ceil", "clip", "copysign", "cos", "cosh",
-    "count_nonzero", "cumulative_prod", "cumulative_sum", "diff", "divide", "equal", "exp", "expand_dims", "expm1", "flip", "floor",
+    "count_nonzero", "cumulative_prod", "cumulative_sum", "diff", "divide", "equal", "exp", "expand_dims", "expm1",
+    "flip", "floor",
     "floor_divide", "greater", "greater_equal", "hypot", "isfinite", "isinf", "isnan", "less",
     "less_equal", "log", "log10", "log1p", "log2", "logaddexp", "logical_and", "logical_not",
     "logical_or", "logical_xor", "matmul", "matrix_transpose", "max", "maximum", "mean", "meshgrid",
@@ -145,7 +146,8 @@ def isdtype(dtype: DType, kind: DType | str | tuple[DType | str, ...], /) -> bui
         return dtype is kind
     if kind == "complex floating":
         return False
-    kinds = {"bool": "b", "signed integer": "i", "unsigned integer": "u", "integral": "iu", "real floating": "f", "numeric": "iuf"}
+    kinds = {"bool": "b", "signed integer": "i", "unsigned integer": "u", "integral": "iu", "real floating": "f",
+             "numeric": "iuf"}
     if kind not in kinds:
         raise DTypeError(f"xp: isdtype: kind, got {kind!r}, allowed {', '.join(kinds)}")
     return dtype.kind in kinds[kind]
@@ -256,8 +258,10 @@ class __array_namespace_info__:  # noqa: N801
 
 __all__ = sorted(  # noqa: PLE0605
     {
-        *SAME, *CREATION, *NOT_THERE, "asarray", "empty", "empty_like", "full", "astype", "can_cast", "result_type", "isdtype", "finfo", "iinfo",
-        "positive", "concat", "reshape", "broadcast_to", "searchsorted", "e", "inf", "nan", "pi", "newaxis", "bool", "int8", "int16", "int32", "int64",
+        *SAME, *CREATION, *NOT_THERE, "asarray", "empty", "empty_like", "full", "astype", "can_cast", "result_type",
+        "isdtype", "finfo", "iinfo",
+        "positive", "concat", "reshape", "broadcast_to", "searchsorted", "e", "inf", "nan", "pi", "newaxis", "bool",
+        "int8", "int16", "int32", "int64",
         "uint8", "uint16", "uint32", "uint64", "float32", "float64",
     }
 )  # fmt: skip

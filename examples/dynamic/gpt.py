@@ -1,9 +1,9 @@
 """A small GPT that decodes: greedy until an end token, one request after the other or many at once, and beam search with a beam
 that shrinks as hypotheses end.
 
-The cache of keys and values, (tokens, rows, width), grows by a token each step, so every step has shapes of its own. `step` is one
-launch: it appends, where the cache lies, and gives the best token of each row. `beam_step` picks the rows of the cache that live
-on (`parents`) first, which moves them."""
+The cache of keys and values, (tokens, rows, width), grows by a token each step, so every step has shapes of its own.
+`step` is one launch: it appends, where the cache lies, and gives the best token of each row. `beam_step` picks the
+rows of the cache that live on (`parents`) first, which moves them."""
 
 from __future__ import annotations
 
@@ -117,8 +117,8 @@ def decode(model: Gpt, prompt: list[int], end: int, tokens_max: int) -> list[int
 
 
 async def decode_together(model: Gpt, prompts: list[list[int]], end: int, tokens_max: int) -> list[list[int]]:
-    """As decode for each prompt, all at once: steps of requests that are equally far are one launch, which reads the weights once.
-    The step after it is on its way, too, before the tokens are looked at."""
+    """As decode for each prompt, all at once: steps of requests that are equally far are one launch, which reads the
+    weights once. The step after it is on its way, too, before the tokens are looked at."""
 
     async def request(prompt: list[int]) -> list[int]:
         logits, *caches = model.start(dvm.asarray(np.array([prompt], np.int32)))
@@ -204,7 +204,8 @@ def score_of(weights: Weights, prompt: list[int], tokens: list[int]) -> float:
     return float((logits[np.arange(len(tokens)), tokens] - log_sum).sum())
 
 
-def run(seed: int, tell: Tell, width: int = 256, depth: int = 4, vocabulary: int = 1000, prompts: int = 4, tokens_max: int = 120) -> list[Report]:
+def run(seed: int, tell: Tell, width: int = 256, depth: int = 4, vocabulary: int = 1000, prompts: int = 4,
+        tokens_max: int = 120) -> list[Report]:
     """Greedy decoding and beam search of some prompts."""
     rng = np.random.default_rng(seed)
     weights = random_weights(rng, width, depth, vocabulary, tokens_max + 16)
@@ -228,5 +229,6 @@ def run(seed: int, tell: Tell, width: int = 256, depth: int = 4, vocabulary: int
     what = f"d = {width}, {depth} layers, {prompts} prompts"
     count = sum(map(len, greedy)), sum(len(t) for found in beams for _, t in found)
     return [Report("greedy decoding", what, "token", count[0], seconds[0], 0.0, agrees),
-            Report("greedy decoding at once", f"d = {width}, {depth} layers, {len(same)} requests", "token", sum(map(len, together)), seconds[2], 0.0, equal),
+            Report("greedy decoding at once", f"d = {width}, {depth} layers, {len(same)} requests", "token",
+                   sum(map(len, together)), seconds[2], 0.0, equal),
             Report("beam search", f"{what}, beam 4 and shrinking", "token", count[1], seconds[1], error_of(last[:, 0], last[:, 1]), True)]  # fmt: skip

@@ -58,7 +58,8 @@ def early_exit_reference(x: np.ndarray, layers: list, head: np.ndarray, sure: fl
     return x, depth, margin
 
 
-def run_early_exit(seed: int, tell: Tell, width: int = 128, depth: int = 16, inputs: int = 200, sure: float = 0.6) -> list[Report]:
+def run_early_exit(seed: int, tell: Tell, width: int = 128, depth: int = 16, inputs: int = 200,
+                   sure: float = 0.6) -> list[Report]:
     rng = np.random.default_rng(seed)
     layers, head = early_exit_weights(rng, width, depth, 10)
     given = [0.3 * rng.standard_normal((1, width), np.float32) for _ in range(inputs)]

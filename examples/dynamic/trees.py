@@ -68,7 +68,8 @@ def node(h_left, c_left, h_right, c_right, w, b):
 
 @dvm.function
 def level(h, c, children, w, b):
-    """All states so far (m, h), the rows of the left and right children of n nodes, (n, 2) -> the states so far and n more, (m + n, h)."""
+    """All states so far (m, h), the rows of the left and right children of n nodes, (n, 2) -> the states so far and n
+    more, (m + n, h)."""
     left, right = children[:, 0], children[:, 1]
     new_h, new_c = node(*(dvm.take(x, i, axis=0) for i in (left, right) for x in (h, c)), w, b)
     return dvm.append(h, new_h), dvm.append(c, new_c)
@@ -111,8 +112,8 @@ class TreeLstm:
 
 
 def by_level(trees: list[Tree]) -> tuple[list[int], list[np.ndarray], np.ndarray]:
-    """Words of the leaves, which come first; for each height the rows of the children of its nodes, (nodes, 2); rows of the roots.
-    Until all nodes are counted, one is known by its height and its place among those of that height."""
+    """Words of the leaves, which come first; for each height the rows of the children of its nodes, (nodes, 2); rows
+    of the roots. Until all nodes are counted, one is known by its height and its place among those of that height."""
     words: list[int] = []
     heights: list[list[int]] = []  # of the nodes of a height, their children
 
@@ -180,5 +181,6 @@ def run(seed: int, tell: Tell, hidden: int = 128, trees: int = 60, words_max: in
     tell(3 * trees, 3 * trees)
     what = f"h = {hidden}, {trees} random trees of 1 to {words_max} words"
     return [Report("tree-LSTM, recursion", what, "node", count, seconds[0], error_of(found, wanted), True),
-            Report("tree-LSTM, recursion, cells wait", what, "node", count, seconds[1], error_of(together, wanted), bool(np.array_equal(found, together))),
+            Report("tree-LSTM, recursion, cells wait", what, "node", count, seconds[1], error_of(together, wanted),
+                   bool(np.array_equal(found, together))),
             Report("tree-LSTM, by level", what, "node", count, seconds[2], error_of(levels, wanted), True)]  # fmt: skip

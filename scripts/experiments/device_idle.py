@@ -6,13 +6,16 @@ runs, how large launches are, and whether programs are made ahead.
 
 Every launch has a shape never seen, so each needs an encode; `work` is injected into each of them. Idle is the device's time
 without work while work exists (exposed: the program is missing; starved: the launch is missing while our code runs), the
-user's own Python apart, and apart from the time in which it verifies programs (checking); inline it is the client's time outside of
-kernels. `ahead`: launches between two values that the client reads. `sentences` are a stream of sentences of all-different lengths
-through an encoder of MiniLM's size. `decode` is a GPT (d = 256, 4 layers) that decodes with a growing cache, work injected too:
-every token is a shape never seen, and its value is read before the next is launched; `guess 4` and `guess 0`: programs of up to so
-many calls ahead are made while the client waits; `launch first`: the next step is launched before the token that it reads is looked
-at. Printed: idle as a part of busy, and `auto` against the better of `workers` and `caller` by the least time of the whole
-stream among the repeats (the modes take turns); all else are medians."""
+user's own Python apart, and apart from the time in which it verifies programs (checking); inline it is the client's
+time outside of kernels. `ahead`: launches between two values that the client reads. `sentences` are a stream of
+sentences of all-different lengths through an encoder of MiniLM's size. `decode` is a GPT (d = 256, 4 layers) that
+decodes with a growing cache, work injected too: every token is a shape never seen, and its value is read before the
+next is launched; `guess 4` and `guess 0`: programs of up to so many calls ahead are made while the client waits;
+`launch first`: the next step is launched before the token that it reads is looked at. Printed: idle as a part of
+busy, and `auto` against the better of `workers` and `caller` by the least time of the whole stream among the repeats
+(the modes
+take turns); all else are
+medians."""
 
 from __future__ import annotations
 
@@ -34,7 +37,8 @@ from benchmarks import cases, spaces
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
 MODES = {
     "inline": {"inline": True}, "caller": {"encoders": 1, "encode": "caller"}, "workers 1": {"encoders": 1, "encode": "workers"},
-    "workers 2": {"encoders": 2, "encode": "workers"}, "workers 4": {"encoders": 4, "encode": "workers"}, "auto": {"encoders": 1, "encode": "auto"},
+    "workers 2": {"encoders": 2, "encode": "workers"}, "workers 4": {"encoders": 4, "encode": "workers"},
+    "auto": {"encoders": 1, "encode": "auto"},
 }  # fmt: skip
 GUESSES = {f"{mode}, guess {depth}": (mode, depth) for mode in ("caller", "workers 1", "auto") for depth in (4, 0)}
 GUESSES["auto, launch first"] = ("auto", 4)
@@ -88,12 +92,14 @@ class Mode:
     def _encoded(self, launches: int, ahead: int) -> dict[str, float]:
         if self._sentence is None:
             case, rng, space = next(c for c in cases.CASES if c.name.startswith("MiniLM")), np.random.default_rng(0), spaces.Dvm()
-            encoder, weights = dvm.function(lambda *arrays: case.function(space, *arrays)), [dvm.asarray(w) for w in case.weights(rng)]
+            encoder, weights = dvm.function(lambda *arrays: case.function(space, *arrays)), [dvm.asarray(w)
+                for w in case.weights(rng)]
             self._sentence = lambda x: encoder(x, *weights)
         inputs = [dvm.asarray(np.ones((1, next(self._lengths), 384), np.float32)) for _ in range(launches)]
         return self._measured(self._sentence, inputs, dvm.asarray(np.ones((1, 500, 384), np.float32)), ahead)
 
-    def _measured(self, function: Callable[[dvm.Array], dvm.Array], inputs: list[dvm.Array], one: dvm.Array, ahead: int) -> dict[str, float]:
+    def _measured(self, function: Callable[[dvm.Array], dvm.Array], inputs: list[dvm.Array], one: dvm.Array,
+                  ahead: int) -> dict[str, float]:
         np.asarray(function(one))
         while not dvm.stats()["plans_made"] or self.runtime.graphs_waiting:  # `auto` has begun without a plan
             np.asarray(function(one))
@@ -128,7 +134,8 @@ def measure(launches: int, repeats: int, only: list[str]) -> Rows:
         for name, mode in modes.items():
             mode.close()
             us = _middle(samples[name])
-            rows.append({"varied": varied, **setting, "mode": name, **us, "idle": (us["exposed_us"] + us["starved_us"]) / us["busy_us"]})
+            rows.append({"varied": varied, **setting, "mode": name, **us,
+                         "idle": (us["exposed_us"] + us["starved_us"]) / us["busy_us"]})
     return rows
 
 
@@ -145,7 +152,8 @@ def measure_sentences(repeats: int) -> Rows:
         for name, mode in modes.items():
             mode.close()
             us = _middle(samples[name])
-            rows.append({"varied": "sentences", **BASE, "ahead": ahead, "mode": name, **us, "idle": (us["exposed_us"] + us["starved_us"]) / us["busy_us"]})
+            rows.append({"varied": "sentences", **BASE, "ahead": ahead, "mode": name, **us,
+                         "idle": (us["exposed_us"] + us["starved_us"]) / us["busy_us"]})
     return rows
 
 
@@ -162,11 +170,13 @@ def measure_decode(repeats: int) -> Rows:
             with dvm.Runtime(threads=1, encode_work_ns=1000 * work_us, **MODES[mode]) as runtime:  # type: ignore[arg-type]
                 us, guessed = _decoded(gpt, gpt.Gpt(weights), runtime, repeats, "launch first" in name)
             del os.environ["DVM_RT_AHEAD_DEPTH"]
-            rows.append({"varied": "decode", **BASE, "work_us": work_us, "mode": name, **us, **guessed, "idle": (us["exposed_us"] + us["starved_us"]) / us["busy_us"]})
+            rows.append({"varied": "decode", **BASE, "work_us": work_us, "mode": name, **us, **guessed,
+                         "idle": (us["exposed_us"] + us["starved_us"]) / us["busy_us"]})
     return rows
 
 
-def _decoded(gpt: object, model: object, runtime: dvm.Runtime, repeats: int, ahead: bool) -> tuple[dict[str, float], dict[str, int]]:
+def _decoded(gpt: object, model: object, runtime: dvm.Runtime, repeats: int, ahead: bool) -> tuple[dict[str, float],
+        dict[str, int]]:
     """Microseconds a token, of one long sequence; the first part, in which everything is new, apart."""
     logits, *caches = model.start(dvm.asarray(np.array([[1, 2, 3]], np.int32)))
     ids, samples = gpt.likeliest(logits), []
@@ -194,7 +204,8 @@ def _us(before: dict, after: dict, whole_ns: int, launches: int) -> dict[str, fl
     """Microseconds a launch, between two reports."""
     each = {k: (after[k] - before[k]) / launches / 1e3 for k in ("busy_ns", "exposed_ns", "starved_client_ns", "starved_user_ns")}
     checking = whole_ns / launches / 1e3 - sum(each.values())  # what the device does beside: above all it verifies programs
-    return {"whole_us": whole_ns / launches / 1e3, "busy_us": each["busy_ns"], "checking_us": max(0.0, checking), "exposed_us": each["exposed_ns"],
+    return {"whole_us": whole_ns / launches / 1e3, "busy_us": each["busy_ns"], "checking_us": max(0.0, checking),
+            "exposed_us": each["exposed_ns"],
             "starved_us": each["starved_client_ns"], "user_us": each["starved_user_ns"]}  # fmt: skip
 
 
@@ -210,12 +221,14 @@ def report(rows: Rows) -> None:
         if not any(r["mode"] in others for r in same):
             continue
         best = min((r for r in same if r["mode"] in others), key=lambda r: r["least_us"])
-        ratio, where = auto["least_us"] / best["least_us"], f"work {auto['work_us']} us, {auto['ahead']} ahead, {auto['rows']} rows"
+        ratio, where = auto["least_us"] / best[
+            "least_us"], f"work {auto['work_us']} us, {auto['ahead']} ahead, {auto['rows']} rows"
         print(f"auto / better ({best['mode']:18}): {ratio:5.2f}  {auto['varied']}, {where}{'  ABOVE 1.1' if ratio > 1.1 else ''}")
 
 
 def draw(axes: list, rows: Rows) -> None:
-    names = {"work_us": "injected work an encode, us", "ahead": "launches between two values read", "rows": "rows of 512 a launch"}
+    names = {"work_us": "injected work an encode, us", "ahead": "launches between two values read",
+             "rows": "rows of 512 a launch"}
     for axis, (varied, text) in zip(axes, names.items(), strict=False):
         for mode in MODES:
             chosen = [r for r in rows if r["varied"] == varied and r["mode"] == mode]
@@ -225,14 +238,16 @@ def draw(axes: list, rows: Rows) -> None:
     axes[0].legend(fontsize="small")
     for offset, ahead in zip((-0.2, 0.2), (1, SENTENCES), strict=True):
         chosen = [r for r in rows if r["varied"] == "sentences" and r["ahead"] == ahead]
-        axes[4].bar(np.arange(len(chosen)) + offset, [max(100 * r["idle"], 0.01) for r in chosen], 0.38, label=f"{ahead} launches ahead")
+        axes[4].bar(np.arange(len(chosen)) + offset, [max(100 * r["idle"], 0.01) for r in chosen], 0.38,
+                    label=f"{ahead} launches ahead")
     axes[4].set(ylabel="device idle, % of busy", yscale="log", title="sentences of all lengths, MiniLM's size")
     axes[4].set_xticks(range(len(MODES)), list(MODES), fontsize="x-small")
     axes[4].legend(fontsize="small")
     axes[4].grid(alpha=0.3, axis="y")
     for offset, work_us in zip((-0.2, 0.2), DECODE_WORK_US, strict=True):
         chosen = [r for r in rows if r["varied"] == "decode" and r["work_us"] == work_us]
-        axes[3].bar(np.arange(len(chosen)) + offset, [max(100 * r["idle"], 0.01) for r in chosen], 0.38, label=f"{work_us} us injected")
+        axes[3].bar(np.arange(len(chosen)) + offset, [max(100 * r["idle"], 0.01) for r in chosen], 0.38,
+                    label=f"{work_us} us injected")
     axes[3].set(ylabel="device idle, % of busy", yscale="log", title="GPT decode, programs made ahead or not")
     axes[3].set_xticks(range(len(GUESSES)), [name.replace(", ", "\n") for name in GUESSES], fontsize="x-small")
     axes[3].legend(fontsize="small")

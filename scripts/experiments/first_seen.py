@@ -3,12 +3,14 @@
 
     python scripts/experiments/first_seen.py [--out results] [--shapes 200] [--peers torch,inductor,inductor-dyn,onnxruntime]
 
-All engines get the same stream of all-different shapes: an elementwise chain of small and of large matrices, an encoder layer, and
-an encoder of MiniLM's size over sentences of all lengths. Each shape is called once on new inputs (first), five times more on them
-(steady: their median), and once on other new inputs (seen): these are not in the caches either, nor is our code, so first / seen is
-what the shape costs, and first / steady what a stream of requests of new shapes looks like beside a loop over one. `dvm, 1
-encoder`: through the device process, encode="auto"; every value is read. An engine that compiles for seconds gets BUDGET_S a case
-and as many shapes as that allows (at least three); rows say how many."""
+All engines get the same stream of all-different shapes: an elementwise chain of small and of large matrices, an
+encoder layer, and an encoder of MiniLM's size over sentences of all lengths. Each shape is called once on new inputs
+(first), five times more on them (steady: their median), and once on other new inputs (seen): these are not in the
+caches either, nor is our code, so first / seen is what the shape costs, and first / steady what a stream of requests
+of new shapes looks like beside a loop over one. `dvm, 1 encoder`: through the device process, encode="auto"; every
+value is read. An engine that compiles for seconds gets BUDGET_S a case and as many shapes as that allows (at least
+three); rows say how
+many."""
 
 from __future__ import annotations
 
@@ -24,7 +26,8 @@ import dvm_rt as dvm
 from benchmarks import cases, engines
 
 BUDGET_S, SHAPES_MIN = 8.0, 3
-CASES = {"chain of 8": "chain of 8", "encoder layer": "encoder layer", "MiniLM's size (6 layers, 384, 12 heads)": "MiniLM sentence"}
+CASES = {"chain of 8": "chain of 8", "encoder layer": "encoder layer",
+         "MiniLM's size (6 layers, 384, 12 heads)": "MiniLM sentence"}
 SIZES = {"chain, about 32x64": (32, 64), "chain, about 512x768": (512, 768)}
 
 
@@ -58,7 +61,8 @@ def measure(number: int, peers: list[str]) -> Rows:
     for case in chosen():
         shapes = shapes_of(case, number)
         for engine in ready:
-            settings = {"dvm, inline": {"inline": True}, "dvm, 1 encoder": {"encoders": 1}} if engine.name == "dvm" else {engine.name: None}
+            settings = {"dvm, inline": {"inline": True},
+                        "dvm, 1 encoder": {"encoders": 1}} if engine.name == "dvm" else {engine.name: None}
             for name, options in settings.items():
                 tell(f"{case.name}: {name}")
                 with nullcontext() if options is None else dvm.Runtime(threads=1, **options):  # type: ignore[arg-type]
@@ -100,7 +104,8 @@ def summary(times: np.ndarray) -> dict[str, object]:
     added = np.maximum(first - steady, 0)
     middle = np.median(times, axis=0)
     return {"shapes": len(times), "first_p50_us": middle[0], "steady_p50_us": middle[1], "seen_p50_us": middle[2],
-            "first_p99_us": float(np.quantile(first, 0.99)), "first_max_us": float(first.max()), "seen_p99_us": float(np.quantile(seen, 0.99)),
+            "first_p99_us": float(np.quantile(first, 0.99)), "first_max_us": float(first.max()),
+            "seen_p99_us": float(np.quantile(seen, 0.99)),
             "added_p50_us": float(np.median(added)), "added_p99_us": float(np.quantile(added, 0.99)),
             "ratio_steady": float(middle[0] / middle[1]), "ratio_seen": float(middle[0] / middle[2])}  # fmt: skip
 
@@ -109,7 +114,8 @@ def draw(axes: list, rows: Rows) -> None:
     for axis, case in zip(axes, dict.fromkeys(r["case"] for r in rows), strict=False):
         those = [r for r in rows if r["case"] == case]
         places = np.arange(len(those))
-        for offset, key in zip((-0.3, -0.1, 0.1, 0.3), ("steady_p50_us", "seen_p50_us", "first_p50_us", "first_p99_us"), strict=True):
+        for offset, key in zip((-0.3, -0.1, 0.1, 0.3), ("steady_p50_us", "seen_p50_us", "first_p50_us",
+                                                        "first_p99_us"), strict=True):
             axis.bar(places + offset, [r[key] for r in those], 0.19, label=key[:-3].replace("_", " "))
         axis.set(title=case, ylabel="us", yscale="log")
         axis.set_xticks(places, [str(r["engine"]).replace(", ", "\n") for r in those], fontsize="x-small", rotation=30)

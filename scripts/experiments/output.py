@@ -27,7 +27,8 @@ def tell(what: str) -> None:
 
 
 def cpu_share(seconds: float = 0.2) -> float:
-    """How many CPUs two busy processes get here, by what one alone gets: below 2, encoders and device hide nothing from each other."""
+    """How many CPUs two busy processes get here, by what one alone gets: below 2, encoders and device hide nothing
+    from each other."""
 
     def rounds() -> int:
         end, count = time.perf_counter() + seconds, 0
@@ -52,7 +53,8 @@ def write(out: Path, name: str, rows: Rows, draw: Callable[[object, Rows], None]
     """`draw(axes, rows)` fills a row of so many panels; without matplotlib there is no plot."""
     tell("")
     out.mkdir(parents=True, exist_ok=True)
-    machine = {"cpus": len(os.sched_getaffinity(0)), "share": cpu_share(), "load": os.getloadavg()[0], "python": platform.python_version()}
+    machine = {"cpus": len(os.sched_getaffinity(0)), "share": cpu_share(), "load": os.getloadavg()[0],
+               "python": platform.python_version()}
     (out / f"{name}.json").write_text(json.dumps({"machine": machine, "rows": rows}, indent=1))
     try:
         import matplotlib

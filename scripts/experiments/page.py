@@ -3,8 +3,8 @@
 
     python scripts/experiments/page.py [--run] [--results results] [--out docs/latency.md]
 
-`--run` runs `unseen.py`, `first_seen.py` and `device_idle.py` before, one after the other (about ten minutes; each tells how far it
-is); they write what this reads. What is missing is left out, and that is said."""
+`--run` runs `unseen.py`, `first_seen.py` and `device_idle.py` before, one after the other (about ten minutes; each
+tells how far it is); they write what this reads. What is missing is left out, and that is said."""
 
 from __future__ import annotations
 
@@ -42,10 +42,12 @@ def unseen(rows: list[Row]) -> str:
     def lines() -> Iterator[tuple[str, ...]]:
         for r in rows:
             base = caller[str(r["mode"]).replace("auto", "caller")]
-            yield (str(r["mode"]), us(r["first_p50_us"]), us(r["first_p99_us"]), f"{r['first_p50_us'] / base['first_p50_us']:.2f}", us(r["five_p50_us"]),
+            yield (str(r["mode"]), us(r["first_p50_us"]), us(r["first_p99_us"]),
+                   f"{r['first_p50_us'] / base['first_p50_us']:.2f}", us(r["five_p50_us"]),
                    f"{r['five_p50_us'] / base['five_p50_us']:.2f}", f"{r['calls_p50']:.0f}", us(r["steady_p50_us"]), str(r["plans_made"]), str(r["quick_plans"]), "yes" if r["same_bytes"] else "NO")  # fmt: skip
 
-    head = ("mode", "first result p50", "p99", "against `caller`", "five calls p50", "against `caller`", "own plan in call", "then p50", "plans", "plans of operators", "same bytes")
+    head = ("mode", "first result p50", "p99", "against `caller`", "five calls p50", "against `caller`",
+            "own plan in call", "then p50", "plans", "plans of operators", "same bytes")
     return (
         "## A stream of graphs that were never seen\n\nEvery request is another random small model. `caller`: the caller plans before it runs. `auto`: the graph "
         "runs operator by operator at once, and its plan is made meanwhile by a worker, or when it comes again. `five calls`: one right after the other, in all. "
@@ -54,9 +56,11 @@ def unseen(rows: list[Row]) -> str:
 
 
 def first_seen(rows: list[Row]) -> str:
-    head = ("case", "engine", "shapes", "steady p50", "seen p50", "first p50", "first p99", "first max", "added p50", "added p99", "first / steady", "first / seen")
+    head = ("case", "engine", "shapes", "steady p50", "seen p50", "first p50", "first p99", "first max", "added p50",
+            "added p99", "first / steady", "first / seen")
     keys = ("steady_p50_us", "seen_p50_us", "first_p50_us", "first_p99_us", "first_max_us", "added_p50_us", "added_p99_us")
-    lines = ((str(r["case"]), str(r["engine"]), str(r["shapes"]), *(us(r[k]) for k in keys), f"{r['ratio_steady']:.2f}", f"{r['ratio_seen']:.2f}") for r in rows)
+    lines = ((str(r["case"]), str(r["engine"]), str(r["shapes"]), *(us(r[k]) for k in keys),
+              f"{r['ratio_steady']:.2f}", f"{r['ratio_seen']:.2f}") for r in rows)
     return (
         "## A shape that was never seen\n\nAll engines get the same stream of all-different shapes; each is called once on new inputs (first), five times more on them "
         "(steady), and once on other new inputs (seen): first / seen is what the shape costs, added is first - steady. (`first_seen.py`)\n\n" + table(head, lines)
@@ -64,12 +68,14 @@ def first_seen(rows: list[Row]) -> str:
 
 
 def device_idle(rows: list[Row]) -> str:
-    head = ("varied", "injected work", "launches ahead", "rows", "mode", "a launch", "busy", "checking", "exposed", "starved", "idle / busy", "guessed right / wrong")
+    head = ("varied", "injected work", "launches ahead", "rows", "mode", "a launch", "busy", "checking", "exposed",
+            "starved", "idle / busy", "guessed right / wrong")
 
     def lines() -> Iterator[tuple[str, ...]]:
         for r in rows:
             guesses = f"{r['guessed_right']} / {r['guessed_wrong']}" if "guessed" in r else ""
-            yield (str(r["varied"]), str(r["work_us"]), str(r["ahead"]), str(r["rows"]), str(r["mode"]), us(r["whole_us"]), us(r["busy_us"]),
+            yield (str(r["varied"]), str(r["work_us"]), str(r["ahead"]), str(r["rows"]), str(r["mode"]),
+                   us(r["whole_us"]), us(r["busy_us"]),
                    us(r["checking_us"]), us(r["exposed_us"]), us(r["starved_us"]), f"{r['idle']:.1%}", guesses)  # fmt: skip
 
     return (
@@ -117,7 +123,8 @@ def main() -> None:
             continue
         data = json.loads(path.read_text())
         machine = data["machine"]
-        parts.append(section(data["rows"]) + f"\n\nMachine: {machine['cpus']} CPUs, of which two busy processes got {machine['share']:.1f} after the run.\n")
+        parts.append(section(data["rows"])
+                     + f"\n\nMachine: {machine['cpus']} CPUs, of which two busy processes got {machine['share']:.1f} after the run.\n")
     given.out.write_text("\n".join([*parts, NOTES]))
     print(f"{given.out} written")
 

@@ -6,9 +6,10 @@
 A request is a new function of 6 to 16 operators (products, activations, norms, reductions, joins) over sizes of its own; it is
 called, and its value read. `caller`: the caller plans each graph before it runs. `auto`: it runs on the quick tier at once, and a
 worker makes its plan meanwhile, if there is one. Both get the same stream; the first tenth, in which the quick tier meets the
-operators, is drawn but does not count. `five` is the time of its first five calls, one right after the other: what a caller that comes back at once waits in all. Then it
-is called until it runs on its own plan (`calls`, of CALLS_MAX at most; a worker at niceness +10 that shares its CPU needs longer
-for a plan than five calls last), and `steady` is the best of ten calls after that. The bytes of all modes are compared."""
+operators, is drawn but does not count. `five` is the time of its first five calls, one right after the other: what a
+caller that comes back at once waits in all. Then it is called until it runs on its own plan (`calls`, of CALLS_MAX at
+most; a worker at niceness +10 that shares its CPU needs longer for a plan than five calls last), and `steady` is the
+best of ten calls after that. The bytes of all modes are compared."""
 
 from __future__ import annotations
 
@@ -81,7 +82,8 @@ def stream(requests: int) -> list[dict[str, float]]:
             pass
         calls, later = len(times), list[float]()
         called(function, given, later, 10)
-        out.append({"first_us": times[0], "five_us": sum(times[:5]), "calls": calls, "steady_us": min(later), "bytes": value.tobytes()})
+        out.append({"first_us": times[0], "five_us": sum(times[:5]), "calls": calls, "steady_us": min(later),
+                    "bytes": value.tobytes()})
     return out
 
 
@@ -121,7 +123,8 @@ def measure(requests: int) -> Rows:
         row["calls_p50"] = statistics.median(t["calls"] for t in counted)
         for kind in KINDS:
             values = sorted(t[f"{kind}_us"] for t in counted)
-            row |= {f"{kind}_p50_us": statistics.median(values), f"{kind}_p99_us": values[len(values) * 99 // 100], f"{kind}_max_us": values[-1]}
+            row |= {f"{kind}_p50_us": statistics.median(values), f"{kind}_p99_us": values[len(values) * 99 // 100],
+                    f"{kind}_max_us": values[-1]}
         rows.append({**row, "all_first_us": [t["first_us"] for t in times]})
     return rows
 
@@ -140,11 +143,13 @@ def report(rows: Rows) -> None:
 def draw(axes: list, rows: Rows) -> None:
     for row in rows:
         axes[0].plot(np.array(row["all_first_us"]) / 1e3, marker=".", linewidth=0.6, label=row["mode"])
-    axes[0].set(xlabel="request, each of another graph", ylabel="ms to the first result", yscale="log", title="a stream of unseen graphs")
+    axes[0].set(xlabel="request, each of another graph", ylabel="ms to the first result", yscale="log",
+                title="a stream of unseen graphs")
     axes[0].legend(fontsize="small", loc="upper right")
     places = np.arange(len(rows))
     for offset, kind in zip((-0.25, 0, 0.25), KINDS, strict=True):
-        axes[1].bar(places + offset, [r[f"{kind}_p50_us"] / 1e3 for r in rows], 0.24, label={"first": "first call", "five": "five calls in all", "steady": "a call on its own plan"}[kind])
+        axes[1].bar(places + offset, [r[f"{kind}_p50_us"] / 1e3 for r in rows], 0.24, label={"first": "first call",
+            "five": "five calls in all", "steady": "a call on its own plan"}[kind])
     axes[1].set(ylabel="ms", yscale="log", xticks=places, title="the same request again (p50)")
     axes[1].set_xticklabels([str(r["mode"]).replace(", ", "\n") for r in rows])
     axes[1].margins(y=0.25)

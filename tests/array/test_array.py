@@ -19,18 +19,21 @@ def test_operators_methods_and_numbers() -> None:
     a, b = fresh(4, 5), fresh(5)
     x, y = dvm.asarray(a), dvm.asarray(b)
     cases = [
-        (x + y, a + b), (x - 1, a - 1), (2 * x, 2 * a), (1 - x, 1 - a), (x / y, a / b), (1 / y, 1 / b), (-x, -a), (abs(x), abs(a)), (+x, a),
+        (x + y, a + b), (x - 1, a - 1), (2 * x, 2 * a), (1 - x, 1 - a), (x / y, a / b), (1 / y, 1 / b), (-x, -a),
+        (abs(x), abs(a)), (+x, a),
         (x**2, a**2), (x @ y, a @ b), (x < y, a < b), (x >= 0, a >= 0), (x == x, a == a), ((x > 0) & (y > 0), (a > 0) & (b > 0)),
         (~(x > 0) | (y != 0), ~(a > 0) | (b != 0)), ((x > 0) ^ (y > 0), (a > 0) ^ (b > 0)), (x.T, a.T), (x.sum(), a.sum()),
         (x.mean(axis=0), a.mean(0)), (x.max(axis=1, keepdims=True), a.max(1, keepdims=True)), (x.min(), a.min()),
         ((x > 0).any(axis=0), (a > 0).any(0)), ((x > 0).all(), (a > 0).all()), (x.reshape(2, -1), a.reshape(2, -1)),
         (x.reshape((20,)), a.reshape(20)), ((x > 0).astype(dvm.float32), (a > 0).astype(F32)), (x + b, a + b), (b * x, b * a),
         (x * np.float32(2), a * 2), (np.float64(2) - x, 2 - a), (dvm.where(x > 0, x, 0.0), np.where(a > 0, a, 0)),
-        (dvm.where(x > 0, 1.0, -1), np.where(a > 0, 1, -1)), (dvm.maximum(x, 0.5), np.maximum(a, 0.5)), (dvm.clip(x, -1, 1), np.clip(a, -1, 1)),
+        (dvm.where(x > 0, 1.0, -1), np.where(a > 0, 1, -1)), (dvm.maximum(x, 0.5), np.maximum(a, 0.5)),
+        (dvm.clip(x, -1, 1), np.clip(a, -1, 1)),
         (dvm.concat([x, x], axis=1), np.concatenate([a, a], 1)), (dvm.stack([y, y], axis=1), np.stack([b, b], 1)),
         (dvm.split(x, [2], axis=1)[1], a[:, 2:]), (dvm.split(x, 2)[1], a[2:]), (dvm.zeros((2, 3)), np.zeros((2, 3))),
         (dvm.full((2,), True), np.full(2, True)), (dvm.broadcast_to(y, (4, 5)), np.broadcast_to(b, (4, 5))),
-        (dvm.permute_dims(x, (1, 0)), a.T), (dvm.squeeze(dvm.expand_dims(x, axis=(0, -1)), (0, 3)), a), (dvm.var(x, axis=1), a.var(1)),
+        (dvm.permute_dims(x, (1, 0)), a.T), (dvm.squeeze(dvm.expand_dims(x, axis=(0, -1)), (0, 3)), a),
+        (dvm.var(x, axis=1), a.var(1)),
     ]  # fmt: skip
     for number, (got, want) in enumerate(cases):
         assert got.shape == want.shape, number
@@ -43,8 +46,10 @@ def test_indexing() -> None:
     x = dvm.asarray(a)
     n = None
     keys = [
-        0, -1, np.int64(2), slice(1, 3), slice(None, -1), slice(None, None, -2), (slice(None), 2), (..., 1), (1, ..., slice(2, 4)),
-        (n, 0), (slice(None), n, slice(1, None)), (..., n), (0, n, 1), (0, 1, 2), slice(10, 20), slice(3, 1), (slice(None, 2), slice(None, None, 3)), (),
+        0, -1, np.int64(2), slice(1, 3), slice(None, -1), slice(None, None, -2), (slice(None), 2), (..., 1),
+        (1, ..., slice(2, 4)),
+        (n, 0), (slice(None), n, slice(1, None)), (..., n), (0, n, 1), (0, 1, 2), slice(10, 20), slice(3, 1),
+        (slice(None, 2), slice(None, None, 3)), (),
     ]  # fmt: skip
     for key in keys:
         want = a[key]
@@ -83,10 +88,14 @@ def test_python_control_flow_on_values(counts) -> None:
 def test_errors_come_from_the_line_that_caused_them() -> None:
     x = dvm.asarray(fresh(3, 4))
     for error, cause in [
-        (ShapeError, lambda: x + dvm.asarray(fresh(5))), (ShapeError, lambda: x @ x), (ShapeError, lambda: x[5]), (ShapeError, lambda: x[0, 0, 0]),
-        (ShapeError, lambda: x.reshape(5, -1)), (ShapeError, lambda: x.sum(axis=2)), (ShapeError, lambda: x[0].T), (ShapeError, lambda: x[1.5]),
-        (ShapeError, lambda: dvm.concat([])), (ShapeError, lambda: dvm.asarray([[1.0], [1.0, 2.0]])), (ShapeError, lambda: dvm.split(x, 2, axis=0)),
-        (DTypeError, lambda: x << 1), (DTypeError, lambda: dvm.exp(dvm.asarray([1]))), (DTypeError, lambda: x & x), (DTypeError, lambda: dvm.asarray("text")),
+        (ShapeError, lambda: x + dvm.asarray(fresh(5))), (ShapeError, lambda: x @ x), (ShapeError, lambda: x[5]),
+        (ShapeError, lambda: x[0, 0, 0]),
+        (ShapeError, lambda: x.reshape(5, -1)), (ShapeError, lambda: x.sum(axis=2)), (ShapeError, lambda: x[0].T),
+        (ShapeError, lambda: x[1.5]),
+        (ShapeError, lambda: dvm.concat([])), (ShapeError, lambda: dvm.asarray([[1.0], [1.0, 2.0]])),
+        (ShapeError, lambda: dvm.split(x, 2, axis=0)),
+        (DTypeError, lambda: x << 1), (DTypeError, lambda: dvm.exp(dvm.asarray([1]))), (DTypeError, lambda: x & x),
+        (DTypeError, lambda: dvm.asarray("text")),
         (DTypeError, lambda: dvm.asarray(1.0).astype("nothing")), (DTypeError, lambda: dvm.asarray([1], "uint8") + 300),
         (DTypeError, lambda: dvm.asarray([1], "uint64") + dvm.asarray([1])), (ShapeError, lambda: x[x > 0, 1]),
         (TypeError, lambda: x + "text"), (GraphError, lambda: dvm.eval(3)),

@@ -99,7 +99,8 @@ def test_no_score_matrix_is_in_memory(keys: int) -> None:
     """One kernel, no workspace: the memory that it needs beyond what comes in is its result."""
     heads, width = 8, 64
     q, k, v = (np.random.default_rng(i).normal(size=(1, heads, keys, width)).astype(np.float32) for i in range(3))
-    attend = dvm.function(lambda q, k, v: dvm.matmul(dvm.softmax(dvm.matmul(q, dvm.permute_dims(k, (0, 1, 3, 2))) * 0.125, axis=-1), v))
+    attend = dvm.function(lambda q, k, v: dvm.matmul(dvm.softmax(dvm.matmul(q,
+        dvm.permute_dims(k, (0, 1, 3, 2))) * 0.125, axis=-1), v))
     with dvm.Runtime(inline=True) as runtime:
         given = [dvm.asarray(a) for a in (q, k, v)]
         before = runtime.stats()["memory"]

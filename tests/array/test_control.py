@@ -186,7 +186,8 @@ def test_until_it_settles_in_one_launch() -> None:
 
 def test_state_that_is_swapped_and_kept() -> None:
     def f(a, b, c, n):
-        return dvm.while_loop(lambda i, x, y, z: i < n, lambda i, x, y, z: (i + 1, y, x + y, z), (dvm.asarray(np.int32(0)), a, b, c))
+        return dvm.while_loop(lambda i, x, y, z: i < n, lambda i, x, y, z: (i + 1, y, x + y, z),
+                              (dvm.asarray(np.int32(0)), a, b, c))
 
     traced = dvm.function(f)
     a, b, c = (dvm.asarray(floats(50)) for _ in range(3))
@@ -229,7 +230,8 @@ def test_nested_loops_and_branches() -> None:
 @pytest.mark.parametrize("dtype", ["float16", "int8", "float64", "bool"])
 def test_dtypes(dtype: str) -> None:
     def f(x, n):
-        return dvm.while_loop(lambda i, v: i < n, lambda i, v: (i + 1, (v + v).astype(getattr(dvm, dtype + "_" * (dtype == "bool")))), (0, x))[1]
+        return dvm.while_loop(lambda i, v: i < n, lambda i, v: (i + 1, (v + v).astype(getattr(dvm,
+            dtype + "_" * (dtype == "bool")))), (0, x))[1]
 
     x = dvm.asarray(floats(19)).astype(getattr(dvm, dtype + "_" * (dtype == "bool")))
     if dtype == "bool":

@@ -9,7 +9,8 @@ import dvm_rt as dvm
 from dvm_rt.dtypes import DTYPES, bfloat16, bool_, from_storage, to_storage
 
 NUMBERS = [d for d in DTYPES if d is not bool_]
-RANGES = [(5,), (0,), (-3,), (2, 9, 3), (9, 2, -3), (9, 2), (-4, 4), (1.5,), (0, 1, 0.1), (3, -1, -0.7), (2**31, 2**31 + 5), (-(2**40), -(2**40) + 3)]
+RANGES = [(5,), (0,), (-3,), (2, 9, 3), (9, 2, -3), (9, 2), (-4, 4), (1.5,), (0, 1, 0.1), (3, -1, -0.7),
+          (2**31, 2**31 + 5), (-(2**40), -(2**40) + 3)]
 
 
 @pytest.mark.parametrize("numbers", RANGES, ids=str)
@@ -63,14 +64,16 @@ def test_a_matrix_beyond_what_float32_counts() -> None:
 def test_sizes_may_be_symbolic() -> None:
     def made(x: dvm.Array) -> tuple[dvm.Array, ...]:
         rows, columns = x.shape
-        return (dvm.arange(rows), dvm.arange(1, columns, 2), dvm.arange(rows, 0, -1), dvm.arange(rows, rows + columns, dtype="int32"),
+        return (dvm.arange(rows), dvm.arange(1, columns, 2), dvm.arange(rows, 0, -1),
+                dvm.arange(rows, rows + columns, dtype="int32"),
                 dvm.eye(rows, columns, k=1), dvm.tril(x), dvm.triu(x, k=1), dvm.one_hot(dvm.asarray([0, 2, 9]), columns))  # fmt: skip
 
     function = dvm.function(made)
     for rows, columns in ((3, 4), (7, 2), (5, 5)):
         x = np.random.default_rng(1).normal(size=(rows, columns)).astype(np.float32)
         hot = (np.array([0, 2, 9])[:, None] == np.arange(columns)).astype(np.float32)
-        want = (np.arange(rows), np.arange(1, columns, 2), np.arange(rows, 0, -1), np.arange(rows, rows + columns), np.eye(rows, columns, 1),
+        want = (np.arange(rows), np.arange(1, columns, 2), np.arange(rows, 0, -1), np.arange(rows, rows + columns),
+                np.eye(rows, columns, 1),
                 np.tril(x), np.triu(x, 1), hot)  # fmt: skip
         for g, w in zip(function(dvm.asarray(x)), want, strict=True):
             np.testing.assert_array_equal(np.asarray(g), w)

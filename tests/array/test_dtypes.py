@@ -13,7 +13,8 @@ from dvm_rt.dtypes import DTYPES, DType, bfloat16, bool_
 from tests.fusion.random_dtypes import values
 
 PAIRS = {
-    "add": np.add, "subtract": np.subtract, "multiply": np.multiply, "maximum": np.maximum, "minimum": np.minimum, "less": np.less,
+    "add": np.add, "subtract": np.subtract, "multiply": np.multiply, "maximum": np.maximum, "minimum": np.minimum,
+    "less": np.less,
     "greater_equal": np.greater_equal, "equal": np.equal, "not_equal": np.not_equal,
 }  # fmt: skip
 
@@ -61,7 +62,8 @@ def test_python_numbers_are_weak(dtype: DType) -> None:
 def test_reductions_have_the_dtypes_of_the_standard(dtype: DType) -> None:
     stored = values(dtype, (4, 33), np.random.default_rng(5))
     x, a = dvm.asarray(dtypes.from_storage(stored, dtype), dtype), dtypes.from_storage(stored, dtype)
-    assert x.astype(bool_).any(axis=0).tolist() == (a != 0).any(0).tolist() and dvm.all(x, axis=1).tolist() == (a != 0).all(1).tolist()
+    assert x.astype(bool_).any(axis=0).tolist() == (a != 0).any(0).tolist() and dvm.all(x,
+        axis=1).tolist() == (a != 0).all(1).tolist()
     assert dvm.count_nonzero(x).item() == np.count_nonzero(a)
     total = x.sum(axis=1)
     assert total.dtype is dtypes.sum_dtype(dtype)
@@ -75,8 +77,10 @@ def test_reductions_have_the_dtypes_of_the_standard(dtype: DType) -> None:
         assert getattr(x, name)(axis=0).dtype is dtype and getattr(x, name)(axis=0).tolist() == getattr(a, name)(0).tolist()
         assert getattr(dvm, "arg" + name)(x, axis=1).tolist() == getattr(a, "arg" + name)(1).tolist()
     assert x.prod(axis=1).tolist() == a.prod(1, dtype=total.dtype.numpy).tolist()
-    assert (x // 3).tolist() == (a // 3).tolist() and (x % 3).tolist() == (a % 3).tolist() and (x // 0).tolist() == np.zeros_like(a).tolist()
-    assert (x << 1).tolist() == (a << 1).tolist() and (x >> 1).tolist() == (a >> 1).tolist() and (x & 6 | 1).tolist() == (a & 6 | 1).tolist()
+    assert (x // 3).tolist() == (a // 3).tolist() and (x % 3).tolist() == (a % 3).tolist() and (
+        x // 0).tolist() == np.zeros_like(a).tolist()
+    assert (x << 1).tolist() == (a << 1).tolist() and (x >> 1).tolist() == (a >> 1).tolist() and (x & 6
+        | 1).tolist() == (a & 6 | 1).tolist()
     with np.errstate(all="ignore"):
         assert (x @ x.T).tolist() == (a @ a.T).tolist()
 
@@ -110,7 +114,8 @@ def test_lazily_and_as_a_function_the_same_bits() -> None:
 
 
 def test_creation() -> None:
-    assert dvm.arange(5).tolist() == [0, 1, 2, 3, 4] and dvm.arange(2, 9, 3).tolist() == [2, 5, 8] and dvm.arange(3, 0).tolist() == []
+    assert dvm.arange(5).tolist() == [0, 1, 2, 3, 4] and dvm.arange(2, 9, 3).tolist() == [2, 5, 8] and dvm.arange(3,
+        0).tolist() == []
     assert dvm.arange(1, 2, 0.25).tolist() == [1.0, 1.25, 1.5, 1.75] and dvm.arange(4, dtype="uint8").dtype is dvm.uint8
     assert dvm.arange(5, -1, -2).tolist() == [5, 3, 1] and dvm.linspace(0, 1, 5).tolist() == [0, 0.25, 0.5, 0.75, 1]
     assert dvm.full((2,), 7).dtype is dvm.int64 and dvm.zeros((2,), dtype="bool").tolist() == [False, False]
@@ -132,7 +137,8 @@ def test_random_mixed_expressions(seed: int) -> None:
             x, y = pool[a % len(pool)], pool[b % len(pool)]
             if dtypes.promote(x.dtype, y.dtype) is None or (x.dtype is y.dtype is bool_):
                 y = x = x.astype("int16")
-            pool.append(x + y if kind < 0.3 else x * y if kind < 0.5 else dvm.where(x < y, x, y) if kind < 0.7 else (x ^ y).max(axis=0))
+            pool.append(x + y if kind < 0.3 else x * y if kind < 0.5 else dvm.where(x < y, x, y) if kind < 0.7
+                        else (x ^ y).max(axis=0))
         return pool[-1]
 
     def theirs(*pool: np.ndarray) -> np.ndarray:
@@ -141,7 +147,8 @@ def test_random_mixed_expressions(seed: int) -> None:
             x, y = pool[a % len(pool)], pool[b % len(pool)]
             if np.promote_types(x.dtype, y.dtype).kind == "f" or (x.dtype == y.dtype == bool):
                 y = x = x.astype("int16")
-            pool.append(x + y if kind < 0.3 else x * y if kind < 0.5 else np.where(x < y, x, y) if kind < 0.7 else (x ^ y).max(axis=0))
+            pool.append(x + y if kind < 0.3 else x * y if kind < 0.5 else np.where(x < y, x, y) if kind < 0.7
+                        else (x ^ y).max(axis=0))
         return pool[-1]
 
     arrays = [dvm.asarray(a, d) for d, a in inputs]

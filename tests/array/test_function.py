@@ -32,7 +32,8 @@ def test_one_plan_for_all_shapes(counts) -> None:
         a, w, b = fresh(n, k), fresh(k, m), fresh(m)
         got = np.asarray(block(dvm.asarray(a), dvm.asarray(w), dvm.asarray(b)))
         z = (a @ w + b).astype(np.float64)
-        np.testing.assert_allclose(got, 0.5 * z * (1 + np.vectorize(__import__("math").erf)(z / 2**0.5)) if z.size else z, 1e-4, 1e-4)
+        np.testing.assert_allclose(got, 0.5 * z * (1 + np.vectorize(__import__("math").erf)(z / 2**0.5)) if z.size
+                                   else z, 1e-4, 1e-4)
     assert len(traced) == 1 and counts["plans"] == 1 and counts["calls"] == 4
 
 
@@ -153,8 +154,10 @@ def test_methods() -> None:
 def test_control_flow_on_traced_values_is_refused_with_advice() -> None:
     x = dvm.asarray(fresh(3))
     for use in (
-        lambda x: x if x.sum() > 0 else -x, lambda x: float(x[0]), lambda x: np.asarray(x), lambda x: int(x[0]), lambda x: x.item(),
-        lambda x: dvm.eval(x), lambda x: [row for row in x], lambda x: x[: int(x.shape[0])], lambda x: x if x.shape[0] > 2 else -x,
+        lambda x: x if x.sum() > 0
+        else -x, lambda x: float(x[0]), lambda x: np.asarray(x), lambda x: int(x[0]), lambda x: x.item(),
+        lambda x: dvm.eval(x), lambda x: [row for row in x], lambda x: x[: int(x.shape[0])], lambda x: x
+        if x.shape[0] > 2 else -x,
     ):  # fmt: skip
         with pytest.raises(GraphError, match="allowed"):
             dvm.function(use)(x)

@@ -39,20 +39,25 @@ CASES: dict[str, tuple[Callable, Callable, tuple]] = {
     "sort": (lambda x: dvm.sort(x), np.sort, (floats(5, 9),)),
     "sort down": (lambda x: dvm.sort(x, axis=0, descending=True), lambda x: -np.sort(-x, axis=0), (floats(5, 9),)),
     "argsort": (lambda x: dvm.argsort(x, axis=0), lambda x: np.argsort(x, axis=0, kind="stable"), (np.round(floats(50, 4)),)),
-    "argsort down": (lambda x: dvm.argsort(x, descending=True), lambda x: np.argsort(-x, kind="stable"), (np.round(floats(4, 50)),)),
+    "argsort down": (lambda x: dvm.argsort(x, descending=True), lambda x: np.argsort(-x, kind="stable"),
+                     (np.round(floats(4, 50)),)),
     "topk": (lambda x: dvm.topk(x, 3), lambda x: (-np.sort(-x)[:, :3], np.argsort(-x, kind="stable")[:, :3]), (floats(6, 11),)),
     "topk small": (lambda x: dvm.topk(x, 2, axis=0, largest=False).values, lambda x: np.sort(x, axis=0)[:2], (floats(6, 11),)),
     "searchsorted": (lambda x, v: dvm.searchsorted(x, v, side="right"), lambda x, v: np.searchsorted(x, v, "right"),
                      (np.sort(np.round(floats(30))), np.round(floats(4, 5)))),
     "count": (dvm.__getattr__("count_nonzero"), np.count_nonzero, (np.round(floats(7, 8)),)),
     "cumulative sum": (lambda x: dvm.cumulative_sum(x, axis=0), lambda x: np.cumsum(x, 0), (floats(7, 8),)),
-    "cumulative sum backwards": (lambda x: dvm.cumulative_sum(x, axis=-1, reverse=True), lambda x: np.cumsum(x[:, ::-1], 1)[:, ::-1], (floats(7, 8),)),
-    "cumulative sum before": (lambda x: dvm.cumulative_sum(x, exclusive=True), lambda x: np.append(np.float32(0), np.cumsum(x)[:-1]), (floats(9),)),
+    "cumulative sum backwards": (lambda x: dvm.cumulative_sum(x, axis=-1, reverse=True), lambda x: np.cumsum(x[:,
+        ::-1], 1)[:, ::-1], (floats(7, 8),)),
+    "cumulative sum before": (lambda x: dvm.cumulative_sum(x, exclusive=True), lambda x: np.append(np.float32(0),
+        np.cumsum(x)[:-1]), (floats(9),)),
     "cumulative sum from 0": (lambda x: dvm.cumulative_sum(x, axis=1, include_initial=True),
-                              lambda x: np.cumsum(np.pad(x, [(0, 0), (1, 0)]), 1, np.int64), (np.arange(12, dtype=np.int8).reshape(3, 4) * 11,)),
+                              lambda x: np.cumsum(np.pad(x, [(0, 0), (1, 0)]), 1, np.int64),
+                              (np.arange(12, dtype=np.int8).reshape(3, 4) * 11,)),
     "cumulative product": (lambda x: dvm.cumulative_prod(x, axis=1), lambda x: np.cumprod(x, 1), (floats(7, 8),)),
     "cumulative product back to front": (lambda x: dvm.cumulative_prod(x, reverse=True, exclusive=True),
-                                         lambda x: np.append(np.cumprod(x[::-1])[-2::-1], 1), (np.arange(1, 30, dtype=np.uint64),)),
+                                         lambda x: np.append(np.cumprod(x[::-1])[-2::-1], 1),
+                                         (np.arange(1, 30, dtype=np.uint64),)),
     "flip": (lambda x: dvm.flip(x, axis=1), lambda x: np.flip(x, 1), (floats(3, 5, 2),)),
     "flip all": (lambda x: dvm.flip(x), np.flip, (floats(3, 5, 2),)),
     "roll": (lambda x: dvm.roll(x, 2, axis=1), lambda x: np.roll(x, 2, 1), (floats(4, 7),)),
@@ -63,18 +68,26 @@ CASES: dict[str, tuple[Callable, Callable, tuple]] = {
     "tile more": (lambda x: dvm.tile(x, (2, 1, 3)), lambda x: np.tile(x, (2, 1, 3)), (floats(4, 5),)),
     "repeat": (lambda x: dvm.repeat(x, 3, axis=1), lambda x: np.repeat(x, 3, 1), (floats(4, 5),)),
     "repeat flat": (lambda x: dvm.repeat(x, 2), lambda x: np.repeat(x, 2), (floats(4, 5),)),
-    "pad": (lambda x: dvm.pad(x, [(1, 2), (0, 3)], value=1.5), lambda x: np.pad(x, [(1, 2), (0, 3)], constant_values=1.5), (floats(4, 5),)),
-    "pad edge": (lambda x: dvm.pad(x, [(1, 2), (2, 0)], mode="edge"), lambda x: np.pad(x, [(1, 2), (2, 0)], mode="edge"), (floats(4, 5),)),
-    "pad reflect": (lambda x: dvm.pad(x, [(3, 2), (2, 4)], mode="reflect"), lambda x: np.pad(x, [(3, 2), (2, 4)], mode="reflect"), (floats(4, 5),)),
-    "pad wrap": (lambda x: dvm.pad(x, [(3, 2), (2, 4)], mode="wrap"), lambda x: np.pad(x, [(3, 2), (2, 4)], mode="wrap"), (floats(4, 5),)),
+    "pad": (lambda x: dvm.pad(x, [(1, 2), (0, 3)], value=1.5), lambda x: np.pad(x, [(1, 2), (0, 3)],
+        constant_values=1.5), (floats(4, 5),)),
+    "pad edge": (lambda x: dvm.pad(x, [(1, 2), (2, 0)], mode="edge"), lambda x: np.pad(x, [(1, 2), (2, 0)],
+        mode="edge"), (floats(4, 5),)),
+    "pad reflect": (lambda x: dvm.pad(x, [(3, 2), (2, 4)], mode="reflect"), lambda x: np.pad(x, [(3, 2), (2, 4)],
+        mode="reflect"), (floats(4, 5),)),
+    "pad wrap": (lambda x: dvm.pad(x, [(3, 2), (2, 4)], mode="wrap"), lambda x: np.pad(x, [(3, 2), (2, 4)],
+        mode="wrap"), (floats(4, 5),)),
     "crop": (lambda x: dvm.pad(x, [(-1, -1), (0, -2)]), lambda x: x[1:-1, :-2], (floats(4, 5),)),
     "tril": (lambda x: dvm.tril(x, k=1), lambda x: np.tril(x, 1), (floats(2, 4, 6),)),
     "triu": (lambda x: dvm.triu(x, k=-1), lambda x: np.triu(x, -1), (floats(2, 6, 4),)),
-    "one hot": (lambda i: dvm.one_hot(i, 5), lambda i: np.eye(5, dtype=np.float32)[i], (np.array([[0, 4], [2, 1], [3, 3]], np.int32),)),
+    "one hot": (lambda i: dvm.one_hot(i, 5), lambda i: np.eye(5, dtype=np.float32)[i],
+                (np.array([[0, 4], [2, 1], [3, 3]], np.int32),)),
     "take 1": (lambda x, i: dvm.take(x, i, axis=1), lambda x, i: np.take(x, i, 1), (floats(3, 6, 5), np.array([5, 0, -1, 2]))),
-    "take last": (lambda x, i: dvm.take(x, i, axis=-1), lambda x, i: np.take(x, i, -1), (floats(3, 6), np.array([[5, 0], [-1, 2]]))),
-    "along": (lambda x, i: dvm.take_along_axis(x, i, axis=1), lambda x, i: np.take_along_axis(x, i, 1), (floats(3, 6), RNG.integers(-6, 6, (3, 9)))),
-    "gather nd": (lambda x, i: dvm.gather_nd(x, i), lambda x, i: x[i[..., 0], i[..., 1]], (floats(3, 6, 2), RNG.integers(-3, 3, (4, 5, 2)))),
+    "take last": (lambda x, i: dvm.take(x, i, axis=-1), lambda x, i: np.take(x, i, -1),
+                  (floats(3, 6), np.array([[5, 0], [-1, 2]]))),
+    "along": (lambda x, i: dvm.take_along_axis(x, i, axis=1), lambda x, i: np.take_along_axis(x, i, 1),
+              (floats(3, 6), RNG.integers(-6, 6, (3, 9)))),
+    "gather nd": (lambda x, i: dvm.gather_nd(x, i), lambda x, i: x[i[..., 0], i[..., 1]],
+                  (floats(3, 6, 2), RNG.integers(-3, 3, (4, 5, 2)))),
     "scatter": (lambda x, i, u: dvm.scatter(x, i, u, axis=1), lambda x, i, u: put_along(x, i, u, 1),
                 (floats(3, 6), RNG.integers(0, 6, (3, 9)), floats(3, 9))),
     "scatter add": (lambda x, i, u: dvm.scatter_nd(x, i, u, how="add"), lambda x, i, u: added(x, i, u),
@@ -90,10 +103,12 @@ CASES: dict[str, tuple[Callable, Callable, tuple]] = {
     "apart": (lambda x: x[[0, 1], :, [2, -1]], lambda x: x[[0, 1], :, [2, -1]], (floats(3, 6, 5),)),
     "grid": (lambda x: x[:, [[0], [1]], [2, -1, 3]], lambda x: x[:, [[0], [1]], [2, -1, 3]], (floats(3, 6, 5),)),
     "mixed": (lambda x: x[1:, None, [4, 0], ..., 1], lambda x: x[1:, None, [4, 0], ..., 1], (floats(3, 6, 5),)),
-    "set block": (lambda x, v: dvm.updated(x, (slice(1, 3), slice(2, None)), v), lambda x, v: assigned(x, np.s_[1:3, 2:], v), (floats(4, 5), floats(2, 3))),
+    "set block": (lambda x, v: dvm.updated(x, (slice(1, 3), slice(2, None)), v), lambda x, v: assigned(x,
+        np.s_[1:3, 2:], v), (floats(4, 5), floats(2, 3))),
     "set row": (lambda x: dvm.updated(x, -1, 2.0), lambda x: assigned(x, -1, 2.0), (floats(4, 5),)),
     "set rows": (lambda x, v: dvm.updated(x, [3, 0, 3], v), lambda x, v: assigned(x, [3, 0, 3], v), (floats(4, 5), floats(3, 5))),
-    "set columns": (lambda x, v: dvm.updated(x, (slice(None), [3, 0]), v), lambda x, v: assigned(x, np.s_[:, [3, 0]], v), (floats(4, 5), floats(4, 2))),
+    "set columns": (lambda x, v: dvm.updated(x, (slice(None), [3, 0]), v), lambda x, v: assigned(x, np.s_[:, [3, 0]],
+        v), (floats(4, 5), floats(4, 2))),
     "set mask": (lambda x: dvm.updated(x, x > 0, -1.0), lambda x: assigned(x, x > 0, -1.0), (floats(4, 5),)),
     "stack": (lambda x, y: dvm.stack([x, y], axis=1), lambda x, y: np.stack([x, y], 1), (floats(4, 5), floats(4, 5))),
     "meshgrid": (lambda x, y: dvm.meshgrid(x, y), lambda x, y: np.meshgrid(x, y), (floats(4), floats(5))),
@@ -135,7 +150,8 @@ def test_sizes_that_depend_on_values(rt: dvm.Runtime, shape: tuple[int, ...]) ->
         np.testing.assert_array_equal(np.asarray(got), want)
     np.testing.assert_array_equal(np.asarray(dvm.argwhere(x > 0)), np.argwhere(a > 0))
     np.testing.assert_array_equal(np.asarray(x[x > 0]), a[a > 0])
-    np.testing.assert_array_equal(np.asarray(dvm.compress(x, dvm.asarray(a.any(axis=tuple(range(1, a.ndim)))))), a[a.any(axis=tuple(range(1, a.ndim)))])
+    np.testing.assert_array_equal(np.asarray(dvm.compress(x, dvm.asarray(a.any(axis=tuple(range(1, a.ndim)))))),
+                                  a[a.any(axis=tuple(range(1, a.ndim)))])
     ours, theirs = dvm.unique_all(x), np.unique(a, return_index=True, return_inverse=True, return_counts=True)
     for got, want in zip(ours, theirs, strict=True):
         np.testing.assert_array_equal(np.asarray(got), want.reshape(got.shape))
@@ -163,7 +179,8 @@ def test_inside_of_a_function_a_size_that_is_given_keeps_it_one_launch(rt: dvm.R
     assert np.asarray(first(dvm.asarray(a))).tolist() == [1, 3]
     assert dvm.stats()["walked_calls"] == 0
     for number, (walked, wanted) in enumerate(
-        ((lambda x: x[x > 0], a[a > 0]), (lambda x: dvm.unique_values(x), np.unique(a)), (lambda x: dvm.nonzero(x)[0], np.nonzero(a)[0])), 1
+        ((lambda x: x[x > 0], a[a > 0]), (lambda x: dvm.unique_values(x), np.unique(a)),
+         (lambda x: dvm.nonzero(x)[0], np.nonzero(a)[0])), 1
     ):
         assert np.asarray(dvm.function(walked)(dvm.asarray(a))).tolist() == wanted.tolist()
         assert dvm.stats()["walked_calls"] == number
@@ -198,7 +215,8 @@ def test_assignment_makes_another_array(rt: dvm.Runtime) -> None:
 
 def test_blocks_are_replaced_at_any_place(rt: dvm.Runtime) -> None:
     a = floats(4, 5, 3)
-    for key in (np.s_[1], np.s_[-1, 2:4], np.s_[:, 0], np.s_[..., -2:], np.s_[1:1], np.s_[0:100, 1:-1, 2], np.s_[...], np.s_[2, 3, 1], np.s_[::-1, 1::3]):
+    for key in (np.s_[1], np.s_[-1, 2:4], np.s_[:, 0], np.s_[..., -2:], np.s_[1:1], np.s_[0:100, 1:-1, 2],
+                np.s_[...], np.s_[2, 3, 1], np.s_[::-1, 1::3]):
         value = floats(*a[key].shape)
         np.testing.assert_array_equal(np.asarray(dvm.updated(dvm.asarray(a), key, value)), assigned(a, key, value))
 
@@ -301,7 +319,8 @@ def test_a_killed_device_changes_nothing() -> None:
         for i in range(12):
             y = dvm.sort(x * (i + 1.0), axis=1)
             values, counts = dvm.unique_counts(y[: 10 * (i + 1)])
-            out += [np.asarray(v).tobytes() for v in (y[y > i], values, counts, dvm.scatter_nd(y, dvm.asarray([[i], [0], [i]]), y[:3], how="add"))]
+            out += [np.asarray(v).tobytes() for v in (y[y > i], values, counts, dvm.scatter_nd(y,
+                dvm.asarray([[i], [0], [i]]), y[:3], how="add"))]
         return out
 
     with dvm.Runtime(inline=True):

@@ -1,5 +1,6 @@
-"""Views that overlap: NumPy computes in place and its results then depend on the order of accesses; here what is written is always
-another array, however a program comes to name one memory twice, and the results are those of copies."""
+"""Views that overlap: NumPy computes in place and its results then depend on the order of accesses; here what is
+written is always another array, however a program comes to name one memory twice, and the results are those of
+copies."""
 
 from __future__ import annotations
 

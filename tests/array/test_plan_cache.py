@@ -1,4 +1,5 @@
-"""Plans and programs on disk: a second runtime makes none; whatever is wrong with a file is counted, and never changes a result."""
+"""Plans and programs on disk: a second runtime makes none; whatever is wrong with a file is counted, and never
+changes a result."""
 
 from __future__ import annotations
 

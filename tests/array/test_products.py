@@ -102,7 +102,8 @@ def test_what_is_rounded_on_the_way_is_not_packed_in_16_bits() -> None:
 
 @pytest.mark.parametrize("name", ["float32", "bfloat16"])
 def test_a_vector_that_is_a_column_of_something(name: str) -> None:
-    w, x = stored(name, 70, 90) if name != "float32" else dvm.asarray(np.eye(70, 90, 1, np.float32)), dvm.asarray(np.ones((5, 70), np.float32))
+    w, x = stored(name, 70, 90) if name != "float32" else dvm.asarray(np.eye(70, 90, 1,
+        np.float32)), dvm.asarray(np.ones((5, 70), np.float32))
     column = np.asarray(dvm.astype(w, dvm.float32))[:, 7]
     np.testing.assert_allclose(np.asarray(x @ w[:, 7]), np.ones((5, 70), np.float32) @ column, rtol=1e-4, atol=1e-4)
 
@@ -112,7 +113,8 @@ def test_a_vector_that_is_a_column_of_something(name: str) -> None:
 
 def in_groups(x: np.ndarray, w: np.ndarray, rows: list[int]) -> np.ndarray:
     ends = np.cumsum(rows)
-    return np.concatenate([*(x[e - n : e] @ one for n, e, one in zip(rows, ends, w, strict=True)), np.zeros((len(x) - ends[-1], w.shape[2]))])
+    return np.concatenate([*(x[e - n : e] @ one for n, e, one in zip(rows, ends, w, strict=True)),
+                           np.zeros((len(x) - ends[-1], w.shape[2]))])
 
 
 @pytest.mark.parametrize("name", ["float32", "bfloat16", "float16", "float64", "int8", "int32", "uint16", "uint64"])
@@ -126,7 +128,8 @@ def test_grouped_matmul(name: str) -> None:
         return dvm.relu(dvm.grouped_matmul(x, w, rows))
 
     for m, groups, rows in ((9, 3, [4, 0, 5]), (9, 3, [0, 2, 3]), (1, 1, [1]), (70, 4, [20, 30, 1, 19])):
-        x, w = (np.random.default_rng(m).integers(0 if name[0] == "u" else -3, 4, shape).astype(np.float32) for shape in ((m, 12), (groups, 12, 35)))
+        x, w = (np.random.default_rng(m).integers(0 if name[0] == "u" else -3, 4, shape).astype(np.float32)
+                for shape in ((m, 12), (groups, 12, 35)))
         got = experts(dvm.astype(dvm.asarray(x), dtype), dvm.astype(dvm.asarray(w), dtype), dvm.asarray(np.array(rows)))
         assert got.dtype is dtype
         np.testing.assert_array_equal(np.asarray(dvm.astype(got, dvm.float32)), np.maximum(in_groups(x, w, rows), 0))
@@ -136,7 +139,8 @@ def test_grouped_matmul(name: str) -> None:
 def test_numbers_of_rows_are_made_in_the_same_launch() -> None:
     """A router: rows sorted by expert, as many as the router says; views and a transposed stack of matrices too."""
     random = np.random.default_rng(0)
-    x, w, of = random.standard_normal((40, 16), np.float32), random.standard_normal((5, 24, 16), np.float32), random.integers(0, 5, 40)
+    x, w, of = random.standard_normal((40, 16), np.float32), random.standard_normal((5, 24, 16),
+        np.float32), random.integers(0, 5, 40)
 
     @dvm.function
     def mixture(x, w, of):
@@ -152,7 +156,8 @@ def test_numbers_of_rows_are_made_in_the_same_launch() -> None:
 def test_matrices_of_groups_that_are_constants_are_packed_once() -> None:
     """The same bits as where they are arguments; a transposed one, too."""
     random = np.random.default_rng(3)
-    x, w, rows = random.standard_normal((9, 20), np.float32), random.standard_normal((3, 64, 20), np.float32), np.array([2, 0, 6], np.int32)
+    x, w, rows = random.standard_normal((9, 20), np.float32), random.standard_normal((3, 64, 20),
+        np.float32), np.array([2, 0, 6], np.int32)
     given = [dvm.asarray(a) for a in (x, w, rows)]
     called = dvm.function(lambda x, w, rows: dvm.relu(dvm.grouped_matmul(x, dvm.permute_dims(w, (0, 2, 1)), rows)))
     held = dvm.function(lambda x, rows: dvm.relu(dvm.grouped_matmul(x, dvm.permute_dims(given[1], (0, 2, 1)), rows)))
@@ -165,7 +170,8 @@ def test_matrices_of_groups_that_are_constants_are_packed_once() -> None:
 def test_grouped_matmul_of_nothing() -> None:
     function = dvm.function(lambda x, w, rows: dvm.grouped_matmul(x, w, rows))
     for m, k, groups, n in ((3, 4, 0, 5), (3, 0, 2, 5), (0, 4, 2, 5), (3, 4, 2, 0), (3, 4, 2, 5)):
-        got = function(*(dvm.asarray(np.ones(shape, np.float32)) for shape in ((m, k), (groups, k, n))), dvm.asarray(np.zeros(groups, np.int64)))
+        got = function(*(dvm.asarray(np.ones(shape, np.float32)) for shape in ((m, k), (groups, k, n))),
+                       dvm.asarray(np.zeros(groups, np.int64)))
         np.testing.assert_array_equal(np.asarray(got), np.zeros((m, n), np.float32))
 
 

@@ -1,4 +1,5 @@
-"""Nobody waits for a plan: an unseen graph runs operator by operator at once, and on its plan once that is there; the same bytes."""
+"""Nobody waits for a plan: an unseen graph runs operator by operator at once, and on its plan once that is there; the
+same bytes."""
 
 from __future__ import annotations
 
@@ -55,7 +56,8 @@ def test_random_graphs_have_the_bytes_of_their_plan(runtime: dvm.Runtime, kind: 
     of, rng, ran = session(), np.random.default_rng(first), 0
     for seed in range(first, first + 20):
         graph = graph_of(kind, seed, 14)
-        tensors = [of.stream.asarray(rng.standard_normal(shape).astype(F32)) for shape in shapes_for(*map(int, rng.integers(1, 9, 4)))]
+        tensors = [of.stream.asarray(rng.standard_normal(shape).astype(F32))
+                   for shape in shapes_for(*map(int, rng.integers(1, 9, 4)))]
         planned = of.plan(graph, [])
         try:
             quickly = read(of.call(planned, tensors))

@@ -37,7 +37,8 @@ def test_uniform(dtype: str) -> None:
 
 def test_normal() -> None:
     x = np.asarray(dvm.random.normal(11, (200, 300)), np.float64)
-    assert np.isfinite(x).all() and abs(x.mean()) < 0.02 and abs(x.std() - 1) < 0.02 and abs((x**3).mean()) < 0.06 and abs((x**4).mean() - 3) < 0.15
+    assert np.isfinite(x).all() and abs(x.mean()) < 0.02 and abs(x.std() - 1) < 0.02 and abs(
+        (x**3).mean()) < 0.06 and abs((x**4).mean() - 3) < 0.15
     assert abs(np.corrcoef(x[:, :-1].ravel(), x[:, 1:].ravel())[0, 1]) < 0.02
 
 
@@ -54,7 +55,8 @@ def test_random_numbers_in_a_function() -> None:
 
 
 @pytest.mark.parametrize("act", [
-    lambda: dvm.random.bits(-1), lambda: dvm.random.bits(2**64), lambda: dvm.random.bits(dvm.asarray([1])), lambda: dvm.random.bits(1, dtype="int8"),
+    lambda: dvm.random.bits(-1), lambda: dvm.random.bits(2**64), lambda: dvm.random.bits(
+        dvm.asarray([1])), lambda: dvm.random.bits(1, dtype="int8"),
     lambda: dvm.random.uniform(1, dtype="int8"), lambda: dvm.random.integers(1, (2,), high=3, dtype="float32"),
     lambda: dvm.random.integers(1, (2,), high=0), lambda: dvm.random.integers(1, (2,), high=300, dtype="uint8"),
 ])  # fmt: skip

@@ -38,7 +38,8 @@ def chosen(rng: random.Random, x: np.ndarray) -> Step:
 def reduction(rng: random.Random, x: np.ndarray) -> Step:
     axes, keepdims = tuple(rng.sample(range(-x.ndim, 0), rng.randint(0, x.ndim))), rng.random() < 0.5
     name = "sum" if 0 in x.shape else rng.choice(("sum", "max", "min"))
-    return lambda a: getattr(dvm, name)(a, axis=axes, keepdims=keepdims), lambda v: getattr(np, name)(v, axis=axes, keepdims=keepdims)
+    return lambda a: getattr(dvm, name)(a, axis=axes, keepdims=keepdims), lambda v: getattr(np, name)(v, axis=axes,
+        keepdims=keepdims)
 
 
 def index(rng: random.Random, x: np.ndarray) -> Step:

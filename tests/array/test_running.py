@@ -1,4 +1,5 @@
-"""Running sums and products: instructions, in the order of the elements, over any axis, backwards, exclusive, from what nothing gives."""
+"""Running sums and products: instructions, in the order of the elements, over any axis, backwards, exclusive, from
+what nothing gives."""
 
 from __future__ import annotations
 
@@ -33,7 +34,8 @@ def wanted(x: np.ndarray, axis: int, product: bool, reverse: bool, exclusive: bo
     return np.flip(result, axis) if reverse else result
 
 
-@pytest.mark.parametrize("how", ({}, {"reverse": True}, {"exclusive": True}, {"reverse": True, "exclusive": True}, {"include_initial": True},
+@pytest.mark.parametrize("how", ({}, {"reverse": True}, {"exclusive": True}, {"reverse": True, "exclusive": True},
+                                 {"include_initial": True},
                                  {"reverse": True, "include_initial": True}), ids=lambda h: "-".join(h) or "plain")  # fmt: skip
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_every_axis(shape: tuple[int, ...], how: dict[str, bool]) -> None:
@@ -42,7 +44,8 @@ def test_every_axis(shape: tuple[int, ...], how: dict[str, bool]) -> None:
             x = values(dtype, *shape)
             for product in (False, True):
                 got = np.asarray((dvm.cumulative_prod if product else dvm.cumulative_sum)(dvm.asarray(x), axis=axis, **how))
-                want = wanted(x, axis, product, how.get("reverse", False), how.get("exclusive", False), how.get("include_initial", False))
+                want = wanted(x, axis, product, how.get("reverse", False), how.get("exclusive", False),
+                              how.get("include_initial", False))
                 assert got.shape == want.shape and got.tobytes() == np.ascontiguousarray(want).tobytes()
 
 
@@ -78,7 +81,9 @@ def test_views_and_parts() -> None:
     x = values("float64", 12, 7)
     a = dvm.asarray(x)
     np.testing.assert_array_equal(np.asarray(dvm.cumulative_sum(dvm.permute_dims(a, (1, 0)), axis=0)), np.cumsum(x.T, 0))
-    np.testing.assert_array_equal(np.asarray(dvm.cumulative_sum(dvm.broadcast_to(a[:, :1], (12, 7)), axis=1)), np.cumsum(np.repeat(x[:, :1], 7, 1), 1))
-    np.testing.assert_array_equal(np.asarray(dvm.permute_dims(dvm.cumulative_sum(a[::-1], axis=1), (1, 0))), np.cumsum(x[::-1], 1).T)
+    np.testing.assert_array_equal(np.asarray(dvm.cumulative_sum(dvm.broadcast_to(a[:, :1], (12, 7)), axis=1)),
+                                  np.cumsum(np.repeat(x[:, :1], 7, 1), 1))
+    np.testing.assert_array_equal(np.asarray(dvm.permute_dims(dvm.cumulative_sum(a[::-1], axis=1), (1, 0))),
+                                  np.cumsum(x[::-1], 1).T)
     joined = dvm.function(lambda a: dvm.concat((dvm.cumulative_sum(a, axis=0, include_initial=True), a * 2), axis=0))(a)
     np.testing.assert_array_equal(np.asarray(joined), np.concatenate((np.zeros((1, 7)), np.cumsum(x, 0), x * 2)))

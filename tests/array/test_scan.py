@@ -1,4 +1,5 @@
-"""scan: what the same loop in Python gives, in one launch where the sizes stay, walked by the caller where they change; nested."""
+"""scan: what the same loop in Python gives, in one launch where the sizes stay, walked by the caller where they
+change; nested."""
 
 from __future__ import annotations
 

@@ -18,7 +18,8 @@ F32 = np.float32
 
 @pytest.fixture(params=["inline", "planned", "processes"])
 def runtime(request: pytest.FixtureRequest) -> Iterator[dvm.Runtime]:
-    options = {"inline": {"inline": True}, "planned": {"inline": True, "encode": "caller"}, "processes": {"encoders": 1, "threads": 1}}
+    options = {"inline": {"inline": True}, "planned": {"inline": True, "encode": "caller"},
+               "processes": {"encoders": 1, "threads": 1}}
     with dvm.Runtime(**options[request.param]) as rt:
         yield rt
 
@@ -86,7 +87,8 @@ def test_results_of_one_launch_go_on_without_a_copy(counts: object) -> None:
 
 
 def test_growing_caches_stay_together_along_their_own_axis(runtime: dvm.Runtime) -> None:
-    """Caches (t, 1, d) that grow in place: nothing is copied, each request has the bytes that it has alone, also when others leave."""
+    """Caches (t, 1, d) that grow in place: nothing is copied, each request has the bytes that it has alone, also when
+    others leave."""
 
     def step(x: dvm.Array, cache: dvm.Array, w: dvm.Array) -> tuple[dvm.Array, dvm.Array]:
         cache = dvm.append(cache, dvm.expand_dims(x @ w, axis=0))
@@ -99,7 +101,8 @@ def test_growing_caches_stay_together_along_their_own_axis(runtime: dvm.Runtime)
         states = [(dvm.asarray(x), dvm.asarray(np.zeros((2, 1, 6), F32))) for x in starts]
         ended = []
         for number in range(12):
-            states = [f(x, cache, w) for x, cache in states] if together else [tuple(map(dvm_read, f(x, cache, w))) for x, cache in states]
+            states = [f(x, cache, w) for x, cache in states] if together else [tuple(map(dvm_read, f(x, cache, w)))
+                for x, cache in states]
             np.asarray(states[0][0])
             if number in (5, 8):
                 ended.append(states.pop(1))
@@ -126,7 +129,9 @@ def test_other_weights_are_another_launch(runtime: dvm.Runtime) -> None:
 
 
 def test_shapes_that_differ_go_with_their_own(runtime: dvm.Runtime) -> None:
-    f, plain = dvm.stacked(lambda x, k: dvm.softmax(dvm.concat([k, x], axis=1), axis=1)), dvm.function(lambda x, k: dvm.softmax(dvm.concat([k, x], axis=1), axis=1))
+    f, plain = dvm.stacked(lambda x, k: dvm.softmax(dvm.concat([k, x], axis=1),
+                                                    axis=1)), dvm.function(lambda x, k: dvm.softmax(dvm.concat([k,
+                                                        x], axis=1), axis=1))
     pairs = [(dvm.asarray(fresh(1, 2, 4)), dvm.asarray(fresh(1, 3 + i % 3, 4))) for i in range(9)]
     made = [f(*p) for p in pairs]
     assert [np.asarray(y).tobytes() for y in made] == [np.asarray(plain(*p)).tobytes() for p in pairs]
@@ -185,7 +190,8 @@ def test_calls_do_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
         f, x = dvm.stacked(lambda x: dvm.tanh(x) * 2.0), [dvm.asarray(fresh(1, 4)) for _ in range(11)]
         made = [f(a) for a in x]
         assert sum(y._tensor is not None for y in made) == 8
-        np.testing.assert_allclose(np.concatenate([np.asarray(y) for y in made]), 2 * np.tanh(np.concatenate([np.asarray(a) for a in x])), atol=1e-6)
+        np.testing.assert_allclose(np.concatenate([np.asarray(y) for y in made]),
+                                   2 * np.tanh(np.concatenate([np.asarray(a) for a in x])), atol=1e-6)
 
 
 def test_nothing_is_kept(runtime: dvm.Runtime) -> None:

@@ -42,10 +42,12 @@ def test_conv(seed: int) -> None:
     groups = int(random.choice([1, 1, 2, 3]))
     channels, outputs = groups * int(random.integers(1, 4)), groups * int(random.integers(1, 5))
     padding = pairs(random, (2,) * rank)
-    space = tuple(max(1, d * (k - 1) + 1 - sum(p)) + int(random.integers(0, 6)) for k, d, p in zip(kernel, dilation, padding, strict=True))
+    space = tuple(max(1, d * (k - 1) + 1 - sum(p)) + int(random.integers(0, 6)) for k, d, p in zip(kernel, dilation,
+        padding, strict=True))
     x = draw(random, int(random.integers(1, 3)), channels, *space)
     w, b = draw(random, outputs, channels // groups, *kernel), draw(random, outputs)
-    got = dvm.conv(dvm.asarray(x), dvm.asarray(w), dvm.asarray(b), stride=stride, padding=padding, dilation=dilation, groups=groups)
+    got = dvm.conv(dvm.asarray(x), dvm.asarray(w), dvm.asarray(b), stride=stride, padding=padding, dilation=dilation,
+                   groups=groups)
     agree(got, meaning("conv", x, w, b, stride, padding, dilation, groups), np.sqrt(w[0].size) * 4)
 
 
@@ -59,8 +61,8 @@ def test_conv(seed: int) -> None:
 def test_conv_by_rows_of_its_kernel(
     channels: int, outputs: int, kernel: tuple[int, ...], stride: tuple[int, ...], dilation: tuple[int, ...], groups: int
 ) -> None:
-    """Many channels: a product for each row of the kernel, with what follows in the last one's tile, for all sizes; an image has the
-    same bits alone and among others."""
+    """Many channels: a product for each row of the kernel, with what follows in the last one's tile, for all sizes;
+    an image has the same bits alone and among others."""
     random = np.random.default_rng(channels)
     w, b = draw(random, outputs, channels // groups, *kernel), draw(random, outputs)
     weight, bias, pads = dvm.asarray(w), dvm.asarray(b), ((1, 0),) * len(kernel)

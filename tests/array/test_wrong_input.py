@@ -1,4 +1,5 @@
-"""Public functions called with what they cannot take: a typed error that says where, what, got and allowed; the next call works."""
+"""Public functions called with what they cannot take: a typed error that says where, what, got and allowed; the next
+call works."""
 
 from __future__ import annotations
 
@@ -161,11 +162,16 @@ MISUSED: dict[str, tuple[type[DvmError], Callable[[], object]]] = {
     "a case that is no function": (GraphError, lambda: dvm.switch(0, [x()], x())),
     "a body that is no function": (GraphError, lambda: dvm.scan(x(), x(), x())),
     "branches of two shapes": (ShapeError, lambda: traced(lambda x: dvm.cond(dvm.sum(x) > 0, lambda x: x, dvm.sum, x))),
-    "branches of two structures": (GraphError, lambda: traced(lambda x: dvm.cond(dvm.sum(x) > 0, lambda x: x, lambda x: (x,), x))),
-    "a state that changes its structure": (GraphError, lambda: traced(lambda x: dvm.while_loop(lambda x: dvm.sum(x) < 9, lambda x: (x, x), x))),
-    "a state that changes its dtype": (DTypeError, lambda: traced(lambda x: dvm.while_loop(lambda x: dvm.sum(x) < 99, lambda x: x > 0, x))),
-    "a loop beyond its limit": (DeviceTrap, lambda: traced(lambda x: dvm.while_loop(lambda x: dvm.sum(x) < 99, lambda x: x, x, limit=3))),
-    "a loop beyond its limit, outside of a function": (DeviceTrap, lambda: dvm.while_loop(lambda x: dvm.sum(x) < 99, lambda x: x, x(), limit=3)),
+    "branches of two structures": (
+        GraphError, lambda: traced(lambda x: dvm.cond(dvm.sum(x) > 0, lambda x: x, lambda x: (x,), x))),
+    "a state that changes its structure": (
+        GraphError, lambda: traced(lambda x: dvm.while_loop(lambda x: dvm.sum(x) < 9, lambda x: (x, x), x))),
+    "a state that changes its dtype": (
+        DTypeError, lambda: traced(lambda x: dvm.while_loop(lambda x: dvm.sum(x) < 99, lambda x: x > 0, x))),
+    "a loop beyond its limit": (
+        DeviceTrap, lambda: traced(lambda x: dvm.while_loop(lambda x: dvm.sum(x) < 99, lambda x: x, x, limit=3))),
+    "a loop beyond its limit, outside of a function": (
+        DeviceTrap, lambda: dvm.while_loop(lambda x: dvm.sum(x) < 99, lambda x: x, x(), limit=3)),
     "an index out of range": (ShapeError, lambda: x()[5]),
     "an index array out of range": (DeviceTrap, lambda: dvm.take(x(), dvm.asarray([7]), axis=0)),
     "a mask of another shape": (ShapeError, lambda: x()[np.array([True, False, True])]),
@@ -178,7 +184,8 @@ MISUSED: dict[str, tuple[type[DvmError], Callable[[], object]]] = {
     "operands of two runtimes": (GraphError, lambda: two_runtimes(lambda mine: mine + x())),
     "arguments of two runtimes": (GraphError, lambda: two_runtimes(lambda mine: product(mine, x().T))),
     "a captured array of another runtime": (GraphError, lambda: two_runtimes(lambda mine: traced(lambda x: x + mine))),
-    "calls that wait, of two runtimes": (GraphError, lambda: two_runtimes(lambda mine: dvm.stacked(lambda a, b: a + b)(mine, x()))),
+    "calls that wait, of two runtimes": (GraphError, lambda: two_runtimes(lambda mine: dvm.stacked(lambda a, b: a
+        + b)(mine, x()))),
     "a runtime entered after its end": (ClosedError, lambda: closed().__enter__()),
     "a runtime asked after its end": (ClosedError, lambda: closed().stats()),
     "a runtime of another processor": (DvmError, lambda: dvm.Runtime(inline=True, target="avx1024")),

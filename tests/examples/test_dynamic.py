@@ -41,7 +41,8 @@ def test_bytes_are_the_same_through_processes(encode: str) -> None:
     def everything() -> tuple:
         model, speaker = trees.TreeLstm(weights), gpt.Gpt(language)
         roots = [np.asarray(model.embed(tree)).tobytes() for tree in parsed]
-        return roots, np.asarray(model.embed_by_level(parsed)).tobytes(), gpt.decode(speaker, [1, 2], -1, 10), gpt.beam_search(speaker, [3], 5, 3, 8)
+        return roots, np.asarray(model.embed_by_level(parsed)).tobytes(), gpt.decode(speaker, [1, 2], -1,
+            10), gpt.beam_search(speaker, [3], 5, 3, 8)
 
     with dvm.Runtime(inline=True):
         inline = everything()

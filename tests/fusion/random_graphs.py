@@ -148,7 +148,8 @@ def _matmul(rng: random.Random, op: Make, x: Node, pool: list[Node]) -> Node | N
         other = op.facts.resolve_shape(y.shape)
         if y.dtype is float32 and len(other) == 2 and same(other[0], shape[-1]):
             found.append((x, y))
-        if y.dtype is float32 and len(other) >= 2 and len(shape) >= 2 and same(other[-1], shape[-1]) and same_shape(other[:-2], shape[:-2]):
+        if y.dtype is float32 and len(other) >= 2 and len(shape) >= 2 and same(other[-1],
+                shape[-1]) and same_shape(other[:-2], shape[:-2]):
             found.append((x, op.permute_dims(y, axes=(*range(len(other) - 2), len(other) - 1, len(other) - 2))))
     if not found:
         return None

@@ -37,7 +37,8 @@ def check(build, given: list[tuple[DType, tuple[int, ...]]], arrays: list[np.nda
     fused, alone = fuse(graph), fuse(graph, fused=False)
     got = run_plan(fused.plan, arrays)
     for number, (a, b, c, want, node) in enumerate(
-        zip(got, run_plan(alone.plan, arrays), plan_meaning.evaluate(fused.plan, arrays), evaluate(graph, arrays), graph.outputs, strict=True)
+        zip(got, run_plan(alone.plan, arrays), plan_meaning.evaluate(fused.plan, arrays), evaluate(graph, arrays),
+            graph.outputs, strict=True)
     ):
         said = f"output {number}: {node}\n{graph.dump()}\n{fused.report.text()}"
         assert a.tobytes() == b.tobytes(), f"fused is not unfused: {said}"
@@ -76,7 +77,8 @@ def test_every_operator_in_every_dtype(dtype: DType) -> None:
 def test_conversions(given: DType, wanted: DType) -> None:
     stored = values(given, (3, 140), np.random.default_rng(2))
     if given.kind == "f":
-        edges = [0.0, -0.0, 0.5, -0.5, 1.5, -1.5, 127.5, -128.5, 255.9, 3e4, -4e4, 7e4, 3e9, -3e9, 1e19, -1e19, np.inf, -np.inf, np.nan]
+        edges = [0.0, -0.0, 0.5, -0.5, 1.5, -1.5, 127.5, -128.5, 255.9, 3e4, -4e4, 7e4, 3e9, -3e9, 1e19, -1e19,
+                 np.inf, -np.inf, np.nan]
         stored[0, : len(edges)] = dtypes.to_storage(np.array(edges), given)
     check(lambda op, x: op.astype(x, dtype=wanted.name), [(given, (3, 140))], [stored])
     check(lambda op, x: op.astype(op.copy(x), dtype=wanted.name), [(given, (3, 140))], [stored])
@@ -90,7 +92,8 @@ def test_reductions(name: str, dtype: DType) -> None:
         return
     stored = values(dtype, (7, 130), np.random.default_rng(3))
     for axes in ((0,), (1,), (0, 1)):
-        check(lambda op, x, axes=axes: getattr(op, name)(x, axes=axes, keepdims=False), [(dtype, (7, 130))], [stored], dtype.kind != "f")
+        check(lambda op, x, axes=axes: getattr(op, name)(x, axes=axes, keepdims=False), [(dtype, (7, 130))],
+              [stored], dtype.kind != "f")
         build = lambda op, x, axes=axes: op.maximum(getattr(op, name)(x, axes=axes, keepdims=True), x)  # noqa: E731
         if dtype is not bool_:
             check(build, [(dtype, (7, 130))], [stored], dtype.kind != "f")

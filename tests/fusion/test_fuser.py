@@ -35,7 +35,8 @@ def test_a_value_that_is_also_a_result_is_stored_by_the_kernel_that_needs_it() -
 def test_siblings_share_what_they_read() -> None:
     fused = check(lambda op, x: (op.exp(y := op.tanh(x)), op.sigmoid(y), op.sum(y, axes=(1,), keepdims=True)), [normal(6, 33)])
     assert kinds(fused) == ["vector"]
-    fused = check(lambda op, x: (op.exp(y := op.tanh(x)), op.sum(y, axes=(0,), keepdims=True), op.sum(y, axes=(1,), keepdims=True)), [normal(6, 33)])
+    fused = check(lambda op, x: (op.exp(y := op.tanh(x)), op.sum(y, axes=(0,), keepdims=True),
+                                 op.sum(y, axes=(1,), keepdims=True)), [normal(6, 33)])
     assert len(kinds(fused)) == 2  # rows along one axis only
 
 
@@ -45,7 +46,8 @@ def test_epilogues() -> None:
         lambda op, x, w, b, r: op.add(op.gelu(op.linear(x, w, b), approximate="none"), r),
         lambda op, x, w, b, r: op.where(op.greater(r, 0.0), op.linear(x, w, b), -1.0),
         lambda op, x, w, b, r: op.multiply(op.linear(x, w), op.exp(r)),
-        lambda op, x, w, b, r: op.reshape(op.relu(op.linear(op.reshape(x, shape=(-1, x.shape[2])), w, b)), shape=(x.shape[0], x.shape[1], -1)),
+        lambda op, x, w, b, r: op.reshape(op.relu(op.linear(op.reshape(x, shape=(-1, x.shape[2])), w, b)),
+                                          shape=(x.shape[0], x.shape[1], -1)),
     ):
         assert kinds(check(build, arrays, atol=1e-5)) == ["matmul"]
 
@@ -81,7 +83,8 @@ def test_a_product_is_stored_as_its_reader_wants_it() -> None:
 
 
 def test_operands_that_lie_badly_are_copied() -> None:
-    fused = check(lambda op, x, y: op.matmul(op.index(x, entries=((None, None, 2), (None, None, 2))), y), [normal(8, 10), normal(5, 3)])
+    fused = check(lambda op, x, y: op.matmul(op.index(x, entries=((None, None, 2), (None, None, 2))), y),
+                  [normal(8, 10), normal(5, 3)])
     assert kinds(fused) == ["copy", "matmul"]
     fused = check(lambda op, x, y: op.matmul(op.astype(x, dtype="float32"), y), [np.ones((4, 5), np.int32), normal(5, 3)])
     assert kinds(fused) == ["vector", "matmul"]
@@ -174,7 +177,8 @@ def test_plans_do_not_depend_on_the_run() -> None:
 
 
 def test_a_norm_is_not_torn_apart_for_a_mean_along_another_axis() -> None:
-    fused = check(lambda op, x, m: op.sum(op.multiply(op.layer_norm(x, eps=1e-3), m), axes=(1,), keepdims=False), [normal(2, 5, 9), normal(2, 5, 1)], atol=1e-5)
+    fused = check(lambda op, x, m: op.sum(op.multiply(op.layer_norm(x, eps=1e-3), m), axes=(1,), keepdims=False),
+                  [normal(2, 5, 9), normal(2, 5, 1)], atol=1e-5)
     assert [len(k.operators) for k in fused.report.kernels] == [10, 1]
 
 

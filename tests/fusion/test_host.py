@@ -1,4 +1,5 @@
-"""Host functions in plans: each row of the table, fused and unfused, against its NumPy meaning; and how they lie among kernels."""
+"""Host functions in plans: each row of the table, fused and unfused, against its NumPy meaning; and how they lie
+among kernels."""
 
 from __future__ import annotations
 
@@ -78,23 +79,28 @@ def test_shapes_of_every_kind(shape: tuple[int, ...]) -> None:
 def test_between_other_kernels() -> None:
     """Views that are not row-major are copied first; results are read in any order; joins and matmuls take part."""
     x = normal(6, 5)
-    fused = check(lambda op, x: op.add(op.sort(op.permute_dims(op.multiply(x, 2.0), axes=(1, 0)), axis=0, descending=0), 1.0), [x])
+    fused = check(lambda op, x: op.add(op.sort(op.permute_dims(op.multiply(x, 2.0), axes=(1, 0)), axis=0,
+                                               descending=0), 1.0), [x])
     assert [k.kind for k in fused.report.kernels] == ["vector", "host", "vector"]
     check(lambda op, x: op.permute_dims(op.sort(op.permute_dims(x, axes=(1, 0)), axis=1, descending=0), axes=(1, 0)), [x])
     check(lambda op, x: op.concat(op.sort(x, axis=0, descending=0), op.exp(x), axis=1), [x])
     check(lambda op, x: op.matmul(op.sort(x, axis=1, descending=0), op.permute_dims(x, axes=(1, 0))), [x])
-    check(lambda op, x: (lambda s: (s, op.sum(s, axes=(0,), keepdims=False), op.sort(s, axis=0, descending=1)))(op.sort(x, axis=1, descending=0)), [x])
+    check(lambda op, x: (lambda s: (s, op.sum(s, axes=(0,), keepdims=False),
+                                    op.sort(s, axis=0, descending=1)))(op.sort(x, axis=1, descending=0)), [x])
     check(lambda op, x: op.sort(op.index(x, entries=((1, 5, 2), (None, None, -1))), axis=1, descending=0), [x])
-    check(lambda op, x: op.sort(op.broadcast_to(op.constant(value=1.0, dtype="float32"), shape=x.shape), axis=1, descending=0), [x])
+    check(lambda op, x: op.sort(op.broadcast_to(op.constant(value=1.0, dtype="float32"), shape=x.shape), axis=1,
+                                descending=0), [x])
 
 
 @pytest.mark.parametrize("dtype", dtypes.DTYPES, ids=lambda d: d.name)
 def test_every_dtype(dtype: dtypes.DType) -> None:
     bits = RNG.integers(0, 256, 8 * 40, np.uint8)
-    x = (bits[:40] & 1).astype(bool) if dtype is dtypes.bool_ else np.frombuffer(bits[: 40 * dtype.bytes].tobytes(), dtype.numpy).reshape(8, 5)
+    x = (bits[:40] & 1).astype(bool) if dtype is dtypes.bool_ else np.frombuffer(bits[: 40 * dtype.bytes].tobytes(),
+        dtype.numpy).reshape(8, 5)
     x = x.reshape(8, 5)
     out = np.full_like(x, 1)
-    assert call(host.NAMES.index("sort"), (1, 0), [(dtype.code, x.shape, memoryview(x).cast("B")), (dtype.code, x.shape, memoryview(out).cast("B"))]) == (OK, 0, 0)
+    assert call(host.NAMES.index("sort"), (1, 0), [(dtype.code, x.shape, memoryview(x).cast("B")),
+                                                   (dtype.code, x.shape, memoryview(out).cast("B"))]) == (OK, 0, 0)
     if dtype is dtypes.bfloat16:
         wide = (x.astype(np.uint32) << 16).view(np.float32)
         want = np.sort(wide, 1)

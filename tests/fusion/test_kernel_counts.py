@@ -1,4 +1,5 @@
-"""What people write out by hand, and the kernels that it becomes: fused as its composite is, with the bytes of the unfused plan."""
+"""What people write out by hand, and the kernels that it becomes: fused as its composite is, with the bytes of the
+unfused plan."""
 
 from __future__ import annotations
 
@@ -97,14 +98,17 @@ COUNTS: dict[str, tuple[Form, list[tuple[int, ...]], int]] = {
     "layer norm of a sum": (lambda op, x, y, g, b: layer_norm(op, op.add(x, y), g, b), [X, X, ROW, ROW], 1),
     "rms norm": (rms_norm, [X, ROW], 1),
     "group norm": (group_norm, [IMAGE], 1),
-    "group norm, scaled": (lambda op, x, g, b: op.add(op.multiply(group_norm(op, x), channels(op, x, g)[0]), channels(op, x, b)[0]), [IMAGE, C, C], 2),
+    "group norm, scaled": (lambda op, x, g, b: op.add(op.multiply(group_norm(op, x), channels(op, x, g)[0]),
+                                                      channels(op, x, b)[0]), [IMAGE, C, C], 2),
     "group norm over several axes": (group_norm_over_axes, [IMAGE], 1),
     "instance norm": (lambda op, x: normalised(op, x, (2, 3)), [IMAGE], 1),
     "instance norm of a sum, scaled": (
-        lambda op, x, y, g, b: op.add(op.multiply(normalised(op, op.add(x, y), (2, 3)), channels(op, x, g)[0]), channels(op, x, b)[0]), [IMAGE, IMAGE, C, C], 1,
+        lambda op, x, y, g, b: op.add(op.multiply(normalised(op, op.add(x, y), (2, 3)), channels(op, x, g)[0]),
+                                      channels(op, x, b)[0]), [IMAGE, IMAGE, C, C], 1,
     ),
     "norm over everything": (lambda op, x: normalised(op, x, (0, 1, 2, 3)), [IMAGE], 1),
-    "rms norm over two axes": (lambda op, x: op.multiply(x, op.rsqrt(op.mean(op.square(x), axes=(2, 3), keepdims=True))), [IMAGE], 1),
+    "rms norm over two axes": (lambda op, x: op.multiply(x, op.rsqrt(op.mean(op.square(x), axes=(2, 3),
+        keepdims=True))), [IMAGE], 1),
     "less its mean over two axes": (lambda op, x: op.subtract(x, op.mean(x, axes=(2, 3), keepdims=True)), [IMAGE], 1),
     "less its mean over outer axes": (lambda op, x: op.subtract(x, op.mean(x, axes=(0, 2), keepdims=True)), [IMAGE], 3),
     "batch norm, training": (batch_norm_training, [IMAGE, C, C], 3),  # together, norm, apart
@@ -118,7 +122,8 @@ COUNTS: dict[str, tuple[Form, list[tuple[int, ...]], int]] = {
     "product, bias, gelu by tanh": (lambda op, *a: gelu_tanh(op, biased(op, *a)), [X, W, B], 1),
     "product, bias, silu": (lambda op, *a: silu(op, biased(op, *a)), [X, W, B], 1),
     "product, bias, activation, residual": (lambda op, y, *a: op.add(y, gelu(op, biased(op, *a))), [(5, 9), X, W, B], 1),
-    "product, residual, norm": (lambda op, y, g, b, *a: layer_norm(op, op.add(y, biased(op, *a)), g, b), [(5, 9), B, B, X, W, B], 2),
+    "product, residual, norm": (lambda op, y, g, b, *a: layer_norm(op, op.add(y, biased(op, *a)), g, b),
+                                [(5, 9), B, B, X, W, B], 2),
     "norm, product": (lambda op, x, g, w: op.matmul(rms_norm(op, x, g), w), [X, ROW, W], 2),
     "swiglu": (swiglu, [X, W, W, (9, 7)], 3),
 }

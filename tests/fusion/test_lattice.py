@@ -1,8 +1,10 @@
-"""Special values: every binary operator in every dtype over a lattice of that dtype's edges (zeros of both signs, subnormals, limits,
-neighbours of 1, halves, infinities, NaN; the ends of integers, powers of two and their neighbours, shifts beyond the width).
+"""Special values: every binary operator in every dtype over a lattice of that dtype's edges (zeros of both signs,
+subnormals, limits, neighbours of 1, halves, infinities, NaN; the ends of integers, powers of two and their
+neighbours, shifts beyond the width).
 
 Integers, bools and comparisons are exact. Floats are held against NumPy's functions with more digits: what is exact or correctly
-rounded by at most half a unit, the others by what their instruction promises; float16 and bfloat16 by the rounding of their own."""
+rounded by at most half a unit, the others by what their instruction promises; float16 and bfloat16 by the rounding of
+their own."""
 
 from __future__ import annotations
 
@@ -33,14 +35,16 @@ def lattice(dtype: DType) -> Array:
         return np.array([False, True])
     if dtype.kind in "iu":
         low, high = dtypes.limits(dtype)
-        edges = {n + d for n in (0, low, high, 7, 8 * dtype.bytes, 1 << 4 * dtype.bytes, 10) for d in (-2, -1, 0, 1, 2)} | {-high, low // 2, high // 3, 100}
+        edges = {n + d for n in (0, low, high, 7, 8 * dtype.bytes, 1 << 4 * dtype.bytes, 10)
+                 for d in (-2, -1, 0, 1, 2)} | {-high, low // 2, high // 3, 100}
         return np.array(sorted(n for n in edges if low <= n <= high), dtype.numpy)
     if dtype.name in LATTICE:
         return LATTICE[dtype.name]
     digits, smallest = accuracy.PRECISION[dtype.name]
     tiny, eps = 2.0**smallest, 2.0 ** (1 - digits)
     largest = (2 - eps) * 2.0 ** accuracy.LARGEST_EXPONENT[dtype.name]
-    positive = [0, 1, 0.5, 1.5, 2, 2.5, 3, 0.1, 0.75, 10, 88, 104, 128, 150, 1 / eps, 2 / eps + 2, 1 - eps / 2, 1 + eps, eps, tiny, tiny * eps,
+    positive = [0, 1, 0.5, 1.5, 2, 2.5, 3, 0.1, 0.75, 10, 88, 104, 128, 150, 1 / eps, 2 / eps + 2, 1 - eps / 2,
+                1 + eps, eps, tiny, tiny * eps,
                 tiny * (1 - eps), 5 * tiny * eps, largest, largest / 2, np.inf]  # fmt: skip
     return dtypes.to_storage(np.array([*positive, *(-x for x in positive), np.nan]), dtype)
 

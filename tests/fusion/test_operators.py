@@ -45,7 +45,8 @@ def suited(name: str, x: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("name", [n for n in FLOATS if n not in NOT_OF_FLOATS])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_unary(name: str, shape: tuple[int, ...]) -> None:
-    check(lambda op, x: getattr(op, name)(x), [suited(name, normal(*shape) * np.float32(3))], atol=1e-4 if name == "tan" else 1e-5)
+    check(lambda op, x: getattr(op, name)(x), [suited(name, normal(*shape) * np.float32(3))],
+          atol=1e-4 if name == "tan" else 1e-5)
 
 
 @pytest.mark.parametrize("name", [n for n in FLOATS if n not in NOT_OF_FLOATS])
@@ -56,7 +57,8 @@ def test_unary_on_special_values(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", PAIRS + COMPARISONS)
-@pytest.mark.parametrize(("a", "b"), [((5,), (5,)), ((4, 7), (7,)), ((4, 1), (1, 9)), ((), (3, 3)), ((2, 1, 130), (3, 1)), ((0, 3), (3,)), ((1,), (1,))])
+@pytest.mark.parametrize(("a", "b"), [((5,), (5,)), ((4, 7), (7,)), ((4, 1), (1, 9)), ((), (3, 3)),
+                                      ((2, 1, 130), (3, 1)), ((0, 3), (3,)), ((1,), (1,))])
 def test_binary_with_broadcasting(name: str, a: tuple[int, ...], b: tuple[int, ...]) -> None:
     x, y = normal(*a), normal(*b)
     if name in COMPARISONS:
@@ -104,7 +106,8 @@ def test_where(c: tuple[int, ...], a: tuple[int, ...], b: tuple[int, ...]) -> No
 def test_reductions(name: str, shape: tuple[int, ...], axes: tuple[int, ...], keepdims: bool) -> None:
     checked("sum", "max", "min", "mean", "var", "any", "all")
     x = normal(*shape) > 1.2 if name in ("any", "all") else normal(*shape)
-    more = {"correction": 1.0} if name == "var" and np.prod([shape[i] for i in axes]) > 1 else {"correction": 0.0} if name == "var" else {}
+    more = {"correction": 1.0} if name == "var" and np.prod([shape[i] for i in axes]) > 1 else {
+        "correction": 0.0} if name == "var" else {}
     atol = 1e-5 * max(1.0, np.prod([shape[i] for i in axes]) ** 0.5)  # what cancels in a sum leaves its rounding
     check(lambda op, x: getattr(op, name)(x, axes=axes, keepdims=keepdims, **more), [x], atol=atol)
 
@@ -116,8 +119,10 @@ def test_reduction_over_nothing(name: str) -> None:
 
 
 @pytest.mark.parametrize(("a", "b"), [
-    ((5, 7), (7, 3)), ((7,), (7, 3)), ((5, 7), (7,)), ((7,), (7,)), ((2, 5, 7), (7, 3)), ((2, 5, 7), (2, 7, 3)), ((3, 1, 5, 7), (2, 7, 3)),
-    ((1, 7), (7, 1)), ((40, 1), (1, 33)), ((6, 130), (130, 65)), ((0, 7), (7, 3)), ((5, 0), (0, 3)), ((2, 0), (0,)), ((3, 1200), (1200, 2)),
+    ((5, 7), (7, 3)), ((7,), (7, 3)), ((5, 7), (7,)), ((7,), (7,)), ((2, 5, 7), (7, 3)), ((2, 5, 7), (2, 7, 3)),
+    ((3, 1, 5, 7), (2, 7, 3)),
+    ((1, 7), (7, 1)), ((40, 1), (1, 33)), ((6, 130), (130, 65)), ((0, 7), (7, 3)), ((5, 0), (0, 3)), ((2, 0), (0,)),
+    ((3, 1200), (1200, 2)),
 ])  # fmt: skip
 def test_matmul(a: tuple[int, ...], b: tuple[int, ...]) -> None:
     checked("matmul", "matrix_product")
@@ -140,7 +145,8 @@ def test_composites(shape: tuple[int, ...]) -> None:
     check(lambda op, x: (op.clip(x, low=-0.5, high=0.25), op.clip(x, low=None, high=0.0)), [x])
     for axis in range(len(shape)):
         check(lambda op, x, axis=axis: (op.softmax(x, axis=axis), op.log_softmax(x, axis=axis)), [x])
-    check(lambda op, x, w, b: (op.layer_norm(x, w, b, eps=1e-5), op.layer_norm(x, eps=1e-5), op.layer_norm(x, w, eps=1e-5)), [x, w, b], atol=2e-5)
+    check(lambda op, x, w, b: (op.layer_norm(x, w, b, eps=1e-5), op.layer_norm(x, eps=1e-5),
+                               op.layer_norm(x, w, eps=1e-5)), [x, w, b], atol=2e-5)
     check(lambda op, x, w: (op.rms_norm(x, w, eps=1e-5), op.rms_norm(x, eps=1e-5)), [x, w])
     for exponent in (0, 1, 2, 3, 7, -2, 0.5, -0.5):
         check(lambda op, x, e=exponent: op.pow(x, exponent=float(e)), [np.abs(x) + 0.1], rtol=2e-5)
@@ -173,14 +179,16 @@ def test_views(name: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", [np.int32, np.int64])
-@pytest.mark.parametrize(("table", "indices"), [((10, 6), (4,)), ((10, 6), (2, 3)), ((10, 6), ()), ((5,), (4,)), ((7, 2, 5), (3,)), ((4, 1), (3, 2)), ((9, 130), (0,))])
+@pytest.mark.parametrize(("table", "indices"), [((10, 6), (4,)), ((10, 6), (2, 3)), ((10, 6), ()), ((5,), (4,)),
+                                                ((7, 2, 5), (3,)), ((4, 1), (3, 2)), ((9, 130), (0,))])
 def test_take(dtype: type, table: tuple[int, ...], indices: tuple[int, ...]) -> None:
     checked("take")
     rows = np.random.default_rng().integers(-table[0], table[0], indices).astype(dtype)
     check(lambda op, t, i: op.take(t, i), [normal(*table), rows])
     check(lambda op, t, i: op.tanh(op.take(op.exp(t), i)), [normal(*table), rows])
     if len(table) == 2 and indices:
-        check(lambda op, t, i, b: op.layer_norm(op.add(op.take(t, i), b), eps=1e-3), [normal(*table), rows, normal(table[1])], atol=1e-4, rtol=1e-4)
+        check(lambda op, t, i, b: op.layer_norm(op.add(op.take(t, i), b), eps=1e-3),
+              [normal(*table), rows, normal(table[1])], atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
@@ -193,7 +201,8 @@ def test_joins(axis: int) -> None:
     check(lambda op, x, y, z: op.concat(x, op.tanh(y), z, axis=axis), arrays)
     check(lambda op, x, y, z: op.exp(op.concat(op.concat(x, y, axis=axis), z, x, axis=axis)), arrays)
     check(lambda op, x, y, z: op.stack(x, op.tanh(z), x, axis=axis), arrays)
-    check(lambda op, x, y, z: op.concat(op.matmul(x, op.permute_dims(z, axes=(0, 2, 1))), op.matmul(x, op.permute_dims(z, axes=(0, 2, 1))), axis=axis), arrays)
+    check(lambda op, x, y, z: op.concat(op.matmul(x, op.permute_dims(z, axes=(0, 2, 1))),
+                                        op.matmul(x, op.permute_dims(z, axes=(0, 2, 1))), axis=axis), arrays)
 
 
 def test_powers() -> None:
@@ -208,14 +217,17 @@ def test_powers() -> None:
     for axes in ((0,), (1,), (0, 1)):
         check(lambda op, x, axes=axes: op.logsumexp(x, axes=axes, keepdims=False), [normal(4, 130) * np.float32(20)])
     inf = np.float32(np.inf)
-    check(lambda op, x: op.logsumexp(x, axes=(1,), keepdims=True), [np.array([[1, -inf], [-inf, -inf], [inf, 3], [np.nan, 1]], np.float32)])
+    check(lambda op, x: op.logsumexp(x, axes=(1,), keepdims=True),
+          [np.array([[1, -inf], [-inf, -inf], [inf, 3], [np.nan, 1]], np.float32)])
 
 
 @pytest.mark.parametrize("name", ["argmax", "argmin"])
-@pytest.mark.parametrize(("shape", "axes"), [((7,), (0,)), ((5, 9), (0,)), ((5, 9), (1,)), ((3, 4, 5), (0, 2)), ((2, 140), (0, 1))])
+@pytest.mark.parametrize(("shape", "axes"), [((7,), (0,)), ((5, 9), (0,)), ((5, 9), (1,)), ((3, 4, 5), (0, 2)),
+                                             ((2, 140), (0, 1))])
 def test_places(name: str, shape: tuple[int, ...], axes: tuple[int, ...]) -> None:
     x = np.round(normal(*shape))  # equal ones: the first counts
-    check(lambda op, x: (getattr(op, name)(x, axes=axes, keepdims=True), getattr(op, name)(x, axes=axes, keepdims=False)), [x], atol=0)
+    check(lambda op, x: (getattr(op, name)(x, axes=axes, keepdims=True),
+                         getattr(op, name)(x, axes=axes, keepdims=False)), [x], atol=0)
     x.flat[3] = np.nan
     check(lambda op, x: getattr(op, name)(x, axes=axes, keepdims=False), [x], atol=0)
 
@@ -237,13 +249,15 @@ def test_full() -> None:
     check(lambda op, x: op.full(shape=(x.shape[0], 3), value=2.5, dtype="float32"), [normal(4)])
     check(lambda op, x: op.add(op.full(shape=(3, x.shape[0]), value=2.5, dtype="float32"), x), [normal(4)])
     check(lambda op, x: op.full(shape=(2, x.shape[0]), value=True, dtype="bool"), [normal(4)])
-    check(lambda op, x: op.sum(op.full(shape=(2, x.shape[0]), value=1.0, dtype="float32"), axes=(1,), keepdims=False), [normal(4)])
+    check(lambda op, x: op.sum(op.full(shape=(2, x.shape[0]), value=1.0, dtype="float32"), axes=(1,),
+                               keepdims=False), [normal(4)])
 
 
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize(
     ("q", "k", "mask"),
-    [((5, 8), (9, 8), None), ((2, 3, 5, 32), (2, 1, 140, 32), None), ((3, 1, 20), (3, 7, 20), (7,)), ((2, 2, 4, 3), (2, 1, 6, 3), (2, 1, 1, 6)),
+    [((5, 8), (9, 8), None), ((2, 3, 5, 32), (2, 1, 140, 32), None), ((3, 1, 20), (3, 7, 20), (7,)),
+     ((2, 2, 4, 3), (2, 1, 6, 3), (2, 1, 1, 6)),
      ((4, 6, 1), (6, 1), (4, 6, 1)), ((3, 0, 8), (3, 5, 8), None), ((3, 2, 8), (3, 0, 8), None), ((2, 1, 4), (2, 1, 4), (1, 1)),
      ((2, 0, 4), (2, 0, 4), (0, 0))],
 )  # fmt: skip

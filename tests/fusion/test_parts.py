@@ -30,7 +30,8 @@ def rotary(op: Make, *operands: Node, axis: int = -1) -> Node:
     return op.concat(*turned(op, *operands), axis=axis)
 
 
-@pytest.mark.parametrize("shape", [(1, 1), (1, 7), (3, 1), (5, 7), (17, 513), (2, 3, 5), (3, 1, 9), (1, 4, 33), (2, 3, 4, 5), (7, 20001), (0, 4), (4, 0)])
+@pytest.mark.parametrize("shape", [(1, 1), (1, 7), (3, 1), (5, 7), (17, 513), (2, 3, 5), (3, 1, 9), (1, 4, 33),
+                                   (2, 3, 4, 5), (7, 20001), (0, 4), (4, 0)])
 def test_rotary_is_one_kernel(shape: tuple[int, ...]) -> None:
     found = check(rotary, [normal(*shape, seed=i) for i in range(4)], 1e-4, 1e-4)
     assert len(found.plan.kernels) == 1, found.report.text()

@@ -45,7 +45,8 @@ def softmax(op: Make, x: Node) -> Node:
 PLAIN: dict[str, Form] = {
     "bare": lambda op, q, k, v: op.matmul(softmax(op, scores(op, q, k)), v),
     "scaled": lambda op, q, k, v: op.matmul(softmax(op, op.multiply(scores(op, q, k), 0.2)), v),
-    "scaled from the left": lambda op, q, k, v: op.matmul(softmax(op, op.multiply(op.constant(value=0.2, dtype="float32"), scores(op, q, k))), v),
+    "scaled from the left": lambda op, q, k, v: op.matmul(softmax(op,
+        op.multiply(op.constant(value=0.2, dtype="float32"), scores(op, q, k))), v),
     "divided": lambda op, q, k, v: op.matmul(softmax(op, op.divide(scores(op, q, k), sqrt(D))), v),
     "queries scaled before": lambda op, q, k, v: op.matmul(softmax(op, scores(op, op.multiply(q, 0.2), k)), v),
     "scaled twice": lambda op, q, k, v: op.matmul(softmax(op, op.divide(op.multiply(scores(op, q, k), 0.5), 3.0)), v),
@@ -59,7 +60,8 @@ PLAIN: dict[str, Form] = {
 MASKED: dict[str, Form] = {
     "added": lambda op, q, k, v, m: op.matmul(softmax(op, op.add(op.multiply(scores(op, q, k), 0.2), m)), v),
     "added from the left": lambda op, q, k, v, m: op.matmul(softmax(op, op.add(m, op.multiply(scores(op, q, k), 0.2))), v),
-    "where": lambda op, q, k, v, m: op.matmul(softmax(op, op.where(op.greater(m, 0.0), op.multiply(scores(op, q, k), 0.2), INFINITE)), v),
+    "where": lambda op, q, k, v, m: op.matmul(softmax(op, op.where(op.greater(m, 0.0),
+        op.multiply(scores(op, q, k), 0.2), INFINITE)), v),
     "where, hidden first": lambda op, q, k, v, m: op.matmul(softmax(op, op.where(op.less(m, -1.0), -1e30, scores(op, q, k))), v),
 }
 
@@ -109,7 +111,8 @@ REFUSED: dict[str, tuple[Form, str]] = {
         lambda op, q, k, v: op.matmul(softmax(op, op.tanh(scores(op, q, k))), v), "its scores come from tanh",
     ),
     "scaled after the mask": (
-        lambda op, q, k, v: op.matmul(softmax(op, op.multiply(op.add(scores(op, q, k), op.constant(value=1.0, dtype="float32")), 2.0)), v),
+        lambda op, q, k, v: op.matmul(softmax(op, op.multiply(op.add(scores(op, q, k),
+            op.constant(value=1.0, dtype="float32")), 2.0)), v),
         "its scores go through add before they are scaled or masked",
     ),
 }  # fmt: skip

@@ -1,5 +1,5 @@
-"""Wraps of small integers and roundings of short floats: only where they change what somebody sees, and with the same results as after
-every operator."""
+"""Wraps of small integers and roundings of short floats: only where they change what somebody sees, and with the same
+results as after every operator."""
 
 from __future__ import annotations
 
@@ -30,13 +30,15 @@ def test_a_wrap_between_sums_is_idle() -> None:
 @pytest.mark.parametrize("between", ("max", "abs", "shr", "lt"))
 def test_a_wrap_that_is_seen_stays(between: str) -> None:
     second = 1 if between in ("max", "shr", "lt") else Node("neg").b
-    nodes = [Node("NODE_INPUT", 0), Node("NODE_INPUT", 1), Node("add", 0, 1), Node("wrap_u8", 2), Node(between, 3, second), Node("NODE_OUTPUT", 4, 2)]
+    nodes = [Node("NODE_INPUT", 0), Node("NODE_INPUT", 1), Node("add", 0, 1), Node("wrap_u8", 2),
+             Node(between, 3, second), Node("NODE_OUTPUT", 4, 2)]
     assert without_idle_narrowing(nodes, [dtypes.uint8] * 3) == nodes
 
 
 def test_wider_bits_are_seen() -> None:
     """int8 added as int16: the wrap to 8 bits matters, the one to 16 does not; but for a store of 32 bits both do."""
-    nodes = [Node("NODE_INPUT", 0), Node("NODE_INPUT", 1), Node("add", 0, 0), Node("wrap_i8", 2), Node("add", 3, 1), Node("wrap_i16", 4),
+    nodes = [Node("NODE_INPUT", 0), Node("NODE_INPUT", 1), Node("add", 0, 0), Node("wrap_i8", 2), Node("add", 3, 1),
+             Node("wrap_i16", 4),
              Node("NODE_OUTPUT", 5, 2)]  # fmt: skip
     assert ops(without_idle_narrowing(nodes, [dtypes.int8, dtypes.int16, dtypes.int16])).count("wrap_i8") == 1
     assert "wrap_i16" not in ops(without_idle_narrowing(nodes, [dtypes.int8, dtypes.int16, dtypes.int16]))
@@ -54,12 +56,14 @@ def test_a_rounding_before_a_store_is_idle() -> None:
     assert without_idle_narrowing(both, [dtypes.bfloat16] * 4) == both
 
 
-@pytest.mark.parametrize(("factor", "dtype", "idle"), [(2.0, "bf16", True), (1.0, "bf16", True), (3.0, "bf16", False), (0.5, "bf16", False),
+@pytest.mark.parametrize(("factor", "dtype", "idle"), [(2.0, "bf16", True), (1.0, "bf16", True),
+                                                       (3.0, "bf16", False), (0.5, "bf16", False),
                                                        (-2.0, "bf16", False), (2.0, "f16", False), (float("inf"), "bf16", False)])  # fmt: skip
 def test_a_rounding_of_a_doubled_value(factor: float, dtype: str, idle: bool) -> None:
     stored = {"bf16": dtypes.bfloat16, "f16": dtypes.float16}[dtype]
     for a, b in ((0, 1), (1, 0)):
-        nodes = [Node("NODE_INPUT", 0), Node("NODE_CONST", k=factor), Node("mul", a, b), Node(f"to_{dtype}", 2), Node("exp", 3), Node("NODE_OUTPUT", 4, 1)]
+        nodes = [Node("NODE_INPUT", 0), Node("NODE_CONST", k=factor), Node("mul", a, b), Node(f"to_{dtype}", 2),
+                 Node("exp", 3), Node("NODE_OUTPUT", 4, 1)]
         assert (f"to_{dtype}" not in ops(without_idle_narrowing(nodes, [stored] * 2))) == idle
 
 
@@ -67,7 +71,8 @@ def test_a_rounding_of_a_doubled_value(factor: float, dtype: str, idle: bool) ->
 def test_chains_of_all_short_floats(dtype: str) -> None:
     """All 65,536 values through chains in one launch and operator by operator: the same bytes."""
     bits = np.arange(65536, dtype=np.uint16)
-    x = dvm.asarray(bits.view(np.float16)) if dtype == "float16" else dvm.asarray((bits.astype(np.uint32) << 16).view(np.float32), dtype)
+    x = dvm.asarray(bits.view(np.float16)) if dtype == "float16" else dvm.asarray(
+        (bits.astype(np.uint32) << 16).view(np.float32), dtype)
     y = x[::-1]
     for chain in (lambda s, x, y: dvm.abs(s(s(dvm.maximum(s(s(x * y) + x), y) * 2) - y)), lambda s, x, y: s(s(x * 4) + y) * 0.5,
                   lambda s, x, y: s(dvm.where(x > y, s(x * 2), s(y * 0.25))) * 2, lambda s, x, y: s(dvm.minimum(s(-x * 2), y)).astype("float32") + 1):  # fmt: skip

@@ -27,14 +27,16 @@ from dvm_rt.isa.host import BY_NAME as HOST
 from tests.fusion.running import run_plan
 
 LEFT_OUT = frozenset(
-    ("nonzero", "compress", "unique_values", "unique_indices", "unique_inverse", "unique_counts", "unique_length", "count_nonzero",
+    ("nonzero", "compress", "unique_values", "unique_indices", "unique_inverse", "unique_counts", "unique_length",
+     "count_nonzero",
      "cond", "while_loop", "section", "parameter", "beside", "arange", "searchsorted")
 )  # fmt: skip
 ROWS = tuple(row for row in TABLE if row.name not in LEFT_OUT)
 WRONG = (DTypeError, UnsupportedOperatorError, ShapeError, GraphError)
 # shapes of the parameters: b, t, h, k are sizes
 SHAPES = (
-    ("float32", ("b", "t", "h")), ("float32", ("b", "t", "h")), ("float32", ("h",)), ("float32", ("h", "k")), ("float32", ("b", 1, "h")),
+    ("float32", ("b", "t", "h")), ("float32", ("b", "t", "h")), ("float32", ("h",)), ("float32", ("h", "k")),
+    ("float32", ("b", 1, "h")),
     ("int32", ("b", "t")), ("bool", ("b", "t", 1)), ("float32", ("b", 4, "h", "t")), ("float16", ("t", "h")), ("int64", ("t",)),
     ("float64", ("h",)), ("float32", ()), ("uint8", ("b", "t", "h")), ("float32", (6, 4, 2, 3)), ("float32", ("k",)),
 )  # fmt: skip
@@ -166,7 +168,8 @@ def _view(name: str) -> Callable:
             ones = tuple(i for i, n in enumerate(shape) if n.__class__ is int and n == 1)
             return op.squeeze(x, axes=ones) if ones else None
         if name == "broadcast_to":
-            return op.broadcast_to(x, shape=(2, *(rng.choice((3, n)) if n.__class__ is int and n == 1 else n for n in shape))) if rank < 5 else None
+            return op.broadcast_to(x, shape=(2, *(rng.choice((3, n)) if n.__class__ is int and n == 1 else n
+                                                  for n in shape))) if rank < 5 else None
         if name == "index":
             forms = ((None, None, None), (None, None, 2), (None, None, -1), (1, None, None), (None, 3, None), (None, -1, None), 0)
             return op.index(x, entries=tuple(rng.choice(forms) if rng.random() < 0.6 else forms[0] for _ in range(rank)))
@@ -208,26 +211,30 @@ def _attention(rng: random.Random, op: Make, x: object, pool: list) -> object:
     if x.dtype is not float32 or len(shape) < 2 or not found:
         return None
     return op.attention(
-        x, rng.choice(found), rng.choice(found), scale=rng.choice((None, 0.3)), causal=rng.random() < 0.5, masked=float("-inf"), empty=0.0
+        x, rng.choice(found), rng.choice(found), scale=rng.choice((None, 0.3)), causal=rng.random() < 0.5,
+        masked=float("-inf"), empty=0.0
     )  # fmt: skip
 
 
 def _conv(rng: random.Random, op: Make, x: object, pool: list) -> object:
     image, weight = pool[7], pool[13]  # (b, 4, h, t) and (6, 4, 2, 3)
-    return op.conv(image, weight, stride=rng.choice(((1, 1), (2, 1))), padding=((1, 0), (1, 2)), dilation=(1, rng.choice((1, 2))), groups=1)
+    return op.conv(image, weight, stride=rng.choice(((1, 1), (2, 1))), padding=((1, 0), (1, 2)),
+                   dilation=(1, rng.choice((1, 2))), groups=1)
 
 
 def _conv_transpose(rng: random.Random, op: Make, x: object, pool: list) -> object:
     image = pool[7]
     weight = op.index(pool[13], entries=((None, 4, None), (None, None, None)))
-    return op.conv_transpose(image, weight, stride=(rng.choice((1, 2)), 1), padding=((0, 0), (1, 0)), output_padding=(0, 0), dilation=(1, 1), groups=1)
+    return op.conv_transpose(image, weight, stride=(rng.choice((1, 2)), 1), padding=((0, 0), (1, 0)),
+                             output_padding=(0, 0), dilation=(1, 1), groups=1)
 
 
 def _pool(name: str) -> Callable:
     def make(rng: random.Random, op: Make, x: object, pool: list) -> object:
         more = {"count_include_pad": rng.random() < 0.5} if name == "avg_pool" else {}
         return getattr(op, name)(
-            pool[7], kernel=(2, 3), stride=rng.choice(((1, 1), (2, 3))), padding=((0, 0), (1, 1)), dilation=(1, 1), ceil_mode=False, **more
+            pool[7], kernel=(2, 3), stride=rng.choice(((1, 1), (2, 3))), padding=((0, 0), (1, 1)), dilation=(1, 1),
+            ceil_mode=False, **more
         )  # fmt: skip
 
     return make
@@ -275,7 +282,8 @@ SPECIAL: dict[str, Callable] = {
     "dimension": lambda rng, op, x, pool: op.multiply(_float(op, x), op.dimension(size=x.shape[_axis(rng, x)], dtype="float32")),
     "iota": lambda rng, op, x, pool: op.add(op.iota(size=x.shape[-1]), op.astype(x, dtype="int64")) if x.shape else None,
     "full": lambda rng, op, x, pool: op.full(shape=tuple(x.shape), value=0.5, dtype="float32"),
-    "where": lambda rng, op, x, pool: op.where(op.greater(_float(op, x), op.constant(value=0.0, dtype="float32")), x, _partner(rng, op, x, pool)),
+    "where": lambda rng, op, x, pool: op.where(op.greater(_float(op, x), op.constant(value=0.0, dtype="float32")), x,
+                                               _partner(rng, op, x, pool)),
     "astype": lambda rng, op, x, pool: op.astype(x, dtype=rng.choice(dtypes.DTYPES).name),
     "prod": lambda rng, op, x, pool: op.prod(x, axes=(_axis(rng, x),), keepdims=rng.random() < 0.5),
     "var": lambda rng, op, x, pool: op.var(x, axes=(_axis(rng, x),), correction=0.0, keepdims=rng.random() < 0.5),
@@ -288,8 +296,10 @@ SPECIAL: dict[str, Callable] = {
     "matmul_integer": lambda rng, op, x, pool: op.matmul_integer(pool[12], op.permute_dims(pool[12], axes=(0, 2, 1))),
     "grouped_matmul": lambda rng, op, x, pool: _in_groups(op, op.grouped_matmul, x),
     "grouped_product": lambda rng, op, x, pool: _in_groups(op, op.grouped_product, _float(op, x)),
-    "max_pool": _pool("max_pool"), "avg_pool": _pool("avg_pool"), "layer_norm": _norm("layer_norm"), "rms_norm": _norm("rms_norm"),
-    "windows": lambda rng, op, x, pool: op.windows(x, kernel=(2,), stride=(rng.choice((1, 2)),), dilation=(1,)) if 0 < len(x.shape) < 5 else None,
+    "max_pool": _pool("max_pool"), "avg_pool": _pool("avg_pool"), "layer_norm": _norm("layer_norm"),
+    "rms_norm": _norm("rms_norm"),
+    "windows": lambda rng, op, x, pool: op.windows(x, kernel=(2,), stride=(rng.choice((1, 2)),), dilation=(1,))
+    if 0 < len(x.shape) < 5 else None,
     "sort": lambda rng, op, x, pool: op.sort(x, axis=_axis(rng, x), descending=rng.randrange(2)),
     "argsort": lambda rng, op, x, pool: op.argsort(x, axis=_axis(rng, x), descending=rng.randrange(2)),
     "topk": lambda rng, op, x, pool: op.topk(x, axis=_axis(rng, x), count=2, largest=1),

@@ -286,7 +286,8 @@ def buffered(rng: np.random.Generator) -> Made:
         section.word("store", target)
         section.end_pass()
     section.word("end_row")
-    return builder.build(), [rng.standard_normal(width * rows * depth).astype(np.float32), np.zeros(width * rows * depth, np.float32)]
+    return builder.build(), [rng.standard_normal(width * rows * depth).astype(np.float32),
+                             np.zeros(width * rows * depth, np.float32)]
 
 
 def numbers(rng: np.random.Generator) -> Made:
@@ -383,7 +384,8 @@ def beside(rng: np.random.Generator) -> Made:
     count = builder.workspace_bytes // 4
     x, y = builder.add_arg(4 * count, READ), builder.add_arg(4 * count, WRITE)
     _mapped(builder, (count,), (x, (4,), 0), (WORKSPACE, (4,), 0))
-    _mapped(builder, (width, rows, depth), (WORKSPACE, (4, pitch, pitch * rows), first), (WORKSPACE, (4, wider, wider * rows), second))
+    _mapped(builder, (width, rows, depth), (WORKSPACE, (4, pitch, pitch * rows), first),
+            (WORKSPACE, (4, wider, wider * rows), second))
     _mapped(builder, (count,), (WORKSPACE, (4,), 0), (y, (4,), 0))
     return builder.build(), [rng.standard_normal(count).astype(np.float32), np.zeros(count, np.float32)]
 
@@ -419,7 +421,8 @@ def idle(rng: np.random.Generator) -> Made:
     section.operand(x, (4,), mode=READ | GATHER, index=0, limit=rows, depth=4 * width)
     a, b = section.operand(x, (4, 4 * width)), section.operand(y, (4, 4 * width), mode=WRITE)
     _words(section, a, b)
-    return builder.build(), [rng.standard_normal(width * rows).astype(np.float32), np.zeros(width * rows, np.float32), np.zeros(rows, np.int64)]
+    return builder.build(), [rng.standard_normal(width * rows).astype(np.float32),
+                             np.zeros(width * rows, np.float32), np.zeros(rows, np.int64)]
 
 
 def many(rng: np.random.Generator, number: int) -> Made:

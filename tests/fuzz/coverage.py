@@ -19,7 +19,8 @@ ROOT = Path(__file__).resolve().parents[2]
 def main(folder: Path) -> int:
     with tempfile.TemporaryDirectory() as out:
         notes = [str(path) for path in folder.resolve().glob("verify*.gcno")]
-        subprocess.run(["gcov", "--json-format", "--branch-probabilities", *notes], cwd=out, check=True, stdout=subprocess.DEVNULL)
+        subprocess.run(["gcov", "--json-format", "--branch-probabilities", *notes], cwd=out, check=True,
+                       stdout=subprocess.DEVNULL)
         found = [json.loads(gzip.decompress(path.read_bytes())) for path in Path(out).glob("*.gcov.json.gz")]
     taken: dict[tuple[str, int], list[int]] = {}
     lines: dict[tuple[str, int], int] = {}

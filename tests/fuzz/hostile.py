@@ -48,7 +48,8 @@ class Hostile:
         self.stream = _native.Stream(inline=False, arena_bytes_max=1 << 26, ring_bytes=1 << 20, spin_us=0.0)
         fds = self.stream.fds
         numbers = [fds["control"], fds["arena"], fds["eventfd"], fds["traces"][0], fds["rings"][0]]
-        self.control = np.frombuffer(mmap.mmap(fds["control"], layout.CONTROL_BYTES + EVENTS * RECORD["Event"].numpy.itemsize), np.uint64)
+        self.control = np.frombuffer(mmap.mmap(fds["control"], layout.CONTROL_BYTES
+                                               + EVENTS * RECORD["Event"].numpy.itemsize), np.uint64)
         self.events = self.control[layout.CONTROL_BYTES // 8 :].view(RECORD["Event"].numpy)
         os.posix_fallocate(fds["arena"], 0, 2 * BYTES_MAX)
         self.arena = np.frombuffer(mmap.mmap(fds["arena"], 2 * BYTES_MAX), np.uint8)
@@ -57,7 +58,8 @@ class Hostile:
         self.size, self.written, self.seq, self.number = (len(self.ring) - RING_HEAD) & ~7, 0, 0, 0
         self.refused: Counter[str] = Counter()
         self.trapped = self.launched = 0
-        self.process = subprocess.Popen([sys.executable, "-c", DEVICE, *map(str, numbers)], pass_fds=[n for n in numbers if n >= 0], cwd=ROOT)
+        self.process = subprocess.Popen([sys.executable, "-c", DEVICE, *map(str, numbers)],
+                                        pass_fds=[n for n in numbers if n >= 0], cwd=ROOT)
 
     def __enter__(self) -> Hostile:
         return self
@@ -109,7 +111,8 @@ class Hostile:
         if end + program.workspace_bytes > BYTES_MAX:
             return False
         self.seq += 1
-        self.push(LAUNCH, len(program.args), number, struct.pack("<QQQQ", self.seq, end, program.workspace_bytes, NO_DEADLINE) + args)
+        self.push(LAUNCH, len(program.args), number, struct.pack("<QQQQ", self.seq, end, program.workspace_bytes,
+            NO_DEADLINE) + args)
         self.launched += 1
         return True
 

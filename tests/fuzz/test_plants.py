@@ -1,4 +1,5 @@
-"""Planted bugs: each place stands in the sources, the sources with all of them compile to choices, and the fuzzer sees a sample."""
+"""Planted bugs: each place stands in the sources, the sources with all of them compile to choices, and the fuzzer
+sees a sample."""
 
 from __future__ import annotations
 
@@ -19,7 +20,8 @@ HERE = Path(__file__).parent
 CXX = os.environ.get("CXX", "g++")
 needs_compiler = pytest.mark.skipif(not shutil.which(CXX), reason=f"the choices are compiled with {CXX}")
 SAMPLE = ("argument-align", "section-unused-dim", "operand-permission", "bounds-count", "bounds-negative-stride", "bounds-gather",
-          "overlap-base", "acc-unary", "slot-unset", "row-unset", "copy-mode", "host-elements", "control-flag-stride", "loop-across-region",
+          "overlap-base", "acc-unary", "slot-unset", "row-unset", "copy-mode", "host-elements",
+          "control-flag-stride", "loop-across-region",
           "read-before-write", "output-one-byte")  # fmt: skip
 EXECUTIONS = 20_000  # for each of them: a few tenths of a second
 
@@ -51,17 +53,21 @@ def fuzzer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("plants")
     (folder / "layout.h").write_text(header.header())
     write(folder)
-    flags = ["-std=gnu++20", "-O1", "-w", "-fwrapv", "-DFUZZ_PLANTS", "-DFUZZ_WALKS", *(f"-I{where}" for where in (folder, NATIVE, HERE))]
+    flags = ["-std=gnu++20", "-O1", "-w", "-fwrapv", "-DFUZZ_PLANTS", "-DFUZZ_WALKS",
+             *(f"-I{where}" for where in (folder, NATIVE, HERE))]
     launcher = [found] if (found := shutil.which("ccache")) else []
     sources = [folder / "verify.cpp", folder / "program.cpp", folder / "split.cpp", HERE / "fuzz.cpp"]
     objects = [folder / f"{source.stem}.o" for source in sources]
-    steps = [subprocess.Popen([*launcher, CXX, *flags, "-c", source, "-o", made]) for source, made in zip(sources, objects, strict=True)]
+    steps = [subprocess.Popen([*launcher, CXX, *flags, "-c", source, "-o", made]) for source, made in zip(sources,
+        objects, strict=True)]
     assert not any([step.wait() for step in steps])
     subprocess.run([CXX, *objects, "-o", folder / "fuzz"], check=True)
     rng = np.random.default_rng(20261123)
     some = {
-        "copies": corpus.of_copies(rng), "host": corpus.of_host(rng), "control": corpus.of_control(rng), "columns": (corpus.columns(rng) for _ in range(8)),
-        "gathered": (corpus.gathered(rng) for _ in range(8)), "buffers": (corpus.buffered(rng) for _ in range(4)), "listings": corpus.of_listings(rng),
+        "copies": corpus.of_copies(rng), "host": corpus.of_host(rng), "control": corpus.of_control(rng),
+        "columns": (corpus.columns(rng) for _ in range(8)),
+        "gathered": (corpus.gathered(rng) for _ in range(8)), "buffers": (corpus.buffered(rng) for _ in range(4)),
+        "listings": corpus.of_listings(rng),
         "vector": ((c.program, c.args) for c in (corpus.RandomProgram(rng, exact=True).case() for _ in range(30))),
     }  # fmt: skip
     corpus.write(folder / "corpus", some.items())

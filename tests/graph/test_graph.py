@@ -44,7 +44,8 @@ OP = Make(Facts())
     (lambda: OP.linear(leaf(2, 3), leaf(5, 4)), ShapeError, "sizes differ"),
     (lambda: OP.expand_dims(leaf(1, 1, 1, 1, 1, 1, 1, 1), axes=(0,)), ShapeError, "allowed 8"),
     (lambda: OP.full(shape=(-2,), value=0.0, dtype="float32"), ShapeError, "allowed 0 and more"),
-    (lambda: OP.add(leaf(2, dtype=dtypes.int32), leaf(2, dtype=dtypes.int64)), DTypeError, "got int32 and int64, allowed one for all"),
+    (lambda: OP.add(leaf(2, dtype=dtypes.int32), leaf(2, dtype=dtypes.int64)), DTypeError,
+     "got int32 and int64, allowed one for all"),
     (lambda: OP.exp(leaf(2, dtype=dtypes.int64)), DTypeError, "got int64, allowed floats"),
     (lambda: OP.add(leaf(2), leaf(2, dtype=dtypes.bool_)), DTypeError, "got bool, allowed numbers"),
     (lambda: OP.bitwise_and(leaf(2), leaf(2)), DTypeError, "allowed bool and integers"),
@@ -57,7 +58,8 @@ OP = Make(Facts())
     (lambda: OP.where(leaf(2), leaf(2), leaf(2)), DTypeError, "condition"),
     (lambda: OP.take(leaf(2, 3), leaf(2)), DTypeError, "int32, int64"),
     (lambda: OP.astype(leaf(2), dtype="string"), DTypeError, "unknown dtype"),
-    (lambda: decomposed(Graph.of((), (OP.pow(leaf(2, dtype=dtypes.int32), exponent=-1.0),))), UnsupportedOperatorError, "got -1.0"),
+    (lambda: decomposed(Graph.of((), (OP.pow(leaf(2, dtype=dtypes.int32), exponent=-1.0),))),
+     UnsupportedOperatorError, "got -1.0"),
     (lambda: operator("conv2d"), UnsupportedOperatorError, "unknown operator"),
     (lambda: apply(operator("add"), (leaf(2),), (), Facts()), GraphError, "number of inputs"),
 ])  # fmt: skip
@@ -97,7 +99,8 @@ def test_equal_nodes_are_one_and_dead_nodes_none() -> None:
 def test_composites_mean_what_they_are_made_of() -> None:
     def build(op, x, w, b):
         y = op.layer_norm(op.linear(x, w, b), eps=1e-5)
-        return op.softmax(op.gelu(y, approximate="tanh"), axis=1), op.var(y, axes=(0,), correction=1.0, keepdims=False), op.log_softmax(y, axis=0)
+        return op.softmax(op.gelu(y, approximate="tanh"), axis=1), op.var(y, axes=(0,), correction=1.0,
+            keepdims=False), op.log_softmax(y, axis=0)
 
     arrays = [normal(3, 4), normal(6, 4), normal(6)]
     graph = graph_of(build, arrays)
@@ -111,7 +114,8 @@ def test_composites_mean_what_they_are_made_of() -> None:
 def example() -> Graph:
     def build(op, x, y):
         z = op.reshape(op.matmul(x, y), shape=(-1,))
-        return op.clip(op.index(z, entries=((1, None, 2),)), low=-0.5, high=None), op.full(shape=(x.shape[0], 3), value=True, dtype="bool")
+        return op.clip(op.index(z, entries=((1, None, 2),)), low=-0.5, high=None), op.full(shape=(x.shape[0], 3),
+            value=True, dtype="bool")
 
     return graph_of(build, [normal(3, 4), normal(4, 5)])
 

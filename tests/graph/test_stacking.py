@@ -1,4 +1,5 @@
-"""Which graphs may be run for several calls at once: the axis of the rows is followed through every operator, or the graph refused."""
+"""Which graphs may be run for several calls at once: the axis of the rows is followed through every operator, or the
+graph refused."""
 
 from __future__ import annotations
 
@@ -32,7 +33,8 @@ GOOD: dict[str, tuple[Callable, tuple, tuple]] = {  # builder, shapes, which are
     "sum": (lambda op, x: (op.sum(x, axes=(1,), keepdims=False), op.max(x, axes=(1, 2), keepdims=True)), ((ROWS, 3, 8),), (0,)),
     "softmax": (lambda op, x: op.softmax(x, axis=1), ((ROWS, 8),), (0,)),
     "norm": (lambda op, x, w: op.rms_norm(x, w, eps=1e-6), ((ROWS, 8), (8,)), (0, None)),
-    "there and back": (lambda op, x: op.permute_dims(op.tanh(op.permute_dims(x, axes=(2, 0, 1))), axes=(1, 2, 0)), ((ROWS, 3, 8),), (0,)),
+    "there and back": (lambda op, x: op.permute_dims(op.tanh(op.permute_dims(x, axes=(2, 0, 1))), axes=(1, 2, 0)),
+                       ((ROWS, 3, 8),), (0,)),
     "heads": (lambda op, x: op.permute_dims(op.reshape(x, shape=(ROWS, 3, 2, 4)), axes=(0, 2, 1, 3)), ((ROWS, 3, 8),), (0,)),
     "slices": (lambda op, x: op.index(x, entries=((None, None, None), (0, 4, None))), ((ROWS, 8),), (0,)),
     "one of each": (lambda op, x: op.index(x, entries=((None, None, None), -1)), ((ROWS, 3, 8),), (0,)),
@@ -42,7 +44,8 @@ GOOD: dict[str, tuple[Callable, tuple, tuple]] = {  # builder, shapes, which are
         ((ROWS, 2, 3, 4), (ROWS, 2, 5, 4), (ROWS, 2, 5, 4)), (0, 0, 0),
     ),
     "squeezed": (lambda op, x: op.squeeze(op.expand_dims(x, axes=(1,)), axes=(1,)), ((ROWS, 8),), (0,)),
-    "another axis": (lambda op, x, y: op.permute_dims(op.add(op.permute_dims(x, axes=(1, 0)), y), axes=(1, 0)), ((ROWS, 8), (8, ROWS)), (0, 1)),
+    "another axis": (lambda op, x, y: op.permute_dims(op.add(op.permute_dims(x, axes=(1, 0)), y), axes=(1, 0)),
+                     ((ROWS, 8), (8, ROWS)), (0, 1)),
     "first axis gone last": (lambda op, x: op.permute_dims(x, axes=(1, 0)), ((ROWS, 8),), (0,)),
     "grown": (lambda op, x, y: op.append(x, y, index=0), ((REST, ROWS, 4), (1, ROWS, 4)), (1, 1)),
     "shared alone": (lambda op, x, w: (op.tanh(x), op.exp(w)), ((ROWS, 8), (8,)), (0, None)),
@@ -51,14 +54,17 @@ BAD: dict[str, tuple[Callable, tuple, tuple, str]] = {
     "sum over rows": (lambda op, x: op.sum(x, axes=(0,), keepdims=True), ((ROWS, 8),), (0,), "reduces over the rows"),
     "softmax over rows": (lambda op, x: op.softmax(x, axis=0), ((ROWS, 8),), (0,), "goes along the rows"),
     "rows meet rows": (lambda op, x: op.matmul(x, op.permute_dims(x, axes=(1, 0))), ((ROWS, 8),), (0,), "combines"),
-    "adds up over rows": (lambda op, x, w: op.matmul(op.permute_dims(x, axes=(1, 0)), w), ((ROWS, 8), (ROWS, 3)), (0, None), "adds up"),
+    "adds up over rows": (lambda op, x, w: op.matmul(op.permute_dims(x, axes=(1, 0)), w), ((ROWS, 8), (ROWS, 3)),
+                          (0, None), "adds up"),
     "a shared value of as many rows": (lambda op, x, y: op.add(x, y), ((ROWS, 8), (ROWS, 8)), (0, None), "shared value"),
-    "other axes": (lambda op, x, y: op.add(x, op.permute_dims(y, axes=(1, 0))), ((ROWS, REST), (REST, ROWS)), (0, 0), "different axes"),
+    "other axes": (lambda op, x, y: op.add(x, op.permute_dims(y, axes=(1, 0))), ((ROWS, REST), (REST, ROWS)), (0, 0),
+                   "different axes"),
     "first row": (lambda op, x: op.index(x, entries=(0,)), ((ROWS, 8),), (0,), "picks rows"),
     "rows in reverse": (lambda op, x: op.index(x, entries=((None, None, -1),)), ((ROWS, 8),), (0,), "picks rows"),
     "one behind the other": (lambda op, x: op.concat(x, x, axis=0), ((ROWS, 8),), (0,), "joins along"),
     "all in a line": (lambda op, x: op.reshape(x, shape=(-1,)), ((ROWS, 8),), (0,), "takes the rows apart"),
-    "how many there are": (lambda op, x: op.multiply(x, op.dimension(size=ROWS, dtype="float32")), ((ROWS, 8),), (0,), "number of rows"),
+    "how many there are": (lambda op, x: op.multiply(x, op.dimension(size=ROWS, dtype="float32")), ((ROWS, 8),),
+                           (0,), "number of rows"),
     "grown along the rows": (lambda op, x, y: op.append(x, y, index=0), ((ROWS, 4), (ROWS, 4)), (0, 0), "joins along"),
     "sorted": (lambda op, x: op.sort(x, axis=1, descending=False), ((ROWS, 8),), (0,), "not known"),
 }  # fmt: skip
@@ -102,5 +108,6 @@ def test_what_may_stop_a_launch() -> None:
 
     assert may_trap(graph(taken, (ROWS,), (8, 4))) and not may_trap(graph(*GOOD["bias"][:1], *GOOD["bias"][1]))
     assert [may_trap(graph(clipped(*ends), (ROWS,), (8, 4))) for ends in ((0, 7), (-8, 7), (3, 3))] == [False] * 3
-    assert [may_trap(graph(clipped(*ends), (ROWS,), (8, 4))) for ends in ((0, 8), (-9, 7), (None, 7), (0, None), (0, -9))] == [True] * 5
+    assert [may_trap(graph(clipped(*ends), (ROWS,), (8, 4))) for ends in ((0, 8), (-9, 7), (None, 7), (0, None),
+        (0, -9))] == [True] * 5
     assert may_trap(graph(clipped(0, 7), (ROWS,), (REST, 4))), "a table of any number of rows"

@@ -42,7 +42,8 @@ def specials(dtype: dtypes.DType) -> np.ndarray:
                  2.0**63, -(2.0**63), 2.0**64, 65519.99, 65520.0, 2.0**-24, 2.0**-25, 3.3895e38, 3.4028236e38, 1e-40]  # fmt: skip
         return np.concatenate([odd.view(np.float64), np.array(exact, np.float64)])
     limits = np.iinfo(dtype.numpy)
-    near = [limits.min, limits.min + 1, limits.max, limits.max - 1, limits.max // 2 + 1, 0, 1, 2, 3, 7, 31, 32, 63, 64, 255, 256, 65519]
+    near = [limits.min, limits.min + 1, limits.max, limits.max - 1, limits.max // 2 + 1, 0, 1, 2, 3, 7, 31, 32, 63,
+            64, 255, 256, 65519]
     if dtype.kind == "i":
         near += [-1, -2, -7, -32, -65520]
     if dtype.bytes == 8:
@@ -295,7 +296,8 @@ def _store_any(instruction: Instruction, form: str, length: int, rng: np.random.
 
 
 def _iota(instruction: Instruction, form: str, length: int, rng: np.random.Generator, dtype: dtypes.DType) -> Iterator[Case]:
-    for base, strides in ((0, (1, length)), (7, (0, 1)), (-5, (-3, 0)), (2**33, (2**20 + 1, -7)), (2**24 - 3, (1, 0)), (3, (1 << 17, 1))):
+    for base, strides in ((0, (1, length)), (7, (0, 1)), (-5, (-3, 0)), (2**33, (2**20 + 1, -7)),
+                          (2**24 - 3, (1, 0)), (3, (1 << 17, 1))):
         bench = Bench(length, 5, dtype)
         x = bench.section.index(strides, base)
         bench.section.word(instruction.name, x)
@@ -307,7 +309,8 @@ def _iota(instruction: Instruction, form: str, length: int, rng: np.random.Gener
         yield bench.case(f"base {base} strides {strides}")
 
 
-def _store_slot(instruction: Instruction, form: str, length: int, rng: np.random.Generator, dtype: dtypes.DType) -> Iterator[Case]:
+def _store_slot(instruction: Instruction, form: str, length: int, rng: np.random.Generator,
+                dtype: dtypes.DType) -> Iterator[Case]:
     for slot in (0, 23):
         bench = Bench(length, dtype=dtype)
         x, y = (bench.full(hard(rng, dtype, *bench.shape)) for _ in range(2))
@@ -333,7 +336,8 @@ def _store_row(instruction: Instruction, form: str, length: int, rng: np.random.
         yield bench.case(f"row scalar {row}")
 
 
-def _store_per_row(instruction: Instruction, form: str, length: int, rng: np.random.Generator, dtype: dtypes.DType) -> Iterator[Case]:
+def _store_per_row(instruction: Instruction, form: str, length: int, rng: np.random.Generator,
+                   dtype: dtypes.DType) -> Iterator[Case]:
     for target in LOADED:
         bench = Bench(length, 9, dtype)
         bench.section.word("mov.b", bench.per_row(hard(rng, dtype, 9)))
@@ -463,7 +467,8 @@ def _end(instruction: Instruction, form: str, length: int, rng: np.random.Genera
 
 
 OWN = {
-    "load": _load, "iota": _iota, "store_slot": _store_slot, "store": _store, "store_nt": _store, "store_any": _store_any, "store_any_nt": _store_any, "store_row": _store_row,
+    "load": _load, "iota": _iota, "store_slot": _store_slot, "store": _store, "store_nt": _store,
+    "store_any": _store_any, "store_any_nt": _store_any, "store_row": _store_row,
     "store_per_row": _store_per_row, "gather": _gather, "fetch": _fetch, "pass": _passes, "loop": _passes,
     "end_row": _passes, "end": _end,
 }  # fmt: skip

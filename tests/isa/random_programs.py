@@ -187,7 +187,8 @@ class RandomProgram:
             self.section.word("store", self.buffers[-1])
         elif kind == 1:
             dtype = LOADED[int(self.rng.integers(len(LOADED)))]
-            self.section.word(self.pick(["store_any", "store_any_nt"]), self.output(self.dims[::-1], dtype, int(self.rng.choice([1, -1]))))
+            self.section.word(self.pick(["store_any", "store_any_nt"]),
+                              self.output(self.dims[::-1], dtype, int(self.rng.choice([1, -1]))))
         else:
             word = "store" if kind == 2 else "store_nt"
             self.section.word(word, self.output(self.dims[::-1], self.dtype, 1))

@@ -27,7 +27,8 @@ words = st.builds(
 )
 operands = st.builds(
     Operand, arg=st.one_of(_unsigned(16), st.sampled_from([INDEX, WORKSPACE, SCRATCH])), dtype=_unsigned(8), mode=_unsigned(8),
-    index=st.one_of(st.just(NONE), _unsigned(16)), reserved=_unsigned(16), base=_SIGNED, limit=_SIGNED, depth=_SIGNED, stride=_EIGHT,
+    index=st.one_of(st.just(NONE), _unsigned(16)), reserved=_unsigned(16), base=_SIGNED, limit=_SIGNED,
+    depth=_SIGNED, stride=_EIGHT,
 )  # fmt: skip
 sections = st.builds(
     Section, kind=_unsigned(16), dtype=st.one_of(st.just(11), _unsigned(8)), rank=_unsigned(8), reserved=_unsigned(16),

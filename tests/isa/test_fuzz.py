@@ -180,7 +180,8 @@ def _change_operand(section: Section, rng: np.random.Generator) -> Section:
     stride[which] = _pick(rng, 0, stride[which] + 4, stride[which] - 4, -stride[which], 4, 8)
     changes = [
         {"stride": tuple(stride)}, {"stride": tuple(stride)}, {"base": x.base + _pick(rng, -4, 4, 1, 64)},
-        {"arg": _pick(rng, 0, 1, 2, 3, SCRATCH, WORKSPACE)}, {"mode": _pick(rng, READ, WRITE, READ | WRITE, x.mode ^ 1, x.mode | 4, x.mode | 8)},
+        {"arg": _pick(rng, 0, 1, 2, 3, SCRATCH, WORKSPACE)},
+        {"mode": _pick(rng, READ, WRITE, READ | WRITE, x.mode ^ 1, x.mode | 4, x.mode | 8)},
         {"dtype": int(rng.integers(13))},
     ]  # fmt: skip
     if x.limit:
@@ -197,7 +198,8 @@ def _change_word(section: Section, rng: np.random.Generator) -> Section:
     at, words = int(rng.integers(len(section.words))), list(section.words)
     word: Word = words[at]
     words[at] = _pick(
-        rng, replace(word, op=int(rng.integers(len(table.OPCODES)))), replace(word, a=int(rng.integers(8))), replace(word, k=int(rng.integers(8))),
+        rng, replace(word, op=int(rng.integers(len(table.OPCODES)))), replace(word, a=int(rng.integers(8))),
+        replace(word, k=int(rng.integers(8))),
         Word(_same_group(word.op, rng), word.a, word.k), Word(_same_group(word.op, rng), word.a, word.k),
     )  # fmt: skip
     return replace(section, words=tuple(words))

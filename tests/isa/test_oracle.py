@@ -146,7 +146,8 @@ def assert_within(got: np.ndarray, want: np.ndarray, instruction: Instruction, w
     assert_same_bits(np.isnan(got), np.isnan(want), f"{where}: NaN")
     distance = np.abs(ordered(got) - ordered(want))
     flush = want.dtype.type(FLUSH[want.itemsize])
-    near_flush = (np.abs(np.maximum(got, want) - flush) <= 4 * np.finfo(want.dtype).smallest_subnormal) & (instruction.name == "exp")
+    near_flush = (np.abs(np.maximum(got, want) - flush) <= 4 * np.finfo(want.dtype).smallest_subnormal) & (
+        instruction.name == "exp")
     wrong = (distance > instruction.ulp) & ~np.isnan(want) & ~near_flush
     if wrong.any():
         at = int(np.argmax(np.where(wrong, distance, -1)))

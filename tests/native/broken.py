@@ -39,7 +39,8 @@ def broken() -> Iterator[Broken]:
     host.operand(1, (1,), mode=WRITE, depth=1)
     yield "an array whose size overflows", "DIMENSION", raw(host)
     yield "loops whose work overflows", "OVERFLOW", looped(vector_of_work(1 << 30), times=MOST)
-    yield "loops whose work overflows with what was before", "OVERFLOW", looped(vector_of_work((1 << 23) - 1), MOST - 1, vector_of_work(1 << 24))
+    yield "loops whose work overflows with what was before", "OVERFLOW", looped(vector_of_work((1 << 23) - 1),
+        MOST - 1, vector_of_work(1 << 24))
     yield "loops of more work than there may be", "OVERFLOW", looped(vector_of_work(1 << 20), 1 << 30)
 
 

@@ -29,7 +29,8 @@ Made = tuple[bytes, list[np.ndarray]]
 
 def mixed(rng: np.random.Generator, count: int, long_rows: float = 0.1) -> Case:
     """`count` programs in one; `long_rows`: how many of them have rows of several blocks."""
-    made = [_some(rng) if rng.random() >= long_rows else (_long_rows, _shared_rows)[int(rng.integers(2))](rng) for _ in range(count)]
+    made = [_some(rng) if rng.random() >= long_rows else (_long_rows, _shared_rows)[int(rng.integers(2))](rng)
+            for _ in range(count)]
     program = merged([parse(program) for program, _ in made])
     args = [array for _, arrays in made for array in arrays]
     return Case("mixed", program.to_bytes(), args, [i for i, arg in enumerate(program.args) if arg.mode & WRITE])

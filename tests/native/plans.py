@@ -251,7 +251,8 @@ def random_case(seed: int, smooth: bool) -> RandomCase:
         if len(shape) - 1 not in ones:
             full.add(value.node)
     if random.random() < 0.3:
-        value = case.gathered(random.choice([float32, int32]), random.choice([int32, int64]), [d for d in outer if random.random() < 0.3])
+        value = case.gathered(random.choice([float32, int32]), random.choice([int32, int64]),
+                              [d for d in outer if random.random() < 0.3])
         values.append(value)
         full.add(value.node)
     unary, binary = (SMOOTH, SMOOTH_PAIRS) if smooth else (EXACT, EXACT_PAIRS)

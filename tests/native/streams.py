@@ -68,13 +68,15 @@ class Stepped:
 
     def __init__(self, beside: bool = False, **options: object) -> None:
         self.beside = sorted(os.sched_getaffinity(0)) if beside else []  # a second thread of the device, beside every launch
-        self.stream = _native.Stream(**{"inline": False, "arena_bytes_max": 1 << 26, "ring_bytes": 1 << 18, "spin_us": 0.0} | options)
+        self.stream = _native.Stream(**{"inline": False, "arena_bytes_max": 1 << 26, "ring_bytes": 1 << 18,
+                                        "spin_us": 0.0} | options)
         self.fds = self.stream.fds
         self.device: _native.Device = self._new_device()
         self.kills = 0
 
     def _new_device(self) -> _native.Device:
-        return _native.Device(self.fds["control"], self.fds["arena"], self.fds["rings"], self.fds["eventfd"], 0.0, self.fds["traces"][0],
+        return _native.Device(self.fds["control"], self.fds["arena"], self.fds["rings"], self.fds["eventfd"], 0.0,
+                              self.fds["traces"][0],
                               beside_cpus=self.beside, beside_ns=0)  # fmt: skip
 
     def kill(self) -> None:

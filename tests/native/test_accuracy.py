@@ -28,7 +28,8 @@ EXACT = [
 
 
 def documented() -> dict[tuple[str, str], list[str]]:
-    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in DOCUMENT.read_text().splitlines() if line.startswith("| ")]
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in DOCUMENT.read_text().splitlines()
+             if line.startswith("| ")]
     return {(cells[0], cells[1]): cells for cells in lines if cells[0] in table.BY_NAME}
 
 
@@ -67,7 +68,8 @@ def test_logaddexp_of_float64_is_within_2_ulp_of_its_result_or_of_a_half() -> No
     b = np.concatenate([rng.standard_normal(n) * 4, a[n : 2 * n] + rng.standard_normal(n) * 10, rng.uniform(-1, 1, n), near[1]])
     got = np.asarray(dvm.logaddexp(dvm.asarray(a), dvm.asarray(b)))
     with mpmath.workprec(200):
-        exact = [mpmath.log(mpmath.exp(mpmath.mpf(float(x))) + mpmath.exp(mpmath.mpf(float(y)))) for x, y in zip(a, b, strict=True)]
+        exact = [mpmath.log(mpmath.exp(mpmath.mpf(float(x))) + mpmath.exp(mpmath.mpf(float(y))))
+                 for x, y in zip(a, b, strict=True)]
         error = np.array([float(abs(mpmath.mpf(float(g)) - e)) for g, e in zip(got, exact, strict=True)])
     unit = np.spacing(np.maximum(np.abs([float(e) for e in exact]), 0.5))
     assert (error / unit).max() <= 2

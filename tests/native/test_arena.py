@@ -17,7 +17,8 @@ Choice = tuple[str, int]
 
 
 @settings(max_examples=150, deadline=None)
-@given(st.lists(st.tuples(st.sampled_from(["launch", "launch", "host", "free", "free", "commit"]), st.integers(0, 2**31)), max_size=120), st.integers(0, 18))
+@given(st.lists(st.tuples(st.sampled_from(["launch", "launch", "host", "free", "free", "commit"]),
+                          st.integers(0, 2**31)), max_size=120), st.integers(0, 18))
 def test_blocks_never_overlap_and_everything_comes_back(choices: list[Choice], bits: int) -> None:
     """Beside the allocator's own invariants: the host never gets bytes that an uncommitted launch may use."""
     arena, blocks, committed = _native.Arena(2 * MIB), [], 0

@@ -12,7 +12,8 @@ from dvm_rt.isa.program import GATHER, READ, WRITE, ProgramBuilder
 from dvm_rt.isa.verifier import check
 
 
-def program(shape: tuple[int, ...], source: tuple[int, ...], target: tuple[int, ...], dtype: dtypes.DType, base: int, elements: tuple[int, int]) -> bytes:
+def program(shape: tuple[int, ...], source: tuple[int, ...], target: tuple[int, ...], dtype: dtypes.DType, base: int,
+            elements: tuple[int, int]) -> bytes:
     """Strides in elements, innermost first."""
     builder, size = ProgramBuilder(), dtype.bytes
     section = builder.copy(*shape)
@@ -104,8 +105,10 @@ def test_both_verifiers_refuse() -> None:
 
 
 def to_a_row(
-    row: tuple[int, ...] = (3, 2), source: tuple[int, ...] = (1, 3), target: tuple[int, ...] = (2, 12), rows: int = 5, depth: int = 24,
-    dtype: dtypes.DType = dtypes.float32, index: dtypes.DType = dtypes.int64, mode: int = WRITE | GATHER, named: int = 2, index_stride: int = 0,
+    row: tuple[int, ...] = (3, 2), source: tuple[int, ...] = (1, 3), target: tuple[int, ...] = (2, 12),
+    rows: int = 5, depth: int = 24,
+    dtype: dtypes.DType = dtypes.float32, index: dtypes.DType = dtypes.int64, mode: int = WRITE | GATHER,
+    named: int = 2, index_stride: int = 0,
 ) -> bytes:  # fmt: skip
     """A copy to one row of the destination; strides in elements. Rows of 3 by 2 with gaps, unless other numbers are given."""
     builder, size = ProgramBuilder(), dtype.bytes

@@ -360,7 +360,8 @@ def test_a_launch_waits_for_the_program_that_a_worker_owes() -> None:
     assert stream.program_state(number) == "encoding"
     batch = stream.take_outbox(64)
     assert stream.outbox_count == 0
-    assert batch == np.array([number], np.uint64).tobytes() + np.array([plan, 2], np.uint32).tobytes() + np.array([3, 7]).tobytes()
+    assert batch == np.array([number], np.uint64).tobytes() + np.array([plan, 2],
+        np.uint32).tobytes() + np.array([3, 7]).tobytes()
     assert stream.instances([number, 999]) == batch
     assert encoder.encode(batch) == len(batch)
     np.testing.assert_array_equal(stepped.read(out), x * 2 + x)
@@ -559,7 +560,8 @@ def test_a_waiter_sleeps_and_is_woken() -> None:
 
 
 def test_failure_and_close_reach_whoever_waits() -> None:
-    for end, error in ((lambda s: s.fail("PoolUnhealthyError", "runtime: gone"), PoolUnhealthyError), (lambda s: s.close(), ClosedError)):
+    for end, error in ((lambda s: s.fail("PoolUnhealthyError", "runtime: gone"), PoolUnhealthyError),
+                       (lambda s: s.close(), ClosedError)):
         stream = Stepped().stream
         plan, x = stream.register(axpy()), stream.asarray(random(2, 2))
         (out,) = stream.call(plan, [x, x])

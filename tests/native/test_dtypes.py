@@ -133,7 +133,8 @@ def test_every_float16_survives_float32_and_float64() -> None:
     halves = HALVES.view(np.float16)
     wanted = np.where(np.isnan(halves), np.float16(np.nan), halves)
     for compute in (dtypes.float32, dtypes.float64):
-        np.testing.assert_array_equal(converted(halves, dtypes.float16, compute, dtypes.float16).view(np.uint16), wanted.view(np.uint16))
+        np.testing.assert_array_equal(converted(halves, dtypes.float16, compute, dtypes.float16).view(np.uint16),
+                                      wanted.view(np.uint16))
 
 
 def test_every_bfloat16_survives_float32_and_float64() -> None:

@@ -282,7 +282,8 @@ def matmul_plan(batch: int, shared: bool, left: str, right: str, epilogue: str) 
     if epilogue == "bias":
         kernel.output(value, c)
     else:  # relu, times one value a row, plus a residual; the sign of the product as integers on the side
-        scale = kernel.arg(b.input(b.parameter(float32, [*batches, m, one])), READ, float32, b.contiguous([one, m, *batches[::-1]]))
+        scale = kernel.arg(b.input(b.parameter(float32, [*batches, m, one])), READ, float32,
+                           b.contiguous([one, m, *batches[::-1]]))
         residual = kernel.arg(b.input(b.parameter(float32, [*batches, m, n])), READ, float32, out_strides)
         side = kernel.arg(b.output(int32, [*batches, m, n]), WRITE, int32, out_strides)
         value = kernel.binary("mul", kernel.unary("relu", value), kernel.unary("neg", kernel.input(scale)))
@@ -364,7 +365,8 @@ def _matmul_symbol(symbol, form, value_of: dict[str, int]) -> int:
 def test_batches_join_the_rows_where_the_weights_are_shared() -> None:
     plan = matmul_plan(2, True, "plain", "packed", "all")
     values = {"m": 5, "n": 40, "k": 8, "batch0": 2, "batch1": 3}
-    section = parse(encode(plan, [_matmul_symbol(s, (2, True, "plain", "packed", "all"), values) for s in plan.symbols])).sections[0]
+    section = parse(encode(plan, [_matmul_symbol(s, (2, True, "plain", "packed", "all"), values)
+                                  for s in plan.symbols])).sections[0]
     assert section.rank == 2 and section.dims[:2] == (40, 30)
 
 
@@ -486,7 +488,8 @@ def test_matrices_without_a_contiguous_dimension_are_refused() -> None:
     for number, text in ((0, "matrix A"), (1, "matrix B"), (2, "rows of the product")):
         two = next(i for i, e in enumerate(plan.expressions) if e.op == "SYMBOL")
         args = list(kernel.args)
-        args[number] = args[number]._replace(depth=two, strides=(two if number else args[0].strides[0], args[number].strides[1] if number else two))
+        args[number] = args[number]._replace(depth=two, strides=(two if number else args[0].strides[0],
+            args[number].strides[1] if number else two))
         refused(replace(plan, kernels=(replace(kernel, args=tuple(args)),)), (3, 5, 4), text)
 
 
@@ -495,7 +498,8 @@ def test_matrices_without_a_contiguous_dimension_are_refused() -> None:
 
 def plans() -> list[Plan]:
     out = [random_case(seed, smooth=False).plan for seed in range(6)]
-    return [*out, attention_plan(), matmul_plan(1, True, "plain", "packed", "all"), matmul_plan(2, False, "transposed", "plain", "bias")]
+    return [*out, attention_plan(), matmul_plan(1, True, "plain", "packed", "all"),
+            matmul_plan(2, False, "transposed", "plain", "bias")]
 
 
 def test_python_and_native_agree_on_plans() -> None:
@@ -593,6 +597,7 @@ def test_bytes_are_the_same_in_every_process_and_for_every_target() -> None:
     digests = set()
     for target in TARGETS:
         environment = os.environ | {"DVM_RT_TARGET": target, "PYTHONPATH": os.pathsep.join(sys.path), "MALLOC_PERTURB_": "165"}
-        done = subprocess.run([sys.executable, "-c", ANOTHER_PROCESS], env=environment, capture_output=True, text=True, check=True)
+        done = subprocess.run([sys.executable, "-c", ANOTHER_PROCESS], env=environment, capture_output=True,
+                              text=True, check=True)
         digests.add(done.stdout)
     assert len(digests) == 1

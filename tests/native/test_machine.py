@@ -158,7 +158,8 @@ SAMPLE = np.concatenate([
     np.arange(0, 2**32, 40009, dtype=np.uint64).astype(np.uint32).view(np.float32),
     np.array([0.0, -0.0, np.inf, -np.inf, np.nan, 1e-45, -1e-45, 2**-126, 88.72283, 88.72284, -87.33654, -87.33655, -103.9,
               -104.1, 1, -1, 0.5, 0.927734375, 4, 9.1, -9.1, 44, 87, -87], np.float32),
-    (np.float32([88.72284, -87.33655, 0.9277344]).view(np.int32)[:, None] + np.arange(-40, 40, dtype=np.int32)).view(np.float32).ravel(),
+    (np.float32([88.72284, -87.33655, 0.9277344]).view(np.int32)[:, None] + np.arange(-40, 40,
+        dtype=np.int32)).view(np.float32).ravel(),
     np.linspace(-110, 110, 20011, dtype=np.float32),
     np.linspace(-6, 6, 20011, dtype=np.float32),
     np.linspace(0.5, 2, 5003, dtype=np.float32),
@@ -365,7 +366,8 @@ def test_bindings_that_overlap_trap_before_anything_runs() -> None:
         read, written = memory[10 + first : 18 + first], memory[10:18]
         for args, number in (([read, other, written], 0), ([other, read, written], 1), ([read, read, written], 0)):
             shared = 4 * (8 - abs(first))
-            with pytest.raises(DeviceTrap, match=f"^machine: argument 2: written, .* of argument {number}, got {shared} bytes of both, allowed 0$"):
+            with pytest.raises(DeviceTrap,
+                               match=f"^machine: argument 2: written, .* of argument {number}, got {shared} bytes of both, allowed 0$"):
                 loaded.run(args)
             with pytest.raises(DeviceTrap, match="^machine: argument 2: written"):
                 loaded.time_run(args, 1)

@@ -60,17 +60,20 @@ def norm_program(n: int, rows: int, outer: int, strides: list[int], size: int, d
     for word in (read, ("acc_max", 4), ("acc_min", 8), ("add.b", each), ("acc_sum", 0), ("acc_prod", 12)):
         section.word(*word)
     section.end_pass(0, 4, 8, 12)
-    for word in (("fold_max", 4), ("store_row", 0), ("fold_min", 8), ("add.b", each), ("store_row", 1), ("fold_prod", 12), ("store_row", 2),
+    for word in (("fold_max", 4), ("store_row", 0), ("fold_min", 8), ("add.b", each), ("store_row", 1),
+                 ("fold_prod", 12), ("store_row", 2),
                  ("fold_sum", 0), ("add.r", 2), ("mul.k", 3), ("store_row", 3), ("store_per_row", totals)):  # fmt: skip
         section.word(*word)
     section.begin_pass()
-    for word in (read, ("sub.r", 0), ("store_slot", 0), ("mul.k", 2), ("add.s", 0), ("acc_sum", 1), *([("store", kept)] if buffer else [])):
+    for word in (read, ("sub.r", 0), ("store_slot", 0), ("mul.k", 2), ("add.s", 0), ("acc_sum", 1),
+                 *([("store", kept)] if buffer else [])):
         section.word(*word)
     section.end_pass(1)
     section.word("fold_sum", 1)
     section.word("store_row", 4)
     section.begin_pass()
-    for word in (("mov.i", kept) if buffer else read, ("add.r", 4), ("max.r", 1), ("sub.r", 3), ("store" if contiguous else "store_any", out)):
+    for word in (("mov.i", kept) if buffer else read, ("add.r", 4), ("max.r", 1), ("sub.r", 3),
+                 ("store" if contiguous else "store_any", out)):
         section.word(*word)
     section.end_pass()
     section.word("end_row")
@@ -125,7 +128,8 @@ def test_a_vector_shared_by_rows_side_by_side() -> None:
         np.testing.assert_allclose(got[2], want, rtol=1e-5)
 
 
-@pytest.mark.parametrize("words", ((("acc_sum", 0), ("acc_sum", 0)), (("acc_max", 5), ("neg",), ("acc_max", 5))), ids=("sum", "max"))
+@pytest.mark.parametrize("words", ((("acc_sum", 0), ("acc_sum", 0)), (("acc_max", 5), ("neg",), ("acc_max", 5))),
+                         ids=("sum", "max"))
 def test_a_reduction_takes_one_value_of_a_pass(words: tuple[tuple, ...]) -> None:
     """Rows that are folded at once know of one only."""
     for twice in (False, True):
@@ -173,7 +177,8 @@ def test_gathered_rows(dtype: dtypes.DType, index: dtypes.DType, store: str) -> 
         count, table_rows = int(rng.integers(2, 60)), int(rng.integers(1, 40))
         table = values(rng, table_rows * width, dtype, special=True)
         picks = rng.integers(-table_rows, table_rows, count).astype(index.numpy)
-        same(take_program(width, count, table_rows, dtype, index, store), [table, picks, np.zeros(count * width, dtype.numpy)], (2,))
+        same(take_program(width, count, table_rows, dtype, index, store),
+             [table, picks, np.zeros(count * width, dtype.numpy)], (2,))
 
 
 def test_a_gathered_row_that_is_not_there() -> None:

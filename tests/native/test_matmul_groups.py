@@ -26,7 +26,8 @@ def values(*shape: int) -> Array:
     return np.random.default_rng(shape).standard_normal(shape, np.float32)
 
 
-def program(x: Array, w: Array, rows: Array, form: str, *others: Array, compute: dtypes.DType = dtypes.float32) -> tuple[bytes, list[Array]]:
+def program(x: Array, w: Array, rows: Array, form: str, *others: Array,
+            compute: dtypes.DType = dtypes.float32) -> tuple[bytes, list[Array]]:
     """`others`: what the epilogue adds, (m, n), and multiplies with, (m, 1); then it is larger than 0 or 0."""
     (m, k), (groups, _, n), size = x.shape, w.shape, w.itemsize
     c, builder = np.full((m, n), 7, compute.numpy), ProgramBuilder()
@@ -78,7 +79,8 @@ def check(code: bytes, args: list[Array], want: Array) -> None:
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize(("m", "k", "n", "cases"), [(9, 5, 40, ROWS), (9, 33, 200, ROWS[:1]), (90, 7, 150, MANY), (30, 1030, 33, ([7, 0, 16, 2],))])
+@pytest.mark.parametrize(("m", "k", "n", "cases"), [(9, 5, 40, ROWS), (9, 33, 200, ROWS[:1]), (90, 7, 150, MANY),
+                                                    (30, 1030, 33, ([7, 0, 16, 2],))])
 def test_each_group_is_a_product(form: str, m: int, k: int, n: int, cases: tuple) -> None:
     x, w = values(m, k), values(4, k, n)
     for number, case in enumerate(cases):
@@ -87,7 +89,8 @@ def test_each_group_is_a_product(form: str, m: int, k: int, n: int, cases: tuple
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize(("m", "k", "n", "case"), [(9, 5, 40, [3, 0, 5, 0]), (9, 5, 40, [0, 0, 0, 0]), (20, 1030, 33, [7, 0, 10, 2]), (20, 9, 140, [3, 0, 16, 0]), (3, 4, 1, [1, 1, 1, 0])])
+@pytest.mark.parametrize(("m", "k", "n", "case"), [(9, 5, 40, [3, 0, 5, 0]), (9, 5, 40, [0, 0, 0, 0]), (20, 1030, 33,
+    [7, 0, 10, 2]), (20, 9, 140, [3, 0, 16, 0]), (3, 4, 1, [1, 1, 1, 0])])
 def test_the_epilogue_meets_every_row(form: str, m: int, k: int, n: int, case: list[int]) -> None:
     """Those beyond all groups too; its operands know nothing of groups."""
     x, w, rows = values(m, k), values(4, k, n), np.array(case, np.int64)
@@ -108,7 +111,8 @@ def test_other_dtypes(form: str, name: str, left: str, right: str) -> None:
             check(*program(x, w, rows, form, *others, compute=compute), expected(x, w, rows, *others, compute=compute))
 
 
-@pytest.mark.parametrize("case", [[-1, 3, 0, 0], [3, 4, 3, 0], [10, 0, 0, 0], [5, 5, -1, 0], [2**40, 0, 0, 0], [-(2**63), 9, 0, 0]])
+@pytest.mark.parametrize("case", [[-1, 3, 0, 0], [3, 4, 3, 0], [10, 0, 0, 0], [5, 5, -1, 0], [2**40, 0, 0, 0],
+                                  [-(2**63), 9, 0, 0]])
 def test_numbers_of_rows_that_are_none_trap(case: list[int]) -> None:
     code, args = program(values(9, 5), values(4, 5, 40), np.array(case, np.int64), "rows")
     for target in TARGETS:
@@ -149,7 +153,8 @@ def test_refused_epilogues() -> None:
     listing = GROUPS.replace("fuel=5", "fuel=77") + EPILOGUE
     assert verifier.check(assemble(listing)) is None
     _native.Program(assemble(listing))
-    for old, new in (("[4,160,0]\n  0", "[4,160,4]\n  0"), ("mul.i x4", "mul.i x1"), ("load x2", "load x0"), ("x4 arg2+0", "x4 arg2+4"), ("  3 end\n", "")):
+    for old, new in (("[4,160,0]\n  0", "[4,160,4]\n  0"), ("mul.i x4", "mul.i x1"), ("load x2", "load x0"),
+                     ("x4 arg2+0", "x4 arg2+4"), ("  3 end\n", "")):
         bad = assemble(listing.replace(old, new))
         assert verifier.check(bad) is not None, new
         with pytest.raises(InvalidBytecodeError):
@@ -169,7 +174,8 @@ section2 matmul float32 [8,2,3] depth=5 scratch=640
     code = assemble(GROUPS.replace("fuel=5", "fuel=20") + after)
     assert verifier.check(code) is None
     _native.Program(code)
-    for old, new in (("x2 arg2+0 float32 read|write [4,32,64]", "x2 arg2+0 float32 read|write [4,32,800]"), ("write [4,20,40]", "write [4,20,800]")):
+    for old, new in (("x2 arg2+0 float32 read|write [4,32,64]", "x2 arg2+0 float32 read|write [4,32,800]"),
+                     ("write [4,20,40]", "write [4,20,800]")):
         bad = assemble((GROUPS.replace("fuel=5", "fuel=20") + after).replace(old, new))
         assert verifier.check(bad) is not None
         with pytest.raises(InvalidBytecodeError):

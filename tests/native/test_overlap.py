@@ -150,7 +150,8 @@ def program(kind: str, moved: int, offset: int) -> tuple[bytes, list[int]]:
     return builder.build(), sizes
 
 
-@pytest.mark.parametrize(("kind", "moved"), [(kind, i) for kind, (_, count, written) in KINDS.items() for i in range(count) if i != written])
+@pytest.mark.parametrize(("kind", "moved"), [(kind, i) for kind, (_, count, written) in KINDS.items()
+                                             for i in range(count) if i != written])
 def test_an_operand_is_moved_across_what_is_written(kind: str, moved: int) -> None:
     written = KINDS[kind][2]
     sizes = program(kind, moved, BASE // 2)[1]
@@ -177,7 +178,8 @@ def test_what_is_written_meets_no_place_twice(kind: str) -> None:
     builder.workspace_bytes = 16 * BASE
     section, _ = make(builder, lambda number: (WORKSPACE, BASE * (number + 1)))
     operand = section.operands[written]
-    closer = {"copy to a row": {"depth": 16}}.get(kind, {"stride": (operand.stride[0], operand.stride[1] - 4, *operand.stride[2:])})
+    closer = {"copy to a row": {"depth": 16}}.get(kind, {"stride": (operand.stride[0], operand.stride[1] - 4,
+        *operand.stride[2:])})
     section.operands[written] = replace(operand, **closer)
     code = builder.build()
     with pytest.raises(InvalidBytecodeError, match="OVERLAP"):

@@ -24,7 +24,8 @@ POSITIVE = [
 LATTICE: dict[str, Array] = {}
 for _name, _kind in (("float32", np.float32), ("float64", np.float64)):
     _info = np.finfo(_kind)
-    _edges = [_info.tiny, _info.smallest_subnormal, _info.max, _info.eps, np.nextafter(_kind(1), _kind(0)), np.nextafter(_kind(1), _kind(2)),
+    _edges = [_info.tiny, _info.smallest_subnormal, _info.max, _info.eps, np.nextafter(_kind(1), _kind(0)),
+              np.nextafter(_kind(1), _kind(2)),
               np.nextafter(_info.tiny, _kind(0)), 5 * _info.smallest_subnormal]  # fmt: skip
     _half = np.array([*POSITIVE, *_edges], _kind)
     LATTICE[_name] = np.concatenate([_half, -_half, np.array([np.nan], _kind)])
@@ -75,7 +76,8 @@ def test_binary_instructions_on_the_lattice(instruction: table.Instruction, dtyp
     with np.errstate(all="ignore"):
         wide = np.longdouble if dtype == "float64" else np.float64
         widened = instruction.ulp and instruction.name != "pow"  # powl of some C libraries takes -2^63 for an odd number
-        given = (a.astype(wide), x.astype(wide)) if widened else (a.astype(np.float64), x.astype(np.float64)) if instruction.ulp else (a, x)
+        given = (a.astype(wide), x.astype(wide)) if widened else (a.astype(np.float64),
+            x.astype(np.float64)) if instruction.ulp else (a, x)
         want = BINARY[instruction.name](*given)
         error = accuracy.distances(accuracy.run(instruction, dtype, a, x), want.astype(wide), dtype)
     allowed = instruction.ulp
@@ -116,7 +118,8 @@ def test_angles_of_any_size(name: str, dtype: str) -> None:
 
     kind = np.dtype(dtype)
     with np.errstate(over="ignore"):
-        x = np.concatenate([np.array(ANGLES, kind), np.exp2(np.arange(1, 127 if dtype == "float32" else 1023, 7)).astype(kind) * kind.type(1.7)])
+        x = np.concatenate([np.array(ANGLES, kind), np.exp2(np.arange(1, 127 if dtype == "float32" else 1023,
+            7)).astype(kind) * kind.type(1.7)])
     x = np.concatenate([x[np.isfinite(x)], -x[np.isfinite(x)]])
     got = accuracy.run(table.BY_NAME[name], dtype, x)
     with mpmath.workprec(1300):

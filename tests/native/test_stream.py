@@ -64,7 +64,8 @@ def test_bfloat16_is_named_by_its_code(stream: _native.Stream) -> None:
         stream.asarray(bits, dtypes.float32.code)
 
 
-@pytest.mark.parametrize("array", [np.zeros(2, complex), np.array(["a"]), np.array([None]), np.zeros(2, ">f4"), np.zeros(2, "M8[s]")])
+@pytest.mark.parametrize("array", [np.zeros(2, complex), np.array(["a"]), np.array([None]), np.zeros(2, ">f4"),
+                                   np.zeros(2, "M8[s]")])
 def test_other_dtypes_are_refused(stream: _native.Stream, array: np.ndarray) -> None:
     with pytest.raises(DTypeError, match="stream: asarray: dtype, got"):
         stream.asarray(array)
@@ -303,7 +304,8 @@ def test_arrays_of_the_dispatcher_do_not_leak(stream: _native.Stream) -> None:
     for _ in range(3):
         for _ in range(100):
             (out,) = dispatcher((held, held))
-        counts.append((sys.getrefcount(None), sys.getrefcount("a session"), sys.getrefcount(out), stream.stats()["memory"]["tensors"]))
+        counts.append((sys.getrefcount(None), sys.getrefcount("a session"), sys.getrefcount(out),
+                       stream.stats()["memory"]["tensors"]))
     assert abs(counts[2][0] - counts[1][0]) < 50 and counts[2][1:] == counts[1][1:]
 
 

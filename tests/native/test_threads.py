@@ -137,7 +137,8 @@ def test_whoever_adds_up_the_blocks_may_have_run_none(target: str) -> None:
     section.end_pass(4, 12)
     for word in (("fold_max", 4), ("store_per_row", most), ("fold_prod", 12), ("store_per_row", product), ("end_row",)):
         section.word(*word)
-    loaded, args = _native.Program(builder.build()), [np.full(row, -1, np.float32), np.empty(1, np.float32), np.empty(1, np.float32)]
+    loaded, args = _native.Program(builder.build()), [np.full(row, -1, np.float32), np.empty(1, np.float32),
+                                                      np.empty(1, np.float32)]
     for lots in range(1, 30):
         loaded.run(args, target, threads=4, parts=2, lots=lots)
         assert (args[1][0], args[2][0]) == (-1, 1), lots
@@ -146,8 +147,8 @@ def test_whoever_adds_up_the_blocks_may_have_run_none(target: str) -> None:
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("seed", range(30))
 def test_whoever_runs_a_part(seed: int, target: str) -> None:
-    """Programs of sections of all kinds, one after the other, in parts that any of the threads runs in any order; now and then one
-    that has run nothing so far, or nothing of this dtype."""
+    """Programs of sections of all kinds, one after the other, in parts that any of the threads runs in any order; now
+    and then one that has run nothing so far, or nothing of this dtype."""
     rng = np.random.default_rng(seed)
     case = mixed(rng, int(rng.integers(1, 6)) if target != "baseline" else 1, long_rows=0.4)
     loaded = _native.Program(case.program)
@@ -167,7 +168,8 @@ def gather_rows(index: Array, table: Array) -> bytes:
     builder = ProgramBuilder()
     section = builder.vector(table.shape[1], len(index))
     which = section.operand(builder.add_arg(index.nbytes, READ, dtypes.int64), (0, 8), dtype=dtypes.int64)
-    rows = section.operand(builder.add_arg(table.nbytes), (4,), mode=READ | GATHER, index=which, limit=len(table), depth=4 * table.shape[1])
+    rows = section.operand(builder.add_arg(table.nbytes), (4,), mode=READ | GATHER, index=which, limit=len(table),
+                           depth=4 * table.shape[1])
     place = builder.add_arg(4 * len(index) * table.shape[1], WRITE)
     out = section.operand(place, (4, 4 * table.shape[1]), mode=WRITE)
     section.word("gather", rows)

@@ -74,7 +74,8 @@ def test_bytes_that_are_no_program() -> None:
 
 
 @pytest.mark.parametrize("base", range(0, 100, 4))
-@pytest.mark.parametrize("strides", ["[4,80,320]", "[-4,80,320]", "[4,40,160]", "[4,120,480]", "[4,80,324]", "[4,88,360]", "[8,160,640]"])
+@pytest.mark.parametrize("strides", ["[4,80,320]", "[-4,80,320]", "[4,40,160]", "[4,120,480]", "[4,80,324]",
+                                     "[4,88,360]", "[8,160,640]"])
 def test_columns_beside_each_other(base: int, strides: str) -> None:
     """One operand writes columns of 40 bytes every 80; a second one is moved past it."""
     moved = ROTARY.replace("x2 workspace+40 float32 write [4,80,320]", f"x2 workspace+{base} float32 write {strides}")

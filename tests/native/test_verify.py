@@ -324,7 +324,8 @@ def edits() -> Iterator[Edit]:
         return Edit(listing, code, section, word, old, new)
 
     # control flow
-    for section, old in ((0, "section0 branch float32 [1] depth=2"), (2, "section2 jump float32 [1] depth=2"), (6, "section6 loop float32 [7] depth=1")):
+    for section, old in ((0, "section0 branch float32 [1] depth=2"), (2, "section2 jump float32 [1] depth=2"),
+                         (6, "section6 loop float32 [7] depth=1")):
         yield e("JUMP", section, 0, old, old[:-1] + "9", "control")
         yield e("DIMENSION", section, 0, old, old[:-1] + "-1", "control")
         yield e("DTYPE", section, 0, old, old.replace("float32", "int32"), "control")
@@ -452,7 +453,8 @@ def edits() -> Iterator[Edit]:
     yield e("FUEL", 0, 0, "[40,5] depth=5", f"[4096,5] depth={2**40}", "matmul")
     yield e("FUEL", 0, 0, "[40,5] depth=5", f"[1,1] depth={2**39}", "matmul")
     yield e("LIMIT", 0, 0, "depth=5 scratch=640", "depth=5 scratch=636", "matmul")
-    yield e("OPERAND", 0, 0, "  x1 arg1+0 float32 read|packed [0,0]\n  x2 arg2+0 float32 read|write [4,160,800,1600]\n", "", "packed")
+    yield e("OPERAND", 0, 0,
+            "  x1 arg1+0 float32 read|packed [0,0]\n  x2 arg2+0 float32 read|write [4,160,800,1600]\n", "", "packed")
     yield e("OPERAND", 0, 1, "read|packed [0,0]", "read|packed [4,0]", "packed")
     yield e("RESERVED", 0, 1, "read|packed [0,0]", "read|packed [0,0] depth=4", "packed")
     yield e("OPERAND", 0, 0, "read [0,20,100,0] depth=4", "read|packed [0,0]", "packed")

@@ -1,4 +1,5 @@
-"""PyTorch modules in the shapes that people export, written by hand, with random weights: each with its inputs for given sizes."""
+"""PyTorch modules in the shapes that people export, written by hand, with random weights: each with its inputs for
+given sizes."""
 
 from __future__ import annotations
 
@@ -194,11 +195,13 @@ def control_inputs(random: np.random.Generator) -> dict[str, np.ndarray]:
 
 
 MODELS: dict[str, Exported] = {
-    "bert": Exported(Bert, bert_inputs, ("states", "pooled"), {n: {0: "batch", 1: "length"} for n in ("tokens", "mask", "kinds")}),
+    "bert": Exported(Bert, bert_inputs, ("states", "pooled"),
+                     {n: {0: "batch", 1: "length"} for n in ("tokens", "mask", "kinds")}),
     "gpt": Exported(Gpt, gpt_inputs, ("logits", "new_keys", "new_values"), {
         "tokens": {0: "batch", 1: "length"}, "keys": {0: "batch", 2: "past"}, "values": {0: "batch", 2: "past"}}),
     "vit": Exported(Vit, lambda r: images(r, 2, 4), ("classes",), {"images": {0: "batch", 2: "height", 3: "width"}}),
-    "convolutions": Exported(Convolutions, lambda r: images(r, 6, 2), ("classes",), {"images": {0: "batch", 2: "height", 3: "width"}}),
+    "convolutions": Exported(Convolutions, lambda r: images(r, 6, 2), ("classes",),
+                             {"images": {0: "batch", 2: "height", 3: "width"}}),
     "recurrent": Exported(Recurrent, lambda r: {"tokens": tokens(r, r.integers(1, 4), r.integers(1, 20))}, ("classes", "hidden"),
                           {"tokens": {0: "batch", 1: "length"}}),
     "control": Exported(Control, control_inputs, ("y",), {"x": {0: "batch"}, "count": {}}),

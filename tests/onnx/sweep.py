@@ -2,9 +2,9 @@
 
     python -m tests.onnx.sweep [--cases N] [--shapes 4] [--seed 0] [--pattern relu]
 
-The suite tests each operator at one shape or two. Here every size of a case becomes another one, the same everywhere (what was equal
-stays equal), inputs are cut or repeated, and nothing is declared of shapes but ranks, so that one session serves all of them.
-What the reference evaluator refuses is no legal shape, and is counted."""
+The suite tests each operator at one shape or two. Here every size of a case becomes another one, the same everywhere
+(what was equal stays equal), inputs are cut or repeated, and nothing is declared of shapes but ranks, so that one
+session serves all of them. What the reference evaluator refuses is no legal shape, and is counted."""
 
 from __future__ import annotations
 

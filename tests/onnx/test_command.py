@@ -19,7 +19,8 @@ NODES = [node("MatMul", "x w", "p"), node("Softmax", "p", "y"), node("Shape", "t
 @pytest.fixture(scope="module")
 def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = model(
-        NODES, [value("x", ["batch", 4]), value("tokens", ["batch", "length"], INT64)], [value("y", ["batch", 3]), value("s", [2], INT64)],
+        NODES, [value("x", ["batch", 4]), value("tokens", ["batch", "length"], INT64)],
+        [value("y", ["batch", 3]), value("s", [2], INT64)],
         {"w": np.linspace(-1, 1, 12, dtype=np.float32).reshape(4, 3)},
     )  # fmt: skip
     path = tmp_path_factory.mktemp("run") / "model.onnx"
@@ -57,7 +58,8 @@ def test_profile_trace_and_comparison(file: Path, tmp_path: Path) -> None:
     trace = tmp_path / "run.json"
     out = dvm_rt("run", file, "--dim", "batch=2,3", "--profile", "--trace", trace, "--compare", "onnxruntime")
     assert out.returncode == 0, out.stderr
-    for text in ("onnxruntime", "largest difference", "instructions", "MatMul, Softmax", "shapes and constants", "launched", "share", f"{trace}"):
+    for text in ("onnxruntime", "largest difference", "instructions", "MatMul, Softmax", "shapes and constants",
+                 "launched", "share", f"{trace}"):
         assert text in out.stdout, text
     assert any(event.get("name") == "launch" for event in json.loads(trace.read_text())["traceEvents"])
 
@@ -67,7 +69,8 @@ def test_through_processes(file: Path) -> None:
     assert out.returncode == 0 and "y: float32[3, 3]" in out.stdout, out.stderr
 
 
-def test_results_that_differ_are_exit_code_2(file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_results_that_differ_are_exit_code_2(file: Path, monkeypatch: pytest.MonkeyPatch,
+                                             capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
     from typer.testing import CliRunner
 

@@ -34,7 +34,8 @@ def graph(nodes: Sequence[object], inputs: Sequence[object], outputs: Sequence[o
     return helper.make_graph(list(nodes), "part", list(inputs), list(outputs))
 
 
-def looping(nodes: Sequence[object], outputs: Sequence[object], states: str = "x", collects: str = "", shape: Sequence[object] = ("n",)) -> object:
+def looping(nodes: Sequence[object], outputs: Sequence[object], states: str = "x", collects: str = "",
+            shape: Sequence[object] = ("n",)) -> object:
     """A Loop over `count` with one state v -> w and what it collects."""
     body = graph(nodes, [value("i", [], INT64), value("c", [], BOOL), value("v", None)], outputs)
     nodes = [node("Loop", f"count go {states}", f"last {collects}".strip(), body=body)]
@@ -48,8 +49,10 @@ GIVES = [value("d", [], BOOL), value("w", None)]
 
 
 def test_a_branch_is_the_devices() -> None:
-    branches = {f"{side}_branch": graph([node(operator, "x", side)], [], [value(side, None)]) for side, operator in (("then", "Neg"), ("else", "Abs"))}
-    nodes = [node("ReduceSum", "x", "total", keepdims=0), node("Greater", "total zero", "p"), node("If", "p", "z", **branches), node("Add", "z z", "y")]
+    branches = {f"{side}_branch": graph([node(operator, "x", side)], [], [value(side, None)])
+                for side, operator in (("then", "Neg"), ("else", "Abs"))}
+    nodes = [node("ReduceSum", "x", "total", keepdims=0), node("Greater", "total zero", "p"),
+             node("If", "p", "z", **branches), node("Add", "z z", "y")]
     with dvm.Runtime(inline=True):
         session = load(model(nodes, [value("x", ["n"])], [value("y", ["n"])], {"zero": array(0.0)}))
         for x in ([1.0, 2.0], [-3.0, 1.0], [5.0, 5.0, 1.0], [-1.0, 0.0, 0.0], [7.0]):
@@ -61,7 +64,8 @@ def test_a_branch_is_the_devices() -> None:
 def test_branches_of_other_ranks_are_chosen_by_the_caller() -> None:
     then = graph([node("Unsqueeze", "x axis", "a")], [], [value("a", None)])
     other = graph([node("Neg", "x", "b")], [], [value("b", None)])
-    made = model([node("If", "p", "y", then_branch=then, else_branch=other)], [value("x", ["n"]), value("p", [], BOOL)], [value("y", None)],
+    made = model([node("If", "p", "y", then_branch=then, else_branch=other)],
+                 [value("x", ["n"]), value("p", [], BOOL)], [value("y", None)],
                  {"axis": array([0], np.int64)})  # fmt: skip
     with dvm.Runtime(inline=True):
         session = load(made)
@@ -144,7 +148,8 @@ def test_a_scan_is_one_launch_for_every_length(backwards: int) -> None:
     nodes = [node("Add", "s x", "sum"), node("Mul", "sum two", "t"), node("Identity", "t", "y")]
     body = graph(nodes, [value("s", ["n"]), value("x", ["n"])], [value("t", ["n"]), value("y", ["n"])])
     made = model(
-        [node("Scan", "start xs", "last ys", body=body, num_scan_inputs=1, scan_input_directions=[backwards], scan_input_axes=[1], scan_output_axes=[1])],
+        [node("Scan", "start xs", "last ys", body=body, num_scan_inputs=1, scan_input_directions=[backwards],
+              scan_input_axes=[1], scan_output_axes=[1])],
         [value("start", ["n"]), value("xs", ["n", "t"])], [value("last", ["n"]), value("ys", ["n", "t"])], {"two": array(0.5)},
     )  # fmt: skip
     random = np.random.default_rng(1)
@@ -170,9 +175,11 @@ def test_control_flow_within_control_flow() -> None:
         node("Identity", "c2", "d2"), node("ReduceSum", "u", "total", keepdims=0), node("Greater", "total one", "p"),
         node("If", "p", "w2", then_branch=then, else_branch=other),
     ]  # fmt: skip
-    body = graph(nodes, [value("i2", [], INT64), value("c2", [], BOOL), value("u", None)], [value("d2", [], BOOL), value("w2", None)])
+    body = graph(nodes, [value("i2", [], INT64), value("c2", [], BOOL), value("u", None)],
+                 [value("d2", [], BOOL), value("w2", None)])
     weights = {"three": array(3, np.int64), "yes": array(True, bool), "half": array(0.5), "one": array(1.0)}
-    made = model([node("Loop", "count yes x", "y", body=body)], [value("x", ["n"]), value("count", [], INT64)], [value("y", None)], weights)
+    made = model([node("Loop", "count yes x", "y", body=body)], [value("x", ["n"]), value("count", [], INT64)],
+                 [value("y", None)], weights)
     with dvm.Runtime(inline=True):
         session = load(made)
         for x, count in (([8.0, 1.0], 4), ([-1.0, -9.0, 0.5], 3)):

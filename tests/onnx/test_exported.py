@@ -35,7 +35,8 @@ def test_as_onnxruntime(name: str, files: dict[str, bytes]) -> None:
                 assert got.shape == wanted.shape and got.dtype == wanted.dtype, shapes
                 np.testing.assert_allclose(got, wanted, rtol=2e-4, atol=2e-5, err_msg=str(shapes))
         counts = session.counts()
-        assert counts[HOST_PATH] == counts[HOST_FUNCTION] == 0, [r for r in session.explain() if {HOST_PATH, HOST_FUNCTION} & set(r.where)]
+        assert counts[HOST_PATH] == counts[HOST_FUNCTION] == 0, [r for r in session.explain()
+            if {HOST_PATH, HOST_FUNCTION} & set(r.where)]
 
 
 @pytest.mark.parametrize("name", ["bert", "gpt", "vit", "convolutions"])

@@ -48,7 +48,8 @@ def test_sizes_are_computed_without_a_round_trip() -> None:
 
 
 def test_a_shape_that_is_an_input_belongs_to_the_signature() -> None:
-    made = model([node("Reshape", "x shape", "r"), node("Neg", "r", "y")], [value("x", ["n", 3]), value("shape", ["r"], INT64)], [value("y", None)])
+    made = model([node("Reshape", "x shape", "r"), node("Neg", "r", "y")],
+                 [value("x", ["n", 3]), value("shape", ["r"], INT64)], [value("y", None)])
     with dvm.Runtime(inline=True):
         session = load(made)
         for shape in ([3, 2], [6], [1, 6], [3, 2]):
@@ -87,10 +88,13 @@ def test_branches_follow_values() -> None:
 
 def test_a_loop_that_stops_by_a_value() -> None:
     body = helper.make_graph(
-        [helper.make_node("Add", ["v", "v"], ["v2"]), helper.make_node("Less", ["v2", "limit"], ["go"]), helper.make_node("Identity", ["v2"], ["seen"])],
-        "body", [value("i", [], INT64), value("c", [], BOOL), value("v", [])], [value("go", [], BOOL), value("v2", []), value("seen", [])],
+        [helper.make_node("Add", ["v", "v"], ["v2"]), helper.make_node("Less", ["v2", "limit"], ["go"]),
+         helper.make_node("Identity", ["v2"], ["seen"])],
+        "body", [value("i", [], INT64), value("c", [], BOOL), value("v", [])],
+        [value("go", [], BOOL), value("v2", []), value("seen", [])],
     )  # fmt: skip
-    made = model([node("Loop", "max start", "last all", body=body)], [value("start", []), value("limit", [])], [value("last", []), value("all", ["n"])],
+    made = model([node("Loop", "max start", "last all", body=body)], [value("start", []), value("limit", [])],
+                 [value("last", []), value("all", ["n"])],
                  {"max": array(100, np.int64)})  # fmt: skip
     made.graph.node[0].input[:] = ["max", "", "start"]
     with dvm.Runtime(inline=True):
@@ -105,8 +109,10 @@ def test_a_loop_that_stops_by_a_value() -> None:
 
 
 def test_sizes_that_depend_on_values_end_a_segment() -> None:
-    nodes = [node("Abs", "x", "a"), node("NonZero", "a", "places"), node("Shape", "places", "s"), node("Gather", "s one", "count")]
-    made = model(nodes, [value("x", ["n"])], [value("places", None, INT64), value("count", [], INT64)], {"one": array(1, np.int64)})
+    nodes = [node("Abs", "x", "a"), node("NonZero", "a", "places"), node("Shape", "places", "s"),
+             node("Gather", "s one", "count")]
+    made = model(nodes, [value("x", ["n"])], [value("places", None, INT64), value("count", [], INT64)],
+                 {"one": array(1, np.int64)})
     with dvm.Runtime(inline=True):
         session = load(made)
         for x in ([0.0, 2.0, 0.0, -1.0], [0.0, 0.0, 3.0], [1.0, 1.0]):
@@ -161,7 +167,8 @@ def test_external_functions_of_a_model() -> None:
 
 def test_backend_interface() -> None:
     with dvm.Runtime(inline=True):
-        assert DvmBackend.supports_device("CPU") and DvmBackend.supports_device("CPU:0") and not DvmBackend.supports_device("CUDA")
+        assert DvmBackend.supports_device("CPU") and DvmBackend.supports_device(
+            "CPU:0") and not DvmBackend.supports_device("CUDA")
         (y,) = DvmBackend.run_model(reshaping(), [array(X)])
         prepared = DvmBackend.prepare(reshaping())
         assert prepared.run({"x": array(X)}).y.tolist() == prepared.run(array(X)).y.tolist() == y.tolist()
@@ -184,13 +191,16 @@ def test_backend_runs_nodes_with_all_their_outputs() -> None:
 
 def test_backend_says_what_it_can_run() -> None:
     unknown = model([node("Nonsense", "x", "y")], [value("x", ["n"])], [value("y", None)])
-    part = helper.make_graph([helper.make_node("Gradient", ["x"], ["z"], domain="ai.onnx.preview.training")], "part", [], [value("z", None)])
-    hidden = model([node("If", "p", "y", then_branch=part, else_branch=part)], [value("x", ["n"]), value("p", [], BOOL)], [value("y", None)])
+    part = helper.make_graph([helper.make_node("Gradient", ["x"], ["z"], domain="ai.onnx.preview.training")], "part",
+                             [], [value("z", None)])
+    hidden = model([node("If", "p", "y", then_branch=part, else_branch=part)],
+                   [value("x", ["n"]), value("p", [], BOOL)], [value("y", None)])
     hidden.opset_import.append(helper.make_opsetid("ai.onnx.preview.training", 1))
     by_body = model([node("SwiGLU", "x", "y")], [value("x", ["n"])], [value("y", None)], opset=onnx.defs.onnx_opset_version())
     assert DvmBackend.is_compatible(reshaping()) and DvmBackend.is_compatible(by_body)
     assert not DvmBackend.is_compatible(reshaping(), device="CUDA")
-    assert not DvmBackend.is_compatible(unknown) and not DvmBackend.is_compatible(hidden) and not DvmBackend.is_compatible(onnx.ModelProto())
+    assert not DvmBackend.is_compatible(unknown) and not DvmBackend.is_compatible(
+        hidden) and not DvmBackend.is_compatible(onnx.ModelProto())
     assert load(hidden).unknown_operators() == ["ai.onnx.preview.training.Gradient"]
 
 
@@ -257,7 +267,8 @@ def test_a_session_outlives_its_runtime_and_serves_threads() -> None:
 
 
 def test_what_is_given_may_be_an_output() -> None:
-    made = model([node("Neg", "x", "y")], [value("x", ["n"])], [value("x", ["n"]), value("w", [2]), value("y", ["n"])], {"w": array([5, 6])})
+    made = model([node("Neg", "x", "y")], [value("x", ["n"])],
+                 [value("x", ["n"]), value("w", [2]), value("y", ["n"])], {"w": array([5, 6])})
     with dvm.Runtime(inline=True):
         session = load(made)
         for _ in range(2):
@@ -280,7 +291,8 @@ def test_weights_go_to_the_device_once() -> None:
 
 def test_a_part_of_a_constant_that_a_size_chooses_is_one_plan() -> None:
     """Tables of positions, cut to the length: each length was a plan of its own."""
-    nodes = [node("Shape", "x", "s"), node("Gather", "s one", "n"), node("Unsqueeze", "n zero", "n1"), node("Slice", "table zero n1 one1", "part"), node("Add", "x part", "y")]
+    nodes = [node("Shape", "x", "s"), node("Gather", "s one", "n"), node("Unsqueeze", "n zero", "n1"),
+             node("Slice", "table zero n1 one1", "part"), node("Add", "x part", "y")]
     table = np.arange(20, dtype=np.float32).reshape(1, 20)
     weights = {"one": array(1, np.int64), "zero": array([0], np.int64), "one1": array([1], np.int64), "table": table}
     with dvm.Runtime(inline=True):

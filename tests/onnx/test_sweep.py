@@ -1,5 +1,5 @@
-"""A sample of ONNX's node cases at other shapes, one session a case, against the reference evaluator; `python -m tests.onnx.sweep` runs
-all of them."""
+"""A sample of ONNX's node cases at other shapes, one session a case, against the reference evaluator; `python -m
+tests.onnx.sweep` runs all of them."""
 
 from __future__ import annotations
 

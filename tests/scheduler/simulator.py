@@ -21,7 +21,8 @@ from dvm_rt.scheduler.state import SchedulerState
 
 LEASE_S = 0.25
 FOREVER = 1 << 30
-LIMITS = Limits(batch_max=8, worker_credits=16, lease_s=LEASE_S, remote_lease_s=1.0, device_lease_s=2.0, graph_lease_s=2.0, story_length=1 << 16)
+LIMITS = Limits(batch_max=8, worker_credits=16, lease_s=LEASE_S, remote_lease_s=1.0, device_lease_s=2.0,
+                graph_lease_s=2.0, story_length=1 << 16)
 
 
 class Broken(AssertionError):

@@ -335,7 +335,8 @@ def test_a_process_that_gets_no_cpu_is_given_time():
 
 
 def test_a_worker_at_its_start_has_the_time_for_it():
-    """Starting takes what it takes, more on a busy machine; one after the other would die of it until none is started any more."""
+    """Starting takes what it takes, more on a busy machine; one after the other would die of it until none is started
+    any more."""
     d = Driver()
     d.arrive(1)
     d.count(waiting_program=1, device_up=True)

@@ -34,13 +34,18 @@ def test_every_name_of_the_standard_is_there() -> None:
 A = np.arange(24, dtype=np.float32).reshape(2, 3, 4) - 7
 M = np.array([[3, -1, 2], [0, 5, 2]], np.int16)
 CASES = {
-    "abs": (A,), "add": (A, A), "divide": (A, A + 50), "floor_divide": (M, M + 20), "remainder": (M, M + 20), "pow": (A + 8, A / 8),
-    "hypot": (A, A), "sign": (A,), "square": (M,), "isnan": (A,), "logaddexp": (A, A / 2), "bitwise_xor": (M, M + 3), "where": (A > 0, A, -A),
+    "abs": (A,), "add": (A, A), "divide": (A, A + 50), "floor_divide": (M, M + 20), "remainder": (M, M + 20),
+    "pow": (A + 8, A / 8),
+    "hypot": (A, A), "sign": (A,), "square": (M,), "isnan": (A,), "logaddexp": (A, A / 2), "bitwise_xor": (M, M + 3),
+    "where": (A > 0, A, -A),
     "matmul": (A, A.transpose(0, 2, 1)), "tril": (A,), "triu": (A,), "flip": (A,), "broadcast_arrays": (A, A[:1]), "diff": (A,),
-    "mean": (A,), "std": (A,), "var": (A,), "prod": (M,), "sum": (M,), "max": (M,), "argmin": (A,), "count_nonzero": (M,), "all": (M,),
-    "clip": (M, 0, 2), "tile": (M, (2, 2)), "repeat": (M, 2), "zeros_like": (M,), "full_like": (M, 3), "vecdot": (A, A), "sin": (A,),
+    "mean": (A,), "std": (A,), "var": (A,), "prod": (M,), "sum": (M,), "max": (M,), "argmin": (A,),
+    "count_nonzero": (M,), "all": (M,),
+    "clip": (M, 0, 2), "tile": (M, (2, 2)), "repeat": (M, 2), "zeros_like": (M,), "full_like": (M, 3),
+    "vecdot": (A, A), "sin": (A,),
     "log1p": (A + 8,), "expm1": (A / 8,), "trunc": (A / 3,), "copysign": (A, -A), "atan2": (A, A + 1),
-    "sort": (A[::-1] % 5,), "argsort": (A[0, 0],), "nonzero": (M,), "unique_values": (M,), "unique_counts": (M,), "unique_inverse": (M,),
+    "sort": (A[::-1] % 5,), "argsort": (A[0, 0],), "nonzero": (M,), "unique_values": (M,), "unique_counts": (M,),
+    "unique_inverse": (M,),
     "unique_all": (M,), "cumulative_sum": (M[0],), "cumulative_prod": (A[0, 1],),
 }  # fmt: skip
 
@@ -49,18 +54,22 @@ CASES = {
 def test_values(name: str) -> None:
     args = [dvm.asarray(a) if isinstance(a, np.ndarray) else a for a in CASES[name]]
     got = getattr(xp, name)(*args)
-    own = {"vecdot": lambda a, b: (a * b).sum(-1), "pow": np.power, "atan2": np.arctan2, "unique_values": np.unique}  # NumPy's are unordered
+    own = {"vecdot": lambda a, b: (a * b).sum(-1), "pow": np.power, "atan2": np.arctan2,
+           "unique_values": np.unique}  # NumPy's are unordered
     want = own.get(name, getattr(np, name, None))(*CASES[name])
-    for g, w in zip(got if isinstance(got, (tuple, list)) else [got], want if isinstance(want, (tuple, list)) else [want], strict=True):
+    for g, w in zip(got if isinstance(got, (tuple, list)) else [got], want if isinstance(want, (tuple, list))
+                    else [want], strict=True):
         assert g.shape == w.shape
         np.testing.assert_allclose(np.asarray(g).astype(np.float64), np.asarray(w, np.float64), 2e-5, 1e-5)
 
 
 def test_shapes() -> None:
     x = dvm.asarray(A)
-    assert xp.roll(x, 5).tolist() == np.roll(A, 5).tolist() and xp.roll(x, (1, -1), axis=(0, 2)).tolist() == np.roll(A, (1, -1), (0, 2)).tolist()
+    assert xp.roll(x, 5).tolist() == np.roll(A, 5).tolist() and xp.roll(x, (1, -1),
+        axis=(0, 2)).tolist() == np.roll(A, (1, -1), (0, 2)).tolist()
     assert xp.moveaxis(x, 0, 2).tolist() == np.moveaxis(A, 0, 2).tolist() and xp.moveaxis(x, (0, 1), (-1, 0)).shape == (3, 4, 2)
-    assert xp.concat([x, x], axis=None).shape == (48,) and [u.tolist() for u in xp.unstack(x, axis=1)] == [A[:, i].tolist() for i in range(3)]
+    assert xp.concat([x, x], axis=None).shape == (48,) and [u.tolist() for u in xp.unstack(x, axis=1)] == [A[:,
+        i].tolist() for i in range(3)]
     assert xp.take(x, dvm.asarray([2, 0]), axis=1).tolist() == A[:, [2, 0]].tolist()
     assert xp.take(x, dvm.asarray([[2, 0]]), axis=2).tolist() == np.take(A, [[2, 0]], 2).tolist()
     places = xp.searchsorted(xp.asarray([5, 1, 3]), xp.asarray([3, 6]), side="right", sorter=xp.asarray([1, 2, 0]))
@@ -72,14 +81,17 @@ def test_shapes() -> None:
 
 
 def test_creation_and_dtypes() -> None:
-    assert xp.zeros((2,), dtype=xp.int8, device="cpu").tolist() == [0, 0] and xp.eye(2, 3, k=1).tolist() == np.eye(2, 3, 1).tolist()
-    assert xp.empty((0, 3)).shape == (0, 3) and xp.asarray([1, 2], dtype=xp.uint8).dtype is xp.uint8 and xp.ones(3).dtype is xp.float32
+    assert xp.zeros((2,), dtype=xp.int8, device="cpu").tolist() == [0, 0] and xp.eye(2, 3, k=1).tolist() == np.eye(2,
+        3, 1).tolist()
+    assert xp.empty((0, 3)).shape == (0, 3) and xp.asarray([1, 2], dtype=xp.uint8).dtype is xp.uint8 and xp.ones(
+        3).dtype is xp.float32
     assert xp.result_type(xp.int8, xp.uint8) is xp.int16 and xp.result_type(xp.asarray([1]), 1.0) is xp.float32
     assert xp.can_cast(xp.int8, xp.int16) and not xp.can_cast(xp.int16, xp.int8) and not xp.can_cast(xp.uint64, xp.int64)
     assert xp.isdtype(xp.uint8, "integral") and xp.isdtype(xp.float32, ("bool", "numeric")) and not xp.isdtype(xp.bool, "numeric")
     assert xp.finfo(xp.float32).eps == 2**-23 and xp.iinfo(xp.int16).max == 32767 and xp.finfo(dvm.bfloat16).bits == 16
     info = xp.__array_namespace_info__()
-    assert info.default_dtypes()["integral"] is xp.int64 and "float16" not in info.dtypes() and set(info.dtypes(kind="bool")) == {"bool"}
+    assert info.default_dtypes()["integral"] is xp.int64 and "float16" not in info.dtypes() and set(
+        info.dtypes(kind="bool")) == {"bool"}
     with pytest.raises(dvm.DTypeError):
         xp.result_type(xp.uint64, xp.int8)
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from importlib import import_module
 
-SUBJECTS = ("elementwise", "shapes", "picking", "reductions", "neural", "quantised", "recurrent", "control", "signal", "images", "text", "training")
+SUBJECTS = ("elementwise", "shapes", "picking", "reductions", "neural", "quantised", "recurrent", "control",
+            "signal", "images", "text", "training")
 
 
 def load() -> None:

@@ -1,5 +1,5 @@
-"""Control flow, sequences and optionals. Graphs inside of nodes are parts of the segment where the device can take the branch or the
-iteration by itself; else they run through the runner, in segments of their own."""
+"""Control flow, sequences and optionals. Graphs inside of nodes are parts of the segment where the device can take
+the branch or the iteration by itself; else they run through the runner, in segments of their own."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def _truth(value: Value) -> bool:
 
 @row("If", kind=LIFTS)
 def if_operator(c: Call, condition: Value) -> Value:
-    """A condition that is known while tracing chooses there; one that is computed is the device's choice, where both branches give
-    arrays of the same shapes; else it is fetched, and the branch belongs to the signature."""
+    """A condition that is known while tracing chooses there; one that is computed is the device's choice, where both
+    branches give arrays of the same shapes; else it is fetched, and the branch belongs to the signature."""
     branches: list[Graph] = [c.get("then_branch"), c.get("else_branch")]
     if c.is_traced(condition):
         try:
@@ -50,7 +50,8 @@ def _arrays(values: list[Value]) -> tuple[Array, ...]:
 
 @row("Loop", kind=LIFTS)
 def loop(c: Call, count: Value, condition: Value, *states: Value) -> Value:
-    """In a trace the device's, where the state keeps its shapes and the rows that are collected are counted before; else Python's."""
+    """In a trace the device's, where the state keeps its shapes and the rows that are collected are counted before;
+    else Python's."""
     if c.is_traced():
         return _on_device(states, lambda: _device_loop(c, count, condition, states))
     return _python_loop(c, count, condition, states)
@@ -83,11 +84,13 @@ def _device_loop(c: Call, count: Value, condition: Value, states: Sequence[Value
     if _always_goes_on(body) and (condition is None or (isinstance(condition, np.ndarray) and _truth(condition))):
         if isinstance(count, np.ndarray):  # counted before: a number, or a size
             length = count.reshape(-1)[0]
-            carry, rows = dvm.scan(lambda s, _: _carried(s, step(*s)[1], kept), tuple(map(lift, start)), None, length if isinstance(length, Dim) else max(int(length), 0))
+            carry, rows = dvm.scan(lambda s, _: _carried(s, step(*s)[1], kept), tuple(map(lift, start)), None,
+                                   length if isinstance(length, Dim) else max(int(length), 0))
             return [*carry[1:], *rows]
         if count is not None and not collects:
             last = dvm.reshape(lift(count), ())
-            return list(dvm.while_loop(lambda i, *_: i < last, lambda i, *s: (i + 1, *step(i, *s)[1]), tuple(map(lift, start)))[1:])
+            return list(dvm.while_loop(lambda i, *_: i < last, lambda i, *s: (i + 1, *step(i, *s)[1]),
+                                       tuple(map(lift, start)))[1:])
     if collects:
         raise Untraceable
 

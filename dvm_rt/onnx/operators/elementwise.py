@@ -13,14 +13,16 @@ from dvm_rt.onnx.values import numpy_dtype, dvm_dtype
 
 Value = object
 UNARY = {
-    "Abs": "abs", "Neg": "negative", "Sqrt": "sqrt", "Exp": "exp", "Log": "log", "Tanh": "tanh", "Erf": "erf", "Sigmoid": "sigmoid",
+    "Abs": "abs", "Neg": "negative", "Sqrt": "sqrt", "Exp": "exp", "Log": "log", "Tanh": "tanh", "Erf": "erf",
+    "Sigmoid": "sigmoid",
     "Relu": "relu", "Floor": "floor", "Ceil": "ceil", "Round": "round", "Reciprocal": "reciprocal", "Sin": "sin", "Cos": "cos",
     "Tan": "tan", "Asin": "asin", "Acos": "acos", "Atan": "atan", "Sinh": "sinh", "Cosh": "cosh", "Asinh": "asinh",
     "Acosh": "acosh", "Atanh": "atanh", "Sign": "sign", "IsNaN": "isnan", "Not": "logical_not", "BitwiseNot": "bitwise_invert",
 }  # fmt: skip
 BINARY = {
     "Add": "add", "Sub": "subtract", "Mul": "multiply", "Equal": "equal", "Greater": "greater", "Less": "less",
-    "GreaterOrEqual": "greater_equal", "LessOrEqual": "less_equal", "And": "logical_and", "Or": "logical_or", "Xor": "logical_xor",
+    "GreaterOrEqual": "greater_equal", "LessOrEqual": "less_equal", "And": "logical_and", "Or": "logical_or",
+    "Xor": "logical_xor",
     "BitwiseAnd": "bitwise_and", "BitwiseOr": "bitwise_or", "BitwiseXor": "bitwise_xor",
 }  # fmt: skip
 
@@ -67,7 +69,8 @@ def divide(c: Call, x: Value, y: Value) -> Value:
     y = _lined(c, x, y)
     if kind_of(x) == "f":
         return c.xp.divide(x, y)
-    if kind_of(x) == "u" or (isinstance(x, np.ndarray) and x.dtype == object) or (isinstance(y, np.ndarray) and y.dtype == object):
+    if kind_of(x) == "u" or (isinstance(x, np.ndarray) and x.dtype == object) or (isinstance(y, np.ndarray)
+            and y.dtype == object):
         return c.xp.floor_divide(x, y)
     quotient = c.xp.floor_divide(x, y)  # whole numbers are divided towards 0
     rest = c.xp.subtract(x, c.xp.multiply(quotient, y))
@@ -88,7 +91,8 @@ def modulo(c: Call, x: Value, y: Value) -> Value:
 @row("Pow")
 def power(c: Call, x: Value, y: Value) -> Value:
     dtype, y = numpy_dtype(x), _lined(c, x, y)
-    if isinstance(y, Array) and y._node is not None and same(y.size, 1) and y._node.operator.name in ("constant", "broadcast_to", "full"):
+    if isinstance(y, Array) and y._node is not None and same(y.size, 1) and y._node.operator.name in ("constant",
+            "broadcast_to", "full"):
         number = _constant_of(y)
         if number is not None and kind_of(x) == "f":
             return c.xp.pow(x, number)
@@ -207,7 +211,8 @@ def _to_float8(x: np.ndarray, dtype: np.dtype, saturate: int) -> np.ndarray:
         info = ml_dtypes.finfo(dtype)
         top = float(info.max)
         big = np.abs(wide) > top
-        result = np.where(big & ~np.isnan(wide), np.sign(wide) * top, np.where(np.isnan(wide), wide, result.astype(np.float32))).astype(dtype)
+        result = np.where(big & ~np.isnan(wide), np.sign(wide) * top,
+                          np.where(np.isnan(wide), wide, result.astype(np.float32))).astype(dtype)
     return result
 
 

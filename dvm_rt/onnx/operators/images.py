@@ -47,7 +47,8 @@ def upsample(c: Call, x: Value, scales: Value = None) -> Value:
 def _resized(c: Call, x: Value, roi: list | None, scales: list | None, sizes: list | None) -> Value:
     rank = len(x.shape)
     axes = [a % rank for a in c.get("axes", range(rank))]
-    if any(isinstance(x.shape[a], Dim) for a in axes if not _unchanged(axes.index(a), scales)) or any(isinstance(n, Dim) for n in sizes or ()):
+    if any(isinstance(x.shape[a], Dim) for a in axes if not _unchanged(axes.index(a), scales)) or any(isinstance(n,
+            Dim) for n in sizes or ()):
         raise ShapeError(f"sizes that are resized, got {x.shape}, allowed numbers")
     by_scales = scales is not None
     scales, sizes = _sizes(c, [x.shape[a] for a in axes], scales, sizes)
@@ -122,7 +123,8 @@ def _matrix(places: np.ndarray, n: int, scale: float, mode: str, c: Call) -> np.
     stretch = min(scale, 1.0) if c.get("antialias", 0) else 1.0
     if mode == "nearest":
         for row_number, place in enumerate(places):
-            matrix[row_number, int(np.clip(_nearest(place, c.get("nearest_mode", "round_prefer_floor" if c.opset >= 11 else "floor")), 0, n - 1))] = 1
+            matrix[row_number, int(np.clip(_nearest(place, c.get("nearest_mode", "round_prefer_floor"
+                if c.opset >= 11 else "floor")), 0, n - 1))] = 1
         return matrix
     kernel, reach = (_linear, 1) if mode == "linear" else (_cubic(c.get("cubic_coeff_a", -0.75)), 2)
     reach = reach / stretch
@@ -282,7 +284,8 @@ def _bilinear(plane: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray:
     top, left = np.floor(y).astype(int), np.floor(x).astype(int)
     bottom, right = np.minimum(top + 1, h - 1), np.minimum(left + 1, w - 1)
     dy, dx = y - top, x - left
-    corners = [plane[:, top, left] * (1 - dy) * (1 - dx), plane[:, top, right] * (1 - dy) * dx, plane[:, bottom, left] * dy * (1 - dx), plane[:, bottom, right] * dy * dx]
+    corners = [plane[:, top, left] * (1 - dy) * (1 - dx), plane[:, top, right] * (1 - dy) * dx,
+               plane[:, bottom, left] * dy * (1 - dx), plane[:, bottom, right] * dy * dx]
     return np.where(outside, 0, np.stack(corners))
 
 
@@ -290,7 +293,8 @@ def _bilinear(plane: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray:
 def roi_align(c: Call, x: Value, rois: Value, batch: Value) -> Value:
     height, width, ratio = c.get("output_height", 1), c.get("output_width", 1), c.get("sampling_ratio", 0)
     scale, average = c.get("spatial_scale", 1.0), c.get("mode", "avg") == "avg"
-    shift = 0.5 if c.get("coordinate_transformation_mode", "half_pixel" if c.opset >= 16 else "output_half_pixel") == "half_pixel" else 0.0
+    shift = 0.5 if c.get("coordinate_transformation_mode", "half_pixel" if c.opset >= 16
+                         else "output_half_pixel") == "half_pixel" else 0.0
     result = np.zeros((rois.shape[0], x.shape[1], height, width), x.dtype)
     for i, (x1, y1, x2, y2) in enumerate(rois.astype(np.float64) * scale - shift):
         w, h = x2 - x1, y2 - y1
@@ -306,7 +310,8 @@ def roi_align(c: Call, x: Value, rois: Value, batch: Value) -> Value:
 
 
 @row("NonMaxSuppression", kind=HOST)
-def non_max_suppression(c: Call, boxes: Value, scores: Value, most: Value = None, overlap: Value = None, least: Value = None) -> Value:
+def non_max_suppression(c: Call, boxes: Value, scores: Value, most: Value = None, overlap: Value = None,
+                        least: Value = None) -> Value:
     def scalar(value: Value, default: float) -> float:
         return default if value is None or np.asarray(value).size == 0 else np.asarray(value).reshape(-1)[0].item()
 

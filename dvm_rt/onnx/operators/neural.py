@@ -72,7 +72,8 @@ def conv(c: Call, x: Value, weight: Value, bias: Value = None) -> Value:
 
 def _computed_in(c: Call, values: Sequence[Value]) -> list[Value]:
     """Convolutions of short floats are computed in float32."""
-    return [cast(c, v, np.dtype(np.float32)) if v is not None and kind_of(v) == "f" and numpy_dtype(v).itemsize < 4 else v for v in values]
+    return [cast(c, v, np.dtype(np.float32)) if v is not None and kind_of(v) == "f" and numpy_dtype(v).itemsize < 4
+            else v for v in values]
 
 
 @row("ConvTranspose")
@@ -88,7 +89,8 @@ def conv_transpose(c: Call, x: Value, weight: Value, bias: Value = None) -> Valu
             raise c.refuse(f"pads below 0 before the start, got {pads}, allowed 0 and more")
         pads = [(low, max(high, 0)) for low, high in pads]
     wide, dtype = _computed_in(c, (x, weight, bias)), numpy_dtype(x)
-    result = c.xp.conv_transpose(*wide, stride=strides, padding=pads, output_padding=extra, dilation=dilations, groups=c.get("group", 1))
+    result = c.xp.conv_transpose(*wide, stride=strides, padding=pads, output_padding=extra, dilation=dilations,
+                                 groups=c.get("group", 1))
     return result if numpy_dtype(result) == dtype else cast(c, result, dtype)
 
 
@@ -125,7 +127,8 @@ def max_pool(c: Call, x: Value) -> Value:
     return result if numpy_dtype(result) == numpy_dtype(x) else cast(c, result, numpy_dtype(x))
 
 
-def _max_pool_with_places(c: Call, x: Value, kernel: tuple, strides: tuple, pads: Pads, dilations: tuple, ceil_mode: bool) -> Value:
+def _max_pool_with_places(c: Call, x: Value, kernel: tuple, strides: tuple, pads: Pads, dilations: tuple,
+                          ceil_mode: bool) -> Value:
     """On the host: the largest of each window, and its place in the flattened tensor."""
     if isinstance(x, Array):
         raise c.refuse("places of the largest are the host's")
@@ -156,7 +159,8 @@ def _wide_pads(c: Call, x: Value, kernel: tuple, pads: Pads, value: float) -> tu
     """Pads of more than half a window are made part of x."""
     if not _too_wide(kernel, pads):
         return x, pads
-    return c.xp.pad(x, [(0, 0), (0, 0), *pads], value=value if isinstance(x, Array) else np.asarray(value, x.dtype)), [(0, 0)] * len(kernel)
+    return c.xp.pad(x, [(0, 0), (0, 0), *pads], value=value if isinstance(x, Array)
+                    else np.asarray(value, x.dtype)), [(0, 0)] * len(kernel)
 
 
 @row("AveragePool")
@@ -171,7 +175,8 @@ def average_pool(c: Call, x: Value) -> Value:
         if not included:
             return cast(c, _mean_of_the_inside(c, wide, kernel, pads, strides, dilations), dtype)
         wide, pads = _wide_pads(c, wide, kernel, pads, 0.0)
-    result = c.xp.avg_pool(wide, kernel, stride=strides, padding=pads, dilation=dilations, ceil_mode=bool(c.get("ceil_mode", 0)), count_include_pad=included)
+    result = c.xp.avg_pool(wide, kernel, stride=strides, padding=pads, dilation=dilations,
+                           ceil_mode=bool(c.get("ceil_mode", 0)), count_include_pad=included)
     return result if numpy_dtype(result) == dtype else cast(c, result, dtype)
 
 
@@ -194,7 +199,8 @@ def lp_pool(c: Call, x: Value) -> Value:
     powered = c.xp.pow(c.xp.abs(x), number(x, p))
     ceil_mode = bool(c.get("ceil_mode", 0))
     powered, pads = _wide_pads(c, powered, kernel, pads, 0.0)
-    total = c.xp.avg_pool(powered, kernel, stride=strides, padding=pads, dilation=dilations, ceil_mode=ceil_mode, count_include_pad=True)
+    total = c.xp.avg_pool(powered, kernel, stride=strides, padding=pads, dilation=dilations, ceil_mode=ceil_mode,
+                          count_include_pad=True)
     if ceil_mode:
         raise c.refuse("ceil_mode, got 1, allowed 0")
     return c.xp.pow(c.xp.multiply(total, number(x, size)), number(x, 1 / p))
@@ -224,7 +230,8 @@ def global_lp_pool(c: Call, x: Value) -> Value:
 def max_unpool(c: Call, x: Value, places: Value, wanted: Value = None) -> Value:
     kernel = c.get("kernel_shape")
     strides, given = c.get("strides", (1,) * len(kernel)), c.get("pads", (0,) * (2 * len(kernel)))
-    own = [(n - 1) * s - (given[i] + given[i + len(kernel)]) + k for i, (n, s, k) in enumerate(zip(x.shape[2:], strides, kernel, strict=True))]
+    own = [(n - 1) * s - (given[i] + given[i + len(kernel)]) + k
+           for i, (n, s, k) in enumerate(zip(x.shape[2:], strides, kernel, strict=True))]
     shape = (*x.shape[:2], *own)
     result = _scattered(c, x, places, shape)
     if wanted is None:
@@ -258,7 +265,8 @@ def col2im(c: Call, x: Value, image: Value, block: Value) -> Value:
     ones = np.tile(np.eye(taps).reshape(taps, 1, *kernel), (channels,) + (1,) * (rank + 1)).astype(numpy_dtype(x))
     blocks = c.xp.reshape(x, (x.shape[0], channels * taps, *counts))
     return c.xp.conv_transpose(
-        blocks, lift(ones) if isinstance(x, Array) else ones, None, stride=strides, padding=list(zip(pads[:rank], pads[rank:], strict=True)),
+        blocks, lift(ones) if isinstance(x, Array) else ones, None, stride=strides,
+        padding=list(zip(pads[:rank], pads[rank:], strict=True)),
         output_padding=rest, dilation=dilations, groups=channels,
     )  # fmt: skip
 
@@ -289,7 +297,8 @@ def _likelihood(c: Call, x: Value, target: Value, weight: Value) -> Value:
     zero = number(x, 0.0)
     loss = c.xp.negative(c.xp.sum(c.xp.where(hit, x, zero), axis=(1,)))
     if weight is None:
-        share = c.xp.broadcast_to(lift(np.asarray(1, numpy_dtype(x))) if isinstance(x, Array) else np.asarray(1, x.dtype), target.shape)
+        share = c.xp.broadcast_to(lift(np.asarray(1, numpy_dtype(x))) if isinstance(x, Array)
+                                  else np.asarray(1, x.dtype), target.shape)
     else:
         share = c.xp.sum(c.xp.where(hit, c.xp.reshape(weight, tuple(shape)), zero), axis=(1,))
     if ignored is not None:

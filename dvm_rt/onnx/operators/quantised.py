@@ -15,7 +15,8 @@ from dvm_rt.onnx.values import numpy_dtype
 
 Value = object
 INT32 = np.dtype(np.int32)
-RANGES = {"uint8": (0, 255), "int8": (-128, 127), "uint16": (0, 65535), "int16": (-32768, 32767), "uint4": (0, 15), "int4": (-8, 7), "uint2": (0, 3), "int2": (-2, 1)}
+RANGES = {"uint8": (0, 255), "int8": (-128, 127), "uint16": (0, 65535), "int16": (-32768, 32767), "uint4": (0, 15),
+          "int4": (-8, 7), "uint2": (0, 3), "int2": (-2, 1)}
 
 
 def _lined(c: Call, scale: Value, x: Value) -> Value:
@@ -40,7 +41,8 @@ def quantize_linear(c: Call, x: Value, scale: Value, zero: Value = None) -> Valu
     kind = c.get("output_dtype", 0)
     dtype = numpy_dtype(zero) if zero is not None else onnx.helper.tensor_dtype_to_np_dtype(kind) if kind else np.dtype(np.uint8)
     precision = c.get("precision", 0)
-    wide = onnx.helper.tensor_dtype_to_np_dtype(precision) if precision else numpy_dtype(x) if kind_of(x) == "f" and c.opset >= 19 else FLOAT32
+    wide = onnx.helper.tensor_dtype_to_np_dtype(precision) if precision else numpy_dtype(x) if kind_of(
+        x) == "f" and c.opset >= 19 else FLOAT32
     wide = wide if wide.itemsize >= 4 else FLOAT32
     scaled = c.xp.divide(cast(c, x, wide), cast(c, _lined(c, scale, x), wide))
     if dtype.name not in RANGES:
@@ -107,7 +109,8 @@ def quantised_matmul(
 ) -> Value:
     total = c.xp.matmul(_shifted(c, a, a_zero, -2), _shifted(c, b, b_zero, -1))
     scales = [cast(c, s, FLOAT32) for s in (a_scale, b_scale, y_scale)]
-    scales[0] = c.xp.expand_dims(scales[0], axis=len(scales[0].shape)) if len(scales[0].shape) and scales[0].shape[0] != 1 else scales[0]
+    scales[0] = c.xp.expand_dims(scales[0], axis=len(scales[0].shape)) if len(scales[0].shape) and scales[0].shape[
+        0] != 1 else scales[0]
     scaled = c.xp.divide(c.xp.multiply(cast(c, total, FLOAT32), c.xp.multiply(scales[0], scales[1])), scales[2])
     return _requantised(c, scaled, y_zero)
 
@@ -148,6 +151,7 @@ def quantised_conv(
     lined = (-1, *(1 for _ in x.shape[2:]))
     if bias is not None:
         total = c.xp.add(total, c.xp.reshape(bias, lined))
-    own = c.xp.reshape(weight_scale, lined) if len(weight_scale.shape) and not isinstance(weight_scale.shape[0], Dim) and weight_scale.shape[0] > 1 else weight_scale
+    own = c.xp.reshape(weight_scale, lined) if len(weight_scale.shape) and not isinstance(weight_scale.shape[0],
+        Dim) and weight_scale.shape[0] > 1 else weight_scale
     scale = c.xp.divide(c.xp.multiply(x_scale, own), y_scale)
     return _requantised(c, c.xp.multiply(cast(c, total, FLOAT32), scale), y_zero)

@@ -27,7 +27,8 @@ ACTIVATIONS: dict[str, Callable[[Array, float, float], Array]] = {
     "Softsign": lambda x, a, b: x / (dvm.abs(x) + 1.0),
     "Softplus": lambda x, a, b: dvm.maximum(x, 0.0) + dvm.log(dvm.exp(-dvm.abs(x)) + 1.0),
 }
-DEFAULTS = {"LeakyRelu": (0.01, 0.0), "ThresholdedRelu": (1.0, 0.0), "ScaledTanh": (1.0, 1.0), "HardSigmoid": (0.2, 0.5), "Elu": (1.0, 0.0), "Affine": (1.0, 0.0)}
+DEFAULTS = {"LeakyRelu": (0.01, 0.0), "ThresholdedRelu": (1.0, 0.0), "ScaledTanh": (1.0, 1.0),
+            "HardSigmoid": (0.2, 0.5), "Elu": (1.0, 0.0), "Affine": (1.0, 0.0)}
 Step = Callable[..., tuple[Array, ...]]  # (the row of gates of the inputs, *states) -> new states
 
 
@@ -131,7 +132,8 @@ def _parts(x: Array, count: int) -> list[Array]:
 
 
 @row("RNN", kind=LIFTS)
-def rnn(c: Call, x: Value, weights: Value, recurrent: Value, bias: Value = None, lengths: Value = None, initial: Value = None) -> Value:
+def rnn(c: Call, x: Value, weights: Value, recurrent: Value, bias: Value = None, lengths: Value = None,
+        initial: Value = None) -> Value:
     shape = _Shape(c, 1, ("Tanh",))
 
     def cell(way: int) -> Step:
@@ -142,14 +144,16 @@ def rnn(c: Call, x: Value, weights: Value, recurrent: Value, bias: Value = None,
 
 
 @row("GRU", kind=LIFTS)
-def gru(c: Call, x: Value, weights: Value, recurrent: Value, bias: Value = None, lengths: Value = None, initial: Value = None) -> Value:
+def gru(c: Call, x: Value, weights: Value, recurrent: Value, bias: Value = None, lengths: Value = None,
+        initial: Value = None) -> Value:
     shape = _Shape(c, 3, ("Sigmoid", "Tanh"), joined=False)
     linear_first, n = bool(c.get("linear_before_reset", 0)), shape.hidden
 
     def cell(way: int) -> Step:
         f, g = shape.functions(way)
         own = None if bias is None else bias[way][3 * n :]
-        first, rest = (None if own is None else lift(part) for part in ((None, None) if own is None else (own[: 2 * n], own[2 * n :])))
+        first, rest = (None if own is None else lift(part)
+                       for part in ((None, None) if own is None else (own[: 2 * n], own[2 * n :])))
         whole = turned(recurrent, way) if linear_first else None
         gates, last = (turned(recurrent, way, 0, 2 * n), turned(recurrent, way, 2 * n, 3 * n)) if whole is None else (None, None)
 

@@ -275,7 +275,8 @@ def group_normalization(c: Call, x: Value, scale: Value, bias: Value) -> Value:
     result, _, _ = normalised(c, parts, (2,), c.get("epsilon", 1e-5))
     if scale.shape[0] == groups and c.opset < 21:
         each = x.shape[1] // groups
-        scale, bias = (c.xp.reshape(c.xp.broadcast_to(c.xp.expand_dims(p, axis=1), (groups, each)), (groups * each,)) for p in (scale, bias))
+        scale, bias = (c.xp.reshape(c.xp.broadcast_to(c.xp.expand_dims(p, axis=1), (groups, each)), (groups * each,))
+                       for p in (scale, bias))
     result = cast(c, c.xp.reshape(result, x.shape), dtype)
     return c.xp.add(c.xp.multiply(result, per_channel(c, scale, rank)), per_channel(c, bias, rank))
 
@@ -324,7 +325,8 @@ def local_response_normalization(c: Call, x: Value) -> Value:
     before = (size - 1) // 2
     squares = c.xp.reshape(c.xp.multiply(x, x), (x.shape[0], 1, x.shape[1], product(x.shape[2:])))
     pads = [(before, size - 1 - before), (0, 0)]
-    mean = c.xp.avg_pool(squares, (size, 1), stride=(1, 1), padding=pads, dilation=(1, 1), ceil_mode=False, count_include_pad=True)
+    mean = c.xp.avg_pool(squares, (size, 1), stride=(1, 1), padding=pads, dilation=(1, 1), ceil_mode=False,
+                         count_include_pad=True)
     scaled = c.xp.add(c.xp.multiply(c.xp.reshape(mean, x.shape), number(x, alpha)), number(x, bias))
     return c.xp.divide(x, c.xp.pow(scaled, number(x, beta)))
 

@@ -202,8 +202,10 @@ def _bounds(n: object, start: object, end: object, step: object) -> slice:
         if reverse_all and isinstance(end, int) and end < -(1 << 30):
             return slice(None, None, step)
         raise ShapeError(f"slice backwards over symbolic sizes, got {start}:{end}:{step}, allowed whole axes")
-    first = start if not isinstance(start, int) or start >= 0 else maximum(n + start, 0) if isinstance(n, Dim) else max(n + start, 0)
-    last = None if isinstance(end, int) and end >= 1 << 30 or same(end, n) else end if not isinstance(end, int) or end >= 0 else n + end
+    first = start if not isinstance(start, int) or start >= 0 else maximum(n + start, 0) if isinstance(n,
+        Dim) else max(n + start, 0)
+    last = None if isinstance(end, int) and end >= 1 << 30 or same(end, n) else end if not isinstance(end,
+        int) or end >= 0 else n + end
     if isinstance(start, int) and start < 0 and isinstance(n, Dim):
         first = start  # counted from the end: the shape rule asks that it lies inside
     return slice(None if same(first, 0) else first, _least(last, n), step)
@@ -322,7 +324,8 @@ def pad(c: Call, x: Value, pads: Value, value: Value = None, axes: Value = None)
 @row("Pad", since=2)
 def pad_by_attributes(c: Call, x: Value) -> Value:
     given, rank = c.get("pads"), len(x.shape)
-    return _padded(c, x, list(zip(given[:rank], given[rank:], strict=True)), c.get("mode", "constant"), np.float32(c.get("value", 0.0)))
+    return _padded(c, x, list(zip(given[:rank], given[rank:], strict=True)), c.get("mode", "constant"),
+                   np.float32(c.get("value", 0.0)))
 
 
 def _padded(c: Call, x: Value, widths: list[tuple], mode: str, value: object) -> Value:
@@ -370,7 +373,8 @@ def space_to_depth(c: Call, x: Value) -> Value:
 @row("TopK", on_host=(1,), since=10)
 def top_k(c: Call, x: Value, k: Value) -> Value:
     n = np.asarray(k).reshape(-1)[0]
-    values, indices = c.xp.topk(x, n if isinstance(n, Dim) else int(n), axis=c.axis(len(x.shape), -1), largest=bool(c.get("largest", 1)))
+    values, indices = c.xp.topk(x, n if isinstance(n, Dim) else int(n), axis=c.axis(len(x.shape), -1),
+                                largest=bool(c.get("largest", 1)))
     return [values, indices]
 
 

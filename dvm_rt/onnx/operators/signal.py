@@ -174,7 +174,8 @@ def multinomial(c: Call, x: Value) -> Value:
     logits, state = np.asarray(fetch(x)), _generator(c)
     weights = np.exp(logits - logits.max(-1, keepdims=True))
     weights /= weights.sum(-1, keepdims=True)
-    drawn = [state.choice(logits.shape[1], c.get("sample_size", 1), p=row.astype(np.float64) / row.sum(dtype=np.float64)) for row in weights]
+    drawn = [state.choice(logits.shape[1], c.get("sample_size", 1),
+                          p=row.astype(np.float64) / row.sum(dtype=np.float64)) for row in weights]
     return np.asarray(drawn).astype(onnx.helper.tensor_dtype_to_np_dtype(c.get("dtype", 6)))
 
 

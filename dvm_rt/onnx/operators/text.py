@@ -99,7 +99,8 @@ def label_encoder(c: Call, x: Value) -> Value:
 
     (keys, _), (values, kind) = attribute("keys"), attribute("values")
     defaults = {"strings": "_Unused", "int64s": -1, "floats": -0.0}
-    default, dtype = c.get(f"default_{kind.rstrip('s')}", defaults.get(kind)), {"strings": object, "int64s": np.int64, "floats": np.float32}.get(kind)
+    default, dtype = c.get(f"default_{kind.rstrip('s')}", defaults.get(kind)), {"strings": object,
+        "int64s": np.int64, "floats": np.float32}.get(kind)
     if kind == "tensor":
         default, dtype = c.get("default_tensor").ravel()[0].item(), c.get("values_tensor").dtype
     known = dict(zip(keys, values, strict=True))
@@ -156,7 +157,8 @@ def _member_sets(c: Call, modes: np.ndarray) -> dict[int, np.ndarray]:
     return {int(p): s[:-1] for p, s in zip(places, sets, strict=True)}
 
 
-def _holds(modes: np.ndarray, splits: np.ndarray, members: dict[int, np.ndarray], at: np.ndarray, value: np.ndarray) -> np.ndarray:
+def _holds(modes: np.ndarray, splits: np.ndarray, members: dict[int, np.ndarray], at: np.ndarray,
+           value: np.ndarray) -> np.ndarray:
     """Whether the condition of node at[i] holds for value[i]."""
     held = np.zeros(at.shape, bool)
     for mode in np.unique(modes[at]):

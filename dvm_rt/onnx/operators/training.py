@@ -28,7 +28,8 @@ def _columns(rows: list[tuple[Value, ...]]) -> list[Value]:
 @row("Adagrad", domain=DOMAIN)
 def adagrad(c: Call, rate: Value, step: Value, *values: Value) -> Value:
     def one(x: Value, g: Value, h: Value) -> tuple[Value, Value]:
-        r = cast(c, _taken(c, rate), numpy_dtype(x)) / (cast(c, _taken(c, step), numpy_dtype(x)) * c.get("decay_factor", 0.0) + 1.0)
+        r = cast(c, _taken(c, rate), numpy_dtype(x)) / (cast(c, _taken(c, step),
+                                                             numpy_dtype(x)) * c.get("decay_factor", 0.0) + 1.0)
         g = x * c.get("norm_coefficient", 0.0) + g
         h = h + g * g
         return x - r * g / (c.xp.sqrt(h) + c.get("epsilon", 1e-6)), h
