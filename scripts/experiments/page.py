@@ -94,9 +94,9 @@ def run_all(results: Path) -> None:
 NOTES = """## What is not measured here
 
 `python -m benchmarks.instances` says how many operator instances a second go through one encoder process, and what one costs each
-process. On 2 CPUs, which client, encoder and device share, with shapes that are known before their launches: 475,000 a second in the
-median round and 671,000 in the best, where each is a program of its own; 925,000 and 1,950,000 with eight kernels a program. Each
-launched from Python, one kernel: 206,000 and 262,000.
+process. On 2 CPUs, which client, encoder and device share, in seven runs of a changing machine, with shapes that are known before
+their launches: 133,000 to 290,000 a second in the median round and 477,000 in the best, where each is a program of its own; 560,000 to
+1,239,000 and 1,438,000 with eight kernels a program. Each launched from Python, one kernel: 64,000 to 196,000 and 264,000.
 
 `python -m benchmarks.choices` says what it would gain to choose prefetch distances and stores past the caches on the device, by
 timing: of 228 other choices for 6 kernels at 5 shapes one gained 3 % or more in each of three runs (softmax of 2048 x 256), while the
