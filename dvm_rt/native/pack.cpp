@@ -74,24 +74,10 @@ struct Copies {
     part.section.rank = 3, part.section.operand_count = 2, part.section.bytes = sizeof part;
     std::fill(std::begin(part.section.dims), std::end(part.section.dims), 1);
     std::copy(dims, dims + 3, part.section.dims);
-    part.operands[0] = {0,
-                        dtype,
-                        READ,
-                        uint16_t(NONE),
-                        0,
-                        from * size,
-                        0,
-                        0,
-                        {steps_from[0] * size, steps_from[1] * size, steps_from[2] * size}};
-    part.operands[1] = {1,
-                        dtype,
-                        WRITE,
-                        uint16_t(NONE),
-                        0,
-                        to * size,
-                        0,
-                        0,
-                        {steps_to[0] * size, steps_to[1] * size, steps_to[2] * size}};
+    const auto operand = [&](uint16_t arg, uint8_t mode, int64_t base, const int64_t (&steps)[3]) {
+      return Operand{arg, dtype, mode, uint16_t(NONE), 0, base * size, 0, 0, {steps[0] * size, steps[1] * size, steps[2] * size}};
+    };
+    part.operands[0] = operand(0, READ, from, steps_from), part.operands[1] = operand(1, WRITE, to, steps_to);
     auto* begin = reinterpret_cast<const uint8_t*>(&part);
     bytes.insert(bytes.end(), begin, begin + sizeof part);
     fuel += uint64_t((dims[0] * dims[1] * dims[2] + 15) / 16 + 1);
