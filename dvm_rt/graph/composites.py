@@ -72,7 +72,7 @@ def mean(op: Make, x: Node, axes: tuple[int, ...], keepdims: bool) -> Node:
 def variance(op: Make, x: Node, axes: tuple[int, ...], correction: float, keepdims: bool) -> Node:
     squares = op.sum(op.square(op.subtract(x, mean(op, x, axes, True))), axes=axes, keepdims=keepdims)
     left = count(op, x, axes)
-    return op.divide(squares, left if correction == 0 else op.subtract(left, correction))
+    return op.divide(squares, left if correction == 0 else op.maximum(op.subtract(left, correction), 0.0))
 
 
 def logsumexp(op: Make, x: Node, axes: tuple[int, ...], keepdims: bool) -> Node:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import warnings
 
 import numpy as np
 import pytest
@@ -344,3 +345,18 @@ def test_every_flush_says_why_and_where(monkeypatch: pytest.MonkeyPatch, capsys:
         f"dvm_rt: flush 2: item: 2 operators, 1 results, seen before: {__file__}",
         f"dvm_rt: flush 3: eval: 1 operators, 1 results, new: {__file__}",
     ]
+
+
+@pytest.mark.parametrize("correction", [0.0, 1.0, 2.0, 3.0, 4.5])
+def test_a_variance_is_never_negative(correction: float) -> None:
+    def both(x: dvm.Array) -> tuple[dvm.Array, dvm.Array]:
+        return dvm.var(x, axis=0, correction=correction), dvm.std(x, axis=0, correction=correction)
+
+    for a in (fresh(3, 4), fresh(2, 4), fresh(1, 4), fresh(0, 4)):
+        with np.errstate(all="ignore"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that the correction is beyond the count
+            want = np.var(a.astype(np.float64), axis=0, ddof=correction)
+        for call in (both, dvm.function(both)):
+            var, std = call(dvm.asarray(a))
+            np.testing.assert_allclose(np.asarray(var), want, 1e-5)
+            np.testing.assert_allclose(np.asarray(std), np.sqrt(want), 1e-5)
