@@ -24,7 +24,7 @@ from dvm_rt.errors import DeviceOutOfMemoryError, DTypeError, GraphError, ShapeE
 from dvm_rt.graph.graph import NO_FACTS, Node, apply, reachable
 from dvm_rt.graph.operators import OPERATORS, Operator, number_of
 from dvm_rt.graph.shapes import Entry, axis_numbers
-from dvm_rt.graph.symbols import Dim, Shape
+from dvm_rt.graph.symbols import Dim, Shape, Size
 
 Number = bool | int | float
 Axes = int | tuple[int, ...] | None
@@ -276,10 +276,10 @@ class Array:
         return _reduce("mean", floating(self), axis, keepdims)
 
     def max(self, axis: Axes = None, keepdims: bool = False) -> Array:
-        return _reduce("max", self, axis, keepdims)
+        return chosen("max", self, axis, keepdims)
 
     def min(self, axis: Axes = None, keepdims: bool = False) -> Array:
-        return _reduce("min", self, axis, keepdims)
+        return chosen("min", self, axis, keepdims)
 
     def any(self, axis: Axes = None, keepdims: bool = False) -> Array:
         return _reduce("any", self.astype(bool_), axis, keepdims)
@@ -667,6 +667,22 @@ def power(x: Array | Number, exponent: Array | Number) -> Array:
 
 def _reduce(name: str, x: Array, axis: Axes, keepdims: bool) -> Array:
     return record(name, (x,), (axis_numbers(f"array: {name}", axis, x.ndim), bool(keepdims)))
+
+
+def chosen(name: str, x: Array, axis: Axes, keepdims: bool) -> Array:
+    """A reduction that nothing has no result of, such as the largest. Raises ShapeError; in a @function at the call."""
+    axes = axis_numbers(f"array: {name}", axis, x.ndim)
+    for i in axes:
+        demand_at_least(x.shape[i], 1, f"array: {name}: sizes that are reduced")
+    return record(name, (x,), (axes, bool(keepdims)))
+
+
+def demand_at_least(size: Size, least: int, where: str) -> None:
+    """Where a symbolic size is smaller at a call of the function that is being traced, it is traced for these sizes alone, and
+    what it records says what is wrong. Not in branches and loops: it is not known whether they run."""
+    trace = tracing.current()
+    if isinstance(size, Dim) and trace is not None and trace.around is None:
+        trace.facts.demand_at_least(size, least, where)
 
 
 def _total(name: str, x: Array, axis: Axes, dtype: DTypeLike | None, keepdims: bool) -> Array:

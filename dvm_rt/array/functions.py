@@ -11,6 +11,7 @@ from dvm_rt.array.array import (
     DTypeLike,
     asarray,
     binary,
+    chosen,
     common_dtype,
     floating,
     power,
@@ -130,7 +131,7 @@ def prod(x: Array, /, *, axis: Axes = None, dtype: DTypeLike | None = None, keep
 
 
 def var(x: Array, /, *, axis: Axes = None, correction: float = 0.0, keepdims: bool = False) -> Array:
-    """Variance over axes, divided by the count - correction."""
+    """Variance over axes, divided by the count - correction, or by 0 where that is less."""
     x = floating(_array(x, "var"))
     return record("var", (x,), (axis_numbers("array: var", axis, x.ndim), float(correction), bool(keepdims)))
 
@@ -142,20 +143,17 @@ def std(x: Array, /, *, axis: Axes = None, correction: float = 0.0, keepdims: bo
 
 def logsumexp(x: Array, /, *, axis: Axes = None, keepdims: bool = False) -> Array:
     """Logarithm of the sum of e^x over axes."""
-    x = floating(_array(x, "logsumexp"))
-    return record("logsumexp", (x,), (axis_numbers("array: logsumexp", axis, x.ndim), bool(keepdims)))
+    return chosen("logsumexp", floating(_array(x, "logsumexp")), axis, keepdims)
 
 
 def argmax(x: Array, /, *, axis: int | None = None, keepdims: bool = False) -> Array:
     """Where the largest is along an axis, the first one (int64); axis None: in row-major order."""
-    x = _array(x, "argmax")
-    return record("argmax", (x,), (axis_numbers("array: argmax", axis, x.ndim), bool(keepdims)))
+    return chosen("argmax", _array(x, "argmax"), axis, keepdims)
 
 
 def argmin(x: Array, /, *, axis: int | None = None, keepdims: bool = False) -> Array:
     """Where the smallest is along an axis, the first one (int64); axis None: in row-major order."""
-    x = _array(x, "argmin")
-    return record("argmin", (x,), (axis_numbers("array: argmin", axis, x.ndim), bool(keepdims)))
+    return chosen("argmin", _array(x, "argmin"), axis, keepdims)
 
 
 def count_nonzero(x: Array, /, *, axis: Axes = None, keepdims: bool = False) -> Array:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dvm_rt.array.array import Array, DTypeLike, Number, asarray, binary, computed, record, shape_of, whole, wrap
+from dvm_rt.array.array import Array, DTypeLike, Number, asarray, binary, computed, demand_at_least, record, shape_of, whole, wrap
 from dvm_rt.array.creation import full
 from dvm_rt.array.functions import broadcast_to, concat, count_nonzero, expand_dims, permute_dims, reshape, stack, where
 from dvm_rt.array.tracing import NeedsValues, Trace
@@ -214,6 +214,7 @@ def _wrapped_margin(x: Array, axis: int, width: int, at_end: bool, value: Number
     size = x.shape[axis]
     if isinstance(size, int) and width > size:
         raise ShapeError(f"array: pad: width of a wrap, got {width}, allowed at most the size {size}")
+    demand_at_least(size, width, "array: pad: size that is wrapped")
     return _along(x, axis, slice(0, width) if at_end else slice(size - width, size))
 
 

@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Callable
 from typing import NamedTuple
 from unittest.mock import patch
 
@@ -419,3 +420,23 @@ def test_a_function_keeps_nothing_of_a_runtime_that_is_no_more() -> None:
         gc.collect()
         counts.append(len(os.listdir("/proc/self/fd")))
     assert counts[3] == counts[1]
+
+
+OF_TOO_LITTLE: dict[str, Callable[[dvm.Array], object]] = {
+    **{name: (lambda x, name=name: getattr(dvm, name)(x, axis=0)) for name in ("max", "min", "argmax", "argmin", "logsumexp")},
+    "pad wrap": lambda x: dvm.pad(x, ((0, 2), (0, 0)), mode="wrap"),
+    "pad reflect": lambda x: dvm.pad(x, ((2, 0), (0, 0)), mode="reflect"),
+}
+
+
+@pytest.mark.parametrize("name", OF_TOO_LITTLE)
+def test_what_has_no_result_for_few_rows_is_refused_after_many_too(name: str) -> None:
+    call = dvm.function(OF_TOO_LITTLE[name])
+    many, none = fresh(6, 3), np.zeros((0, 3), np.float32)
+    wanted = np.asarray(call(many))
+    for few in (none, many[:0], none):
+        with pytest.raises(ShapeError):
+            np.asarray(OF_TOO_LITTLE[name](dvm.asarray(few)))
+        with pytest.raises(ShapeError):
+            np.asarray(call(few))
+    assert np.array_equal(np.asarray(call(many)), wanted)

@@ -57,6 +57,8 @@ REFUSED: dict[str, tuple[type[DvmError], Callable[[], object]]] = {
     "an equation that is no text": (GraphError, lambda: dvm.einsum(None, x())),
     "conv of a number": (DTypeError, lambda: dvm.conv(3.0, x())),
     "pad by a number that is a float": (ShapeError, lambda: dvm.pad(x(), 1.5)),
+    "the place of the largest of nothing": (ShapeError, lambda: dvm.argmax(x()[:0], axis=0)),
+    "a margin that wraps more than there is": (ShapeError, lambda: dvm.pad(x(), ((0, 3), (0, 0)), mode="wrap")),
     "pad by too few pairs": (ShapeError, lambda: dvm.pad(x(), ((1, 1),))),
     "reshape to another number of elements": (ShapeError, lambda: x().reshape((4, 2))),
     "squeeze of a size that is not 1": (ShapeError, lambda: dvm.squeeze(x(), 0)),
