@@ -16,13 +16,14 @@ from dvm_rt.array.array import Array, DTypeLike, Number, asarray, binary, comput
 from dvm_rt.array.creation import full
 from dvm_rt.array.functions import broadcast_to, concat, count_nonzero, expand_dims, permute_dims, reshape, stack, where
 from dvm_rt.array.tracing import NeedsValues, Trace
-from dvm_rt.dtypes import bool_, float32, int64, sum_dtype
+from dvm_rt.dtypes import bool_, float32, int32, int64, sum_dtype, uint64
 from dvm_rt.errors import GraphError, ShapeError, UnsupportedOperatorError
 from dvm_rt.graph.shapes import axis_number, axis_numbers
 from dvm_rt.graph.symbols import Dim, Size, same
 from dvm_rt.isa.host import ADD, MAX, MIN, MUL, SET
 
 HOW = {"set": SET, "add": ADD, "mul": MUL, "min": MIN, "max": MAX}
+INDEX_MAX = (1 << 63) - 1
 COPY_BELOW = 0.5  # of the memory: a result that fills less of it moves to memory of its own
 
 
@@ -58,6 +59,15 @@ class TopK(NamedTuple):
 
 def _array(x: object) -> Array:
     return x if isinstance(x, Array) else asarray(x)
+
+
+def _indices(given: object) -> Array:
+    """Indices as gathers and scatters read them: whole numbers of other dtypes than int32 and int64 become int64, and those
+    that it cannot hold its largest, which is outside of every array."""
+    x = _array(given)
+    if x.dtype.kind not in "iu" or x.dtype in (int32, int64):
+        return x
+    return (binary("minimum", x, INDEX_MAX) if x.dtype is uint64 else x).astype(int64)
 
 
 def _along(x: Array, axis: int, part: slice | int) -> Array:
@@ -227,9 +237,9 @@ _MARGINS: dict[str, Callable[..., Array]] = {
 
 
 def take(x: Array, indices: Array, /, *, axis: int | None = None) -> Array:
-    """Elements or slices of x along an axis, one for each index (int32 or int64; negative ones count from the end;
-    DeviceTrap outside). axis None: 0."""
-    x, indices = _array(x), _array(indices)
+    """Elements or slices of x along an axis, one for each index (negative ones count from the end; DeviceTrap outside).
+    axis None: 0."""
+    x, indices = _array(x), _indices(indices)
     axis = axis_number("array: take", 0 if axis is None else axis, x.ndim)
     if same(x.shape[axis], 0) and not same(indices.size, 0):
         raise ShapeError(f"array: take: rows, got a table of shape {x.shape} along axis {axis}, allowed at least one row")
@@ -242,7 +252,7 @@ def take(x: Array, indices: Array, /, *, axis: int | None = None) -> Array:
 
 def take_along_axis(x: Array, indices: Array, /, *, axis: int = -1) -> Array:
     """For each index the element there along the axis, at the same place along the others."""
-    x, indices = _array(x), _array(indices)
+    x, indices = _array(x), _indices(indices)
     axis = axis_number("array: take_along_axis", axis, x.ndim)
     lead = [m if same(n, 1) else n for n, m in zip(x.shape, indices.shape, strict=False)]
     if indices.ndim == x.ndim:
@@ -254,7 +264,7 @@ def take_along_axis(x: Array, indices: Array, /, *, axis: int = -1) -> Array:
 
 def gather_nd(x: Array, indices: Array, /, *, batch_dims: int = 0) -> Array:
     """Elements or slices of x by coordinates, which the last axis of the indices holds."""
-    return record("gather_nd", (_array(x), _array(indices)), (int(batch_dims),))
+    return record("gather_nd", (_array(x), _indices(indices)), (int(batch_dims),))
 
 
 def scatter(x: Array, indices: Array, updates: Array, /, *, axis: int = 0, how: str = "set") -> Array:
@@ -262,13 +272,13 @@ def scatter(x: Array, indices: Array, updates: Array, /, *, axis: int = 0, how: 
     (duplicates combine in row order)."""
     x = _array(x)
     updates = _like(updates, x, "scatter")
-    return record("scatter", (x, _array(indices), updates), (axis_number("array: scatter", axis, x.ndim), _how(how)))
+    return record("scatter", (x, _indices(indices), updates), (axis_number("array: scatter", axis, x.ndim), _how(how)))
 
 
 def scatter_nd(x: Array, indices: Array, updates: Array, /, *, how: str = "set") -> Array:
     """x with updates put at coordinates, which the last axis of the indices holds; how: as in scatter."""
     x = _array(x)
-    return record("scatter_nd", (x, _array(indices), _like(updates, x, "scatter_nd")), (_how(how),))
+    return record("scatter_nd", (x, _indices(indices), _like(updates, x, "scatter_nd")), (_how(how),))
 
 
 def index_add(x: Array, indices: Array, updates: Array, /, *, axis: int = 0) -> Array:

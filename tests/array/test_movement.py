@@ -234,6 +234,21 @@ def test_an_index_outside_fails_its_launch_alone(rt: dvm.Runtime) -> None:
     np.testing.assert_array_equal(np.asarray(dvm.sort(x)), np.sort(np.asarray(x)))
 
 
+@pytest.mark.parametrize("dtype", ["int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"])
+def test_indices_of_every_whole_dtype(dtype: str) -> None:
+    a, i = floats(5, 4), np.array([[3, 0, 1, 1], [2, 2, 3, 0]], dtype)
+    x, rows = dvm.asarray(a), dvm.asarray(i)
+    for got, want in (
+        (x[rows], a[i]), (x[1:, rows], a[1:, i]), (dvm.take(x, rows[0], axis=1), np.take(a, i[0], 1)), (x[rows, rows], a[i, i]),
+        (dvm.take_along_axis(x, rows, axis=0), np.take_along_axis(a, i, 0)), (dvm.updated(x, rows[0], 1.0), assigned(a, i[0], 1.0)),
+        (dvm.scatter(x, rows, rows.astype("float32")), put_along(a, i.astype(np.int64), i.astype(np.float32), 0)),
+        (dvm.index_add(x, rows[1], x[:4]), added(a, i[1].astype(np.int64)[:, None], a[:4])),
+    ):  # fmt: skip
+        np.testing.assert_array_equal(np.asarray(got), want)
+    with pytest.raises(dvm.DeviceTrap):
+        np.asarray(x[dvm.asarray(np.array([np.iinfo(dtype).max], dtype))])
+
+
 def test_take_from_nothing(rt: dvm.Runtime) -> None:
     rows, none = dvm.asarray(np.zeros((0, 3), np.float32)), dvm.asarray(np.zeros(0, np.int64))
     pick = dvm.function(lambda x, i: dvm.take(x, i) + 1)
