@@ -19,6 +19,7 @@ import struct
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import cache
 from hashlib import blake2b
 from pathlib import Path
@@ -29,7 +30,7 @@ from dvm_rt.graph.graph import Graph
 
 MAGIC = b"dvm_rt plan 2\n"
 DIGEST = 16
-SUFFIX = ".plan"
+SUFFIX, ASIDE = ".plan", ".part"
 _COUNT = struct.Struct("<Q")
 PLAN_SHARE = 16  # of the folder: what the file of one plan may take at most
 Programs = list[tuple[tuple[int, ...], bytes]]  # (sizes, program), in order of use
@@ -78,22 +79,38 @@ class PlanCache:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._make_room(len(body))
-            handle, aside = tempfile.mkstemp(dir=self.folder, suffix=".part")
-            with os.fdopen(handle, "wb") as file:
-                file.write(MAGIC + _digest(path.name.encode(), body) + body)
-            os.replace(aside, path)
+            self._write(path, MAGIC + _digest(path.name.encode(), body) + body)
         except OSError:
             self.counters["cache_unwritable"] += 1
 
+    def _write(self, path: Path, data: bytes) -> None:
+        """The whole file or none of it, whoever else writes it at the same time."""
+        handle, aside = tempfile.mkstemp(dir=self.folder, suffix=ASIDE)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+            os.replace(aside, path)
+        except OSError:
+            os.unlink(aside)
+            raise
+
     def _make_room(self, wanted: int) -> None:
-        files = sorted(((s.st_mtime_ns, s.st_size, f) for f in self.folder.glob("*" + SUFFIX) for s in [f.stat()]),
-                       key=lambda f: f[:2])
+        """The oldest files go; what a killed process has left unfinished is among them."""
+        files = sorted(self._files())
         total = sum(size for _, size, _ in files) + wanted
         for _, size, file in files:
             if total <= self.bytes_max:
                 return
-            file.unlink(missing_ok=True)
+            with suppress(FileNotFoundError):
+                os.unlink(file)
             total -= size
+
+    def _files(self) -> Iterator[tuple[int, int, str]]:
+        """(time, bytes, path) of what is ours; not what others delete meanwhile, nor what is no file."""
+        for entry in os.scandir(self.folder):
+            with suppress(FileNotFoundError):
+                if entry.name.endswith((SUFFIX, ASIDE)) and entry.is_file(follow_symlinks=False):
+                    yield entry.stat().st_mtime_ns, entry.stat().st_size, entry.path
 
 
 def _parts(body: bytes) -> Iterator[bytes]:

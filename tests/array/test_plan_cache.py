@@ -3,6 +3,7 @@ changes a result."""
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -103,6 +104,30 @@ def test_a_folder_that_cannot_be_written_costs_no_result(tmp_path: Path) -> None
     (tmp_path / "file").write_text("not a folder")
     second, after = work(tmp_path / "file" / "below")
     assert second == first and after["cache_unwritable"] > 0
+
+
+def test_what_others_left_in_the_folder_is_no_obstacle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DVM_RT_PLAN_CACHE_BYTES_MAX", "20000")
+    first, _ = work(tmp_path / "good")
+    folder = tmp_path / "shared"
+    (folder / "folder.plan").mkdir(parents=True)
+    (folder / "gone.plan").symlink_to(tmp_path / "nowhere")
+    (folder / "unfinished.part").write_bytes(bytes(19_000))  # of a process that was killed while it wrote
+    os.utime(folder / "unfinished.part", (1, 1))
+    second, after = work(folder)
+    assert second == first and "cache_unwritable" not in after and after["cache_misses"] > 0
+    assert not (folder / "unfinished.part").exists()
+    assert work(folder)[1]["cache_hits"] == after["cache_misses"]
+
+
+def test_a_file_that_cannot_be_put_in_its_place_leaves_none_behind(tmp_path: Path) -> None:
+    first, before = work(tmp_path)
+    for file in files(tmp_path):
+        file.unlink()
+        file.mkdir()
+    second, after = work(tmp_path)
+    assert second == first and after["cache_unwritable"] > 0
+    assert not list(tmp_path.glob("*.part"))
 
 
 def test_it_is_written_on_demand(tmp_path: Path) -> None:
