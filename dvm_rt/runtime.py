@@ -69,9 +69,13 @@ class Runtime:
     ) -> None:
         self._pid, self._closed, self._tokens = os.getpid(), False, list[Token]()
         self.inline = inline
-        self.cache = None if cache is None else Path(cache)
-        if self.cache is not None and self.cache.exists() and not self.cache.is_dir():
-            raise DvmError(f"runtime: cache: a file, got {str(cache)!r}, allowed a folder, or where one can be made")
+        self.cache = None if cache is None else _folder(cache)
+        if inline and listen is not None:
+            raise DvmError(f"runtime: listen: an inline runtime, got {listen!r}, allowed runtimes with processes")
+        if not isinstance(target, str):
+            raise DvmError(f"runtime: target: no text, got {target!r}, allowed baseline, avx2, avx512 or nothing")
+        if type(encode_work_ns) is not int or not 0 <= encode_work_ns < 1 << 40:
+            raise DvmError(f"runtime: encode_work_ns: out of range, got {encode_work_ns!r}, allowed 0 to 2^40 ns")
         self.before_close: list[Callable[[], None]] = []  # what the layers above want to be written down
         self.encode = str(_row("encode", encode))
         if type(encoders) is not int or not 0 <= encoders <= ENCODERS_MAX:
@@ -417,6 +421,16 @@ def _row(name: str, value: config.Value | None) -> Any:
         return config.check(name, value, "runtime")
     kinds = {int: config.integer, float: config.number, str: config.text}
     return kinds[type(config.default(name))](name)
+
+
+def _folder(path: object) -> Path:
+    """Where plans are kept. Raises DvmError for what names no folder, and for a file."""
+    if not isinstance(path, str | os.PathLike) or not str(path):
+        raise DvmError(f"runtime: cache: no path, got {path!r}, allowed a folder, or where one can be made")
+    folder = Path(path)
+    if folder.exists() and not folder.is_dir():
+        raise DvmError(f"runtime: cache: a file, got {str(path)!r}, allowed a folder, or where one can be made")
+    return folder
 
 
 def _make_session() -> Any:

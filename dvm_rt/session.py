@@ -65,7 +65,10 @@ def session_root() -> str:
     default = os.path.join(runtime_dir, "dvm_rt") if runtime_dir else os.path.join(os.environ.get("TMPDIR", "/tmp"),
         f"dvm_rt-{os.getuid()}")
     root = config.text("session_root") or default
-    os.makedirs(root, mode=0o700, exist_ok=True)
+    try:
+        os.makedirs(root, mode=0o700, exist_ok=True)
+    except OSError as error:
+        raise AuthError(f"transport: {root}: folder, got {error.strerror}, allowed one that can be made") from None
     found = os.lstat(root)
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or stat.S_IMODE(found.st_mode) & 0o077:
         raise AuthError(f"transport: {root}: owner and mode, got {found.st_uid} {found.st_mode:o}, allowed {os.getuid()} 40700")

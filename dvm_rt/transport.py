@@ -13,6 +13,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import stat
 from collections.abc import Iterator
 
 import zmq
@@ -30,10 +31,14 @@ def check_endpoint(endpoint: str) -> str:
     """The endpoint, if a pool may use it: ipc://<absolute path>, or tcp:// on this machine (there are no keys yet)."""
     from urllib.parse import urlsplit  # only who listens or connects needs it
 
-    parts = urlsplit(endpoint)
-    if parts.scheme == "ipc":
+    try:
+        parts = urlsplit(endpoint)
+        complete = parts.scheme == "tcp" and parts.hostname is not None and parts.port is not None
+    except (AttributeError, ValueError):  # no text; a port beyond 65535
+        parts = complete = None
+    if parts is not None and parts.scheme == "ipc":
         return check_path(endpoint)
-    if parts.scheme != "tcp" or parts.hostname is None or parts.port is None:
+    if not complete:
         raise ProtocolError(f"transport: endpoint: form, got {endpoint!r}, allowed ipc:///path or tcp://127.0.0.1:port")
     if not _is_loopback(parts.hostname):
         raise AuthError(f"transport: endpoint: host, got {parts.hostname}, allowed a loopback address (there are no keys)")
@@ -125,13 +130,16 @@ class RouterSocket(_Socket):
     """Where remote workers connect. A peer is known by the identity that the socket gave its connection."""
 
     def __init__(self, context: zmq.Context, endpoint: str) -> None:
+        self._lock = _lock_ipc(check_endpoint(endpoint))
         super().__init__(context, zmq.ROUTER)
         _guard(self.socket)
         self.socket.router_mandatory, self.socket.router_handover = 1, 0
-        self._lock = _lock_ipc(endpoint)
         umask = os.umask(0o077)
         try:
-            self.socket.bind(check_endpoint(endpoint))
+            self.socket.bind(endpoint)
+        except zmq.ZMQError as error:
+            self.close()
+            raise ProtocolError(f"transport: {endpoint}: cannot be bound, got {error.strerror}, allowed an address that is free") from None
         finally:
             os.umask(umask)
         self.endpoint: str = self.socket.getsockopt(zmq.LAST_ENDPOINT).rstrip(b"\0").decode()
@@ -174,7 +182,12 @@ def _lock_ipc(endpoint: str) -> tuple[str, int] | None:
     if not endpoint.startswith("ipc://"):
         return None
     path = check_path(endpoint).removeprefix("ipc://")
-    handle = os.open(path + ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    if os.path.lexists(path) and not stat.S_ISSOCK(os.lstat(path).st_mode):
+        raise ProtocolError(f"transport: {endpoint}: path, got what is no socket, allowed a new one, or that of a dead runtime")
+    try:
+        handle = os.open(path + ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except OSError as error:
+        raise ProtocolError(f"transport: {endpoint}: lock, got {error.strerror}, allowed a folder that can be written") from None
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:

@@ -281,9 +281,29 @@ def test_a_request_that_no_encoder_survives_is_poison_and_the_next_one_works():
 
 def test_arguments_out_of_range_are_refused():
     for bad in ({"encoders": 9}, {"encoders": -1}, {"encoders": "2"}, {"encoders": 1.5}, {"encode": "nobody"},
-                {"lease_s": 0.0}, {"spin_us": -1}):
+                {"lease_s": 0.0}, {"spin_us": -1}, {"target": None}, {"target": "neon"}, {"encode_work_ns": -1},
+                {"encode_work_ns": 0.5}, {"cache": 3}, {"cache": b"plans"}, {"cache": ""}, {"listen": 3}, {"listen": "here"},
+                {"listen": "tcp://127.0.0.1"}, {"listen": "tcp://127.0.0.1:99999"}, {"listen": "ipc://relative"},
+                {"listen": "ipc:///no/such/folder/socket"}, {"listen": "tcp://127.0.0.1:0", "inline": True}):
         with pytest.raises(DvmError, match="got .* allowed"):
-            Runtime(**bad)
+            Runtime(**bad).close()
+
+
+def test_a_folder_for_sessions_that_cannot_be_made_is_refused(monkeypatch):
+    monkeypatch.setenv("DVM_RT_SESSION_ROOT", "/proc/none")
+    with pytest.raises(AuthError, match="/proc/none"):
+        Runtime(encoders=0).close()
+
+
+def test_an_address_that_is_taken_is_refused(tmp_path):
+    with Runtime(encoders=0, listen="tcp://127.0.0.1:0") as first:
+        with pytest.raises(DvmError, match="cannot be bound"):
+            Runtime(encoders=0, listen=first.endpoint).close()
+    file = tmp_path / "notes"
+    file.write_text("kept")
+    with pytest.raises(DvmError, match="no socket"):
+        Runtime(encoders=0, listen=f"ipc://{file}").close()
+    assert file.read_text() == "kept" and os.listdir(tmp_path) == ["notes"]
 
 
 @pytest.mark.parametrize("endpoint", ["tcp://0.0.0.0:5555", "tcp://192.168.1.2:5555", "tcp://example.org:1"])
