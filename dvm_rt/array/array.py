@@ -419,6 +419,11 @@ def shape_of(sizes: Sequence[int | Dim], where: str) -> Shape:
     return tuple([n if isinstance(n, Dim) else whole(n, f"{where}: size") for n in sizes])
 
 
+def is_several(value: object) -> bool:
+    """Whether the user gave several numbers, not one."""
+    return isinstance(value, (tuple, list)) or (isinstance(value, np.ndarray) and value.ndim > 0)
+
+
 def whole(value: object, what: str, least: int | None = None) -> int:
     """A whole number that the user gave. Raises ShapeError for everything else, and for one below `least`."""
     try:

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from string import ascii_letters
 
-from dvm_rt.array.array import Array, asarray, record
+from dvm_rt.array.array import Array, asarray, is_several, record
 from dvm_rt.array.functions import expand_dims, matmul, permute_dims, reshape
 from dvm_rt.errors import GraphError, ShapeError
-from dvm_rt.graph.shapes import axis_number
+from dvm_rt.graph.shapes import axis_number, whole_number
 from dvm_rt.graph.symbols import Size, product
 
 
@@ -30,8 +30,10 @@ def einsum(equation: str, /, *arrays: Array) -> Array:
 
 def tensordot(x: Array, y: Array, /, *, axes: int | tuple[Sequence[int], Sequence[int]] = 2) -> Array:
     """Sum of products over the last axes of x and the first of y (a number of them), or over pairs of axes."""
-    if isinstance(axes, int):
-        ours, theirs = range(x.ndim - axes, x.ndim), range(axes)
+    if (count := whole_number(axes)) is not None:
+        ours, theirs = range(x.ndim - count, x.ndim), range(count)
+    elif not isinstance(axes, (tuple, list)) or len(axes) != 2 or not all(map(is_several, axes)):
+        raise ShapeError(f"array: tensordot: axes, got {axes!r}, allowed a number of them, or two sequences of them")
     else:
         ours = [axis_number("array: tensordot", a, x.ndim) for a in axes[0]]
         theirs = [axis_number("array: tensordot", a, y.ndim) for a in axes[1]]
@@ -55,9 +57,10 @@ def outer(x: Array, y: Array, /) -> Array:
 def vecdot(x: Array, y: Array, /, *, axis: int = -1) -> Array:
     """Sum of products along one axis, counted from the end; the others broadcast."""
     x, y = asarray(x), asarray(y)
-    if not isinstance(axis, int) or not -min(x.ndim, y.ndim) <= axis < 0:
-        raise ShapeError(f"array: vecdot: axis, got {axis}, allowed {-min(x.ndim, y.ndim)} to -1")
-    return (x * y).sum(axis)
+    number = whole_number(axis)
+    if number is None or not -min(x.ndim, y.ndim) <= number < 0:
+        raise ShapeError(f"array: vecdot: axis, got {axis!r}, allowed {-min(x.ndim, y.ndim)} to -1")
+    return (x * y).sum(number)
 
 
 def _parsed(equation: str, ranks: list[int]) -> tuple[list[str], str]:

@@ -14,6 +14,7 @@ from dvm_rt.array.array import (
     chosen,
     common_dtype,
     floating,
+    is_several,
     power,
     promoted,
     record,
@@ -22,7 +23,7 @@ from dvm_rt.array.array import (
 from dvm_rt.dtypes import DEFAULT_INT, bool_
 from dvm_rt.errors import GraphError, ShapeError
 from dvm_rt.graph.operators import OPERATORS
-from dvm_rt.graph.shapes import axis_number, axis_numbers
+from dvm_rt.graph.shapes import axis_number, axis_numbers, whole_number
 from dvm_rt.graph.symbols import Dim, Shape, Size
 
 UNARY = (
@@ -313,7 +314,8 @@ def split(x: Array, /, sections: int | Sequence[int], *, axis: int = 0) -> list[
     x = _array(x, "split")
     axis = axis_number("array: split", axis, x.ndim)
     size = x.shape[axis]
-    if isinstance(sections, int):
+    if (count := whole_number(sections)) is not None:
+        sections = count
         if sections < 1:
             raise ShapeError(f"array: split: parts, got {sections}, allowed at least 1")
         if isinstance(size, int) and size % sections:
@@ -323,9 +325,15 @@ def split(x: Array, /, sections: int | Sequence[int], *, axis: int = 0) -> list[
             return [apart[(*(slice(None),) * axis, i)] for i in range(sections)]
         cuts: list[Size] = [size // sections * i for i in range(1, sections)]
     else:
-        cuts = list(sections)
+        cuts = _cuts(sections)
     lead = (slice(None),) * axis
     return [x[(*lead, slice(a, b))] for a, b in zip([None, *cuts], [*cuts, None], strict=True)]
+
+
+def _cuts(places: object) -> list[Size]:
+    if not is_several(places):
+        raise ShapeError(f"array: split: places, got {places!r}, allowed a number of parts, or whole numbers where to cut")
+    return list(shape_of(places, "split"))
 
 
 def _several(arrays: object, where: str) -> list[Array]:

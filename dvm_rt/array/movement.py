@@ -12,13 +12,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dvm_rt.array.array import Array, DTypeLike, Number, asarray, binary, computed, demand_at_least, record, shape_of, whole, wrap
+from dvm_rt.array.array import Array, DTypeLike, Number, asarray, binary, computed, demand_at_least, is_several, record, shape_of, whole, wrap
 from dvm_rt.array.creation import full
 from dvm_rt.array.functions import broadcast_to, concat, count_nonzero, expand_dims, permute_dims, reshape, stack, where
 from dvm_rt.array.tracing import NeedsValues, Trace
 from dvm_rt.dtypes import bool_, float32, int32, int64, sum_dtype, uint64
 from dvm_rt.errors import GraphError, ShapeError, UnsupportedOperatorError
-from dvm_rt.graph.shapes import axis_number, axis_numbers
+from dvm_rt.graph.shapes import axis_number, axis_numbers, whole_number
 from dvm_rt.graph.symbols import Dim, Size, same
 from dvm_rt.isa.host import ADD, MAX, MIN, MUL, SET
 
@@ -89,10 +89,12 @@ def roll(x: Array, /, shift: int | tuple[int, ...], *, axis: int | tuple[int, ..
     x = _array(x)
     if axis is None:
         return reshape(roll(reshape(x, (-1,)) if x.ndim != 1 else x, shift, axis=0), x.shape)
-    shifts = shift if isinstance(shift, tuple) else (shift,)
-    axes = axis if isinstance(axis, tuple) else (axis,)
+    shifts = tuple(shift) if is_several(shift) else (shift,)
+    axes = tuple(axis) if is_several(axis) else (axis,)
     if len(shifts) == 1:
         shifts = shifts * len(axes)
+    if len(shifts) != len(axes):
+        raise ShapeError(f"array: roll: shifts, got {shift} for axes {axis}, allowed one for each axis, or one for all")
     for by, i in zip(shifts, axes, strict=True):
         i = axis_number("array: roll", i, x.ndim)
         size = x.shape[i]
@@ -107,7 +109,7 @@ def moveaxis(x: Array, source: int | tuple[int, ...], destination: int | tuple[i
     """Axes moved to other positions; the others keep their order."""
     x = _array(x)
     sources, targets = (tuple(axis_number("array: moveaxis", a, x.ndim)
-                              for a in (g if isinstance(g, tuple) else (g,))) for g in (source, destination))
+                              for a in (g if is_several(g) else (g,))) for g in (source, destination))
     if len(sources) != len(targets) or len(set(sources)) != len(sources) or len(set(targets)) != len(targets):
         raise ShapeError(f"array: moveaxis: axes, got {source} to {destination}, allowed as many different ones on both sides")
     order = [i for i in range(x.ndim) if i not in sources]
@@ -134,7 +136,8 @@ def broadcast_arrays(*arrays: Array) -> list[Array]:
 def tile(x: Array, repetitions: int | Sequence[int], /) -> Array:
     """Copies of the whole array beside each other, so many along each of the last axes."""
     x = _array(x)
-    counts = (repetitions,) if isinstance(repetitions, int) else tuple(repetitions)
+    given = repetitions if is_several(repetitions) else (repetitions,)
+    counts = tuple([n if isinstance(n, Dim) else whole(n, "tile: repetitions", least=0) for n in given])
     counts = (1,) * (x.ndim - len(counts)) + counts
     if len(counts) > x.ndim:
         x = reshape(x, (*(1,) * (len(counts) - x.ndim), *x.shape))
@@ -184,8 +187,9 @@ def pad(x: Array, widths: int | Sequence[Sequence[int]], /, *, mode: str = "cons
 
     mode: constant (value), edge (the outermost element), reflect (mirrored, without the edge), wrap (the other end)."""
     x = _array(x)
-    pairs = [(widths, widths)] * x.ndim if isinstance(widths, int) else widths
-    if not isinstance(pairs, (tuple, list)) or len(pairs) != x.ndim or not all(_is_pair(p) for p in pairs):
+    one = whole_number(widths)
+    pairs = [(one, one)] * x.ndim if one is not None else _pairs(widths)
+    if pairs is None or len(pairs) != x.ndim:
         raise ShapeError(f"array: pad: widths, got {widths} for shape {x.shape}, allowed (before, after) for each axis")
     if mode not in _MARGINS:
         raise ShapeError(f"array: pad: mode, got {mode}, allowed {', '.join(_MARGINS)}")
@@ -198,8 +202,14 @@ def pad(x: Array, widths: int | Sequence[Sequence[int]], /, *, mode: str = "cons
     return x
 
 
-def _is_pair(widths: object) -> bool:
-    return isinstance(widths, (tuple, list)) and len(widths) == 2 and all(hasattr(w, "__index__") for w in widths)
+def _pairs(widths: object) -> list[tuple[int, int]] | None:
+    pairs = []
+    for pair in widths if is_several(widths) else [None]:
+        numbers = [whole_number(w) for w in pair] if is_several(pair) else []
+        if len(numbers) != 2 or None in numbers:
+            return None
+        pairs.append((numbers[0], numbers[1]))
+    return pairs
 
 
 def _constant_margin(x: Array, axis: int, width: int, at_end: bool, value: Number) -> Array:

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from dvm_rt.array.array import Array, record
+from dvm_rt.array.array import Array, is_several, record
 from dvm_rt.errors import DTypeError, GraphError, ShapeError
+from dvm_rt.graph.shapes import whole_number
 
 Numbers = int | Sequence[int]
 Padding = str | int | Sequence[int | tuple[int, int]]
@@ -74,10 +75,15 @@ def _rank(x: object, name: str) -> int:
 
 
 def _numbers(value: Numbers, rank: int, least: int, name: str, what: str) -> tuple[int, ...]:
-    numbers = (value,) * rank if isinstance(value, int) else tuple(value)
-    if len(numbers) != rank or not all(isinstance(n, int) and n >= least for n in numbers):
+    numbers = _each(value, rank)
+    if len(numbers) != rank or not all(n is not None and n >= least for n in numbers):
         raise ShapeError(f"array: {name}: {what}, got {value}, allowed {rank} whole numbers from {least} on, or one")
     return numbers
+
+
+def _each(value: object, count: int) -> tuple[int | None, ...]:
+    """The whole numbers of a sequence, or so many of one; None for what is none."""
+    return tuple([whole_number(n) for n in value]) if is_several(value) else (whole_number(value),) * count
 
 
 def _padding(
@@ -91,9 +97,9 @@ def _padding(
             raise GraphError(f"array: {name}: padding 'same', got strides {stride}, allowed 1")
         reach = [d * (k - 1) for k, d in zip(kernel, dilation, strict=True)]
         return tuple((r // 2, r - r // 2) for r in reach)
-    each = (padding,) * rank if isinstance(padding, int) else tuple(padding)
-    pads = tuple((p, p) if isinstance(p, int) else tuple(p) for p in each)
-    if len(pads) != rank or not all(len(p) == 2 and all(isinstance(n, int) and n >= 0 for n in p) for p in pads):
+    each = padding if is_several(padding) else (padding,) * rank
+    pads = tuple([_each(p, 2) for p in each])
+    if len(pads) != rank or not all(len(p) == 2 and all(n is not None and n >= 0 for n in p) for p in pads):
         raise ShapeError(f"array: {name}: padding, got {padding!r}, allowed same, valid, or {rank} numbers or pairs from 0 on")
     return pads
 

@@ -5,6 +5,8 @@ Every rule has the form rule(facts, where, shapes, *attributes) -> shape. Sizes 
 
 from __future__ import annotations
 
+import operator
+
 from dvm_rt.errors import ShapeError
 from dvm_rt.graph.symbols import (
     Dim,
@@ -295,10 +297,19 @@ def checked_shape(where: str, shape: Shape) -> Shape:
 
 
 def axis_number(where: str, axis: int, rank: int) -> int:
-    """The axis counted from the front. Raises ShapeError."""
-    if not isinstance(axis, int) or not -rank <= axis < rank:
-        raise ShapeError(f"{where}: axis, got {axis}, allowed {-rank} to {rank - 1}")
-    return axis % rank
+    """The axis, any whole number, counted from the front. Raises ShapeError."""
+    number = axis if axis.__class__ is int else whole_number(axis)
+    if number is None or not -rank <= number < rank:
+        raise ShapeError(f"{where}: axis, got {axis!r}, allowed {-rank} to {rank - 1}")
+    return number % rank
+
+
+def whole_number(value: object) -> int | None:
+    """The whole number that a value is, NumPy's too; None: it is none."""
+    try:
+        return operator.index(value)
+    except TypeError:
+        return None
 
 
 def axis_numbers(where: str, axis: int | tuple[int, ...] | None, rank: int) -> tuple[int, ...]:

@@ -234,6 +234,33 @@ def test_an_index_outside_fails_its_launch_alone(rt: dvm.Runtime) -> None:
     np.testing.assert_array_equal(np.asarray(dvm.sort(x)), np.sort(np.asarray(x)))
 
 
+I = np.int64
+NUMPY_NUMBERS: dict[str, tuple[Callable, Callable]] = {
+    "sum": (lambda x: dvm.sum(x, axis=I(1)), lambda x: x.sum(1)),
+    "permute": (lambda x: dvm.permute_dims(x, np.array([2, 0, 1])), lambda x: x.transpose(2, 0, 1)),
+    "softmax": (lambda x: dvm.argmax(x, axis=I(-1)), lambda x: x.argmax(-1)),
+    "split": (lambda x: dvm.split(x, I(2), axis=I(2)), lambda x: np.split(x, 2, 2)),
+    "split at": (lambda x: dvm.split(x, np.array([1, 3]), axis=2), lambda x: np.split(x, [1, 3], 2)),
+    "tile": (lambda x: dvm.tile(x, I(2)), lambda x: np.tile(x, 2)),
+    "tile each": (lambda x: dvm.tile(x, np.array([2, 1])), lambda x: np.tile(x, (2, 1))),
+    "pad": (lambda x: dvm.pad(x, I(1)), lambda x: np.pad(x, 1)),
+    "pad each": (lambda x: dvm.pad(x, np.array([[1, 2], [0, 1], [0, 0]])), lambda x: np.pad(x, [[1, 2], [0, 1], [0, 0]])),
+    "roll": (lambda x: dvm.roll(x, I(2), axis=I(1)), lambda x: np.roll(x, 2, 1)),
+    "roll each": (lambda x: dvm.roll(x, [1, 2], axis=[0, 2]), lambda x: np.roll(x, (1, 2), (0, 2))),
+    "moveaxis": (lambda x: dvm.moveaxis(x, I(0), I(2)), lambda x: np.moveaxis(x, 0, 2)),
+    "moveaxis each": (lambda x: dvm.moveaxis(x, [0, 1], [1, 2]), lambda x: np.moveaxis(x, [0, 1], [1, 2])),
+    "expand": (lambda x: dvm.expand_dims(x, axis=I(1)), lambda x: np.expand_dims(x, 1)),
+    "vecdot": (lambda x: dvm.vecdot(x, x, axis=I(-1)), lambda x: (x * x).sum(-1)),
+    "tensordot": (lambda x: dvm.tensordot(x, x, axes=I(0)), lambda x: np.tensordot(x, x, 0)),
+    "pool": (lambda x: dvm.max_pool(x, I(2), stride=np.array([1]), padding=I(0)), lambda x: np.maximum(x[..., 1:], x[..., :-1])),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NUMPY_NUMBERS)
+def test_whole_numbers_of_numpy_are_whole_numbers(name: str) -> None:
+    check(*NUMPY_NUMBERS[name], np.arange(24, dtype=np.float32).reshape(2, 3, 4))
+
+
 @pytest.mark.parametrize("dtype", ["int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"])
 def test_indices_of_every_whole_dtype(dtype: str) -> None:
     a, i = floats(5, 4), np.array([[3, 0, 1, 1], [2, 2, 3, 0]], dtype)
