@@ -663,11 +663,31 @@ def binary(name: str, x: object, y: object) -> Array:
 
 
 def power(x: Array | Number, exponent: Array | Number) -> Array:
-    """x to a power: that of a number is repeated multiplication where it is whole and small."""
+    """x to a power: that of a number is repeated multiplication where it is whole and small, and so is that of integers."""
     if isinstance(exponent, Array):
-        return binary("power", x, exponent)
+        a, b = promoted("pow", (x, exponent))
+        if exponent.dtype.kind in "iu" and b.dtype.kind in "iu":
+            return _whole_power(a if a.__class__ is Array else asarray(x, b.dtype), b)
+        return record("power", (a, b))
     wanted = dtypes.with_number(x.dtype, _operand(exponent, "pow"))
     return record("pow", (x.astype(wanted),), (float(exponent),))
+
+
+def _whole_power(x: Array, exponent: Array) -> Array:
+    """By squaring, as long as an exponent has bits, modulo 2^bits as every product. Of a negative one the whole part: 1 and -1
+    have one, everything else gives 0."""
+    from dvm_rt.array.control import while_loop  # it is made of what is made of this
+
+    one, zero = (_constant(n, x.dtype.name) for n in (1, 0))
+    wraps = exponent.dtype.kind == "u"
+    left = exponent if wraps else record("where", (exponent >= 0, exponent, exponent & 1))
+
+    def step(result: Array, factor: Array, left: Array) -> tuple[Array, Array, Array]:
+        return record("where", ((left & 1) != 0, result * factor, result)), factor * factor, left >> 1
+
+    start = record("where", (x == x, one, one)) * record("where", (left == left, one, one))
+    result, _, _ = while_loop(lambda result, factor, left: (left != 0).any(), step, (start, x, left), limit=64)
+    return result if wraps else record("where", ((exponent >= 0) | (x == 1) | (x == -1), result, zero))
 
 
 def _reduce(name: str, x: Array, axis: Axes, keepdims: bool) -> Array:

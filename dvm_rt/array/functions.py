@@ -60,8 +60,22 @@ def _binary(name: str) -> Callable[[Array | float, Array | float], Array]:
     return function
 
 
+def _of_numbers(name: str, whole: str) -> Callable[[Array], Array]:
+    """A question that has one answer for all integers: what x `whole` x gives."""
+
+    def function(x: Array, /) -> Array:
+        x = _array(x, name)
+        return binary(whole, x, x) if x.dtype.kind in "iu" else record(name, (x,))
+
+    function.__name__ = function.__qualname__ = name
+    function.__doc__ = f"{OPERATORS[name].doc}, element by element."
+    return function
+
+
 for _name in UNARY:
     globals()[_name] = _unary(_name)
+for _name, _whole in (("isfinite", "equal"), ("isinf", "not_equal"), ("isnan", "not_equal")):
+    globals()[_name] = _of_numbers(_name, _whole)
 for _name in BINARY:
     globals()[_name] = _binary(_name)
 

@@ -156,3 +156,32 @@ def test_random_mixed_expressions(seed: int) -> None:
     for got in (ours(*arrays), dvm.function(ours)(*arrays)):
         assert got.dtype.numpy == want.dtype
         np.testing.assert_array_equal(np.asarray(got), want)
+
+
+WHOLE = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
+
+
+@pytest.mark.parametrize("dtype", WHOLE)
+def test_powers_of_integers_by_integers(dtype: str) -> None:
+    most, least = np.iinfo(dtype).max, np.iinfo(dtype).min
+    x = np.array([0, 1, 2, 3, 7, most, least, least + 1], dtype)[:, None]
+    e = np.array([0, 1, 2, 3, 5, 40, most], dtype)
+    for call in (dvm.pow, dvm.function(lambda a, b: a**b)):
+        got = np.asarray(call(dvm.asarray(x), dvm.asarray(e)))
+        assert got.dtype == x.dtype and np.array_equal(got, x**e)
+        assert np.asarray(call(dvm.asarray(x[:0]), dvm.asarray(e))).shape == (0, 7)
+    assert np.array_equal(np.asarray(2 ** dvm.asarray(e)), np.asarray(2, dtype) ** e)
+    if least:
+        below = dvm.asarray(np.array([-1, -2, -3, -1, least], dtype))
+        assert np.asarray(dvm.asarray(np.array([1, -1, -1, 2, 0], dtype)) ** below).tolist() == [1, 1, -1, 0, 0]
+
+
+@pytest.mark.parametrize("dtype", WHOLE)
+def test_integers_are_finite(dtype: str) -> None:
+    x = dvm.asarray(np.array([0, 1, np.iinfo(dtype).max, np.iinfo(dtype).min], dtype))
+
+    def ask(x: dvm.Array) -> tuple[dvm.Array, ...]:
+        return dvm.isfinite(x), dvm.isinf(x), dvm.isnan(x)
+
+    for call in (ask, dvm.function(ask)):
+        assert [np.asarray(y).tolist() for y in call(x)] == [[True] * 4, [False] * 4, [False] * 4]
