@@ -12,9 +12,6 @@ static RingHead head_of(std::span<const uint8_t> message) {
   return head;
 }
 static bool is_program(const RingHead& head) { return RingKind(head.kind) == RingKind::PROGRAM; }
-static bool takes_away(const RingHead& head) {
-  return RingKind(head.kind) == RingKind::DROP || (is_program(head) && head.count & RING_FAILS);
-}
 
 constexpr uint64_t SPIN_MORE = 4;  // so many times as long where it has been idle for less than that lately
 constexpr size_t DROPPED_MAX = 1 << 16;  // beyond: forget; a program nobody drops again only wastes its bytes
@@ -34,7 +31,7 @@ Device::Device(const DeviceOptions& options)
   queued_seq_ = control_.get(CONTROL_DONE);
   control_.set(CONTROL_WAITING_PROGRAM, 0);
   if (!options.beside_cpus.empty())
-    beside_ = std::make_unique<Beside>(control_, options.beside_cpus, [this] { return take_one(Taking::BESIDE); });
+    beside_ = std::make_unique<EarlyVerifier>(control_, rings_, trace_, options.beside_cpus, options.beside_gate);
 }
 
 // ---- what arrives -------------------------------------------------------------------------------------------------
@@ -46,7 +43,7 @@ bool Device::take_one(Taking taking) {
     auto message = rings_[i].peek();
     if (!message) continue;
     const RingHead head = head_of(*message);
-    if ((taking == Taking::NO_WORK && is_program(head)) || (taking == Taking::BESIDE && takes_away(head))) continue;
+    if (taking == Taking::NO_WORK && is_program(head) && !(beside_ && beside_->has(i, rings_[i].position()))) continue;
     take(i, *message);
     rings_[i].consume();
     return true;
@@ -84,19 +81,27 @@ void Device::take_program(size_t ring, const RingHead& head, std::span<const uin
     return;
   }
   if (programs_.contains(head.program) || dropped_.erase(head.program)) return;  // the same bytes again
-  const uint64_t begin = end_ns_ && !lent_ ? end_ns_ : now_ns();
-  if (!lent_) feed(begin);  // until now it was idle; from here on it works, although it runs nothing
   VerifyError error;
   error.code = VerifyCode::LIMIT;
   Entry entry{nullptr, bytes.size()};
-  if (program_bytes_ + bytes.size() <= options_.program_bytes_max)
-    entry.program = VerifiedProgram::load(bytes.data(), bytes.size(), error, &memory_);
+  if (program_bytes_ + bytes.size() <= options_.program_bytes_max) entry.program = verified(ring, head, bytes, error);
   if (!entry.program) return refuse(ring, head, error);
   program_bytes_ += bytes.size();
   programs_.emplace(head.program, std::move(entry));
-  const uint64_t end = now_ns();
-  if (!lent_) end_ns_ = end;
-  trace_.add(TraceKind::LOAD, begin, end, head.program, uint64_t(error.code) | uint64_t(lent_) << 31);  // trace.py: another track
+}
+
+std::unique_ptr<VerifiedProgram> Device::verified(size_t ring, const RingHead& head, std::span<const uint8_t> bytes,
+                                                  VerifyError& error) {
+  if (auto verdict = beside_ ? beside_->take(ring, rings_[ring].position()) : std::nullopt) {
+    error = verdict->error;
+    return std::move(verdict->program);
+  }
+  const uint64_t begin = end_ns_ ? end_ns_ : now_ns();
+  feed(begin);  // until now it was idle; from here on it works, although it runs nothing
+  auto program = VerifiedProgram::load(bytes.data(), bytes.size(), error, &memory_);
+  end_ns_ = now_ns();
+  trace_.add(TraceKind::LOAD, begin, end_ns_, head.program, uint64_t(error.code));
+  return program;
 }
 
 void Device::refuse(size_t ring, const RingHead& head, const VerifyError& error) {
@@ -190,9 +195,8 @@ bool Device::run_head() {
   }
   const VerifiedProgram* program = found->second.program.get();
   if (beside_ && program && program->split_ns() >= options_.beside_ns) {
-    const bool waiting = anything_waits();
-    lent_ = true;
-    beside_->lend(waiting);
+    beside_->begin();
+    beside_runs_ = true;
   }
   trap_ = program ? bind_and_run(*program, launch, reinterpret_cast<const LaunchArg*>(record.data() + sizeof launch))
                   : Trap{TrapCode::STOPPED, 0, 0, 0, 0};
@@ -203,20 +207,12 @@ bool Device::anything_waits() {
   return std::any_of(rings_.begin(), rings_.end(), [](Ring& ring) { return !ring.empty(); });
 }
 
-void Device::take_back() {
-  if (!lent_) return;
-  beside_->take_back();
-  lent_ = false;
-}
-
 void Device::commit_head() {
   const LaunchHead& launch = running_;
-  if (trap_.code != TrapCode::NONE) {
-    take_back();
+  if (trap_.code != TrapCode::NONE)
     control_.post({uint32_t(EventKind::TRAPPED), uint32_t(trap_.code), launch.head.program, launch.seq, trap_.section,
                    trap_.word, trap_.got, trap_.allowed},
                   options_.eventfd);
-  }
   ran_ = false;
   end_ns_ = now_ns();
   control_.add(CONTROL_BUSY_NS, end_ns_ - begin_ns_);
@@ -232,7 +228,7 @@ void Device::commit_head() {
     trace_.add(TraceKind::HOST, call.begin_ns, call.end_ns, launch.seq, call.function);
   }
   host_calls_.clear();
-  take_back();  // the client has heard: it goes on while what is being verified is
+  if (std::exchange(beside_runs_, false)) beside_->end();
   ++first_;
   if (!head_waits()) rest();  // from now on it is idle, also where the client, woken on this CPU, keeps us from seeing that
 }

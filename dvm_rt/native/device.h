@@ -5,8 +5,8 @@
 // come from the launch and are checked against the arena; launches that are not the next in order are dropped; a ring
 // whose lengths make no sense is not read again.
 //
-// While a launch runs that takes long, a second thread (beside.h) owns what arrives: rings, queue and programs, and verifies. It
-// takes no program away: one of them runs.
+// While a launch runs that takes long, a second thread (early_verifier.h) verifies what lies in the rings. It changes nothing
+// here, and nothing here waits for it: a message that it has verified costs less to take, and that is all.
 //
 // It counts its own idle time: `exposed` (the next launch lacks its program) and `starved` (there is no launch), the
 // latter split by the client's clock words into time inside our client code and the user's own.
@@ -16,8 +16,8 @@
 #include <unordered_map>
 #include <unordered_set>
 #include <vector>
-#include "beside.h"
 #include "control.h"
+#include "early_verifier.h"
 #include "machine.h"
 #include "ring.h"
 #include "trace.h"
@@ -34,6 +34,7 @@ struct DeviceOptions {
   double loop_s = 1e6;  // that loops of a launch may take
   std::vector<int> beside_cpus;  // on which the second thread verifies; none: there is no such thread
   int64_t beside_ns = 50'000;  // beside launches whose long sections take longer, as modelled
+  int beside_gate = -1;  // EarlyVerifier's
 };
 
 class Device {
@@ -52,11 +53,13 @@ class Device {
     std::unique_ptr<VerifiedProgram> program;  // none: the client says that it fails
     uint64_t bytes = 0;
   };
-  enum class Taking : uint8_t { ALL, NO_WORK, BESIDE };  // NO_WORK: no programs; BESIDE: what takes no program away
+  enum class Taking : uint8_t { ALL, NO_WORK };  // NO_WORK: no programs that are to be verified
   bool take_one(Taking taking = Taking::ALL);
   bool take_all();
   bool take(size_t ring, std::span<const uint8_t> message);
   void take_program(size_t ring, const RingHead& head, std::span<const uint8_t> bytes);
+  std::unique_ptr<VerifiedProgram> verified(size_t ring, const RingHead& head, std::span<const uint8_t> bytes,
+                                            VerifyError& error);
   void take_launch(std::span<const uint8_t> message);
   void drop(const RingHead& head);
   void refuse(size_t ring, const RingHead& head, const VerifyError& error);
@@ -65,7 +68,6 @@ class Device {
   bool anything_waits();
   Trap bind_and_run(const VerifiedProgram& program, const LaunchHead& launch, const LaunchArg* args);
   bool in_arena(uint64_t offset, uint64_t bytes);
-  void take_back();
   void commit_head();
   bool head_waits() const { return first_ != last_; }
   bool head_can_run() const;
@@ -89,14 +91,14 @@ class Device {
   std::vector<Event> unposted_;
   uint64_t sections_split_ = 0;  // as far as the control page knows
   uint64_t program_bytes_ = 0, refused_ = 0;
-  bool ran_ = false, lent_ = false;  // lent_: what arrives is the second thread's
+  bool ran_ = false, beside_runs_ = false;  // beside_runs_: the second thread works beside the launch
   LaunchHead running_{};
   Trap trap_;
   uint64_t begin_ns_ = 0, end_ns_ = 0;  // of the last launch; end_ns_ is also the end of a program's check, 0: long ago
   uint64_t rested_ns_ = 0;  // the end of the last work
   uint64_t expected_idle_ns_ = 0;  // before the next message, as it was lately
   uint64_t exposed_from_ = 0, starved_from_ = 0, client_at_ = 0;
-  std::unique_ptr<Beside> beside_;  // last: it ends first
+  std::unique_ptr<EarlyVerifier> beside_;  // last: it ends first
 };
 
 }  // namespace dvm

@@ -22,7 +22,7 @@ class Ring {
     seen_ = word(0).load(), written_ = word(64).load();
   }
 
-  bool empty() { return word(0).load(std::memory_order_acquire) == word(64).load(std::memory_order_acquire); }
+  bool empty() const { return position() == written(); }
   size_t message_bytes_max() const { return size_ / 2 - 16; }
   bool corrupt() const { return corrupt_; }
   void reset() { word(0).store(0), word(64).store(0), seen_ = written_ = 0; }  // nobody else may be at the ring
@@ -56,32 +56,44 @@ class Ring {
   // Consumer. The next message, in place until consume(); nullopt: none (or the ring is corrupt).
   std::optional<std::span<const uint8_t>> peek() {
     if (corrupt_) return {};
-    uint64_t read = word(0).load(std::memory_order_relaxed), waiting = word(64).load(std::memory_order_acquire) - read;
-    if (!waiting) return {};
-    uint64_t at = read % size_, skipped = 0;
-    if (waiting <= size_ && waiting >= 8 && !(waiting & 7) && load_at(at) == SKIP) skipped = size_ - at, at = 0;
-    if (waiting > size_ || waiting < skipped + 8 || (waiting & 7)) return broken();
-    uint64_t length = load_at(at);
-    if (length > size_ || skipped + 8 + round_up(length) > waiting || at + 8 + round_up(length) > size_) return broken();
-    next_ = read + skipped + 8 + round_up(length);
-    return std::span<const uint8_t>(data() + at + 8, length);
+    const uint64_t read = word(0).load(std::memory_order_relaxed);
+    const auto message = at(read);
+    if (!message) return {};
+    corrupt_ = message->next == read;
+    if (corrupt_) return {};
+    next_ = message->next;
+    return message->bytes;
   }
   void consume() { word(0).store(next_, std::memory_order_release); }
 
+  // The consumer's side, to look at without consuming. Positions are counted from the ring's first byte on.
+  struct Message {
+    std::span<const uint8_t> bytes;
+    uint64_t next;  // the position behind it; its own: what lies there makes no sense
+  };
+  uint64_t position() const { return word(0).load(std::memory_order_acquire); }  // of the message that is consumed next
+  uint64_t written() const { return word(64).load(std::memory_order_acquire); }  // behind the last message
+  std::optional<Message> at(uint64_t position) const {
+    const uint64_t waiting = word(64).load(std::memory_order_acquire) - position;
+    if (!waiting) return {};
+    uint64_t at = position % size_, skipped = 0;
+    if (waiting <= size_ && waiting >= 8 && !((waiting | position) & 7) && load_at(at) == SKIP) skipped = size_ - at, at = 0;
+    if (waiting > size_ || waiting < skipped + 8 || ((waiting | position) & 7)) return Message{{}, position};
+    const uint64_t length = load_at(at);
+    if (length > size_ || skipped + 8 + round_up(length) > waiting || at + 8 + round_up(length) > size_)
+      return Message{{}, position};
+    return Message{{data() + at + 8, length}, position + skipped + 8 + round_up(length)};
+  }
  private:
   static uint64_t round_up(uint64_t n) { return (n + 7) & ~uint64_t(7); }
-  std::atomic<uint64_t>& word(size_t offset) { return *reinterpret_cast<std::atomic<uint64_t>*>(map_.data() + offset); }
-  uint8_t* data() { return map_.data() + HEAD_BYTES; }
+  std::atomic<uint64_t>& word(size_t offset) const { return *reinterpret_cast<std::atomic<uint64_t>*>(map_.data() + offset); }
+  uint8_t* data() const { return map_.data() + HEAD_BYTES; }
   uint64_t read_now() { return seen_ = word(0).load(std::memory_order_acquire); }
   void store_at(uint64_t at, uint64_t value) { memcpy(data() + at, &value, 8); }
-  uint64_t load_at(uint64_t at) {
+  uint64_t load_at(uint64_t at) const {
     uint64_t value;
     memcpy(&value, data() + at, 8);
     return value;
-  }
-  std::nullopt_t broken() {
-    corrupt_ = true;
-    return std::nullopt;
   }
 
   Mapping map_;

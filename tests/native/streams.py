@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import socket
+import subprocess
+import sys
 from collections.abc import Callable
 
 import numpy as np
@@ -63,11 +66,34 @@ def random(*shape: int, seed: int = 0) -> Array:
     return np.random.default_rng((seed, *shape)).standard_normal(shape).astype(np.float32)
 
 
+class Gate:
+    """Holds the device's second thread in the middle of each program: after it has copied it, before it verifies it."""
+
+    def __init__(self) -> None:
+        self._theirs, self._ours = socket.socketpair()
+        self._ours.settimeout(20)
+        self.descriptor = self._theirs.fileno()
+
+    def holds(self) -> None:
+        """Returns when it is there."""
+        assert self._ours.recv(1)
+
+    def open(self) -> None:
+        self._ours.send(b"1")
+
+    def open_soon(self) -> None:
+        """Also while this process waits for the thread, with the interpreter's lock in its hand."""
+        number = self._ours.fileno()
+        soon = f"import os, time; time.sleep(0.05); os.write({number}, b'1')"
+        self._opener = subprocess.Popen([sys.executable, "-S", "-c", soon], pass_fds=[number])
+
+
 class Stepped:
     """A stream with processes, whose device runs here, one step at a time, and can be killed between any two."""
 
-    def __init__(self, beside: bool = False, **options: object) -> None:
+    def __init__(self, beside: bool = False, gate: bool = False, **options: object) -> None:
         self.beside = sorted(os.sched_getaffinity(0)) if beside else []  # a second thread of the device, beside every launch
+        self.gate = Gate() if gate else None  # that holds this thread in each program
         self.stream = _native.Stream(**{"inline": False, "arena_bytes_max": 1 << 26, "ring_bytes": 1 << 18,
                                         "spin_us": 0.0} | options)
         self.fds = self.stream.fds
@@ -77,7 +103,8 @@ class Stepped:
     def _new_device(self) -> _native.Device:
         return _native.Device(self.fds["control"], self.fds["arena"], self.fds["rings"], self.fds["eventfd"], 0.0,
                               self.fds["traces"][0],
-                              beside_cpus=self.beside, beside_ns=0)  # fmt: skip
+                              beside_cpus=self.beside, beside_ns=0,
+                              beside_gate=self.gate.descriptor if self.gate else -1)  # fmt: skip
 
     def kill(self) -> None:
         """The device is gone, with everything that only it knew; the stream hears of it; another starts."""

@@ -226,7 +226,7 @@ def test_programs_are_verified_beside_a_launch() -> None:
     assert len(loads(stepped)) == 5
 
 
-def test_no_program_is_taken_away_beside_a_launch() -> None:
+def test_the_second_thread_changes_nothing() -> None:
     stepped = Stepped(beside=True)
     stream = stepped.stream
     plan, given_up = stream.register(axpy()), stream.register(axpy())
@@ -237,14 +237,105 @@ def test_no_program_is_taken_away_beside_a_launch() -> None:
     stream.forget(given_up)
     (out,) = stream.call(plan, [stream.asarray(x)] * 2)
     until(lambda: len(loads(stepped)) == loaded + 1)
-    time.sleep(0.02)
-    assert stepped.device.programs == held + 1
-    np.testing.assert_array_equal(stepped.read(out), x * 2 + x)
     assert stepped.device.programs == held
+    np.testing.assert_array_equal(stepped.read(out), x * 2 + x)
+    assert stepped.device.programs == held  # one more, one less
+    assert len(loads(stepped)) == loaded + 1
 
 
-def test_what_is_refused_beside_a_launch_is_encoded_again() -> None:
-    stepped, _, plan = with_worker(beside=True)
+def held(**options: object) -> tuple[Stepped, int, _native.Tensor, np.ndarray]:
+    """The device is inside a launch, and its second thread in the middle of a program; the plan of both, the result that this
+    program gives, and what it is to be."""
+    stepped = Stepped(beside=True, gate=True, **options)
+    stream, x = stepped.stream, random(2, 9)
+    plan = stream.register(axpy())
+    running(stepped, plan)
+    (out,) = stream.call(plan, [stream.asarray(x)] * 2)
+    stepped.gate.holds()
+    return stepped, plan, out, x * 2 + x
+
+
+def test_the_device_goes_on_while_a_program_is_verified_beside_it() -> None:
+    stepped = Stepped(beside=True, gate=True)
+    stream, x, small = stepped.stream, random(2, 3), random(2, 9)
+    plan = stream.register(axpy())
+    (first,) = stream.call(plan, [stream.asarray(x)] * 2)
+    (second,) = stream.call(plan, [stream.asarray(x)] * 2)
+    assert [stepped.device.step() for _ in range(4)] == ["took", "took", "took", "ran"]
+    (out,) = stream.call(plan, [stream.asarray(small)] * 2)
+    stepped.gate.holds()
+    stepped.device.serve(2e3)  # the launch that can run comes before the program that is being verified
+    assert stream.done == 3
+    assert [beside for _, beside, _ in loads(stepped)] == [False, False]
+    stepped.gate.open()
+    until(lambda: len(loads(stepped)) == 3)
+    for tensor, value in ((first, x), (second, x), (out, small)):
+        np.testing.assert_array_equal(stepped.read(tensor), value * 2 + value)
+    assert stepped.device.programs == 2
+
+
+def test_a_program_that_is_needed_while_it_is_verified_beside_is_verified_at_once() -> None:
+    stepped, plan, out, wanted = held()
+    np.testing.assert_array_equal(stepped.read(out), wanted)
+    assert [beside for _, beside, _ in loads(stepped)] == [False, False]
+    assert stepped.device.programs == 2
+    stepped.gate.open()
+    until(lambda: len(loads(stepped)) == 3)  # too late: nobody wants it
+    running(stepped, plan)
+    x = random(2, 11)
+    (out,) = stepped.stream.call(plan, [stepped.stream.asarray(x)] * 2)
+    stepped.gate.holds()
+    stepped.gate.open()
+    until(lambda: len(loads(stepped)) == 4)
+    np.testing.assert_array_equal(stepped.read(out), x * 2 + x)
+    assert [beside for _, beside, _ in loads(stepped)] == [False, False, True, True]
+    assert stepped.device.programs == 3
+
+
+def test_a_program_that_is_dropped_while_it_is_verified_beside_stays_dropped() -> None:
+    """By the client, which had made it itself, before the device has come to what the worker sent."""
+    stepped, encoder, plan = with_worker(beside=True, gate=True)
+    stream, caller, x = stepped.stream, stepped.stream.register(axpy()), random(2, 9)
+    stream.set_where(caller, "caller")
+    (out,) = stream.call(plan, [stream.asarray(x)] * 2)
+    late = stream.take_outbox(8)
+    stream.encode_here([p for p, _ in stream.programs(plan)])
+    np.testing.assert_array_equal(stepped.read(out), x * 2 + x)
+    running(stepped, caller)
+    assert stepped.device.programs == len(loads(stepped)) == 2
+    encoder.encode(late)
+    stepped.gate.holds()
+    stream.forget(plan)
+    assert stepped.device.step() == "committed"
+    assert stepped.device.step() == "took"  # that it is dropped
+    stepped.gate.open()
+    until(lambda: len(loads(stepped)) == 3)
+    stepped.run()
+    assert stepped.device.programs == 1
+    assert not stream.retire()
+
+
+def test_a_program_that_is_given_up_while_it_is_verified_beside() -> None:
+    """All of it from the client: the program, then that it is dropped."""
+    stepped = Stepped(beside=True, gate=True)
+    stream = stepped.stream
+    plan, given_up = stream.register(axpy()), stream.register(axpy())
+    running(stepped, plan)
+    stream.prefetch(given_up, [2, 9])
+    stepped.gate.holds()
+    stream.forget(given_up)
+    stepped.run()
+    assert stepped.device.programs == 1
+    stepped.gate.open()
+    until(lambda: len(loads(stepped)) == 3)
+    stepped.run()
+    assert stepped.device.programs == 1
+
+
+@pytest.mark.parametrize("in_time", [False, True])
+def test_what_is_refused_beside_a_launch_is_encoded_again(in_time: bool) -> None:
+    """In time: the thread has refused it when the device comes to it; else the device refuses it meanwhile. One refusal."""
+    stepped, _, plan = with_worker(beside=True, gate=True)
     stream, x, caller = stepped.stream, random(2, 9), stepped.stream.register(axpy())
     stream.set_where(caller, "caller")
     running(stepped, caller)
@@ -252,12 +343,42 @@ def test_what_is_refused_beside_a_launch_is_encoded_again() -> None:
     (number,) = (p for p, _ in stream.programs(plan))
     stream.take_outbox(8)
     assert stream.deliver(number, bytes(200))
-    events: list[dict] = []
-    until(lambda: bool(events.extend(stream.retire()) or events))
+    stepped.gate.holds()
+    if in_time:
+        stepped.gate.open()
+        until(lambda: any(beside for _, beside, _ in loads(stepped)))
+    assert not stream.retire()  # nobody hears of it before the device has come to it
+    while not (events := stream.retire()):
+        assert stepped.device.step() != "idle"
     assert [(event["kind"], event["program"]) for event in events] == [("PROGRAM_REFUSED", number)]
-    until(lambda: (number, True, "OK") in loads(stepped))
+    stepped.run()
+    stepped.gate.open()
     np.testing.assert_array_equal(stepped.read(out), x * 2 + x)
-    assert stream.stats()["refused"] == 1
+    until(lambda: sum(beside for _, beside, _ in loads(stepped)) >= 1)
+    stepped.run()
+    assert stream.stats()["refused"] == stepped.device.refused == 1
+
+
+def test_more_programs_than_are_verified_ahead() -> None:
+    stepped = Stepped(beside=True)
+    stream = stepped.stream
+    plan = stream.register(axpy())
+    running(stepped, plan)
+    for columns in range(4, 204):
+        stream.prefetch(plan, [2, columns])
+    until(lambda: len(loads(stepped)) == 1 + 64)  # as many as may wait to be taken
+    stepped.run()
+    assert stepped.device.programs == 201
+    beside = [beside for _, beside, _ in loads(stepped)]
+    assert beside == [False] + [True] * 64 + [False] * 136
+
+
+def test_a_device_may_end_in_the_middle_of_a_program() -> None:
+    stepped, plan, _, _ = held()
+    stepped.gate.open_soon()
+    stepped.kill()
+    x = random(2, 5)
+    np.testing.assert_array_equal(stepped.read(stepped.stream.call(plan, [stepped.stream.asarray(x)] * 2)[0]), x * 2 + x)
 
 
 def test_a_device_may_end_while_its_second_thread_works() -> None:
@@ -340,8 +461,8 @@ def test_a_trap_survives_the_device_that_saw_it() -> None:
             stepped.read(bad)
 
 
-def with_worker(beside: bool = False) -> tuple[Stepped, _native.Encoder, int]:
-    stepped = Stepped(beside=beside, workers=1, encode_mode="workers")
+def with_worker(**options: bool) -> tuple[Stepped, _native.Encoder, int]:
+    stepped = Stepped(workers=1, encode_mode="workers", **options)
     plan = stepped.stream.register(axpy())
     encoder = stepped.encoder()
     encoder.add_plan(plan, stepped.stream.plan_bytes(plan))
