@@ -218,11 +218,6 @@ void Stream::forget(Instance* instance) {
 
 // ---- programs -----------------------------------------------------------------------------------------------------
 
-static void spin_for(uint64_t ns) {
-  if (ns)
-    for (uint64_t end = now_ns() + ns; now_ns() < end;) pause_cpu();
-}
-
 // Valid until the next encode. Empty: `failure` says why, or there is nothing to run.
 std::span<const uint8_t> Stream::encode(Instance& instance, Failure& failure, bool evaluated) {
   uint64_t begin = now_ns();
@@ -246,7 +241,7 @@ std::span<const uint8_t> Stream::encode(Instance& instance, Failure& failure, bo
   if (!failure && !inline_mode_ && bytes > program_bytes_max())
     failure = failure_of({"EncodeError", say("encoder: plan ", state.number,
         ": program for the ring, got ", bytes, " bytes, allowed ", program_bytes_max())});
-  spin_for(encode_work_ns_);
+  work_for(encode_work_ns_);
   uint64_t end = encoded_at_ns_ = now_ns();
   ++counters_.encoded;
   counters_.encode_ns += end - begin;

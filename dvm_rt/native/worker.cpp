@@ -50,8 +50,7 @@ std::span<const uint8_t> Encoder::encode_one(const Instance& instance, uint64_t&
   EncodeResult result{};
   if (plan.evaluate(instance.symbols.data(), values_.data()))
     result = dvm::encode(plan, values_.data(), scratch_.data(), scratch_.size());
-  if (options_.encode_work_ns)
-    for (uint64_t end = now_ns() + options_.encode_work_ns; now_ns() < end;) pause_cpu();
+  work_for(options_.encode_work_ns);
   now = now_ns();
   trace_.add(TraceKind::ENCODE, begin, now, instance.program, instance.number);
   if (options_.control >= 0) {

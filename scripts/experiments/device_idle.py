@@ -4,18 +4,20 @@ runs, how large launches are, and whether programs are made ahead.
 
     python scripts/experiments/device_idle.py [--out results] [--launches 120] [--only work_us,ahead,rows,sentences,decode]
 
-Every launch has a shape never seen, so each needs an encode; `work` is injected into each of them. Idle is the device's time
+Every launch has a shape never seen, so each needs an encode; `work` (CPU time) is injected into each of them. Idle is the device's time
 without work while work exists (exposed: the program is missing; starved: the launch is missing while our code runs), the
 user's own Python apart, and apart from the time in which it verifies programs (checking); inline it is the client's
 time outside of kernels. `ahead`: launches between two values that the client reads. `sentences` are a stream of
 sentences of all-different lengths through an encoder of MiniLM's size. `decode` is a GPT (d = 256, 4 layers) that
 decodes with a growing cache, work injected too: every token is a shape never seen, and its value is read before the
 next is launched; `guess 4` and `guess 0`: programs of up to so many calls ahead are made while the client waits;
-`launch first`: the next step is launched before the token that it reads is looked at. Printed: idle as a part of
-busy, and `auto` against the better of `workers` and `caller` by the least time of the whole stream among the repeats
-(the modes
-take turns); all else are
-medians."""
+`launch first`: the next step is launched before the token that it reads is looked at.
+
+The modes of a row take turns in one set-up, each turn beginning with another mode, and short streams have more turns: a machine
+that is slow for a while, is slow for all. Figures are medians over the turns; `spread` is the distance between the quartiles of
+the whole time, against its median. `auto / better`: in each turn the time of `auto` against that of `caller`, and of `workers`;
+of both the quartiles over the turns, and shown are those of the mode with the larger median, which is the better one. `auto` is
+above 1.1 where its lower quartile is; where only the median is, the run cannot tell."""
 
 from __future__ import annotations
 
@@ -25,6 +27,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextvars import copy_context
+from functools import partial
 from itertools import count
 from pathlib import Path
 
@@ -42,7 +45,8 @@ MODES = {
 }  # fmt: skip
 GUESSES = {f"{mode}, guess {depth}": (mode, depth) for mode in ("caller", "workers 1", "auto") for depth in (4, 0)}
 GUESSES["auto, launch first"] = ("auto", 4)
-DECODE_WORK_US, TOKENS, SENTENCES = (0, 500), 60, 40
+DECODE_WORK_US, TOKENS, SENTENCES = (0, 500), 60, 20
+LEAST_TURNS, MOST_TURNS = 5, 40
 WORK_US = (0, 100, 500, 2000, 10_000)
 AHEAD = (1, 8, 64, 512)
 ROWS = (4, 64, 1000)  # of 512 columns: about 2, 30 and 500 us of kernel
@@ -66,6 +70,17 @@ def settings() -> Iterator[tuple[str, dict[str, int]]]:
         yield "rows", {**BASE, "rows": rows}
 
 
+def sizes_from(first: int) -> Callable[[int], list[int]]:
+    """So many sizes at a time that never came, near each other, and in an order that nobody guesses."""
+    turns = count()
+
+    def sizes(number: int) -> list[int]:
+        turn = next(turns)
+        return [first + turn * number + i for i in np.random.default_rng(turn).permutation(number).tolist()]
+
+    return sizes
+
+
 class Mode:
     """One runtime, and one stream of launches after another in it; no shape comes twice."""
 
@@ -73,7 +88,7 @@ class Mode:
         self.runtime = dvm.Runtime(threads=1, encode_work_ns=1000 * work_us, **options)  # type: ignore[arg-type]
         if self.runtime.inline:
             self.runtime.stream.set_encode_work_ns(1000 * work_us)
-        self._columns, self._lengths, self._context = count(500), count(2), copy_context()
+        self._columns, self._lengths, self._context = sizes_from(500), sizes_from(2), copy_context()
         self._context.run(self.runtime.__enter__)  # the current one, but only in there
         self._sentence = None
 
@@ -86,7 +101,7 @@ class Mode:
         return self._context.run(self._encoded, launches, ahead)
 
     def _chains(self, launches: int, ahead: int, rows: int) -> dict[str, float]:
-        inputs = [dvm.asarray(np.ones((rows, next(self._columns)), np.float32)) for _ in range(launches)]
+        inputs = [dvm.asarray(np.ones((rows, n), np.float32)) for n in self._columns(launches)]
         return self._measured(lambda x: chain(x, x), inputs, dvm.asarray(np.ones((2, 3), np.float32)), ahead)
 
     def _encoded(self, launches: int, ahead: int) -> dict[str, float]:
@@ -95,7 +110,7 @@ class Mode:
             encoder, weights = dvm.function(lambda *arrays: case.function(space, *arrays)), [dvm.asarray(w)
                 for w in case.weights(rng)]
             self._sentence = lambda x: encoder(x, *weights)
-        inputs = [dvm.asarray(np.ones((1, next(self._lengths), 384), np.float32)) for _ in range(launches)]
+        inputs = [dvm.asarray(np.ones((1, n, 384), np.float32)) for n in self._lengths(launches)]
         return self._measured(self._sentence, inputs, dvm.asarray(np.ones((1, 500, 384), np.float32)), ahead)
 
     def _measured(self, function: Callable[[dvm.Array], dvm.Array], inputs: list[dvm.Array], one: dvm.Array,
@@ -118,86 +133,131 @@ class Mode:
         self._context.run(self.runtime.__exit__)
 
 
-def measure(launches: int, repeats: int, only: list[str]) -> Rows:
+Samples = dict[str, list[dict[str, float]]]
+
+
+def in_turns(what: str, modes: dict[str, Callable[[], dict[str, float]]], seconds: float) -> Samples:
+    """Samples of all modes, for about so long; at least LEAST_TURNS, of which the first does not count."""
+    names, samples = list(modes), {name: [] for name in modes}
+    began, turn = time.perf_counter(), 0
+    while turn <= LEAST_TURNS or (time.perf_counter() - began < seconds and turn <= MOST_TURNS):
+        for name in names[turn % len(names) :] + names[: turn % len(names)]:
+            tell(f"{what}, turn {turn}: {name}")
+            samples[name].append(modes[name]())
+        turn += 1
+    return {name: taken[1:] for name, taken in samples.items()}
+
+
+def rows_of(samples: Samples, setting: dict[str, object], more: dict[str, dict[str, object]] | None = None) -> Rows:
+    """A row for each mode."""
+    rows: Rows = []
+    for name, taken in samples.items():
+        us = {k: statistics.median(s[k] for s in taken) for k in taken[0]}
+        low, _, high = statistics.quantiles([s["whole_us"] for s in taken], n=4)
+        row = {**setting, "mode": name, **us, "turns": len(taken), "spread": (high - low) / us["whole_us"],
+               "idle": (us["exposed_us"] + us["starved_us"]) / us["busy_us"], **(more or {}).get(name, {})}
+        if name.startswith("auto"):
+            row |= against_better(name, samples)
+        rows.append(row)
+    return rows
+
+
+def against_better(auto: str, samples: Samples) -> dict[str, object]:
+    """The quartiles of its time against that of the better of the other two, turn by turn."""
+    quartiles = {}
+    for mode in ("caller", "workers 1"):
+        if other := samples.get(auto.replace("auto", mode)):
+            ratios = [a["whole_us"] / o["whole_us"] for a, o in zip(samples[auto], other, strict=True)]
+            quartiles[mode] = statistics.quantiles(ratios, n=4)
+    if not quartiles:
+        return {}
+    better = max(quartiles, key=lambda mode: quartiles[mode][1])
+    return {"better": better, "against_better": quartiles[better]}
+
+
+def measure(launches: int, seconds: float, only: list[str]) -> Rows:
     rows: Rows = []
     for varied, setting in settings():
         if varied not in only:
             continue
         work_us, ahead, size = setting["work_us"], setting["ahead"], setting["rows"]
         modes = {name: Mode(options, work_us) for name, options in MODES.items()}
-        samples: dict[str, list[dict[str, float]]] = {name: [] for name in modes}
-        number = max(12, min(launches, int(0.4e6 / (work_us + 1)) if work_us else launches))
-        for _ in range(repeats):
-            for name, mode in modes.items():
-                tell(f"{varied} {setting[varied]}: {name}")
-                samples[name].append(mode.stream(number, ahead, size))
-        for name, mode in modes.items():
+        number = max(12, min(launches, int(0.2e6 / (work_us + 1)) if work_us else launches))
+        samples = in_turns(f"{varied} {setting[varied]}",
+                           {name: partial(mode.stream, number, ahead, size) for name, mode in modes.items()}, seconds)
+        for mode in modes.values():
             mode.close()
-            us = _middle(samples[name])
-            rows.append({"varied": varied, **setting, "mode": name, **us,
-                         "idle": (us["exposed_us"] + us["starved_us"]) / us["busy_us"]})
+        rows += rows_of(samples, {"varied": varied, **setting})
     return rows
 
 
-def measure_sentences(repeats: int) -> Rows:
+def measure_sentences(seconds: float) -> Rows:
     """As many launches ahead as there are, and none."""
     rows: Rows = []
     for ahead in (1, SENTENCES):
         modes = {name: Mode(options, 0) for name, options in MODES.items()}
-        samples: dict[str, list[dict[str, float]]] = {name: [] for name in modes}
-        for _ in range(repeats):
-            for name, mode in modes.items():
-                tell(f"sentences, {ahead} ahead: {name}")
-                samples[name].append(mode.sentences(SENTENCES, ahead))
-        for name, mode in modes.items():
+        samples = in_turns(f"sentences, {ahead} ahead", {name: partial(mode.sentences, SENTENCES, ahead)
+                                                         for name, mode in modes.items()}, seconds)
+        for mode in modes.values():
             mode.close()
-            us = _middle(samples[name])
-            rows.append({"varied": "sentences", **BASE, "ahead": ahead, "mode": name, **us,
-                         "idle": (us["exposed_us"] + us["starved_us"]) / us["busy_us"]})
+        rows += rows_of(samples, {"varied": "sentences", **BASE, "ahead": ahead})
     return rows
 
 
-def measure_decode(repeats: int) -> Rows:
+class Decoding:
+    """One runtime in which a GPT decodes one long sequence."""
+
+    def __init__(self, gpt: object, weights: object, options: dict[str, object], work_us: int, depth: int, ahead: bool) -> None:
+        os.environ["DVM_RT_AHEAD_DEPTH"] = str(depth)
+        self.runtime = dvm.Runtime(threads=1, encode_work_ns=1000 * work_us, **options)  # type: ignore[arg-type]
+        del os.environ["DVM_RT_AHEAD_DEPTH"]
+        self._ahead, self._context = ahead, copy_context()
+        self._context.run(self._start, gpt, weights)
+
+    def _start(self, gpt: object, weights: object) -> None:
+        self.runtime.__enter__()
+        self._model = gpt.Gpt(weights)
+        logits, *self._caches = self._model.start(dvm.asarray(np.array([[1, 2, 3]], np.int32)))
+        self._ids = gpt.likeliest(logits)
+
+    def tokens(self) -> dict[str, float]:
+        """Microseconds a token, of the next TOKENS."""
+        return self._context.run(self._tokens)
+
+    def _tokens(self) -> dict[str, float]:
+        ids, *caches = self._model.step(dvm.asarray(np.array([[int(self._ids)]], np.int32)), *self._caches)
+        int(ids)  # since its last turn it has been idle for nobody
+        before, begin = self.runtime.stats(), time.perf_counter_ns()
+        for _ in range(TOKENS):
+            if self._ahead:
+                last, (ids, *caches) = ids, self._model.step(ids, *caches)
+                int(last)
+            else:
+                ids, *caches = self._model.step(dvm.asarray(np.array([[int(ids)]], np.int32)), *caches)
+        int(ids)
+        self._ids, self._caches = ids, caches
+        return _us(before, self.runtime.stats(), time.perf_counter_ns() - begin, TOKENS)
+
+    def close(self) -> dict[str, object]:
+        last = self.runtime.stats()
+        del self._ids, self._caches, self._model
+        self._context.run(self.runtime.__exit__)
+        return {name: last[name] for name in ("guessed", "guessed_right", "guessed_wrong")}
+
+
+def measure_decode(seconds: float) -> Rows:
     """GPT decoding, programs made ahead or not."""
     from dynamic import gpt
 
     rows: Rows = []
-    weights = gpt.random_weights(np.random.default_rng(0), 256, 4, 1000, (repeats + 1) * TOKENS + 16)
+    weights = gpt.random_weights(np.random.default_rng(0), 256, 4, 1000, (MOST_TURNS + 2) * (TOKENS + 1) + 16)
     for work_us in DECODE_WORK_US:
-        for name, (mode, depth) in GUESSES.items():
-            tell(f"decode, work {work_us} us: {name}")
-            os.environ["DVM_RT_AHEAD_DEPTH"] = str(depth)
-            with dvm.Runtime(threads=1, encode_work_ns=1000 * work_us, **MODES[mode]) as runtime:  # type: ignore[arg-type]
-                us, guessed = _decoded(gpt, gpt.Gpt(weights), runtime, repeats, "launch first" in name)
-            del os.environ["DVM_RT_AHEAD_DEPTH"]
-            rows.append({"varied": "decode", **BASE, "work_us": work_us, "mode": name, **us, **guessed,
-                         "idle": (us["exposed_us"] + us["starved_us"]) / us["busy_us"]})
+        modes = {name: Decoding(gpt, weights, MODES[mode], work_us, depth, "launch first" in name)
+                 for name, (mode, depth) in GUESSES.items()}
+        samples = in_turns(f"decode, work {work_us} us", {name: mode.tokens for name, mode in modes.items()}, seconds)
+        guessed = {name: mode.close() for name, mode in modes.items()}
+        rows += rows_of(samples, {"varied": "decode", **BASE, "work_us": work_us}, guessed)
     return rows
-
-
-def _decoded(gpt: object, model: object, runtime: dvm.Runtime, repeats: int, ahead: bool) -> tuple[dict[str, float],
-        dict[str, int]]:
-    """Microseconds a token, of one long sequence; the first part, in which everything is new, apart."""
-    logits, *caches = model.start(dvm.asarray(np.array([[1, 2, 3]], np.int32)))
-    ids, samples = gpt.likeliest(logits), []
-    for _ in range(repeats + 1):
-        before, begin = runtime.stats(), time.perf_counter_ns()
-        for _ in range(TOKENS):
-            if ahead:
-                last, (ids, *caches) = ids, model.step(ids, *caches)
-                int(last)
-            else:
-                ids, *caches = model.step(dvm.asarray(np.array([[int(ids)]], np.int32)), *caches)
-        int(ids)
-        samples.append(_us(before, runtime.stats(), time.perf_counter_ns() - begin, TOKENS))
-    last = runtime.stats()
-    guessed = {name: last[name] for name in ("guessed", "guessed_right", "guessed_wrong")}
-    return _middle(samples[1:]), guessed
-
-
-def _middle(samples: list[dict[str, float]]) -> dict[str, float]:
-    """Medians, and the least time of all, which a slow spell of the machine does not touch."""
-    return {**{k: statistics.median(s[k] for s in samples) for k in samples[0]}, "least_us": min(s["whole_us"] for s in samples)}
 
 
 def _us(before: dict, after: dict, whole_ns: int, launches: int) -> dict[str, float]:
@@ -212,18 +272,14 @@ def _us(before: dict, after: dict, whole_ns: int, launches: int) -> dict[str, fl
 def report(rows: Rows) -> None:
     tell("")
     for row in rows:
-        print(f"{row['varied']:8} work {row['work_us']:6} us  ahead {row['ahead']:4}  rows {row['rows']:5}  {row['mode']:18} whole {row['whole_us']:9.1f}"
+        print(f"{row['varied']:8} work {row['work_us']:6} us  ahead {row['ahead']:4}  rows {row['rows']:5}  {row['mode']:18} whole {row['whole_us']:9.1f} +- {row['spread']:4.0%}"
               f"  busy {row['busy_us']:8.1f}  checking {row['checking_us']:6.1f}  exposed {row['exposed_us']:9.1f}  starved {row['starved_us']:8.1f}  idle {row['idle']:8.1%}"
               + (f"  guessed {row['guessed']}, right {row['guessed_right']}, wrong {row['guessed_wrong']}" if "guessed" in row else ""))  # fmt: skip
-    for auto in [r for r in rows if str(r["mode"]).startswith("auto")]:
-        same = [r for r in rows if all(r[k] == auto[k] for k in ("varied", "work_us", "ahead", "rows"))]
-        others = [str(auto["mode"]).replace("auto", mode) for mode in ("caller", "workers 1")]
-        if not any(r["mode"] in others for r in same):
-            continue
-        best = min((r for r in same if r["mode"] in others), key=lambda r: r["least_us"])
-        ratio, where = auto["least_us"] / best[
-            "least_us"], f"work {auto['work_us']} us, {auto['ahead']} ahead, {auto['rows']} rows"
-        print(f"auto / better ({best['mode']:18}): {ratio:5.2f}  {auto['varied']}, {where}{'  ABOVE 1.1' if ratio > 1.1 else ''}")
+    for row in [r for r in rows if "better" in r]:
+        low, middle, high = row["against_better"]
+        verdict = "  ABOVE 1.1" if low > 1.1 else "  cannot tell" if middle > 1.1 else ""
+        print(f"auto / better ({row['better']:9}): {middle:5.2f} ({low:.2f} to {high:.2f}, {row['turns']} turns)  {row['varied']}, "
+              f"{row['mode']}, work {row['work_us']} us, {row['ahead']} ahead, {row['rows']} rows{verdict}")
 
 
 def draw(axes: list, rows: Rows) -> None:
@@ -257,15 +313,15 @@ def draw(axes: list, rows: Rows) -> None:
 def main() -> None:
     parser = arguments(__doc__ or "")
     parser.add_argument("--launches", type=int, default=120)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=4.0, help="of each row")
     parser.add_argument("--only", default="work_us,ahead,rows,sentences,decode", help="what is varied")
     given = parser.parse_args()
     only = given.only.split(",")
-    rows = measure(given.launches, given.repeats, only)
+    rows = measure(given.launches, given.seconds, only)
     if "sentences" in only:
-        rows += measure_sentences(given.repeats)
+        rows += measure_sentences(given.seconds)
     if "decode" in only:
-        rows += measure_decode(given.repeats)
+        rows += measure_decode(given.seconds)
     report(rows)
     write(given.out, "device_idle", rows, draw, 5)
 

@@ -68,19 +68,22 @@ def first_seen(rows: list[Row]) -> str:
 
 
 def device_idle(rows: list[Row]) -> str:
-    head = ("varied", "injected work", "launches ahead", "rows", "mode", "a launch", "busy", "checking", "exposed",
-            "starved", "idle / busy", "guessed right / wrong")
+    head = ("varied", "injected work", "launches ahead", "rows", "mode", "a launch", "spread", "busy", "checking", "exposed",
+            "starved", "idle / busy", "auto / better", "guessed right / wrong")
 
     def lines() -> Iterator[tuple[str, ...]]:
         for r in rows:
             guesses = f"{r['guessed_right']} / {r['guessed_wrong']}" if "guessed" in r else ""
+            low, middle, high = r.get("against_better", (0, 0, 0))
+            better = f"{middle:.2f} ({low:.2f} to {high:.2f})" if middle else ""
             yield (str(r["varied"]), str(r["work_us"]), str(r["ahead"]), str(r["rows"]), str(r["mode"]),
-                   us(r["whole_us"]), us(r["busy_us"]),
-                   us(r["checking_us"]), us(r["exposed_us"]), us(r["starved_us"]), f"{r['idle']:.1%}", guesses)  # fmt: skip
+                   us(r["whole_us"]), f"{r['spread']:.0%}", us(r["busy_us"]),
+                   us(r["checking_us"]), us(r["exposed_us"]), us(r["starved_us"]), f"{r['idle']:.1%}", better, guesses)  # fmt: skip
 
     return (
         "## How long the device waits\n\nEvery launch has a shape never seen. `decode`: a GPT with a growing cache, each token read before the next launch; `guess 4`: "
-        "programs of up to four calls ahead are made while the client waits. (`device_idle.py`)\n\n" + table(head, lines())
+        "programs of up to four calls ahead are made while the client waits. The modes of a row take turns; `spread`: between the quartiles of a launch's time "
+        "over the turns, against its median; `auto / better`: against the better of `caller` and `workers 1` in the same turn, median and quartiles. (`device_idle.py`)\n\n" + table(head, lines())
     )
 
 
