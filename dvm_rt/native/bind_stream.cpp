@@ -415,7 +415,9 @@ static void bind_stream_policy(nb::class_<Stream>& c) {
             nb::object plans = adopt(PyTuple_New(Py_ssize_t(heads.size())));
             bool run = !heads.empty();
             for (size_t i = 0; i < heads.size(); ++i) {
-              PyTuple_SET_ITEM(plans.ptr(), i, PyLong_FromUnsignedLong(heads[i].plan));
+              const bool same = i && heads[i].plan == heads[i - 1].plan;
+              PyTuple_SET_ITEM(plans.ptr(), i, same ? Py_NewRef(PyTuple_GET_ITEM(plans.ptr(), i - 1))
+                                                    : PyLong_FromUnsignedLong(heads[i].plan));
               run = run && heads[i].program == heads[0].program + i;
             }
             if (run) {

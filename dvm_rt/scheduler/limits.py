@@ -11,7 +11,7 @@ from dvm_rt import config
 class Limits:
     """The rows of `config.py` that the state machine uses, with the same names."""
 
-    batch_max: int = 512
+    batch_max: int = 1024
     worker_credits: int = 4096
     graph_credits: int = 64
     lease_s: float = 0.25

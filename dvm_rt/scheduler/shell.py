@@ -160,9 +160,10 @@ class Shell:
             if not programs:
                 self.tell(self.counters(), e.Waited())
                 return
-            for plan in set(plans) - self.plans.keys():
+            distinct = set(plans)
+            for plan in distinct - self.plans.keys():
                 self._learn(plan)
-            self._bodies.put(programs, Body(programs, body, len(set(plans)) == 1))
+            self._bodies.put(programs, Body(programs, body, len(distinct) == 1))
             self.tell(self.counters(), e.InstancesArrived(programs, plans, begin, self.begin, waits))
 
     def _learn(self, plan: int) -> None:

@@ -29,6 +29,8 @@ from dvm_rt.scheduler.seats import Seats
 from dvm_rt.scheduler.watch import Watch
 from dvm_rt.wire import DRAINED
 
+BATCH_GROWTH = 8  # from one message to the next: what one costs on its way encodes some hundred instances
+
 
 class SchedulerState:
     def __init__(self, workers: int, policy: str = "auto", limits: Limits = Limits(), costs: Costs = Costs(),
@@ -90,7 +92,7 @@ class SchedulerState:
                 break
             room = self.limits.worker_credits - worker.backlog
             out += self._lease(worker, self.book.take(min(self.batch_limit, room)), now)
-            self.batch_limit = min(2 * self.batch_limit, self.limits.batch_max)
+            self.batch_limit = min(BATCH_GROWTH * self.batch_limit, self.limits.batch_max)
         return out
 
     def _lease(self, worker: Worker, batch: Batch, now: float) -> list[e.Command]:

@@ -251,7 +251,8 @@ class World:
         life = self.lives[e.Process("encoder", worker)]
         delay = 0.0001
         if message[0] == "instances":
-            if self.rng.random() < self.scenario.drops:
+            # Poison that is lost on its way kills nobody, so nobody can know it: the caller may encode it.
+            if self.rng.random() < self.scenario.drops and self.poison.isdisjoint(message[2]):
                 self.fault_s += 4 * LEASE_S
                 return
             if self.rng.random() < self.scenario.late:
