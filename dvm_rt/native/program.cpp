@@ -9,6 +9,8 @@
 
 namespace dvm {
 
+constexpr size_t SMALL_BYTES = 2048;  // of most programs of one kernel
+
 // dvm_rt/isa/checksum.py defines it.
 uint64_t checksum(const uint8_t* bytes, size_t n) {
   static_assert(std::endian::native == std::endian::little);
@@ -62,13 +64,19 @@ static uint32_t nanoseconds(const SectionView& section) { return uint32_t(std::m
 
 std::unique_ptr<VerifiedProgram> VerifiedProgram::load(const uint8_t* bytes, size_t n, VerifyError& error,
                                                        std::pmr::memory_resource* memory) {
-  thread_local std::vector<uint64_t> copy;  // nobody else can change it between the proof and its use
-  if (copy.size() * sizeof(uint64_t) < n) copy.resize(n / sizeof(uint64_t) + 1);
-  memcpy(copy.data(), bytes, n);
+  // Nobody else can change the copy between the proof and its use. The stack is where the caches have it.
+  uint64_t small[SMALL_BYTES / sizeof(uint64_t)];
+  uint64_t* copy = small;
+  if (n > SMALL_BYTES) {
+    thread_local std::vector<uint64_t> large;
+    if (large.size() * sizeof(uint64_t) < n) large.resize(n / sizeof(uint64_t) + 1);
+    copy = large.data();
+  }
+  memcpy(copy, bytes, n);
   VerifyFacts facts;
-  error = verify(reinterpret_cast<uint8_t*>(copy.data()), n, facts);
+  error = verify(reinterpret_cast<uint8_t*>(copy), n, facts);
   if (error.code != VerifyCode::OK) return nullptr;
-  const ProgramHead& head = *reinterpret_cast<const ProgramHead*>(copy.data());
+  const ProgramHead& head = *reinterpret_cast<const ProgramHead*>(copy);
   const size_t outers_at = sizeof(VerifiedProgram) + (n + 7) / 8 * 8, sections_at = outers_at + facts.outer_rows * sizeof(Outer);
   const size_t beside_at = sections_at + head.section_count * sizeof(SectionView);
   const size_t block_bytes = beside_at + head.section_count * sizeof(Beside);
@@ -78,7 +86,7 @@ std::unique_ptr<VerifiedProgram> VerifiedProgram::load(const uint8_t* bytes, siz
   program->memory_ = memory, program->block_bytes_ = block_bytes;
   program->sections_ = reinterpret_cast<SectionView*>(block + sections_at);
   program->zero_workspace_ = facts.zero_workspace, program->streams_ = facts.streams;
-  memcpy(block + sizeof(VerifiedProgram), copy.data(), n);
+  memcpy(block + sizeof(VerifiedProgram), copy, n);
   const uint8_t* at = program->bytes() + sizeof(ProgramHead) + head.arg_count * sizeof(ProgramArg);
   Outer* outer = reinterpret_cast<Outer*>(block + outers_at);
   for (int i = 0; i < head.section_count; i++) {

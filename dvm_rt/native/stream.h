@@ -279,9 +279,9 @@ class Stream {
   Failure stop_;  // set once, before stopped_
 
   std::vector<std::unique_ptr<PlanState>> plans_;
+  std::pmr::unsynchronized_pool_resource instance_pool_;  // of their programs too
   std::deque<Instance> instance_store_;
   std::vector<Instance*> spare_instances_;
-  std::pmr::unsynchronized_pool_resource instance_pool_;
   std::pmr::unordered_map<uint64_t, Instance*> instances_{&instance_pool_};  // by id
   Instance *newest_ = nullptr, *oldest_ = nullptr;
   uint64_t next_id_ = 1;

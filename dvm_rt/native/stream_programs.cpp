@@ -2,6 +2,7 @@
 #include <algorithm>
 #include "pack.h"
 #include "stream.h"
+#include "verify.h"
 
 namespace dvm {
 
@@ -221,6 +222,7 @@ void Stream::forget(Instance* instance) {
 // Valid until the next encode. Empty: `failure` says why, or there is nothing to run.
 std::span<const uint8_t> Stream::encode(Instance& instance, Failure& failure, bool evaluated) {
   uint64_t begin = now_ns();
+  if (inline_mode_) fetch_verifier();
   PlanState& state = *instance.plan;
   size_t bytes = 0;
   if (!state.plan) {
@@ -292,7 +294,7 @@ void Stream::check_encoded(Instance& instance) {
   }
   uint64_t begin = encoded_at_ns_;
   VerifyError error;
-  instance.program = VerifiedProgram::load(bytes.data(), bytes.size(), error);
+  instance.program = VerifiedProgram::load(bytes.data(), bytes.size(), error, &instance_pool_);
   if (!instance.program) throw *invalid(instance, uint32_t(error.code), error.section, error.word);
   machine_.reserve(*instance.program);
   instance.state = ProgramState::READY;

@@ -10,6 +10,7 @@ namespace dvm {
 namespace {
 
 constexpr int64_t ARG_BYTES_MAX = 1ll << 48;
+constexpr size_t CACHE_LINE = 64;
 constexpr uint8_t FLOAT32 = uint8_t(DType::FLOAT32);
 constexpr uint32_t bit_of(DType d) { return 1u << uint32_t(d); }
 constexpr uint32_t PACKABLE = bit_of(DType::FLOAT32) | bit_of(DType::FLOAT16) | bit_of(DType::BFLOAT16);
@@ -22,6 +23,7 @@ class Verifier {
   Verifier(uint8_t* bytes, size_t n, VerifyFacts& facts) : bytes_(bytes), n_(n), facts_(facts) { written_.clear(); }
 
   VerifyError run() {
+    fetch();
     program();
     return error_;
   }
@@ -46,6 +48,15 @@ class Verifier {
   bool need_word(bool good, VerifyCode code, int64_t got = 0, int64_t allowed = 0) {
     if (!good) refuse_word(code, got, allowed);
     return good;
+  }
+
+  // What a program of one section reads and writes of this object lies in nine pages: they are asked for together.
+  void fetch() const {
+    auto lines = [](const void* from, size_t bytes) {
+      for (size_t at = 0; at < bytes; at += CACHE_LINE) __builtin_prefetch(static_cast<const char*>(from) + at, 1);
+    };
+    lines(walk_, 4 * sizeof(Walk)), lines(print_, 4 * sizeof(Footprint)), lines(&written_, 2 * CACHE_LINE);
+    lines(touched_, 4 * sizeof(Touched)), lines(region_at_, 1), lines(fuel_at_, 1);
   }
 
   // ---- program ----
@@ -209,7 +220,7 @@ class Verifier {
   }
 
   // ---- copies: operand 0 to operand 1, any dtype; operand 2, if there is one, names the row of operand 1 ----
-  bool copy() {
+  [[gnu::cold, gnu::noinline]] bool copy() {
     const Section& s = *section_.head;
     auto wrong = [&](VerifyCode code, int64_t got, int64_t allowed) { return refuse(code, Place::SECTION, 0, got, allowed); };
     const bool scatters = s.operand_count == 3;
@@ -233,7 +244,7 @@ class Verifier {
   // ---- branches, jumps and loops ----
   // What a branch or a jump may skip are regions, nested or disjoint; those that are open are a stack. A loop must begin in the
   // innermost region in which it ends, and not inside of another loop that has ended: `loops_` are those that no other holds.
-  bool control() {
+  [[gnu::cold, gnu::noinline]] bool control() {
     const Section& s = *section_.head;
     auto wrong = [&](VerifyCode code, int64_t got, int64_t allowed) { return refuse(code, Place::SECTION, 0, got, allowed); };
     const bool loop = kind_ == SectionKind::LOOP;
@@ -252,7 +263,7 @@ class Verifier {
     }
     return loop ? end_loop() : open_region();
   }
-  bool open_region() {
+  [[gnu::cold, gnu::noinline]] bool open_region() {
     const int64_t first = section_number_ + 1, left = int64_t(head().section_count) - first, skip = section_.head->depth;
     if (skip > left) return refuse(VerifyCode::JUMP, Place::SECTION, 0, skip, left);
     if (!skip) return true;
@@ -276,7 +287,7 @@ class Verifier {
     }
     region_at_[section_number_] = region_count_ ? region_number_[region_count_ - 1] : 0;
   }
-  bool end_loop() {
+  [[gnu::cold, gnu::noinline]] bool end_loop() {
     const int64_t back = section_.head->depth, times = section_.head->dims[0], first = section_number_ - back;
     if (first < 0) return refuse(VerifyCode::JUMP, Place::SECTION, 0, back, section_number_);
     if (region_at_[first] != region_at_[section_number_])
@@ -292,7 +303,7 @@ class Verifier {
   }
 
   // Everything about an attention section but what operand() sees to.
-  bool attention() {
+  [[gnu::cold, gnu::noinline]] bool attention() {
     const Section& s = *section_.head;
     auto wrong = [&](VerifyCode code, int64_t got, int64_t allowed) { return refuse(code, Place::SECTION, 0, got, allowed); };
     if (s.rank < 2) return wrong(VerifyCode::DIMENSION, s.rank, 2);
@@ -315,7 +326,7 @@ class Verifier {
     return true;
   }
   // ---- host functions: whole arrays, row-major; inputs are read, the last operand is written ----
-  bool host() {
+  [[gnu::cold, gnu::noinline]] bool host() {
     const Section& s = *section_.head;
     auto wrong = [&](VerifyCode code, int64_t got, int64_t allowed) { return refuse(code, Place::SECTION, 0, got, allowed); };
     if (s.rank != 1) return wrong(VerifyCode::DIMENSION, s.rank, 1);
@@ -330,7 +341,7 @@ class Verifier {
     return true;
   }
   // The rest of operand() for a host function.
-  bool host_operand(int i) {
+  [[gnu::cold, gnu::noinline]] bool host_operand(int i) {
     const Operand& x = section_.operands[i];
     const Section& s = *section_.head;
     const bool last = i == s.operand_count - 1;
@@ -388,7 +399,7 @@ class Verifier {
   }
 
   // No memory: strides that `iota` turns into numbers.
-  bool index_operand(int i) {
+  [[gnu::cold, gnu::noinline]] bool index_operand(int i) {
     const Operand& x = section_.operands[i];
     if (kind_ != SectionKind::VECTOR) return refuse_operand(VerifyCode::ARGUMENT, i, x.arg, WORKSPACE);
     if (x.reserved || x.index != NONE || x.limit || x.depth) return refuse_operand(VerifyCode::RESERVED, i, 1, 0);
@@ -455,7 +466,7 @@ class Verifier {
   }
 
   // Q, K not packed, V, O, mask of an attention.
-  bool attention_shape(int i) {
+  [[gnu::noinline]] bool attention_shape(int i) {
     const Operand& x = section_.operands[i];
     constexpr int K = 1, V = 2, O = 3, MASK = 4;
     if (i == MASK) {
@@ -472,7 +483,7 @@ class Verifier {
     return need_operand(i < V || x.depth == 4, VerifyCode::OPERAND, i, x.depth, 4);
   }
 
-  bool gathered_shape(int i) {
+  [[gnu::cold, gnu::noinline]] bool gathered_shape(int i) {
     const Operand& x = section_.operands[i];
     const bool scatters = kind_ == SectionKind::COPY && i == 1 && x.mode == (WRITE | GATHER) && x.index == 2;
     if (!scatters && (kind_ != SectionKind::VECTOR || x.mode & (WRITE | PACKED)))
@@ -487,7 +498,7 @@ class Verifier {
   }
 
   // Rows in groups: A, C and what the epilogue touches are the same for all of them; their numbers of rows are whole numbers.
-  bool group_shape(int i) {
+  [[gnu::cold, gnu::noinline]] bool group_shape(int i) {
     const Operand& x = section_.operands[i];
     if (i % 2 == 0 || i > 3) return need_operand(!x.stride[2], VerifyCode::OPERAND, i, x.stride[2], 0);
     if (i == 1) return true;
@@ -498,7 +509,7 @@ class Verifier {
   }
 
   // A, B not packed, C of a matmul; source of a pack.
-  bool product_shape(int i) {
+  [[gnu::noinline]] bool product_shape(int i) {
     const Operand& x = section_.operands[i];
     const bool matmul = kind_ == SectionKind::MATMUL;
     const uint8_t dtype = section_.head->dtype;
@@ -620,7 +631,7 @@ class Verifier {
       default: return inner_stride(w.a, 0) && reads(w.a);  // FORM_B: a binary word has a form
     }
   }
-  bool inner_stride(int i, int64_t stride) {  // operand forms that take elements as they lie: compute dtype, one stride
+  [[gnu::hot]] bool inner_stride(int i, int64_t stride) {  // operand forms that take elements as they lie: compute dtype, one stride
     const Operand& x = section_.operands[i];
     if (x.dtype != section_.head->dtype) return refuse_word(VerifyCode::OPERAND_FORM, x.dtype, section_.head->dtype);
     return need_word(x.stride[0] == stride, VerifyCode::OPERAND_FORM, x.stride[0], stride);
@@ -799,5 +810,16 @@ class Verifier {
 }  // namespace
 
 VerifyError verify(uint8_t* bytes, size_t n, VerifyFacts& facts) { return Verifier(bytes, n, facts).run(); }
+
+// Code is named by a function of it and how many bytes lie before and after that in the object file: if that were something else,
+// it would cost some hundred nanoseconds, and change nothing.
+void fetch_verifier() {
+  auto lines = [](const void* from, ptrdiff_t before, ptrdiff_t after) {
+    for (ptrdiff_t at = -before; at < after; at += CACHE_LINE) __builtin_prefetch(static_cast<const char*>(from) + at);
+  };
+  lines(reinterpret_cast<const void*>(&verify), 7800, 8700);
+  lines(reinterpret_cast<const void*>(&split_of), 1700, 64);
+  lines(OPS, 0, sizeof OPS);
+}
 
 }  // namespace dvm
