@@ -107,8 +107,11 @@ class Segment:
 
     def may_pack(self, given: Callable[[Node], bool]) -> tuple[bool, ...]:
         """For each of `reads`, whether it could be packed once for the matrix unit: a matrix, several, or a bias,
-        that is given."""
-        return tuple([0 < len(node.shape) <= 3 and node.dtype in PACKED_DTYPES and given(node) for node in self.reads])
+        that is given, and read as more than the rows of a product: a network's first layer is like the others."""
+        wanted = {operand for node in self.members if node not in self.reads for number, operand in enumerate(node.inputs)
+                  if not _is_read_by_rows(node, number)}
+        return tuple([node in wanted and 0 < len(node.shape) <= 3 and node.dtype in PACKED_DTYPES and given(node)
+                      for node in self.reads])
 
     def own_memory(self, is_output: Callable[[int], bool]) -> tuple[bool, ...]:
         """For each of `gives`, whether it lies in an output of the plan; nobody asks where nothing is joined."""
@@ -259,6 +262,11 @@ def _staged(graph: Graph) -> list[Segment]:
             at.gives.remove((node, None))
         at.gives.append((node, i))
     return [one for one in made if one.gives]
+
+
+def _is_read_by_rows(node: Node, number: int) -> bool:
+    """Whether a node takes this input element by element, or as the rows of a product: packed it would be of no use."""
+    return node.operator.lowering is Lowering.ELEMENTWISE or (number == 0 and node.operator.name in ("linear", "matmul"))
 
 
 def _add(to: Segment, node: Node, made: list[Segment], owner: dict[Node, int], given: set[Node]) -> None:
