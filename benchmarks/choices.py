@@ -23,7 +23,8 @@ from dvm_rt.array.function import planned_for
 from dvm_rt.isa.assembler import assemble, disassemble
 
 FETCH, PAST = re.compile(r"(fetch x\d+) \d+"), re.compile(r"\bstore_nt\b")
-DISTANCES = {"no prefetch": 64, **{f"{distance} ahead": distance for distance in (512, 1024, 2048, 4096, 8192)}, "next row": 0}
+LOOP = re.compile(r"\bloop -(\d+)")
+DISTANCES = {**{f"{distance} ahead": distance for distance in (512, 1024, 2048, 4096, 8192)}, "next row": 0}
 SIZES = ((512, 768), (2048, 256), (1024, 1024), (1024, 4096), (16, 1 << 18))
 
 
@@ -40,10 +41,24 @@ KERNELS: dict[str, Callable[..., dvm.Array]] = {
 }  # fmt: skip
 
 
+def without_prefetches(text: str) -> str:
+    """Assembler text without its words `fetch`."""
+    lines, dropped = [], 0
+    for line in text.splitlines(keepends=True):
+        if FETCH.search(line):
+            dropped += 1
+            continue
+        if found := LOOP.search(line):
+            line, dropped = LOOP.sub(f"loop -{int(found[1]) - dropped}", line), 0
+        lines.append(line)
+    return "".join(lines)
+
+
 def choices(code: bytes) -> dict[str, bytes]:
     """The encoder's program, twice, and those of all other choices."""
     text, found = disassemble(code), {"as encoded": code, "again": code}
     if FETCH.search(text):
+        found["no prefetch"] = assemble(without_prefetches(text))
         found |= {name: assemble(FETCH.sub(rf"\g<1> {distance}", text)) for name, distance in DISTANCES.items()}
     if PAST.search(text):
         found["through the caches"] = assemble(PAST.sub("store", text))

@@ -6,6 +6,7 @@
 #include <immintrin.h>
 #include <string.h>
 #include <time.h>
+#include "../dvm_rt/native/polynomials.h"
 
 #define FN [[gnu::always_inline]] static inline
 #define EACH _Pragma("GCC unroll 8") for (int j = 0; j < U; j++)
@@ -122,22 +123,27 @@ template <int U> FN P<U> sigmoid(P<U> x) {
   EACH top.v[j] = x.v[j] < 0.f ? t.v[j] : all(1.f);
   return top / (t + 1.f);
 }
-template <int U> FN P<U> tanh(P<U> x) {
-  const auto [n, r, q] = exp_parts(minus_abs(x) * 2.f, true);
-  const P<U> s = scale(of<U>(1.f), n), e = fma(fma(q * r, r, r), s, s - 1.f);
-  return sign_of(x, e / (-2.f - e));
+FN V lookup1(const float (&of)[16], V i) {
+#if defined(__AVX512F__)
+  return _mm512_permutexvar_ps((__m512i)i, _mm512_load_ps(of));
+#else
+  const V low = _mm256_permutevar8x32_ps(_mm256_load_ps(of), (__m256i)i);
+  return _mm256_blendv_ps(low, _mm256_permutevar8x32_ps(_mm256_load_ps(of + 8), (__m256i)i), (V)((I)i << 28));
+#endif
 }
-template <int U> FN P<U> erf(P<U> x) {
+template <int U> FN P<U> lookup(const float (&of)[16], P<U> i) { EACH i.v[j] = lookup1(of, i.v[j]); return i; }
+template <int U, int DEGREE> FN P<U> odd(const dvm::polynomial::Segments<DEGREE>& f, P<U> x) {
   P<U> t = abs(x);
-  EACH t.v[j] = min1(all(4.f), t.v[j]);
-  const P<U> s = t * t, u = fma(t, -3.88396438e-3f, of<U>(2.42546219e-2f));
-  P<U> r = fma(of<U>(-1.72853470e-5f), t, 3.83197126e-4f);
-  r = horner(t, fma(r, s, u), -1.06777877e-1, -6.34846687e-1, -1.28717512e-1);
-  P<U> result = 1.f - exp(fma(r, t, t * -1.f), true);
-  const P<U> q = horner(s, of<U>(-5.96761703e-4f), 4.99119423e-3, -2.67681349e-2, 1.12819925e-1, -3.76125336e-1, 1.28379166e-1);
-  EACH result.v[j] = t.v[j] > 0.927734375f ? result.v[j] : fma1(q.v[j], t.v[j], t.v[j]);
-  return sign_of(x, result);
+  EACH t.v[j] = min1(all(f.limit), t.v[j]);
+  const P<U> i = fma(t, f.per_unit, of<U>(0x1.8p23f)), u = fma(i - 0x1.8p23f, -f.width, t);
+  P<U> q = lookup(f.c[0], i), first = lookup(f.c[DEGREE], i);
+#pragma GCC unroll 8
+  for (int k = 1; k < DEGREE; k++) q = fma(q, u, lookup(f.c[k], i));
+  EACH first.v[j] = max1(first.v[j], u.v[j]);
+  return sign_of(x, fma(q, u, first));
 }
+template <int U> FN P<U> tanh(P<U> x) { return odd(dvm::polynomial::TANH_SEGMENTS, x); }
+template <int U> FN P<U> erf(P<U> x) { return odd(dvm::polynomial::ERF_SEGMENTS, x); }
 
 // Memory, `left` floats of it; Way: 0 usual, 1 with prefetch, 2 that and non-temporal stores.
 template <int U, int Way> FN P<U> load(const float* p, long left) {

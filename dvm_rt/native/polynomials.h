@@ -1,4 +1,5 @@
-// Polynomials of native/functions.h, highest coefficient first: printed by scripts/polynomials, which says how they are made.
+// Polynomials of native/functions.h and native/vec.h, highest coefficient first: printed by scripts/polynomials, which says
+// how they are made.
 #pragma once
 #include <cstdint>
 
@@ -161,6 +162,73 @@ constexpr double LGAMMA_DOUBLE[] = {
     0x1.dfebcf93da48cp-11, -0x1.145121fc5cf89p-9, 0x1.47974853a553fp-8, -0x1.95ce223a97d2bp-7,
     0x1.0e0c9df293540p-5, -0x1.9ae6509ea10afp-4, 0x1.b0ee6072093ccp-2,
 };
+// An odd function that rises to 1, in segments: |x| = n width + u, and a polynomial in u whose coefficients are c[..][n],
+// highest first. Its last one is for segment 0 not 0 but u, so that what follows u there is a small correction.
+// From `limit` on it is 1.
+template <int DEGREE> struct Segments {
+  float width, per_unit, limit;
+  alignas(64) float c[DEGREE + 1][16];
+};
+constexpr Segments<5> ERF_SEGMENTS = {0x1.134p-2f, 0x1.dc314cp+1f, 0x1.0a79f6p+2f, {
+    {0x1.c6274cp-4f, 0x1.33123ep-4f, -0x1.d19504p-9f, -0x1.f03684p-5f,
+     -0x1.0aa77ep-4f, -0x1.1cbc1cp-5f, -0x1.ba5fccp-9f, 0x1.787a0ap-7f,
+     0x1.8e2624p-7f, 0x1.eea604p-8f, 0x1.c3695cp-9f, 0x1.43eedcp-10f,
+     0x1.79229cp-12f, 0x1.6a65bep-14f, 0x1.228bf6p-16f, 0x1.878daap-19f},
+    {0x1.3e842p-12f, 0x1.10ab26p-3f, 0x1.74f35p-3f, 0x1.1264f4p-3f,
+     0x1.69384cp-5f, -0x1.96d876p-6f, -0x1.92a614p-5f, -0x1.56357p-5f,
+     -0x1.9724e8p-6f, -0x1.77827cp-7f, -0x1.179a4ep-8f, -0x1.573ae6p-10f,
+     -0x1.5f9fa2p-12f, -0x1.2f095p-14f, -0x1.b9d87p-17f, -0x1.119532p-19f},
+    {-0x1.812b82p-2f, -0x1.3286c8p-2f, -0x1.e6efd2p-4f, 0x1.e3496p-5f,
+     0x1.3e1866p-3f, 0x1.4a92eep-3f, 0x1.e052p-4f, 0x1.0fb2e4p-4f,
+     0x1.f2bc22p-6f, 0x1.7b0662p-7f, 0x1.e2b116p-9f, 0x1.03763cp-10f,
+     0x1.d9590ep-13f, 0x1.6fafbap-15f, 0x1.e7bea8p-18f, 0x1.14cb24p-20f},
+    {0x1.30312cp-22f, -0x1.20edep-2f, -0x1.d1407p-2f, -0x1.e6488ap-2f,
+     -0x1.8700f2p-2f, -0x1.fe2b6cp-3f, -0x1.148572p-3f, -0x1.f86f32p-5f,
+     -0x1.860eeep-6f, -0x1.00f2b2p-7f, -0x1.21596ap-9f, -0x1.172986p-11f,
+     -0x1.ce4f8p-14f, -0x1.48fa36p-16f, -0x1.92c4f2p-19f, -0x1.a88b9ap-22f},
+    {0x1.06eba8p-3f, 0x1.0cbadcp+0f, 0x1.b0b8d8p-1f, 0x1.2d84cp-1f,
+     0x1.6ba8p-2f, 0x1.7b95fep-3f, 0x1.56e722p-4f, 0x1.0c1604p-5f,
+     0x1.6ac8eep-7f, 0x1.a8e146p-9f, 0x1.aea6a2p-11f, 0x1.79c4ecp-13f,
+     0x1.1ecb3cp-15f, 0x1.78dd58p-18f, 0x1.ac975p-21f, 0x1.a5d5eap-24f},
+    {0x0.p+0f, 0x1.2f43f8p-2f, 0x1.1b1738p-1f, 0x1.7de4f2p-1f,
+     0x1.be461cp-1f, 0x1.e2a412p-1f, 0x1.f4733ep-1f, 0x1.fc02cp-1f,
+     0x1.fecb0ep-1f, 0x1.ffae4cp-1f, 0x1.ffed24p-1f, 0x1.fffc34p-1f,
+     0x1.ffff56p-1f, 0x1.ffffe6p-1f, 0x1.fffffcp-1f, 0x1.p+0f},
+}};
+constexpr Segments<7> TANH_SEGMENTS = {0x1.3aep-1f, 0x1.a0444cp+0f, 0x1.30d69ep+3f, {
+    {-0x1.472fd8p-5f, 0x1.d25ecap-6f, -0x1.104932p-8f, -0x1.6a7e2p-10f,
+     0x1.e831aap-15f, 0x1.4eca68p-14f, 0x1.ed5704p-16f, 0x1.32722ap-17f,
+     0x1.6c862p-19f, 0x1.ac558ep-21f, 0x1.f5892ap-23f, 0x1.25522ap-24f,
+     0x1.56fdd4p-26f, 0x1.9109b4p-28f, 0x1.d4e55p-30f, 0x1.121dap-31f},
+    {-0x1.fa63a4p-8f, -0x1.b44478p-6f, 0x1.fed5p-7f, 0x1.0d44acp-10f,
+     -0x1.7eb36ep-11f, -0x1.5b4de4p-12f, -0x1.c3ec7p-14f, -0x1.1037d6p-15f,
+     -0x1.41098cp-17f, -0x1.784ce4p-19f, -0x1.b84a8ep-21f, -0x1.0172bp-22f,
+     -0x1.2d067cp-24f, -0x1.5ff696p-26f, -0x1.9b83e4p-28f, -0x1.e12438p-30f},
+    {0x1.14bbep-3f, -0x1.b6ab06p-5f, -0x1.595b4cp-6f, 0x1.26d4a6p-8f,
+     0x1.8d8d3ep-9f, 0x1.164554p-10f, 0x1.55d772p-12f, 0x1.9565e2p-14f,
+     0x1.dbf398p-16f, 0x1.169354p-17f, 0x1.45d2c8p-19f, 0x1.7cfd5ep-21f,
+     0x1.bd76c6p-23f, 0x1.046b44p-24f, 0x1.307b1cp-26f, 0x1.63ff4cp-28f},
+    {-0x1.a8a50cp-13f, 0x1.200decp-3f, -0x1.59fe84p-7f, -0x1.6133aep-6f,
+     -0x1.1b0b52p-7f, -0x1.6846e8p-9f, -0x1.af9a86p-11f, -0x1.fc34fap-13f,
+     -0x1.29b598p-14f, -0x1.5c4a1ep-16f, -0x1.974a18p-18f, -0x1.dc397ap-20f,
+     -0x1.166746p-21f, -0x1.45824p-23f, -0x1.7c9548p-25f, -0x1.bcf9b2p-27f},
+    {-0x1.55528ap-2f, -0x1.7f89aap-6f, 0x1.bf723p-4f, 0x1.bd3a08p-5f,
+     0x1.2cc148p-6f, 0x1.6e91e8p-8f, 0x1.b1cf2p-10f, 0x1.fd006cp-12f,
+     0x1.29de3p-13f, 0x1.5c5ec8p-15f, 0x1.975918p-17f, 0x1.dc47e2p-19f,
+     0x1.166f28p-20f, 0x1.458b4ap-22f, 0x1.7c9fc8p-24f, 0x1.bd05f4p-26f},
+    {-0x1.bd77ccp-23f, -0x1.889946p-2f, -0x1.f48ac6p-3f, -0x1.727d78p-4f,
+     -0x1.d0a6a8p-6f, -0x1.154aaap-7f, -0x1.462b9ep-9f, -0x1.7e07aap-11f,
+     -0x1.bee5b8p-13f, -0x1.054b48p-14f, -0x1.318448p-16f, -0x1.65367p-18f,
+     -0x1.a1a6f4p-20f, -0x1.e8510ap-22f, -0x1.1d77e2p-23f, -0x1.4dc482p-25f},
+    {0x1.66bedep-31f, 0x1.6673a4p-1f, 0x1.290804p-2f, 0x1.857834p-4f,
+     0x1.d77c14p-6f, 0x1.167a36p-7f, 0x1.4693cap-9f, 0x1.7e2b44p-11f,
+     0x1.bef1d6p-13f, 0x1.054d52p-14f, 0x1.3184fp-16f, 0x1.65369ep-18f,
+     0x1.a1a6f6p-20f, 0x1.e850fcp-22f, 0x1.1d77d6p-23f, 0x1.4dc472p-25f},
+    {0x0.p+0f, 0x1.1863p-1f, 0x1.af65dp-1f, 0x1.e70cdep-1f,
+     0x1.f8944cp-1f, 0x1.fdd1dcp-1f, 0x1.ff5c9cp-1f, 0x1.ffd038p-1f,
+     0x1.fff208p-1f, 0x1.fffbeap-1f, 0x1.fffecep-1f, 0x1.ffffa6p-1f,
+     0x1.ffffe6p-1f, 0x1.fffff8p-1f, 0x1.fffffep-1f, 0x1.p+0f},
+}};
 // 64 zero bits, then the first bits of 2 / pi behind the binary point.
 constexpr uint64_t TWO_OVER_PI[] = {
     0,

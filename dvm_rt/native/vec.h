@@ -9,6 +9,7 @@
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
+#include "polynomials.h"
 
 namespace dvm::DVM_TARGET {
 namespace {
@@ -64,9 +65,8 @@ FN V loadPart(const float* p, long rest) { return _mm512_maskz_loadu_ps(lanes(re
 FN void storePart(float* p, V v, long rest) { _mm512_mask_storeu_ps(p, lanes(rest), v); }
 FN V keepPart(V v, V other, long rest) { return _mm512_mask_mov_ps(other, lanes(rest), v); }
 FN void stream(float* p, V v) { _mm512_stream_ps(p, v); }
-// a * 2^n, n an integer, 1/2 < a < 2: for any result, and for a normal result.
+// a * 2^n, n an integer, 1/2 < a < 2: for any result.
 FN V scale(V a, V n) { return _mm512_scalef_ps(a, n); }
-FN V scaleNormal(V a, V n) { return _mm512_scalef_ps(a, n); }
 // The same where low <= x <= high, +0 where x < low, infinity where x > high; makes no subnormals.
 FN V scaleBetween(V a, V n, V x, float low, float) {  // above high it overflows by itself
   return _mm512_maskz_scalef_ps(_mm512_cmp_ps_mask(x, all(low), _CMP_NLT_UQ), a, n);
@@ -84,6 +84,8 @@ FN V minv(V a, V b) { return _mm512_mask_add_ps(minNumber(a, b), unordered(a, b)
 FN bool any(NaNs x) { return x; }
 // x, and the canonical NaN for any NaN: the first argument where the second is a NaN, else the second.
 FN V canonicalNaN(V x) { return _mm512_fixupimm_ps(all(NaN), x, _mm512_set1_epi32(0x11111100), 0); }
+// of[i & 15], an element for each i.
+FN V lookup(const float (&of)[16], Vi i) { return _mm512_permutexvar_ps((__m512i)i, load(of)); }
 #else
 typedef Vi NaNs;
 #if defined(__AVX2__)
@@ -100,6 +102,10 @@ FN V keepPart(V v, V other, long rest) { return lanes(rest) ? v : other; }
 FN void stream(float* p, V v) { _mm256_stream_ps(p, v); }
 FN NaNs unordered(V a, V b) { return (Vi)_mm256_cmp_ps(a, b, _CMP_UNORD_Q); }
 FN bool any(NaNs x) { return _mm256_movemask_ps((V)x); }
+FN V lookup(const float (&of)[16], Vi i) {
+  const V low = _mm256_permutevar8x32_ps(load(of), (__m256i)i), high = _mm256_permutevar8x32_ps(load(of + 8), (__m256i)i);
+  return _mm256_blendv_ps(low, high, (V)(i << 28));
+}
 #else
 // A call for each element anyway: out of line, or code and compile time multiply.
 [[gnu::noinline]] inline V fma(V a, V b, V c) { for (int i = 0; i < W; i++) c[i] = __builtin_fmaf(a[i], b[i], c[i]); return c; }
@@ -121,14 +127,14 @@ FN V keepPart(V v, V other, long rest) { return iota() < int32_t(rest) ? v : oth
 FN void stream(float* p, V v) { store(p, v); }
 FN NaNs unordered(V a, V b) { return (a != a) | (b != b); }
 FN bool any(NaNs x) { for (int i = 0; i < W; i++) if (x[i]) return true; return false; }
+FN V lookup(const float (&of)[16], Vi i) { V v; for (int j = 0; j < W; j++) v[j] = of[i[j] & 15]; return v; }
 #endif
 FN V scale(V a, V n) {  // in two steps, the second of which may overflow or round to a subnormal; |n| <= 252
   Vi i = __builtin_convertvector(n, Vi), h = i >> 1;
   return a * bits((h + 127) << 23) * bits((i - h + 127) << 23);
 }
-FN V scaleNormal(V a, V n) { return (V)((Vu)a + ((Vu)__builtin_convertvector(n, Vi) << 23)); }  // unsigned: may wrap
 FN V scaleBetween(V a, V n, V x, float low, float high) {
-  V r = x > high ? all(Inf) : scaleNormal(a, n);
+  V r = x > high ? all(Inf) : (V)((Vu)a + ((Vu)__builtin_convertvector(n, Vi) << 23));  // unsigned: may wrap
   return bits(bits(r) & ~(x < low));
 }
 FN V maxNumber(V a, V b) { return bits(bits(max2(a, b)) & bits(max2(b, a))); }  // the two differ only in zeros and NaN
@@ -136,12 +142,12 @@ FN V maxv(V a, V b) { return bits(bits(maxNumber(a, b)) | unordered(a, b)); }
 FN V minv(V a, V b) { return bits(bits(min2(a, b)) | bits(min2(b, a))); }  // the or of a NaN and anything is a NaN
 FN V canonicalNaN(V x) { return x == x ? x : all(NaN); }
 #endif
+FN V lookup(const float (&of)[16], V i) { return lookup(of, bits(i)); }
 enum : int { ROUND_EVEN = 0, ROUND_DOWN = 1, ROUND_UP = 2, ROUND_ZERO = 3 };  // for roundv, as the hardware counts
 
 // 1 where the comparison (all bits of an element, or none) holds, else 0.
 FN V truth(Vi holds) { return bits(holds & bits(all(1))); }
 FN V whereLess(V x, float k, V a, V b) { return x < k ? a : b; }
-FN V whereGreater(V x, float k, V a, V b) { return x > k ? a : b; }
 }  // namespace
 }  // namespace dvm::DVM_TARGET
 
@@ -175,20 +181,17 @@ template <class T> FN T sigmoidv(T x) {  // t = e^-|x| <= 1 never overflows; sma
   T t = scale(fma(fma(q, r, all(1)), r, all(1)), n);
   return whereLess(x, 0.f, t, all(1)) / (t + 1.f);
 }
-template <class T> FN T tanhv(T x) {  // e = expm1(-2|x|) in (-1, 0]; tanh|x| = -e / (e + 2)
-  auto [n, r, q] = expParts(max2(all(-80.f), negAbs(x) * 2.f));
-  T s = scaleNormal(T(all(1)), n), e = fma(fma(q * r, r, r), s, s - 1.f);
-  return signOf(x, absv(e) / (2.f + e));  // absv: +0 for +0
+// An odd function that rises to 1: the middle of a segment is added to x by rounding, and stands in the low bits of the sum.
+template <class T, int DEGREE> FN T oddv(const polynomial::Segments<DEGREE>& f, T x) {
+  constexpr float ROUNDING = 0x1.8p23f;
+  const T t = min2(all(f.limit), absv(x)), i = fma(t, all(f.per_unit), all(ROUNDING)), u = nfma(i - ROUNDING, all(f.width), t);
+  T q = lookup(f.c[0], i);
+#pragma GCC unroll 8
+  for (int j = 1; j < DEGREE; j++) q = fma(q, u, lookup(f.c[j], i));
+  return signOf(x, fma(q, u, max2(lookup(f.c[DEGREE], i), u)));  // in segment 0 u is larger; NaN stays, being second
 }
-template <class T> FN T erfv(T x) {
-  T t = min2(all(4.f), absv(x)), s = t * t;
-  T r = fma(all(-1.72853470e-5f), t, all(3.83197126e-4f)), u = fma(all(-3.88396438e-3f), t, all(2.42546219e-2f));
-  r = poly(t, fma(r, s, u), -1.06777877e-1f, -6.34846687e-1f, -1.28717512e-1f);
-  auto [n, f, p] = expParts(fma(r, t, -t));  // above -80
-  T big = 1.f - scaleNormal(fma(fma(p, f, all(1)), f, all(1)), n);
-  T q = poly(s, all(-5.96761703e-4f), 4.99119423e-3f, -2.67681349e-2f, 1.12819925e-1f, -3.76125336e-1f, 1.28379166e-1f);
-  return signOf(x, whereGreater(t, 0.927734375f, big, fma(q, t, t)));
-}
+template <class T> FN T tanhv(T x) { return oddv(polynomial::TANH_SEGMENTS, x); }
+template <class T> FN T erfv(T x) { return oddv(polynomial::ERF_SEGMENTS, x); }
 FN V logv(V x) {
   Vi tiny = x < 0x1p-126f;
   V y = tiny ? x * 0x1p23f : x;

@@ -39,10 +39,9 @@ template <int U> struct Pack {
   OF(negAbs, (Pack a), negAbs(a.v[j]))
   OF(signOf, (Pack a, Pack magnitude), signOf(a.v[j], magnitude.v[j]))
   OF(scale, (Pack a, Pack n), scale(a.v[j], n.v[j]))
-  OF(scaleNormal, (Pack a, Pack n), scaleNormal(a.v[j], n.v[j]))
   OF(scaleBetween, (Pack a, Pack n, Pack x, float low, float high), scaleBetween(a.v[j], n.v[j], x.v[j], low, high))
   OF(whereLess, (Pack x, float k, Pack a, Pack b), whereLess(x.v[j], k, a.v[j], b.v[j]))
-  OF(whereGreater, (Pack x, float k, Pack a, Pack b), whereGreater(x.v[j], k, a.v[j], b.v[j]))
+  OF(lookup, (const float (&of)[16], Pack i), lookup(of, i.v[j]))
 #undef OF
 };
 }  // namespace

@@ -3,6 +3,7 @@ against the promise of the instruction table and against docs/accuracy.md."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from dvm_rt.isa.table import Group
 from tests.native.test_special_values import LATTICE
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "accuracy.md"
+POLYNOMIALS = Path(__file__).parents[2] / "dvm_rt" / "native" / "polynomials.h"
 HALVES = ("float16", "bfloat16")
 ROWS = [(name, dtype) for name in accuracy.NAMES for dtype in accuracy.dtypes_of(table.BY_NAME[name])]
 EXACT = [
@@ -57,6 +59,24 @@ def test_exact_functions_of_16_bits_over_all_inputs(name: str, dtype: str) -> No
     """What is exact or correctly rounded in float32 is at most one rounding away from correct in 16 bits."""
     measured = accuracy.measure(name, dtype, range(1))
     assert measured.count == 1 << 16 and measured.maximum <= 0.51, f"{measured.maximum} ulp at {measured.worst}"
+
+
+@pytest.mark.parametrize("name", ["erf", "tanh"])
+def test_segments_meet(name: str) -> None:
+    """Odd, never falling where x rises, at the borders of the segments too, and 1 from where the truth rounds to it."""
+    head = re.findall(rf"{name.upper()}_SEGMENTS = .(\S+)f, (\S+)f, (\S+)f", POLYNOMIALS.read_text())[0]
+    width, _, limit = map(float.fromhex, head)
+    near = [np.float32((n + 0.5) * width).view(np.int32) + np.arange(-5000, 5000, dtype=np.int32) for n in range(15)]
+    near.append(np.float32(limit).view(np.int32) + np.arange(-5000, 5000, dtype=np.int32))
+    x = np.concatenate([np.sort(np.unique(near)).view(np.float32), np.float32([limit + 1, 100, 3e38, np.inf])])
+    y = accuracy.run(table.BY_NAME[name], "float32", x)
+    assert (np.diff(y) >= 0).all() and (y[x >= limit] == 1).all() and y.max() == 1
+    np.testing.assert_array_equal(accuracy.run(table.BY_NAME[name], "float32", -x), -y)
+    tiny = np.float32([0.0, -0.0, 1e-40, -1e-40, 1.2e-38])
+    want = tiny * (1 if name == "tanh" else 2 / np.sqrt(np.pi))
+    got = accuracy.run(table.BY_NAME[name], "float32", tiny)
+    np.testing.assert_array_equal(got, want.astype(np.float32))
+    np.testing.assert_array_equal(np.signbit(got), np.signbit(tiny))
 
 
 def test_logaddexp_of_float64_is_within_2_ulp_of_its_result_or_of_a_half() -> None:
