@@ -74,8 +74,8 @@ class Runtime:
             raise DvmError(f"runtime: listen: an inline runtime, got {listen!r}, allowed runtimes with processes")
         if not isinstance(target, str):
             raise DvmError(f"runtime: target: no text, got {target!r}, allowed baseline, avx2, avx512 or nothing")
-        if type(encode_work_ns) is not int or not 0 <= encode_work_ns < 1 << 40:
-            raise DvmError(f"runtime: encode_work_ns: out of range, got {encode_work_ns!r}, allowed 0 to 2^40 ns")
+        if type(encode_work_ns) is not int or not 0 <= encode_work_ns < 1 << 50:
+            raise DvmError(f"runtime: encode_work_ns: out of range, got {encode_work_ns!r}, allowed 0 to 2^50 ns")
         self.before_close: list[Callable[[], None]] = []  # what the layers above want to be written down
         self.encode = str(_row("encode", encode))
         if type(encoders) is not int or not 0 <= encoders <= ENCODERS_MAX:

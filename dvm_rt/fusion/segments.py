@@ -265,8 +265,11 @@ def _staged(graph: Graph) -> list[Segment]:
 
 
 def _is_read_by_rows(node: Node, number: int) -> bool:
-    """Whether a node takes this input element by element, or as the rows of a product: packed it would be of no use."""
-    return node.operator.lowering is Lowering.ELEMENTWISE or (number == 0 and node.operator.name in ("linear", "matmul"))
+    """Whether a node takes this input element by element, or as the rows of a product: packed it would be of no use. Who casts
+    a matrix for a product packs it as it was."""
+    if number == 0 and node.operator.name in ("linear", "matmul"):
+        return True
+    return node.operator.lowering is Lowering.ELEMENTWISE and node.operator.name != "astype"
 
 
 def _add(to: Segment, node: Node, made: list[Segment], owner: dict[Node, int], given: set[Node]) -> None:

@@ -84,6 +84,7 @@ class Ring {
       return Message{{}, position};
     return Message{{data() + at + 8, length}, position + skipped + 8 + round_up(length)};
   }
+
  private:
   static uint64_t round_up(uint64_t n) { return (n + 7) & ~uint64_t(7); }
   std::atomic<uint64_t>& word(size_t offset) const { return *reinterpret_cast<std::atomic<uint64_t>*>(map_.data() + offset); }
