@@ -511,47 +511,7 @@ def _elementwise(
     name: str, instructions: Words, meaning: Meaning, doc: str, dtype: Callable[..., DType] = _floats, inputs: int = 1,
     closed: bool = False,
 ) -> Operator:  # fmt: skip
-    dtype = _where_there_is_one(dtype, instructions, inputs)
     return Operator(name, inputs, Lowering.ELEMENTWISE, doc, dtype, shapes.elementwise, meaning, (), instructions, closed=closed)
-
-
-def _where_there_is_one(rule: Callable[..., DType], instructions: Words, inputs: int) -> Callable[..., DType]:
-    """The rule of an operator, and that its instructions exist for the compute dtype of its operands."""
-    missing: dict[DType, str] = {}
-
-    def dtype(where: str, given: tuple[DType, ...], *attributes: object) -> DType:
-        result, of = rule(where, given, *attributes), given[-1]
-        if of not in missing:
-            needed = instruction_names(instructions, of, inputs)
-            own = dtypes.compute_dtype(of)
-            missing[of] = next((n for n in needed if own is not None and own.name not in table.BY_NAME[n].compute_dtypes), "")
-        if missing[of]:
-            allowed = ", ".join(table.BY_NAME[missing[of]].compute_dtypes)
-            raise UnsupportedOperatorError(
-                f"graph: {where}: not there yet for this dtype, got {of}, allowed what is computed in {allowed}")
-        return result
-
-    return dtype
-
-
-def instruction_names(instructions: Words, dtype: DType, inputs: int) -> list[str]:
-    """The instructions that an elementwise operator needs for operands of this dtype."""
-    if isinstance(instructions, str):
-        return [instructions]
-    names = _Names(dtype)
-    instructions(names, *range(inputs))
-    return names.names
-
-
-class _Names:
-    """An emitter that only notes which instructions it is asked for."""
-
-    def __init__(self, dtype: DType) -> None:
-        self.dtype, self.names = dtype, list[str]()
-
-    def __call__(self, name: str, *operands: int | float) -> int:
-        self.names.append(name)
-        return 0
 
 
 def _pair(

@@ -19,7 +19,10 @@ def _each(function: Callable[[float], float]) -> Callable[[Array], Array]:
 def _log_gamma(x: float) -> float:
     if x <= 0 and (math.isinf(x) or x == math.floor(x)):
         return math.inf
-    return math.lgamma(x)
+    try:
+        return math.lgamma(x)
+    except OverflowError:
+        return math.inf
 
 
 def _digamma(x: float) -> float:

@@ -277,8 +277,8 @@ INSTRUCTIONS: tuple[Instruction, ...] = (
     Instruction("log1p", U, "log(1 + acc); NaN below -1", np.log1p, 2, 300),
     Instruction("cbrt", U, "cube root", np.cbrt, 2, 300),
     Instruction("erfc", U, "1 - erf(acc)", functions.erfc, 4, 700),
-    Instruction("lgamma", U, "log |gamma(acc)|", functions.log_gamma, 2, 2500, widths=(4,)),
-    Instruction("digamma", U, "derivative of log gamma(acc)", functions.digamma, 2, 2000, widths=(4,)),
+    Instruction("lgamma", U, "log |gamma(acc)|", functions.log_gamma, 2, 2500),
+    Instruction("digamma", U, "derivative of log gamma(acc)", functions.digamma, 2, 2000),
     # ---- loads and stores ---------------------------------------------------------------------------------------
     Instruction("load", Group.LOAD, "acc <- operand a, converted to the compute dtype (rounded to nearest even; float to "
                 "integer: truncated, saturated, NaN is 0; bool: 1 where the byte is not 0); any inner stride",

@@ -21,6 +21,7 @@ constexpr double FAR_TILES_BYTES = (1 << 20) - 1;  // the same of transposes: th
 constexpr int64_t LONG_ROW_BYTES = 4096;  // shorter rows are not: their loads and such stores wait for each other
 constexpr int64_t ROWS_AHEAD = 8;         // of short rows that do not follow one another
 constexpr int64_t RUN_BYTES = 256;    // of a destination row that tiles write before the next row
+constexpr int64_t SQUARES_AHEAD = 2;  // see transpose_lines
 constexpr int64_t BLOCK_BYTES = 512;  // of a source row that tiles walk before the next row: pages stay in the TLB
 
 template <class T, int N> using Vec [[gnu::vector_size(sizeof(T) * N)]] = T;
@@ -140,12 +141,26 @@ template <class K> struct Copy {
     return __builtin_shufflevector(a, b, (I % 2 * sizeof...(I) + I / L * L + HALF * (L / 2) + I % L / 2)...);
   }
   template <class A, size_t... I> static auto joined(A a, A b, std::index_sequence<I...>) { return __builtin_shufflevector(a, b, I...); }
+#if defined(__AVX512F__)
+  // Masked broadcasts: shuffles, of which there is one a cycle, are left for the tile.
+  static Vec<T, 4 * L> four_lanes(const uint8_t* from, int64_t step) {
+    auto at = [&](int g) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(from + g * step)); };
+    __m512i x = _mm512_castsi128_si512(at(0));
+    x = _mm512_mask_broadcast_i32x4(x, 0x00f0, at(1));
+    x = _mm512_mask_broadcast_i32x4(x, 0x0f00, at(2));
+    return (Vec<T, 4 * L>)_mm512_mask_broadcast_i32x4(x, 0xf000, at(3));
+  }
+#endif
   // Lanes from G places, `step` bytes apart.
   template <int G> static auto lanes(const uint8_t* from, int64_t step) {
     if constexpr (G == 1) {
       Vec<T, L> x;
       memcpy(&x, from, sizeof x);
       return x;
+#if defined(__AVX512F__)
+    } else if constexpr (G == 4) {
+      return four_lanes(from, step);
+#endif
     } else {
       return joined(lanes<G / 2>(from, step), lanes<G / 2>(from + G / 2 * step, step), std::make_index_sequence<G * L>());
     }
@@ -172,19 +187,21 @@ template <class K> struct Copy {
       else memcpy(to + i * to_row, &x, sizeof x);
     }
   }
-  // Destination contiguous along r, source contiguous along c. Lines of RUN_BYTES of the destination are written one after the
-  // other, from tiles that share the lines of the source.
+  // Destination contiguous along r, source contiguous along c. N rows of the source by one line of each are a square; squares go
+  // down a run of the destination (all of it where it stays in the caches), then along the source. A line of either side is in
+  // use for one square only: rows that are a power of two apart share few sets of a cache, and more lines than those hold would
+  // be fetched again for every tile. So lines are asked for no more than SQUARES_AHEAD squares before.
   template <bool STREAM> static void transpose_lines(uint8_t* to, const uint8_t* from, const Dim& r, int64_t whole, const Dim& c, int64_t columns) {
-    constexpr int64_t RUN = std::max<int64_t>(RUN_BYTES / SIZE, N), BLOCK = BLOCK_BYTES / SIZE;
-    for (int64_t i0 = 0; i0 < whole; i0 += RUN)
-      for (int64_t j0 = 0; j0 < columns; j0 += BLOCK)
-        for (int64_t j = j0; j < std::min(j0 + BLOCK, columns); j += L)
-          for (int64_t i = i0; i < std::min(i0 + RUN, whole); i += N) {
-            const uint8_t* m = from + i * r.from + j * SIZE;
-            if (j * SIZE % 64 == 0)
-              for (int k = 0; k < N; k++) __builtin_prefetch(m + k * r.from + 64);
+    constexpr int64_t RUN = std::max<int64_t>(RUN_BYTES / SIZE, N), LINE = 64 / SIZE;
+    for (int64_t i0 = 0; i0 < whole; i0 += STREAM ? RUN : N)
+      for (int64_t j0 = 0; j0 < columns; j0 += LINE)
+        for (int64_t i = i0; i < std::min(i0 + (STREAM ? RUN : N), whole); i += N) {
+          const uint8_t* m = from + i * r.from + j0 * SIZE;
+          const int64_t down = i + SQUARES_AHEAD * N < std::min(i0 + RUN, whole) ? SQUARES_AHEAD * N * r.from : 64;
+          for (int k = 0; k < N; k++) __builtin_prefetch(m + k * r.from + (STREAM ? down : 64), 0, STREAM ? 2 : 3);
+          for (int64_t j = j0; j < std::min(j0 + LINE, columns); j += L, m += L * SIZE)
             tile<N / L, STREAM>(to + i * SIZE + j * c.to, c.to, m, r.from);
-          }
+        }
   }
   // The same where lines of the destination begin anywhere: blocks are transposed into a buffer, of which whole lines go past
   // the caches.

@@ -7,6 +7,7 @@
 // Every result has the same bits on every instruction set: each fma is explicit, the order of all terms is shared, and
 // what few lanes need (huge angles, huge quotients) is done one lane at a time by the same integer arithmetic. NaN counts
 // as positive wherever a sign is asked for, because outputs hold the canonical one: so fused and unfused agree.
+// Where the terms of a gamma function cancel, both carry 100 bits, as pairs; the zeros of its logarithm are tabled.
 //
 // Sources: reduction of huge angles, Payne and Hanek 1983; erfc, Shepherd and Laframboise 1981; gamma by Stirling's series
 // with a shift. Polynomials: scripts/polynomials.
@@ -467,7 +468,7 @@ FN D logGammaPositive(D a) {
   const D near = (y - 1.0) * (y - 2.0) * poly(polynomial::LGAMMA_DOUBLE, y - 2.0);
   return ((low ? near : series) - lost) + 0.0;  // +0 at 1 and 2
 }
-FN D lgammad(D x) {
+FN D logGammaSingle(D x) {
   const D a = absv(x), positive = logGammaPositive(a);
   D y = positive;
   if (anyLane(x <= 0.0)) {
@@ -488,7 +489,7 @@ FN D digammaPositive(D a) {
   const D series = logOfNormal<DOUBLE>(w) + fma(z, poly(DIGAMMA, z), v * -0.5);
   return series - (shifted ? q / p : D{});
 }
-FN D digammad(D x) {
+FN D digammaSingle(D x) {
   const Di reflect = x < 0.0;
   const D y = digammaPositive(reflect ? 1.0 - x : x);
   D z = y;
@@ -501,6 +502,111 @@ FN D digammad(D x) {
   }
   return x == INF ? x : x == -INF ? all(NOT_A_NUMBER) : z;
 }
+
+// ---- gamma functions of float64, on pairs of 2^-102 or so ----------------------------------------------------------------
+constexpr double GAMMA_FROM = 24, REFLECTED_FROM = -34, ZERO_WIDTH = 0x1p-20;
+FN Pair settled(D high, D low) { const D s = high + low; return {s, low - (s - high)}; }
+FN Pair plus(Pair a, Pair b) { const Pair s = sum(a.high, b.high); return settled(s.high, s.low + (a.low + b.low)); }
+FN Pair times(Pair a, Pair b) {
+  const Pair p = product(a.high, b.high);
+  return settled(p.high, fma(a.low, b.high, fma(a.high, b.low, p.low)));
+}
+FN Pair times(Pair a, D b) { const Pair p = product(a.high, b); return settled(p.high, fma(a.low, b, p.low)); }
+FN Pair reciprocal(Pair a) {
+  const D r = 1.0 / a.high;
+  return {r, r * nfma(r, a.low, nfma(r, a.high, all(1.0)))};
+}
+FN Pair negative(Pair a) { return {-a.high, -a.low}; }
+FN Pair chosen(Di which, Pair a, Pair b) { return {which ? a.high : b.high, which ? a.low : b.low}; }
+// The first `EXACT` coefficients, lowest first, meet pairs; what the others give is below 2^-50 of the sum.
+template <int EXACT, size_t N> [[gnu::noinline]] Pair pairPoly(const double (&c)[N][2], Pair x) {
+  D q{};
+  for (int i = N - 1; i >= EXACT; i--) q = fma(q, x.high, all(c[i][0]));
+  Pair y{q, D{}};
+  for (int i = EXACT - 1; i >= 0; i--) y = plus(Pair{all(c[i][0]), all(c[i][1])}, times(y, x));
+  return y;
+}
+// Of a positive normal number.
+[[gnu::noinline]] inline Pair logPair(Pair x) {
+  const auto [e, f] = splitLog(x.high);
+  const D half = roundv<ROUND_DOWN>(e * -0.5), low = x.low * power2(half) * power2(-e - half);
+  const Pair m = settled(f, low), s = times(m, reciprocal(plus(Pair{all(2.0), D{}}, m)));
+  const Pair y = times(s, pairPoly<11>(polynomial::ATANH_PAIRS, times(s, s)));
+  const Pair n = product(e, all(LN2));
+  return plus(settled(n.high, fma(e, all(LN2_LOW), n.low)), y);
+}
+// log |gamma(x)|, x > REFLECTED_FROM: Stirling's series from GAMMA_FROM on, below it after steps of one.
+FN Pair logGammaPair(D x) {
+  constexpr double LOG = 0x1.acfe390c97d69p-2, LOG_LOW = 0x1.3494bc9001442p-56;  // (log(2 pi) - 1) / 2
+  Pair w{x, D{}}, p{all(1.0), D{}};
+  for (double step = 1;; step++) {
+    const Di small = w.high < GAMMA_FROM;
+    if (!anyLane(small)) break;
+    p = chosen(small, times(p, w), p);
+    w = chosen(small, sum(all(step), x), w);
+  }
+  const Di sign = signBit(p.high);
+  const Pair v = reciprocal(w), lost = logPair({flip(p.high, sign), flip(p.low, sign)}), one{all(-1.0), D{}}, half{all(-0.5), D{}};
+  const Pair series = plus(times(v, pairPoly<7>(polynomial::STIRLING_PAIRS, times(v, v))), {all(LOG), all(LOG_LOW)});
+  const Pair y = plus(times(plus(w, half), plus(logPair(w), one)), plus(series, negative(lost)));
+  const Di finite = y.high < INF;  // beyond 2^1024 the steps give NaN
+  return {finite ? y.high : all(INF), finite ? y.low : D{}};
+}
+FN double nearZero(const polynomial::Zero& zero, double x) {
+  const double d = (x - zero.high) - zero.low;
+  return __builtin_fma(d, zero.first, d * d * __builtin_fma(d, zero.third, zero.second));
+}
+// One lane: log |gamma(x)| where it is y, near 0. Zeros lie at 1, 2, left of -2, and on both sides of -3, -4, ..
+FN double logGammaNearZero(double x, double y) {
+  constexpr int COUNT = sizeof polynomial::LGAMMA_ZEROS / sizeof *polynomial::LGAMMA_ZEROS;
+  const double n = __builtin_rint(x);
+  const int at = x > 0 ? int(n) - 1 : 2 * int(-n) - 3 + (x < n);
+  return at >= 0 && at < COUNT ? nearZero(polynomial::LGAMMA_ZEROS[at], x) : y;
+}
+FN D logGammaDouble(D x) {
+  const D a = absv(x);
+  const Di reflected = x < REFLECTED_FROM;
+  const Pair g = logGammaPair(reflected | isNaN(x) ? a : x);
+  D y = g.high + g.low;
+  if (anyLane(reflected)) y = reflected ? (0x1.250d048e7a1bdp0 - logd<DOUBLE>(a * sinPi(a))) - y : y;
+  if (const Di zero = absv(y) < ZERO_WIDTH; __builtin_expect(anyLane(zero), 0))
+    for (int i = 0; i < WD; i++)
+      if (zero[i]) y[i] = logGammaNearZero(x[i], y[i]) + 0.0;  // +0 at 1 and 2
+  y = ((x <= 0.0) & (nearest(x) == x)) | (a == INF) ? all(INF) : y;
+  return isNaN(x) ? x : y;
+}
+// pi cot(pi r), |r| <= 1/2.
+FN Pair cotangentPair(D r) {
+  const D a = absv(r);
+  const Di turned = a > 0.25;
+  const Pair pi{all(PI), all(PI_LOW)}, t = times(pi, turned ? 0.5 - a : a), z = times(t, t);
+  const Pair s = times(t, pairPoly<8>(polynomial::SIN_PAIRS, z)), c = pairPoly<8>(polynomial::COS_PAIRS, z);
+  const Pair y = times(pi, times(chosen(turned, s, c), reciprocal(chosen(turned, c, s))));
+  return {flip(y.high, signBit(r)), flip(y.low, signBit(r))};
+}
+FN D digammaDouble(D x) {
+  const Di reflect = x < 0.0;
+  const D a = absv(x), first = reflect ? all(1.0) : D{};
+  Pair w = sum(first, a), lost{};
+  for (double step = 1;; step++) {
+    const Di small = w.high < GAMMA_FROM;
+    if (!anyLane(small)) break;
+    lost = chosen(small, plus(lost, reciprocal(w)), lost);
+    w = chosen(small, sum(first + step, a), w);
+  }
+  const Pair v = reciprocal(w), series = plus({v.high * -0.5, v.low * -0.5}, times(times(v, v), pairPoly<7>(polynomial::DIGAMMA_PAIRS, times(v, v))));
+  Pair y = plus(plus(logPair(w), series), negative(lost));
+  if (const D r = x - nearest(x); anyLane(reflect)) y = chosen(reflect, plus(y, negative(cotangentPair(r))), y);
+  D z = y.high + y.low;
+  const auto& zero = polynomial::DIGAMMA_ZERO;
+  const D d = (x - zero.high) - zero.low;
+  z = (absv(z) < ZERO_WIDTH) & ~reflect ? fma(d, all(zero.first), d * d * fma(d, all(zero.third), all(zero.second))) : z;
+  z = a < 0x1p-60 ? -1.0 / x : z;
+  z = reflect & (nearest(x) == x) ? all(NOT_A_NUMBER) : z;
+  return isNaN(x) | (x == INF) ? x : z;
+}
+template <Precision P> FN D lgammad(D x) { return P == SINGLE ? logGammaSingle(x) : logGammaDouble(x); }
+template <Precision P> FN D digammad(D x) { return P == SINGLE ? digammaSingle(x) : digammaDouble(x); }
 
 // ---- powers -----------------------------------------------------------------------------------------------------------
 // log2 of a positive number as high + low; DOUBLE: to 2^-66 or so of itself.

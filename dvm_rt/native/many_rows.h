@@ -444,8 +444,18 @@ template <Kept KEPT> FN V stored_again(V x) {
   else if constexpr (KEPT == Kept::ELEMENTS) return canonicalNaN(x);
   else return x;
 }
-template <Kept KEPT> FN void copy_row(uint8_t* to, const uint8_t* from, int64_t bytes, bool past_caches) {
+// Rows of VECTORS vectors, of which the last one may overlap the one before it; 0: of any length.
+template <Kept KEPT, int VECTORS> FN void copy_row(uint8_t* to, const uint8_t* from, int64_t bytes, bool past_caches) {
   constexpr int64_t STEP = sizeof(V);
+  if constexpr (VECTORS) {
+#pragma GCC unroll 8
+    for (int k = 0; k < VECTORS; k++) {
+      const int64_t at = k + 1 < VECTORS ? k * STEP : bytes - STEP;
+      const V x = stored_again<KEPT>(load(from + at));
+      past_caches ? stream((E*)(to + at), x) : store(to + at, x);
+    }
+    return;
+  }
   int64_t j = 0;
   if (past_caches)
     for (; j < bytes; j += STEP) stream((E*)(to + j), stored_again<KEPT>(load(from + j)));
@@ -487,14 +497,17 @@ FN int64_t index_at(const uint8_t* m, bool wide) {
   if (wide) return memcpy(&i, m, 8), i;
   return memcpy(&narrow, m, 4), narrow;
 }
-template <Kept KEPT> void run_gathered(Context& c, const SectionRun& run) {
-  constexpr int64_t AHEAD = 12;  // rows
+// Rows are asked for so early that memory works on many at once. Rows of one line from a table beyond the caches reach half of what
+// a copy does even so: each is another page of memory, and nothing follows it.
+template <Kept KEPT, int VECTORS> void run_gathered(Context& c, const SectionRun& run) {
+  constexpr int64_t AHEAD_LINES = 128, AHEAD_MIN = 12, AHEAD_MAX = 96;  // the latter two in rows
   const Word* store_word = c.start;
   while (OPS[store_word->op].group != Group::STORE) store_word++;
   const int from = c.start->a, to = store_word->a;
   const Operand& x = c.operands[from];
   const bool wide = DType(c.operands[x.index].dtype) == DType::INT64;
   const int64_t bytes = run.section.head->dims[0] * DTYPE_BYTES[x.dtype], lines = bytes < 512 ? bytes : 512;
+  const int64_t wanted = AHEAD_LINES * 64 / bytes, ahead = wanted < AHEAD_MIN ? AHEAD_MIN : wanted > AHEAD_MAX ? AHEAD_MAX : wanted;
   const bool streams = store_word->op == OP_store_nt || store_word->op == OP_store_any_nt;
   for (int64_t row = run.begin, here; row < run.end; row += here) {
     here = place_row(c, run, row);
@@ -503,20 +516,29 @@ template <Kept KEPT> void run_gathered(Context& c, const SectionRun& run) {
     const int64_t table_gain = c.outer[0].gain[from], index_gain = c.outer[0].gain[x.index], out_gain = c.outer[0].gain[to];
     const bool past_caches = streams && !(((uintptr_t)out | (uintptr_t)out_gain | (uintptr_t)bytes) & (sizeof(V) - 1));
     for (int64_t r = 0; r < here; r++, table += table_gain, index += index_gain, out += out_gain) {
-      int64_t i = index_at(index, wide);
-      if (r + AHEAD < here) {
-        const int64_t later = index_at(index + AHEAD * index_gain, wide);
-        const uintptr_t m = uintptr_t(table) + uint64_t(AHEAD * table_gain) +
+      const int64_t i = index_at(index, wide);
+      if (r + ahead < here) {
+        const int64_t later = index_at(index + ahead * index_gain, wide);
+        const uintptr_t m = uintptr_t(table) + uint64_t(ahead * table_gain) +
                             uint64_t(later < 0 ? later + x.limit : later) * uint64_t(x.depth);
-        for (int64_t j = 0; j < lines; j += 64)
-          __builtin_prefetch((const void*)(m + uint64_t(j)));  // anywhere: an index is not checked yet
+        for (int64_t j = 0; j < (VECTORS ? VECTORS * int64_t(sizeof(V)) : lines); j += 64)
+          __builtin_prefetch((const void*)(m + uint64_t(j)), 0, 1);  // anywhere: an index is not checked yet
       }
       if (i < -x.limit || i >= x.limit) {
         c.trap = {TrapCode::GATHER_RANGE, 0, 0, i, x.limit};
         return;
       }
-      copy_row<KEPT>(out, table + (i < 0 ? i + x.limit : i) * x.depth, bytes, past_caches);
+      copy_row<KEPT, VECTORS>(out, table + (i < 0 ? i + x.limit : i) * x.depth, bytes, past_caches);
     }
+  }
+}
+template <Kept KEPT> void run_gathered(Context& c, const SectionRun& run) {
+  const int64_t bytes = run.section.head->dims[0] * DTYPE_BYTES[c.operands[c.start->a].dtype], step = sizeof(V);
+  switch (bytes < step ? 0 : (bytes + step - 1) / step) {
+    case 1: return run_gathered<KEPT, 1>(c, run);
+    case 2: return run_gathered<KEPT, 2>(c, run);
+    case 4: return run_gathered<KEPT, 4>(c, run);
+    default: return run_gathered<KEPT, 0>(c, run);
   }
 }
 void run_gathered(Context& c, const SectionRun& run) {

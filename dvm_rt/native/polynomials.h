@@ -162,9 +162,8 @@ constexpr double LGAMMA_DOUBLE[] = {
     0x1.dfebcf93da48cp-11, -0x1.145121fc5cf89p-9, 0x1.47974853a553fp-8, -0x1.95ce223a97d2bp-7,
     0x1.0e0c9df293540p-5, -0x1.9ae6509ea10afp-4, 0x1.b0ee6072093ccp-2,
 };
-// An odd function that rises to 1, in segments: |x| = n width + u, and a polynomial in u whose coefficients are c[..][n],
-// highest first. Its last one is for segment 0 not 0 but u, so that what follows u there is a small correction.
-// From `limit` on it is 1.
+// An odd function that rises to 1, in segments |x| = n width + u: c[..][n] is a polynomial in u, highest coefficient first, whose
+// last one is u instead of 0 in segment 0, so that the rest is a small correction there. From `limit` on the function is 1.
 template <int DEGREE> struct Segments {
   float width, per_unit, limit;
   alignas(64) float c[DEGREE + 1][16];
@@ -229,6 +228,136 @@ constexpr Segments<7> TANH_SEGMENTS = {0x1.3aep-1f, 0x1.a0444cp+0f, 0x1.30d69ep+
      0x1.fff208p-1f, 0x1.fffbeap-1f, 0x1.fffecep-1f, 0x1.ffffa6p-1f,
      0x1.ffffe6p-1f, 0x1.fffff8p-1f, 0x1.fffffep-1f, 0x1.p+0f},
 }};
+// 2 atanh s = s p(s^2).
+constexpr double ATANH_PAIRS[][2] = {
+    {0x1.0000000000000p+1, 0x0.0p+0},
+    {0x1.5555555555555p-1, 0x1.5555555555555p-55},
+    {0x1.999999999999ap-2, -0x1.999999999999ap-56},
+    {0x1.2492492492492p-2, 0x1.2492492492492p-56},
+    {0x1.c71c71c71c71cp-3, 0x1.c71c71c71c71cp-57},
+    {0x1.745d1745d1746p-3, -0x1.745d1745d1746p-58},
+    {0x1.3b13b13b13b14p-3, -0x1.3b13b13b13b14p-57},
+    {0x1.1111111111111p-3, 0x1.1111111111111p-59},
+    {0x1.e1e1e1e1e1e1ep-4, 0x1.e1e1e1e1e1e1ep-60},
+    {0x1.af286bca1af28p-4, 0x1.af286bca1af28p-58},
+    {0x1.8618618618618p-4, 0x1.8618618618618p-58},
+    {0x1.642c8590b2164p-4, 0x1.642c8590b2164p-59},
+    {0x1.47ae147ae147bp-4, -0x1.eb851eb851eb8p-60},
+    {0x1.2f684bda12f68p-4, 0x1.2f684bda12f68p-58},
+    {0x1.1a7b9611a7b96p-4, 0x1.1a7b9611a7b96p-60},
+    {0x1.0842108421084p-4, 0x1.0842108421084p-59},
+    {0x1.f07c1f07c1f08p-5, -0x1.f07c1f07c1f08p-60},
+    {0x1.d41d41d41d41dp-5, 0x1.0750750750750p-59},
+    {0x1.bacf914c1bad0p-5, -0x1.bacf914c1bad0p-59},
+    {0x1.a41a41a41a41ap-5, 0x1.0690690690690p-59},
+    {0x1.8f9c18f9c18fap-5, -0x1.f3831f3831f38p-60},
+    {0x1.7d05f417d05f4p-5, 0x1.7d05f417d05f4p-61},
+};
+// sin x = x p(x^2).
+constexpr double SIN_PAIRS[][2] = {
+    {0x1.0000000000000p+0, 0x0.0p+0},
+    {-0x1.5555555555555p-3, -0x1.5555555555555p-57},
+    {0x1.1111111111111p-7, 0x1.1111111111111p-63},
+    {-0x1.a01a01a01a01ap-13, -0x1.a01a01a01a01ap-73},
+    {0x1.71de3a556c734p-19, -0x1.c154f8ddc6c00p-73},
+    {-0x1.ae64567f544e4p-26, 0x1.c062e06d1f209p-80},
+    {0x1.6124613a86d09p-33, 0x1.f28e0cc748ebep-87},
+    {-0x1.ae7f3e733b81fp-41, -0x1.1d8656b0ee8cbp-97},
+    {0x1.952c77030ad4ap-49, 0x1.ac981465ddc6cp-103},
+    {-0x1.2f49b46814157p-57, -0x1.2650f61dbdcb4p-112},
+    {0x1.71b8ef6dcf572p-66, -0x1.d043ae40c4647p-120},
+    {-0x1.761b41316381ap-75, 0x1.3423c7d91404fp-130},
+    {0x1.3f3ccdd165fa9p-84, -0x1.58ddadf344487p-139},
+    {-0x1.d1ab1c2dccea3p-94, -0x1.054d0c78aea14p-149},
+};
+// cos x = p(x^2).
+constexpr double COS_PAIRS[][2] = {
+    {0x1.0000000000000p+0, 0x0.0p+0},
+    {-0x1.0000000000000p-1, 0x0.0p+0},
+    {0x1.5555555555555p-5, 0x1.5555555555555p-59},
+    {-0x1.6c16c16c16c17p-10, 0x1.f49f49f49f49fp-65},
+    {0x1.a01a01a01a01ap-16, 0x1.a01a01a01a01ap-76},
+    {-0x1.27e4fb7789f5cp-22, -0x1.cbbc05b4fa99ap-76},
+    {0x1.1eed8eff8d898p-29, -0x1.2aec959e14c06p-83},
+    {-0x1.93974a8c07c9dp-37, -0x1.05d6f8a2efd1fp-92},
+    {0x1.ae7f3e733b81fp-45, 0x1.1d8656b0ee8cbp-101},
+    {-0x1.6827863b97d97p-53, -0x1.eec01221a8b0bp-107},
+    {0x1.e542ba4020225p-62, 0x1.ea72b4afe3c2fp-120},
+    {-0x1.0ce396db7f853p-70, 0x1.aebcdbd20331cp-124},
+    {0x1.f2cf01972f578p-80, -0x1.9ada5fcc1ab14p-135},
+    {-0x1.88e85fc6a4e5ap-89, 0x1.71c37ebd16540p-143},
+};
+// log gamma(x) = (x - 1/2) log x - x + log(2 pi) / 2 + p(1 / x^2) / x.
+constexpr double STIRLING_PAIRS[][2] = {
+    {0x1.5555555555555p-4, 0x1.5555555555555p-58},
+    {-0x1.6c16c16c16c17p-9, 0x1.f49f49f49f49fp-64},
+    {0x1.a01a01a01a01ap-11, 0x1.a01a01a01a01ap-71},
+    {-0x1.3813813813814p-11, 0x1.fb1fb1fb1fb20p-65},
+    {0x1.b951e2b18ff23p-11, 0x1.5c3a9ce01b952p-65},
+    {-0x1.f6ab0d9993c7dp-10, 0x1.f82553c999b0ep-64},
+    {0x1.a41a41a41a41ap-8, 0x1.0690690690690p-62},
+    {-0x1.e4286cb0f5398p-6, 0x1.1efcdab896745p-61},
+    {0x1.6fe96381e0680p-3, -0x1.79e2405a71f88p-61},
+    {-0x1.6476701181f3ap+0, 0x1.24246319da678p-56},
+    {0x1.ace44322ce006p+3, -0x1.62c2b1bbcdd32p-51},
+    {-0x1.39b2525cccc1bp+7, 0x1.52604768a30fcp-47},
+    {0x1.12234e81b4e82p+11, -0x1.2c5f92c5f92c6p-43},
+    {-0x1.1a198ae1c4ab8p+15, 0x1.4c012227b696ep-41},
+};
+// digamma x = log x - 1 / (2 x) + p(1 / x^2) / x^2.
+constexpr double DIGAMMA_PAIRS[][2] = {
+    {-0x1.5555555555555p-4, -0x1.5555555555555p-58},
+    {0x1.1111111111111p-7, 0x1.1111111111111p-63},
+    {-0x1.0410410410410p-8, -0x1.0410410410410p-62},
+    {0x1.1111111111111p-8, 0x1.1111111111111p-64},
+    {-0x1.f07c1f07c1f08p-8, 0x1.f07c1f07c1f08p-63},
+    {0x1.5995995995996p-6, -0x1.9a99a99a99a9ap-60},
+    {-0x1.5555555555555p-4, -0x1.5555555555555p-58},
+    {0x1.c5e5e5e5e5e5ep-2, 0x1.7979797979798p-56},
+    {-0x1.86e7f9b9fe6e8p+1, 0x1.9180646019180p-57},
+    {0x1.a74ca514ca515p+4, -0x1.ad759ad759ad7p-51},
+    {-0x1.1975cc0ed7304p+8, 0x1.28cfc4a33f129p-46},
+    {0x1.c2f0566566566p+11, 0x1.5995995995996p-43},
+    {-0x1.ac572aaaaaaabp+15, 0x1.5555555555555p-39},
+    {0x1.dc0b1a5cfbe16p+19, 0x1.73ef85973ef86p-35},
+};
+// Zeros of log |gamma|, and what it is around them: 1, 2, left of -2, right and left of -3, -4, ..
+struct Zero { double high, low, first, second, third; };
+constexpr Zero LGAMMA_ZEROS[] = {
+    {0x1.0000000000000p+0, 0x0.0p+0, -0x1.2788cfc6fb619p-1, 0x1.a51a6625307d3p-1, -0x1.9a4d55beab2d7p-2},
+    {0x1.0000000000000p+1, 0x0.0p+0, 0x1.b0ee6072093cep-2, 0x1.4a34cc4a60fa6p-2, -0x1.13e001a557607p-4},
+    {-0x1.3a7fc9600f86cp+1, -0x1.55f64f98af8d0p-55, 0x1.83fe966af535fp+0, 0x1.36eebb002f55dp+2, 0x1.694a6058a7858p+0},
+    {-0x1.5fb410a1bd901p+1, 0x1.a19a96d2e6f85p-54, -0x1.ea12da904b18cp+0, 0x1.3267f3c265a52p+3, -0x1.4185ac30c8bf2p+4},
+    {-0x1.9260dbc9e59afp+1, -0x1.f717cd335a7b3p-53, 0x1.f20a65f2fac55p+2, 0x1.9d4d2977150efp+4, 0x1.c1137124d5c5bp+6},
+    {-0x1.fa471547c2fe5p+1, -0x1.70d4561291237p-56, -0x1.4b99d966c5647p+4, 0x1.f76deae0436bep+7, -0x1.d25359d4b2f38p+11},
+    {-0x1.0284e78599581p+2, 0x1.e78c1e9e43cfep-53, 0x1.aca5cf4921642p+4, 0x1.44415cd813f8ep+8, 0x1.559b11b2a9c7cp+12},
+    {-0x1.3f7577a6eeafdp+2, 0x1.5de5eab7f12cfp-53, -0x1.d224a3ef9e41fp+6, 0x1.b533c678a3956p+12, -0x1.0d3f7fee65d34p+19},
+    {-0x1.4086a57f0b6d9p+2, -0x1.95262b72ca9cap-55, 0x1.ed72e0829ae02p+6, 0x1.cecc32ec22f9bp+12, 0x1.253d8563f7264p+19},
+    {-0x1.7fe92f591f40dp+2, -0x1.7dd4ed62cbd32p-52, -0x1.661f6a43a5e12p+9, 0x1.f79dcb794f26fp+17, -0x1.d6e8088a19ffep+26},
+    {-0x1.8016b25897c8dp+2, 0x1.27e0f49a4ba72p-54, 0x1.69de49e3af2aap+9, 0x1.fce23484cfd10p+17, 0x1.de503a3c37c40p+26},
+    {-0x1.bffcbf76b86f0p+2, 0x1.853b29347b806p-57, -0x1.3abf7a5cea91bp+12, 0x1.8349a2550422dp+23, -0x1.3d91dadc98428p+35},
+    {-0x1.c0033fdedfe1fp+2, 0x1.20bb7d2324678p-52, 0x1.3b407aa387bd1p+12, 0x1.83e85daafbad6p+23, 0x1.3e552b5e3c226p+35},
+    {-0x1.ffff97f8159cfp+2, -0x1.e54f415a91586p-55, -0x1.3af76fe4c2fabp+15, 0x1.838e76caaf123p+29, -0x1.3de68b3256526p+44},
+    {-0x1.000034028b3f9p+3, -0x1.f60cb3cec1cedp-52, 0x1.3b088fed67718p+15, 0x1.83a3893550edcp+29, 0x1.3e0078db8ada4p+44},
+    {-0x1.1ffffa3884bd0p+3, -0x1.ff90c9d2ae925p-53, -0x1.625edfc63db2fp+18, 0x1.ea8c150480a7ap+35, -0x1.c4b30e4bc55c1p+53},
+    {-0x1.200005c7768fbp+3, -0x1.b5b610ffb70d4p-54, 0x1.6261203919440p+18, 0x1.ea8f32fb7f586p+35, 0x1.c4b75ee68e2bap+53},
+    {-0x1.3fffff6c0d7c0p+3, 0x1.197cea8c42d7dp-51, -0x1.baf7da5f3795dp+21, 0x1.7f3e8791fa0d2p+42, -0x1.ba18befcaaa63p+63},
+    {-0x1.40000093f2777p+3, -0x1.927b45d95e154p-52, 0x1.baf825a0c63b2p+21, 0x1.7f3ec8ae05f2ep+42, 0x1.ba192fa62a5c8p+63},
+    {-0x1.5ffffff28cdd4p+3, 0x1.c9924a65aa486p-53, -0x1.308a7d8eadb7cp+25, 0x1.6a4938065bfd2p+49, -0x1.1f51f646980c5p+74},
+    {-0x1.6000000d7322ap+3, -0x1.8aecb2d37ff52p-51, 0x1.308a827152450p+25, 0x1.6a493dd62402ep+49, 0x1.1f51fd307a7cdp+74},
+    {-0x1.7ffffffee1127p+3, -0x1.ce1f7906b30f5p-54, -0x1.c8cfbfaf2b0c8p+28, 0x1.97926203e98acp+56, -0x1.e4da54ebc6dacp+84},
+    {-0x1.800000011eed9p+3, 0x1.19d5307e1fb5ep-53, 0x1.c8cfc050d4f38p+28, 0x1.9792629426754p+56, 0x1.e4da55ed2869fp+84},
+    {-0x1.9fffffffe9edcp+3, 0x1.84f40342d001cp-51, -0x1.7328cbfacb4e5p+32, 0x1.0d0fa2e06b2f1p+64, -0x1.04105bec453b2p+96},
+    {-0x1.a000000016124p+3, -0x1.84e03341ee8ddp-51, 0x1.7328cc0534b1bp+32, 0x1.0d0fa2e7f760fp+64, 0x1.04105bf7369b6p+96},
+    {-0x1.bffffffffe6c7p+3, 0x1.d2a30f3dae0fbp-51, -0x1.44c3b27faa6bcp+36, 0x1.9bfff16cfee53p+71, -0x1.5c71eb305bbbap+107},
+    {-0x1.c000000001939p+3, -0x1.d2a2f4a73af63p-51, 0x1.44c3b28055944p+36, 0x1.9bfff16dd8075p+71, 0x1.5c71eb316f30cp+107},
+    {-0x1.dfffffffffe52p+3, 0x1.fcf9ccfd8867ep-51, -0x1.30777757fa84ap+40, 0x1.6a1bf33124eddp+79, -0x1.1f1c1dba92510p+119},
+    {-0x1.e0000000001aep+3, -0x1.fcf9ccde87210p-51, 0x1.30777758057b6p+40, 0x1.6a1bf33131f80p+79, 0x1.1f1c1dbaa1d33p+119},
+    {-0x1.fffffffffffe5p+3, -0x1.80c18cc43ea26p-53, -0x1.30777757ffa65p+44, 0x1.6a1bf3312b084p+87, -0x1.1f1c1dba99933p+131},
+    {-0x1.000000000000dp+4, -0x1.cfe7ce6768509p-50, 0x1.307777580059bp+44, 0x1.6a1bf3312bddap+87, 0x1.1f1c1dba9a910p+131},
+};
+// The zero of digamma above 0.
+constexpr Zero DIGAMMA_ZERO = {0x1.762d86356be3fp+0, 0x1.b86a722197829p-54, 0x1.ef72bc8ee38acp-1, -0x1.c563b54aa1a35p-2, 0x1.08b4294d50381p-2};
 // 64 zero bits, then the first bits of 2 / pi behind the binary point.
 constexpr uint64_t TWO_OVER_PI[] = {
     0,

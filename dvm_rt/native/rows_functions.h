@@ -30,10 +30,9 @@ FUNCTION(log10)
 FUNCTION(log1p)
 FUNCTION(cbrt)
 FUNCTION(erfc)
-#ifdef DVM_IS_float32
-UNARY(lgamma, lgammad(a))
-UNARY(digamma, digammad(a))
-#else
+FUNCTION(lgamma)
+FUNCTION(digamma)
+#ifndef DVM_IS_float32
 UNARY(exp, expFlushed(a))
 FUNCTION(log)
 FUNCTION(tanh)

@@ -11,7 +11,6 @@ import pytest
 
 import dvm_rt as dvm
 from benchmarks import accuracy
-from dvm_rt.errors import UnsupportedOperatorError
 from dvm_rt.isa import table
 from dvm_rt.isa.table import Group
 
@@ -105,10 +104,58 @@ def test_logaddexp_of_float64_on_the_lattice() -> None:
     assert (same | near).all(), [(a[i], b[i], got[i]) for i in np.flatnonzero(~(same | near))[:5]]
 
 
-@pytest.mark.parametrize("name", ["lgamma", "digamma"])
-def test_gamma_functions_of_float64_are_a_typed_error(name: str) -> None:
-    with pytest.raises(UnsupportedOperatorError, match=rf"^graph: {name}: .*, got float64, allowed what is computed in float32$"):
-        getattr(dvm, name)(dvm.asarray(np.ones(3)))
+ROOTS = {  # between these lies at most one
+    "lgamma": [z for n in range(2, 17) for z in ((-n - 0.5, -n), (-n - 1, -n - 0.5))],
+    "digamma": [(-n - 1, -n) for n in range(40)],
+}
+
+
+def neighbourhood(name: str) -> np.ndarray:
+    """Float64 at and around the zeros of a gamma function, next to its poles, and where its formulas meet."""
+    import mpmath
+
+    def function(x: mpmath.mpf) -> mpmath.mpf:
+        return mpmath.log(abs(mpmath.gamma(x))) if name == "lgamma" else mpmath.digamma(x)
+
+    roots = [1.0, 2.0] if name == "lgamma" else [1.4616321449683622]
+    with mpmath.workprec(200):
+        for low, high in ROOTS[name]:
+            ends = (low + mpmath.mpf(2) ** -60, high - mpmath.mpf(2) ** -60)
+            if function(ends[0]) * function(ends[1]) < 0:
+                roots.append(float(mpmath.findroot(function, ends, solver="anderson", tol=1e-80, maxsteps=500)))
+    steps = np.concatenate([np.arange(-3, 4), 2.0 ** np.arange(3, 50, 2), -(2.0 ** np.arange(3, 50, 2))])
+    around = [root + steps * abs(np.spacing(root)) for root in np.array(roots)]
+    poles = [-n + side * 2.0 ** -np.arange(3.0, 48, 3) for n in range(41) for side in (1, -1)]
+    joints = [np.array([c, np.nextafter(c, 99), np.nextafter(c, -99)]) for c in (-34.0, -23.0, 0.5, 8.0, 24.0, 2.0**-60, -(2.0**-60))]
+    x = np.concatenate([*around, *poles, *joints])
+    return x[(x > 0) | (x != np.rint(x))]
+
+
+@pytest.mark.parametrize("name", ROOTS)
+def test_gamma_functions_of_float64_around_zeros_and_poles(name: str) -> None:
+    """Within the promise, but for digamma next to its zeros below 0, whose error stays below 2^-103."""
+    row, x = table.BY_NAME[name], neighbourhood(name)
+    got, want = accuracy.run(row, "float64", x), accuracy.exact(row, "float64", x)
+    error, small = accuracy.distances(got, want, "float64"), np.abs(got) < 2.0**-44
+    assert small.sum() > 30
+    wrong = (error > row.ulp) & ~((name == "digamma") & small & (np.abs(got - want) <= 2.0**-103))
+    assert not wrong.any(), [(x[i], got[i], error[i]) for i in np.flatnonzero(wrong)[:5]]
+
+
+def test_limits_of_gamma_functions_of_float64() -> None:
+    inf, nan = np.inf, np.nan
+    cases = [  # x, lgamma, digamma
+        (nan, nan, nan), (inf, inf, inf), (-inf, inf, nan), (0.0, inf, -inf), (-0.0, inf, inf), (1.0, 0.0, -0.5772156649015329),
+        (2.0, 0.0, 0.42278433509846714), (-1.0, inf, nan), (-2.0, inf, nan), (-40.0, inf, nan), (-(2.0**53), inf, nan),
+        (-1e300, inf, nan), (1e308, inf, 709.1962086421661), (5e-324, 744.4400719213812, -inf), (-5e-324, 744.4400719213812, inf),
+        (1e-300, 690.7755278982137, -1 / 1e-300), (2.0**60, 4.679573591490311e19, 41.58883083359672),
+    ]  # fmt: skip
+    x, *wanted = (np.array(column) for column in zip(*cases, strict=True))
+    for name, want in zip(("lgamma", "digamma"), wanted, strict=True):
+        got = accuracy.run(table.BY_NAME[name], "float64", x)
+        np.testing.assert_array_equal(got, want, err_msg=name)
+        assert not np.signbit(got[want == 0]).any()
+        assert np.array_equal(np.asarray(getattr(dvm, name)(dvm.asarray(x))).view(np.int64), got.view(np.int64))
 
 
 def test_the_measure_itself() -> None:

@@ -7,7 +7,6 @@ scripts/threads_tsan, under the thread sanitizer."""
 from __future__ import annotations
 
 import os
-import threading
 
 import numpy as np
 import pytest
@@ -285,8 +284,7 @@ def test_threads_end_with_their_machine() -> None:
     before, loaded = len(os.listdir("/proc/self/task")), _native.Program(rows_of_exp(64, 64))
     for _ in range(20):
         loaded.run([x, np.empty_like(x)], threads=8, parts=16)
-    assert len(os.listdir("/proc/self/task")) == before
-    assert threading.active_count() >= 1
+    assert len(os.listdir("/proc/self/task")) <= before  # a thread of somebody else may have ended too
 
 
 @pytest.mark.parametrize("threads", [0, -1, 65])
