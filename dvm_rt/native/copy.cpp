@@ -90,7 +90,13 @@ template <class K> struct Copy {
       x = K::many(x);
       memcpy(to + i * SIZE, &x, sizeof x);
     }
+#if defined(__AVX512BW__)
+    if (i == count) return;
+    const __mmask64 rest = _bzhi_u64(~uint64_t(0), unsigned((count - i) * SIZE));
+    _mm512_mask_storeu_epi8(to + i * SIZE, rest, (__m512i)K::many((V)_mm512_maskz_loadu_epi8(rest, from + i * SIZE)));
+#else
     for (; i < count; i++) store(to + i * SIZE, load(from + i * SIZE));
+#endif
   }
   template <size_t... I> static V reversed(V a, std::index_sequence<I...>) { return __builtin_shufflevector(a, a, (N - 1 - I)...); }
   // From the last element to the first.

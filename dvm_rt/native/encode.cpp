@@ -85,7 +85,7 @@ struct KernelEncoder : Generator {
     if (alone || pass_at[next_row] == NO_PASS) return;
     for (int i : Mask{strips}) {
       const Operand& x = operands[i];
-      if (x.mode & GATHER || x.stride[0] != DTYPE_BYTES[x.dtype] || (rank > 1 && !x.stride[1]))
+      if (x.mode & GATHER || x.stride[0] != DTYPE_BYTES[x.dtype] || (rank > 1 && !x.stride[1]) || follows_another(i))
         continue;  // not at the next place, or near
       const bool rows_follow = x.stride[1] == dims[0] * x.stride[0];
       add_fetch(pass_at[next_row], i, !next_row ? AHEAD_BYTES : near && rows_follow ? NEAR_AHEAD_BYTES : 0);

@@ -159,10 +159,24 @@ struct Domain {
     }
     return all;
   }
+  // Whether the operand reads the same array as another one, a little behind it: taps of a window. It finds in the caches what
+  // that one has brought there.
+  bool follows_another(int i) const {
+    constexpr int64_t NEAR = 32 << 10;
+    const Operand& x = operands[i];
+    for (int j = 0; j < operand_count; j++) {
+      const Operand& y = operands[j];
+      const int64_t before = y.base - x.base;
+      if (j == i || y.arg != x.arg || y.dtype != x.dtype || before < 0 || before > NEAR || (before == 0 && j > i)) continue;
+      if (std::equal(x.stride, x.stride + rank, y.stride)) return true;
+    }
+    return false;
+  }
+
   double touched_bytes() const {
     double bytes = 0;
     for (int i = 0; i < operand_count; i++) {
-      if (operands[i].arg == INDEX) continue;
+      if (operands[i].arg == INDEX || follows_another(i)) continue;
       double size = DTYPE_BYTES[operands[i].dtype];
       for (int d = 0; d < rank; d++) size *= operands[i].stride[d] ? double(dims[d]) : 1.0;
       bytes += size;

@@ -202,6 +202,28 @@ template <class O, int SHARE> void together_operand(ARGS) {
   }, ACC);
   NEXT;
 }
+template <int SHARE> void together_mov(ARGS) {
+  if (!is_product_added(p)) CONTINUE((together_operand<meaning::mov, SHARE>));
+  const long rest = c->many.rest;
+  auto input = [&](int i, int j) __attribute__((always_inline)) {
+    const E* m = (const E*)member_place<SHARE>(c, i, j);
+    return !is_there<SHARE>(j) ? V{} : is_last<SHARE>(j) ? loadPart(m, rest) : load(m);
+  };
+  auto factor = [&](int i, int j) __attribute__((always_inline)) {
+    return is_there<SHARE>(j) ? all(element(c->ptr[i] + j / SHARE * c->many.gain[i])) : V{};
+  };
+  p = add_products<FULL>(p, c, input, factor, ACC);
+  NEXT;
+}
+template <int SHARE> void together_load(ARGS) {
+  const int64_t stride = c->operands[p->a].stride[0], gain = c->many.gain[p->a];
+  const uint8_t* m = c->ptr[p->a];
+  const long rest = c->many.rest;
+  each<FULL>(EACH {
+    if (is_there<SHARE>(j)) a = load_apart(m + j / SHARE * gain + j % SHARE * W * stride, stride, is_last<SHARE>(j) ? rest : W);
+  }, ACC);
+  NEXT;
+}
 template <class O, Form FORM, int SHARE> void together_scalar(ARGS) {  // one element a row
   const uint8_t* m = FORM == FORM_R ? c->many.scalar[p->k] : c->ptr[p->a];
   const int64_t gain = FORM == FORM_R ? int64_t(sizeof(E)) : c->many.gain[p->a];
@@ -347,6 +369,7 @@ template <int SHARE> constexpr Table together_strip_table() {
 #define X(n) h[OP_##n] = unary<meaning::n, FULL>;
   DVM_ROWS_OF(UNARY)(X)
 #undef X
+  h[OP_mov_i] = together_mov<SHARE>, h[OP_load] = together_load<SHARE>, h[OP_end] = together_end_row;
   h[OP_fetch] = together_fetch, h[OP_store_slot] = store_slot<FULL>, h[OP_loop] = together_loop;
   h[OP_store] = together_store<false, SHARE>, h[OP_store_nt] = together_store<true, SHARE>;
   h[OP_acc_sum] = together_accumulate<meaning::add, SHARE>, h[OP_acc_max] = together_accumulate<meaning::max, SHARE>;
@@ -380,26 +403,32 @@ constexpr Table TOGETHER_1 = together_strip_table<1>(), TOGETHER_2 = together_st
                 TOGETHER_3 = together_strip_table<3>(), TOGETHER_4 = together_strip_table<4>(),
                 TOGETHER_ROW = together_row_table();
 
-constexpr int64_t TOGETHER_LEAST = 32;  // rows
+constexpr int64_t TOGETHER_LEAST = 8;  // rows
 constexpr int64_t TOGETHER_VECTORS = 4;  // of a row
 bool go_together(const SectionView& s) {
   if (!s.outers || s.outer[0].count < TOGETHER_LEAST || s.head->dims[0] > TOGETHER_VECTORS * W) return false;
   for (int i = 0; i < s.head->operand_count; i++) {
     const Operand& x = s.operands[i];
-    if (x.arg == INDEX || x.mode & GATHER || x.dtype != DTYPE || (x.stride[0] != sizeof(E) && x.stride[0] != 0)) return false;
+    if (x.arg == INDEX || x.mode & GATHER || x.dtype != DTYPE || (x.arg == SCRATCH && x.stride[0] != sizeof(E))) return false;
   }
   return words_fit(s, TOGETHER_1, TOGETHER_ROW);
 }
 void walk_alone(Context& c, const SectionRun& run, int64_t begin, int64_t end);  // row by row
 
+constexpr const Table* TOGETHER[] = {&TOGETHER_1, &TOGETHER_2, &TOGETHER_3, &TOGETHER_4};
+int share_of_row(long count) { return int((count + W - 1) / W); }  // vectors
+int members_of_strip(int share) { return FULL / share < W ? FULL / share : W; }
+void set_members(ManyRows& many, long count) {
+  const int share = share_of_row(count), rows = members_of_strip(share);
+  many.rows = rows, many.rest = count - (share - 1) * W, many.whole = count == share * W && rows * share == FULL;
+  for (int64_t& step : many.step) step = 0;
+}
+
 void run_together(Context& c, const SectionRun& run) {
   const Section& head = *run.section.head;
   const long count = head.dims[0];
-  constexpr const Table* TABLES[] = {&TOGETHER_1, &TOGETHER_2, &TOGETHER_3, &TOGETHER_4};
-  const int share = int((count + W - 1) / W);
-  const int rows = FULL / share < W ? FULL / share : W;
-  c.many.rows = rows, c.many.rest = count - (share - 1) * W, c.many.whole = count == share * W && rows * share == FULL;
-  for (int64_t& step : c.many.step) step = 0;
+  const int share = share_of_row(count), rows = members_of_strip(share);
+  set_members(c.many, count);
   for (int64_t row = run.begin, here; row < run.end; row += here) {
     here = place_row(c, run, row);
     const int64_t most = here / rows * rows;
@@ -409,7 +438,7 @@ void run_together(Context& c, const SectionRun& run) {
         if (run.section.operands[i].arg != SCRATCH) continue;
         c.ptr[i] = c.many.buffer[i], c.many.gain[i] = share * sizeof(V);
       }
-      c.full = TABLES[share - 1], c.row = &TOGETHER_ROW, c.left[0] = most;
+      c.full = TOGETHER[share - 1], c.row = &TOGETHER_ROW, c.left[0] = most;
       enter(c, c.row, c.start);
     }
     if (most < here) walk_alone(c, run, row + most, row + here);
@@ -555,8 +584,8 @@ void run_gathered(Context& c, const SectionRun& run) {
 bool run_many_rows(Context& c, const SectionRun& run) {
   const SectionView& s = run.section;
   if (only_gathers(s)) run_gathered(c, run);
-  else if (go_together(s)) run_together(c, run);
   else if (are_beside(s)) run_beside(c, run);
+  else if (go_together(s)) run_together(c, run);
   else return false;
   return true;
 }

@@ -357,8 +357,16 @@ void copy(const Product& p, const float* b, int64_t k, int64_t column, int64_t e
 
 // The epilogue over a finished block of C.
 void finish(Context& context, const Product& p, int64_t row, int64_t rows, int64_t column, int64_t columns) {
-  for (int i = 0; i < p.operand_count; i++)
-    context.ptr[i] = p.base[i] + row * p.operands[i].stride[1] + column * p.operands[i].stride[0];
+  auto place = [&] {
+    for (int i = 0; i < p.operand_count; i++)
+      context.ptr[i] = p.base[i] + row * p.operands[i].stride[1] + column * p.operands[i].stride[0];
+  };
+  place();
+  if (const int64_t done = float32::run_strips(context, p.words, p.operand_count, columns, rows)) {
+    if (!(rows -= done)) return;
+    row += done;
+    place();
+  }
   for (;;) {
     float32::run_strip(context, p.words, columns);
     if (--rows == 0) return;

@@ -100,6 +100,31 @@ template <class O, Form FORM, int N, bool PART> void binary(ARGS) {
   }
   NEXT;
 }
+// Sums of products, a convolution's taps: `mov.i x, mul.b w, add.s s`, and the same again after `store_slot s`, in one go: the sum
+// stays in the accumulator. The same operations in the same order. input(i, j): vector j of operand i; factor(i, j): of all of
+// its elements, the row's element of operand i.
+FN bool is_product_added(const Word* p) { return p[0].op == OP_mov_i && p[1].op == OP_mul_b && p[2].op == OP_add_s; }
+template <int N, class Input, class Factor> FN const Word* add_products(const Word* p, Context* c, Input input, Factor factor, V& a0, V& a1,
+                                                                        V& a2, V& a3, V& a4, V& a5, V& a6, V& a7) {
+  E* sum = (E*)c->slot[p[2].k];
+  each<N>(EACH { a = load(sum + j * W); }, ACC);
+  for (;;) {
+    each<N>(EACH { a = meaning::add::of(meaning::mul::of(input(p[0].a, j), factor(p[1].a, j)), a); }, ACC);
+    const bool again = p[3].op == OP_store_slot && p[3].k == p[2].k && is_product_added(p + 4) && p[6].k == p[2].k;
+    if (!again) return p + 2;
+    each<N>(EACH { store(sum + j * W, a); }, ACC);
+    p += 4;
+  }
+}
+template <int N, bool PART> void mov_input(ARGS) {
+  if (!is_product_added(p)) CONTINUE((binary<meaning::mov, FORM_I, N, PART>));
+  auto input = [&](int i, int j) __attribute__((always_inline)) {
+    const E* m = (const E*)(c->ptr[i] + off) + j * W;
+    return PART ? loadPart(m, rest(c, off, j)) : load(m);
+  };
+  p = add_products<N>(p, c, input, [&](int i, int) __attribute__((always_inline)) { return all(element(c->ptr[i])); }, ACC);
+  NEXT;
+}
 template <class O, int N> void unary(ARGS) {
   if constexpr (unary_strip<O>) {
     each<N>(EACH { store(c->convert + j * sizeof(V), a); }, ACC);
@@ -232,9 +257,42 @@ template <class T, int N> void load_dense(ARGS) {
   NEXT;
 }
 template <int N, bool PART> void load_sparse(ARGS) {
-  load_converted(c, p->a, off / long(sizeof(E)), elements<N, PART>(c, off));
-  each<N>(EACH { a = load(c->convert + j * sizeof(V)); }, ACC);
+  if (c->operands[p->a].stride[0]) {
+    load_converted(c, p->a, off / long(sizeof(E)), elements<N, PART>(c, off));
+    each<N>(EACH { a = load(c->convert + j * sizeof(V)); }, ACC);
+  } else {  // one element
+    load_converted(c, p->a, 0, 1);
+    const V x = all(element(c->convert));
+    each<N>(EACH { a = x; }, ACC);
+  }
   NEXT;
+}
+// Elements of the compute dtype, anywhere: those before `count`, the others 0.
+FN V load_apart(const uint8_t* m, int64_t stride, long count) {
+  constexpr int64_t SIZE = sizeof(E), STRIDE_MAX = 1 << 26;
+  if (stride == SIZE) return loadPart((const E*)m, count);
+  if (stride == 2 * SIZE) {
+    const V a = loadPart((const E*)m, 2 * count - 1), b = loadPart((const E*)m + W, 2 * count - 1 - W);
+    return __builtin_shuffle(a, b, iota() * 2);
+  }
+#if defined(__AVX512F__)
+  if constexpr (SIZE == 8) return (V)_mm512_mask_i64gather_epi64(__m512i{}, __mmask8(lanes(count)), (__m512i)(iota() * SignedElement(stride)), m, 1);
+  else if (stride < STRIDE_MAX && stride > -STRIDE_MAX)
+    return (V)_mm512_mask_i32gather_epi32(__m512i{}, __mmask16(lanes(count)), (__m512i)(iota() * SignedElement(stride)), m, 1);
+#endif
+  V v{};
+  for (int i = 0; i < W && i < count; i++) v[i] = element(m + i * stride);
+  return v;
+}
+template <int N, bool PART> void load_spread(ARGS) {
+  const int64_t stride = c->operands[p->a].stride[0];
+  const uint8_t* m = c->ptr[p->a] + off / long(sizeof(E)) * stride;
+  each<N>(EACH { a = load_apart(m + j * W * stride, stride, PART ? rest(c, off, j) : W); }, ACC);
+  NEXT;
+}
+template <int N, bool PART> void load_other(ARGS) {
+  if (c->operands[p->a].dtype == DTYPE) CONTINUE((load_spread<N, PART>));
+  CONTINUE((load_sparse<N, PART>));
 }
 template <int N> constexpr ByDtype loads() {
   ByDtype by{};
@@ -245,7 +303,7 @@ template <int N> constexpr ByDtype loads() {
   return by;
 }
 template <int N> constexpr ByDtype LOADS = loads<N>();
-template <int N> void load_any(ARGS) { TO_DTYPE_HANDLER(LOADS<N>, (load_sparse<N, false>)); }
+template <int N> void load_any(ARGS) { TO_DTYPE_HANDLER(LOADS<N>, (load_other<N, false>)); }
 // Past the caches where `m` is aligned to the vector.
 template <bool STREAM, class S> FN void put(uint8_t* m, const S& s) {
 #if defined(__SSE2__)
@@ -581,7 +639,8 @@ template <int N, bool PART, Length LENGTH> constexpr Table strip_table() {
 #define X(n) h[OP_##n] = handler_of_unary<meaning::n, N>();
   DVM_ROWS_OF(UNARY)(X)
 #undef X
-  h[OP_load] = PART ? load_sparse<N, PART> : load_any<N>, h[OP_iota] = iota_strip<N>, h[OP_store_slot] = store_slot<N>;
+  h[OP_mov_i] = mov_input<N, PART>;
+  h[OP_load] = PART ? load_other<N, PART> : load_any<N>, h[OP_iota] = iota_strip<N>, h[OP_store_slot] = store_slot<N>;
   h[OP_store_any] = PART ? store_sparse<N, PART> : store_any<N, false>;
   h[OP_store_any_nt] = PART ? store_sparse<N, PART> : store_any<N, true>;
   h[OP_store] = store_strip<N, PART, false>, h[OP_store_nt] = store_strip<N, PART, true>;
@@ -802,5 +861,22 @@ void run_strip(Context& c, const Word* words, int64_t columns) {
   c.row_bytes = long(sizeof(E)) * columns, c.start = words;
   choose_tables<MIDDLE>(c);
   enter(c, c.row_bytes >= STRIP_BYTES ? c.full : c.tail, words);
+}
+
+int64_t run_strips(Context& c, const Word* words, int operands, int64_t columns, int64_t rows) {
+  const int share = share_of_row(columns);
+  if (share > TOGETHER_VECTORS || rows < 2 * members_of_strip(share)) return 0;
+  for (int i = 2; i < operands; i++) {  // A and B are not the words'
+    const Operand& x = c.operands[i];
+    if (x.dtype != DTYPE || x.mode & GATHER || x.arg == INDEX || x.arg == SCRATCH) return 0;
+  }
+  for (const Word* p = words; p->op != OP_end; p++)
+    if (TOGETHER_1.handler[p->op] == illegal) return 0;
+  set_members(c.many, columns);
+  for (int i = 2; i < operands; i++) c.many.gain[i] = c.operands[i].stride[1], c.many.step[i] = c.many.rows * c.many.gain[i];
+  c.start = words, c.left[0] = rows / c.many.rows * c.many.rows;
+  const int64_t done = c.left[0];
+  enter(c, TOGETHER[share - 1], words);
+  return done;
 }
 }  // namespace dvm::DVM_TARGET::DVM_DTYPE

@@ -96,6 +96,59 @@ def test_short_rows_together(dtype: dtypes.DType, special: bool) -> None:
 
 @pytest.mark.parametrize("special", (False, True))
 @pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: d.name)
+def test_sums_of_products(dtype: dtypes.DType, special: bool) -> None:
+    """A convolution's taps, in slots that are read again, are left, or change on the way."""
+    rng = np.random.default_rng(6)
+    for n in (*ROW_LENGTHS, 100, 128, 129, 200):
+        rows, outer, pitch = int(rng.integers(31, 45)), 1 + n % 2, n + 2
+        builder, size = ProgramBuilder(), pitch * rows * outer + 8
+        section = builder.vector(n, rows, outer, dtype=dtype)
+        argument, factors = builder.add_arg(size * dtype.bytes, READ, dtype), builder.add_arg(200 * dtype.bytes, READ, dtype)
+        strides = [s * dtype.bytes for s in (1, pitch, pitch * rows)]
+        x = [section.operand(argument, strides, dtype=dtype, base=i * dtype.bytes) for i in range(3)]
+        w = [section.operand(factors, [0, i % 2 * dtype.bytes, 3 * dtype.bytes], dtype=dtype, base=i * dtype.bytes) for i in range(3)]
+        outs = [add_array(builder, section, size, [1, pitch, pitch * rows], WRITE, dtype) for _ in range(3)]
+        section.begin_pass()
+        for word in (("mov.i", x[0]), ("mul.b", w[0]), ("store_slot", 0), ("store_slot", 1),
+                     ("mov.i", x[1]), ("mul.b", w[1]), ("add.s", 0), ("store_slot", 0),
+                     ("mov.i", x[2]), ("mul.b", w[2]), ("add.s", 0), ("store_slot", 0),
+                     ("mov.i", x[2]), ("mul.b", w[1]), ("add.s", 1), ("store_slot", 0),
+                     ("mov.i", x[1]), ("mul.b", w[2]), ("add.s", 0), ("store", outs[0]),
+                     ("mov.i", x[0]), ("mul.b", w[1]), ("add.s", 0), ("store_slot", 1), ("store", outs[1]),
+                     ("mov.i", x[0]), ("mul.b", w[0]), ("add.s", 1), ("mul.s", 0), ("store", outs[2])):  # fmt: skip
+            section.word(*word)
+        section.end_pass()
+        section.word("end_row")
+        args = [values(rng, size, dtype, special), values(rng, 200, dtype, special), *(np.zeros(size, dtype.numpy) for _ in range(3))]
+        with np.errstate(all="ignore"):
+            same(builder.build(), args, (2, 3, 4))
+
+
+@pytest.mark.parametrize("stride", (-3, -1, 0, 2, 3, 40))
+@pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: d.name)
+def test_rows_of_elements_that_lie_apart(dtype: dtypes.DType, stride: int) -> None:
+    """In rows that the machine takes together, alone, and in several strips."""
+    rng = np.random.default_rng(7)
+    for n, rows in ((1, 40), (2, 33), (7, 64), (16, 32), (17, 35), (40, 50), (64, 32), (6, 5), (20, 3), (100, 40), (150, 2), (300, 3)):
+        reach = (n - 1) * abs(stride) + 1
+        size = reach * rows
+        builder = ProgramBuilder()
+        section = builder.vector(n, rows, dtype=dtype)
+        base = (reach - 1) * dtype.bytes if stride < 0 else 0
+        x = section.operand(builder.add_arg(size * dtype.bytes, READ, dtype), [stride * dtype.bytes, reach * dtype.bytes], dtype=dtype,
+                            base=base)
+        out = add_array(builder, section, n * rows, [1, n], WRITE, dtype)
+        section.begin_pass()
+        for word in (("load", x), ("store_slot", 0), ("add.s", 0), ("store", out)):
+            section.word(*word)
+        section.end_pass()
+        section.word("end_row")
+        with np.errstate(all="ignore"):
+            same(builder.build(), [values(rng, size, dtype, True), np.zeros(n * rows, dtype.numpy)], (1,))
+
+
+@pytest.mark.parametrize("special", (False, True))
+@pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: d.name)
 def test_rows_side_by_side(dtype: dtypes.DType, special: bool) -> None:
     rng = np.random.default_rng(2)
     for n, rows in ((1, 16), (2, 131), (3, 33), (64, 17), (100, 40), (127, 16), (128, 33), (129, 150), (300, 20)):
