@@ -618,6 +618,13 @@ void store_per_row(ARGS) {
   NEXT;
 }
 
+}  // namespace
+}  // namespace dvm::DVM_TARGET::DVM_DTYPE
+
+#include "reducing.h"
+
+namespace dvm::DVM_TARGET::DVM_DTYPE {
+namespace {
 // ---- dispatch tables --------------------------------------------------------------------------------------------------
 [[noreturn]] void illegal(ARGS) { __builtin_trap(); }  // a word that the verifier never lets stand where this table serves
 
@@ -675,7 +682,8 @@ template <Length LENGTH> constexpr Table row_table() {
   h[OP_fold_sum] = fold<meaning::add, LENGTH == LONG>, h[OP_fold_max] = fold<meaning::max, LENGTH == LONG>;
   h[OP_fold_min] = fold<meaning::min, LENGTH == LONG>, h[OP_fold_prod] = fold<meaning::mul, LENGTH == LONG>, h[OP_iota] = iota_row;
   if (LENGTH == SHORT) h[OP_fold_sum] = h[OP_fold_max] = h[OP_fold_min] = h[OP_fold_prod] = fold_short;
-  h[OP_gather] = gather, h[OP_fetch] = fetch<1>, h[OP_pass] = pass, h[OP_end_row] = end_row;
+  h[OP_gather] = gather, h[OP_fetch] = fetch<1>, h[OP_end_row] = end_row;
+  h[OP_pass] = LENGTH == MIDDLE ? pass_or_reduce : pass;
   return t;
 }
 void stop(ARGS) { c->stopped = p; }

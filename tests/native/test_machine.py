@@ -296,6 +296,52 @@ def test_rows_longer_than_a_block() -> None:
         np.testing.assert_allclose(y.sum(1, dtype=np.float64), 1, rtol=1e-6)
 
 
+REDUCTIONS = {
+    "as it is": [("acc_sum", 0)], "largest": [("acc_max", 4)], "squared": [("square",), ("acc_sum", 3)],
+    "centred": [("sub.r", 0), ("square",), ("acc_sum", 1)], "smallest": [("acc_min", 8)],
+    "more words": [("sub.r", 0), ("square",), ("abs",), ("acc_sum", 1)], "only centred": [("sub.r", 0), ("acc_sum", 1)],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", ("float32", "float64", "int32"))
+@pytest.mark.parametrize("ahead", (None, 0, 2048))
+@pytest.mark.parametrize("what", REDUCTIONS)
+def test_passes_that_only_reduce(what: str, ahead: int | None, dtype: str) -> None:
+    """Rows up to a block and beyond it, a pass twice over: both times from empty lanes, to the reference's bits."""
+    compute, kind, rows, rng = dtypes.BY_NAME[dtype], np.dtype(dtype), 3, np.random.default_rng(5)
+    for n in (63, 64, 127, 128, 129, 300, 1024, 1100, 16384, 16500):
+        builder = ProgramBuilder()
+        section, size = builder.vector(n, rows, dtype=compute), compute.bytes
+        x = section.operand(builder.add_arg(size * n * rows, dtype=compute), (size, size * n))
+        centre = section.operand(builder.add_arg(size * rows, dtype=compute), (0, size))
+        outs = [section.operand(builder.add_arg(size * rows, WRITE, compute), (0, size), mode=WRITE) for _ in range(2)]
+        section.word("mov.b", centre)
+        section.word("store_row", 0)
+        for out in outs:
+            section.begin_pass()
+            if ahead is not None:
+                section.fetch(x, ahead)
+            section.word("mov.i", x)
+            for word in REDUCTIONS[what]:
+                section.word(*word)
+            name, reduction = REDUCTIONS[what][-1]
+            section.end_pass(reduction)
+            section.word(name.replace("acc", "fold"), reduction)
+            section.word("store_per_row", out)
+        section.word("end_row")
+        program = builder.build()
+        values = (rng.standard_normal((rows, n)) * 100).astype(kind)
+        if kind.kind == "f":
+            values[1, n // 2], values[2] = np.nan, -0.0
+            values[2, n - 1] = 0.0
+        arrays = [values, (rng.standard_normal(rows) * 10).astype(kind), np.zeros(rows, kind), np.zeros(rows, kind)]
+        reference.run(program, want := [a.copy() for a in arrays])
+        for target in TARGETS:
+            _native.Program(program).run(got := [a.copy() for a in arrays], target)
+            for a, b in zip(got[2:], want[2:], strict=True):
+                np.testing.assert_array_equal(bits(a), bits(b), f"{n} {target}")
+
+
 def test_unaligned_outputs_of_streaming_stores() -> None:
     n = 1000
     for offset in (1, 3, 15):
