@@ -309,7 +309,7 @@ def gelu_words(section: SectionBuilder, bias: int) -> None:
 
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize(("m", "k", "n"), [(1, 5, 1), (3, 7, 130), (5, 20, 33), (20, 33, 300), (31, 1030, 129),
-                                           (200, 40, 31), (130, 9, 420)])
+                                           (200, 40, 31), (130, 9, 420), (67, 6, 6), (33, 8, 42), (19, 5, 64), (90, 3, 1)])
 def test_epilogue_is_the_same_as_operators_afterwards(m: int, k: int, n: int, target: str) -> None:
     a, b, bias, residual, scale = random(m, k), random(k, n), random(n), random(m, n, seed=2), random(m)
     c = matmul.matmul(a, b)
