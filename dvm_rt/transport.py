@@ -139,7 +139,8 @@ class RouterSocket(_Socket):
             self.socket.bind(endpoint)
         except zmq.ZMQError as error:
             self.close()
-            raise ProtocolError(f"transport: {endpoint}: cannot be bound, got {error.strerror}, allowed an address that is free") from None
+            text = f"transport: {endpoint}: cannot be bound, got {error.strerror}, allowed an address that is free"
+            raise ProtocolError(text) from None
         finally:
             os.umask(umask)
         self.endpoint: str = self.socket.getsockopt(zmq.LAST_ENDPOINT).rstrip(b"\0").decode()

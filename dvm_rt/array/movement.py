@@ -12,7 +12,20 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dvm_rt.array.array import Array, DTypeLike, Number, asarray, binary, computed, demand_at_least, is_several, record, shape_of, whole, wrap
+from dvm_rt.array.array import (
+    Array,
+    DTypeLike,
+    Number,
+    asarray,
+    binary,
+    computed,
+    demand_at_least,
+    is_several,
+    record,
+    shape_of,
+    whole,
+    wrap,
+)
 from dvm_rt.array.creation import full
 from dvm_rt.array.functions import broadcast_to, concat, count_nonzero, expand_dims, permute_dims, reshape, stack, where
 from dvm_rt.array.tracing import NeedsValues, Trace

@@ -252,7 +252,8 @@ NUMPY_NUMBERS: dict[str, tuple[Callable, Callable]] = {
     "expand": (lambda x: dvm.expand_dims(x, axis=I(1)), lambda x: np.expand_dims(x, 1)),
     "vecdot": (lambda x: dvm.vecdot(x, x, axis=I(-1)), lambda x: (x * x).sum(-1)),
     "tensordot": (lambda x: dvm.tensordot(x, x, axes=I(0)), lambda x: np.tensordot(x, x, 0)),
-    "pool": (lambda x: dvm.max_pool(x, I(2), stride=np.array([1]), padding=I(0)), lambda x: np.maximum(x[..., 1:], x[..., :-1])),
+    "pool": (lambda x: dvm.max_pool(x, I(2), stride=np.array([1]), padding=I(0)),
+             lambda x: np.maximum(x[..., 1:], x[..., :-1])),
 }  # fmt: skip
 
 
