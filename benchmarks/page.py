@@ -110,7 +110,7 @@ WHY = {
     "add": "one operator: at the small size our call from Python costs more than NumPy's own, at the large ones everybody is at the memory's speed",
     "exp": "one operator: at the large sizes everybody is at the memory's speed",
     "gelu": "one operator: 28 instructions for the two 512-bit ports, 18 of them erf",
-    "softmax": "three passes over a row: exp is 28 % of them (768 columns, in L2), the maximum 20 %, the rest loads and stores of the row between passes, which a loop by hand has too",
+    "softmax": "three passes over a row, exp in one of them; loads and stores of the row between passes are what a loop by hand has too",
     "sum of rows": "one read of memory",
     "matmul, both per call": "both operands come anew with each call: packing one of them is in our time, MKL reads it in place",
     "matmul": "both sides are at the peak of the matrix kernel, or at the bandwidth of the weights",

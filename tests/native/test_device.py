@@ -359,13 +359,18 @@ def test_what_is_refused_beside_a_launch_is_encoded_again(in_time: bool) -> None
     assert stream.stats()["refused"] == stepped.device.refused == 1
 
 
-def test_more_programs_than_are_verified_ahead() -> None:
+def busy_and_ahead(programs: int) -> tuple[Stepped, int]:
+    """A device that runs what takes long while so many other programs wait in its ring, and their plan."""
     stepped = Stepped(beside=True)
-    stream = stepped.stream
-    plan = stream.register(axpy())
+    plan = stepped.stream.register(axpy())
     running(stepped, plan)
-    for columns in range(4, 204):
-        stream.prefetch(plan, [2, columns])
+    for columns in range(4, 4 + programs):
+        stepped.stream.prefetch(plan, [2, columns])
+    return stepped, plan
+
+
+def test_more_programs_than_are_verified_ahead() -> None:
+    stepped, _ = busy_and_ahead(200)
     until(lambda: len(loads(stepped)) == 1 + 64)  # as many as may wait to be taken
     stepped.run()
     assert stepped.device.programs == 201
@@ -383,15 +388,10 @@ def test_a_device_may_end_in_the_middle_of_a_program() -> None:
 
 def test_a_device_may_end_while_its_second_thread_works() -> None:
     for _ in range(20):
-        stepped = Stepped(beside=True)
-        stream = stepped.stream
-        plan = stream.register(axpy())
-        running(stepped, plan)
-        for columns in range(4, 30):
-            stream.prefetch(plan, [2, columns])
+        stepped, plan = busy_and_ahead(26)
         stepped.kill()
         x = random(2, 5)
-        np.testing.assert_array_equal(stepped.read(stream.call(plan, [stream.asarray(x)] * 2)[0]), x * 2 + x)
+        np.testing.assert_array_equal(stepped.read(stepped.stream.call(plan, [stepped.stream.asarray(x)] * 2)[0]), x * 2 + x)
 
 
 def test_the_host_does_not_write_where_uncommitted_launches_read() -> None:
