@@ -56,8 +56,7 @@ class Bench:
             for x in self.inputs:
                 self.stream.call(number, (x,))
         else:
-            for shape in self.shapes:
-                self.stream.prefetch(number, shape)
+            self.stream.prefetch(number, self.shapes)
         self.stream.wait(self.stream.call(number, (self.last,))[0].seq)  # its program is the last of all
         seconds, after = time.perf_counter() - begin, self._cpu_s()
         self.stream.forget(number)

@@ -37,7 +37,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("ship_us", 0.8, "us", "modelled cost of one instance in a batch on its way to a worker", (0.0, 1e6)),
     Setting("run_ahead_min", 128, "launches", "depth from which on nobody waits for the next program", (1, 1 << 20)),
     Setting("batch_max", 1024, "instances", "in one message to a worker; batches grow up to it", (1, 4096)),
-    Setting("worker_credits", 4096, "instances", "shipped to one worker and not yet encoded", (1, 1 << 16)),
+    Setting("worker_credits", 16384, "instances", "shipped to one worker and not yet encoded", (1, 1 << 16)),
     Setting("plans_recheck", 256, "plans", "more at workers: those that the client gave up are given up there too", (1, 1 << 20)),
     Setting("graph_credits", 64, "graphs", "waiting or being planned; the next request is refused", (1, 1 << 16)),
     # ---- running ahead ----

@@ -49,6 +49,34 @@ nb::object call(Stream& stream, uint32_t plan, const Arguments& args) {
                 [](PyObject* out, size_t i, nb::object tensor) { PyTuple_SET_ITEM(out, Py_ssize_t(i), tensor.release().ptr()); });
 }
 
+// Programs for many sets of symbols; what was asked for leaves while the rest is still being read.
+nb::list prefetch(Stream& stream, uint32_t plan, nb::handle rows) {
+  constexpr size_t TOGETHER = 256;
+  stream.enter();
+  nb::object all = adopt(PySequence_Fast(rows.ptr(), "stream: prefetch: symbols: not a sequence of rows"));
+  std::vector<int64_t> symbols;
+  std::vector<size_t> ends;
+  std::vector<uint64_t> ids;
+  nb::list out;
+  for (Py_ssize_t next = 0; next < PySequence_Fast_GET_SIZE(all.ptr());) {
+    symbols.clear(), ends.clear(), ids.clear();
+    for (; next < PySequence_Fast_GET_SIZE(all.ptr()) && ends.size() < TOGETHER; ++next) {  // without the lock: it may run Python
+      nb::object row = adopt(PySequence_Fast(PySequence_Fast_GET_ITEM(all.ptr(), next), "stream: prefetch: symbols: no row"));
+      for (Py_ssize_t i = 0; i < PySequence_Fast_GET_SIZE(row.ptr()); ++i)
+        symbols.push_back(nb::cast<int64_t>(nb::handle(PySequence_Fast_GET_ITEM(row.ptr(), i))));
+      ends.push_back(symbols.size());
+    }
+    {
+      StreamLock lock(stream);
+      for (size_t i = 0, begin = 0; i < ends.size(); begin = ends[i++])
+        ids.push_back(stream.prefetch(plan, std::span(symbols).subspan(begin, ends[i] - begin)));
+    }
+    pump(stream, false);
+    for (uint64_t id : ids) out.append(id);
+  }
+  return out;
+}
+
 // ---- reports ----
 nb::dict stats(Stream& stream) {
   nb::dict out;
@@ -467,17 +495,8 @@ static void bind_stream_policy(nb::class_<Stream>& c) {
           },
           nb::arg("program_id"))
       .def(
-          "prefetch",
-          [](Stream& s, uint32_t plan, const std::vector<int64_t>& symbols) {
-            uint64_t id;
-            {
-              StreamLock l(s);
-              id = s.prefetch(plan, symbols);
-            }
-            pump(s, false);
-            return id;
-          },
-          nb::arg("plan"), nb::arg("symbols"), "Has a program made before a launch wants it; returns its number.")
+          "prefetch", &prefetch, nb::arg("plan"), nb::arg("symbols"),
+          "Has programs made before launches want them, one for each row of symbols; returns their numbers.")
       .def(
           "adopt",
           [](Stream& s, uint32_t plan, const std::vector<int64_t>& symbols, nb::bytes program) {

@@ -45,6 +45,7 @@ std::vector<Tensor> Stream::forget_plan(uint32_t number) {
     instance = newer;
   }
   release_plan(plan);
+  flush();  // the device hears of it while nobody waits
   return captured;
 }
 

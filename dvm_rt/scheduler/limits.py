@@ -12,7 +12,7 @@ class Limits:
     """The rows of `config.py` that the state machine uses, with the same names."""
 
     batch_max: int = 1024
-    worker_credits: int = 4096
+    worker_credits: int = 16384
     graph_credits: int = 64
     lease_s: float = 0.25
     remote_lease_s: float = 5.0

@@ -190,7 +190,7 @@ class Shell:
                 self._forget_plans()
             if len(self._bodies) > 2 * len(self.state.book.live) + 1024:
                 self._forget_bodies()
-            return counters.launched > counters.done or bool(self.graphs)
+            return counters.launched > counters.done or bool(self.graphs or self.state.book.waiting)
 
     def _forget_plans(self) -> None:
         """Plans that the stream has given up are given up here and by the workers, once there are many."""

@@ -209,7 +209,7 @@ def test_programs_are_verified_beside_a_launch() -> None:
     running(stepped, plan)
     wanted = []
     for columns in (4, 5, 6):  # each wakes the thread, or finds it awake
-        wanted.append(stream.prefetch(plan, [2, columns]))
+        wanted.append(stream.prefetch(plan, [[2, columns]])[0])
         until(lambda: len(loads(stepped)) == 1 + len(wanted))
     x = random(2, 7)
     (out,) = stream.call(plan, [stream.asarray(x)] * 2)  # a program and its launch
@@ -321,7 +321,7 @@ def test_a_program_that_is_given_up_while_it_is_verified_beside() -> None:
     stream = stepped.stream
     plan, given_up = stream.register(axpy()), stream.register(axpy())
     running(stepped, plan)
-    stream.prefetch(given_up, [2, 9])
+    stream.prefetch(given_up, [[2, 9]])
     stepped.gate.holds()
     stream.forget(given_up)
     stepped.run()
@@ -364,8 +364,7 @@ def busy_and_ahead(programs: int) -> tuple[Stepped, int]:
     stepped = Stepped(beside=True)
     plan = stepped.stream.register(axpy())
     running(stepped, plan)
-    for columns in range(4, 4 + programs):
-        stepped.stream.prefetch(plan, [2, columns])
+    stepped.stream.prefetch(plan, [[2, columns] for columns in range(4, 4 + programs)])
     return stepped, plan
 
 
@@ -696,7 +695,7 @@ def test_failure_and_close_reach_whoever_waits() -> None:
 def test_programs_can_be_made_before_a_launch_wants_them() -> None:
     stepped = Stepped()
     stream, plan, x = stepped.stream, stepped.stream.register(axpy()), random(3, 7)
-    number = stream.prefetch(plan, [3, 7])
+    number = stream.prefetch(plan, [[3, 7]])[0]
     stepped.run()
     assert stepped.device.programs == 1
     a = stream.asarray(x)
@@ -712,7 +711,7 @@ def test_a_launch_that_can_run_goes_before_a_program_that_was_sent_ahead() -> No
     stream.call(plan, [x, x])
     stepped.run()
     stream.call(plan, [x, x])
-    number = stream.prefetch(plan, [3, 7])
+    number = stream.prefetch(plan, [[3, 7]])[0]
     stepped.device.serve(20_000.0)
     assert stream.done == 2 and stepped.device.programs == 2
     records = np.frombuffer(stream.trace_records(1), RECORD["TraceRecord"].numpy)
@@ -723,14 +722,14 @@ def test_a_launch_that_can_run_goes_before_a_program_that_was_sent_ahead() -> No
 def test_programs_that_follow_each_other_are_a_range() -> None:
     stream = _native.Stream(inline=False, workers=1, encode_mode="workers", arena_bytes_max=1 << 26, ring_bytes=1 << 18)
     plan = stream.register(axpy())
-    first = [stream.prefetch(plan, [1, n]) for n in range(1, 4)]
+    first = [stream.prefetch(plan, [[1, n]])[0] for n in range(1, 4)]
     assert stream.take_outbox_batch(2)[1:] == (range(first[0], first[0] + 2), (plan, plan))
     stream.take_outbox_batch(1)
-    second = [stream.prefetch(plan, [2, n]) for n in (1, 2)]
+    second = [stream.prefetch(plan, [[2, n]])[0] for n in (1, 2)]
     stream.set_where(plan, "caller")
-    stream.prefetch(plan, [3, 1])
+    stream.prefetch(plan, [[3, 1]])
     stream.set_where(plan, "workers")
-    third = stream.prefetch(plan, [4, 1])
+    third = stream.prefetch(plan, [[4, 1]])[0]
     assert stream.take_outbox_batch(8)[1] == (*second, third)
 
 
