@@ -1,6 +1,6 @@
 """How many operator instances a second go through one encoder process.
 
-    python -m benchmarks.instances [--rounds 9] [--encode workers] [--instances 2000]
+    python -m benchmarks.instances [--rounds 9] [--encode workers] [--instances 10000]
 
 An operator instance is one kernel for one set of shapes, never seen before: its sizes travel to the encoder process in a batch,
 its bytecode comes back to the device, which verifies it. A program here has one kernel, or eight that cannot be one (so it counts
@@ -86,7 +86,7 @@ def measure(instances: int, rounds: int, encode: str) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--instances", type=int, default=2000, help="programs a round")
+    parser.add_argument("--instances", type=int, default=10_000, help="programs a round")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--encode", default="workers", choices=("workers", "caller", "auto"))
     given = parser.parse_args()

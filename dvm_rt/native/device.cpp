@@ -87,7 +87,7 @@ void Device::take_program(size_t ring, const RingHead& head, std::span<const uin
   if (program_bytes_ + bytes.size() <= options_.program_bytes_max) entry.program = verified(ring, head, bytes, error);
   if (!entry.program) return refuse(ring, head, error);
   program_bytes_ += bytes.size();
-  programs_.emplace(head.program, std::move(entry));
+  programs_[head.program] = std::move(entry);
 }
 
 std::unique_ptr<VerifiedProgram> Device::verified(size_t ring, const RingHead& head, std::span<const uint8_t> bytes,
@@ -131,9 +131,9 @@ void Device::take_launch(std::span<const uint8_t> message) {
 }
 
 void Device::drop(const RingHead& head) {
-  if (auto found = programs_.find(head.program); found != programs_.end()) {
-    program_bytes_ -= found->second.bytes;
-    programs_.erase(found);
+  if (Entry* found = programs_.find(head.program)) {
+    program_bytes_ -= found->bytes;
+    programs_.erase(head.program);
   }
   if (!(head.count & RING_MAY_ARRIVE)) return;
   if (dropped_.size() >= DROPPED_MAX) dropped_.clear();
@@ -176,8 +176,8 @@ bool Device::run_head() {
   const std::vector<uint8_t>& record = queue_[first_ % queue_.size()];
   LaunchHead& launch = running_;
   memcpy(&launch, record.data(), sizeof launch);
-  auto found = programs_.find(launch.head.program);
-  if (found == programs_.end()) {
+  Entry* found = programs_.find(launch.head.program);
+  if (!found) {
     if (!exposed_from_) {
       feed(exposed_from_ = now_ns());
       control_.add(CONTROL_EXPOSED_COUNT, 1);
@@ -193,7 +193,7 @@ bool Device::run_head() {
     trace_.add(TraceKind::EXPOSED, exposed_from_, begin_ns_, launch.seq, launch.head.program);
     exposed_from_ = 0;
   }
-  const VerifiedProgram* program = found->second.program.get();
+  const VerifiedProgram* program = found->program.get();
   if (beside_ && program && program->split_ns() >= options_.beside_ns) {
     beside_->begin();
     beside_runs_ = true;

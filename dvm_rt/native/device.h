@@ -13,11 +13,11 @@
 #pragma once
 #include <memory>
 #include <string>
-#include <unordered_map>
 #include <unordered_set>
 #include <vector>
 #include "control.h"
 #include "early_verifier.h"
+#include "id_map.h"
 #include "machine.h"
 #include "ring.h"
 #include "trace.h"
@@ -82,7 +82,7 @@ class Device {
   Trace trace_;
   Machine machine_;
   std::pmr::unsynchronized_pool_resource memory_;  // of programs: they come and go by the thousand
-  std::pmr::unordered_map<uint64_t, Entry> programs_{&memory_};
+  IdMap<Entry> programs_;
   std::unordered_set<uint64_t> dropped_;  // given up by the client, but a worker may still send them
   std::vector<std::vector<uint8_t>> queue_;  // launch records, from first_ to last_
   uint64_t first_ = 0, last_ = 0, queued_seq_;

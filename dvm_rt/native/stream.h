@@ -27,6 +27,7 @@
 #include <unordered_map>
 #include "ahead.h"
 #include "control.h"
+#include "id_map.h"
 #include "machine.h"
 #include "plan.h"
 #include "ring.h"
@@ -222,6 +223,7 @@ class Stream {
   Instance& instance_for(PlanState& plan, std::span<const Tensor* const> parameters);
   Instance* find(PlanState& plan, std::span<const int64_t> symbols, uint64_t hash);
   Instance& make_instance(PlanState& plan, std::span<const int64_t> symbols, uint64_t hash);
+  void fetch_spares() const;
   void describe(Instance& instance);
   bool evaluate(const PlanState& plan, std::span<const int64_t> symbols);
   Instance* instance_of(uint64_t id) const;
@@ -282,7 +284,7 @@ class Stream {
   std::pmr::unsynchronized_pool_resource instance_pool_;  // of their programs too
   std::deque<Instance> instance_store_;
   std::vector<Instance*> spare_instances_;
-  std::pmr::unordered_map<uint64_t, Instance*> instances_{&instance_pool_};  // by id
+  IdMap<Instance*> instances_;
   Instance *newest_ = nullptr, *oldest_ = nullptr;
   uint64_t next_id_ = 1;
   std::deque<uint64_t> outbox_;

@@ -227,10 +227,10 @@ void Stream::device_lost(bool encode_all) {
   poison_pushed_ = false;
   for (int word : {int(CONTROL_ASLEEP), int(CONTROL_WAITING_PROGRAM)}) control_.set(word, 0);
   control_.set(CONTROL_DEVICE_CPU, NEVER);
-  for (auto& [id, instance] : instances_) {
+  for (Instance* instance = oldest_; instance; instance = instance->newer) {
     // A program that was made ahead of its launch counts as done for those who ship: nobody would send it again.
     const bool unproven = instance->state == ProgramState::ENCODING && instance->ahead && instance->shipped;
-    if (unproven) std::erase(outbox_, id);
+    if (unproven) std::erase(outbox_, instance->id);
     if (instance->state == ProgramState::READY || unproven) instance->state = ProgramState::ABSENT;
     instance->failure_pushed = false;
   }

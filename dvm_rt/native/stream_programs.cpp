@@ -71,13 +71,27 @@ Instance* Stream::find(PlanState& plan, std::span<const int64_t> symbols, uint64
 }
 
 Instance* Stream::instance_of(uint64_t id) const {
-  auto found = instances_.find(id);
-  return found == instances_.end() ? nullptr : found->second;
+  Instance* const* found = instances_.find(id);
+  return found ? *found : nullptr;
 }
 
 bool Stream::evaluate(const PlanState& state, std::span<const int64_t> symbols) {
   values_.resize(state.plan->exprs().size());
   return state.plan->evaluate(symbols.data(), values_.data());
+}
+
+// Who makes many does not wait for the memory of each: the next spare's vectors, and the one after it, are on their way.
+void Stream::fetch_spares() const {
+  const size_t count = spare_instances_.size();
+  if (count >= 1) {
+    const Instance& next = *spare_instances_[count - 1];
+    for (const void* data : {static_cast<const void*>(next.symbols.data()), static_cast<const void*>(next.dims.data()),
+                             static_cast<const void*>(next.outputs.data()), static_cast<const void*>(next.buffer_bytes.data())})
+      __builtin_prefetch(data, 1);
+  }
+  if (count < 2) return;
+  const char* second = reinterpret_cast<const char*>(spare_instances_[count - 2]);
+  for (size_t at = 0; at < sizeof(Instance); at += 64) __builtin_prefetch(second + at, 1);
 }
 
 // values_ hold the plan's expressions for these symbols.
@@ -97,7 +111,8 @@ Instance& Stream::make_instance(PlanState& plan, std::span<const int64_t> symbol
   describe(instance);
   check_encoded(instance);
   spare_instances_.pop_back();
-  if (plan.instances >= plan.buckets.size() * 2) {
+  fetch_spares();
+  if (plan.instances * 2 >= plan.buckets.size()) {  // most lookups find nothing, and follow no chain to know it
     std::vector<Instance*> old(plan.buckets.size() * 4);
     old.swap(plan.buckets);
     for (Instance* chain : old)
@@ -120,7 +135,7 @@ Instance& Stream::make_instance(PlanState& plan, std::span<const int64_t> symbol
                    sizeof(Instance::Output) * instance.outputs.size() + (inline_mode_ ? 2 : 1) * instance.program_bytes;
   counters_.program_cache_bytes += instance.bytes;
   ++counters_.instances;
-  instances_.emplace(instance.id, &instance);
+  instances_[instance.id] = &instance;
   evict();
   return instance;
 }

@@ -719,6 +719,30 @@ def test_a_launch_that_can_run_goes_before_a_program_that_was_sent_ahead() -> No
     assert begins[enum_value("TraceKind", "LAUNCH"), 2] < begins[enum_value("TraceKind", "LOAD"), number]
 
 
+def test_programs_of_two_plans_between_each_other_come_and_go() -> None:
+    stepped = Stepped()
+    stream, kept, given_up = stepped.stream, stepped.stream.register(axpy()), stepped.stream.register(axpy())
+    chance = Random(7)
+    wanted: dict[tuple[int, int], int] = {}
+    for rows in range(1, 41):  # numbers of the two lie between each other, in runs of all lengths
+        for columns in range(1, 26):
+            plan = kept if chance.random() < 0.4 else given_up
+            (number,) = stream.prefetch(plan, [[rows, columns]])
+            if plan == kept:
+                wanted[rows, columns] = number
+        stepped.run()
+    stream.forget(given_up)
+    stepped.run()
+    assert stepped.device.programs == len(wanted)
+    assert sorted(stream.programs(kept)) == sorted((number, list(shape)) for shape, number in wanted.items())
+    encoded = stream.stats()["encoded"]
+    for shape in chance.sample(sorted(wanted), 60):
+        x = random(*shape)
+        a = stream.asarray(x)
+        np.testing.assert_array_equal(stepped.read(stream.call(kept, [a, a])[0]), x * 2 + x)
+    assert stream.stats()["encoded"] == encoded and stepped.device.refused == 0
+
+
 def test_programs_that_follow_each_other_are_a_range() -> None:
     stream = _native.Stream(inline=False, workers=1, encode_mode="workers", arena_bytes_max=1 << 26, ring_bytes=1 << 18)
     plan = stream.register(axpy())
