@@ -46,6 +46,7 @@ class SchedulerState:
         self.counters = e.Counters(0, 0, 0, False, ((0, 0),) * workers)
         self.progress_at = 0.0  # last commit, or the last moment with nothing to commit
         self.device_moved_at = 0.0  # the device could go on since then
+        self.ticked_at = self.client_late_at = 0.0  # the last tick; the last one before which we had no CPU for too long
         self.marks = {e.DEVICE: 0, e.ZYGOTE: 0}  # `done` when they last died
         self.blames = 0  # of workers, since the last commit
         self.watches: dict[e.Process, Watch] = {}
@@ -165,6 +166,9 @@ class SchedulerState:
     # ---- who is late ---------------------------------------------------------------------------------------------
     def _tick(self, _: e.Tick, now: float) -> list[e.Command]:
         out: list[e.Command] = []
+        if now - self.ticked_at > self.limits.lease_s / 3:
+            self.client_late_at = now
+        self.ticked_at = now
         if self.counters.done >= self.counters.launched:
             self.progress_at = now
         elif suspect := self._suspect():
@@ -198,7 +202,9 @@ class SchedulerState:
         watch = self.watches.get(suspect)
         worker = self.book.workers[suspect.index] if suspect.role == "encoder" else None
         plans, starts = worker is not None and worker.graph is not None, worker is not None and not worker.ready
-        if watch and watch.is_evidence(since, self.limits.lease_s / 3) and late > watch.patience_s(self.limits, plans, starts):
+        listens = worker is not None and not worker.has_begun and self.client_late_at > since
+        if (watch and watch.is_evidence(since, self.limits.lease_s / 3)
+                and late > watch.patience_s(self.limits, plans, starts, listens)):
             return self._blame(self._or_stopped_device(suspect), f"owes an answer for {late:.3f} s", now)
         return [e.InspectProcess(p) for p in {suspect: 0, e.DEVICE: 0}]
 

@@ -41,12 +41,13 @@ class Watch:
         """About this delay, and looked at for long enough."""
         return self.since == since and self.latest_at - self.first_at >= enough_s
 
-    def patience_s(self, limits: Limits, plans_graph: bool, starts: bool) -> float:
-        """How late the process may be. `plans_graph`: a worker with a graph in its hands; `starts`: one that is not ready yet,
-        which also waits for us, who may be late ourselves."""
+    def patience_s(self, limits: Limits, plans_graph: bool, starts: bool, listens: bool) -> float:
+        """How late the process may be. `plans_graph`: a worker with a graph in its hands; `starts`: one that is not ready yet;
+        `listens`: one that has taken nothing in hand of what it was sent, while we were late ourselves. The last two wait for us."""
         if (plans_graph or starts) and self.latest.what == "running":
             return limits.graph_lease_s
         if self.latest.process == e.DEVICE and self.computes():
             return max(limits.device_lease_s, limits.lease_s)
-        hindered = self.starves() or (starts and self.latest.what != "stopped")
+        waits_for_us = (starts and self.latest.what != "stopped") or (listens and self.latest.what == "sleeping")
+        hindered = self.starves() or waits_for_us
         return limits.lease_s * (limits.starved_leases if hindered else 1)

@@ -45,11 +45,12 @@ class Driver:
     def phase(self, program: int) -> str:
         return self.state.book.phase(program, self.counters.done)
 
-    def wait_for_blame(self, what: dict[e.Process, tuple[str, float]], limit_s: float = 60.0) -> tuple[e.Process, float]:
+    def wait_for_blame(self, what: dict[e.Process, tuple[str, float]], limit_s: float = 60.0,
+                       tick_s: float = 0.05) -> tuple[e.Process, float]:
         """Ticks until somebody is killed; `what` is the kernel's word: (doing, share of a CPU). Returns who, and when."""
         start = self.now
         while self.now < start + limit_s:
-            for command in self.tell(e.Tick(), after=0.05):
+            for command in self.tell(e.Tick(), after=tick_s):
                 if isinstance(command, e.KillProcess):
                     return command.process, self.now - start
                 if isinstance(command, e.InspectProcess):
@@ -348,6 +349,16 @@ def test_a_worker_at_its_start_has_the_time_for_it():
         d.count(waiting_program=1, device_up=True)
         who, when = d.wait_for_blame({E0: (doing, 0.0)})
         assert who == E0 and least < when < least + 0.3
+
+
+def test_a_worker_that_a_starved_client_has_not_reached_is_given_time():
+    """Its count says that it has taken nothing in hand, and our own ticks were late: so was what we sent. One that sleeps over
+    what it has begun has no such excuse, nor has anybody while we are on time."""
+    for tick_s, begun, least in ((0.4, 0, 8.0), (0.4, 1, 1.0), (0.05, 0, 1.0)):
+        d = waiting_for_worker()
+        d.count((begun, 0))
+        who, when = d.wait_for_blame({E0: ("sleeping", 0.0)}, tick_s=tick_s)
+        assert who == E0 and least < when < least + 2 * tick_s + 0.2
 
 
 def test_a_stale_self_report_blames_nobody_else():
