@@ -223,6 +223,7 @@ class Stream {
   Instance& instance_for(PlanState& plan, std::span<const Tensor* const> parameters);
   Instance* find(PlanState& plan, std::span<const int64_t> symbols, uint64_t hash);
   Instance& make_instance(PlanState& plan, std::span<const int64_t> symbols, uint64_t hash);
+  void make_spares(const Plan* plan);
   void fetch_spares() const;
   void describe(Instance& instance);
   bool evaluate(const PlanState& plan, std::span<const int64_t> symbols);

@@ -6,6 +6,8 @@
 
 namespace dvm {
 
+constexpr size_t SPARES_TOGETHER = 16;
+
 // ---- plans and instances ------------------------------------------------------------------------------------------
 
 PlanState& Stream::plan_state(uint32_t number) {
@@ -80,6 +82,23 @@ bool Stream::evaluate(const PlanState& state, std::span<const int64_t> symbols) 
   return state.plan->evaluate(symbols.data(), values_.data());
 }
 
+// Several at once, with room for what this plan's need: their memory is new, and the first touch of a page takes longer than
+// all the rest.
+void Stream::make_spares(const Plan* plan) {
+  for (size_t i = 0; i < SPARES_TOGETHER; ++i) {
+    Instance& spare = instance_store_.emplace_back();
+    if (plan) {
+      spare.symbols.reserve(plan->symbols().size());
+      spare.outputs.reserve(plan->outputs().size());
+      spare.buffer_bytes.reserve(plan->buffers().size());
+      size_t dims = 0;
+      for (auto& parameter : plan->parameters()) dims += parameter.rank;
+      spare.dims.reserve(dims);
+    }
+    spare_instances_.push_back(&spare);
+  }
+}
+
 // Who makes many does not wait for the memory of each: the next spare's vectors, and the one after it, are on their way.
 void Stream::fetch_spares() const {
   const size_t count = spare_instances_.size();
@@ -96,7 +115,7 @@ void Stream::fetch_spares() const {
 
 // values_ hold the plan's expressions for these symbols.
 Instance& Stream::make_instance(PlanState& plan, std::span<const int64_t> symbols, uint64_t hash) {
-  if (spare_instances_.empty()) spare_instances_.push_back(&instance_store_.emplace_back());
+  if (spare_instances_.empty()) make_spares(plan.plan.get());
   Instance& instance = *spare_instances_.back();
   instance.plan = &plan;
   instance.hash = hash;
