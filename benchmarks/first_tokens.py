@@ -5,8 +5,8 @@
 Each sample is a process of its own. The clock starts when the packages are imported and the weights lie in NumPy arrays, and
 stops at the last token: tracing, planning, packing, every program and all memory are in it, and the start of our processes where
 there are some. Our modules are bytecode by then, as pip leaves them, and as the others' are: a first sample of each is not
-counted. `torch` is eager; `torch.compile` compiles the step (dynamic=True) and takes minutes, so it is asked for by --compile, and
-runs once.
+counted. `torch` is eager; `torch.compile` compiles the step (dynamic=True) and takes minutes, so it is asked for by --compile,
+and runs once.
 
 One thread each. The engines take turns, and a round compares what ran side by side: printed are medians, and how much faster ours
 are, the median of the rounds with its quartiles. Where these are far apart the machine had other work, and the row beside it

@@ -43,7 +43,7 @@ class Watch:
 
     def patience_s(self, limits: Limits, plans_graph: bool, starts: bool, listens: bool) -> float:
         """How late the process may be. `plans_graph`: a worker with a graph in its hands; `starts`: one that is not ready yet;
-        `listens`: one that has taken nothing in hand of what it was sent, while we were late ourselves. The last two wait for us."""
+        `listens`: one that has taken nothing in hand of what it was sent, while we were late ourselves. These two wait for us."""
         if (plans_graph or starts) and self.latest.what == "running":
             return limits.graph_lease_s
         if self.latest.process == e.DEVICE and self.computes():
