@@ -96,11 +96,11 @@ def run_all(results: Path) -> None:
 
 NOTES = """## What is not measured here
 
-`python -m benchmarks.instances` says how many operator instances a second go through one encoder process, and what one costs each
-process. On 2 CPUs, which client, encoder and device share, in six runs of a changing machine, 10,000 programs a round, with
-shapes that are known before their launches and asked for together: 400,000 to 776,000 a second in the median round and 972,000
-in the best, where each is a program of its own; 500,000 to 1,183,000 and 1,844,000 with eight kernels a program. Each launched from
-Python, one kernel: 139,000 to 277,000 and 334,000.
+`python -m benchmarks.instances` says how many operator instances a second go through one encoder process, and what one costs
+each process. On 2 CPUs, which client, encoder and device share, in six runs of a changing machine, 10,000 programs a round,
+with shapes that are known before their launches and asked for together: 400,000 to 776,000 a second in the median round and
+972,000 in the best, where each is a program of its own; 500,000 to 1,183,000 and 1,844,000 with eight kernels a program. Each
+launched from Python, one kernel: 139,000 to 277,000 and 334,000.
 
 `python -m benchmarks.choices` says what it would gain to choose prefetch distances and stores past the caches on the device, by
 timing: of 228 other choices for 6 kernels at 5 shapes one gained 3 % or more in each of three runs (softmax of 2048 x 256), while the
