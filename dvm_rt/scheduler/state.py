@@ -109,7 +109,7 @@ class SchedulerState:
     def _encode_here(self, batch: Batch, now: float) -> e.Command:
         self.book.lease(e.HERE, batch)
         self._note(now, "encoded here", batch.programs)
-        self._device_can_go_on(batch.programs, now)
+        self._device_can_go_on(batch.programs, now, {self.counters.waiting_program})
         return e.EncodeHere(batch.programs)
 
     def _encodes_here(self, batch: Batch, waited: bool) -> bool:
@@ -139,11 +139,12 @@ class SchedulerState:
             self._progress(now)
         if before.done >= before.launched or event.done >= event.launched:
             self.progress_at = now  # nothing was outstanding until now
+        waited_for = {before.waiting_program, event.waiting_program} - {0}  # it may have taken since what was answered
         for number, (received, encoded) in enumerate(event.workers):
             worker = self.book.workers[number]
             if worker.up:
                 worker.begun = received - worker.born_received
-                self._answered(worker, encoded, now)
+                self._answered(worker, encoded, now, waited_for)
         for lease in self.book.finish(event.done):
             self._note(now, f"done, lease {lease.number}", lease.programs)
         return []
@@ -151,16 +152,16 @@ class SchedulerState:
     def _progress(self, now: float) -> None:
         self.progress_at, self.blames = now, 0
 
-    def _answered(self, worker: Worker, encoded: int, now: float) -> None:
+    def _answered(self, worker: Worker, encoded: int, now: float, waited_for: set[int]) -> None:
         if encoded <= worker.encoded:
             return
         worker.moved_at = now
         for programs in self.book.answer(worker, encoded):
             self._note(now, f"encoded by worker {worker.number}", programs)
-            self._device_can_go_on(programs, now)
+            self._device_can_go_on(programs, now, waited_for)
 
-    def _device_can_go_on(self, programs: Sequence[int], now: float) -> None:
-        if self.counters.waiting_program in programs:
+    def _device_can_go_on(self, programs: Sequence[int], now: float, waited_for: set[int]) -> None:
+        if any(program in programs for program in waited_for):
             self.device_moved_at = now
 
     # ---- who is late ---------------------------------------------------------------------------------------------
@@ -391,7 +392,7 @@ class SchedulerState:
             return self._left(e.RemoteLeft(event.worker, f"programs of lease {event.lease} that it does not owe"), now)
         wanted = tuple(p for p in event.programs if self.book.live.get(p) is lease)
         worker.begun += len(event.programs)
-        self._answered(worker, worker.encoded + len(event.programs), now)
+        self._answered(worker, worker.encoded + len(event.programs), now, {self.counters.waiting_program})
         return [e.DeliverPrograms(wanted)] if wanted else []
 
     def _are_next(self, lease: Batch, programs: tuple[int, ...]) -> bool:

@@ -19,6 +19,12 @@ def test_every_seed_ends_well(first):
             raise AssertionError(f"seed {seed} (python -m tests.scheduler.simulator {seed}): {error}") from error
 
 
+@pytest.mark.parametrize("seed, growth", [(1273, 2), (1287, 2), (1878, 8)])
+def test_seeds_that_once_failed_end_well(seed, growth, monkeypatch):
+    monkeypatch.setattr("dvm_rt.scheduler.state.BATCH_GROWTH", growth)
+    simulate(seed)
+
+
 @pytest.mark.parametrize("seed", [3, 11, 29])
 def test_a_seed_replays_exactly(seed):
     assert simulate(seed).trace == simulate(seed).trace

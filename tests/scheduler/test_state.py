@@ -67,6 +67,17 @@ def sent(commands: list[e.Command]) -> list[tuple[int, tuple[int, ...]]]:
     return [(c.worker, c.programs) for c in commands if isinstance(c, e.SendInstances)]
 
 
+def test_a_device_that_took_what_it_waited_for_has_its_own_time_from_then_on():
+    """The worker was late, the device was not: between two looks at the counters it got the program and runs it."""
+    d = Driver()
+    d.arrive(1, 2)
+    d.count(device_up=True, waiting_program=1)
+    d.wait_for_blame({E0: ("running", 1.0)}, limit_s=0.9)
+    d.count((2, 2), waiting_program=0, after=0.2)
+    who, when = d.wait_for_blame({e.DEVICE: ("stopped", 0.0)})
+    assert who == e.DEVICE and when >= LIMITS.lease_s
+
+
 # ---- one instance -----------------------------------------------------------------------------------------------------
 def test_an_instance_goes_through_its_phases():
     d = Driver()
