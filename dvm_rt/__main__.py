@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import signal
-import subprocess
 import sys
+
+if sys.argv[1:2] == ["pool"]:  # a drain that comes while a pool starts waits until it can; by itself SIGUSR1 would kill
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
+
+import subprocess
 import time
 from enum import StrEnum
 from importlib import import_module

@@ -311,7 +311,8 @@ class Runtime:
         self._check_open()
         out = self.stream.stats()
         workers = out.get("workers", [])
-        out["encodes"] = {"caller": out["encoded"], "workers": [w["encoded"] for w in workers]}
+        remote = self._shell.remote_encodes if self._shell else 0
+        out["encodes"] = {"caller": out["encoded"], "workers": [w["encoded"] for w in workers], "remote": remote}
         out["encode"], out["inline"], out["encoders"] = self.encode, self.inline, self.encoders
         out["threads"] = self.threads
         out["launches"] = out["launched"]

@@ -49,6 +49,7 @@ def test_a_pool_encodes_everything(expected, endpoint, where):  # noqa: F811
         stats = rt.stats()
         pids = workers_of(pool)
     assert stats["encodes"]["caller"] == 0 and stats["deaths"] == 0 and stats["protocol_errors"] == 0
+    assert stats["encodes"]["workers"] == [] and stats["encodes"]["remote"] == stats["programs"] > 10
     assert pool.wait(10) == 0  # the scheduler has closed
     assert "closed" in pool.stdout.read()
     assert not [p for p in pids if Path(f"/proc/{p}").exists()]
@@ -88,6 +89,20 @@ def test_a_pool_waits_for_its_scheduler_and_ends_on_sigterm(endpoint):
         assert pool.wait(10) == 0
         joined(rt, 0)
     assert not [p for p in pids if Path(f"/proc/{p}").exists()]
+
+
+def test_a_pool_that_is_told_to_drain_while_it_starts_drains(endpoint):
+    pool = start_pool(endpoint)
+    bit = 1 << (signal.SIGUSR1 - 1)
+
+    def is_ready_for_it() -> bool:  # held back, or handled: whatever comes first
+        fields = dict(line.split(":\t", 1) for line in Path(f"/proc/{pool.pid}/status").read_text().splitlines())
+        return bool((int(fields["SigBlk"], 16) | int(fields["SigCgt"], 16)) & bit)
+
+    wait_until(is_ready_for_it, "the first lines of the command")
+    pool.send_signal(signal.SIGUSR1)
+    assert pool.wait(20) == 0
+    assert "pool: drains" in pool.stdout.read()
 
 
 def test_a_pool_gives_up_without_a_scheduler(endpoint):

@@ -52,6 +52,7 @@ class Pool:
     def run(self) -> None:
         for number, order in ((signal.SIGTERM, STOP), (signal.SIGINT, STOP), (signal.SIGUSR1, DRAIN)):
             signal.signal(number, lambda *_, order=order: os.write(self._orders_write, order))
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR1})  # the command line holds it back until now
         held = _Held(self.endpoint, self.encoders)
         try:
             self._members = [self._start() for _ in range(self.encoders)]

@@ -118,6 +118,7 @@ class Shell:
         self._plans_checked = 0
         self._bodies: Runs[Body] = Runs()  # of what is live in the state, and perhaps of more
         self.arriving: dict[int, bytes] = {}  # programs of remote workers that found no room yet
+        self.remote_encodes = 0
         self.unpushed: list[int] = []  # to encode here as soon as there is room
         self.graphs: dict[int, tuple[bytes, Future[bytes]]] = {}
         self.last_graph = 0
@@ -283,6 +284,7 @@ class Shell:
             self.tell(self.counters(), e.ProgramsReceived(worker, lease, tuple(p for p, _ in programs)))
 
     def _deliver_programs(self, c: e.DeliverPrograms) -> None:
+        self.remote_encodes += len(c.programs)
         for program in c.programs:
             if not self._deliver(program, self._incoming[program]):
                 self.arriving[program] = self._incoming[program]
