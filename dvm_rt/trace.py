@@ -53,7 +53,7 @@ def spans(track: int, records: bytes) -> Iterator[Span]:
 LABELS = {  # kind -> (what `id` is, what `extra` is)
     "CALL": ("seq", "plan"), "PLAN": ("plan", "kernels"), "ENCODE": ("program", "plan"), "LAUNCH": ("seq", "program"),
     "EXPOSED": ("seq", "program"), "STARVED": ("seq", "client_ns"), "WAIT": ("seq", "arrived"), "HOST": ("seq", "function"),
-    "LOAD": ("program", "code"), "RECOVERY": ("done", "replayed"),
+    "PACK": ("seq", "kib"), "LOAD": ("program", "code"), "RECOVERY": ("done", "replayed"),
 }  # fmt: skip
 
 

@@ -784,7 +784,7 @@ def _is_traced(array: Array) -> bool:
 
 def _indexed(x: Array, key: tuple) -> Array:
     """Indexing with slices, whole numbers, None and `...`; arrays of whole numbers or bools as in NumPy."""
-    if any(isinstance(k, (Array, np.ndarray, list)) for k in key):
+    if any(isinstance(k, (Array, np.ndarray, list, bool, np.bool_)) for k in key):
         from dvm_rt.array import movement  # it is made of the functions that are made of this
 
         return movement.indexed(x, key)

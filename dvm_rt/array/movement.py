@@ -30,7 +30,7 @@ from dvm_rt.array.creation import full
 from dvm_rt.array.functions import broadcast_to, concat, count_nonzero, expand_dims, permute_dims, reshape, stack, where
 from dvm_rt.array.tracing import NeedsValues, Trace
 from dvm_rt.dtypes import bool_, float32, int32, int64, sum_dtype, uint64
-from dvm_rt.errors import GraphError, ShapeError, UnsupportedOperatorError
+from dvm_rt.errors import GraphError, ShapeError
 from dvm_rt.graph.shapes import axis_number, axis_numbers, whole_number
 from dvm_rt.graph.symbols import Dim, Size, same
 from dvm_rt.isa.host import ADD, MAX, MIN, MUL, SET
@@ -474,16 +474,32 @@ def _value(x: Array, name: str) -> np.ndarray:
 # ---- indexing with arrays -----------------------------------------------------------------------------------------
 
 Index = Array | np.ndarray | list
+Truth = bool | np.bool_
+
+
+class _Flag(NamedTuple):
+    """A bool without axes among the indices: an index into a new axis of one element, which it keeps or leaves out."""
+
+    index: Index
+
+
+class _Settled(NamedTuple):
+    """Indices with slices, None and masks taken care of: what is left of x, its axes with arrays, the arrays, whether they stand
+    together, and the block that slices leave of x: one entry for each axis of x itself."""
+
+    x: Array
+    axes: list[int]
+    indices: list[Index]
+    together: bool
+    block: list[slice]
 
 
 def indexed(x: Array, key: tuple) -> Array:
-    """x[key] where an array is among the indices: NumPy's advanced indexing."""
-    arrays = [k for k in key if isinstance(k, Index)]
-    if len(arrays) == 1 and isinstance(key[0], Index) and _array(key[0]).dtype is bool_ and all(k is Ellipsis for k in key[1:]):
+    """x[key] where an array or a bool is among the indices: NumPy's advanced indexing."""
+    arrays = [k for k in key if isinstance(k, Index | Truth)]
+    if len(arrays) == 1 and _is_mask(key[0]) and _array(key[0]).ndim and all(k is Ellipsis for k in key[1:]):
         return compress(x, _array(key[0]))
-    x, axes, indices, together = _settled(x, key)
-    if not axes:
-        return x
+    x, axes, indices, together, _ = _settled(x, key)
     if len(axes) == 1:
         return take(x, _array(indices[0]), axis=axes[0])
     rest = [i for i in range(x.ndim) if i not in axes]
@@ -494,23 +510,34 @@ def indexed(x: Array, key: tuple) -> Array:
     return permute_dims(picked, (*range(rank, rank + start), *range(rank), *range(rank + start, picked.ndim)))
 
 
-def _settled(x: Array, key: tuple) -> tuple[Array, list[int], list[Index], bool]:
-    """Slices, None and masks taken care of: (what is left of x, axes with arrays, the arrays, whether they stand together)."""
+def _is_mask(k: object) -> bool:
+    return isinstance(k, Truth) or (isinstance(k, Index) and _array(k).dtype is bool_)
+
+
+def _settled(x: Array, key: tuple) -> _Settled:
     entries: list[object] = []
     for k in key:
-        masks = isinstance(k, Index) and _array(k).dtype is bool_
-        entries += nonzero(_array(k)) if masks else [k]
-    given = sum(k is not None and k is not Ellipsis for k in entries)
+        entries += _coordinates(k) if _is_mask(k) else [k]
+    given = sum(not (k is None or k is Ellipsis or isinstance(k, _Flag)) for k in entries)
     if sum(k is Ellipsis for k in entries) > 1 or given > x.ndim:
         raise ShapeError(f"array: index: got {given} indices, allowed {x.ndim} for shape {x.shape} and one ...")
     numbered = [i for i, k in enumerate(entries) if not (k is None or k is Ellipsis or isinstance(k, slice))]
-    together = not numbered or numbered[-1] - numbered[0] + 1 == len(numbered)
+    together = numbered[-1] - numbered[0] + 1 == len(numbered)
     at = next((i for i, k in enumerate(entries) if k is Ellipsis), len(entries))
     entries[at : at + 1] = [slice(None)] * (x.ndim - given)
-    basic = tuple(k if k is None or isinstance(k, slice) else slice(None) for k in entries)
+    basic = tuple(None if isinstance(k, _Flag) else k if k is None or isinstance(k, slice) else slice(None) for k in entries)
     axes = [i for i, k in enumerate(entries) if k is not None and not isinstance(k, slice)]
     trivial = all(k == slice(None) for k in basic)
-    return (x if trivial else x[basic]), axes, [_whole(entries[i]) for i in axes], together
+    indices = [k.index if isinstance(k, _Flag) else _whole(k) for k in (entries[i] for i in axes)]
+    return _Settled(x if trivial else x[basic], axes, indices, together, [k for k in basic if k is not None])
+
+
+def _coordinates(mask: Index | bool) -> list[object]:
+    """What stands for a mask: the coordinates where it holds."""
+    if isinstance(mask, Array):
+        return [_Flag(nonzero(reshape(mask, (1,)))[0])] if mask.ndim == 0 else list(nonzero(mask))
+    host = np.asarray(mask)
+    return [_Flag(np.flatnonzero(host))] if host.ndim == 0 else list(nonzero(_array(host)))
 
 
 def _whole(index: object) -> Index:
@@ -524,6 +551,11 @@ def _whole(index: object) -> Index:
 def _stacked(indices: Sequence[Index]) -> Array:
     """(..., n): the arrays broadcast, beside each other."""
     if not any(isinstance(i, Array) for i in indices):
+        try:
+            np.broadcast_shapes(*[i.shape for i in indices])
+        except ValueError:
+            shapes = ", ".join(str(i.shape) for i in indices)
+            raise ShapeError(f"array: index: shapes of arrays, got {shapes}, allowed ones that broadcast") from None
         return asarray(np.stack(np.broadcast_arrays(*indices), axis=-1).astype(np.int64))
     return stack([i.astype(int64) for i in broadcast_arrays(*(_array(i) for i in indices))], axis=-1)
 
@@ -532,17 +564,16 @@ def _stacked(indices: Sequence[Index]) -> Array:
 
 
 def updated(x: Array, key: object, value: object, *, how: str = "set") -> Array:
-    """x with x[key] set to (or combined with) the value, which broadcasts to it."""
-    entries = key if isinstance(key, tuple) else (key,)
-    if any(isinstance(k, Index) for k in entries):
+    """x with x[key] set to (or combined with) the value, which broadcasts to it. how: as in scatter."""
+    x, entries = _array(x), key if isinstance(key, tuple) else (key,)
+    if any(isinstance(k, Index | Truth) for k in entries):
         return _updated_by_arrays(x, entries, value, how)
-    if any(isinstance(k, slice) and k.step not in (None, 1) for k in entries):
-        return _updated_by_arrays(x, tuple(_counted(x, i, k) for i, k in enumerate(_full(x, entries))), value, how)
-    target = x[entries]
-    if how != "set":
-        raise UnsupportedOperatorError(f"array: updated: how, got {how} without an array among the indices, allowed set")
+    target, named = x[entries], _COMBINED[_how(how)]
     value = broadcast_to(_like(value, x, "updated"), target.shape)
-    return _spliced(x, _full(x, entries), value, 0)
+    return _replaced(x, _full(x, entries), binary(named, target, value) if named else value)
+
+
+_COMBINED = {SET: "", ADD: "add", MUL: "multiply", MIN: "minimum", MAX: "maximum"}
 
 
 def _full(x: Array, entries: tuple) -> list[object]:
@@ -551,6 +582,14 @@ def _full(x: Array, entries: tuple) -> list[object]:
     at = next((i for i, k in enumerate(given) if k is Ellipsis), len(given))
     fill = [slice(None)] * (x.ndim - sum(k is not Ellipsis for k in given))
     return given[:at] + fill + given[at + 1 :]
+
+
+def _replaced(x: Array, entries: list[object], value: Array) -> Array:
+    """x with the block that whole numbers and slices name replaced by a value of as many elements."""
+    if all(k.step in (None, 1) for k in entries if isinstance(k, slice)):
+        return _spliced(x, entries, value, 0)
+    places = np.ix_(*[_counted(size, k) for size, k in zip(x.shape, entries, strict=True)])
+    return _updated_by_arrays(x, places, reshape(value, np.broadcast_shapes(*[i.shape for i in places])), "set")
 
 
 def _spliced(x: Array, entries: list[object], value: Array, axis: int) -> Array:
@@ -581,30 +620,22 @@ def _ends(k: slice, size: Size) -> tuple[Size, Size]:
     return start, stop
 
 
-def _counted(x: Array, axis: int, k: object) -> object:
-    """A slice with a step as the indices that it names, in their own axis (np.ix_); other entries likewise."""
-    raise_axis = (1,) * (x.ndim - 1 - axis)
-    if not isinstance(k, slice):
-        return np.asarray(k).reshape(1, *raise_axis)
-    size = x.shape[axis]
-    if not isinstance(size, int):
-        raise ShapeError(f"array: updated: slice with a step on a symbolic size, got {k}, allowed step 1")
-    return np.arange(size)[k].reshape(-1, *raise_axis)
+def _counted(size: Size, k: object) -> np.ndarray:
+    """The places along an axis that a slice or a whole number names."""
+    if not isinstance(size, int) or isinstance(k, Dim):
+        raise ShapeError(f"array: updated: slice with a step beside a symbolic size, got {k} of {size}, allowed step 1")
+    return np.arange(size)[k] if isinstance(k, slice) else np.asarray([k])
 
 
 def _updated_by_arrays(x: Array, entries: tuple, value: object, how: str) -> Array:
-    arrays = [k for k in entries if isinstance(k, Index)]
-    mask = _array(entries[0]) if len(entries) == 1 and _array(entries[0]).dtype is bool_ else None
     scalar = not isinstance(value, (Array, np.ndarray, list)) or _array(value).ndim == 0
-    if mask is not None and scalar and how == "set":
-        lined = reshape(mask, (*mask.shape, *(1,) * (x.ndim - mask.ndim)))
-        return where(lined, value, x)
-    if any(isinstance(k, slice) and k != slice(None) for k in entries):
-        raise UnsupportedOperatorError(f"array: updated: slices beside {len(arrays)} arrays, got {entries}, allowed full slices")
-    _, axes, indices, together = _settled(x, entries)
-    rest = [i for i in range(x.ndim) if i not in axes]
+    if len(entries) == 1 and _is_mask(entries[0]) and scalar and how == "set":
+        mask = _array(entries[0])
+        return where(reshape(mask, (*mask.shape, *(1,) * (x.ndim - mask.ndim))), value, x)
+    y, axes, indices, together, block = _settled(x, entries)
+    rest = [i for i in range(y.ndim) if i not in axes]
     places = _stacked(indices)
-    shape = (*places.shape[:-1], *(x.shape[i] for i in rest))
+    shape = (*places.shape[:-1], *(y.shape[i] for i in rest))
     updates = _like(value, x, "updated")
     start = axes[0]
     if rest and together and start:  # the value's axes are in the place of the arrays
@@ -614,9 +645,12 @@ def _updated_by_arrays(x: Array, entries: tuple, value: object, how: str) -> Arr
         updates = permute_dims(updates, (*range(start, start + rank), *range(start), *range(start + rank, len(own))))
     else:
         updates = broadcast_to(updates, shape)
-    moved = scatter_nd(permute_dims(x, (*axes, *rest)), places, updates, how=how)
+    moved = scatter_nd(permute_dims(y, (*axes, *rest)), places, updates, how=how)
     order = [*axes, *rest]
-    return permute_dims(moved, tuple(order.index(i) for i in range(x.ndim)))
+    moved = permute_dims(moved, tuple(order.index(i) for i in range(y.ndim)))
+    if any(k != slice(None) for k in block):
+        return _replaced(x, block, moved)
+    return moved if y.ndim == x.ndim else reshape(moved, x.shape)
 
 
 __all__ = [

@@ -246,6 +246,7 @@ Buffer* Stream::packed(std::span<const PlanPack> packs, std::span<const PackKey>
           ", allowed at least ", pack_source_bytes(keys[i])));
     bytes += packed_bytes(keys[i]);
   }
+  const uint64_t begin_ns = now_ns();
   BufferRef form(output_buffer(bytes, Use::PACKED));
   ++counters_.packs;
   if (packs.size() == 1) {
@@ -262,6 +263,7 @@ Buffer* Stream::packed(std::span<const PlanPack> packs, std::span<const PackKey>
       }
     }
   }
+  trace_.add(TraceKind::PACK, begin_ns, now_ns(), launched_, bytes >> 10);  // the launches that it gave, up to this one
   auto& forms = first.buffer->packed;
   std::erase_if(forms, [&](const Packed& old) {  // beside matrices that are no more
     return std::any_of(old.more.begin(), old.more.end(),

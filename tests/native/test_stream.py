@@ -132,6 +132,9 @@ def test_captured_tensors_are_the_last_parameters(stream: _native.Stream) -> Non
         np.testing.assert_allclose(stream.read(out), x @ w, rtol=1e-5, atol=1e-5)
     stats = stream.stats()
     assert stats["packs"] == 1
+    records = np.frombuffer(stream.trace_records(), RECORD["TraceRecord"].numpy)
+    (pack,) = records[records["kind"] == enum_value("TraceKind", "PACK")].tolist()
+    assert pack[1] >= pack[0] and pack[4] == stats["memory"]["packed"] >> 10
     assert stats["memory"]["packed"] >= 40 * 64 * 4
     stream.forget(plan)
     stream.asarray(x)
