@@ -27,7 +27,7 @@ from dvm_rt.dtypes import DType, bool_, int64
 from dvm_rt.errors import DeviceTrap, DTypeError, GraphError, ShapeError
 from dvm_rt.graph.graph import NO_FACTS, Node, apply
 from dvm_rt.graph.operators import OPERATORS
-from dvm_rt.graph.symbols import Facts, Shape, Size, equal, same
+from dvm_rt.graph.symbols import Dim, Facts, Shape, Size, equal, same
 
 LIMIT_MAX = 1 << 40  # iterations that a program can count
 LIMIT = 100_000  # most iterations, unless the caller names another number; the work of a launch counts all of them
@@ -62,6 +62,8 @@ def switch(index: Array | int, branches: Sequence[Callable[..., object]], *opera
     if not branches:
         raise GraphError("switch: branches, got none, allowed 1 and more")
     _check_functions("switch", *branches)
+    if isinstance(index, Dim):
+        index = asarray(index)
     if isinstance(index, Array) and (index.shape != () or index.dtype.kind not in "iu"):
         raise DTypeError(f"switch: index, got {index.dtype} of shape {index.shape}, allowed a scalar integer")
     if not isinstance(index, Array) and (isinstance(index, bool) or not hasattr(index, "__index__")):

@@ -4,6 +4,8 @@ The signature of a call: for each array its dtype, rank and which sizes are 1; t
 the value of everything static (ints, bools, strings, None, other hashable objects). Floats and NumPy arrays become inputs.
 Arrays that the Python code reaches in other ways are captured: their values belong to the plan.
 
+Where the Python code compares sizes and the answer differs from call to call, each way through it is traced, and has a plan.
+
 A function whose sizes depend on values (`nonzero` without size=...), or change from one iteration of a loop to the next, has no
 graph: its Python code runs with values on every call, which gives the same results in more launches (`walked_calls`).
 
@@ -28,6 +30,7 @@ from dvm_rt.array.tracing import Trace, refuse_leaked
 from dvm_rt.dtypes import DTYPES
 from dvm_rt.errors import GraphError, ShapeError
 from dvm_rt.graph.graph import Node
+from dvm_rt.graph.symbols import Decision, Decisions, UndecidedError, deciding
 
 class _Place:
     """What stands for an array in a tree."""
@@ -47,7 +50,19 @@ class Entry:
     planned: Planned | None
     tree: object
     exact: bool = False  # for one shape alone
+    decided: bool = False  # for those sizes for which its Python code branches as it did
     short: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class Branches:
+    """A signature whose Python code branches on sizes: an entry for each way that it has taken."""
+
+    ways: list[tuple[list[Decision], Entry]]
+
+    def way(self, values: list[int]) -> Entry | None:
+        """The entry for these sizes, if they took a way that is known."""
+        return next((entry for decisions, entry in self.ways if all(d.holds(values) for d in decisions)), None)
 
 
 NOT_FOR_ALL_SIZES = Entry(None, ())  # each shape is traced for itself
@@ -62,7 +77,7 @@ class Function(_native.Dispatched):
         if not callable(python):
             raise GraphError(f"function: decorator, got {type(python).__name__}, allowed Python functions")
         self.python = python
-        self._entries: weakref.WeakKeyDictionary[Session, dict[tuple, Entry]] = weakref.WeakKeyDictionary()
+        self._entries: weakref.WeakKeyDictionary[Session, dict[tuple, Entry | Branches]] = weakref.WeakKeyDictionary()
         self._name = getattr(python, "__qualname__", repr(python))
         self.__doc__, self.__name__, self.__wrapped__ = python.__doc__, getattr(python, "__name__", "function"), python
 
@@ -110,7 +125,7 @@ class Function(_native.Dispatched):
                 return self._walked(of, tree, arrays)
             number = entry.planned.number
             tensors = of.call(entry.planned, [a._tensor for a in arrays])
-        if not entry.exact and (entry.planned.number != number
+        if not (entry.exact or entry.decided) and (entry.planned.number != number
                                 or not entry.short):  # planned now, cut smaller, or called otherwise before
             self._shorten(of, entry, tuple([_row(a._tensor) for a in arrays]), args, kwargs)
         return _unflatten(entry.tree, iter([wrap(t, of) for t in tensors]))
@@ -142,36 +157,54 @@ class Function(_native.Dispatched):
                 self._forget(of)
             with of.planning() as made:
                 entry = self._entries.setdefault(of, {})[key] = self._traced(of, tree, rows, shapes)
-                made += [entry.planned] if entry.planned else []
+                made += [entry.planned] if entry.__class__ is Entry and entry.planned else []
             if entry is WALKED:
                 return entry
             if exact:
                 of.counters["plans_for_one_shape"] += 1
+        return entry if entry.__class__ is Entry else self._way(of, entry, tree, rows, arrays)
+
+    def _way(self, of: Session, branches: Branches, tree: object, rows: tuple, arrays: list[Array]) -> Entry:
+        """The entry of the way that the Python code takes for these sizes."""
+        decisions = Decisions([size for a in arrays for size in a._tensor.shape if size != 1])
+        entry = branches.way(decisions.values)
+        if entry is None:
+            if len(branches.ways) >= of.plans_max:
+                self._forget(of)
+                branches = self._entries.setdefault(of, {})[tree, rows, None] = Branches([])
+            with of.planning() as made:
+                entry = self._traced(of, tree, rows, None, decisions)
+                made += [entry.planned] if entry.planned else []
+            branches.ways.append((decisions.made, entry))
         return entry
 
     def _forget(self, of: Session) -> None:
         """Too many signatures: all are given up, and traced again when they come again."""
-        for entry in self._entries.pop(of).values():
-            if entry.planned is not None:
-                of.forget(entry.planned)
+        for found in self._entries.pop(of).values():
+            for entry in [found] if found.__class__ is Entry else [entry for _, entry in found.ways]:
+                if entry.planned is not None:
+                    of.forget(entry.planned)
         self._forget_dispatcher(of)
 
-    def _traced(self, of: Session, tree: object, rows: tuple, shapes: tuple | None) -> Entry:
+    def _traced(self, of: Session, tree: object, rows: tuple, shapes: tuple | None,
+                decisions: Decisions | None = None) -> Entry | Branches:
         """The trace; where the code needs sizes that are numbers (an index array of how many coordinates?), none for all."""
         try:
-            return self._trace(of, tree, rows, shapes)
+            return self._trace(of, tree, rows, shapes, decisions)
         except tracing.NeedsValues:
             return WALKED
+        except UndecidedError:
+            return Branches([]) if decisions is None else NOT_FOR_ALL_SIZES
         except ShapeError:
             if shapes is not None:
                 raise
             return NOT_FOR_ALL_SIZES
 
-    def _trace(self, of: Session, tree: object, rows: tuple, shapes: tuple | None) -> Entry:
-        """Runs the Python code; `shapes`: for these sizes alone, else for all of them."""
+    def _trace(self, of: Session, tree: object, rows: tuple, shapes: tuple | None, decisions: Decisions | None) -> Entry:
+        """Runs the Python code; `shapes`: for these sizes alone, else for all of them, or all that decide as these."""
         of.counters["traces"] += 1
         outputs: list[object] = []
-        with Trace() as trace:
+        with Trace() as trace, deciding(decisions):
             if shapes is None:
                 nodes = [trace.argument(DTYPES[dtype], rank, ones) for dtype, rank, ones in rows]
             else:
@@ -183,7 +216,7 @@ class Function(_native.Dispatched):
             nodes = [_output_node(x, trace, self._name) for x in outputs]
         if not nodes:
             return Entry(None, out_tree, shapes is not None)
-        return Entry(of.plan(trace.graph(nodes), trace.captured), out_tree, shapes is not None)
+        return Entry(of.plan(trace.graph(nodes), trace.captured), out_tree, shapes is not None, decisions is not None)
 
     def _shorten(self, of: Session, entry: Entry, rows: tuple, args: tuple, kwargs: dict[str, object]) -> None:
         """Lets later calls of this signature take the fast path, if they may."""
@@ -204,8 +237,8 @@ def function(python: Callable[..., object]) -> Function:
     which sizes are 1 belong to the signature, sizes do not. Arrays that the Python code reaches otherwise are captured with the
     values that they have when it is traced, and so is all else that it reads (a global number, say). Results: a tree of arrays.
 
-    While it is traced, arrays have no values and sizes are symbols: no Python branch may depend on them (dvm.cond,
-    dvm.while_loop, dvm.where). Side effects of the Python code happen when it is traced, not when it is called again.
+    While it is traced, arrays have no values: no Python branch may depend on them (dvm.cond, dvm.while_loop, dvm.where). Sizes
+    are symbols; where Python code compares them, each way that it takes is traced for itself. Side effects of the Python code happen when it is traced, not when it is called again.
     Raises what its operators raise (ShapeError, DTypeError, from the line that caused it), GraphError for what cannot be
     traced, DeviceTrap where a value is needed (an index out of range, a loop beyond its limit)."""
     return Function(python)

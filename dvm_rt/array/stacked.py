@@ -29,7 +29,7 @@ from itertools import islice, product
 from dvm_rt import _native, dtypes
 from dvm_rt.array import tracing
 from dvm_rt.array.array import Array
-from dvm_rt.array.function import ARRAY, NOT_FOR_ALL_SIZES, WALKED, Entry, Function, _flatten, _is_flat, _session_of
+from dvm_rt.array.function import ARRAY, NOT_FOR_ALL_SIZES, WALKED, Branches, Entry, Function, _flatten, _is_flat, _session_of
 from dvm_rt.array.session import CALL, Session
 from dvm_rt.config import integer
 from dvm_rt.errors import DvmError, ShapeError
@@ -153,7 +153,7 @@ class Stacked(Function):
         entry = entries.get((tree, rows, None))
         if entry is None:
             entry = entries[tree, rows, None] = self._traced(of, tree, rows, None)
-        return NOT_FOR_ALL_SIZES if entry is WALKED else entry
+        return NOT_FOR_ALL_SIZES if entry is WALKED or entry.__class__ is Branches else entry
 
 
 def stacked(python: Callable[..., object]) -> Stacked:

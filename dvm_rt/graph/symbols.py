@@ -6,8 +6,8 @@ canonical form, so that equal dimensions are equal structures. An atom is a symb
 
 - every symbol is the size of one dimension of one parameter: it is >= 0, and never 1 (a size of 1 is the constant 1,
   part of a function's signature); symbols from DERIVED on stand for such a size divided by a number;
-- everything structural works on `key`, plain nested tuples; the comparison operators are for the user's Python, and
-  raise GraphError where the answer differs from call to call;
+- everything structural works on `key`, plain nested tuples; the comparison operators are for the user's Python: where the
+  answer differs from call to call, `Decisions` give the one of this call and note it, else they raise UndecidedError;
 - `Facts` hold what operators have demanded of the symbols: solved equations (substituted everywhere), and checks, the
   conditions that could not be solved.
 
@@ -15,18 +15,21 @@ Knows nothing of operators or graphs."""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import chain
 from math import inf, prod
-from operator import is_not
+from operator import eq, ge, gt, is_not, le, lt
 
 from dvm_rt.errors import GraphError, ShapeError
 
 Atom = object  # int (a symbol) or (operation, key, key)
 Key = object  # int, or ((monomial, coefficient), ...) with monomial = (atom, ...), sorted
 OPERATIONS = ("floordiv", "mod", "min", "max")
+DECISIONS_MAX = 64
 DERIVED = 1 << 16  # numbers of symbols that facts introduce
 
 
@@ -263,15 +266,74 @@ def _atom_bounds(atom: Atom) -> tuple[float, float]:
     return (0.0 if a_low >= 0 else -inf), (a_high if a_high >= 0 else 0.0)
 
 
+class UndecidedError(GraphError):
+    """A comparison of sizes whose answer differs from call to call."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Decision:
+    """A comparison of sizes, and its answer where Python code branched on it."""
+
+    a: Size
+    sign: str
+    b: Size
+    answer: bool
+
+    def holds(self, values: Sequence[int]) -> bool:
+        """Whether it is the answer for these values of the symbols, too."""
+        return _COMPARISONS[self.sign](evaluate(self.a, values), evaluate(self.b, values)) == self.answer
+
+
+@dataclass(slots=True, eq=False)
+class Decisions:
+    """Answers of comparisons for these values of the symbols; those `made` may be others for other values. Raises GraphError
+    for more than DECISIONS_MAX: a loop over a size that is unrolled."""
+
+    values: Sequence[int]
+    made: list[Decision] = field(default_factory=list)
+
+    def answer(self, a: Size, sign: str, b: Size) -> bool:
+        known = next((d.answer for d in self.made if d.sign == sign and same(d.a, a) and same(d.b, b)), None)
+        if known is not None:
+            return known
+        if len(self.made) == DECISIONS_MAX:
+            raise GraphError(
+                f"symbols: {a} {sign} {b}: branches on sizes in one function, got {DECISIONS_MAX + 1}, allowed {DECISIONS_MAX}; "
+                "dvm.scan and dvm.while_loop count with sizes"
+            )
+        answer = _COMPARISONS[sign](evaluate(a, self.values), evaluate(b, self.values))
+        self.made.append(Decision(a, sign, b, answer))
+        return answer
+
+
+_deciding = threading.local()
+
+
+@contextmanager
+def deciding(decisions: Decisions | None) -> Iterator[None]:
+    """Meanwhile these answer comparisons whose answers differ from call to call; None: UndecidedError."""
+    outer, _deciding.decisions = getattr(_deciding, "decisions", None), decisions
+    try:
+        yield
+    finally:
+        _deciding.decisions = outer
+
+
+_COMPARISONS = {"==": eq, "<": lt, "<=": le, ">": gt, ">=": ge}
+
+
 def _decide(a: Size, b: Size, sign: str, question: Callable[[Size, Size], bool | None]) -> bool:
     answer = question(a, b)
-    if answer is None:
-        raise GraphError(
-            f"symbols: {a} {sign} {b}: the answer differs from call to call, got a branch on it while tracing, allowed "
-            "comparisons that hold for every shape; give the size as a Python argument (then it is static), or branch outside "
-            "of the function"
-        )
-    return answer
+    if answer is not None:
+        return answer
+    decisions = getattr(_deciding, "decisions", None)
+    if decisions is not None and max(symbols_of(a) | symbols_of(b)) < DERIVED:
+        return decisions.answer(a, sign, b)
+    raise UndecidedError(
+        f"symbols: {a} {sign} {b}: the answer differs from call to call, got a branch on it while tracing, allowed "
+        "comparisons that hold for every shape; give the size as a Python argument (then it is static), or branch outside "
+        "of the function"
+    )
 
 
 # ---- facts --------------------------------------------------------------------------------------------------------

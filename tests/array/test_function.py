@@ -157,8 +157,7 @@ def test_control_flow_on_traced_values_is_refused_with_advice() -> None:
     for use in (
         lambda x: x if x.sum() > 0
         else -x, lambda x: float(x[0]), lambda x: np.asarray(x), lambda x: int(x[0]), lambda x: x.item(),
-        lambda x: dvm.eval(x), lambda x: [row for row in x], lambda x: x[: int(x.shape[0])], lambda x: x
-        if x.shape[0] > 2 else -x,
+        lambda x: dvm.eval(x), lambda x: [row for row in x], lambda x: x[: int(x.shape[0])],
     ):  # fmt: skip
         with pytest.raises(GraphError, match="allowed"):
             dvm.function(use)(x)
@@ -440,3 +439,75 @@ def test_what_has_no_result_for_few_rows_is_refused_after_many_too(name: str) ->
         with pytest.raises(ShapeError):
             np.asarray(call(few))
     assert np.array_equal(np.asarray(call(many)), wanted)
+
+
+# ---- branches on sizes -------------------------------------------------------------------------------------------------
+
+
+def halves(x: dvm.Array) -> dvm.Array:
+    """Pairs of rows are added until one or none is left: another graph for each number of bits."""
+    while x.shape[0] > 1:
+        even = x.shape[0] // 2 * 2
+        rest = x[even:]
+        x = x[:even:2] + x[1:even:2]
+        x = dvm.concat([x, rest]) if rest.shape[0] else x
+    return x
+
+
+BRANCHES: dict[str, Callable[..., object]] = {
+    "if": lambda x: x * 2 if x.shape[0] > 3 else x - 1,
+    "else": lambda x: x + 1 if not x.shape[0] else (x * 3 if x.shape[0] % 2 == 0 else x * 5),
+    "of two": lambda x: x @ dvm.matrix_transpose(x) if x.shape[0] <= x.shape[1] else dvm.matrix_transpose(x) @ x,
+    "shapes": lambda x: x + dvm.matrix_transpose(x) if x.shape == x.shape[::-1] else x,
+    "cond": lambda x: dvm.cond(x.shape[0] >= 4, lambda x: x + 1, lambda x: x * x, x),
+    "cond inside": lambda x: dvm.cond(dvm.sum(x) > 0, lambda x: x + 1 if x.shape[0] > 4 else x + 2, lambda x: x * x, x),
+    "while_loop": lambda x: dvm.while_loop(lambda x: x.shape[0] > 3, lambda x: x[1:] * 2, x),
+    "switch": lambda x: dvm.switch(x.shape[0] // 3, [lambda x: x, lambda x: x + 1, lambda x: x * x], x),
+    "halves": halves,
+}
+
+
+@pytest.mark.parametrize("name", BRANCHES)
+def test_python_may_branch_on_sizes(name: str) -> None:
+    call = dvm.function(BRANCHES[name])
+    for rows in (2, 7, 4, 0, 5, 3, 8, 1, 7, 4):
+        x = dvm.asarray(fresh(rows, 4))
+        with dvm.Runtime(inline=True):
+            np.testing.assert_array_equal(np.asarray(call(np.asarray(x))), np.asarray(BRANCHES[name](dvm.asarray(np.asarray(x)))))
+
+
+def test_each_way_through_the_branches_on_sizes_is_traced_once() -> None:
+    with dvm.Runtime(inline=True):
+        call = dvm.function(lambda x: x * 2 if x.shape[0] > 3 else x - 1)
+        wanted = {n: fresh(n, 2) for n in range(2, 9)}
+        for _ in range(3):
+            for n, x in wanted.items():
+                np.testing.assert_array_equal(np.asarray(call(x)), x * 2 if n > 3 else x - 1)
+        stats = dvm.stats()
+        assert stats["traces"] == 3 and stats["plans_for_one_shape"] == stats["walked_calls"] == 0
+
+
+def test_a_function_in_a_function_decides_by_its_own_sizes() -> None:
+    inner = dvm.function(lambda w: w * 2 if w.shape[0] > 3 else w)
+    weights = {n: fresh(n) for n in (2, 5)}
+
+    def outer(x: dvm.Array, n: int) -> dvm.Array:
+        return dvm.sum(inner(dvm.asarray(weights[n]))) * (x if x.shape[0] > 3 else -x)
+
+    for n, rows in ((2, 6), (5, 6), (5, 2), (2, 2)):
+        x = fresh(rows)
+        want = np.sum(weights[n] * (2 if n > 3 else 1)) * (x if rows > 3 else -x)
+        np.testing.assert_allclose(np.asarray(dvm.function(outer)(x, n)), want, rtol=1e-5)
+
+
+def test_a_loop_over_a_size_is_not_unrolled_without_end() -> None:
+    def unrolled(x: dvm.Array) -> dvm.Array:
+        i = 0
+        while i < x.shape[0]:
+            x, i = x + 1, i + 1
+        return x
+
+    call = dvm.function(unrolled)
+    np.testing.assert_array_equal(np.asarray(call(np.zeros(9, np.float32))), np.full(9, 9, np.float32))
+    with pytest.raises(GraphError, match="dvm.scan and dvm.while_loop count with sizes"):
+        call(np.zeros(5000, np.float32))
