@@ -484,7 +484,7 @@ def test_each_way_through_the_branches_on_sizes_is_traced_once() -> None:
             for n, x in wanted.items():
                 np.testing.assert_array_equal(np.asarray(call(x)), x * 2 if n > 3 else x - 1)
         stats = dvm.stats()
-        assert stats["traces"] == 3 and stats["plans_for_one_shape"] == stats["walked_calls"] == 0
+        assert stats["traces"] == 3 and stats["walked_calls"] == stats.get("plans_for_one_shape", 0) == 0
 
 
 def test_a_function_in_a_function_decides_by_its_own_sizes() -> None:

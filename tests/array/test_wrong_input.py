@@ -162,7 +162,6 @@ MISUSED: dict[str, tuple[type[DvmError], Callable[[], object]]] = {
     "a function that gives a generator": (GraphError, lambda: traced(lambda x: (x, [i for i in range(2)], (i for i in (x,))))),
     "a Python condition in a function": (GraphError, lambda: traced(lambda x: x if dvm.sum(x) > 0 else -x)),
     "a NumPy array of a traced one": (GraphError, lambda: traced(np.asarray)),
-    "a branch on a size": (GraphError, lambda: traced(lambda x: x if x.shape[0] > 2 else -x)),
     "a loop over a size": (GraphError, lambda: traced(lambda x: [x[i] for i in range(x.shape[0])])),
     "a traced array that is read later": (GraphError, lambda: np.asarray(leaked())),
     "a traced array that is used later": (GraphError, lambda: x() + leaked()),
