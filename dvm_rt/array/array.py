@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import reprlib
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from types import ModuleType
 from typing import Never
 
@@ -667,10 +668,18 @@ def power(x: Array | Number, exponent: Array | Number) -> Array:
     if isinstance(exponent, Array):
         a, b = promoted("pow", (x, exponent))
         if exponent.dtype.kind in "iu" and b.dtype.kind in "iu":
-            return _whole_power(a if a.__class__ is Array else asarray(x, b.dtype), b)
+            return _whole_power_function()(a if a.__class__ is Array else asarray(x, b.dtype), b)
         return record("power", (a, b))
     wanted = dtypes.with_number(x.dtype, _operand(exponent, "pow"))
     return record("pow", (x.astype(wanted),), (float(exponent),))
+
+
+@cache
+def _whole_power_function() -> Callable[[Array, Array], Array]:
+    """One launch, whose loop the device counts."""
+    from dvm_rt.array.function import function  # it is made of what is made of this
+
+    return function(_whole_power)
 
 
 def _whole_power(x: Array, exponent: Array) -> Array:

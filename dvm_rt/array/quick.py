@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections import Counter, OrderedDict
 from collections.abc import Iterable, Sequence
+from math import prod
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -84,15 +85,24 @@ class QuickTier:
             if node.operator is CONSTANT:
                 continue
             inputs = [found[i] if i in found else self._number(i, values) for i in node.inputs]
+            if moved + self._at_most(node, inputs) > self.bytes_max and moved + _bytes(node, values) > self.bytes_max:
+                raise TooMuch
             found[node] = self._one(node, inputs, values)
             moved += found[node].nbytes
-            if moved > self.bytes_max:
-                raise TooMuch
             for i in node.inputs:
                 readers[i] -= 1
                 if not readers[i]:
                     found.pop(i, None)
         return tuple([found[n] if n in found else self._number(n, values) for n in outputs])
+
+    def _at_most(self, node: Node, inputs: list[Tensor]) -> int:
+        """A bound of the bytes that an operator writes which is quick to find; of those that name their size, none."""
+        if not inputs or node.operator.name == "broadcast_to":
+            return self.bytes_max + 1
+        bytes_ = node.dtype.bytes
+        for t in inputs:
+            bytes_ *= max(t.nbytes // dtypes.DTYPES[t.dtype].bytes, 2)  # 2: joins have the sum
+        return bytes_
 
     def _one(self, node: Node, inputs: list[Tensor], values: Values) -> Tensor:
         """What one operator gives."""
@@ -154,6 +164,11 @@ class QuickTier:
             if len(self._numbers) < NUMBERS_MAX:
                 self._numbers[key] = tensor
         return tensor
+
+
+def _bytes(node: Node, values: Values) -> int:
+    """What an operator writes."""
+    return prod([n if n.__class__ is int else evaluate(n, values) for n in node.shape], start=node.dtype.bytes)
 
 
 def _in_few_dimensions(row: Operator, inputs: list[Tensor], attributes: tuple) -> tuple[list[Tensor], tuple, tuple | None]:

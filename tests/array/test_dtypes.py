@@ -185,3 +185,12 @@ def test_integers_are_finite(dtype: str) -> None:
 
     for call in (ask, dvm.function(ask)):
         assert [np.asarray(y).tolist() for y in call(x)] == [[True] * 4, [False] * 4, [False] * 4]
+
+
+def test_a_power_of_whole_numbers_is_one_launch() -> None:
+    with dvm.Runtime(inline=True):
+        x, e = dvm.asarray(np.arange(1, 7)), dvm.asarray(np.arange(6))
+        for _ in range(2):
+            before = dvm.stats()["launches"]
+            assert np.asarray(x**e).tolist() == [1, 2, 9, 64, 625, 7776]
+            assert dvm.stats()["launches"] == before + 1

@@ -179,6 +179,18 @@ def test_what_would_move_much_is_planned_at_once(monkeypatch: pytest.MonkeyPatch
         assert dvm.stats()["plans_made"] == 1
 
 
+def test_what_would_be_large_is_not_even_made_once() -> None:
+    def mean(n: int) -> float:
+        row = dvm.asarray(np.ones(n, F32))
+        rows = dvm.mean(dvm.broadcast_to(row, (n, n)), axis=1), dvm.mean(row * dvm.expand_dims(row, axis=1), axis=1)
+        return float(rows[0][0]) + float(rows[1][n - 1])
+
+    with dvm.Runtime(inline=True):
+        assert mean(8) == 2.0  # the quick tier has met its operators
+        assert mean(1 << 13) == 2.0
+        assert dvm.stats()["quick_launches"] and dvm.stats()["memory"]["arena"] < 64 << 20
+
+
 @pytest.mark.parametrize("encode", ["caller", "workers"])
 def test_who_asks_for_a_plan_gets_it_first(encode: str) -> None:
     with dvm.Runtime(inline=True, encode=encode):
