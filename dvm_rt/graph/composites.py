@@ -84,11 +84,20 @@ def logsumexp(op: Make, x: Node, axes: tuple[int, ...], keepdims: bool) -> Node:
 
 
 def any_of(op: Make, x: Node, axes: tuple[int, ...], keepdims: bool) -> Node:
-    return op.max(x, axes=axes, keepdims=keepdims)
+    return over_nothing(op, x, axes, keepdims, False) or op.max(x, axes=axes, keepdims=keepdims)
 
 
 def all_of(op: Make, x: Node, axes: tuple[int, ...], keepdims: bool) -> Node:
-    return op.min(x, axes=axes, keepdims=keepdims)
+    return over_nothing(op, x, axes, keepdims, True) or op.min(x, axes=axes, keepdims=keepdims)
+
+
+def over_nothing(op: Make, x: Node, axes: tuple[int, ...], keepdims: bool, value: float) -> Node | None:
+    """What a reduction gives where there is nothing to reduce, if that is known: of nothing there is no largest."""
+    if not any(same_zero(x.shape[axis]) for axis in axes):
+        return None
+    from dvm_rt.graph.shapes import reduced
+
+    return full(op, reduced(op.facts, "reduced", (x.shape,), axes, keepdims), value, x.dtype.name)
 
 
 def argmax(op: Make, x: Node, axes: tuple[int, ...], keepdims: bool) -> Node:
@@ -111,11 +120,15 @@ def first_of(op: Make, x: Node, wanted: Node, axes: tuple[int, ...], keepdims: b
 
 
 def softmax(op: Make, x: Node, axis: int) -> Node:
+    if same_zero(x.shape[axis]):
+        return x
     e = op.exp(op.subtract(x, op.max(x, axes=(axis,), keepdims=True)))
     return op.multiply(e, op.reciprocal(op.sum(e, axes=(axis,), keepdims=True)))
 
 
 def log_softmax(op: Make, x: Node, axis: int) -> Node:
+    if same_zero(x.shape[axis]):
+        return x
     shifted = op.subtract(x, op.max(x, axes=(axis,), keepdims=True))
     return op.subtract(shifted, op.log(op.sum(op.exp(shifted), axes=(axis,), keepdims=True)))
 

@@ -406,3 +406,18 @@ def test_what_is_nested_costs_its_size_not_two_to_its_depth(nested: Callable) ->
     assert all(large < 8 * small for large, small in zip(sizes[16], sizes[8], strict=True)), sizes
     fewer = nested(16)
     same(dvm.function(fewer)(dvm.asarray(a - 100), dvm.asarray(b))[0], fewer(dvm.asarray(a - 100), dvm.asarray(b))[0])
+
+
+@pytest.mark.parametrize("name", ["any", "all", "softmax", "log_softmax"])
+def test_loops_over_arrays_that_are_known_to_be_empty(name: str) -> None:
+    """What has a result of nothing has it where the sizes are numbers and nothing is left out, too."""
+    steps = {"any": lambda x: x + dvm.any(x > 0).astype("float32"), "all": lambda x: x + dvm.all(x > 0).astype("float32"),
+             "softmax": lambda x: dvm.softmax(x, axis=0), "log_softmax": lambda x: dvm.log_softmax(x, axis=0)}  # fmt: skip
+    empty = dvm.asarray(np.zeros((0, 5), np.float32))
+
+    @dvm.function
+    def looped(most: dvm.Array) -> tuple:
+        return dvm.while_loop(lambda n, x: (n < most) & ~dvm.any(x > 1), lambda n, x: (n + 1, steps[name](x)), (0, empty))
+
+    count, x = looped(np.asarray(3))
+    assert int(count) == 3 and np.asarray(x).shape == (0, 5)
