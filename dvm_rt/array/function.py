@@ -238,7 +238,8 @@ def function(python: Callable[..., object]) -> Function:
     values that they have when it is traced, and so is all else that it reads (a global number, say). Results: a tree of arrays.
 
     While it is traced, arrays have no values: no Python branch may depend on them (dvm.cond, dvm.while_loop, dvm.where). Sizes
-    are symbols; where Python code compares them, each way that it takes is traced for itself. Side effects of the Python code happen when it is traced, not when it is called again.
+    are symbols; where Python code compares them, each way that it takes is traced for itself. Side effects of the Python code
+    happen when it is traced, not when it is called again.
     Raises what its operators raise (ShapeError, DTypeError, from the line that caused it), GraphError for what cannot be
     traced, DeviceTrap where a value is needed (an index out of range, a loop beyond its limit)."""
     return Function(python)

@@ -153,7 +153,7 @@ def padded(op: Make, x: Node, pads: Sequence[tuple[Size, Size]], value: float) -
     for axis, ends in reversed(list(enumerate(pads, first))):
         if all(isinstance(n, int) and n == 0 for n in ends):
             continue
-        edges = [_full(op, (*x.shape[:axis], n, *x.shape[axis + 1 :]), value) if not _is_zero(n) else None for n in ends]
+        edges = [_full(op, (*x.shape[:axis], n, *x.shape[axis + 1 :]), value, x) if not _is_zero(n) else None for n in ends]
         x = op.concat(*(part for part in (edges[0], x, edges[1]) if part is not None), axis=axis)
     return x
 
@@ -162,8 +162,8 @@ def _is_zero(n: Size) -> bool:
     return isinstance(n, int) and n == 0
 
 
-def _full(op: Make, shape: Shape, value: float) -> Node:
-    return op.broadcast_to(op.constant(value=value, dtype="float32"), shape=shape)
+def _full(op: Make, shape: Shape, value: float, like: Node) -> Node:
+    return op.broadcast_to(op.constant(value=value, dtype=like.dtype.name), shape=shape)
 
 
 def conv(op: Make, x: Node, weight: Node, *rest: object) -> Node:
@@ -292,7 +292,7 @@ def _spread(op: Make, x: Node, axis: int, stride: int) -> Node:
     if stride == 1:
         return x
     shape = x.shape
-    zeros = _full(op, (*shape[: axis + 1], stride - 1, *shape[axis + 1 :]), 0.0)
+    zeros = _full(op, (*shape[: axis + 1], stride - 1, *shape[axis + 1 :]), 0.0, x)
     both = op.concat(op.expand_dims(x, axes=(axis + 1,)), zeros, axis=axis + 1)
     long = op.reshape(both, shape=(*shape[:axis], shape[axis] * stride, *shape[axis + 1 :]))
     whole = ((None, None, None),) * axis
@@ -313,7 +313,7 @@ def avg_pool(
     total = _over_taps(op, _padded_for(op, x, *geometry, 0.0), kernel, stride, dilation, op.add)
     if not ceil_mode and (count_include_pad or not any(map(any, padding))):
         return op.divide(total, float(prod(kernel)))
-    ones = _full(op, (1, 1, *x.shape[2:]), 1.0)
+    ones = _full(op, (1, 1, *x.shape[2:]), 1.0, x)
     if count_include_pad:  # what ceil mode adds behind the padding does not count
         ends = _ends(x.shape[2:], *geometry)
         ones = padded(op, ones, padding, 1.0)

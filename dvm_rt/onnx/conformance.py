@@ -6,8 +6,10 @@ reference evaluator computes, which takes minutes: only on request."""
 
 from __future__ import annotations
 
+import atexit
 import os
 import re
+import shutil
 import tempfile
 import warnings
 from collections import Counter
@@ -57,7 +59,9 @@ def run(groups: Sequence[str] = GROUPS, pattern: str = "") -> Iterator[Outcome]:
 
 def cases(group: str) -> list:
     """The cases of a group, as the installed onnx makes them."""
-    os.environ.setdefault("ONNX_HOME", tempfile.mkdtemp(prefix="dvm_rt_onnx_"))
+    if "ONNX_HOME" not in os.environ:  # where it writes
+        os.environ["ONNX_HOME"] = folder = tempfile.mkdtemp(prefix="dvm_rt_onnx_")
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
     from onnx.backend.test.loader import load_model_tests
 
     with warnings.catch_warnings():

@@ -192,3 +192,30 @@ def test_nothing_to_do() -> None:
 def test_refused(error: type, call) -> None:
     with pytest.raises(error):
         call(dvm.asarray(np.ones((1, 3, 8, 8), np.float32)), dvm.asarray(np.ones((4, 3, 3, 3), np.float32)))
+
+
+SLIDING = {
+    "conv": (lambda x, w: dvm.conv(x, w, padding=1, stride=2), ((2, 2), ((1, 1), (1, 1)), (1, 1), 1)),
+    "conv_transpose": (lambda x, w: dvm.conv_transpose(x, w, stride=(1, 2)), ((1, 2), ((0, 0), (0, 0)), (0, 0), (1, 1), 1)),
+    "max_pool": (lambda x, w: dvm.max_pool(x, 2, padding=1), ((2, 2), (2, 2), ((1, 1), (1, 1)), (1, 1), False)),
+    "avg_pool": (
+        lambda x, w: dvm.avg_pool(x, 2, padding=1, count_include_pad=False),
+        ((2, 2), (2, 2), ((1, 1), (1, 1)), (1, 1), False, False),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float16", "bfloat16"])
+@pytest.mark.parametrize("name", SLIDING)
+def test_other_floats(name: str, dtype: str) -> None:
+    """What is padded, and what is computed in float32 and rounded once: within one rounding of float64."""
+    call, attributes = SLIDING[name]
+    random = np.random.default_rng(3)
+    x, w = (np.round(draw(random, *shape) * 8) / 8 for shape in ((2, 3, 5, 6), (3, 3, 2, 3)))
+    want = meaning(name, x, w, *attributes) if name.startswith("conv") else meaning(name, x, *attributes)
+    eps = {"float64": 2.0**-52, "float16": 2.0**-11, "bfloat16": 2.0**-8}[dtype]
+    arrays = dvm.asarray(x).astype(dtype), dvm.asarray(w).astype(dtype)
+    for run in (call, dvm.function(call)):
+        got = run(*arrays)
+        assert got.dtype.name == dtype
+        np.testing.assert_allclose(np.asarray(got.astype("float64")), want, rtol=2 * eps, atol=2 * eps)

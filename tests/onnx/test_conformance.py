@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -44,3 +47,11 @@ def test_control_flow_passes_whole(outcomes: dict[str, Outcome]) -> None:
     rows = [o for o in outcomes.values() if {"If", "Loop", "Scan", "SequenceMap"} & set(o.operators)]
     assert len(rows) > 30
     assert all(o.result == PASSED for o in rows), [o.name for o in rows if o.result != PASSED]
+
+
+def test_the_suite_leaves_no_folders_behind(tmp_path: Path) -> None:
+    code = "from dvm_rt.onnx.conformance import cases; assert len(cases('simple')) == len(cases('simple')) > 0"
+    environment = {k: v for k, v in os.environ.items() if k != "ONNX_HOME"}
+    environment |= {"TMPDIR": str(tmp_path), "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+    subprocess.run([sys.executable, "-c", code], env=environment, cwd=tmp_path, check=True, timeout=60)
+    assert not list(tmp_path.iterdir())
