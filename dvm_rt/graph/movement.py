@@ -6,7 +6,6 @@ there are elements, of which `count_nonzero` are meant. Indices are int64; int32
 from __future__ import annotations
 
 from collections.abc import Callable
-from struct import pack
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -71,11 +70,6 @@ def running_totals(x: np.ndarray, axis: int, product: int, reverse: int, lead: i
         result = np.concatenate([nothing, result], axis=axis)
         result = np.take(result, np.arange(x.shape[axis]), axis=axis) if lead == 1 else result
     return np.flip(result, axis) if reverse else result
-
-
-def number_bits(value: float) -> int:
-    """A Python number as the whole number that an attribute holds: the bits of a float64."""
-    return int.from_bytes(pack("<d", float(value)), "little", signed=True)
 
 
 def _meaning(function: host.HostFunction, shape: Callable[..., Shape], unseen: int) -> Callable[..., np.ndarray]:

@@ -63,7 +63,6 @@ class Session:
         self.inputs = tuple(_port(v) for v in graph.inputs if v.name not in graph.constants)
         self.outputs = tuple(_port(v) for v in graph.outputs)
         self._declared = {v.name: v for v in graph.inputs}
-        self._optional = {v.name for v in graph.inputs if v.name in graph.constants}
         self._running = Running(model)
         self._direct: _Direct | None = None
 
