@@ -212,7 +212,15 @@ FN void transpose(V (&r)[W]) {
   exchange<2>(r, Columns()), exchange<1>(r, Columns());
 }
 
+// ONCE: for many products, by a pack section. As much is read and written then as memory gives, so that the next columns are
+// fetched, and what is written goes past the caches: the weights of a network are read after all have been packed.
+template <bool ONCE> FN void put(float* p, V v) {
+  if constexpr (ONCE) stream(p, v);
+  else store(p, v);
+}
+
 // W columns of B, each contiguous in k and `column` floats apart, to out[k][PANEL]; those beyond `columns` are 0.
+template <bool ONCE>
 void pack_contiguous_k(const float* b, int64_t column, int64_t columns, int64_t k, float* out) {
   if (columns <= 0) {
     for (; k > 0; k--, out += PANEL) store(out, V{});
@@ -220,6 +228,10 @@ void pack_contiguous_k(const float* b, int64_t column, int64_t columns, int64_t 
   }
   for (; k > 0; k -= W, b += W) {
     V r[W];
+    if constexpr (ONCE) {
+#pragma GCC unroll 16
+      for (int i = 0; i < W; i++) __builtin_prefetch(b + (W + i) * column);
+    }
     if (columns >= W && k >= W) {
 #pragma GCC unroll 16
       for (int i = 0; i < W; i++) r[i] = load(b + i * column);
@@ -230,7 +242,7 @@ void pack_contiguous_k(const float* b, int64_t column, int64_t columns, int64_t 
     transpose(r);
 #pragma GCC unroll 16
     for (int i = 0; i < W; i++, out += PANEL)
-      if (i < k) store(out, r[i]);
+      if (i < k) put<ONCE>(out, r[i]);
   }
 }
 
@@ -241,15 +253,16 @@ void pack_panel_16(const uint16_t* b, int64_t b_column, int64_t b_step, int64_t 
 }
 
 // One panel of B: columns [0, columns) of k rows, to out[k][PANEL], zero padded.
+template <bool ONCE = false>
 void pack_panel(const float* b, int64_t b_column, int64_t b_step, int64_t columns, int64_t k, float* out) {
   if (b_column != 1) {
-    for (int64_t j = 0; j < PANEL; j += W) pack_contiguous_k(b + j * b_column, b_column, columns - j, k, out + j);
+    for (int64_t j = 0; j < PANEL; j += W) pack_contiguous_k<ONCE>(b + j * b_column, b_column, columns - j, k, out + j);
     return;
   }
   for (int64_t i = 0; i < k; i++, b += b_step, out += PANEL) {
     __builtin_prefetch(b + 16 * b_step), __builtin_prefetch(b + 16 * b_step + 16);
     for (int64_t j = 0; j < PANEL; j += W)
-      store(out + j, columns - j >= W ? load(b + j) : loadPart(b + j, columns - j));
+      put<ONCE>(out + j, columns - j >= W ? load(b + j) : loadPart(b + j, columns - j));
   }
 }
 
@@ -561,9 +574,14 @@ void run_pack(Context&, const SectionRun& run) {
     uint8_t* const out = run.address[1] + (k0 * panels(n) * PANEL + j * rows) * element;
     if (element == 2)
       pack_panel_16(reinterpret_cast<const uint16_t*>(b), column, step, n - j, rows, reinterpret_cast<uint16_t*>(out));
-    else
+    else if (reinterpret_cast<uintptr_t>(out) % sizeof(V))
       pack_panel(reinterpret_cast<const float*>(b), column, step, n - j, rows, reinterpret_cast<float*>(out));
+    else
+      pack_panel<true>(reinterpret_cast<const float*>(b), column, step, n - j, rows, reinterpret_cast<float*>(out));
   }
+#if defined(__AVX2__)
+  _mm_sfence();
+#endif
 }
 
 }  // namespace dvm::DVM_TARGET

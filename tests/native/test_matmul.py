@@ -122,19 +122,21 @@ def product(
     return c
 
 
-def pack(b: Array, target: str = "") -> Array:
-    """The packed form of one matrix, made by a pack section."""
+def pack(b: Array, target: str = "", shift: int = 0) -> Array:
+    """The packed form of one matrix, made by a pack section; `shift` elements behind the beginning of a line of the caches."""
     (k, n), (root, base) = b.shape, storage(b)
     inner, outer, _ = strides(b, ())
     size = matmul.packed_bytes(n, k)
-    out = np.full(size // 4 + 16, GUARD, np.float32)
+    out = np.full(size // 4 + shift + 32, GUARD, np.float32)
+    out, at = out[-out.ctypes.data // 4 % 16 :][: size // 4 + shift + 16], shift
     builder = ProgramBuilder()
     section = builder.pack(n, k)
     section.operand(builder.add_arg(root.nbytes), [inner], base=base, depth=outer)
-    section.operand(builder.add_arg(size, WRITE), mode=WRITE | PACKED)
+    section.operand(builder.add_arg(size + 4 * shift, WRITE), mode=WRITE | PACKED, base=4 * shift)
     _native.Program(builder.build()).run([root, out], target)
-    assert np.all(out[-16:] == GUARD), "wrote beyond the packed form"
-    return out[:-16].copy()
+    assert not np.any(out[:at]), "wrote before the packed form"  # cleared, as what no section writes
+    assert np.all(out[at + size // 4 :] == GUARD), "wrote beyond the packed form"
+    return out[at : at + size // 4].copy()
 
 
 # ---- the definition -------------------------------------------------------------------------------------------------
@@ -164,6 +166,15 @@ def test_every_form_has_the_bits_of_the_definition(target: str) -> None:
     for shape in SHAPES:
         if target != "baseline" or np.prod(shape) < 60_000:
             check_all_forms(*shape, target)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_packed_form_may_lie_at_any_element(target: str) -> None:
+    for n, k in ((33, 20), (64, 40), (5, 1)):
+        b = random(k, n)
+        for layout in LAYOUTS.values():
+            for shift in (0, 1, 8, 15):
+                np.testing.assert_array_equal(bits(pack(layout(b), target, shift)), bits(matmul.pack(b)), f"shift {shift}")
 
 
 @pytest.mark.parametrize("target", TARGETS)
