@@ -75,6 +75,8 @@ SETTINGS: tuple[Setting, ...] = (
     # ---- kernels ----
     Setting("threads", 0, "threads",
             "that run kernels; 0: one inline, with processes the CPUs that caller and encoders leave", (0, 64)),
+    Setting("tune", 1, "",
+            "1: programs that run often try other stores and prefetch distances, and keep what is faster; 0: never", (0, 1)),
     # ---- spinning ----
     Setting("spin_us", 200, "us", "that a caller spins before it sleeps; 0 on one CPU", (0, 1_000_000)),
     Setting("device_spin_us", 200, "us", "that the device spins before it sleeps; 0 on one CPU", (0, 1_000_000)),

@@ -92,7 +92,8 @@ class Runtime:
             from dvm_rt import _native
 
             self.stream: _native.Stream = _native.Stream(inline=True, threads=self.threads,
-                                                         loop_s=config.number("loop_s"), **options)
+                                                         loop_s=config.number("loop_s"),
+                                                         tune=bool(config.integer("tune")), **options)
         else:
             self._start(options, _row("spin_us", spin_us), _row("lease_s", lease_s), listen, encode_work_ns)
         _open_runtimes.add(self)

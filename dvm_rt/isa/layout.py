@@ -188,7 +188,10 @@ CONTROL_LINES: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
             ("starved_user_ns", "device"), ("waiting_program", "device"), ("device_cpu", "device"), ("device_loops", "device"),
         ),
     ),
-    ("device_threads", (("sections_split", "device"),)),  # sections that several threads have run
+    (
+        "device_runs",  # sections that several threads have run; choices that were tried and kept, ns a run that these gained
+        (("sections_split", "device"), ("choices_tried", "device"), ("choices_kept", "device"), ("choices_gained_ns", "device")),
+    ),
     ("client", (("client_ns", "client"), ("client_call_began", "client"), ("launched", "client"), ("device_wakes", "device"))),
     ("events", (("event_written", "device"), ("event_read", "client"))),
     ("host", (("host_calls", "device"), ("host_ns", "device"))),

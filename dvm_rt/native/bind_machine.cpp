@@ -196,6 +196,14 @@ static double verify_time(nb::bytes bytes, int64_t reps) {
 }
 
 void bind_machine(nb::module_& m) {
+  nb::class_<Tuning>(m, "Tuning", "How the runs of one program are tuned, without program and clock.")
+      .def(nb::init<>())
+      .def("begins", &Tuning::begins)
+      .def("offer", &Tuning::offer, nb::arg("choices"))
+      .def("took", &Tuning::took, nb::arg("ns"))
+      .def_prop_ro("choice", &Tuning::choice)
+      .def_prop_ro("under_way", &Tuning::under_way)
+      .def_prop_ro("gained_ns", &Tuning::gained_ns);
   m.def("targets", [] {
     std::vector<std::string> names;
     for (const Target* target : targets()) names.push_back(target->name);
@@ -224,6 +232,9 @@ void bind_machine(nb::module_& m) {
             return out;
           },
           "For each section how many may run at the same time from it on.")
+      .def("choose", [](const PyProgram& p, uint8_t choice) { p.program->choose(choice); }, nb::arg("choice"),
+           "Exchanges stores past the caches for others (1), prefetch distances for others (2); 0: as it was encoded.")
+      .def_prop_ro("choices", [](const PyProgram& p) { return p.program->choices(); }, "Those that would change a word.")
       .def_prop_ro("split", &PyProgram::split,
                    "(units, parts that threads share, modelled ns if they do) of each section.")
       .def_prop_ro("cleared", &PyProgram::cleared,

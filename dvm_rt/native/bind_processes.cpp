@@ -56,14 +56,14 @@ void bind_processes(nb::module_& m) {
           "__init__",
           [](Device* d, int control, int arena, std::vector<int> rings, int eventfd, double spin_us, int trace,
              const std::string& target, int threads, double loop_s, std::vector<int> beside_cpus, int64_t beside_ns,
-             int beside_gate) {
+             int beside_gate, bool tune) {
             new (d) Device({control, arena, eventfd, trace, std::move(rings), spin_us, 1ull << 30, target,
-                            threads_checked(threads), loop_s, std::move(beside_cpus), beside_ns, beside_gate});
+                            threads_checked(threads), loop_s, std::move(beside_cpus), beside_ns, beside_gate, tune});
           },
           nb::arg("control_fd"), nb::arg("arena_fd"), nb::arg("ring_fds"), nb::arg("eventfd") = -1,
           nb::arg("spin_us") = 50.0, nb::arg("trace_fd") = -1, nb::arg("target") = "", nb::arg("threads") = 1,
           nb::arg("loop_s") = 1e6, nb::arg("beside_cpus") = std::vector<int>(), nb::arg("beside_ns") = 50'000,
-          nb::arg("beside_gate") = -1)
+          nb::arg("beside_gate") = -1, nb::arg("tune") = false)
       .def(
           "serve", [](Device& d, double timeout_us) { d.serve(nanoseconds(timeout_us * 1e-6)); }, nb::arg("timeout_us"),
           nb::call_guard<nb::gil_scoped_release>())

@@ -83,12 +83,14 @@ nb::dict stats(Stream& stream) {
   StreamCounters c;
   MemoryReport memory;
   uint64_t split;
+  Machine::Tuned tuned;
   size_t outbox, plans;
   {
     StreamLock lock(stream);
     stream.retire();
     c = stream.counters();
     split = stream.sections_split();
+    tuned = stream.tuned();
     memory = stream.memory();
     outbox = stream.outbox_count();
     plans = stream.plan_count();
@@ -101,6 +103,7 @@ nb::dict stats(Stream& stream) {
   out["guessed"] = c.guessed, out["guessed_right"] = c.guessed_right, out["guessed_wrong"] = c.guessed_wrong;
   out["appended_in_place"] = c.appended_in_place;
   out["program_cache_bytes"] = c.program_cache_bytes, out["sections_split"] = split;
+  out["choices_tried"] = tuned.tried, out["choices_kept"] = tuned.kept, out["choices_gained_ns"] = tuned.gained_ns;
   nb::dict bytes;
   bytes["tensors"] = memory.tensors, bytes["workspace"] = memory.workspace, bytes["packed"] = memory.packed;
   bytes["free"] = memory.free, bytes["arena"] = memory.arena;
@@ -646,17 +649,17 @@ void bind_stream(nb::module_& m) {
        [](Stream* s, bool inline_mode, uint64_t arena_bytes_max, uint64_t program_cache_bytes, uint64_t ring_bytes,
           uint64_t launches_max, int workers, double spin_us, double credit_timeout_s, const std::string& encode_mode,
           const std::string& target, int threads, int ahead_depth, int ahead_branches, size_t ahead_max,
-          double loop_s) {
+          double loop_s, bool tune) {
          new (s) Stream({inline_mode, arena_bytes_max, program_cache_bytes, ring_bytes, launches_max, workers, spin_us,
                          credit_timeout_s, target, threads_checked(threads), ahead_depth, ahead_branches, ahead_max,
-                         loop_s});
+                         loop_s, tune});
          s->set_default_where(where_named(encode_mode));
        },
        nb::arg("inline") = true, nb::arg("arena_bytes_max") = 4ull << 30, nb::arg("program_cache_bytes") = 64ull << 20,
        nb::arg("ring_bytes") = 16ull << 20, nb::arg("launches_max") = 1024, nb::arg("workers") = 0,
        nb::arg("spin_us") = 200.0, nb::arg("credit_timeout_s") = 60.0, nb::arg("encode_mode") = "auto",
        nb::arg("target") = "", nb::arg("threads") = 1, nb::arg("ahead_depth") = 4, nb::arg("ahead_branches") = 4,
-       nb::arg("ahead_max") = 64, nb::arg("loop_s") = 1e6)
+       nb::arg("ahead_max") = 64, nb::arg("loop_s") = 1e6, nb::arg("tune") = false)
       .def("asarray", &as_tensor, nb::arg("array"), nb::arg("dtype") = nb::none(),
            "Copies an array in, C order. `dtype`: code, for bfloat16 bits.")
       .def(

@@ -24,6 +24,7 @@ Device::Device(const DeviceOptions& options)
         return *found;
       }(), options.threads) {
   machine_.limit_loops(uint64_t(options.loop_s * 1e9));
+  if (options.tune) machine_.tune();
   for (int fd : options.rings) rings_.emplace_back(fd);
   if (options.trace >= 0) trace_ = Trace(options.trace);
   queue_.resize(LOG_CAPACITY);
@@ -219,6 +220,12 @@ void Device::commit_head() {
   if (const uint64_t split = machine_.sections_split(); split != sections_split_) {
     control_.add(CONTROL_SECTIONS_SPLIT, split - sections_split_);
     sections_split_ = split;
+  }
+  if (const Machine::Tuned& now = machine_.tuned(); now.tried != tuned_.tried) {
+    control_.add(CONTROL_CHOICES_TRIED, now.tried - tuned_.tried);
+    control_.add(CONTROL_CHOICES_KEPT, now.kept - tuned_.kept);
+    control_.add(CONTROL_CHOICES_GAINED_NS, now.gained_ns - tuned_.gained_ns);
+    tuned_ = now;
   }
   control_.commit(launch.seq, options_.eventfd);
   trace_.add(TraceKind::LAUNCH, begin_ns_, end_ns_, launch.seq, launch.head.program);

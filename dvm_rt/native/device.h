@@ -35,6 +35,7 @@ struct DeviceOptions {
   std::vector<int> beside_cpus;  // on which the second thread verifies; none: there is no such thread
   int64_t beside_ns = 50'000;  // beside launches whose long sections take longer, as modelled
   int beside_gate = -1;  // EarlyVerifier's
+  bool tune = false;     // programs that run often try other choices of stores and prefetches (tuning.h)
 };
 
 class Device {
@@ -90,6 +91,7 @@ class Device {
   std::vector<HostSpan> host_calls_;  // of the launch that ran
   std::vector<Event> unposted_;
   uint64_t sections_split_ = 0;  // as far as the control page knows
+  Machine::Tuned tuned_;         // so too
   uint64_t program_bytes_ = 0, refused_ = 0;
   bool ran_ = false, beside_runs_ = false;  // beside_runs_: the second thread works beside the launch
   LaunchHead running_{};

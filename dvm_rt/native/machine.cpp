@@ -330,6 +330,19 @@ bool Machine::late(size_t number) {
 }
 
 Trap Machine::run(const VerifiedProgram& program, std::span<const Binding> args, uint8_t* workspace, uint64_t deadline_ns) {
+  Tuning& tuning = program.tuning();
+  if (tunes_ && tuning.begins()) tuning.offer(program.choices());
+  if (!tunes_ || !tuning.under_way()) return run_as_it_is(program, args, workspace, deadline_ns);
+  program.choose(tuning.choice());
+  const uint64_t begin = now_ns();
+  const Trap trap = run_as_it_is(program, args, workspace, deadline_ns);
+  if (trap.code != TrapCode::NONE || !tuning.took(now_ns() - begin)) return trap;
+  tuned_.tried++, tuned_.kept += tuning.gained_ns() != 0, tuned_.gained_ns += tuning.gained_ns();
+  program.choose(tuning.choice());
+  return trap;
+}
+
+Trap Machine::run_as_it_is(const VerifiedProgram& program, std::span<const Binding> args, uint8_t* workspace, uint64_t deadline_ns) {
   const ProgramHead& head = program.head();
   const ProgramArg* wanted = program.args();
   for (size_t i = 0; i < head.arg_count; i++)

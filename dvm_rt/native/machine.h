@@ -35,6 +35,10 @@ class Machine {
   // aligned, or not writable where it writes give TrapCode::BINDING (word = argument) before anything runs.
   // Loops also end (STOPPED) when `deadline_ns` (now_ns; 0: none) has passed.
   Trap run(const VerifiedProgram& program, std::span<const Binding> args, uint8_t* workspace, uint64_t deadline_ns = 0);
+  // From now on programs that it runs are tuned (tuning.h). They are run by nobody else then.
+  void tune() { tunes_ = true; }
+  struct Tuned { uint64_t tried = 0, kept = 0, gained_ns = 0; };  // choices; a run, of all that were kept
+  const Tuned& tuned() const { return tuned_; }
   void reserve(const VerifiedProgram& program);  // scratch, so that run() does not allocate
   const std::vector<HostSpan>& host_calls() const { return host_calls_; }  // of the last run()
   int threads() const { return int(threads_.size()); }
@@ -49,6 +53,7 @@ class Machine {
   }
 
  private:
+  Trap run_as_it_is(const VerifiedProgram& program, std::span<const Binding> args, uint8_t* workspace, uint64_t deadline_ns);
   Trap run_host(const SectionRun& run);
   size_t following(const SectionView& section, size_t number, const uint8_t* flag);
   bool late(size_t number);
@@ -80,6 +85,8 @@ class Machine {
   std::unique_ptr<uint8_t[], void (*)(uint8_t*)> results_;  // of blocks of long rows
   size_t result_bytes_ = 0;
   int64_t parts_always_ = 0;
+  bool tunes_ = false;
+  Tuned tuned_;
   uint64_t sections_split_ = 0;
   std::vector<HostSpan> host_calls_;
   uint64_t deadline_ns_ = 0;  // of this run

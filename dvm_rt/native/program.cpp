@@ -115,4 +115,45 @@ std::unique_ptr<VerifiedProgram> VerifiedProgram::load(const uint8_t* bytes, siz
   return program;
 }
 
+// ---- choices that change no bits ----------------------------------------------------------------------------------------
+
+namespace {
+constexpr uint32_t DISTANCES = 2048 ^ 4096;  // exchanges these two, and the next row (0) with 6144 bytes ahead
+constexpr uint32_t WAS_PAST = 1;             // in field k of a store, which says nothing: it went past the caches
+
+// The word as the choice has it, or as it was if it has it: each exchange is its own inverse. The verifier and the machine ask
+// the same of both words.
+Word exchanged(Word w, uint8_t choice) {
+  if (choice & OTHER_DISTANCE && w.op == OP_fetch) w.k ^= DISTANCES;
+  if (!(choice & THROUGH_CACHES)) return w;
+  if (w.op == OP_store_nt || w.op == OP_store_any_nt) return {uint16_t(w.op == OP_store_nt ? OP_store : OP_store_any), w.a, WAS_PAST};
+  if ((w.op == OP_store || w.op == OP_store_any) && w.k == WAS_PAST)
+    return {uint16_t(w.op == OP_store ? OP_store_nt : OP_store_any_nt), w.a, 0};
+  return w;
+}
+}  // namespace
+
+// Those that would change a word.
+uint8_t VerifiedProgram::choices() const {
+  uint8_t found = 0;
+  for (const SectionView& section : sections())
+    for (int i = 0; SectionKind(section.head->kind) == SectionKind::VECTOR && i < section.head->word_count; i++) {
+      const uint16_t op = section.words[i].op;
+      if (op == OP_store_nt || op == OP_store_any_nt) found |= THROUGH_CACHES;
+      if (op == OP_fetch) found |= OTHER_DISTANCE;
+    }
+  return found;
+}
+
+void VerifiedProgram::choose(uint8_t choice) const {
+  const uint8_t change = chosen_ ^ choice;
+  if (!change) return;
+  for (const SectionView& section : sections())
+    for (int i = 0; SectionKind(section.head->kind) == SectionKind::VECTOR && i < section.head->word_count; i++) {
+      Word& word = const_cast<Word*>(section.words)[i];
+      word = exchanged(word, change);
+    }
+  chosen_ = choice;
+}
+
 }  // namespace dvm

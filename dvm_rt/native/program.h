@@ -6,6 +6,7 @@
 #include <span>
 #include "layout.h"
 #include "split.h"
+#include "tuning.h"
 
 namespace dvm {
 
@@ -53,8 +54,8 @@ struct VerifyError {
   int64_t got = 0, allowed = 0;  // where the rule is about a number
 };
 
-// A private, immutable copy of program bytes that passed verify(), and what is worked out from it, in one block. No other
-// way to make one, no switch to skip it.
+// A private copy of program bytes that passed verify(), and what is worked out from it, in one block. No other way to make one,
+// no switch to skip it. Nothing changes it but choose(), which knows only words that prove the same before and after.
 class VerifiedProgram {
  public:
   // Null, and why, if refused. The block comes from `memory`, which outlives it.
@@ -67,6 +68,10 @@ class VerifiedProgram {
   bool streams() const { return streams_; }                // some section has non-temporal stores
   size_t result_bytes() const { return result_bytes_; }    // of the blocks of the longest row of wide sections
   int64_t split_ns() const { return split_ns_; }           // modelled time of those sections that several threads share
+  // For the one machine that runs it, between two runs: how it is tuned, which choices it has, and their exchange.
+  Tuning& tuning() const { return tuning_; }
+  uint8_t choices() const;
+  void choose(uint8_t choice) const;
   VerifiedProgram(const VerifiedProgram&) = delete;
   static void operator delete(VerifiedProgram* program, std::destroying_delete_t) {
     program->memory_->deallocate(program, program->block_bytes_, alignof(VerifiedProgram));
@@ -81,6 +86,8 @@ class VerifiedProgram {
   bool zero_workspace_ = false, streams_ = false;
   int64_t split_ns_ = 0;
   size_t result_bytes_ = 0;
+  mutable uint8_t chosen_ = 0;
+  mutable Tuning tuning_;
 };
 
 }  // namespace dvm

@@ -38,6 +38,7 @@ Stream::Stream(const StreamOptions& options)
         return *found;
       }(), options.inline_mode ? options.threads : 1) {
   machine_.limit_loops(uint64_t(options.loop_s * 1e9));
+  if (options.tune) machine_.tune();
   watch_forks();
   fork_generation_ = fork_generation;
   plans_.push_back(std::make_unique<PlanState>());  // number 0: packing

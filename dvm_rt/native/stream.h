@@ -54,6 +54,7 @@ struct StreamOptions {
   int ahead_branches = 4;  // of those that may come next
   size_t ahead_max = 64;   // programs that were guessed and not called yet
   double loop_s = 1e6;  // that loops of a launch may take, inline
+  bool tune = false;    // inline: programs that run often try other choices of stores and prefetches (tuning.h)
 };
 
 struct PlanState;
@@ -190,6 +191,10 @@ class Stream {
 
   // ---- under the lock: for those who look ----
   const StreamCounters& counters() const { return counters_; }
+  Machine::Tuned tuned() const {
+    if (inline_mode_) return machine_.tuned();
+    return {control_.get(CONTROL_CHOICES_TRIED), control_.get(CONTROL_CHOICES_KEPT), control_.get(CONTROL_CHOICES_GAINED_NS)};
+  }
   uint64_t sections_split() const { return inline_mode_ ? machine_.sections_split() : control_.get(CONTROL_SECTIONS_SPLIT); }
   MemoryReport memory() const { return arena_->report(); }
   const PlanState& plan(uint32_t number) { return plan_state(number); }

@@ -16,6 +16,7 @@ def main(request: dict, fds: dict[str, int]) -> None:
     device = _native.Device(
         fds["control"], fds["arena"], rings, fds["eventfd"], request["spin_us"], fds["trace"], request["target"],
         request["threads"], config.number("loop_s"), request["beside_cpus"],
+        tune=bool(config.integer("tune")),
     )  # fmt: skip
     while True:
         device.serve(SLICE_US)

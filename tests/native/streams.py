@@ -91,7 +91,8 @@ class Gate:
 class Stepped:
     """A stream with processes, whose device runs here, one step at a time, and can be killed between any two."""
 
-    def __init__(self, beside: bool = False, gate: bool = False, **options: object) -> None:
+    def __init__(self, beside: bool = False, gate: bool = False, tune: bool = False, **options: object) -> None:
+        self.tune = tune  # the device's programs that run often
         self.beside = sorted(os.sched_getaffinity(0)) if beside else []  # a second thread of the device, beside every launch
         self.gate = Gate() if gate else None  # that holds this thread in each program
         self.stream = _native.Stream(**{"inline": False, "arena_bytes_max": 1 << 26, "ring_bytes": 1 << 18,
@@ -104,7 +105,7 @@ class Stepped:
         return _native.Device(self.fds["control"], self.fds["arena"], self.fds["rings"], self.fds["eventfd"], 0.0,
                               self.fds["traces"][0],
                               beside_cpus=self.beside, beside_ns=0,
-                              beside_gate=self.gate.descriptor if self.gate else -1)  # fmt: skip
+                              beside_gate=self.gate.descriptor if self.gate else -1, tune=self.tune)  # fmt: skip
 
     def kill(self) -> None:
         """The device is gone, with everything that only it knew; the stream hears of it; another starts."""
