@@ -342,7 +342,8 @@ Trap Machine::run(const VerifiedProgram& program, std::span<const Binding> args,
   return trap;
 }
 
-Trap Machine::run_as_it_is(const VerifiedProgram& program, std::span<const Binding> args, uint8_t* workspace, uint64_t deadline_ns) {
+Trap Machine::run_as_it_is(const VerifiedProgram& program, std::span<const Binding> args, uint8_t* workspace,
+                           uint64_t deadline_ns) {
   const ProgramHead& head = program.head();
   const ProgramArg* wanted = program.args();
   for (size_t i = 0; i < head.arg_count; i++)

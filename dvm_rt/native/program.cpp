@@ -126,7 +126,8 @@ constexpr uint32_t WAS_PAST = 1;             // in field k of a store, which say
 Word exchanged(Word w, uint8_t choice) {
   if (choice & OTHER_DISTANCE && w.op == OP_fetch) w.k ^= DISTANCES;
   if (!(choice & THROUGH_CACHES)) return w;
-  if (w.op == OP_store_nt || w.op == OP_store_any_nt) return {uint16_t(w.op == OP_store_nt ? OP_store : OP_store_any), w.a, WAS_PAST};
+  if (w.op == OP_store_nt || w.op == OP_store_any_nt)
+    return {uint16_t(w.op == OP_store_nt ? OP_store : OP_store_any), w.a, WAS_PAST};
   if ((w.op == OP_store || w.op == OP_store_any) && w.k == WAS_PAST)
     return {uint16_t(w.op == OP_store ? OP_store_nt : OP_store_any_nt), w.a, 0};
   return w;

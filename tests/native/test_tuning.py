@@ -1,4 +1,4 @@
-"""Programs that run often try other stores and prefetch distances: with the same bits, to an end, and only what is faster stays."""
+"""Programs that run often try other stores and prefetch distances: with the same bits, to an end; only what is faster stays."""
 
 from __future__ import annotations
 
