@@ -4,6 +4,7 @@
 #include <nanobind/stl/vector.h>
 #include <algorithm>
 #include <memory>
+#include "known_passes.h"
 #include "machine.h"
 #include "together.h"
 
@@ -211,6 +212,7 @@ void bind_machine(nb::module_& m) {
   }, "Names of the instruction sets that this CPU can run, best first.");
   m.def("checksum", [](nb::bytes bytes) { return checksum(static_cast<const uint8_t*>(bytes.data()), bytes.size()); },
         "64-bit checksum of some bytes, as dvm_rt.isa.checksum.");
+  m.attr("pass_loops") = KnownPasses::COUNT;
   m.def("verify_time", verify_time, nb::arg("program"), nb::arg("reps"), "Nanoseconds to copy, verify and load a program.");
   nb::class_<PyProgram>(m, "Program", "A verified program. Raises InvalidBytecodeError with code, section and word.")
       .def(nb::init<nb::bytes>(), nb::arg("program"))
@@ -235,6 +237,16 @@ void bind_machine(nb::module_& m) {
       .def("choose", [](const PyProgram& p, uint8_t choice) { p.program->choose(choice); }, nb::arg("choice"),
            "Exchanges stores past the caches for others (1), prefetch distances for others (2); 0: as it was encoded.")
       .def_prop_ro("choices", [](const PyProgram& p) { return p.program->choices(); }, "Those that would change a word.")
+      .def_prop_ro(
+          "loops",
+          [](const PyProgram& p) {
+            std::vector<int> out;
+            for (const SectionView& section : p.program->sections())
+              for (int i = 0; SectionKind(section.head->kind) == SectionKind::VECTOR && i < section.head->word_count; i++)
+                if (section.words[i].op == OP_pass) out.push_back(section.words[i].a);
+            return out;
+          },
+          "For each pass the number of the loop that the machine has for its words; 0: none, the words are run.")
       .def_prop_ro("split", &PyProgram::split,
                    "(units, parts that threads share, modelled ns if they do) of each section.")
       .def_prop_ro("cleared", &PyProgram::cleared,

@@ -4,6 +4,7 @@
 #include <bit>
 #include <cstring>
 #include <vector>
+#include "known_passes.h"
 #include "together.h"
 #include "verify.h"
 
@@ -61,6 +62,13 @@ static int64_t resolve(SectionView& section, Outer* out) {
   return outers ? outers : 1;
 }
 
+// Tells each `pass` of a vector section the number of its loop, if there is one. The block is not anybody else's yet.
+static void number_passes(const SectionView& section) {
+  Word* words = const_cast<Word*>(section.words);
+  for (int i = 0; i < section.head->word_count; i++)
+    if (words[i].op == OP_pass) words[i].a = number_of_pass(words + i);
+}
+
 // Its rows are shared one by one, if at all: not each of them.
 static bool one_by_one(const SectionView& section) { return !section.split.wide() || section.split.parts == 1; }
 static uint32_t nanoseconds(const SectionView& section) { return uint32_t(std::min<int64_t>(work_of(section), 1 << 30)); }
@@ -94,8 +102,11 @@ std::unique_ptr<VerifiedProgram> VerifiedProgram::load(const uint8_t* bytes, siz
   Outer* outer = reinterpret_cast<Outer*>(block + outers_at);
   for (int i = 0; i < head.section_count; i++) {
     SectionView section = section_at(at);
+    if (SectionKind(section.head->kind) == SectionKind::VECTOR) {
+      outer += resolve(section, outer);
+      number_passes(section);
+    }
     at += section.head->bytes;
-    if (SectionKind(section.head->kind) == SectionKind::VECTOR) outer += resolve(section, outer);
     section.split = split_of(section);
     program->split_ns_ += section.split.ns;
     if (const size_t room = size_t(section.split.blocks) * MAX_REDUCTIONS * sizeof(double); room > program->result_bytes_)

@@ -621,7 +621,7 @@ void store_per_row(ARGS) {
 }  // namespace
 }  // namespace dvm::DVM_TARGET::DVM_DTYPE
 
-#include "reducing.h"
+#include "whole_passes.h"
 
 namespace dvm::DVM_TARGET::DVM_DTYPE {
 namespace {
@@ -683,7 +683,7 @@ template <Length LENGTH> constexpr Table row_table() {
   h[OP_fold_min] = fold<meaning::min, LENGTH == LONG>, h[OP_fold_prod] = fold<meaning::mul, LENGTH == LONG>, h[OP_iota] = iota_row;
   if (LENGTH == SHORT) h[OP_fold_sum] = h[OP_fold_max] = h[OP_fold_min] = h[OP_fold_prod] = fold_short;
   h[OP_gather] = gather, h[OP_fetch] = fetch<1>, h[OP_end_row] = end_row;
-  h[OP_pass] = LENGTH == MIDDLE ? pass_or_reduce : pass;
+  h[OP_pass] = LENGTH == SHORT ? pass : known_pass<LENGTH == LONG>;
   return t;
 }
 void stop(ARGS) { c->stopped = p; }
@@ -791,7 +791,7 @@ void run_pass_part(void* job, Context& c, int64_t part) {
   choose_tables<LONG>(c);
   c.row = &STOP;
   const V z{};
-  pass(z, z, z, z, z, z, z, z, j.pass, &c, 0, &STOP);
+  known_pass<true>(z, z, z, z, z, z, z, z, j.pass, &c, 0, &STOP);
   c.first = 0, c.results = nullptr;
   leave();
 }
