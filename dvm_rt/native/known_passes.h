@@ -58,7 +58,7 @@ inline uint16_t number_of_pass(const Word* pass) {
     if (p->op == OP_fetch) continue;
     if (count == KNOWN_STEPS_MAX) return 0;
     const bool names_slot = OPS[p->op].k == Field::SLOT;
-    steps[count++] = step(p->op == OP_store_nt ? OP_store : p->op, names_slot ? p->k : 0);
+    steps[count++] = step(p->op == OP_store_nt ? uint16_t(OP_store) : p->op, names_slot ? p->k : 0);
   }
   uint16_t number = 0, found = 0;
   auto compare = [&]<uint32_t... STEP>(KnownPass<STEP...>) {
