@@ -8,6 +8,7 @@
 #include <cstring>
 #include <string>
 #include <vector>
+#include "known_passes.h"
 #include "program.h"
 
 namespace fuzz {
@@ -330,7 +331,8 @@ class Shadow {
       need(op.dtypes >> head.dtype & 1, "no such row for this compute dtype");
       if (op.form == FORM_K && element_bytes() == 8) need(w.k < head.constant_count, "no such constant");
       if (op.a == Field::OPERAND) need(w.a < head.operand_count, "no such operand");
-      need((op.a != Field::EMPTY || !w.a) && (op.k != Field::EMPTY || !w.k), "reserved field of a word");
+      const uint16_t empty = w.op == OP_pass ? number_of_pass(&w) : 0;  // loading has written it there
+      need((op.a != Field::EMPTY || w.a == empty) && (op.k != Field::EMPTY || !w.k), "reserved field of a word");
       if (op.k == Field::SLOT) need(w.k < MAX_SLOTS, "no such slot");
       if (op.k == Field::ROW) need(w.k < MAX_ROW_SCALARS, "no such row scalar");
       if (op.a == Field::REDUCTION) need(w.a < MAX_REDUCTIONS, "no such reduction");
