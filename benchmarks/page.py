@@ -120,7 +120,7 @@ WHY = {
     "6-layer encoder, first result": "planning and packing the weights are in it; PyTorch has nothing to plan, ONNX Runtime starts from a file that was exported before",
     "6-layer encoder": "matrix products of full size, where MKL is as fast",
     "MiniLM": "matrix products of full size, where MKL is as fast",
-    "convolutions": "windows are laid out in memory before the product: the two are 39 % of the kernels' time at 2x3x16x12, 62 % at 8x3x128x128, where the windows (14 MB) leave L2; depthwise taps are three kernels, as one takes 12 arguments; at the small shapes 18 kernels of 2 us and the call",
+    "convolutions": "depthwise taps are three kernels, as one takes 12 arguments; at the small shapes kernels of 2 us each and the call",
     "bert": "the first run encodes and verifies every kernel of the shape",
     "gpt": "the first run encodes and verifies every kernel of the shape",
     "control": "the first run of a shape encodes and verifies its program, 50 us beside 0.5 ms, and its kernels take 0.1 ms longer in memory that was not used just before",

@@ -790,6 +790,11 @@ def is_grouped(product: Node) -> bool:
     return product.operator.name == "grouped_product"
 
 
+def is_windows(product: Node) -> bool:
+    """Whether its right operand are windows, read where they are."""
+    return product.operator.name == "window_product"
+
+
 def _as_it_lies(made: Group, placement: Placement) -> bool:
     """Whether each dimension is an axis of the domain, from its begin on, or of size 1, and the domain has no other."""
     plain = (not at.terms or (len(at.terms) == 1 and same(at.terms[0][1], 1)) for at in placement)
@@ -807,6 +812,10 @@ def _check_product(grouping: Grouping, made: Group, last: Node) -> None:
         made.inner = column.terms[0][0]
     if is_grouped(made.product) and not _as_it_lies(made, made.placed[made.product]):
         raise Refused("rows in groups are counted from the first one on")
+    if is_windows(made.product) and column.terms and not (
+        same(column.offset, 0) and same(made.sizes[column.terms[0][0]], made.product.shape[-1])
+    ):
+        raise Refused("rows of windows are counted from the first one on")
     if last.dtype is not made.product.dtype or home.root.dtype is not last.dtype:
         raise Refused("the matrix unit writes what it computes in")
 

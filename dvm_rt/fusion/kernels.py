@@ -21,11 +21,14 @@ from dvm_rt.fusion.groups import (
     argument_strides,
     host_node,
     is_grouped,
+    is_windows,
     plain_copy,
     running_node,
 )
 from dvm_rt.fusion.legalise import NUMBERS, Legal
-from dvm_rt.fusion.plan import GATHER, NONE, PACKED, READ, WRITE, Arg, Expression, Kernel, KernelBuilder, PlanBuilder
+from dvm_rt.fusion.plan import (
+    GATHER, MAX_RANK, NONE, PACKED, READ, WINDOWS, WRITE, Arg, Expression, Kernel, KernelBuilder, PlanBuilder,
+)  # fmt: skip
 from dvm_rt.fusion.segments import Segment
 from dvm_rt.fusion.views import ZERO, Access, Placement, axes_of, is_one, source
 from dvm_rt.fusion.words import NARROW, is_closed, member_words, without_idle_narrowing
@@ -52,6 +55,7 @@ class Argument:
     depth: Size | None = None
     index: int | None = None
     limit: Size | None = None
+    of_windows: tuple[Size, ...] = ()  # steps of a column and a row of the kernel, and of a row of places
 
 
 @dataclass(slots=True, eq=False)
@@ -447,6 +451,8 @@ class KernelWriter:
         self.kernel = KernelBuilder(kind if product_node is None else "MATMUL", self.compute, dims, depth, 0)
         for a in self.arguments:
             strides = [self._number(a.strides.get(axis, 0)) for axis in axes] or [NONE]
+            if a.of_windows:
+                strides += [NONE] * (MAX_RANK - len(a.of_windows) - len(strides)) + [self._number(s) for s in a.of_windows]
             index = NONE if a.index is None else a.index
             self.kernel.arg(
                 a.buffer, a.mode, a.node.dtype, strides, self._number(a.offset), index,
@@ -545,6 +551,9 @@ class KernelWriter:
         for number, outer in enumerate((rows, columns)):
             operand = node.inputs[number]
             access = legal.access[operand]
+            if number == 1 and is_windows(node):
+                self.arguments.append(self._windows(operand, access, at))
+                continue
             own = tuple(at[len(at) - len(operand.shape) : -2])
             batch = tuple(ZERO if is_one(n) else i for i, n in zip(own, operand.shape[:-2], strict=True))
             free, summed = (-2, -1) if number == 0 else (-1, -2)
@@ -579,6 +588,17 @@ class KernelWriter:
         offset, strides = argument_strides(home, self.group.placed[result])
         self.arguments.append(Argument(buffer(home.root), result, READ | WRITE, offset, strides))
         self.arguments.append(Argument(buffer(numbers.root), numbers.root, READ, numbers.offset, {GROUPS: numbers.strides[0]}))
+
+    def _windows(self, operand: Node, access: Access, at: Placement) -> Argument:
+        """B as windows (..., C, H, W, rows, places)."""
+        _, height, width, _, places = operand.shape[-5:]
+        channel, row, column, place_row, place = access.strides[-5:]
+        own = tuple(at[len(at) - 2 - len(operand.shape[:-5]) : -2])
+        batch = tuple(ZERO if is_one(n) else i for i, n in zip(own, operand.shape[:-5], strict=True))
+        outside = Access(access.root, access.offset, (*access.strides[:-5], place), ())
+        offset, strides = argument_strides(outside, (*batch, at[-1]))
+        return Argument(self.plan.buffer(access.root), access.root, READ | WINDOWS, offset, strides, channel,
+                        height * 256 + width, places, (column, row, place_row))
 
     def _packed(self, operand: Node, access: Access) -> Argument:
         buffer = self.plan.packed(access.root, operand.shape, access.strides, access.offset)

@@ -196,6 +196,8 @@ class _Copier:
         lowering = node.operator.lowering
         if lowering is Lowering.ELEMENTWISE or lowering is Lowering.REDUCE:
             inputs = [self.private(i) for i in inputs]
+        elif node.operator.name == "window_product":
+            inputs = [self.operand(inputs[0], 0), self.given_or_stored(inputs[1])]
         elif lowering is Lowering.PRODUCT:
             self.experts |= {inputs[1]} if node.operator.name == "grouped_product" else set()
             inputs = [self.operand(i, number) if number < 2 else self.stored(i) for number, i in enumerate(inputs)]
@@ -256,9 +258,13 @@ class _Copier:
         if number == 1 and straight and (self.may_be_packed(node, access.root) or self.are_packed_experts(node, access)):
             self.legal.weights.add(node)
             return node
-        stored = access.root.dtype is node.dtype and access.root.operator.lowering is not Lowering.LEAF
-        given = access.root.dtype is node.dtype and access.root.operator.name in ("parameter", "beside")
-        return node if straight and (stored or given) else self.copy(node)
+        return self.given_or_stored(node) if straight else self.copy(node)
+
+    def given_or_stored(self, node: Node) -> Node:
+        """A value in memory, in its own dtype, as it lies."""
+        root = self.legal.access[node].root
+        in_memory = root.operator.lowering is not Lowering.LEAF or root.operator.name in ("parameter", "beside")
+        return node if in_memory and root.dtype is node.dtype else self.copy(node)
 
     def may_be_packed(self, node: Node, root: Node) -> bool:
         """Whether it is a matrix of a dtype that packed weights have, given to the whole graph, and no conversion rounds it."""
@@ -339,7 +345,7 @@ class _Copier:
         return all(
             any(same(s, 1) or is_one(n) for s, n in zip(access[i].strides[-2:], i.shape[-2:], strict=True))
             for node in products
-            for i in node.inputs[:2]
+            for i in node.inputs[: 1 if node.operator.name == "window_product" else 2]
             if i in access
         )
 

@@ -32,7 +32,7 @@ from dvm_rt.isa.layout import ENUMS, FLAGS, LIMITS, PLAN_MAGIC, RECORD, TABLE_HA
 NONE = LIMITS["NONE"]
 MAX_RANK = LIMITS["MAX_RANK"]
 KERNEL_ARGS_MAX = 12  # the encoder adds row buffers up to MAX_OPERANDS
-READ, WRITE, GATHER, PACKED = (FLAGS["Mode"][name] for name in ("READ", "WRITE", "GATHER", "PACKED"))
+READ, WRITE, GATHER, PACKED, WINDOWS = (FLAGS["Mode"][name] for name in ("READ", "WRITE", "GATHER", "PACKED", "WINDOWS"))
 STREAM = FLAGS["KernelFlag"]["STREAM"]
 
 _NUMBERS = {instruction.name: row for row, instruction in enumerate(table.INSTRUCTIONS)} | FLAGS["NodeOp"]  # of what a node does

@@ -25,7 +25,7 @@ from dvm_rt.graph.operators import OPERATORS, Lowering
 from dvm_rt.graph.symbols import DERIVED, Dim, Facts, Shape, Size, substitute, symbol, symbols_in_order
 
 PRODUCTS = ("grouped_matmul", "grouped_product", "linear", "matmul", "matmul_integer",
-            "matrix_product")  # they read their first two inputs from memory
+            "matrix_product", "window_product")  # they read their first two inputs from memory
 
 
 RENAMED_DERIVED = DERIVED + (1 << 15)  # names of what was derived before: beyond those that a segment's own facts give

@@ -652,6 +652,9 @@ TABLE: tuple[Operator, ...] = (
     Operator("grouped_product", 3, L.PRODUCT,
              "(M, K) x (G, K, N): rows in G groups, one behind the other, each with a matrix of its own; "
              "third input: how many rows each has; what is beyond all of them is 0", _product_of_groups, shapes.grouped, _groups),
+    Operator("window_product", 2, L.PRODUCT,
+             "(..., M, C * H * W) x windows (..., C, H, W, *O) of two axes -> (..., M, product of O); H * 256 + W below 65535",
+             _product, windows.product_shape, windows.product_meaning),
     Operator("take", 2, L.GATHER, "rows of a table, one for each index; negative indices count from the end", _rows,
              shapes.taken, _take),
     Operator("attention", (3, 4), L.ATTENTION,

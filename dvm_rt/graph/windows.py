@@ -3,9 +3,8 @@
 A `windows` view lays the elements of each window along axes of its own: strides, no work. On it
 
     conv            the windows of all channels are the columns of a matrix, multiplied by the weights from the left, for each
-                    image and group; kernels of one element and stride 1 need no such matrix
-    conv, by rows   many channels, few outputs, no stride but along the last axis: windows of that axis alone, laid out once; each
-                    row of the kernel is a product with them from another place on, and these are added up
+                    image and group. The matrix unit reads windows of one or two axes where they are (window_product); of more
+                    axes they are laid out in memory. Kernels of one element and stride 1 are a plain product
     conv, depthwise elementwise: each tap times its weight, added up in row-major order of the taps
     conv_transpose  zeros between the elements, then a convolution with flipped weights
     max_pool, avg_pool   elementwise over the taps of a window: all at once if they are few, else axis by axis, last axis first
@@ -27,6 +26,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dvm_rt.errors import ShapeError
+from dvm_rt.graph.shapes import elementwise
 from dvm_rt.graph.symbols import Facts, Shape, Size, floordiv, maximum, minimum, product
 
 if TYPE_CHECKING:
@@ -35,10 +35,8 @@ if TYPE_CHECKING:
 
 Ints = tuple[int, ...]
 Pads = tuple[tuple[int, int], ...]  # (before, after) of each axis of space
+KERNEL_SIDE_MAX, PRODUCT_RANK_MAX = 254, 5  # of a product with windows, as the machine has them
 TAPS_MAX = 12  # taps of a pooling window that one expression takes
-# A convolution goes by rows of its kernel where these are few and long enough for products, and the weights, whose rows are
-# gathered in each call, are small beside what the windows would take.
-ROWS_OF_KERNEL_MAX, DEPTH_OF_ROW_MIN, OUTPUTS_BY_ROWS_MAX = 5, 64, 128
 
 
 # ---- shapes -------------------------------------------------------------------------------------------------------
@@ -144,6 +142,19 @@ def _ends(space: Shape, kernel: Ints, stride: Ints, padding: Pads, dilation: Int
     return ends
 
 
+def product_shape(facts: Facts, where: str, shapes: tuple[Shape, ...]) -> Shape:
+    """(..., M, C * H * W) x windows (..., C, H, W, P, Q) -> (..., M, P * Q)."""
+    weight, columns = shapes
+    if not (2 <= len(weight) and 5 <= len(columns) and max(len(weight), len(columns) - 3) <= PRODUCT_RANK_MAX):
+        raise ShapeError(f"{where}: ranks, got {weight} and {columns}, allowed (..., M, K) and (..., C, H, W, P, Q), "
+                         f"a result of at most {PRODUCT_RANK_MAX} axes")
+    if not all(isinstance(n, int) and 1 <= n <= KERNEL_SIDE_MAX for n in columns[-4:-2]):
+        raise ShapeError(f"{where}: kernel, got {columns[-4:-2]}, allowed known sizes of 1 to {KERNEL_SIDE_MAX}")
+    facts.equate(weight[-1], product(columns[-5:-2]), where)
+    batch = elementwise(facts, where, (weight[:-2], columns[:-5]))
+    return (*batch, weight[-2], product(columns[-2:]))
+
+
 # ---- composites ---------------------------------------------------------------------------------------------------
 
 
@@ -171,67 +182,45 @@ def conv(op: Make, x: Node, weight: Node, *rest: object) -> Node:
     *bias, stride, padding, dilation, groups = rest
     outputs, channels, *kernel = weight.shape
     x = padded(op, x, padding, 0.0)
+    few = len(kernel) <= 2 and all(k <= KERNEL_SIDE_MAX for k in kernel)
     if channels == 1 and groups > 1:
         result = _depthwise(op, x, weight, stride, dilation)
     else:
-        result = _by_matmul(op, x, weight, stride, dilation, groups)
+        result = (_by_windows if few else _by_columns)(op, x, weight, stride, dilation, groups)
     return op.add(result, op.reshape(bias[0], shape=(outputs, *(1 for _ in kernel)))) if bias else result
 
 
-def _by_matmul(op: Make, x: Node, weight: Node, stride: Ints, dilation: Ints, groups: int) -> Node:
+def _by_windows(op: Make, x: Node, weight: Node, stride: Ints, dilation: Ints, groups: int) -> Node:
+    """The matrix unit reads the windows where they are."""
     outputs, channels, *kernel = weight.shape
-    rank, batch, depth = len(kernel), x.shape[0], weight.shape[1] * prod(weight.shape[2:])
+    batch, depth, rank = x.shape[0], channels * prod(kernel), len(kernel)
+    lead = (groups,) if groups > 1 else ()
     if all(k == 1 for k in kernel) and all(s == 1 for s in stride):
-        space, columns = x.shape[2:], x
-    else:
-        if groups > 1:
-            x = op.reshape(x, shape=(batch * groups, channels, *x.shape[2:]))
-        if _goes_by_rows(weight.shape, stride, groups):
-            return _by_rows(op, x, weight, stride, dilation, batch, groups)
-        columns = op.windows(x, kernel=tuple(kernel), stride=stride, dilation=dilation)
-        space = columns.shape[2 : 2 + rank]
-        columns = op.permute_dims(columns, axes=(0, 1, *range(2 + rank, 2 + 2 * rank), *range(2, 2 + rank)))
+        columns, space = op.reshape(x, shape=(batch, *lead, depth, product(x.shape[2:]))), x.shape[2:]
+        factor = op.reshape(weight, shape=(*lead, outputs // groups, depth))
+        return op.reshape(op.matrix_product(factor, columns), shape=(batch, outputs, *space))
+    columns = op.windows(x, kernel=tuple(kernel), stride=stride, dilation=dilation)
+    space = columns.shape[2 : 2 + rank]
+    columns = op.permute_dims(columns, axes=(0, 1, *range(2 + rank, 2 + 2 * rank), *range(2, 2 + rank)))
+    flat = (1,) * (2 - rank)
+    columns = op.reshape(columns, shape=(batch, *lead, channels, *flat, *kernel, *flat, *space))
+    factor = op.reshape(weight, shape=(*lead, outputs // groups, depth))
+    return op.reshape(op.window_product(factor, columns), shape=(batch, outputs, *space))
+
+
+def _by_columns(op: Make, x: Node, weight: Node, stride: Ints, dilation: Ints, groups: int) -> Node:
+    """The windows are laid out in memory."""
+    outputs, channels, *kernel = weight.shape
+    rank, batch, depth = len(kernel), x.shape[0], channels * prod(kernel)
+    if groups > 1:
+        x = op.reshape(x, shape=(batch * groups, channels, *x.shape[2:]))
+    columns = op.windows(x, kernel=tuple(kernel), stride=stride, dilation=dilation)
+    space = columns.shape[2 : 2 + rank]
+    columns = op.permute_dims(columns, axes=(0, 1, *range(2 + rank, 2 + 2 * rank), *range(2, 2 + rank)))
     lead = (groups,) if groups > 1 else ()
     columns = op.reshape(columns, shape=(batch, *lead, depth, product(space)))
     weight = op.reshape(weight, shape=(*lead, outputs // groups, depth))
     return op.reshape(op.matrix_product(weight, columns), shape=(batch, outputs, *space))
-
-
-def _goes_by_rows(weight: Shape, stride: Ints, groups: int) -> bool:
-    """Whether the windows are cheaper by rows of the kernel: known from the weights alone, as bits do not depend on
-    sizes of x."""
-    outputs, channels, *kernel = weight
-    rows = prod(kernel[:-1])
-    return (
-        all(s == 1 for s in stride[:-1])
-        and 1 < rows <= ROWS_OF_KERNEL_MAX
-        and channels * kernel[-1] >= DEPTH_OF_ROW_MIN
-        and outputs // groups <= OUTPUTS_BY_ROWS_MAX
-    )
-
-
-def _by_rows(
-    op: Make, x: Node, weight: Node, stride: Ints, dilation: Ints, batch: Size, groups: int
-) -> Node:
-    """A product for each row of the kernel, added up in row-major order. Windows of one axis, laid out once, serve all of them:
-    a row of the kernel is an offset into them."""
-    outputs, channels, *kernel = weight.shape
-    rank, depth = len(kernel), channels * kernel[-1]
-    columns = op.windows(x, kernel=(kernel[-1],), stride=stride[-1:], dilation=dilation[-1:])
-    columns = op.copy(op.permute_dims(columns, axes=(0, 1, rank + 2, *range(2, rank + 2))))
-    places = [n - d * (k - 1) for n, k, d in zip(x.shape[2:-1], kernel, dilation, strict=False)]
-    space = (*places, columns.shape[-1])
-    lead = (groups,) if groups > 1 else ()
-    result = None
-    for row in all_of(*map(range, kernel[:-1])):
-        whole = (None, None, None)
-        rows = [(d * at, d * at + n, None) for at, d, n in zip(row, dilation, places, strict=False)]
-        seen = op.index(columns, entries=(whole, whole, whole, *rows, whole))
-        seen = op.reshape(seen, shape=(batch, *lead, depth, product(space)))
-        factor = op.reshape(op.index(weight, entries=(whole, whole, *row, whole)), shape=(*lead, outputs // groups, depth))
-        term = op.matrix_product(factor, seen)
-        result = term if result is None else op.add(result, term)
-    return op.reshape(result, shape=(batch, outputs, *space))
 
 
 def _depthwise(op: Make, x: Node, weight: Node, stride: Ints, dilation: Ints) -> Node:
@@ -241,7 +230,7 @@ def _depthwise(op: Make, x: Node, weight: Node, stride: Ints, dilation: Ints) ->
     if outputs != channels:  # several outputs of one channel
         shape = (x.shape[0], channels, outputs // channels, *windows.shape[2:])
         if len(shape) > 8:
-            return _by_matmul(op, x, weight, stride, dilation, channels)
+            return _by_columns(op, x, weight, stride, dilation, channels)
         windows = op.broadcast_to(op.expand_dims(windows, axes=(2,)), shape=shape)
         weight = op.reshape(weight, shape=(channels, outputs // channels, *kernel))
     else:
@@ -358,6 +347,11 @@ def sliding(x: np.ndarray, kernel: Ints, stride: Ints, dilation: Ints) -> np.nda
     steps = tuple(slice(None, None, s) for s in stride)
     taps = tuple(slice(None, None, d) for d in dilation)
     return windows[(..., *steps, *taps)] if rank else windows
+
+
+def product_meaning(weight: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    *batch, channels, height, width, rows, places = columns.shape
+    return np.matmul(weight, columns.reshape(*batch, channels * height * width, rows * places))
 
 
 def _pad(x: np.ndarray, pads: Sequence[tuple[int, int]], value: float) -> np.ndarray:

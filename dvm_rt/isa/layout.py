@@ -75,6 +75,7 @@ FLAGS: dict[str, dict[str, int]] = {
         "GATHER": 4,  # the operand is addressed through operand `index`, stepping `depth` bytes, below `limit`
         "PACKED": 8,  # matmul B: panels [K slice][panel][k][PANEL]
         "ZERO_FILL": 16,  # ProgramArg, set by the verifier in its private copy: cleared before each run
+        "WINDOWS": 32,  # matmul B: K = (depth, kernel height, kernel width), N = (rows of places, places): see Operand
     },
     "NodeOp": {  # PlanNode.op: a row number of the instruction table, or one of these
         "NODE_INPUT": 0x200,  # a = argument of the kernel
@@ -118,12 +119,14 @@ RECORDS: dict[str, Fields] = {
     ),
     "Operand": (
         ("arg", "u2"), ("dtype", "u1"), ("mode", "u1"),
-        ("index", "u2"),  # gather: the operand that holds the row index
+        ("index", "u2"),  # gather: the operand that holds the row index; windows: height * 256 + width of the kernel
         ("reserved", "u2"),
         ("base", "i8"),  # bytes from the start of the argument
-        ("limit", "i8"),  # gather: number of rows that the index may name; attention: Q: keys that query 0 sees, K, V: their width
+        # gather: number of rows that the index may name; attention: Q: keys that query 0 sees, K, V: their width; windows: places
+        ("limit", "i8"),  # in a row of them
         ("depth", "i8"),  # bytes per step of K (matmul, pack), of D (attention), or per gathered row; host: rank
-        ("stride[8]", "i8"),  # bytes per step of each dimension; host: the dimensions themselves
+        # bytes per step of each dimension; host: the dimensions themselves; windows: 0 a place, 5, 6 a column, a row of the kernel,
+        ("stride[8]", "i8"),  # 7 a row of places
     ),
     "Word": (("op", "u2"), ("a", "u2"), ("k", "u4")),
     # ---- plan ----
@@ -157,7 +160,7 @@ RECORDS: dict[str, Fields] = {
     "PlanArg": (
         ("buffer", "u2"),  # NONE: an INDEX operand; strides and offset count, they are not elements
         ("mode", "u1"), ("dtype", "u1"),
-        ("index", "u2"),  # gather: argument of the kernel that holds the row index
+        ("index", "u2"),  # gather: argument of the kernel that holds the row index; windows: as in Operand
         ("limit", "u2"), ("offset", "u2"), ("depth", "u2"),  # expressions (NONE = 0); offset, depth in elements
         ("strides[8]", "u2"),  # expressions, elements per step, innermost first (NONE = 0)
     ),

@@ -18,7 +18,9 @@ SECTION_KINDS = {
     "as in a pass over each finished row of C (operand 2), without reductions or a row section, and end with `end`. If A's index "
     "is 3, the rows lie in dims[2] groups, one behind the other: operand 3 holds how many rows each has, and group e is "
     "multiplied with step e of B; what lies beyond all of them is 0; a number below 0 or beyond the rows that are left "
-    "traps (GATHER_RANGE). An epilogue meets every row once; its operands, 4 and more, have no stride for groups.",
+    "traps (GATHER_RANGE). An epilogue meets every row once; its operands, 4 and more, have no stride for groups. If B's mode says "
+    "windows, k counts columns of a kernel (index % 256 of them, stride[5]), its rows (index / 256, stride[6]), then channels "
+    "(depth); n counts places in a row (limit of them, stride[0]), then rows of places (stride[7]); the rank is 5 at most.",
     "PACK": "dims[0] = N, depth = K. Operand 0 is B, operand 1 its packed form: elements [K slice][panel][k][{PANEL}], "
     "columns beyond N zero.",
     "COPY": "Operand 0 to operand 1, over dims, of any one dtype and any strides (the destination's meet no place twice). NaN "

@@ -38,7 +38,7 @@ def packed_bytes(n: int, k: int, element: int = 4) -> int:
 
 
 def scratch_bytes(n: int, m: int, k: int, packed: bool, stride_n: int, dtype: DType = float32) -> int:
-    """Section.scratch_bytes of a matmul section that computes in `dtype`; stride_n of B in bytes."""
+    """Section.scratch_bytes of a matmul section that computes in `dtype`; stride_n of B in bytes, 0 of windows."""
     panel_bytes = slice_k(k) * PANEL * dtype.bytes
     if dtype is not float32:
         return panel_bytes

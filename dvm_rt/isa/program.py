@@ -25,7 +25,9 @@ HEAD, ARG, SECTION, OPERAND, WORD = (
 )
 MAX_RANK, LANES, NONE = (layout.LIMITS[name] for name in ("MAX_RANK", "LANES", "NONE"))
 WORKSPACE, SCRATCH, INDEX = (layout.LIMITS[name] for name in ("WORKSPACE", "SCRATCH", "INDEX"))
-READ, WRITE, GATHER, PACKED = (layout.FLAGS["Mode"][name] for name in ("READ", "WRITE", "GATHER", "PACKED"))
+READ, WRITE, GATHER, PACKED, WINDOWS = (
+    layout.FLAGS["Mode"][name] for name in ("READ", "WRITE", "GATHER", "PACKED", "WINDOWS")
+)
 VECTOR, MATMUL, PACK, HOST, COPY, ATTENTION, BRANCH, JUMP, LOOP = (
     layout.enum_value("SectionKind", name) for name in layout.ENUMS["SectionKind"]
 )
@@ -285,7 +287,7 @@ class SectionBuilder:
         if self.kind == MATMUL:
             b = self.operands[1]
             scratch_bytes = matmul.scratch_bytes(
-                *dims[:2], self.depth, bool(b.mode & PACKED), b.stride[0], self.dtype
+                *dims[:2], self.depth, bool(b.mode & PACKED), not b.mode & WINDOWS and b.stride[0], self.dtype
             )
         if self.kind == ATTENTION:
             packed = bool(self.operands[1].mode & PACKED)

@@ -32,6 +32,7 @@ ARGUMENT_BYTES_MAX, DIMENSION_MAX = 1 << 48, 1 << 40  # a dimension, and the pro
 LIMIT = SimpleNamespace(**layout.LIMITS)
 MODE = SimpleNamespace(**layout.FLAGS["Mode"])
 KINDS = layout.ENUMS["SectionKind"]
+WINDOWS_RANK = 5  # of a matmul whose B is windows: their steps lie behind
 CONTROL = ("BRANCH", "JUMP", "LOOP")
 STORED = {d.code: d for d in dtypes.DTYPES}  # what load and store_any take
 COMPUTE = {dtypes.BY_NAME[name].code for name in table.COMPUTE_DTYPES}
@@ -165,7 +166,8 @@ class _Verifier:
         if section.kind == "MATMUL":
             b = operands[1]
             need = matmul.scratch_bytes(
-                *section.dims[:2], section.depth, bool(b.mode & MODE.PACKED), b.stride[0], dtypes.DTYPES[section.dtype]
+                *section.dims[:2], section.depth, bool(b.mode & MODE.PACKED),
+                not b.mode & MODE.WINDOWS and b.stride[0], dtypes.DTYPES[section.dtype]
             )
             require(section.scratch_bytes >= need, "LIMIT")
         if section.kind == "ATTENTION":
@@ -267,15 +269,19 @@ class _Verifier:
         if x.arg == LIMIT.INDEX:
             return self.index_operand(number, x)
         memory = self.memory(x)
-        require(0 <= x.mode < 16 and x.mode & (MODE.READ | MODE.WRITE) != 0, "PERMISSION")
+        windows = x.mode & MODE.WINDOWS != 0
+        require(x.mode < 16 or (s.kind == "MATMUL" and number == 1 and windows), "PERMISSION")
+        require(0 <= x.mode and x.mode & (MODE.READ | MODE.WRITE) != 0, "PERMISSION")
         require(not x.mode & MODE.READ or bool(memory.mode & MODE.READ), "PERMISSION")
         require(not x.mode & MODE.WRITE or bool(memory.mode & MODE.WRITE), "PERMISSION")
         require(x.dtype in STORED, "DTYPE")
         require(memory.dtype in (None, x.dtype), "DTYPE")
         if s.kind == "HOST":
             return self.operand_of_host(number, memory)
-        require(not any(x.stride[s.rank :]), "RESERVED")
-        if x.mode & MODE.GATHER:
+        require(not any(x.stride[s.rank : WINDOWS_RANK if windows else LIMIT.MAX_RANK]), "RESERVED")
+        if windows:
+            self.windows(x)
+        elif x.mode & MODE.GATHER:
             self.gathered(x)
         elif s.kind == "ATTENTION" and number < 3:  # Q: keys that query 0 sees; K, V: their width
             require(x.index == LIMIT.NONE, "RESERVED")
@@ -348,6 +354,14 @@ class _Verifier:
         self.require(bool(index.mode & MODE.READ) and not index.mode & MODE.GATHER, "OPERAND")
         self.require(1 <= x.limit <= DIMENSION_MAX, "DIMENSION")
 
+    def windows(self, x: SimpleNamespace) -> None:
+        """B of a matmul as windows: K is channels by rows by columns of a kernel, N is rows of places."""
+        require, (height, width) = self.require, divmod(x.index, 256)
+        require(x.mode == MODE.READ | MODE.WINDOWS, "PERMISSION")
+        require(self.s.rank <= WINDOWS_RANK and not self.grouped(), "DIMENSION")
+        require(height > 0 and width > 0 and self.s.depth % max(height * width, 1) == 0, "OPERAND")
+        require(x.limit >= 1 and self.s.dims[0] % max(x.limit, 1) == 0, "DIMENSION")
+
     def grouped(self) -> bool:
         """A matmul whose rows lie in groups: A names the operand that holds their numbers."""
         return self.s.kind == "MATMUL" and self.operands[0].index != LIMIT.NONE
@@ -373,7 +387,7 @@ class _Verifier:
             require(x.dtype in PACKABLE and x.dtype == self.operands[0].dtype, "DTYPE")
         elif role == "B" and x.mode & MODE.PACKED:
             require(compute == FLOAT32 and x.dtype in PACKABLE, "DTYPE")
-        elif role in ("A", "B") and compute == dtypes.int32.code:
+        elif role in ("A", "B") and compute == dtypes.int32.code and not x.mode & MODE.WINDOWS:
             require(x.dtype in (compute, *BYTES), "DTYPE")
         elif role:
             require(x.dtype == compute, "DTYPE")
@@ -385,6 +399,8 @@ class _Verifier:
             require(x.stride[0] == element, "OPERAND")
         elif role == "B" and kind == "MATMUL" and x.mode & MODE.PACKED:
             require(x.mode == MODE.READ | MODE.PACKED, "OPERAND")
+        elif x.mode & MODE.WINDOWS:
+            require(x.stride[1] == 0, "OPERAND")
         elif role:
             require(x.mode == MODE.READ, "PERMISSION")
             along, across = (x.stride[1], x.stride[0]) if role == "A" else (x.stride[0], x.stride[1])
@@ -436,6 +452,12 @@ class _Verifier:
         if s.kind == "HOST":
             return prod(x.stride[: x.depth]) * dtypes.DTYPES[x.dtype].bytes, []
         moves = [(s.dims[d], x.stride[d]) for d in range(s.rank)]
+        if x.mode & MODE.WINDOWS:
+            height, width = divmod(x.index, 256)
+            moves[0] = (x.limit, x.stride[0])
+            moves += [(s.dims[0] // x.limit, x.stride[7]), (width, x.stride[5]), (height, x.stride[6]),
+                      (s.depth // (height * width), x.depth)]
+            return dtypes.DTYPES[x.dtype].bytes, [m for m in moves if m[0] > 1]
         if x.mode & MODE.PACKED:
             depth = x.limit if s.kind == "ATTENTION" else s.depth
             return matmul.packed_bytes(s.dims[0], depth, dtypes.DTYPES[x.dtype].bytes), [m for m in moves[2:] if m[0] > 1]

@@ -4,6 +4,7 @@
 #pragma once
 #include <algorithm>
 #include <bit>
+#include "matmul.h"
 #include "plan.h"
 #include "program.h"
 #include "verify.h"
@@ -99,11 +100,15 @@ struct Domain {
       overflow |= __builtin_add_overflow(o.base, program.slot_offset[buffer.index], &o.base);
     }
     o.dtype = arg.dtype, o.mode = arg.mode, o.reserved = 0;
-    o.index = arg.mode & GATHER ? operand_of[arg.index] : uint16_t(NONE);
-    o.limit = arg.mode & GATHER ? program.value(arg.limit) : 0;
+    o.index = arg.mode & GATHER ? operand_of[arg.index] : arg.mode & WINDOWS ? arg.index : uint16_t(NONE);
+    o.limit = arg.mode & (GATHER | WINDOWS) ? program.value(arg.limit) : 0;
     overflow |= __builtin_mul_overflow(program.value(arg.depth), size, &o.depth);
     for (int d = 0; d < rank; d++) overflow |= __builtin_mul_overflow(program.value(arg.strides[d]), size, &o.stride[d]);
     for (int d = rank; d < MAX_RANK; d++) o.stride[d] = 0;
+    if (arg.mode & WINDOWS) {
+      for (int d = WINDOWS_RANK_MAX; d < MAX_RANK; d++)
+        overflow |= __builtin_mul_overflow(program.value(arg.strides[d]), size, &o.stride[d]);
+    }
     if (overflow) fail("a stride or an offset is beyond 64 bits");
   }
 
@@ -228,25 +233,25 @@ struct Domain {
   // Strides along dimensions of one element say nothing: make them what the matmul wants.
   void unit_matrices(int64_t depth) {
     Operand &left = operands[0], &right = operands[1], &product = operands[2];
-    const bool packed = right.mode & PACKED;
+    const bool packed = right.mode & PACKED, lies_free = right.mode & (PACKED | WINDOWS);
     const int64_t left_size = DTYPE_BYTES[left.dtype], right_size = DTYPE_BYTES[right.dtype], size = DTYPE_BYTES[product.dtype];
     if (dims[0] == 1) {
       left.stride[0] = 0, product.stride[0] = size;
       for (int i = 3; i < operand_count; i++) {
         if (operands[i].mode & WRITE) operands[i].stride[0] = DTYPE_BYTES[operands[i].dtype];
       }
-      if (!packed && right.depth != right_size) right.stride[0] = right_size;
+      if (!lies_free && right.depth != right_size) right.stride[0] = right_size;
     }
     if (dims[1] == 1 && left.depth != left_size) left.stride[1] = left_size;
     if (depth == 1) {
       if (left.stride[1] != left_size) left.depth = left_size;
-      if (!packed && right.stride[0] != right_size) right.depth = right_size;
+      if (!lies_free && right.stride[0] != right_size) right.depth = right_size;
     }
     if (packed) right.stride[0] = right.depth = 0;
     if (left.stride[0] != 0) return fail("matrix A steps with the columns of the product");
     if (left.stride[1] != left_size && left.depth != left_size)
       return fail("matrix A is contiguous in neither of its dimensions");
-    if (!packed && right.stride[0] != right_size && right.depth != right_size) {
+    if (!lies_free && right.stride[0] != right_size && right.depth != right_size) {
       return fail("matrix B is contiguous in neither of its dimensions");
     }
     if (product.stride[0] != size) return fail("the rows of the product are not contiguous");

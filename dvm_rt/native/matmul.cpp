@@ -266,6 +266,123 @@ void pack_panel(const float* b, int64_t b_column, int64_t b_step, int64_t column
   }
 }
 
+// ---- windows --------------------------------------------------------------------------------------------------------
+struct Windows {  // B as matmul.h says; distances in elements
+  int64_t width, height, places;
+  int64_t place, place_row, column, row, channel;
+};
+
+Windows windows_of(const Operand& b) {
+  const int64_t size = DTYPE_BYTES[b.dtype];
+  return {kernel_width(b), kernel_height(b), b.limit, b.stride[0] / size, b.stride[PLACE_ROW] / size, b.stride[KERNEL_COLUMN] / size,
+          b.stride[KERNEL_ROW] / size, b.depth / size};
+}
+
+// Walks along k; `at` is how far the first place is from the first of all.
+struct Tap {
+  const Windows& w;
+  int64_t x, y, at;
+
+  Tap(const Windows& w, int64_t k)
+      : w(w), x(k % w.width), y(k / w.width % w.height), at(x * w.column + y * w.row + k / (w.width * w.height) * w.channel) {}
+  void next() {
+    at += w.column;
+    if (++x < w.width) return;
+    x = 0, at += w.row - w.width * w.column;
+    if (++y < w.height) return;
+    y = 0, at += w.channel - w.height * w.row;
+  }
+};
+
+#if defined(__AVX512F__)
+typedef __mmask16 Where;
+FN V load_where(const float* p, Where where) { return _mm512_maskz_loadu_ps(where, p); }
+#else
+typedef Vi Where;
+FN V load_where(const float* p, Where where) {
+#if defined(__AVX2__)
+  return _mm256_maskload_ps(p, (__m256i)where);
+#else
+  V v{};
+  for (int i = 0; i < W; i++)
+    if (where[i]) v[i] = p[i];
+  return v;
+#endif
+}
+#endif
+FN Where lanes_between(int64_t low, int64_t high, int step) {  // every step-th of them
+#if defined(__AVX512F__)
+  const uint32_t to = uint32_t(_bzhi_u32(0xffff, uint32_t(std::clamp<int64_t>(high, 0, W)))),
+                 below = uint32_t(_bzhi_u32(0xffff, uint32_t(std::clamp<int64_t>(low, 0, W))));
+  return Where(to & ~below & (step == 2 ? 0x5555 : 0xffff));
+#else
+  return (iota() >= int32_t(low)) & (iota() < int32_t(high)) & ((iota() & (step - 1)) == 0);
+#endif
+}
+
+// W columns of a panel: places of at most two rows of places, PLACE elements apart.
+template <int PLACE>
+struct Lanes2 {
+  int64_t from[2];  // lane 0, from the first place of all
+  Where where[2][PLACE];
+
+  // From this place of this row on, and to where the next begins; false if they are of more rows than two.
+  bool set(const Windows& w, int64_t& row, int64_t& place, int64_t columns) {
+    const int64_t count = smaller(columns, W), left = w.places - place, first = smaller(count, left);
+    from[0] = row * w.place_row + place * PLACE, from[1] = (row + 1) * w.place_row - first * PLACE;
+    for (int half = 0; half < PLACE; half++) {
+      where[0][half] = lanes_between(0, first * PLACE - half * W, PLACE);
+      where[1][half] = lanes_between(first * PLACE - half * W, count * PLACE - half * W, PLACE);
+    }
+    place += W;
+    if (place >= w.places) place -= w.places, row++;
+    return count - first <= w.places && place < w.places;
+  }
+  FN V load(const float* b, int part) const {
+    if constexpr (PLACE == 1) return load_where(b + from[part], where[part][0]);
+    else return every_other(load_where(b + from[part], where[part][0]), load_where(b + from[part] + W, where[part][1]));
+  }
+  FN static V every_other(V low, V high) {
+    Vi at;
+    for (int i = 0; i < W; i++) at[i] = 2 * i;
+    return __builtin_shuffle(low, high, at);
+  }
+};
+
+template <int PLACE>
+bool pack_rows_of_places(const Windows& w, const float* b, int64_t k0, int64_t k, int64_t j, int64_t columns, float* out) {
+  Lanes2<PLACE> lanes[PANEL / W];
+  int64_t row = j / w.places, place = j % w.places;
+  const bool one_row = place + smaller(columns, PANEL) <= w.places;
+  for (int v = 0; v < PANEL / W; v++)
+    if (!lanes[v].set(w, row, place, columns - v * W)) return false;
+  Tap tap(w, k0);
+  for (; k > 0; k--, tap.next(), out += PANEL)
+#pragma GCC unroll 8
+    for (int v = 0; v < PANEL / W; v++) {
+      const V first = lanes[v].load(b + tap.at, 0);
+      store(out + v * W, one_row ? first : bits(bits(first) | bits(lanes[v].load(b + tap.at, 1))));
+    }
+  return true;
+}
+
+// One panel of windows, columns [j, j + columns) of all, to out[k][PANEL], zero padded.
+template <class T, class S>
+void pack_places(const Windows& w, const S* b, int64_t k0, int64_t k, int64_t j, int64_t columns, T* out) {
+  int64_t from[PANEL];
+  for (int64_t i = 0; i < PANEL && i < columns; i++)
+    from[i] = (j + i) / w.places * w.place_row + (j + i) % w.places * w.place;
+  Tap tap(w, k0);
+  for (; k > 0; k--, tap.next(), out += PANEL) {
+    for (int64_t i = 0; i < PANEL; i++) out[i] = i < columns ? T(b[tap.at + from[i]]) : T{};
+  }
+}
+void pack_windows(const Windows& w, const float* b, int64_t k0, int64_t k, int64_t j, int64_t columns, float* out) {
+  if (w.place == 1 && pack_rows_of_places<1>(w, b, k0, k, j, columns, out)) return;
+  if (w.place == 2 && pack_rows_of_places<2>(w, b, k0, k, j, columns, out)) return;
+  pack_places(w, b, k0, k, j, columns, out);
+}
+
 #include "products.h"
 
 // ---- one product ----------------------------------------------------------------------------------------------------
@@ -289,6 +406,8 @@ struct Product {  // what all steps of the batch share; distances in floats
   const Operand* operands;
   int operand_count;
   const Word* words;      // epilogue, or nullptr
+  bool has_windows;       // B is COPIED from
+  Windows windows;
   uint16_t far;           // bit i: operand i of the epilogue is a large matrix, fetched to L2 beside the tiles
 
   const float* b_at(const float* b, int64_t elements) const {  // so many stored elements behind b
@@ -327,7 +446,8 @@ Product product(const SectionRun& run) {
   p.form = matmul_b(head, *b);
   const int64_t packed = p.form == MatmulB::PACKED ? panels(p.n) * PANEL * p.slice * p.b_element : 0;
   p.fetch = packed > STREAM_FLOATS * 4, p.fetch_few = packed > FEW_STREAM_FLOATS * 4;
-  const bool copies = p.form == MatmulB::COPIED && b->stride[0] == 4;
+  if ((p.has_windows = is_windows(*b))) p.windows = windows_of(*b);
+  const bool copies = p.form == MatmulB::COPIED && b->stride[0] == 4 && !p.has_windows;
   p.copying = !copies ? nullptr : p.a_step == 1 ? COPYING<true> : COPYING<false>;
   p.words = head.word_count ? run.section.words : nullptr;
   set_shape(p, p.m);
@@ -362,10 +482,12 @@ Columns columns_of(const Product& p, int64_t k0, int64_t k, int64_t begin) {
   return {b + k0 * p.b_step + begin, begin, end, p.b_step, PANEL, p.scratch, full};
 }
 
-// The panels of B from `column` on, packed.
-void copy(const Product& p, const float* b, int64_t k, int64_t column, int64_t end, float* out) {
+// The panels of B from `column` on, k rows of it from k0 on, packed.
+void copy(const Product& p, int64_t k0, int64_t k, int64_t column, int64_t end, float* out) {
+  const float* const b = reinterpret_cast<const float*>(p.base[1]);
   for (; column < end; column += PANEL, out += PANEL * k)
-    pack_panel(b + column * p.b_column, p.b_column, p.b_step, end - column, k, out);
+    if (p.has_windows) pack_windows(p.windows, b, k0, k, column, end - column, out);
+    else pack_panel(b + k0 * p.b_step + column * p.b_column, p.b_column, p.b_step, end - column, k, out);
 }
 
 // The epilogue over a finished block of C.
@@ -457,10 +579,9 @@ void run_strip(const Product& p, Columns from, const Strip& strip, Tile t, int64
   const float* source = nullptr;  // what the first block of rows reads while it copies
   if (p.form == MatmulB::COPIED) {
     from.b += (column - from.begin) / PANEL % p.ring * from.panel, from.begin = column;
-    const float* const b = reinterpret_cast<const float*>(p.base[1]) + k0 * p.b_step;
     const bool full = strip.columns % PANEL == 0 && strip.shape <= THREE;
-    if (row == p.row_begin && p.copying && full) source = b;
-    else if (row == p.row_begin) copy(p, b, t.k, column, end, const_cast<float*>(from.b));
+    if (row == p.row_begin && p.copying && full) source = reinterpret_cast<const float*>(p.base[1]) + k0 * p.b_step;
+    else if (row == p.row_begin) copy(p, k0, t.k, column, end, const_cast<float*>(from.b));
   }
   const int64_t tiles = ceil_div(strip.columns, VECTORS_OF[strip.shape] * W);
   const float* const pull_end = p.b_at(from.b, (end - from.begin + strip.columns) * t.k);

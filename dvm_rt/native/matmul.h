@@ -28,16 +28,24 @@ MATMUL_FACT int64_t packed_bytes(int64_t n, int64_t k, int64_t element = 4) { re
 enum class MatmulB : uint8_t {
   PACKED,    // packed by a pack section
   IN_PLACE,  // columns contiguous; a last panel that is not full is copied to scratch
-  COPIED,    // packed into scratch, GROUP_PANELS at a time: k contiguous; or more than one block of rows reads it
+  COPIED,    // packed into scratch, GROUP_PANELS at a time: k contiguous, windows; or more than one block of rows reads it
 };
 
 constexpr int64_t GROUP_PANELS = 32;  // panels of one slice that scratch holds when B is copied: at most 4 MiB
+
+// B as windows that slide over an array: k counts columns of the kernel, its rows, then `depth` (channels); n counts places in a
+// row of `limit`, then rows of them. Steps of these lie behind those of the section's dimensions.
+enum WindowStride : int { KERNEL_COLUMN = 5, KERNEL_ROW = 6, PLACE_ROW = 7 };
+constexpr int WINDOWS_RANK_MAX = KERNEL_COLUMN;
+MATMUL_FACT bool is_windows(const Operand& b) { return b.mode & WINDOWS; }
+MATMUL_FACT int64_t kernel_width(const Operand& b) { return b.index & 255; }
+MATMUL_FACT int64_t kernel_height(const Operand& b) { return b.index >> 8; }
 
 constexpr int64_t IN_PLACE_ROWS = 14;  // rows of the tallest tile: all others read a copy that the first block of rows makes
 MATMUL_FACT MatmulB matmul_b(const Section& section, const Operand& b) {
   if (b.mode & PACKED) return MatmulB::PACKED;
   if (section.dtype != uint8_t(DType::FLOAT32)) return MatmulB::COPIED;
-  if (b.stride[0] != 4) return MatmulB::COPIED;
+  if (b.stride[0] != 4 || is_windows(b)) return MatmulB::COPIED;
   return section.dims[1] > IN_PLACE_ROWS ? MatmulB::COPIED : MatmulB::IN_PLACE;
 }
 

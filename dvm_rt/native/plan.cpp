@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <bit>
 #include <cstring>
+#include "matmul.h"
 #include "program.h"
 
 namespace dvm {
@@ -138,7 +139,7 @@ struct Checker {
     for (const PlanArg& a : args) {
       if (!arg(a, k)) return false;
     }
-    if (matmul && !matmul_args(args, k.dtype)) return false;
+    if (matmul && !(matmul_args(args, k.dtype) && windows(k, args))) return false;
     if (matmul && args[0].index != NONE && !check.is(k.rank == 3, "rank", k.rank, "3 in groups")) return false;
     if (pack && !pack_args(args)) return false;
     if (attends) return attention_args(args) && attention_nodes(plan.nodes().subspan(k.first_node, k.nodes));
@@ -162,9 +163,11 @@ struct Checker {
              std::all_of(a.strides, a.strides + k.rank, [&](uint16_t s) { return expr_or_none("stride", s); });
     }
     if (!(check.below("buffer of an arg", a.buffer, plan.buffers().size()) && dtype(a.dtype) &&
-          check.is((a.mode & ~(READ | WRITE | GATHER | PACKED)) == 0, "mode", a.mode, "READ, WRITE, GATHER, PACKED") &&
+          check.is((a.mode & ~(READ | WRITE | GATHER | PACKED | WINDOWS)) == 0, "mode", a.mode,
+                   "READ, WRITE, GATHER, PACKED, WINDOWS") &&
+          check.is(!(a.mode & WINDOWS) || k.kind == uint8_t(SectionKind::MATMUL), "mode", a.mode, "WINDOWS only in matmuls") &&
           expr_or_none("limit", a.limit) && expr_or_none("offset", a.offset) && expr_or_none("depth", a.depth) &&
-          std::all_of(a.strides, a.strides + (k.kind == uint8_t(SectionKind::HOST) ? MAX_RANK : k.rank),
+          std::all_of(a.strides, a.strides + (k.kind == uint8_t(SectionKind::HOST) || a.mode & WINDOWS ? MAX_RANK : k.rank),
                       [&](uint16_t s) { return expr_or_none("stride", s); }))) {
       return false;
     }
@@ -210,10 +213,22 @@ struct Checker {
     return groups(args) &&
            check.is(!(args[1].mode & PACKED) || DType(dtype) == DType::FLOAT32, "mode of B", args[1].mode, "READ") &&
            check.is(args[0].mode == READ, "mode of A", args[0].mode, "READ") &&
-           check.is(args[1].mode == READ || args[1].mode == (READ | PACKED), "mode of B", args[1].mode,
-                    "READ, PACKED") &&
+           check.is(args[1].mode == READ || args[1].mode == (READ | PACKED) || args[1].mode == (READ | WINDOWS), "mode of B",
+                    args[1].mode, "READ, PACKED, WINDOWS") &&
            check.is((args[2].mode & ~READ) == WRITE, "mode of C", args[2].mode, "WRITE, READ | WRITE") &&
            expr("depth of A", args[0].depth) && ((args[1].mode & PACKED) || expr("depth of B", args[1].depth));
+  }
+  // Only B may be windows.
+  bool windows(const PlanKernel& k, std::span<const PlanArg> args) {
+    for (const PlanArg& a : args) {
+      if (a.mode & WINDOWS && !(check.is(&a == &args[1] && args[0].index == NONE, "mode", a.mode, "WINDOWS of B, without groups") &&
+                                check.is(k.rank <= WINDOWS_RANK_MAX, "rank", k.rank, "2 to 5 with windows") &&
+                                check.is(a.index & 255 && a.index >> 8, "kernel of windows", a.index, "height * 256 + width") &&
+                                check.is(a.dtype == k.dtype, "dtype of windows", a.dtype, "the compute dtype") &&
+                                expr("limit", a.limit)))
+        return false;
+    }
+    return true;
   }
   // Rows in groups: A names the argument that holds their numbers of rows.
   bool groups(std::span<const PlanArg> args) {

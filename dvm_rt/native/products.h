@@ -119,7 +119,12 @@ void product_part(Context& context, const SectionRun& run, uint8_t* const* addre
     t.k = smaller(slice, head.depth - k0), t.first = k0 == 0;
     for (int64_t j = column; j < column_end; j += PANEL) {
       const int64_t wide = smaller(PANEL, column_end - j);
-      copy_panel<T, B>(*b, address[1] + k0 * b->depth + j * b->stride[0], t.k, wide, scratch);
+      if (is_windows(*b)) {
+        if constexpr (std::is_same_v<T, B>)
+          pack_places(windows_of(*b), reinterpret_cast<const T*>(address[1]), k0, t.k, j, wide, scratch);
+      } else {
+        copy_panel<T, B>(*b, address[1] + k0 * b->depth + j * b->stride[0], t.k, wide, scratch);
+      }
       for (int64_t i = row; i < row_end; i += PRODUCT_ROWS)
         for (int64_t u = 0; u < wide; u += COLUMNS) {
           t.columns = smaller(COLUMNS, wide - u);

@@ -378,7 +378,8 @@ class Verifier {
     if (scratch && kind_ != SectionKind::VECTOR) return refuse_operand(VerifyCode::ARGUMENT, i, x.arg, WORKSPACE);
     const uint8_t arg_mode = scratch || workspace ? READ | WRITE : args()[x.arg].mode & (READ | WRITE);
     const uint8_t access = x.mode & (READ | WRITE);
-    if (x.mode & ~(READ | WRITE | GATHER | PACKED) || !access || access & ~arg_mode)
+    const uint8_t may = READ | WRITE | GATHER | PACKED | (kind_ == SectionKind::MATMUL && i == 1 ? WINDOWS : 0);
+    if (x.mode & ~may || !access || access & ~arg_mode)
       return refuse_operand(VerifyCode::PERMISSION, i, x.mode, arg_mode);
     if (x.dtype >= sizeof DTYPE_BYTES) return refuse_operand(VerifyCode::DTYPE, i, x.dtype, sizeof DTYPE_BYTES - 1);
     const uint8_t dtype = scratch ? section_.head->dtype : workspace ? x.dtype : args()[x.arg].dtype;
@@ -387,9 +388,10 @@ class Verifier {
       if (!host_operand(i)) return false;
       if (!walk_[i].element) return true;
     } else {
-      for (int d = section_.head->rank; d < MAX_RANK; d++)
+      const int used = is_windows(x) ? WINDOWS_RANK_MAX : MAX_RANK;
+      for (int d = section_.head->rank; d < used; d++)
         if (x.stride[d]) return refuse_operand(VerifyCode::RESERVED, i, x.stride[d], 0);
-      if (!shape(i)) return false;
+      if (!(is_windows(x) ? windows_shape(i) : shape(i))) return false;
     }
     const uint64_t align = scratch || workspace ? ARENA_ALIGN : args()[x.arg].align;
     const int64_t bytes = scratch ? section_.head->scratch_bytes : workspace ? head().workspace_bytes : args()[x.arg].bytes;
@@ -463,6 +465,26 @@ class Verifier {
     if (grouped_ && !group_shape(i)) return false;
     if (kind_ == SectionKind::VECTOR || kind_ == SectionKind::COPY || is_control(kind_) || i > 2) return true;
     return product_shape(i);
+  }
+
+  // B of a matmul, as windows.
+  [[gnu::noinline]] bool windows_shape(int i) {
+    const Operand& x = section_.operands[i];
+    const Section& s = *section_.head;
+    const int64_t width = kernel_width(x), height = kernel_height(x), places = x.limit;
+    if (x.mode != (READ | WINDOWS)) return refuse_operand(VerifyCode::PERMISSION, i, x.mode, READ | WINDOWS);
+    if (x.dtype != s.dtype) return refuse_operand(VerifyCode::DTYPE, i, x.dtype, s.dtype);
+    if (grouped_ || s.rank > WINDOWS_RANK_MAX) return refuse_operand(VerifyCode::DIMENSION, i, s.rank, WINDOWS_RANK_MAX);
+    if (!width || !height || s.depth % (width * height)) return refuse_operand(VerifyCode::OPERAND, i, x.index, s.depth);
+    if (places < 1 || s.dims[0] % places) return refuse_operand(VerifyCode::DIMENSION, i, places, s.dims[0]);
+    if (x.stride[1]) return refuse_operand(VerifyCode::OPERAND, i, x.stride[1], 0);
+    Walk& walk = walk_[i];
+    walk.element = DTYPE_BYTES[x.dtype], walk.n = 0;
+    walk.step(places, x.stride[0]), walk.step(s.dims[0] / places, x.stride[PLACE_ROW]);
+    walk.step(width, x.stride[KERNEL_COLUMN]), walk.step(height, x.stride[KERNEL_ROW]);
+    walk.step(s.depth / (width * height), x.depth);
+    for (int d = 2; d < s.rank; d++) walk.step(s.dims[d], x.stride[d]);
+    return true;
   }
 
   // Q, K not packed, V, O, mask of an attention.

@@ -280,9 +280,17 @@ def test_windows() -> None:
     checked("cumulative")  # in tests/array/test_running.py, and below
     checked("section")  # in tests/array/test_kernel.py
     checked("beside")  # in tests/fusion/test_projections.py
-    checked("windows", "conv", "conv_transpose", "max_pool", "avg_pool")
+    checked("windows", "window_product", "conv", "conv_transpose", "max_pool", "avg_pool")
     x, two = normal(2, 3, 9, 8), {"stride": (2, 1), "padding": ((1, 0), (1, 1)), "dilation": (1, 2)}
     check(lambda op, x: op.windows(op.tanh(x), kernel=(3, 2), stride=(2, 2), dilation=(1, 2)), [x])
+
+    def product(op, w, x):
+        seen = op.permute_dims(op.windows(op.tanh(x), kernel=(3, 2), stride=(2, 2), dilation=(1, 2)), axes=(0, 1, 4, 5, 2, 3))
+        return op.window_product(w, seen)
+
+    check(product, [normal(5, 18), x])
+    check(lambda op, w, x: op.multiply(op.index(product(op, w, x), entries=((None, None, None),) * 2 + ((1, 7, None),)), 2.0),
+          [normal(2, 5, 18), x])
     check(lambda op, x: op.sum(op.windows(x, kernel=(3,), stride=(1,), dilation=(2,)), axes=(4,), keepdims=False), [x])
     weight = {"shape": (4, 3, 3, 3), "value": 0.5, "dtype": "float32"}
     check(lambda op, x: op.relu(op.conv(x, op.full(**weight), **two, groups=1)), [x], atol=1e-4)

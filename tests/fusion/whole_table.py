@@ -229,6 +229,14 @@ def _conv_transpose(rng: random.Random, op: Make, x: object, pool: list) -> obje
                              output_padding=(0, 0), dilation=(1, 1), groups=1)
 
 
+def _window_product(rng: random.Random, op: Make, x: object, pool: list) -> object:
+    image = pool[7]
+    step = rng.choice((1, 2))
+    seen = op.permute_dims(op.windows(image, kernel=(2, 3), stride=(step, 1), dilation=(1, 1)), axes=(0, 1, 4, 5, 2, 3))
+    weight = op.reshape(op.iota(size=3 * 6 * image.shape[1]), shape=(3, 6 * image.shape[1]))
+    return op.window_product(op.astype(weight, dtype="float32"), seen)
+
+
 def _pool(name: str) -> Callable:
     def make(rng: random.Random, op: Make, x: object, pool: list) -> object:
         more = {"count_include_pad": rng.random() < 0.5} if name == "avg_pool" else {}
@@ -298,6 +306,7 @@ SPECIAL: dict[str, Callable] = {
     "grouped_product": lambda rng, op, x, pool: _in_groups(op, op.grouped_product, _float(op, x)),
     "max_pool": _pool("max_pool"), "avg_pool": _pool("avg_pool"), "layer_norm": _norm("layer_norm"),
     "rms_norm": _norm("rms_norm"),
+    "window_product": _window_product,
     "windows": lambda rng, op, x, pool: op.windows(x, kernel=(2,), stride=(rng.choice((1, 2)),), dilation=(1,))
     if 0 < len(x.shape) < 5 else None,
     "sort": lambda rng, op, x, pool: op.sort(x, axis=_axis(rng, x), descending=rng.randrange(2)),

@@ -77,7 +77,7 @@ PLANTS: tuple[Plant, ...] = (
     _verify("load-of-index", "if (x.arg == INDEX) return refuse_word(", "if (false) return refuse_word("),
     _verify("constant-number", "element_ == 4 || w.k < section_.head->constant_count,", "element_ == 4 || w.k <= section_.head->constant_count,"),
     _verify("row-dtypes", "if (!(op.dtypes >> section_.head->dtype & 1))", "if (false)"),
-    _verify("operand-unused-stride", "for (int d = section_.head->rank; d < MAX_RANK; d++)", "for (int d = section_.head->rank + 1; d < MAX_RANK; d++)"),
+    _verify("operand-unused-stride", "for (int d = section_.head->rank; d < used; d++)", "for (int d = section_.head->rank + 1; d < used; d++)"),
     _verify("operand-align-argument", "|| align < element)", ")"),
     _verify("operand-align-base-only", "offsets |= uint64_t(walk.stride[d]);", ""),
     _verify("operand-align-stride-only", "uint64_t offsets = uint64_t(x.base);", "uint64_t offsets = 0;"),

@@ -169,10 +169,11 @@ class Shadow {
     for (int d = 0; d < MAX_RANK; d++) need(head.dims[d] >= 1 && (d < head.rank || head.dims[d] == 1), "dims");
     for (int i = 0; i < head.operand_count; i++) {
       const Operand& x = section.operands[i];
-      need(x.dtype < sizeof DTYPE_BYTES && !x.reserved && x.mode & (READ | WRITE) && x.mode < 16, "operand");
+      const bool windows = kind == SectionKind::MATMUL && i == 1 && x.mode == (READ | WINDOWS);
+      need(x.dtype < sizeof DTYPE_BYTES && !x.reserved && x.mode & (READ | WRITE) && (x.mode < 16 || windows), "operand");
       const bool grouped = kind == SectionKind::MATMUL && i == 0 && x.index == 3;
-      need(x.mode & GATHER ? x.limit >= 1 : (x.limit == 0 || (attends && i < 3)) && (x.index == NONE || grouped), "index or limit without gather");
-      for (int d = host ? int(x.depth) : head.rank; d < MAX_RANK; d++) need(x.stride[d] == 0, "stride of an unused dimension");
+      need(x.mode & GATHER || windows ? x.limit >= 1 : (x.limit == 0 || (attends && i < 3)) && (x.index == NONE || grouped), "index or limit without gather");
+      for (int d = host ? int(x.depth) : head.rank; d < (windows ? 5 : MAX_RANK); d++) need(x.stride[d] == 0, "stride of an unused dimension");
       if (vector || copies) need(!x.depth || x.mode & GATHER, "depth");
       if (x.mode & GATHER) need(x.index < head.operand_count && section.operands[x.index].arg != INDEX, "an index without memory");
       if (x.mode & PACKED) need(!vector && i == 1 && !x.depth && !x.stride[0] && !x.stride[1], "packed");
@@ -465,6 +466,13 @@ class Shadow {
       need(a->stride[0] == 0 && (a->stride[1] == of_a || a->depth == of_a), "shape of A");
       if (b->mode & PACKED) {
         touch(1, row_at_[1], k * ((n + PANEL - 1) / PANEL) * PANEL * of_b, READ, MANY);
+      } else if (b->mode & WINDOWS) {
+        const int64_t high = b->index / 256, wide = b->index % 256;
+        need(high && wide && k % (high * wide) == 0 && n % b->limit == 0 && head.rank <= 5 && !grouped && !b->stride[1] && b->dtype == head.dtype, "windows");
+        for (int64_t j = 0; j < n; j++)
+          for (int64_t z = 0; z < k; z++)
+            touch(1, row_at_[1] + __int128(j % b->limit) * b->stride[0] + __int128(j / b->limit) * b->stride[7] + __int128(z % wide) * b->stride[5] +
+                  __int128(z / wide % high) * b->stride[6] + __int128(z / (wide * high)) * b->depth, of_b, READ, MANY);
       } else {
         need(b->stride[1] == 0 && (b->stride[0] == of_b || b->depth == of_b), "shape of B");
         for (int64_t j = 0; j < n; j++)
@@ -511,7 +519,7 @@ class Shadow {
     const int64_t slice = k <= SLICE_K ? k : up(up(k, up(k, SLICE_K)), 8) * 8, panel = slice * PANEL * DTYPE_BYTES[head.dtype];
     if (head.dtype != FLOAT32) return panel;
     if (b.mode & PACKED) return 0;
-    if (b.stride[0] != 4 || m > 14) return std::min<int64_t>(up(n, PANEL), 32) * panel;
+    if (b.stride[0] != 4 || b.mode & WINDOWS || m > 14) return std::min<int64_t>(up(n, PANEL), 32) * panel;
     return n % PANEL ? panel : 0;
   }
   void pack() {

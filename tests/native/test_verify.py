@@ -243,6 +243,17 @@ section2 host float32 [48] depth=2
   x1 arg1+0 int64 write [1] depth=1
 """
 
+WINDOWS = """
+program workspace=0 scratch=2304 fuel=20
+arg0 144 float32 read align=4
+arg1 840 float32 read align=4
+arg2 432 float32 read|write align=4
+section0 matmul float32 [9,3,2,2] depth=12 scratch=1536
+  x0 arg0+0 float32 read [0,48,0,0] depth=4
+  x1 arg1+0 float32 read|windows [8,0,196,392,0,4,28,56] index=515 limit=3 depth=84
+  x2 arg2+0 float32 read|write [4,36,108,216]
+"""
+
 CONTROL = """
 program workspace=448 scratch=0 fuel=200
 arg0 2 bool read align=1
@@ -299,6 +310,7 @@ section8 vector float32 [100]
 LISTINGS = {
     "elementwise": ELEMENTWISE, "softmax": SOFTMAX, "gather": GATHER, "matmul": MATMUL, "packed": PACKED, "host": HOST,
     "wide": WIDE, "attention": ATTENTION, "control": CONTROL, "groups": GROUPS, "running": RUNNING,
+    "windows": WINDOWS,
 }  # fmt: skip
 
 
@@ -423,6 +435,18 @@ def edits() -> Iterator[Edit]:
     yield e("OUT_OF_BOUNDS", 0, 2, "workspace+0 float32 read|write", "workspace+804 float32 read|write", "matmul")
     yield e("OUT_OF_BOUNDS", 2, 1, "arg4 1280", "arg4 1276", "matmul")
     yield e("OUT_OF_BOUNDS", 0, 1, "arg1 1280", "arg1 1276", "packed")
+    # windows
+    for code, operand, old, new in (
+        ("OUT_OF_BOUNDS", 1, "arg1 840", "arg1 836"), ("OPERAND", 1, "index=515", "index=512"),
+        ("OPERAND", 1, "index=515", "index=3"), ("OPERAND", 1, "index=515", "index=517"),
+        ("DIMENSION", 1, "limit=3", "limit=4"), ("DIMENSION", 1, "limit=3", "limit=0"),
+        ("PERMISSION", 1, "read|windows", "read|packed|windows"), ("OPERAND", 1, "[8,0,196", "[8,4,196"),
+        ("RESERVED", 1, "392,0,4", "392,4,4"), ("ALIGNMENT", 1, "4,28,56]", "4,26,56]"),
+        ("PERMISSION", 0, "read [0,48,0,0]", "read|windows [0,48,0,0]"),
+        ("PERMISSION", 2, "read|write [4,36", "read|write|windows [4,36"),
+    ):  # fmt: skip
+        yield e(code, 0, operand, old, new, "windows")
+    yield e("LIMIT", 0, 0, "depth=12 scratch=1536", "depth=12 scratch=1535", "windows")
     yield e("OVERFLOW", 0, 0, "read [4,400,800]", f"read [4,400,{2**62}]")
     yield e("OVERFLOW", 0, 0, "x0 arg0+0", f"x0 arg0+{2**63 - 1}")
     yield e("OVERFLOW", 0, 0, "read [4,400,800]", f"read [4,400,-{2**63}]")
