@@ -123,7 +123,7 @@ WHY = {
     "convolutions": "depthwise taps are three kernels, as one takes 12 arguments; at the small shapes kernels of 2 us each and the call",
     "bert": "the first run encodes and verifies every kernel of the shape",
     "gpt": "the first run encodes and verifies every kernel of the shape",
-    "control": "the first run of a shape encodes and verifies its program, 50 us beside 0.5 ms, and its kernels take 0.1 ms longer in memory that was not used just before",
+    "control": "the first run of a shape encodes and verifies its program, about 50 us beside 0.5 ms; its kernels and the rest of the call take up to 0.1 ms longer, perhaps in memory that was not used just before",
     "recurrent": "the first run of a shape encodes and verifies its program, 0.14 ms beside 2 to 5 ms",
     "gelu, 30 shapes": "one operator: input and output are all there is, and a workspace of 64 KiB that it does not need is counted",
     "chain of 8": "one pass over memory on both sides",

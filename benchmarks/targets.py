@@ -63,7 +63,7 @@ COLD = "encoding and verifying a kernel take 1 to 2 us in a loop of their own (t
 PRODUCT = "; a product alone takes Inductor 0.16 s instead of about 1"
 FIRST = ("two thirds are Python, that traces 132 operators and plans them: of 18 segments three are fused and the others copied, and no function "
          "stands out in a profile; one third copies and packs 19 MB of weights, into pages that the system zeroes first")  # fmt: skip
-WORDS = ("each word reads its operand from L1 and is dispatched once for 128 floats, where the loop by hand keeps values in registers; a maximum that keeps "
+WORDS = ("of passes without a loop of their own (the chain) each word reads its operand from L1 and is dispatched once for 128 floats, where the loop by hand keeps values in registers; a maximum that keeps "
          "NaN and signed zeros takes three instructions, a * b + c is rounded twice, and row sums are added in one order on every machine")  # fmt: skip
 FULL_SIZE = "most of a request are matrix products of full size, in which MKL is as fast"
 LEVELS = {"operators": "operator", "subgraphs": "subgraph", "models": "model"}
