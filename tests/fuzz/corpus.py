@@ -1,7 +1,8 @@
 """Writes seed programs for the fuzzer: python -m tests.fuzz.corpus FOLDER
 
 Every instruction and form in every compute dtype, loads and stores of every storage dtype, random vector programs,
-matmuls of every dtype (packed, transposed, with epilogues), copies, attention, host functions, gathers, row buffers,
+matmuls of every dtype (packed, transposed, of windows, with epilogues), passes that have a loop of their own, copies,
+attention, host functions, gathers, row buffers,
 branches and loops, columns side by side, and what the encoder makes of fused plans. Each file holds the program, what its
 arguments hold before the run, and what the reference interpreter leaves in them (nothing where some instruction is only
 promised to a few ulp, and for host functions, for which the fuzzer has a stand-in). Beside them lie programs that break one rule
@@ -20,7 +21,7 @@ from dvm_rt.errors import DeviceTrap
 from dvm_rt.isa import matmul, reference, table
 from dvm_rt.isa.assembler import assemble
 from dvm_rt.isa.layout import enum_value
-from dvm_rt.isa.program import GATHER, PACKED, READ, WORKSPACE, WRITE, ProgramBuilder, SectionBuilder, fuel, parse
+from dvm_rt.isa.program import GATHER, PACKED, READ, WINDOWS, WORKSPACE, WRITE, ProgramBuilder, SectionBuilder, fuel, parse
 from dvm_rt.isa.table import Group
 
 from tests.isa.cases import cases, epilogue
@@ -31,9 +32,10 @@ from tests.native.test_control import FLAGS
 from tests.native.test_control import Random as RandomControl
 from tests.native.test_matmul_dtypes import samples
 from tests.native.test_verify import EDITS, LISTINGS, ROTARY
+from tests.native.test_whole_passes import PASSES, SPARE_SLOT
 
 HOST = enum_value("SectionKind", "HOST")
-WORK_MAX, FEW, BYTES_MAX = 600, 40, 1 << 14  # small programs run fast, and reach every rule all the same
+WORK_MAX, FEW, BYTES_MAX, ELEMENTS_MAX = 600, 40, 1 << 14, 1 << 15  # small programs run fast, and reach every rule all the same
 
 
 Made = tuple[bytes, list[np.ndarray]]  # a program, and what its arguments hold
@@ -52,6 +54,8 @@ def families(rng: np.random.Generator) -> Iterator[tuple[str, Iterable[Made]]]:
     yield "matmul", ((c.program, c.args) for c in (random_matmul(rng) for _ in range(120)))
     yield "slices", (sliced(rng) for _ in range(4))
     yield "products", samples(rng)
+    yield "windows", (windows(rng, number) for number in range(80))
+    yield "passes", (whole_pass(rng, number) for number in range(5 * len(PASSES)))
     yield "epilogue", ((c.program, c.args) for c in (epilogue("add", form, 40, rng) for form in ("i", "b", "k")))
     yield "columns", (columns(rng) for _ in range(20))
     yield "gap", (gap(rng, number) for number in range(20))
@@ -270,6 +274,111 @@ def sliced(rng: np.random.Generator) -> Made:
     section.operand(b, (4, 0), depth=4 * n)
     section.operand(c, (4, 4 * n), mode=READ | WRITE)
     return builder.build(), [rng.standard_normal(size).astype(np.float32) for size in (m * k, k * n, m * n)]
+
+
+def windows(rng: np.random.Generator, number: int) -> Made:
+    """A product with windows that slide over an array, which is no longer than they reach: from an argument or from the
+    workspace, over one row of places or many, forwards or backwards, in one slice of K or two."""
+    compute = (dtypes.float32, dtypes.float32, dtypes.float32, dtypes.float64, dtypes.int32, dtypes.uint64)[number % 6]
+    sliced_k = number % 20 == 7
+    channels, height, width, rows, m, batch = (int(n) for n in rng.integers(1, (4, 4, 4, 6, 5, 3)))
+    places = int(rng.choice((rng.integers(1, 6), rng.integers(6, 24), rng.integers(24, 48))))
+    if number % 4 == 1:
+        rows, places = int(rng.integers(8, 24)), int(rng.integers(1, 5))  # many rows of places in one panel
+    if number % 8 == 6:
+        rows, places = int(rng.integers(2, 4)), matmul.PANEL + int(rng.integers(-1, 2))  # a panel ends beside a row
+    if sliced_k:
+        channels, height, width, rows, places, m, batch = 1030 // 4 + 3, 2, 2, 2, 2, 1, 1
+    if 4 * rows * places * channels * height * width * m * batch > ELEMENTS_MAX:
+        m, batch, channels = 1, 1, 1
+    across, down = int(rng.choice((1, 1, 2, 2, 3))), int(rng.integers(1, 3))
+    far, wide = (1, 1) if sliced_k else (int(n) for n in rng.integers(1, 3, 2))
+    high, long = (rows - 1) * down + (height - 1) * far + 1, (places - 1) * across + (width - 1) * wide + 1
+    size, k, n, image = compute.bytes, channels * height * width, rows * places, channels * high * long
+    backwards, inside = number % 5 == 2, number % 3 == 1
+    builder = ProgramBuilder()
+    a, x = builder.add_arg(m * k * size, dtype=compute), builder.add_arg(batch * image * size, dtype=compute)
+    c = builder.add_arg(batch * m * n * size, READ | WRITE, compute)
+    source = x
+    if inside:  # what is padded lies in the workspace
+        builder.workspace_bytes, source = batch * image * size, WORKSPACE
+        copied = builder.copy(batch * image)
+        copied.operand(x, [size], dtype=compute)
+        copied.operand(WORKSPACE, [size], dtype=compute, mode=WRITE)
+    outer = [batch] if batch > 1 or number % 2 else []
+    section = builder.matmul(n, m, k, *outer, dtype=compute)
+    section.operand(a, [0, k * size, 0][: 2 + len(outer)], dtype=compute, depth=size)
+    steps = [-across if backwards else across, 0, image, 0, 0, wide, far * long, down * long]
+    steps[2] = image if outer else 0
+    section.operand(source, [step * size for step in steps], dtype=compute, mode=READ | WINDOWS, depth=high * long * size,
+                    base=(places - 1) * across * size if backwards else 0, index=height * 256 + width, limit=places)
+    section.operand(c, [size, n * size, m * n * size][: 2 + len(outer)], dtype=compute, mode=READ | WRITE)
+    if number % 4 == 3:
+        section.word("mov.i", 2)
+        section.word("add.k", 1)
+        section.word("store", 2)
+        section.word("end")
+    counts = (m * k, batch * image)
+    content = [4 * rng.standard_normal(count) if compute.kind == "f" else rng.integers(0, 99, count) for count in counts]
+    content = [values.astype(compute.numpy) for values in content]
+    return builder.build(), [*content, np.zeros(batch * m * n, compute.numpy)]
+
+
+SPECIAL = np.array([0, 0x80000000, 0x7FC00000, 0xFFC12345, 0x7F800000, 0xFF800000, 1, 0x42B16666], np.uint32).view(np.float32)
+
+
+def whole_pass(rng: np.random.Generator, number: int) -> Made:
+    """One of the passes that the machine has a loop for, over rows of any length and pitch, with hints anywhere and stores
+    past the caches or not; sometimes by the name of another slot, or with a word more: then its words are run."""
+    text = PASSES[number % len(PASSES)]
+    n = int(rng.choice((rng.integers(1, 130), rng.integers(130, 300), 128 * rng.integers(1, 4), 32 * rng.integers(1, 8))))
+    special, largest = number // len(PASSES) % 2, "acc_max" in text
+    n += 128 * largest
+    rows, pitch, base = int(rng.integers(1, 4)), n + int(rng.choice((0, 0, 1, 4, 16))), int(rng.choice((0, 0, 1, 4)))
+    stored, builder, places = "store o" in text, ProgramBuilder(), {}
+    room, other = base + rows * pitch, int(rng.integers(4)) == 0
+    section = builder.vector(n, rows)
+    align = 64 if rng.integers(2) else 4
+    for name in "abcdo" if stored else "abcd":
+        mode = WRITE if name == "o" else READ
+        where = builder.add_arg(4 * room, mode, align=align)
+        places[name] = section.operand(where, (4, 4 * pitch), mode=mode, base=4 * base)
+    scalars = [section.operand(0, (0, 4 * pitch), base=4 * base) for _ in range(2)]
+    totals = builder.add_arg(8 * rows, WRITE)
+    outs = [section.operand(totals, (0, 8), mode=WRITE, base=4 * k) for k in range(2)]
+    for k, scalar in enumerate(scalars):
+        section.word("mov.b", scalar)
+        section.word("store_row", k)
+    section.begin_pass()
+    reductions = []
+    words = text.split(", ")
+    if number % 7 == 6:
+        words.insert(1, f"store_slot {SPARE_SLOT}")
+    for word in words:
+        name, _, field = word.partition(" ")
+        if rng.integers(4) == 0:
+            section.fetch(int(rng.choice(list(places.values()))), int(rng.choice((0, 512, 2048, 4096, 6144))))
+        if name.startswith("acc_"):
+            reductions.append((name.replace("acc", "fold"), int(field)))
+        if other and name in ("store_slot", "mov.s", "mul.s", "add.s"):
+            field = str(int(field) + int(field != "9"))
+        if name == "store" and rng.integers(2):
+            name = "store_nt"
+        section.word(name, float(places.get(field, field)) if field else None)
+    section.end_pass(*(r for _, r in reductions))
+    for k, out in enumerate(outs):
+        section.word(*reductions[k] if k < len(reductions) else ("mov.k", 0))
+        section.word("store_per_row", out)
+    section.word("end_row")
+    content = []
+    for _ in range(4):
+        x = (3 * rng.standard_normal(room)).astype(np.float32)
+        chosen = rng.random(room) < 0.03 * special
+        x[chosen] = rng.choice(SPECIAL, int(chosen.sum()))
+        if special and largest:  # in a whole strip of the first row
+            x[base + int(rng.integers(128))] = SPECIAL[2]
+        content.append(x)
+    return builder.build(), [*content, *([np.zeros(room, np.float32)] * stored), np.zeros(2 * rows, np.float32)]
 
 
 def buffered(rng: np.random.Generator) -> Made:

@@ -239,6 +239,7 @@ class Mutator {
   }
 
   void word(Part& s) {
+    if (s.head.kind == uint16_t(SectionKind::VECTOR) && r_.chance(10)) return hint(s);
     Word& w = r_.of(s.words);
     const OpInfo info = w.op < OP_COUNT ? OPS[w.op] : OPS[0];
     switch (r_.below(12)) {
@@ -278,6 +279,15 @@ class Mutator {
     for (Word& other : s.words)
       if (other.op < OP_COUNT && OPS[other.op].k == field && other.k == from) other.k = to;
   }
+  void hint(Part& s) {  // a fetch more, or another distance; stores past the caches, or through them
+    for (Word& w : s.words) {
+      const bool one = w.op == OP_store || w.op == OP_store_nt;
+      if ((one || w.op == OP_store_any || w.op == OP_store_any_nt) && r_.chance(50))
+        w.op = r_.chance(50) ? (one ? OP_store_nt : OP_store_any_nt) : (one ? OP_store : OP_store_any);
+    }
+    const Word fetch{OP_fetch, uint16_t(r_.below(int64_t(s.operands.size()) + (s.operands.empty() || r_.chance(3)))), uint32_t(r_.pick({0, 512, 2048, 4096, 6144, -1}))};
+    if (r_.chance(70)) s.words.insert(s.words.begin() + r_.below(int64_t(s.words.size()) + 1), fetch), jumps(s);
+  }
   void early(Part& s, const Word& w) {  // reads a slot at the start of some pass
     const Word read{OP_mov_s, 0, w.k};
     std::vector<size_t> passes;
@@ -316,6 +326,8 @@ class Mutator {
     const SectionKind kind = SectionKind(s.head.kind);
     if (kind == SectionKind::HOST && r_.chance(15)) return void(r_.chance(50) ? x.depth = r_.below(MAX_RANK + 3) - 2 : x.stride[r_.below(3)] = r_.below(6) - 3);
     if (x.mode & GATHER && r_.chance(25)) return void(x.limit = near(x.limit, 1));
+    if (x.mode & WINDOWS && r_.chance(60)) return windows(s, x, element);
+    if (kind == SectionKind::MATMUL && &x == s.operands.data() + 1 && !(x.mode & (PACKED | WINDOWS)) && r_.chance(20)) return become_windows(s, x);
     if (r_.chance(kind == SectionKind::MATMUL || is_index(s, x) ? 18 : 6)) return r_.chance(70) ? retype(x) : recast(s);
     if (r_.chance(2)) return number(x);
     int64_t& stride = x.stride[r_.chance(98) && s.head.rank <= MAX_RANK && s.head.rank ? r_.below(s.head.rank) : r_.below(MAX_RANK)];
@@ -325,7 +337,7 @@ class Mutator {
       case 3: case 4: stride = near(stride, element); break;
       case 5: stride = 0; break;
       case 6: std::swap(stride, x.stride[r_.below(s.head.rank && s.head.rank <= MAX_RANK ? s.head.rank : 1)]); break;
-      case 7: x.mode = r_.chance(70) ? x.mode ^ uint8_t(1u << r_.below(5)) : uint8_t(boundary()); break;
+      case 7: x.mode = r_.chance(70) ? x.mode ^ uint8_t(1u << r_.below(6)) : uint8_t(boundary()); break;
       case 8: x.mode = r_.chance(50) ? x.mode | READ : x.mode ^ (READ | WRITE); break;
       case 9: {
         const int64_t to = r_.below(int64_t(t_.args.size()) + 2);
@@ -351,6 +363,57 @@ class Mutator {
         if (r_.chance(5)) x.reserved = uint16_t(1 + r_.below(3));
         else fill(s, x);
     }
+  }
+  // ---- B of a product, as windows: mostly the same number of places and steps, walked in another way ----
+  int64_t divisor(int64_t n) {
+    for (int tries = 0; tries < 8; tries++)
+      if (const int64_t d = 1 + r_.below(std::clamp<int64_t>(n, 1, 255)); n % d == 0) return d;
+    return 1;
+  }
+  void windows(Part& s, Operand& x, int64_t element) {
+    int64_t high = x.index / 256, wide = x.index % 256, &far = x.stride[r_.pick({5, 5, 6, 6, 7, 7, 0})];
+    switch (r_.below(14)) {
+      case 0: x.limit = divisor(s.head.dims[0]); break;
+      case 1: x.limit = near(x.limit, 1); break;
+      case 2: std::swap(high, wide), std::swap(x.stride[5], x.stride[6]), x.index = uint16_t(high * 256 + wide); break;
+      case 3: x.index = uint16_t(near(x.index, r_.chance(50) ? 1 : 256)); break;
+      case 4: x.index = uint16_t(r_.chance(50) ? high * 256 : wide); break;
+      case 5: wide = divisor(s.head.depth), high = divisor(s.head.depth / wide), x.index = uint16_t(high * 256 + wide); break;
+      case 6: case 7: far = near(far, element); break;
+      case 8: far += element * (r_.chance(50) ? 1 : -1); break;
+      case 9: std::swap(far, x.stride[r_.pick({5, 6, 7})]); break;
+      case 10: x.stride[r_.chance(50) ? 1 : s.head.rank < 5 ? s.head.rank : 4] = element * (1 + r_.below(3)); break;
+      case 11:
+        if (r_.chance(30)) return x.mode = READ, x.limit = 0, x.index = NONE, void(x.stride[5] = x.stride[6] = x.stride[7] = 0);
+        if (r_.chance(30)) return void(r_.of(s.operands) = Operand(x));
+        x.mode = uint8_t(WINDOWS | r_.pick({3, 1 | PACKED, 1 | GATHER, int(WRITE), 0, int(READ)}));
+        break;
+      case 12:  // more dimensions, or the next ones as groups of rows
+        s.head.rank = uint8_t(r_.chance(70) ? 3 + r_.below(5) : s.head.rank + 1);
+        if (r_.chance(30)) grouped(s);
+        break;
+      default: r_.chance(50) ? retype(x) : recast(s);
+    }
+  }
+  void become_windows(Part& s, Operand& x) {  // the same elements: columns of the kernel or its rows are steps of K
+    const int64_t wide = divisor(s.head.depth), high = divisor(s.head.depth / wide), places = divisor(s.head.dims[0]);
+    x.mode = READ | WINDOWS, x.limit = places, x.index = uint16_t(high * 256 + wide);
+    x.stride[5] = x.depth, x.stride[6] = x.depth * wide, x.stride[7] = x.stride[0] * places, x.depth *= wide * high;
+    s.head.scratch_bytes = std::max<uint64_t>(s.head.scratch_bytes, uint64_t(std::clamp<int64_t>(s.head.depth, 1, 2048) * 4 * PANEL * DTYPE_BYTES[x.dtype < sizeof DTYPE_BYTES ? x.dtype : 0]));
+    t_.head.scratch_bytes = std::max(t_.head.scratch_bytes, s.head.scratch_bytes);
+  }
+  void grouped(Part& s) {  // A names operand 3, numbers of rows, which are whole ones: all of them in one group
+    if (s.operands.size() < 3) return;
+    ProgramArg a{};
+    a.bytes = 64, a.mode = READ, a.dtype = uint8_t(DType::INT64), a.align = 8;
+    Operand rows{};
+    rows.arg = uint16_t(t_.args.size()), rows.dtype = a.dtype, rows.mode = READ, rows.index = NONE;
+    t_.args.push_back(a);
+    s.operands.insert(s.operands.begin() + 3, rows), s.operands[0].index = 3;
+    for (Word& w : s.words)
+      if (w.op < OP_COUNT && OPS[w.op].a == Field::OPERAND && w.a >= 3) w.a++;
+    s.head.rank = 3;
+    for (size_t i : {0u, 2u}) s.operands[i].stride[2] = 0;
   }
   static bool is_index(const Part& s, const Operand& x) {
     return std::any_of(s.operands.begin(), s.operands.end(), [&](const Operand& o) { return o.mode & GATHER && o.index == &x - s.operands.data(); });

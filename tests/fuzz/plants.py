@@ -20,6 +20,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 NATIVE, MADE, CORPUS = ROOT / "dvm_rt/native", ROOT / "build/fuzz/plants", ROOT / "build/fuzz/corpus"
 SOURCES = ("verify", "program", "split", "threads", "machine", "shared", "matmul", "copy", "vector")
+HEADERS = ("footprint.h", "known_passes.h", "whole_passes.h")
 GOLDEN_EVERY = 4  # executions: bugs that change results are seen by seeds
 
 
@@ -178,6 +179,50 @@ PLANTS: tuple[Plant, ...] = (
     _verify("gather-by-index-operand", "index.arg != INDEX && index.mode & READ", "index.mode & READ"),
     _verify("constants-of-4-bytes", "if (s.constant_count && element_ != 8)", "if (false)"),
     _verify("store-any-permission", "need_word(!still, VerifyCode::OPERAND_FORM, 0, 4) && writes(w.a);", "need_word(!still, VerifyCode::OPERAND_FORM, 0, 4);"),
+    # products of windows
+    _verify("windows-mode", "if (x.mode != (READ | WINDOWS)) return", "if (!(x.mode & READ)) return"),
+    _verify("windows-anywhere", "(kind_ == SectionKind::MATMUL && i == 1 ? WINDOWS : 0);", "(kind_ == SectionKind::MATMUL && i >= 1 ? WINDOWS : 0);"),
+    _verify("windows-dtype", "if (x.dtype != s.dtype) return refuse_operand(VerifyCode::DTYPE, i, x.dtype, s.dtype);\n    if (grouped_", "if (grouped_"),
+    _verify("windows-grouped", "if (grouped_ || s.rank > WINDOWS_RANK_MAX)", "if (s.rank > WINDOWS_RANK_MAX)"),
+    _verify("windows-rank", "if (grouped_ || s.rank > WINDOWS_RANK_MAX)", "if (grouped_ || s.rank > WINDOWS_RANK_MAX + 1)"),
+    _verify("windows-no-width", "if (!width || !height || s.depth", "if (!height || s.depth"),
+    _verify("windows-no-height", "if (!width || !height || s.depth", "if (!width || s.depth"),
+    _verify("windows-part-of-a-channel", "if (!width || !height || s.depth % (width * height)) return", "if (!width || !height) return"),
+    _verify("windows-no-places", "if (places < 1 || s.dims[0] % places) return", "if (places && s.dims[0] % places) return"),
+    _verify("windows-part-of-a-row", "if (places < 1 || s.dims[0] % places) return", "if (places < 1) return"),
+    _verify("windows-across", "if (x.stride[1]) return refuse_operand(VerifyCode::OPERAND, i, x.stride[1], 0);\n    Walk", "Walk"),
+    _verify("windows-unused-stride", "const int used = is_windows(x) ? WINDOWS_RANK_MAX : MAX_RANK;", "const int used = is_windows(x) ? 0 : MAX_RANK;"),
+    _verify("windows-bounds-place", "walk.step(places, x.stride[0]),", ""),
+    _verify("windows-bounds-place-row", "walk.step(s.dims[0] / places, x.stride[PLACE_ROW]);", "walk.step(s.dims[0] / places - 1, x.stride[PLACE_ROW]);"),
+    _verify("windows-bounds-column", "walk.step(width, x.stride[KERNEL_COLUMN]),", "walk.step(width - 1, x.stride[KERNEL_COLUMN]),"),
+    _verify("windows-bounds-row", "walk.step(height, x.stride[KERNEL_ROW]);", "walk.step(height - 1, x.stride[KERNEL_ROW]);"),
+    _verify("windows-bounds-channel", "walk.step(s.depth / (width * height), x.depth);", ";"),
+    _verify("windows-bounds-batch", "for (int d = 2; d < s.rank; d++) walk.step(s.dims[d], x.stride[d]);\n    return true;\n  }\n\n  // Q, K", "for (int d = 3; d < s.rank; d++) walk.step(s.dims[d], x.stride[d]);\n    return true;\n  }\n\n  // Q, K"),
+    Plant("windows-place-too-far", "matmul.cpp", "left = w.places - place, first = smaller(count, left);", "left = w.places - place + 1, first = smaller(count, left);"),
+    Plant("windows-row-wrap", "matmul.cpp", "from[1] = (row + 1) * w.place_row - first * PLACE;", "from[1] = row * w.place_row - first * PLACE;"),
+    Plant("windows-tail-columns", "matmul.cpp", "lanes_between(first * PLACE - half * W, count * PLACE - half * W, PLACE);", "lanes_between(first * PLACE - half * W, W, PLACE);"),
+    Plant("windows-third-row", "matmul.cpp", "return count - first <= w.places && place < w.places;", "return true;"),
+    Plant("windows-one-row", "matmul.cpp", "const bool one_row = place + smaller(columns, PANEL) <= w.places;", "const bool one_row = place + smaller(columns, PANEL) <= w.places + 1;"),
+    Plant("windows-next-row-of-kernel", "matmul.cpp", "at += w.row - w.width * w.column;", "at += w.row - (w.width - 1) * w.column;"),
+    Plant("windows-next-channel", "matmul.cpp", "at += w.channel - w.height * w.row;", "at += w.channel;"),
+    Plant("windows-second-slice", "matmul.cpp", "copy(p, k0, t.k, column, end, const_cast<float*>(from.b));", "copy(p, p.has_windows ? 0 : k0, t.k, column, end, const_cast<float*>(from.b));"),
+    Plant("windows-other-places", "matmul.cpp", "(j + i) / w.places * w.place_row + (j + i) % w.places * w.place;", "i / w.places * w.place_row + (j + i) % w.places * w.place;"),
+    # passes with loops of their own
+    Plant("pass-any-slot", "known_passes.h", "names_slot ? p->k : 0);", "0);"),
+    Plant("pass-shorter", "known_passes.h", "if (found || count != int(sizeof...(STEP))) return;", "if (found || count < int(sizeof...(STEP))) return;"),
+    Plant("pass-wrong-number", "known_passes.h", "found = number;", "found = number > 10 ? number - 1 : number;"),
+    Plant("pass-strip-less", "whole_passes.h", "const long whole = c->row_bytes / STRIP_BYTES * STRIP_BYTES;", "const long whole = (c->row_bytes + STRIP_BYTES - 1) / STRIP_BYTES * STRIP_BYTES;"),
+    Plant("pass-last-strip", "whole_passes.h", "take_all<0, STREAM>(s, at, STEP_NUMBERS);", "take_all<0, STREAM>(s, at && at + STRIP_BYTES == bytes ? at - STRIP_BYTES : at, STEP_NUMBERS);"),
+    Plant("pass-store-slot", "whole_passes.h", "s.slot[SLOT][j] = x[j];", "s.slot[0][j] = x[j];"),
+    Plant("pass-constant", "whole_passes.h", "s.k[I] = all(one_element<FORM>(c, p));", "s.k[I] = all(one_element<FORM>(c, p - 1));"),
+    Plant("pass-store-nan", "whole_passes.h", ": store(m, canonicalNaN(x[j]));", ": store(m, x[j]);"),
+    # choices of stores and distances
+    Plant("choose-load", "program.cpp", "if (choice & OTHER_DISTANCE && w.op == OP_fetch)", "if (choice & OTHER_DISTANCE && (w.op == OP_fetch || w.op == OP_load))"),
+    Plant("choose-form-of-store", "program.cpp", "w.op == OP_store_nt ? OP_store : OP_store_any),", "w.op == OP_store_nt ? OP_store_any : OP_store),"),
+    Plant("choose-any-store", "program.cpp", "&& w.k == WAS_PAST)", ")"),
+    Plant("choose-not-back", "program.cpp", "&& w.k == WAS_PAST)", "&& false)"),
+    Plant("choose-operand", "program.cpp", "OP_store : OP_store_any), w.a, WAS_PAST};", "OP_store : OP_store_any), 0, WAS_PAST};"),
+    Plant("choose-forgets", "program.cpp", "chosen_ = choice;", ";"),
     # branches, jumps, loops
     _verify("control-skip", "if (skip > left) return", "if (skip > left + 1) return"),
     _verify("control-skip-backwards", "has_depth ? s.depth < !is_control(kind_)", "has_depth ? s.depth < (is_control(kind_) ? -1 : 1)"),
@@ -335,12 +380,15 @@ class _Code:
 def write(folder: Path) -> None:
     """A copy of the sources with all plants; files that do not change are left alone."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name in (*(f"{stem}.cpp" for stem in SOURCES), "footprint.h"):
+    for name in (*(f"{stem}.cpp" for stem in SOURCES), *HEADERS):
         text = (NATIVE / name).read_text()
         if mine := [(n, plant) for n, plant in enumerate(PLANTS) if plant.file == name]:
             text = switched(text, mine)
         if not (folder / name).exists() or (folder / name).read_text() != text:
             (folder / name).write_text(text)
+            if name in HEADERS:  # who includes it is compiled again
+                for stem in SOURCES:
+                    (folder / f"{stem}.cpp").touch()
 
 
 # ---- the hunt -------------------------------------------------------------------------------------------------------

@@ -21,13 +21,14 @@ CXX = os.environ.get("CXX", "g++")
 needs_compiler = pytest.mark.skipif(not shutil.which(CXX), reason=f"the choices are compiled with {CXX}")
 SAMPLE = ("argument-align", "section-unused-dim", "operand-permission", "bounds-count", "bounds-negative-stride", "bounds-gather",
           "overlap-base", "acc-unary", "slot-unset", "row-unset", "copy-mode", "host-elements",
+          "windows-part-of-a-row", "windows-bounds-place-row", "windows-across", "choose-any-store", "choose-not-back",
           "control-flag-stride", "loop-across-region",
           "read-before-write", "output-one-byte")  # fmt: skip
-EXECUTIONS = 20_000  # for each of them: a few tenths of a second
+EXECUTIONS = 40_000  # for each of them: a few tenths of a second
 
 
 def test_names_are_not_repeated_and_there_are_enough() -> None:
-    assert len({plant.name for plant in PLANTS}) == len(PLANTS) >= 160
+    assert len({plant.name for plant in PLANTS}) == len(PLANTS) >= 200
 
 
 @pytest.mark.parametrize("file", FILES)
@@ -40,7 +41,7 @@ def test_each_place_stands_once_and_becomes_a_choice(file: str) -> None:
 
 
 @needs_compiler
-@pytest.mark.parametrize("file", ["machine.cpp", "program.cpp"])
+@pytest.mark.parametrize("file", ["machine.cpp", "program.cpp", "known_passes.h"])
 def test_the_choices_compile(file: str, tmp_path: Path) -> None:
     (tmp_path / "layout.h").write_text(header.header())
     (tmp_path / file).write_text(switched((NATIVE / file).read_text(), [(n, p) for n, p in enumerate(PLANTS) if p.file == file]))
@@ -67,7 +68,8 @@ def fuzzer(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "copies": corpus.of_copies(rng), "host": corpus.of_host(rng), "control": corpus.of_control(rng),
         "columns": (corpus.columns(rng) for _ in range(8)),
         "gathered": (corpus.gathered(rng) for _ in range(8)), "buffers": (corpus.buffered(rng) for _ in range(4)),
-        "listings": corpus.of_listings(rng),
+        "listings": corpus.of_listings(rng), "windows": (corpus.windows(rng, number) for number in range(24)),
+        "passes": (corpus.whole_pass(rng, number) for number in range(8)),
         "vector": ((c.program, c.args) for c in (corpus.RandomProgram(rng, exact=True).case() for _ in range(30))),
     }  # fmt: skip
     corpus.write(folder / "corpus", some.items())
@@ -81,7 +83,7 @@ def test_a_sample_of_the_plants_is_found(fuzzer: Path) -> None:
     found = list(hunt(numbers, fuzzer / "fuzz", fuzzer / "corpus", executions=EXECUTIONS))
     print(*((one.plant.name, one.found, one.executions, one.cpu_seconds, one.why) for one in found), sep="\n")
     assert [one.plant.name for one in found if not one.found] == [] and len(found) == len(SAMPLE)
-    assert {one.why.split(":")[0] for one in found} <= {"shadow", "verifier"}
+    assert {one.why.split(":")[0] for one in found} <= {"shadow", "verifier", "choices"}
 
 
 @needs_compiler

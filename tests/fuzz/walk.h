@@ -1,4 +1,5 @@
-// What an accepted mutant must stand before it runs: the shadow machine's walk on what the seed's arguments hold. No machine here.
+// What an accepted mutant must stand before it runs: the shadow machine's walk on what the seed's arguments hold, and choices that
+// change what they may. No machine here.
 #pragma once
 #include <algorithm>
 #include <memory_resource>
@@ -96,6 +97,35 @@ inline bool small(const VerifiedProgram& program) {
   return true;
 }
 
+// Which words a choice of stores and prefetch distances (program.h, tuning.h) exchanges: none but these, and all of them back.
+class Choices {
+ public:
+  const std::string& run(const VerifiedProgram& program) {
+    why_.clear(), before_.clear();
+    each(program, [&](const Word& w, bool) { before_.push_back(w); });
+    for (const int choice : {3, 1, 2, 0}) {
+      program.choose(uint8_t(choice));
+      size_t at = 0;
+      each(program, [&](const Word& w, bool vector) {
+        const Word& b = before_[at++];
+        const bool past = vector && (b.op == OP_store_nt || b.op == OP_store_any_nt), through = past && choice & THROUGH_CACHES;
+        const bool farther = vector && b.op == OP_fetch && choice & OTHER_DISTANCE;
+        const uint16_t op = !through ? b.op : b.op == OP_store_nt ? uint16_t(OP_store) : uint16_t(OP_store_any);
+        if (w.op != op || w.a != b.a || (w.k != b.k && !through && !farther)) why_ = "choices: a word that they may not change";
+      });
+    }
+    return why_;
+  }
+
+ private:
+  template <class F> static void each(const VerifiedProgram& program, F of) {
+    for (const SectionView& s : program.sections())
+      for (int i = 0; i < s.head->word_count; i++) of(s.words[i], SectionKind(s.head->kind) == SectionKind::VECTOR);
+  }
+  std::vector<Word> before_;
+  std::string why_;
+};
+
 class Walk {
  public:
   // "" or what went wrong. Then content() is what the arguments hold before a run.
@@ -110,6 +140,7 @@ class Walk {
       if (const std::string& why = shadow_.run(); !why.empty()) why_ = "shadow: " + why;
       if (!way) values_known = shadow_.values_known, trapped = shadow_.trapped;
     }
+    if (why_.empty()) why_ = choices_.run(program);
     return why_;
   }
   const std::vector<Bytes>& content() const { return content_; }
@@ -129,6 +160,7 @@ class Walk {
   }
 
   Shadow shadow_;
+  Choices choices_;
   std::vector<Bytes> content_;
   std::string why_;
 };
