@@ -23,8 +23,8 @@ from dvm_rt.isa.attention import attention
 from dvm_rt.isa.convert import convert_load, convert_store
 from dvm_rt.isa.matmul import pack, packed_bytes, product, unpack, wide
 from dvm_rt.isa.program import (
-    ATTENTION, BRANCH, CONTROL, COPY, GATHER, HOST, INDEX, JUMP, MATMUL, PACK, PACKED, READ, SCRATCH, VECTOR, WINDOWS, WORKSPACE, WRITE,
-    Operand, Program, Section, Word, lanes_of, parse,
+    ATTENTION, BRANCH, CONTROL, COPY, GATHER, HOST, INDEX, JUMP, MATMUL, PACK, PACKED, READ, SCRATCH, VECTOR, WINDOWS,
+    WORKSPACE, WRITE, Operand, Program, Section, Word, lanes_of, parse,
 )  # fmt: skip
 
 BLOCK, EACH = layout.LIMITS["BLOCK"], layout.LIMITS["REDUCTIONS_EACH"]
@@ -541,7 +541,8 @@ def _right(operand: Operand, offset: int, n: int, k: int, memory: _Memory) -> Ar
     if operand.mode & WINDOWS:
         height, width, stride = operand.index >> 8, operand.index & 255, operand.stride
         shape = (k // (height * width), height, width, n // operand.limit, operand.limit)
-        return memory.view(operand, offset, shape, (operand.depth, stride[6], stride[5], stride[7], stride[0]), READ).reshape(k, n)
+        steps = (operand.depth, stride[6], stride[5], stride[7], stride[0])
+        return memory.view(operand, offset, shape, steps, READ).reshape(k, n)
     return memory.view(operand, offset, (k, n), (operand.depth, operand.stride[0]), READ)
 
 
