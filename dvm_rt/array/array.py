@@ -17,7 +17,7 @@ from typing import Never
 import numpy as np
 
 from dvm_rt import dtypes
-from dvm_rt.array import tracing
+from dvm_rt.array import exchange, tracing
 from dvm_rt.array.session import Pending, Session, leaf, session
 from dvm_rt.array.tracing import Trace
 from dvm_rt.dtypes import DEFAULT_FLOAT, DEFAULT_INT, DType, bfloat16, bool_, float32
@@ -130,6 +130,20 @@ class Array:
                 raise ValueError(f"array: __array__: conversion without a copy, got {dtype}, allowed {view.dtype}")
             return view.astype(dtype)
         return view.copy() if copy else view
+
+    def __dlpack__(
+        self, *, stream: object = None, max_version: tuple[int, int] | None = None,
+        dl_device: tuple[int, int] | None = None, copy: bool | None = None,
+    ) -> object:  # fmt: skip
+        """The value for other libraries, bfloat16 as such; waits. Read-only memory of the arena, which it keeps alive, for
+        whoever asks for DLPack 1.0 or later; else, and with copy=True, a copy. Raises BufferError."""
+        tensor = computed(self, "dlpack")
+        view = self._session.stream.read(tensor, self._session.wait_s)
+        return exchange.exported(view, self.dtype, max_version, dl_device, copy)
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        """DLPack's numbers of the CPU."""
+        return exchange.CPU
 
     def item(self) -> Number:
         """The one element as a Python number; waits."""
@@ -365,8 +379,8 @@ def _wrap_node(node: Node, of: Session | None) -> Array:
 
 def asarray(value: object, dtype: DTypeLike | None = None) -> Array:
     """An array of the current runtime with a copy of the value, which may be strided, read-only, unaligned or of
-    another byte order. Python floats become float32, Python ints int64. Raises DTypeError, ShapeError,
-    DeviceOutOfMemoryError, ClosedError."""
+    another byte order; arrays of other libraries come through DLPack. Python floats become float32, Python ints
+    int64. Raises DTypeError, ShapeError, DeviceOutOfMemoryError, ClosedError."""
     if isinstance(value, Array):
         return value if dtype is None else value.astype(dtype)
     if isinstance(value, Dim):
@@ -375,6 +389,10 @@ def asarray(value: object, dtype: DTypeLike | None = None) -> Array:
             raise GraphError(f"array: asarray: a symbolic size outside of its function, got {value}, allowed numbers")
         name = (DEFAULT_INT if dtype is None else dtype_of(dtype)).name
         return _wrap_node(_traced(apply(DIMENSION, (), (value, name), trace.facts), trace), None)
+    if exchange.is_foreign(value):
+        host, found = exchange.imported(value)
+        array = wrap((of := session()).stream.asarray(host, found.code), of)
+        return array if dtype is None else array.astype(dtype)
     host = value if isinstance(value, (np.ndarray, np.generic)) else _from_python(value)
     if host.__class__ is not np.ndarray and hasattr(host, "mask"):
         raise DTypeError("array: asarray: value, got a masked array, allowed arrays without a mask: x.filled(...) gives one")
@@ -412,7 +430,7 @@ def _from_python(value: object) -> np.ndarray:
             f"array: asarray: value, got {got}, "
             "allowed numbers of 64 bits, bools, arrays and nested sequences of them"
         )
-    return host.astype(np.float32) if host.dtype == np.float64 else host
+    return host.astype(np.float32) if host.dtype == np.float64 and isinstance(value, (float, list, tuple)) else host
 
 
 def shape_of(sizes: Sequence[int | Dim], where: str) -> Shape:
@@ -542,7 +560,8 @@ def _check_size(node: Node, of: Session) -> None:
 def promoted(where: str, given: Sequence[object]) -> list[Array | Node]:
     """The operands of an operator in one dtype: arrays promoted, Python numbers and sizes in the dtype of the arrays beside
     them; without an array, the first becomes one. Raises DTypeError, NoOperandError."""
-    operands = [asarray(x) if isinstance(x, (np.ndarray, list)) else x for x in given]
+    operands = [asarray(x) if isinstance(x, (np.ndarray, list)) or x.__class__ is not Array and exchange.is_foreign(x) else x
+                for x in given]
     if not any(x.__class__ is Array for x in operands):
         operands[0] = asarray(_operand(operands[0], where))
     dtype = common_dtype(where, operands)

@@ -1,8 +1,9 @@
 """@function: a Python function that is traced once a signature, and then is one launch for every shape.
 
 The signature of a call: for each array its dtype, rank and which sizes are 1; the structure of tuples, lists and dicts; and
-the value of everything static (ints, bools, strings, None, other hashable objects). Floats and NumPy arrays become inputs.
-Arrays that the Python code reaches in other ways are captured: their values belong to the plan.
+the value of everything static (ints, bools, strings, None, other hashable objects). Floats, NumPy arrays and those of
+other libraries become inputs. Arrays that the Python code reaches in other ways are captured: their values belong to
+the plan.
 
 Where the Python code compares sizes and the answer differs from call to call, each way through it is traced, and has a plan.
 
@@ -25,6 +26,7 @@ from dvm_rt import _native
 from dvm_rt.array import tracing
 from dvm_rt.array.array import Array, asarray, computed, wrap
 from dvm_rt.array.array import _wrap_node as wrap_node
+from dvm_rt.array.exchange import is_foreign
 from dvm_rt.array.session import UNPLANNED, Planned, Session, session
 from dvm_rt.array.tracing import Trace, refuse_leaked
 from dvm_rt.dtypes import DTYPES
@@ -317,6 +319,9 @@ def _flatten(value: object, leaves: list[object]) -> object:
         return (type(value), tuple([_flatten(v, leaves) for v in value]))
     if isinstance(value, dict):
         return (dict, tuple([(k, _flatten(v, leaves)) for k, v in value.items()]))
+    if is_foreign(value):
+        leaves.append(value)
+        return ARRAY
     return ("static", type(value), value)
 
 

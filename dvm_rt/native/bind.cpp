@@ -30,4 +30,5 @@ NB_MODULE(_native, m) {
   bind_host();
   bind_lazy(m);
   bind_calls(m);
+  bind_dlpack(m);
 }

@@ -23,6 +23,7 @@ void bind_processes(nb::module_& m);
 void bind_host();
 void bind_lazy(nb::module_& m);
 void bind_calls(nb::module_& m);
+void bind_dlpack(nb::module_& m);
 
 void set_python_error(const Error& error);  // as the class of dvm_rt.errors that it names, its numbers attributes
 

@@ -53,7 +53,7 @@ SAME = (  # as in dvm_rt
     "where",
 )  # fmt: skip
 CREATION = ("arange", "eye", "full_like", "linspace", "ones", "ones_like", "zeros", "zeros_like")  # there is one device
-NOT_THERE = ("conj", "from_dlpack", "imag", "real")
+NOT_THERE = ("conj", "imag", "real")
 
 for _name in SAME:
     globals()[_name] = getattr(dvm, _name)
@@ -96,6 +96,14 @@ def asarray(
     if copy is False and not isinstance(obj, Array):
         raise ValueError("xp: asarray: memory that is shared with another library, got copy=False, allowed None, True")
     return _asarray(obj, dtype)
+
+
+def from_dlpack(x: object, /, *, device: object = None, copy: builtins.bool | None = None) -> Array:
+    """An array with a copy of the value of another library's array. Raises BufferError for copy=False, DTypeError for arrays
+    that are not on the CPU."""
+    if copy is False:
+        raise BufferError("xp: from_dlpack: memory that is shared with another library, got copy=False, allowed None, True")
+    return _asarray(x)
 
 
 def empty(shape: int | tuple[int, ...], *, dtype: DTypeLike | None = None, device: object = None) -> Array:
