@@ -235,8 +235,10 @@ void bind_machine(nb::module_& m) {
           },
           "For each section how many may run at the same time from it on.")
       .def("choose", [](const PyProgram& p, uint8_t choice) { p.program->choose(choice); }, nb::arg("choice"),
-           "Exchanges stores past the caches for others (1), prefetch distances for others (2); 0: as it was encoded.")
-      .def_prop_ro("choices", [](const PyProgram& p) { return p.program->choices(); }, "Those that would change a word.")
+           "Bits: stores through the caches (1), other prefetch distances (2), other tiles (4) and blocks (8) of products; 0: as it "
+           "was encoded.")
+      .def_prop_ro("choices", [](const PyProgram& p) { return p.program->choices(); },
+                   "Those that would change a word, or the way through a product.")
       .def_prop_ro(
           "loops",
           [](const PyProgram& p) {

@@ -35,7 +35,7 @@ struct DeviceOptions {
   std::vector<int> beside_cpus;  // on which the second thread verifies; none: there is no such thread
   int64_t beside_ns = 50'000;  // beside launches whose long sections take longer, as modelled
   int beside_gate = -1;  // EarlyVerifier's
-  bool tune = false;     // programs that run often try other choices of stores and prefetches (tuning.h)
+  bool tune = false;     // programs that run often try other choices (tuning.h)
 };
 
 class Device {

@@ -408,6 +408,7 @@ struct Product {  // what all steps of the batch share; distances in floats
   const Word* words;      // epilogue, or nullptr
   bool has_windows;       // B is COPIED from
   Windows windows;
+  uint8_t choice;         // tuning.h
   uint16_t far;           // bit i: operand i of the epilogue is a large matrix, fetched to L2 beside the tiles
 
   const float* b_at(const float* b, int64_t elements) const {  // so many stored elements behind b
@@ -421,11 +422,12 @@ void set_rows(Product& p, int64_t begin, int64_t end) {
   const int64_t fit = std::max(L2_FLOATS / p.slice - 2 * THREE_PANELS, L2_ROWS);
   const int64_t most = smaller(fit, p.words ? EPILOGUE_ROWS : m), block = ROWS_MAX[p.shape];
   p.rows_max = m <= most ? m : smaller(m, ceil_div(ceil_div(m, ceil_div(m, most)), block) * block);
+  if (p.choice & OTHER_BLOCKS && p.rows_max < m) p.rows_max = std::max<int64_t>(block, p.rows_max / 2 / block * block);
   p.ring = p.rows_max < m ? GROUP_PANELS : p.shape == TALL ? 1 : p.shape == THREE ? 3 : STRIP / PANEL;
 }
 
 void set_shape(Product& p, int64_t m) {
-  const bool three = m <= ROWS_MAX[THREE] || (m > ROWS_MAX[TALL] && ROWS_MAX[THREE]);
+  const bool three = m <= ROWS_MAX[THREE] || (m > ROWS_MAX[TALL] && ROWS_MAX[THREE] && !(p.choice & OTHER_TILES));
   p.shape = m <= ROWS_MAX[WIDEST] ? WIDEST : m <= ROWS_MAX[WIDE] ? WIDE : three ? THREE : TALL;
   p.fetch_in_place = p.form == MatmulB::IN_PLACE && p.shape <= THREE;
 }
@@ -437,7 +439,7 @@ Product product(const SectionRun& run) {
   p.n = head.dims[0], p.m = head.dims[1], p.k = head.depth, p.slice = slice_k(p.k);
   p.a_row = a->stride[1] / 4, p.a_step = a->depth / 4, p.c_row = c->stride[1] / 4;
   p.b_column = b->stride[0] / 4, p.b_step = b->depth / 4;
-  p.column_end = p.n;
+  p.column_end = p.n, p.choice = run.section.choice;
   p.b_element = DTYPE_BYTES[b->dtype];
   p.ahead_in_place = b->depth % 4096 ? AHEAD_K : AHEAD_K_ONE_SET;
   p.kernels = b->dtype == uint8_t(DType::BFLOAT16)  ? kernels_for<Bfloat16>(p.a_step == 1)
@@ -446,6 +448,7 @@ Product product(const SectionRun& run) {
   p.form = matmul_b(head, *b);
   const int64_t packed = p.form == MatmulB::PACKED ? panels(p.n) * PANEL * p.slice * p.b_element : 0;
   p.fetch = packed > STREAM_FLOATS * 4, p.fetch_few = packed > FEW_STREAM_FLOATS * 4;
+  if (p.choice & OTHER_DISTANCE && p.form == MatmulB::PACKED) p.fetch = !p.fetch, p.fetch_few = p.fetch;
   if ((p.has_windows = is_windows(*b))) p.windows = windows_of(*b);
   const bool copies = p.form == MatmulB::COPIED && b->stride[0] == 4 && !p.has_windows;
   p.copying = !copies ? nullptr : p.a_step == 1 ? COPYING<true> : COPYING<false>;

@@ -5,6 +5,7 @@
 #include <cstring>
 #include <vector>
 #include "known_passes.h"
+#include "matmul.h"
 #include "together.h"
 #include "verify.h"
 
@@ -143,28 +144,45 @@ Word exchanged(Word w, uint8_t choice) {
     return {uint16_t(w.op == OP_store ? OP_store_nt : OP_store_any_nt), w.a, 0};
   return w;
 }
+
+constexpr double LONG_PRODUCT = 1 << 20;  // multiplications: from about 15 us on
+constexpr int64_t TILE_ROWS = 14;         // fewer leave no choice of tiles
+constexpr int64_t L2_ELEMENTS = 1 << 18;  // of A: fewer stay in L2 whatever is chosen
+
+uint8_t choices_of_product(const SectionView& section) {
+  const Section& head = *section.head;
+  const int64_t m = head.dims[1];
+  if (DType(head.dtype) != DType::FLOAT32 || double(head.dims[0]) * double(m) * double(head.depth) < LONG_PRODUCT) return 0;
+  const uint8_t fetched = matmul_b(head, section.operands[1]) == MatmulB::PACKED ? OTHER_DISTANCE : 0;
+  const uint8_t blocks = double(m) * double(head.depth) > L2_ELEMENTS ? OTHER_BLOCKS : 0;
+  return m > TILE_ROWS ? fetched | OTHER_TILES | blocks : fetched;
+}
 }  // namespace
 
-// Those that would change a word.
+// Those that would change a word, or the way through a product that takes its time.
 uint8_t VerifiedProgram::choices() const {
   uint8_t found = 0;
-  for (const SectionView& section : sections())
+  for (const SectionView& section : sections()) {
+    if (SectionKind(section.head->kind) == SectionKind::MATMUL) found |= choices_of_product(section);
     for (int i = 0; SectionKind(section.head->kind) == SectionKind::VECTOR && i < section.head->word_count; i++) {
       const uint16_t op = section.words[i].op;
       if (op == OP_store_nt || op == OP_store_any_nt) found |= THROUGH_CACHES;
       if (op == OP_fetch) found |= OTHER_DISTANCE;
     }
+  }
   return found;
 }
 
 void VerifiedProgram::choose(uint8_t choice) const {
   const uint8_t change = chosen_ ^ choice;
   if (!change) return;
-  for (const SectionView& section : sections())
+  for (SectionView& section : std::span(sections_, head().section_count)) {
+    section.choice = choice;
     for (int i = 0; SectionKind(section.head->kind) == SectionKind::VECTOR && i < section.head->word_count; i++) {
       Word& word = const_cast<Word*>(section.words)[i];
       word = exchanged(word, change);
     }
+  }
   chosen_ = choice;
 }
 

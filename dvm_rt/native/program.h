@@ -33,6 +33,7 @@ struct SectionView {
   const Outer* outer = nullptr;  // vector sections of a VerifiedProgram: those dimensions beyond the row that are longer
   int64_t outers = 0;            // than 1, innermost first; outer[0] can always be read
   Split split = {};              // sections of a VerifiedProgram
+  uint8_t choice = 0;            // the same: how a product is walked (tuning.h); vector sections have theirs in their words
 };
 inline SectionView section_at(const uint8_t* bytes) {
   auto* head = reinterpret_cast<const Section*>(bytes);
@@ -55,7 +56,8 @@ struct VerifyError {
 };
 
 // A private copy of program bytes that passed verify(), and what is worked out from it, in one block. No other way to make one,
-// no switch to skip it. Nothing changes it but choose(), which knows only words that prove the same before and after.
+// no switch to skip it. Nothing changes it but choose(), which knows only words that prove the same before and after, and ways
+// through a product.
 class VerifiedProgram {
  public:
   // Null, and why, if refused. The block comes from `memory`, which outlives it.

@@ -54,7 +54,7 @@ struct StreamOptions {
   int ahead_branches = 4;  // of those that may come next
   size_t ahead_max = 64;   // programs that were guessed and not called yet
   double loop_s = 1e6;  // that loops of a launch may take, inline
-  bool tune = false;    // inline: programs that run often try other choices of stores and prefetches (tuning.h)
+  bool tune = false;    // inline: programs that run often try other choices (tuning.h)
 };
 
 struct PlanState;

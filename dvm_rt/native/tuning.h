@@ -1,9 +1,10 @@
 // Choices of a program that change no bits, tried on the runs that its user asks for.
 //
-// What the encoder has chosen by rule (encode.cpp) is what most programs keep. Two choices depend on more than a rule sees, on
-// the CPU above all: whether stores go past the caches or through them, and how far ahead of its use an input is fetched. A
-// program that has run RUNS_FIRST times tries the other one of each, one after the other, in blocks of BLOCK_RUNS runs with and
-// without it in turns. The first runs of a block do not count: what the other choice has left in the caches is gone after two.
+// What the encoder has chosen by rule (encode.cpp), and the matrix unit (matmul.cpp), is what most programs keep. Some choices
+// depend on more than a rule sees, on the CPU above all: whether stores go past the caches or through them, how far ahead of its
+// use an input is fetched, and in a product the tiles that a strip of columns is cut into and how many rows stay in L2. A program
+// that has run RUNS_FIRST times tries the other one of each, one after the other, in blocks of BLOCK_RUNS runs with and without
+// it in turns. The first runs of a block do not count: what the other choice has left in the caches is gone after two.
 //
 // Rules. Nothing runs that nobody asked for. A choice that is not faster in a pair of blocks is dropped there and then (so
 // most cost four runs), one that is kept was faster in all PAIRS, by GAIN_LEAST in all but one. Then it is over. Stores that the
@@ -15,7 +16,8 @@
 
 namespace dvm {
 
-enum Choice : uint8_t { THROUGH_CACHES = 1, OTHER_DISTANCE = 2 };  // bits; each says that the program is not as it was encoded
+// Bits; each says that a program is not run as it was encoded. The last two are of products.
+enum Choice : uint8_t { THROUGH_CACHES = 1, OTHER_DISTANCE = 2, OTHER_TILES = 4, OTHER_BLOCKS = 8 };
 
 class Tuning {
  public:

@@ -88,8 +88,8 @@ class Bench {
   }
   // Nobody else runs this copy.
   static void vary(const VerifiedProgram& program, uint64_t turn) {
-    program.choose(uint8_t(turn % 4));
-    if (turn / 4 % 2) return;
+    program.choose(uint8_t(turn % 16));
+    if (turn / 16 % 2) return;
     for (const SectionView& s : program.sections())
       for (int i = 0; i < s.head->word_count && SectionKind(s.head->kind) == SectionKind::VECTOR; i++)
         if (s.words[i].op == OP_pass) const_cast<Word&>(s.words[i]).a = 0;  // its words, one by one

@@ -97,13 +97,13 @@ inline bool small(const VerifiedProgram& program) {
   return true;
 }
 
-// Which words a choice of stores and prefetch distances (program.h, tuning.h) exchanges: none but these, and all of them back.
+// Which words a choice (program.h, tuning.h) exchanges: none but these, and all of them back.
 class Choices {
  public:
   const std::string& run(const VerifiedProgram& program) {
     why_.clear(), before_.clear();
     each(program, [&](const Word& w, bool) { before_.push_back(w); });
-    for (const int choice : {3, 1, 2, 0}) {
+    for (const int choice : {15, 1, 2, 4, 8, 3, 0}) {
       program.choose(uint8_t(choice));
       size_t at = 0;
       each(program, [&](const Word& w, bool vector) {

@@ -10,12 +10,15 @@ import pytest
 
 import dvm_rt as dvm
 from dvm_rt import _native
+from dvm_rt.isa.program import SectionBuilder
 from tests.fusion.running import normal
 from tests.native.streams import Stepped, axpy
+from tests.native.test_matmul import pack
+from tests.native.test_matmul import program as product
 from tests.native.test_together import program_of
 
 TARGETS = _native.targets()
-THROUGH_CACHES, OTHER_DISTANCE = 1, 2
+THROUGH_CACHES, OTHER_DISTANCE, OTHER_TILES, OTHER_BLOCKS = 1, 2, 4, 8
 RUNS_FIRST, BLOCK_RUNS, PAIRS = 32, 4, 4
 RUNS_MAX = 2 * BLOCK_RUNS * PAIRS  # of one choice
 
@@ -118,6 +121,45 @@ def test_every_choice_gives_the_same_bits(name: str, target: str) -> None:
         for o, w in zip(outputs, want, strict=True):
             assert o.tobytes() == w.tobytes(), choice
     assert program.choices == program_of(build, arrays)[0].choices
+
+
+PRODUCTS = {  # m, k, n; packed; what may be chosen. Rows beyond what L2 keeps, beyond a tile, few; slices of K
+    "blocks": (700, 900, 300, False, OTHER_TILES | OTHER_BLOCKS),
+    "blocks, packed": (701, 600, 301, True, OTHER_DISTANCE | OTHER_TILES | OTHER_BLOCKS),
+    "tiles": (97, 300, 330, False, OTHER_TILES),
+    "tiles, packed": (97, 300, 330, True, OTHER_DISTANCE | OTHER_TILES),
+    "slices": (60, 4500, 130, False, OTHER_TILES | OTHER_BLOCKS),
+    "few rows, packed": (3, 1500, 1030, True, OTHER_DISTANCE),
+    "few rows": (3, 1500, 1030, False, 0),
+    "small": (50, 60, 70, True, 0),
+}
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("epilogue", [False, True])
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_every_way_through_a_product_gives_the_same_bits(name: str, epilogue: bool, target: str) -> None:
+    m, k, n, packed, choices = PRODUCTS[name]
+    a, b = normal(m, k, seed=1), normal(k, n, seed=2)
+    a[m // 2, k // 3], a[m - 1, 0] = np.nan, np.inf
+
+    def doubled(_: object, section: SectionBuilder) -> list[np.ndarray]:
+        for word in (("mov.i", 2), ("mul.k", 2.0), ("store", 2)):
+            section.word(*word)
+        return []
+
+    code, arguments, c = product(a, b, pack(b) if packed else None, doubled if epilogue else None)
+    program = _native.Program(code)
+    assert program.choices == choices
+    program.run(arguments, target)
+    want = c.copy()
+    with np.errstate(invalid="ignore"):
+        assert np.allclose(want, (a.astype(np.float64) @ b) * (2 if epilogue else 1), atol=1e-3, equal_nan=True)
+    for choice in (15, 4, 8, 2, 0):
+        c.fill(7.0)
+        program.choose(choice)
+        program.run(arguments, target, threads=2)
+        assert c.tobytes() == want.tobytes(), choice
 
 
 def test_stores_through_the_caches_are_never_sent_past_them() -> None:
