@@ -57,22 +57,22 @@ typedef float W __attribute__((vector_size(64)));
 #define WIDE 8
 typedef float W __attribute__((vector_size(32)));
 #endif
-// Floating-point operations a second: ten independent chains.
+// Floating-point operations a second: ten independent chains, in registers.
 double fma_peak(int reps) {
-  W acc[10];
-  for (int j = 0; j < 10; j++)
-    for (int i = 0; i < WIDE; i++) acc[j][i] = 1.0f + j;
+  W a = {1}, b = {2}, c = {3}, d = {4}, e = {5}, f = {6}, g = {7}, h = {8}, i = {9}, j = {10};
   double best = 0;
   for (int r = 0; r < reps; r++) {
     const double begin = now();
     for (int k = 0; k < 20000; k++) {
-      for (int j = 0; j < 10; j++) acc[j] = acc[j] * 0.999f + 0.001f;
-      for (int j = 0; j < 10; j++) __asm__("" : "+v"(acc[j]));
+      a = a * 0.999f + 0.001f, b = b * 0.999f + 0.001f, c = c * 0.999f + 0.001f, d = d * 0.999f + 0.001f;
+      e = e * 0.999f + 0.001f, f = f * 0.999f + 0.001f, g = g * 0.999f + 0.001f, h = h * 0.999f + 0.001f;
+      i = i * 0.999f + 0.001f, j = j * 0.999f + 0.001f;
     }
     const double rate = 20000.0 * 10 * WIDE * 2 / (now() - begin);
     if (rate > best) best = rate;
   }
-  volatile float keep = 0;
-  for (int j = 0; j < 10; j++) keep += acc[j][0];
+  const W sum = a + b + c + d + e + f + g + h + i + j;
+  volatile float keep = sum[0];
+  (void)keep;
   return best;
 }
