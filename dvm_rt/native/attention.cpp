@@ -18,7 +18,8 @@ constexpr int BLOCK_ROWS = W == 16 ? 14 : 12;                          // querie
 constexpr int64_t GROUP_BLOCKS = 4;                                    // such blocks that share a look at a block of keys
 constexpr int DIRECT_ROWS = W == 16 ? 3 : W == 8 ? 2 : 1;              // so few that packing keys does not pay
 constexpr int GROUPS = W >= 8 ? 4 : 8;                                 // of W keys that are transposed side by side: whole panels
-constexpr int64_t PULL_FLOATS = 1 << 16;                               // of the keys of a head that is fetched ahead
+constexpr int64_t PULL_FLOATS = 1 << 16;                               // of the keys of a head that is fetched ahead, at most
+constexpr int64_t PULL_SECTION_FLOATS = 1 << 17;                       // of all heads, so many that they leave L2: else it costs 6 %
 constexpr int LANE_VECTORS = 16 / W;
 constexpr float LOG2E = 0x1.715476p+0f;
 static_assert(PANEL % UNIT == 0 && KEY_BLOCK % PANEL == 0 && GROUPS * W % PANEL == 0 && BLOCK_ROWS <= ATTENTION_BLOCK_ROWS);
@@ -52,8 +53,8 @@ FN V largest(V x) {  // in every element; none is NaN
   x = max2(rotated<2>(x), x);
   return max2(rotated<1>(x), x);
 }
-// The sum of 16 lanes, folded 8, 4, 2, 1 apart, in every element.
-FN V folded(const float* lanes) {
+// The sum of 16 lanes, folded 8, 4, 2, 1 apart.
+FN float folded(const float* lanes) {
   V x[LANE_VECTORS];
   for (int v = 0; v < LANE_VECTORS; v++) x[v] = load(lanes + v * W);
   for (int half = LANE_VECTORS / 2; half; half /= 2)
@@ -61,7 +62,7 @@ FN V folded(const float* lanes) {
   if constexpr (W >= 16) x[0] += rotated<8>(x[0]);
   if constexpr (W >= 8) x[0] += rotated<4 % W>(x[0]);
   x[0] += rotated<2>(x[0]);
-  return x[0] + rotated<1>(x[0]);
+  return (x[0] + rotated<1>(x[0]))[0];
 }
 
 // Rows that are read soon, on their way to L2 in the order in which they lie: some cache lines wherever others are computed with.
@@ -332,10 +333,14 @@ FN V with_mask(V y, const Mask& mask, int64_t j, int64_t rest) {
   return __builtin_convertvector(b, Vi) != 0 ? y : mask.masked;
 }
 
+// What the queries of a block have found in the keys so far and in those at hand, each phase for all of them: a query alone
+// would wait for one result after the other.
+struct Found {
+  alignas(64) float level[ATTENTION_BLOCK_ROWS], back[ATTENTION_BLOCK_ROWS];
+};
 
-// Scores of one query and `columns` keys (of which `keys` exist and it sees `seen`) -> weights; lanes and o follow.
-FN void softmax_block(float* s, int64_t columns, int64_t keys, int64_t seen, const Mask& mask, float& top, float* lanes,
-                      float* o, int64_t width) {
+// The largest of the scores of one query and `columns` keys, of which `keys` exist and it sees `seen`; its scores, masked.
+FN V largest_score(float* s, int64_t columns, int64_t keys, int64_t seen, const Mask& mask) {
   V most = all(-Inf);
   int64_t j = 0;
   if (!mask.at) {  // what has nothing to hide
@@ -350,21 +355,29 @@ FN void softmax_block(float* s, int64_t columns, int64_t keys, int64_t seen, con
     store(s + j, y);
     most = max2(y, most);
   }
-  const V now = max2(largest(most), all(top)), level = now == -Inf ? V{} : now;
-  V sum[LANE_VECTORS] = {};
+  return largest(most);
+}
+
+// The largest scores of all queries of the block are in found.level: what they weigh by, and what the earlier weights count then.
+FN void weigh(Found& found, float* top) {
+#pragma GCC unroll 4
+  for (int i = 0; i < ATTENTION_BLOCK_ROWS; i += W) {
+    const V now = load(found.level + i), level = now == -Inf ? V{} : now;
+    store(found.back + i, exp2v(load(top + i) - level));
+    store(top + i, now), store(found.level + i, level);
+  }
+}
+
+// Scores -> weights; their sums by lanes.
+FN void weights_of(float* s, int64_t columns, V level, V (&sum)[LANE_VECTORS]) {
 #pragma GCC unroll 2
-  for (j = 0; j < columns; j += 16)
+  for (int64_t j = 0; j < columns; j += 16)
 #pragma GCC unroll 4
     for (int v = 0; v < LANE_VECTORS; v++) {
       const V p = exp2v(load(s + j + v * W) - level);
       store(s + j + v * W, p);
       sum[v] += p;
     }
-  const V back = exp2v(all(top) - level);
-  for (int v = 0; v < LANE_VECTORS; v++) store(lanes + v * W, fma(load(lanes + v * W), back, sum[v]));
-  if (!(back[0] == 1.f))
-    for (int64_t d = 0; d < width; d += W) store(o + d, load(o + d) * back);
-  top = now[0];
 }
 
 // ---- one head -------------------------------------------------------------------------------------------------------
@@ -393,6 +406,7 @@ struct Attention {
   float* o;
   Mask mask;
   bool packed;         // K lies in panels
+  bool pulls;          // queries, keys and values of the next head are fetched: they come from beyond L2, and fit into it
   bool direct;         // so few queries that K is used where it lies
   const float* next_head;  // its keys, if there is another one
   float scale, empty;
@@ -402,7 +416,7 @@ struct Attention {
 
 // The first row's limit is `limit`; each further row sees one key more. Rows with as many keys in their chains go together.
 void add_values(const Attention& t, float* sum, int64_t rows, int64_t limit, int64_t keys, const float* v, int64_t v_key,
-                Ahead* ahead) {
+                bool first, Ahead* ahead) {
   auto chain = [&](int64_t row) {
     const int64_t seen = std::clamp<int64_t>(limit + row, 0, keys);
     return std::min(keys, ceil_div(seen, PANEL) * PANEL);
@@ -411,7 +425,7 @@ void add_values(const Attention& t, float* sum, int64_t rows, int64_t limit, int
     const int64_t length = chain(row);
     for (end = row + 1; end < rows && chain(end) == length;) end++;
     if (length == 0) continue;
-    multiply({length, t.score + row * KEY_BLOCK, v, sum + row * t.width, KEY_BLOCK, v_key, PANEL, t.width, false, ahead},
+    multiply({length, t.score + row * KEY_BLOCK, v, sum + row * t.width, KEY_BLOCK, v_key, PANEL, t.width, first, ahead},
              end - row, t.width);
   }
 }
@@ -462,13 +476,12 @@ void begin_row(const Attention& t, int64_t row, int64_t i) {
   if (t.q_step == 1)
     for (; d + W <= t.depth; d += W) store(query + d, load(q + d) * factor);
   for (; d < t.depth; d++) query[d] = q[d * t.q_step] * factor[0];
-  std::fill_n(t.sum + i * t.width, t.width, 0.f);
   std::fill_n(t.lanes + i * 16, 16, 0.f);
 }
 
 void end_row(const Attention& t, int64_t row, int64_t i) {
-  const V total = folded(t.lanes + i * 16), share = 1.f / total;
-  const bool none = total[0] == 0.f;
+  const float total = folded(t.lanes + i * 16), share = 1.f / total;  // dividing one element takes a quarter of a vector's time
+  const bool none = total == 0.f;
   float* const out = t.o + row * t.o_row;
   for (int64_t d = 0; d < t.columns; d += W) {
     const V x = canonical(none ? all(t.empty) : load(t.sum + i * t.width + d) * share);
@@ -484,7 +497,8 @@ Ahead keys_after(const Attention& t, int64_t j0, int64_t last) {
   return {t.next_head, t.k.key, t.depth, t.next_head ? std::min(KEY_BLOCK, t.keys) * t.depth : 0, 0};
 }
 
-// `rows` queries from `row` on, number `first` and on of their group, and the block of keys from j0 on.
+// `rows` queries from `row` on, number `first` and on of their group, and the block of keys from j0 on. The first block of keys
+// finds nothing that it would add to.
 void visit(Attention& t, int64_t row, int64_t first, int64_t rows, int64_t j0, const float* v, float* top) {
   const int64_t limit = t.limit + row;  // keys that the first row sees
   const int64_t last = std::clamp<int64_t>(limit + rows - 1, 0, t.keys);
@@ -492,16 +506,31 @@ void visit(Attention& t, int64_t row, int64_t first, int64_t rows, int64_t j0, c
   const int64_t keys = std::min(KEY_BLOCK, t.keys - j0), columns = ceil_div(std::min(keys, last - j0), PANEL) * PANEL;
   float *const sum = t.sum + first * t.width, *const lanes = t.lanes + first * 16;
   score_block(t, t.query + first * t.depth, rows, j0, columns);
-  for (int64_t i = 0; i < rows; i++) {
-    const int64_t seen = std::clamp<int64_t>(limit + i - j0, 0, keys);
-    if (!seen) continue;
+  Found found;
+  const int64_t begin = std::max<int64_t>(0, j0 + 1 - limit);  // rows before it see nothing here
+  top += first;
+  std::copy_n(top, ATTENTION_BLOCK_ROWS, found.level);  // those that see nothing stay as they are, and so do the next block's
+  for (int64_t i = begin; i < rows; i++) {
     Mask mask = t.mask;
     if (mask.at) mask.at += (row + i) * t.mask_row + j0 * mask.key;
-    softmax_block(t.score + i * KEY_BLOCK, columns, keys, seen, mask, top[first + i], lanes + i * 16, sum + i * t.width, t.width);
+    const V most = largest_score(t.score + i * KEY_BLOCK, columns, keys, std::min(keys, limit + i - j0), mask);
+    found.level[i] = max2(most, all(top[i]))[0];
+  }
+  weigh(found, top);
+  for (int64_t i = begin; i < rows; i++) {
+    V total[LANE_VECTORS] = {};
+    weights_of(t.score + i * KEY_BLOCK, columns, all(found.level[i]), total);
+    for (int l = 0; l < LANE_VECTORS; l++) {
+      float* const at = lanes + i * 16 + l * W;
+      store(at, j0 ? fma(load(at), all(found.back[i]), total[l]) : total[l]);
+    }
     t.pull.some();
   }
+  for (int64_t i = begin; j0 && i < rows; i++)
+    if (!(found.back[i] == 1.f))
+      for (int64_t d = i * t.width; d < (i + 1) * t.width; d += W) store(sum + d, load(sum + d) * found.back[i]);
   Ahead ahead = keys_after(t, j0 + KEY_BLOCK, last);
-  add_values(t, sum, rows, limit - j0, keys, v, t.width == t.columns ? t.v_key : t.width, ahead.left ? &ahead : nullptr);
+  add_values(t, sum, rows, limit - j0, keys, v, t.width == t.columns ? t.v_key : t.width, !j0, ahead.left ? &ahead : nullptr);
 }
 
 // Groups of blocks of queries go through the keys together: a block of keys and values is read from L1 by all but the first.
@@ -510,8 +539,8 @@ void head(Attention& t, int64_t first, int64_t rows) {
   auto row_of = [&](int64_t block) { return first + block * height + std::min(block, taller); };  // heights differ by at most one
   for (int64_t from = 0; from < blocks; from += GROUP_BLOCKS) {
     const int64_t to = std::min(from + GROUP_BLOCKS, blocks), begin = row_of(from), end = row_of(to);
-    float top[ATTENTION_ROWS];
-    std::fill_n(top, end - begin, -Inf);
+    float top[ATTENTION_ROWS + ATTENTION_BLOCK_ROWS];
+    std::fill_n(top, ATTENTION_ROWS + ATTENTION_BLOCK_ROWS, -Inf);
     for (int64_t row = begin; row < end; row++) begin_row(t, row, row - begin);
     const int64_t last = std::clamp<int64_t>(t.limit + end - 1, 0, t.keys);
     for (int64_t j0 = 0; j0 < last; j0 += KEY_BLOCK) {
@@ -551,13 +580,16 @@ Attention attention(const SectionRun& run) {
   t.query = at, at += ATTENTION_ROWS * t.depth;
   t.panels = at;
   t.slots = key_slots(section, *k);
+  int64_t heads = 1;
+  for (int d = 2; d < section.rank; d++) heads *= section.dims[d];
+  const bool even = t.depth == t.columns && t.depth % 16 == 0, fits = t.keys * t.depth <= PULL_FLOATS;
+  const bool many = double(heads) * double(t.queries + 2 * t.keys) * double(t.depth) > PULL_SECTION_FLOATS;
+  t.pulls = !t.packed && t.queries > ATTENTION_FEW_ROWS && even && fits && many;
   return t;
 }
 
-// Queries, keys and values of the head at `base`, if they fit into L2 beside the one at hand.
+// Queries, keys and values of the head at `base`.
 Pull pull(const Attention& t, uint8_t* const* base, const Operand* operands) {
-  if (t.packed || t.queries <= ATTENTION_FEW_ROWS || t.depth != t.columns) return {};
-  if (t.depth % 16 || t.keys * t.depth > PULL_FLOATS) return {};
   Pull next{};
   next.bytes = 4 * t.depth;
   for (int i = 0; i < 3; i++) {
@@ -598,7 +630,7 @@ void run_attention(Context&, const SectionRun& run) {
       index[d] = 0;
     }
     unit += count;
-    t.pull = unit < run.end ? pull(t, base, operands) : Pull{};
+    t.pull = t.pulls && unit < run.end ? pull(t, base, operands) : Pull{};
     const float* const next_k = reinterpret_cast<const float*>(base[1]);
     t.next_head = unit < run.end && next_k != k ? next_k : nullptr;
     const int64_t first = piece * ATTENTION_FEW_ROWS;
