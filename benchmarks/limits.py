@@ -6,6 +6,7 @@ a C compiler; without one there are no limits, and tables say so."""
 from __future__ import annotations
 
 import ctypes
+import mmap
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -67,6 +68,25 @@ def read_timer(size: int) -> Callable[[int], float] | None:
     return library and (lambda runs: sum(library.time_read(whole.ctypes, len(whole), 1) for _ in range(runs)))
 
 
+def copy_timers(size: int) -> list[Callable[[int], float]]:
+    """Nanoseconds of a copy of `size` bytes, the mean of so many runs, with usual and with non-temporal stores; none where
+    there is no C compiler."""
+    library, source, target = _library(), large_pages(size), large_pages(size)
+    if library is None:
+        return []
+    return [lambda runs, s=streams: library.time_copy(target.ctypes, source.ctypes, size, s, runs) for streams in (0, 1)]
+
+
+def large_pages(size: int) -> np.ndarray:
+    """Bytes that begin at a page, in large pages where the system has them, as the arena of an inline runtime."""
+    large = 2 << 20
+    memory = mmap.mmap(-1, size + 2 * large, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    memory.madvise(mmap.MADV_HUGEPAGE)
+    whole = np.frombuffer(memory, np.uint8)
+    whole[:] = 1
+    return whole[-whole.ctypes.data % large :][:size]
+
+
 def _aligned(count: int) -> np.ndarray:
     memory = np.ones(count + 16, np.float32)
     return memory[(-memory.ctypes.data // 4) % 16 :][:count]
@@ -78,6 +98,7 @@ def _library() -> ctypes.CDLL | None:
         return None
     pointer, size = ctypes.c_void_p, ctypes.c_size_t
     library.time_triad.argtypes, library.time_triad.restype = [pointer] * 3 + [size, ctypes.c_int, ctypes.c_int], ctypes.c_double
+    library.time_copy.argtypes, library.time_copy.restype = [pointer] * 2 + [size, ctypes.c_int, ctypes.c_int], ctypes.c_double
     library.time_read.argtypes, library.time_read.restype = [pointer, size, ctypes.c_int], ctypes.c_double
     library.fma_peak.argtypes, library.fma_peak.restype = [ctypes.c_int], ctypes.c_double
     return library

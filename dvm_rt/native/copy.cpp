@@ -20,9 +20,8 @@ constexpr double FAR_BYTES = 4 << 20;  // of the destination: beyond it, stores 
 constexpr double FAR_TILES_BYTES = (1 << 20) - 1;  // the same of transposes: their lines come late, and share few sets of a cache
 constexpr int64_t LONG_ROW_BYTES = 4096;  // shorter rows are not: their loads and such stores wait for each other
 constexpr int64_t ROWS_AHEAD = 8;         // of short rows that do not follow one another
-constexpr int64_t RUN_BYTES = 256;    // of a destination row that tiles write before the next row
-constexpr int64_t SQUARES_AHEAD = 2;  // see transpose_lines
-constexpr int64_t BLOCK_BYTES = 512;  // of a source row that tiles walk before the next row: pages stay in the TLB
+constexpr int64_t STREAMS_MAX = 64;  // rows of the source that a transpose walks at once
+constexpr int64_t CARRIED_MAX = 2048;  // rows of the destination with a part of a line that waits for the rest
 
 template <class T, int N> using Vec [[gnu::vector_size(sizeof(T) * N)]] = T;
 #if defined(__AVX512F__)
@@ -33,6 +32,7 @@ constexpr int VECTOR_BYTES = 32;
 constexpr int VECTOR_BYTES = 16;
 #endif
 constexpr int LANE_BYTES = 16;
+constexpr int64_t LINE_BYTES = 64;
 
 // What a copy does with bits: nothing, or NaN made canonical. `Bits` is unsigned.
 template <class Bits, Bits INFINITE, Bits CANONICAL> struct Kind {
@@ -56,7 +56,7 @@ template <class K> struct Copy {
   using T = typename K::T;
   static constexpr int N = VECTOR_BYTES / sizeof(T), L = LANE_BYTES / sizeof(T);  // elements of a vector, of a lane
   using V = Vec<T, N>;
-  static constexpr int64_t SIZE = sizeof(T);
+  static constexpr int64_t SIZE = sizeof(T), LINE = LINE_BYTES / SIZE;
 
   static T load(const uint8_t* p) {
     T x;
@@ -65,6 +65,11 @@ template <class K> struct Copy {
   }
   static void store(uint8_t* p, T x) { memcpy(p, &x, sizeof x); }
 
+  static V whole_vector(const uint8_t* m) {
+    V x;
+    memcpy(&x, m, sizeof x);
+    return x;
+  }
   // A line of the destination: aligned, and not to be kept.
   static void stream(uint8_t* to, V x) {
 #if defined(__AVX512F__)
@@ -171,14 +176,10 @@ template <class K> struct Copy {
       return joined(lanes<G / 2>(from, step), lanes<G / 2>(from + G / 2 * step, step), std::make_index_sequence<G * L>());
     }
   }
-  // G L rows of L elements. Lane g of vector m begins as row g L + m; a perfect shuffle of the vectors, log2(L) times, exchanges
-  // rows and columns in every lane.
-  template <int G, bool STREAM> static void tile(uint8_t* to, int64_t to_row, const uint8_t* from, int64_t from_row) {
-    using A = Vec<T, G * L>;
-    constexpr auto indices = std::make_index_sequence<G * L>();
-    A a[L], b[L];
-#pragma GCC unroll 16
-    for (int m = 0; m < L; m++) a[m] = lanes<G>(from + m * from_row, L * from_row);
+  // Lane g of vector m is row g L + m; a perfect shuffle of the vectors, log2(L) times, exchanges rows and columns in every lane.
+  template <bool STREAM, class A> static void finish_tile(A* a, uint8_t* to, int64_t to_row) {
+    constexpr auto indices = std::make_index_sequence<sizeof(A) / SIZE>();
+    A b[L];
 #pragma GCC unroll 4
     for (int stage = 1; stage < L; stage *= 2) {
 #pragma GCC unroll 8
@@ -193,62 +194,129 @@ template <class K> struct Copy {
       else memcpy(to + i * to_row, &x, sizeof x);
     }
   }
-  // Destination contiguous along r, source contiguous along c. N rows of the source by one line of each are a square; squares go
-  // down a run of the destination (all of it where it stays in the caches), then along the source. A line of either side is in
-  // use for one square only: rows that are a power of two apart share few sets of a cache, and more lines than those hold would
-  // be fetched again for every tile. So lines are asked for no more than SQUARES_AHEAD squares before.
-  template <bool STREAM> static void transpose_lines(uint8_t* to, const uint8_t* from, const Dim& r, int64_t whole, const Dim& c, int64_t columns) {
-    constexpr int64_t RUN = std::max<int64_t>(RUN_BYTES / SIZE, N), LINE = 64 / SIZE;
-    for (int64_t i0 = 0; i0 < whole; i0 += STREAM ? RUN : N)
-      for (int64_t j0 = 0; j0 < columns; j0 += LINE)
-        for (int64_t i = i0; i < std::min(i0 + (STREAM ? RUN : N), whole); i += N) {
-          const uint8_t* m = from + i * r.from + j0 * SIZE;
-          const int64_t down = i + SQUARES_AHEAD * N < std::min(i0 + RUN, whole) ? SQUARES_AHEAD * N * r.from : 64;
-          for (int k = 0; k < N; k++) __builtin_prefetch(m + k * r.from + (STREAM ? down : 64), 0, STREAM ? 2 : 3);
-          for (int64_t j = j0; j < std::min(j0 + LINE, columns); j += L, m += L * SIZE)
-            tile<N / L, STREAM>(to + i * SIZE + j * c.to, c.to, m, r.from);
-        }
+  // G L rows of L elements.
+  template <int G, bool STREAM> static void tile(uint8_t* to, int64_t to_row, const uint8_t* from, int64_t from_row) {
+    Vec<T, G * L> a[L];
+#pragma GCC unroll 16
+    for (int m = 0; m < L; m++) a[m] = lanes<G>(from + m * from_row, L * from_row);
+    finish_tile<STREAM>(a, to, to_row);
   }
-  // The same where lines of the destination begin anywhere: blocks are transposed into a buffer, of which whole lines go past
-  // the caches.
-  static void transpose_blocks(uint8_t* to, const uint8_t* from, const Dim& r, int64_t whole, const Dim& c, int64_t columns) {
-    constexpr int64_t BLOCK = std::min<int64_t>(BLOCK_BYTES / SIZE, 256), PITCH = BLOCK * SIZE + 64;
-    alignas(64) uint8_t buffer[BLOCK * PITCH];
-    for (int64_t i0 = 0; i0 < whole; i0 += BLOCK)
-      for (int64_t j0 = 0; j0 < columns; j0 += BLOCK) {
-        const int64_t i1 = std::min(i0 + BLOCK, whole), j1 = std::min(j0 + BLOCK, columns), bytes = (i1 - i0) * SIZE;
-        for (int64_t i = i0; i < i1; i += N)
-          for (int64_t j = j0; j < j1; j += L) {
-            const uint8_t* m = from + i * r.from + j * SIZE;
-            if ((j - j0) * SIZE % 64 == 0 && i + 2 * N <= r.count)
-              for (int k = 0; k < N; k++) __builtin_prefetch(m + (N + k) * r.from);
-            tile<N / L, false>(buffer + (j - j0) * PITCH + (i - i0) * SIZE, PITCH, m, r.from);
+#if defined(__AVX512F__)
+  // Two tiles beside each other: half as many loads, of which there is hardly more than one a cycle.
+  static constexpr int ACROSS = 2 * L;
+  template <bool STREAM> static void tiles_across(uint8_t* to, int64_t to_row, const uint8_t* from, int64_t from_row) {
+    V a[L], b[L];
+#pragma GCC unroll 16
+    for (int m = 0; m < L; m++) {
+      auto at = [&](int g) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from + (m + g * L) * from_row)); };
+      const __m512i x = _mm512_inserti64x4(_mm512_castsi256_si512(at(0)), at(1), 1);
+      const __m512i y = _mm512_inserti64x4(_mm512_castsi256_si512(at(2)), at(3), 1);
+      a[m] = (V)_mm512_shuffle_i32x4(x, y, 0x88), b[m] = (V)_mm512_shuffle_i32x4(x, y, 0xdd);
+    }
+    finish_tile<STREAM>(a, to, to_row);
+    finish_tile<STREAM>(b, to + L * to_row, to_row);
+  }
+#else
+  static constexpr int ACROSS = L;
+  template <bool STREAM> static void tiles_across(uint8_t* to, int64_t to_row, const uint8_t* from, int64_t from_row) {
+    tile<N / L, STREAM>(to, to_row, from, from_row);
+  }
+#endif
+  // N rows of the source by one line of each.
+  template <bool STREAM> static void square(uint8_t* to, int64_t to_row, const uint8_t* from, int64_t from_row) {
+    for (int64_t j = 0; j < LINE; j += ACROSS) tiles_across<STREAM>(to + j * to_row, to_row, from + j * SIZE, from_row);
+  }
+  // N rows of the source, `columns` of them: what is less than a tile is a tile that begins before.
+  static void strip(uint8_t* to, int64_t to_row, const uint8_t* from, int64_t from_row, int64_t columns) {
+    for (int64_t j = 0; j < columns; j += L) {
+      j = std::min(j, columns - L);
+      tile<N / L, false>(to + j * to_row, to_row, from + j * SIZE, from_row);
+    }
+  }
+  // Destination contiguous along r, source contiguous along c. Squares go down the destination's rows; the last of them begins
+  // before it would, and writes again what is there.
+  static void transpose_near(uint8_t* to, const uint8_t* from, const Dim& r, const Dim& c, int64_t j0) {
+    for (int64_t j = j0; j < c.count; j += LINE) {
+      const int64_t columns = std::min(c.count - j, LINE), back = std::max<int64_t>(L - columns, 0);
+      for (int64_t i = 0; i < r.count; i += N) {
+        i = std::min(i, r.count - N);
+        const uint8_t* m = from + i * r.from + (j - back) * SIZE;
+        uint8_t* out = to + i * SIZE + (j - back) * c.to;
+        if (columns == LINE) square<false>(out, c.to, m, r.from);
+        else strip(out, c.to, m, r.from, columns + back);
+      }
+    }
+  }
+  // Past the caches, where lines of the destination are whole: some squares down, then along the source. Few rows of the source at
+  // a time: the processor follows so many streams, and fetches what comes next of each.
+  static constexpr int64_t RUN = std::max<int64_t>(N, std::min<int64_t>(2 * N, STREAMS_MAX));
+  static void ask_for_square(const uint8_t* from, int64_t from_row) {
+    for (int k = 0; k < N; k++) __builtin_prefetch(from + k * from_row + 2 * LINE_BYTES, 0, 2);
+  }
+  static void transpose_lines(uint8_t* to, const uint8_t* from, const Dim& r, const Dim& c) {
+    const int64_t rows = r.count / N * N, columns = c.count / LINE * LINE;
+    for (int64_t i0 = 0; i0 < rows; i0 += RUN)
+      for (int64_t j = 0; j < columns; j += LINE)
+        for (int64_t i = i0; i < std::min(i0 + RUN, rows); i += N) {
+          const uint8_t* m = from + i * r.from + j * SIZE;
+          ask_for_square(m, r.from);
+          square<true>(to + i * SIZE + j * c.to, c.to, m, r.from);
+        }
+    transpose_near(to, from, r, c, columns);
+    const int64_t i = r.count - N;
+    for (int64_t j = 0; rows < r.count && j < columns; j += LINE) square<false>(to + i * SIZE + j * c.to, c.to, from + i * r.from + j * SIZE, r.from);
+  }
+  // The same where lines of the destination begin anywhere: squares are transposed into a buffer. The end of a run that is no whole
+  // line is carried to the next one.
+  static void transpose_carried(uint8_t* to, const uint8_t* from, const Dim& r, const Dim& c) {
+    constexpr int64_t PITCH = RUN * SIZE + LINE_BYTES;
+    alignas(64) uint8_t buffer[LINE * PITCH], carried[CARRIED_MAX * LINE_BYTES];
+    const int64_t columns = c.count / LINE * LINE;
+    for (int64_t j0 = 0; j0 < columns; j0 += CARRIED_MAX)
+      for (int64_t i0 = 0; i0 < r.count; i0 += RUN) {
+        const int64_t rows = std::min(r.count - i0, RUN);
+        for (int64_t j = j0; j < std::min(j0 + CARRIED_MAX, columns); j += LINE) {
+          uint8_t* carry = carried + (j - j0) * LINE_BYTES;
+          for (int64_t k = 0; k < LINE; k++) memcpy(buffer + k * PITCH, carry + k * LINE_BYTES, LINE_BYTES);
+          for (int64_t i = 0; i < rows; i += N) {
+            i = std::min(i, rows - N);  // where this is below 0 it writes again what is carried
+            const uint8_t* m = from + (i0 + i) * r.from + j * SIZE;
+            ask_for_square(m, r.from);
+            square<false>(buffer + LINE_BYTES + i * SIZE, PITCH, m, r.from);
           }
-        for (int64_t j = j0; j < j1; j++) {
-          uint8_t* line = to + j * c.to + i0 * SIZE;
-          const uint8_t* made = buffer + (j - j0) * PITCH;
-          int64_t at = std::min<int64_t>(-reinterpret_cast<uintptr_t>(line) & 63, bytes);
-          memcpy(line, made, size_t(at));
-          for (; at + int64_t(sizeof(V)) <= bytes; at += sizeof(V)) {
-            V x;
-            memcpy(&x, made + at, sizeof x);
-            stream(line + at, x);
+          for (int64_t k = 0; k < LINE; k++) {
+            const uint8_t* made = buffer + k * PITCH + LINE_BYTES;
+            put_run(to + i0 * SIZE + (j + k) * c.to, made, rows * SIZE, i0 == 0, i0 + rows == r.count);
+            memcpy(carry + k * LINE_BYTES, made + rows * SIZE - LINE_BYTES, LINE_BYTES);
           }
-          memcpy(line + at, made + at, size_t(bytes - at));
         }
       }
+    transpose_near(to, from, r, c, columns);
+  }
+  // `bytes` of a row of the destination, behind those that were left of it before.
+  static void put_run(uint8_t* to, const uint8_t* made, int64_t bytes, bool first, bool last) {
+    const int64_t over = int64_t(reinterpret_cast<uintptr_t>(to) & (LINE_BYTES - 1));
+    int64_t at = -over;
+    if (first && over) {
+      at += LINE_BYTES;
+      memcpy(to, made, size_t(at));
+    }
+    for (; at + LINE_BYTES <= bytes; at += LINE_BYTES)
+      for (int64_t k = at; k < at + LINE_BYTES; k += VECTOR_BYTES) stream(to + k, whole_vector(made + k));
+    if (last) memcpy(to + at, made + at, size_t(bytes - at));
   }
   static void transpose(uint8_t* to, const uint8_t* from, const Dim& r, const Dim& c, bool far) {
-    const int64_t whole = r.count / N * N, rows = r.count / L * L, columns = c.count / L * L;
-    const bool lines = !((reinterpret_cast<uintptr_t>(to) | uintptr_t(c.to)) & 63);
-    if (STREAMS && far) lines ? transpose_lines<true>(to, from, r, whole, c, columns) : transpose_blocks(to, from, r, whole, c, columns);
-    else transpose_lines<false>(to, from, r, whole, c, columns);
-    for (int64_t j = 0; j < columns; j += L)
-      for (int64_t i = whole; i < rows; i += L) tile<1, false>(to + i * SIZE + j * c.to, c.to, from + i * r.from + j * SIZE, r.from);
-    const Dim rest{r.count - rows, r.from, SIZE};
-    for (int64_t j = 0; j < c.count; j++) {
-      if (j >= columns) strided(to + j * c.to, from + j * SIZE, r);
-      else if (rest.count) strided(to + rows * SIZE + j * c.to, from + rows * r.from + j * SIZE, rest);
+    if (r.count >= N) {
+      const bool lines = !((reinterpret_cast<uintptr_t>(to) | uintptr_t(c.to)) & (LINE_BYTES - 1));
+      if (!STREAMS || !far) return transpose_near(to, from, r, c, 0);
+      return lines ? transpose_lines(to, from, r, c) : transpose_carried(to, from, r, c);
+    }
+    for (int64_t i = 0; i < r.count; i += L) {
+      i = std::min(i, r.count - L);
+      for (int64_t j = 0; j < c.count; j += L) {
+        j = std::min(j, c.count - L);
+        tile<1, false>(to + i * SIZE + j * c.to, c.to, from + i * r.from + j * SIZE, r.from);
+      }
     }
   }
 

@@ -87,6 +87,41 @@ def test_transposes_beyond_the_caches(columns: int, dtype: dtypes.DType) -> None
             assert out.reshape(columns, pitch)[:, :rows].tobytes() == wanted.tobytes(), name
 
 
+@pytest.mark.parametrize("dtype", (dtypes.uint8, dtypes.bfloat16, dtypes.int32, dtypes.float64), ids=lambda d: d.name)
+def test_transposes_of_every_remainder(dtype: dtypes.DType) -> None:
+    """Rows of the destination of all lengths about whole vectors, runs and lines, near and beyond the caches, beginning anywhere;
+    more columns than wait for the rest of a line at a time."""
+    rng, vector = np.random.default_rng(dtype.code), 64 // dtype.bytes
+    for rows in (vector // 4, vector // 2 + 1, vector - 1, vector, vector + 1, 2 * vector, 3 * vector - 1, 5 * vector + 3):
+        for columns in (vector // 4 + 1, vector + 3, (1 << 20) // dtype.bytes // rows + 5000):
+            for pad, base in ((0, 0), (int(rng.integers(1, 70)), int(rng.integers(1, 70))), (-rows % vector, 0)):
+                pitch, gap = rows + pad, int(rng.integers(0, 3))
+                builder, size = ProgramBuilder(), dtype.bytes
+                section = builder.copy(rows, columns)
+                x = random_bits(rng, rows * (columns + gap), dtype)
+                section.operand(builder.add_arg(x.nbytes, READ, dtype), [(columns + gap) * size, size], dtype=dtype)
+                section.operand(builder.add_arg((columns * pitch + base) * size, WRITE, dtype), [size, pitch * size], dtype=dtype,
+                                base=base * size, mode=WRITE)  # fmt: skip
+                program = _native.Program(builder.build())
+                wanted = np.zeros(columns * pitch + base, x.dtype)
+                picked = x.reshape(rows, columns + gap)[:, :columns].T
+                wanted[base:].reshape(columns, pitch)[:, :rows] = canonical(picked, dtype)
+                for name in _native.targets():
+                    out = np.zeros_like(wanted)
+                    program.run([x, out], name)
+                    assert out.tobytes() == wanted.tobytes(), (name, rows, columns, pad, base)
+
+
+def canonical(x: np.ndarray, dtype: dtypes.DType) -> np.ndarray:
+    """x, which holds the bits of the dtype, with one NaN."""
+    x = x.copy()
+    if dtype.name == "bfloat16":
+        x[(x.view(np.uint16) & 0x7FFF) > 0x7F80] = 0x7FC0
+    elif dtype.kind == "f":
+        x[x != x] = np.nan
+    return x
+
+
 def test_both_verifiers_refuse() -> None:
     f = dtypes.float32
     good = ((4, 5), (5, 1), (1, 4), f, 0, (20, 20))
