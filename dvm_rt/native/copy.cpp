@@ -18,8 +18,8 @@ namespace {
 
 constexpr double FAR_BYTES = 4 << 20;  // of the destination: beyond it, stores go past the caches
 constexpr double FAR_TILES_BYTES = (1 << 20) - 1;  // the same of transposes: their lines come late, and share few sets of a cache
-constexpr int64_t LONG_ROW_BYTES = 4096;  // shorter rows are not: their loads and such stores wait for each other
-constexpr int64_t ROWS_AHEAD = 8;         // of short rows that do not follow one another
+constexpr int64_t LONG_ROW_BYTES = 2048;  // shorter rows are not, unless they are whole lines: their ends would be fetched
+constexpr int64_t ROWS_AHEAD = 24;        // of short rows that do not follow one another
 constexpr int64_t STREAMS_MAX = 64;  // rows of the source that a transpose walks at once
 constexpr int64_t CARRIED_MAX = 2048;  // rows of the destination with a part of a line that waits for the rest
 
@@ -70,7 +70,7 @@ template <class K> struct Copy {
     memcpy(&x, m, sizeof x);
     return x;
   }
-  // A line of the destination: aligned, and not to be kept.
+  // A vector of the destination: aligned, and not to be kept.
   static void stream(uint8_t* to, V x) {
 #if defined(__AVX512F__)
     if constexpr (sizeof(V) == 64) return _mm512_stream_si512(reinterpret_cast<__m512i*>(to), (__m512i)x);
@@ -79,41 +79,36 @@ template <class K> struct Copy {
   }
   static constexpr bool STREAMS = sizeof(V) == 64;
 
-  static void row(uint8_t* to, const uint8_t* from, int64_t count, bool far) {
-    int64_t i = 0;
-    if (STREAMS && far && count * SIZE >= LONG_ROW_BYTES && !(reinterpret_cast<uintptr_t>(to) & (SIZE - 1))) {
-      for (; i < count && (reinterpret_cast<uintptr_t>(to + i * SIZE) & 63); i++) store(to + i * SIZE, load(from + i * SIZE));
-      for (; i + N <= count; i += N) {
-        V x;
-        memcpy(&x, from + i * SIZE, sizeof x);
-        stream(to + i * SIZE, K::many(x));
-      }
-    }
-    for (; i + N <= count; i += N) {
-      V x;
-      memcpy(&x, from + i * SIZE, sizeof x);
-      x = K::many(x);
-      memcpy(to + i * SIZE, &x, sizeof x);
-    }
-#if defined(__AVX512BW__)
-    if (i == count) return;
-    const __mmask64 rest = _bzhi_u64(~uint64_t(0), unsigned((count - i) * SIZE));
-    _mm512_mask_storeu_epi8(to + i * SIZE, rest, (__m512i)K::many((V)_mm512_maskz_loadu_epi8(rest, from + i * SIZE)));
-#else
-    for (; i < count; i++) store(to + i * SIZE, load(from + i * SIZE));
-#endif
-  }
   template <size_t... I> static V reversed(V a, std::index_sequence<I...>) { return __builtin_shufflevector(a, a, (N - 1 - I)...); }
-  // From the last element to the first.
-  static void row_back(uint8_t* to, const uint8_t* from, int64_t count) {
+  // Elements i .. i + N - 1 of a row; BACK: of one that is read from its last element on.
+  template <bool BACK> static V part(const uint8_t* from, int64_t i) {
+    const V x = whole_vector(BACK ? from - (i + N - 1) * SIZE : from + i * SIZE);
+    if constexpr (BACK) return K::many(reversed(x, std::make_index_sequence<N>()));
+    return K::many(x);
+  }
+  template <bool BACK> static void some(uint8_t* to, const uint8_t* from, int64_t first, int64_t end) {  // less than a vector
+#if defined(__AVX512BW__)
+    if constexpr (!BACK) {
+      const __mmask64 rest = _bzhi_u64(~uint64_t(0), unsigned((end - first) * SIZE));
+      _mm512_mask_storeu_epi8(to + first * SIZE, rest, (__m512i)K::many((V)_mm512_maskz_loadu_epi8(rest, from + first * SIZE)));
+      return;
+    }
+#endif
+    for (int64_t i = first; i < end; i++) store(to + i * SIZE, load(BACK ? from - i * SIZE : from + i * SIZE));
+  }
+  // `past`: whole lines go past the caches.
+  template <bool BACK> static void row(uint8_t* to, const uint8_t* from, int64_t count, bool past) {
     int64_t i = 0;
+    if (STREAMS && past && !(reinterpret_cast<uintptr_t>(to) & (SIZE - 1))) {
+      i = int64_t(-reinterpret_cast<uintptr_t>(to) & (LINE_BYTES - 1)) / SIZE;
+      if (i) some<BACK>(to, from, 0, i = std::min(i, count));
+      for (; i + N <= count; i += N) stream(to + i * SIZE, part<BACK>(from, i));
+    }
     for (; i + N <= count; i += N) {
-      V x;
-      memcpy(&x, from - (i + N - 1) * SIZE, sizeof x);
-      x = K::many(reversed(x, std::make_index_sequence<N>()));
+      const V x = part<BACK>(from, i);
       memcpy(to + i * SIZE, &x, sizeof x);
     }
-    for (; i < count; i++) store(to + i * SIZE, load(from - i * SIZE));
+    if (i < count) some<BACK>(to, from, i, count);
   }
   static void strided(uint8_t* to, const uint8_t* from, const Dim& d) {
     if (d.from == 0) {
@@ -136,10 +131,26 @@ template <class K> struct Copy {
     }
     return i;
   }
+  template <int TIMES, size_t... I> static V repeated(V a, std::index_sequence<I...>) { return __builtin_shufflevector(a, a, (I / TIMES)...); }
+  // N / TIMES elements at a time, of which a whole vector is read, TIMES times each: how many it has done.
+  template <int TIMES> static int64_t repeat_many(uint8_t* to, const uint8_t* from, int64_t count, bool past) {
+    if constexpr (TIMES > N) return 0;
+    else {
+      past = STREAMS && past && !(reinterpret_cast<uintptr_t>(to) & (sizeof(V) - 1));
+      int64_t i = 0;
+      for (; i + N <= count; i += N / TIMES) {
+        const V x = K::many(repeated<TIMES>(whole_vector(from + i * SIZE), std::make_index_sequence<N>()));
+        past ? stream(to + i * TIMES * SIZE, x) : void(memcpy(to + i * TIMES * SIZE, &x, sizeof x));
+      }
+      return i;
+    }
+  }
   // Each element `times` times. A whole vector of it is stored; what is too much is the place of the elements after it.
-  static void repeat(uint8_t* to, const uint8_t* from, const Dim& d, int64_t times) {
+  static void repeat(uint8_t* to, const uint8_t* from, const Dim& d, int64_t times, bool past) {
     const uint8_t* end = to + d.count * times * SIZE;
-    for (int64_t i = 0; i < d.count; i++, to += times * SIZE) {
+    int64_t i = 0;
+    if (d.from == SIZE) i = times == 2 ? repeat_many<2>(to, from, d.count, past) : times == 4 ? repeat_many<4>(to, from, d.count, past) : 0;
+    for (to += i * times * SIZE; i < d.count; i++, to += times * SIZE) {
       const T x = load(from + i * d.from);
       const V all = V{} + x;
       if (end - to >= int64_t(sizeof all)) memcpy(to, &all, sizeof all);
@@ -331,12 +342,15 @@ template <class K> struct Copy {
     const bool back = dims[0].from == -SIZE && dims[0].to == SIZE;
     const bool rows = dims[0].from == SIZE && dims[0].to == SIZE;
     const int64_t bytes = dims[0].count * SIZE;
-    if (dims[0].from == 0 && dims[0].to == SIZE && dims[1].to == bytes && bytes <= int64_t(sizeof(V))) return repeat(to, from, dims[1], dims[0].count);
-    const int64_t lines = rows && far && bytes < LONG_ROW_BYTES && dims[1].from != bytes ? bytes : 0;
+    if (dims[0].from == 0 && dims[0].to == SIZE && dims[1].to == bytes && bytes <= int64_t(sizeof(V)))
+      return repeat(to, from, dims[1], dims[0].count, far);
+    const bool whole = !((reinterpret_cast<uintptr_t>(to) | uintptr_t(dims[1].to) | uintptr_t(bytes)) & (LINE_BYTES - 1));
+    const bool past = far && (whole || bytes >= LONG_ROW_BYTES);
+    const int64_t asked = rows && far && bytes < LONG_ROW_BYTES && dims[1].from != bytes ? bytes : 0;
     for (int64_t i = 0; i < dims[1].count; i++) {
-      for (int64_t j = 0; j < lines && i + ROWS_AHEAD < dims[1].count; j += 64) __builtin_prefetch(from + (i + ROWS_AHEAD) * dims[1].from + j);
-      if (rows) row(to + i * dims[1].to, from + i * dims[1].from, dims[0].count, far);
-      else if (back) row_back(to + i * dims[1].to, from + i * dims[1].from, dims[0].count);
+      for (int64_t j = 0; j < asked && i + ROWS_AHEAD < dims[1].count; j += LINE_BYTES) __builtin_prefetch(from + (i + ROWS_AHEAD) * dims[1].from + j, 0, 2);
+      if (rows) row<false>(to + i * dims[1].to, from + i * dims[1].from, dims[0].count, past);
+      else if (back) row<true>(to + i * dims[1].to, from + i * dims[1].from, dims[0].count, past);
       else strided(to + i * dims[1].to, from + i * dims[1].from, dims[0]);
     }
   }

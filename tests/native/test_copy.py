@@ -102,14 +102,44 @@ def test_transposes_of_every_remainder(dtype: dtypes.DType) -> None:
                 section.operand(builder.add_arg(x.nbytes, READ, dtype), [(columns + gap) * size, size], dtype=dtype)
                 section.operand(builder.add_arg((columns * pitch + base) * size, WRITE, dtype), [size, pitch * size], dtype=dtype,
                                 base=base * size, mode=WRITE)  # fmt: skip
-                program = _native.Program(builder.build())
                 wanted = np.zeros(columns * pitch + base, x.dtype)
                 picked = x.reshape(rows, columns + gap)[:, :columns].T
                 wanted[base:].reshape(columns, pitch)[:, :rows] = canonical(picked, dtype)
-                for name in _native.targets():
-                    out = np.zeros_like(wanted)
-                    program.run([x, out], name)
-                    assert out.tobytes() == wanted.tobytes(), (name, rows, columns, pad, base)
+                everywhere(builder.build(), x, wanted)
+
+
+@pytest.mark.parametrize("dtype", (dtypes.int8, dtypes.float16, dtypes.float32, dtypes.uint64), ids=lambda d: d.name)
+@pytest.mark.parametrize("large", (False, True))
+def test_rows_repeats_and_reversals(dtype: dtypes.DType, large: bool) -> None:
+    """Rows of all lengths about whole vectors, whole lines and past the caches, that begin anywhere; read forwards, backwards, and
+    with each element several times."""
+    rng, size, line = np.random.default_rng(dtype.code), dtype.bytes, 64 // dtype.bytes
+    lengths = (line, 4 * line, 9 * line + 1, 40 * line - 1) if large else (1, line - 1, line, line + 1, 3 * line + 2)
+    for columns in lengths:
+        rows = (5 << 20) // size // columns if large else 7
+        for pad, base in ((0, 0), (line, 0), (3, 5)):
+            pitch, x = columns + pad, random_bits(rng, rows * columns, dtype)
+            grid, wanted = x.reshape(rows, columns), np.zeros(rows * pitch + base, x.dtype)
+            for step in (1, -1):
+                wanted[base:].reshape(rows, pitch)[:, :columns] = canonical(grid[:, ::step], dtype)
+                builder = ProgramBuilder()
+                section = builder.copy(columns, rows)
+                section.operand(builder.add_arg(x.nbytes, READ, dtype), [step * size, columns * size], dtype=dtype,
+                                base=0 if step > 0 else (columns - 1) * size)  # fmt: skip
+                section.operand(builder.add_arg(wanted.nbytes, WRITE, dtype), [size, pitch * size], dtype=dtype, base=base * size, mode=WRITE)
+                everywhere(builder.build(), x, wanted)
+        for times in (2, 3, 4, 8, 2 * line):
+            given = x[: x.size // times] if large else x
+            code = program((times, given.size), (0, 1), (1, times), dtype, 0, (given.size, given.size * times))
+            everywhere(code, given.copy(), np.repeat(canonical(given, dtype), times))
+
+
+def everywhere(code: bytes, x: np.ndarray, wanted: np.ndarray) -> None:
+    """The bytes wanted, on every instruction set."""
+    for name in _native.targets():
+        out = np.zeros_like(wanted)
+        _native.Program(code).run([x, out], name)
+        assert out.tobytes() == wanted.tobytes(), name
 
 
 def canonical(x: np.ndarray, dtype: dtypes.DType) -> np.ndarray:
