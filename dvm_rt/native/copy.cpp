@@ -4,12 +4,12 @@
 // too, rows are copied; where it is along another one, square tiles of those two are transposed in registers, each line of
 // either side touched once; else elements go one by one. What is beyond the caches is stored past them, in whole lines, where
 // the instruction set can. Bytes are what the reference copies: NaN becomes canonical. A third operand names the row of the
-// destination, and is checked.
+// destination, and is checked. Vector sections that do nothing but gather rows are copies of rows too, and run here.
 #include <algorithm>
 #include <cstring>
 #include <utility>
 #include "target.h"
-#if defined(__AVX512F__)
+#if defined(__SSE2__)
 #include <immintrin.h>
 #endif
 
@@ -48,6 +48,12 @@ template <class Bits, Bits INFINITE, Bits CANONICAL> struct Kind {
   }
 };
 
+struct Bools {
+  using T = uint8_t;
+  static T one(T x) { return x != 0; }
+  template <class V> static V many(V x) { return V(x != 0) & 1; }
+};
+
 struct Dim {
   int64_t count, from, to;  // strides in bytes
 };
@@ -73,13 +79,20 @@ template <class K> struct Copy {
   // A vector of the destination: aligned, and not to be kept.
   static void stream(uint8_t* to, V x) {
 #if defined(__AVX512F__)
-    if constexpr (sizeof(V) == 64) return _mm512_stream_si512(reinterpret_cast<__m512i*>(to), (__m512i)x);
-#endif
+    _mm512_stream_si512(reinterpret_cast<__m512i*>(to), (__m512i)x);
+#elif defined(__AVX2__)
+    _mm256_stream_si256(reinterpret_cast<__m256i*>(to), (__m256i)x);
+#elif defined(__SSE2__)
+    _mm_stream_si128(reinterpret_cast<__m128i*>(to), (__m128i)x);
+#else
     memcpy(to, &x, sizeof x);
+#endif
   }
-  static constexpr bool STREAMS = sizeof(V) == 64;
+  static constexpr bool WHOLE_LINES = sizeof(V) == LINE_BYTES;  // what tiles store
 
-  template <size_t... I> static V reversed(V a, std::index_sequence<I...>) { return __builtin_shufflevector(a, a, (N - 1 - I)...); }
+  template <size_t... I> static V reversed(V a, std::index_sequence<I...>) {
+    return __builtin_shufflevector(a, a, (N - 1 - I)...);
+  }
   // Elements i .. i + N - 1 of a row; BACK: of one that is read from its last element on.
   template <bool BACK> static V part(const uint8_t* from, int64_t i) {
     const V x = whole_vector(BACK ? from - (i + N - 1) * SIZE : from + i * SIZE);
@@ -99,7 +112,7 @@ template <class K> struct Copy {
   // `past`: whole lines go past the caches.
   template <bool BACK> static void row(uint8_t* to, const uint8_t* from, int64_t count, bool past) {
     int64_t i = 0;
-    if (STREAMS && past && !(reinterpret_cast<uintptr_t>(to) & (SIZE - 1))) {
+    if (past && !(reinterpret_cast<uintptr_t>(to) & (SIZE - 1))) {
       i = int64_t(-reinterpret_cast<uintptr_t>(to) & (LINE_BYTES - 1)) / SIZE;
       if (i) some<BACK>(to, from, 0, i = std::min(i, count));
       for (; i + N <= count; i += N) stream(to + i * SIZE, part<BACK>(from, i));
@@ -109,6 +122,16 @@ template <class K> struct Copy {
       memcpy(to + i * SIZE, &x, sizeof x);
     }
     if (i < count) some<BACK>(to, from, i, count);
+  }
+  // A row of VECTORS vectors, of which the last one may overlap the one before it; 0: of any length.
+  template <int VECTORS> static void row_of(uint8_t* to, const uint8_t* from, int64_t count, bool past) {
+    if constexpr (!VECTORS) return row<false>(to, from, count, past);
+#pragma GCC unroll 8
+    for (int k = 0; k < VECTORS; k++) {
+      const int64_t i = k + 1 < VECTORS ? k * N : count - N;
+      const V x = part<false>(from, i);
+      past ? stream(to + i * SIZE, x) : void(memcpy(to + i * SIZE, &x, sizeof x));
+    }
   }
   static void strided(uint8_t* to, const uint8_t* from, const Dim& d) {
     if (d.from == 0) {
@@ -131,12 +154,14 @@ template <class K> struct Copy {
     }
     return i;
   }
-  template <int TIMES, size_t... I> static V repeated(V a, std::index_sequence<I...>) { return __builtin_shufflevector(a, a, (I / TIMES)...); }
+  template <int TIMES, size_t... I> static V repeated(V a, std::index_sequence<I...>) {
+    return __builtin_shufflevector(a, a, (I / TIMES)...);
+  }
   // N / TIMES elements at a time, of which a whole vector is read, TIMES times each: how many it has done.
   template <int TIMES> static int64_t repeat_many(uint8_t* to, const uint8_t* from, int64_t count, bool past) {
     if constexpr (TIMES > N) return 0;
     else {
-      past = STREAMS && past && !(reinterpret_cast<uintptr_t>(to) & (sizeof(V) - 1));
+      past = past && !(reinterpret_cast<uintptr_t>(to) & (sizeof(V) - 1));
       int64_t i = 0;
       for (; i + N <= count; i += N / TIMES) {
         const V x = K::many(repeated<TIMES>(whole_vector(from + i * SIZE), std::make_index_sequence<N>()));
@@ -149,7 +174,10 @@ template <class K> struct Copy {
   static void repeat(uint8_t* to, const uint8_t* from, const Dim& d, int64_t times, bool past) {
     const uint8_t* end = to + d.count * times * SIZE;
     int64_t i = 0;
-    if (d.from == SIZE) i = times == 2 ? repeat_many<2>(to, from, d.count, past) : times == 4 ? repeat_many<4>(to, from, d.count, past) : 0;
+    if (d.from == SIZE)
+      i = times == 2   ? repeat_many<2>(to, from, d.count, past)
+          : times == 4 ? repeat_many<4>(to, from, d.count, past)
+                       : 0;
     for (to += i * times * SIZE; i < d.count; i++, to += times * SIZE) {
       const T x = load(from + i * d.from);
       const V all = V{} + x;
@@ -162,7 +190,9 @@ template <class K> struct Copy {
   template <int HALF, class A, size_t... I> static A interleaved(A a, A b, std::index_sequence<I...>) {
     return __builtin_shufflevector(a, b, (I % 2 * sizeof...(I) + I / L * L + HALF * (L / 2) + I % L / 2)...);
   }
-  template <class A, size_t... I> static auto joined(A a, A b, std::index_sequence<I...>) { return __builtin_shufflevector(a, b, I...); }
+  template <class A, size_t... I> static auto joined(A a, A b, std::index_sequence<I...>) {
+    return __builtin_shufflevector(a, b, I...);
+  }
 #if defined(__AVX512F__)
   // Masked broadcasts: shuffles, of which there is one a cycle, are left for the tile.
   static Vec<T, 4 * L> four_lanes(const uint8_t* from, int64_t step) {
@@ -194,7 +224,9 @@ template <class K> struct Copy {
 #pragma GCC unroll 4
     for (int stage = 1; stage < L; stage *= 2) {
 #pragma GCC unroll 8
-      for (int i = 0; i < L / 2; i++) b[2 * i] = interleaved<0>(a[i], a[i + L / 2], indices), b[2 * i + 1] = interleaved<1>(a[i], a[i + L / 2], indices);
+      for (int i = 0; i < L / 2; i++)
+        b[2 * i] = interleaved<0>(a[i], a[i + L / 2], indices),
+              b[2 * i + 1] = interleaved<1>(a[i], a[i + L / 2], indices);
 #pragma GCC unroll 16
       for (int i = 0; i < L; i++) a[i] = b[i];
     }
@@ -258,8 +290,8 @@ template <class K> struct Copy {
       }
     }
   }
-  // Past the caches, where lines of the destination are whole: some squares down, then along the source. Few rows of the source at
-  // a time: the processor follows so many streams, and fetches what comes next of each.
+  // Past the caches, where lines of the destination are whole: some squares down, then along the source. Few rows of
+  // the source at a time: the processor follows so many streams, and fetches what comes next of each.
   static constexpr int64_t RUN = std::max<int64_t>(N, std::min<int64_t>(2 * N, STREAMS_MAX));
   static void ask_for_square(const uint8_t* from, int64_t from_row) {
     for (int k = 0; k < N; k++) __builtin_prefetch(from + k * from_row + 2 * LINE_BYTES, 0, 2);
@@ -275,10 +307,11 @@ template <class K> struct Copy {
         }
     transpose_near(to, from, r, c, columns);
     const int64_t i = r.count - N;
-    for (int64_t j = 0; rows < r.count && j < columns; j += LINE) square<false>(to + i * SIZE + j * c.to, c.to, from + i * r.from + j * SIZE, r.from);
+    for (int64_t j = 0; rows < r.count && j < columns; j += LINE)
+      square<false>(to + i * SIZE + j * c.to, c.to, from + i * r.from + j * SIZE, r.from);
   }
-  // The same where lines of the destination begin anywhere: squares are transposed into a buffer. The end of a run that is no whole
-  // line is carried to the next one.
+  // The same where lines of the destination begin anywhere: squares are transposed into a buffer. The end of a run that
+  // is no whole line is carried to the next one.
   static void transpose_carried(uint8_t* to, const uint8_t* from, const Dim& r, const Dim& c) {
     constexpr int64_t PITCH = RUN * SIZE + LINE_BYTES;
     alignas(64) uint8_t buffer[LINE * PITCH], carried[CARRIED_MAX * LINE_BYTES];
@@ -319,7 +352,7 @@ template <class K> struct Copy {
   static void transpose(uint8_t* to, const uint8_t* from, const Dim& r, const Dim& c, bool far) {
     if (r.count >= N) {
       const bool lines = !((reinterpret_cast<uintptr_t>(to) | uintptr_t(c.to)) & (LINE_BYTES - 1));
-      if (!STREAMS || !far) return transpose_near(to, from, r, c, 0);
+      if (!WHOLE_LINES || !far) return transpose_near(to, from, r, c, 0);
       return lines ? transpose_lines(to, from, r, c) : transpose_carried(to, from, r, c);
     }
     for (int64_t i = 0; i < r.count; i += L) {
@@ -348,7 +381,8 @@ template <class K> struct Copy {
     const bool past = far && (whole || bytes >= LONG_ROW_BYTES);
     const int64_t asked = rows && far && bytes < LONG_ROW_BYTES && dims[1].from != bytes ? bytes : 0;
     for (int64_t i = 0; i < dims[1].count; i++) {
-      for (int64_t j = 0; j < asked && i + ROWS_AHEAD < dims[1].count; j += LINE_BYTES) __builtin_prefetch(from + (i + ROWS_AHEAD) * dims[1].from + j, 0, 2);
+      for (int64_t j = 0; j < asked && i + ROWS_AHEAD < dims[1].count; j += LINE_BYTES)
+        __builtin_prefetch(from + (i + ROWS_AHEAD) * dims[1].from + j, 0, 2);
       if (rows) row<false>(to + i * dims[1].to, from + i * dims[1].from, dims[0].count, past);
       else if (back) row<true>(to + i * dims[1].to, from + i * dims[1].from, dims[0].count, past);
       else strided(to + i * dims[1].to, from + i * dims[1].from, dims[0]);
@@ -381,7 +415,7 @@ template <class K> struct Copy {
     for (int d = 0; d < rank; d++) bytes *= double(dims[d].count);
     const bool far = bytes > (tiles ? FAR_TILES_BYTES : FAR_BYTES);
     walk(section.address[1] + shift, section.address[0], dims, rank, tiles, far);
-#if defined(__AVX512F__)
+#if defined(__SSE2__)
     if (far) _mm_sfence();
 #endif
   }
@@ -406,24 +440,175 @@ bool find_row(Context& context, const SectionRun& run, int64_t& shift) {
   return true;
 }
 
+// ---- rows that indices name -------------------------------------------------------------------------------------------
+// A vector section that does nothing but `gather, pass, acc <- gathered row, store, loop, end_row`, hints aside.
+struct Gather {
+  const SectionRun& run;
+  int table, index, target;  // operands
+  bool past;                 // whole lines are stored past the caches
+};
+
+// May rows be copied as they are stored? Where a load and a store of the section's dtype keep a value, but for the NaN of floats.
+bool keeps(DType computed, DType stored) {
+  const bool floats = computed == DType::FLOAT32 || computed == DType::FLOAT64;
+  switch (stored) {
+    case DType::BOOL: case DType::INT8: case DType::UINT8: case DType::INT16: case DType::UINT16: return true;
+    case DType::INT32: case DType::UINT32: return computed != DType::FLOAT32;
+    case DType::INT64: case DType::UINT64: return !floats && DTYPE_BYTES[int(computed)] == 8;
+    case DType::FLOAT16: case DType::BFLOAT16: return floats;
+    default: return stored == computed;
+  }
+}
+
+bool only_gathers(const SectionView& s, Gather& g) {
+  constexpr int WORDS = 6;
+  if (s.head->operand_count != 3 || s.words[0].op != OP_gather || !s.outers) return false;
+  const Word* found[WORDS] = {};
+  int count = 0;
+  for (int i = 0; i < s.head->word_count; i++) {
+    if (s.words[i].op == OP_fetch) continue;
+    if (count == WORDS) return false;
+    found[count++] = s.words + i;
+  }
+  if (count != WORDS || found[1]->op != OP_pass || found[4]->op != OP_loop || found[5]->op != OP_end_row) return false;
+  const uint16_t load = found[2]->op, store = found[3]->op;
+  g.past = store == OP_store_nt || store == OP_store_any_nt;
+  if ((load != OP_mov_i && load != OP_load) || (!g.past && store != OP_store && store != OP_store_any)) return false;
+  g.table = found[0]->a, g.target = found[3]->a, g.index = s.operands[g.table].index;
+  if (found[2]->a != g.table || g.target == g.table) return false;
+  const Operand &from = s.operands[g.table], &to = s.operands[g.target];
+  const int64_t size = DTYPE_BYTES[from.dtype];
+  const bool dense = from.stride[0] == size && to.stride[0] == size;
+  return dense && from.dtype == to.dtype && keeps(DType(s.head->dtype), DType(from.dtype));
+}
+
+// Operands at a row of the section, and how many follow it along its innermost dimension.
+int64_t place_row(const SectionRun& run, int64_t row, uint8_t** ptr) {
+  const SectionView& s = run.section;
+  int64_t rest = row, in_line = 0;
+  std::copy_n(run.address, s.head->operand_count, ptr);
+  for (int d = 1; d < s.head->rank; d++) {
+    const int64_t count = s.head->dims[d], at = rest % count;
+    if (count == 1) continue;
+    rest /= count;
+    if (!in_line) in_line = count - at;
+    for (int i = 0; i < s.head->operand_count; i++) ptr[i] += at * s.operands[i].stride[d];
+  }
+  return std::min(in_line, run.end - row);
+}
+
+// Where the rows begin that `count` indices name, from the first one's table on. False: one is out of range.
+template <class I>
+[[gnu::noinline, gnu::optimize("O3")]] bool find_rows(int64_t* place, const uint8_t* index, int64_t count, int64_t index_step,
+                                                      int64_t table_step, const Operand& table) {
+  const uint64_t limit = uint64_t(table.limit), depth = uint64_t(table.depth), step = uint64_t(table_step);
+  uint64_t outside = 0;
+  auto find = [&](int64_t r, const uint8_t* m) __attribute__((always_inline)) {
+    I number;
+    memcpy(&number, m, sizeof number);
+    const uint64_t i = uint64_t(int64_t(number));
+    outside |= uint64_t(i + limit >= 2 * limit);
+    place[r] = int64_t((i + (number < 0 ? limit : 0)) * depth + uint64_t(r) * step);
+  };
+  if (index_step == sizeof(I))
+    for (int64_t r = 0; r < count; r++) find(r, index + r * int64_t(sizeof(I)));
+  else
+    for (int64_t r = 0; r < count; r++) find(r, index + r * index_step);
+  return !outside;
+}
+template <class I> int64_t first_outside(const uint8_t* index, int64_t index_step, int64_t limit) {
+  for (I number;; index += index_step) {
+    memcpy(&number, index, sizeof number);
+    if (number < -limit || number >= limit) return number;
+  }
+}
+
+// Indices are checked some rows ahead, all of those together; while the rows before are copied, these are asked for, so that
+// memory works on many at once. A table that stays in L2 needs none of that.
+template <class K, int VECTORS, class I> void run_gather(Context& context, const Gather& g) {
+  constexpr int64_t ROWS = 128, ROWS_MIN = 12, AHEAD_BYTES = 64 << 10, ASKED_MAX = 1 << 10, NEAR_BYTES = 768 << 10;
+  const SectionRun& run = g.run;
+  const Operand& x = run.section.operands[g.table];
+  const int64_t* step = run.section.outer[0].gain;
+  const int64_t count = run.section.head->dims[0], bytes = count * int64_t(sizeof(typename K::T));
+  const int64_t block = std::clamp(AHEAD_BYTES / bytes, ROWS_MIN, ROWS);
+  const int64_t asked = x.limit * x.depth <= NEAR_BYTES ? 0 : std::min(bytes, ASKED_MAX);
+  int64_t places[2][ROWS];
+  uint8_t* ptr[MAX_OPERANDS];
+  for (int64_t row = run.begin, here; row < run.end; row += here) {
+    here = place_row(run, row, ptr);
+    const uint8_t *table = ptr[g.table], *next_table = table, *index = ptr[g.index];
+    uint8_t* to = ptr[g.target];
+    const uintptr_t alike = uintptr_t(to) | uintptr_t(step[g.target]) | uintptr_t(bytes);
+    const bool past = g.past && !(alike & (LINE_BYTES - 1));
+    int64_t *place = places[0], *next_place = places[1], found = 0;
+    for (int64_t r = 0; found || r < here; std::swap(place, next_place), table = next_table) {
+      const int64_t next = std::min(block, here - r);
+      if (r) next_table = table + found * step[g.table];
+      if (!find_rows<I>(next_place, index, next, step[g.index], step[g.table], x)) {
+        context.trap = {TrapCode::GATHER_RANGE, 0, 0, first_outside<I>(index, step[g.index], x.limit), x.limit};
+        return;
+      }
+      index += next * step[g.index], r += next;
+      auto ask = [&](int64_t k) __attribute__((always_inline)) {
+        for (int64_t j = 0; j < asked; j += LINE_BYTES) __builtin_prefetch(next_table + next_place[k] + j, 0, 2);
+      };
+      for (int64_t k = found; k < next; k++) ask(k);  // those of the first block
+      for (int64_t k = 0; k < found; k++, to += step[g.target]) {
+        if (k < next) ask(k);
+        Copy<K>::template row_of<VECTORS>(to, table + place[k], count, past);
+      }
+      found = next;
+    }
+  }
+}
+template <class K, int VECTORS> void run_gather(Context& context, const Gather& g) {
+  const bool wide = DType(g.run.section.operands[g.index].dtype) == DType::INT64;
+  wide ? run_gather<K, VECTORS, int64_t>(context, g) : run_gather<K, VECTORS, int32_t>(context, g);
+}
+template <class K> void run_gather(Context& context, const Gather& g) {
+  const int64_t bytes = g.run.section.head->dims[0] * int64_t(sizeof(typename K::T));
+  switch (bytes < VECTOR_BYTES ? 0 : (bytes + VECTOR_BYTES - 1) / VECTOR_BYTES) {
+    case 1: return run_gather<K, 1>(context, g);
+    case 2: return run_gather<K, 2>(context, g);
+    case 4: return run_gather<K, 4>(context, g);
+    case 8: return run_gather<K, 8>(context, g);
+    default: return run_gather<K, 0>(context, g);
+  }
+}
+
+// f(kind) of the elements of a dtype.
+template <class F> void with_kind(uint8_t dtype, F f) {
+  switch (DType(dtype)) {
+    case DType::FLOAT16: return f(Kind<uint16_t, 0x7C00, 0x7E00>());
+    case DType::BFLOAT16: return f(Kind<uint16_t, 0x7F80, 0x7FC0>());
+    case DType::FLOAT32: return f(Kind<uint32_t, 0x7F800000, 0x7FC00000>());
+    case DType::FLOAT64: return f(Kind<uint64_t, 0x7FF0000000000000, 0x7FF8000000000000>());
+    default: break;
+  }
+  switch (DTYPE_BYTES[dtype]) {
+    case 1: return f(Kind<uint8_t, 0, 0>());
+    case 2: return f(Kind<uint16_t, 0, 0>());
+    case 4: return f(Kind<uint32_t, 0, 0>());
+    default: return f(Kind<uint64_t, 0, 0>());
+  }
+}
 }  // namespace
+
+// False: the section is not one that only gathers.
+bool gather(Context& context, const SectionRun& run) {
+  Gather g{run, 0, 0, 0, false};
+  if (run.team || !only_gathers(run.section, g)) return false;
+  const uint8_t dtype = run.section.operands[g.table].dtype;
+  if (DType(dtype) == DType::BOOL) run_gather<Bools>(context, g);
+  else with_kind(dtype, [&](auto kind) { run_gather<decltype(kind)>(context, g); });
+  return true;
+}
 
 void copy(Context& context, const SectionRun& run) {
   int64_t shift = 0;
   if (run.section.head->operand_count == 3 && !find_row(context, run, shift)) return;
-  switch (DType(run.section.operands[0].dtype)) {
-    case DType::FLOAT16: return Copy<Kind<uint16_t, 0x7C00, 0x7E00>>::run(run, shift);
-    case DType::BFLOAT16: return Copy<Kind<uint16_t, 0x7F80, 0x7FC0>>::run(run, shift);
-    case DType::FLOAT32: return Copy<Kind<uint32_t, 0x7F800000, 0x7FC00000>>::run(run, shift);
-    case DType::FLOAT64: return Copy<Kind<uint64_t, 0x7FF0000000000000, 0x7FF8000000000000>>::run(run, shift);
-    default: break;
-  }
-  switch (DTYPE_BYTES[run.section.operands[0].dtype]) {
-    case 1: return Copy<Kind<uint8_t, 0, 0>>::run(run, shift);
-    case 2: return Copy<Kind<uint16_t, 0, 0>>::run(run, shift);
-    case 4: return Copy<Kind<uint32_t, 0, 0>>::run(run, shift);
-    default: return Copy<Kind<uint64_t, 0, 0>>::run(run, shift);
-  }
+  with_kind(run.section.operands[0].dtype, [&](auto kind) { Copy<decltype(kind)>::run(run, shift); });
 }
 
 }  // namespace dvm::DVM_TARGET

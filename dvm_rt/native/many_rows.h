@@ -4,7 +4,6 @@
 // as many rows as it holds; lanes and row scalars are strips of those rows too, so memory streams along its contiguous axis.
 // Together: rows of at most half a strip. The strip is cut into equal shares, one a row; row scalars are one vector with an
 // element for each row, and a reduction is folded at once, since the row has no other strip.
-// Gathered: a section that does nothing but copy gathered rows.
 //
 // Why the bits are the same. Each element sees the same operations; element j of a row meets element j + 64, j + 32, .. of
 // its lanes in the same order. Lanes that no element reaches hold the identity, and every lane starts as f(identity,
@@ -445,146 +444,10 @@ void run_together(Context& c, const SectionRun& run) {
   }
 }
 
-// ---- gathered ---------------------------------------------------------------------------------------------------------
-// What becomes of a stored element that is loaded and stored again, where that keeps its value.
-enum class Kept { NO, BITS, BOOLS, HALVES, BRAIN_FLOATS, ELEMENTS };  // HALVES to ELEMENTS: but for NaN, which becomes canonical
-constexpr Kept kept(uint8_t dtype) {
-  if (dtype == DTYPE) return Kept::ELEMENTS;
-  switch (DType(dtype)) {
-    case DType::BOOL: return Kept::BOOLS;
-    case DType::INT8: case DType::UINT8: case DType::INT16: case DType::UINT16: return Kept::BITS;
-    case DType::INT32: case DType::UINT32: return FLOATING && sizeof(E) == 4 ? Kept::NO : Kept::BITS;
-    case DType::INT64: case DType::UINT64: return !FLOATING && sizeof(E) == 8 ? Kept::BITS : Kept::NO;
-    case DType::FLOAT16: return FLOATING ? Kept::HALVES : Kept::NO;
-    case DType::BFLOAT16: return FLOATING ? Kept::BRAIN_FLOATS : Kept::NO;
-    default: return Kept::NO;
-  }
-}
-typedef uint8_t Bytes __attribute__((vector_size(sizeof(V))));
-typedef uint16_t Words __attribute__((vector_size(sizeof(V))));
-template <uint16_t INFINITE, uint16_t CANONICAL> FN Words canonical(Words x) {
-  const Words nan = (Words)((x & 0x7fff) > INFINITE);
-  return (x & ~nan) | (nan & CANONICAL);
-}
-template <Kept KEPT> FN V stored_again(V x) {
-  if constexpr (KEPT == Kept::BOOLS) return (V)((Bytes)((Bytes)x != 0) & 1);
-  else if constexpr (KEPT == Kept::HALVES) return (V)canonical<0x7c00, 0x7e00>((Words)x);
-  else if constexpr (KEPT == Kept::BRAIN_FLOATS) return (V)canonical<0x7f80, 0x7fc0>((Words)x);
-  else if constexpr (KEPT == Kept::ELEMENTS) return canonicalNaN(x);
-  else return x;
-}
-// Rows of VECTORS vectors, of which the last one may overlap the one before it; 0: of any length.
-template <Kept KEPT, int VECTORS> FN void copy_row(uint8_t* to, const uint8_t* from, int64_t bytes, bool past_caches) {
-  constexpr int64_t STEP = sizeof(V);
-  if constexpr (VECTORS) {
-#pragma GCC unroll 8
-    for (int k = 0; k < VECTORS; k++) {
-      const int64_t at = k + 1 < VECTORS ? k * STEP : bytes - STEP;
-      const V x = stored_again<KEPT>(load(from + at));
-      past_caches ? stream((E*)(to + at), x) : store(to + at, x);
-    }
-    return;
-  }
-  int64_t j = 0;
-  if (past_caches)
-    for (; j < bytes; j += STEP) stream((E*)(to + j), stored_again<KEPT>(load(from + j)));
-  for (; j + STEP <= bytes; j += STEP) store(to + j, stored_again<KEPT>(load(from + j)));
-  if (j == bytes) return;
-  if (bytes >= STEP) return store(to + bytes - STEP, stored_again<KEPT>(load(from + bytes - STEP)));
-  alignas(64) uint8_t part[STEP] = {};
-  memcpy(part, from, size_t(bytes));
-  store(part, stored_again<KEPT>(load(part)));
-  memcpy(to, part, size_t(bytes));
-}
-
-// Is the section `gather, pass, acc <- gathered row, store, loop, end_row`, hints aside, and are the rows dense and kept?
-bool only_gathers(const SectionView& s) {
-  constexpr int WORDS = 6;
-  if (s.head->operand_count != 3 || s.words[0].op != OP_gather || !s.outers) return false;
-  const Word* found[WORDS] = {};
-  int count = 0;
-  for (int i = 0; i < s.head->word_count; i++) {
-    if (s.words[i].op == OP_fetch) continue;
-    if (count == WORDS) return false;
-    found[count++] = s.words + i;
-  }
-  if (count != WORDS || found[1]->op != OP_pass || (found[2]->op != OP_mov_i && found[2]->op != OP_load) ||
-      found[2]->a != found[0]->a)
-    return false;
-  const uint16_t store = found[3]->op;
-  if ((store != OP_store && store != OP_store_nt && store != OP_store_any && store != OP_store_any_nt) ||
-      found[3]->a == found[0]->a)
-    return false;
-  if (found[4]->op != OP_loop || found[5]->op != OP_end_row) return false;
-  const Operand &from = s.operands[found[0]->a], &to = s.operands[found[3]->a];
-  const int64_t size = DTYPE_BYTES[from.dtype];
-  return from.dtype == to.dtype && from.stride[0] == size && to.stride[0] == size && kept(from.dtype) != Kept::NO;
-}
-FN int64_t index_at(const uint8_t* m, bool wide) {
-  int64_t i;
-  int32_t narrow;
-  if (wide) return memcpy(&i, m, 8), i;
-  return memcpy(&narrow, m, 4), narrow;
-}
-// Rows are asked for so early that memory works on many at once. Rows of one line from a table beyond the caches reach half of what
-// a copy does even so: each is another page of memory, and nothing follows it.
-template <Kept KEPT, int VECTORS> void run_gathered(Context& c, const SectionRun& run) {
-  constexpr int64_t AHEAD_LINES = 128, AHEAD_MIN = 12, AHEAD_MAX = 96;  // the latter two in rows
-  const Word* store_word = c.start;
-  while (OPS[store_word->op].group != Group::STORE) store_word++;
-  const int from = c.start->a, to = store_word->a;
-  const Operand& x = c.operands[from];
-  const bool wide = DType(c.operands[x.index].dtype) == DType::INT64;
-  const int64_t bytes = run.section.head->dims[0] * DTYPE_BYTES[x.dtype], lines = bytes < 512 ? bytes : 512;
-  const int64_t wanted = AHEAD_LINES * 64 / bytes, ahead = wanted < AHEAD_MIN ? AHEAD_MIN : wanted > AHEAD_MAX ? AHEAD_MAX : wanted;
-  const bool streams = store_word->op == OP_store_nt || store_word->op == OP_store_any_nt;
-  for (int64_t row = run.begin, here; row < run.end; row += here) {
-    here = place_row(c, run, row);
-    const uint8_t *table = c.ptr[from], *index = c.ptr[x.index];
-    uint8_t* out = c.ptr[to];
-    const int64_t table_gain = c.outer[0].gain[from], index_gain = c.outer[0].gain[x.index], out_gain = c.outer[0].gain[to];
-    const bool past_caches = streams && !(((uintptr_t)out | (uintptr_t)out_gain | (uintptr_t)bytes) & (sizeof(V) - 1));
-    for (int64_t r = 0; r < here; r++, table += table_gain, index += index_gain, out += out_gain) {
-      const int64_t i = index_at(index, wide);
-      if (r + ahead < here) {
-        const int64_t later = index_at(index + ahead * index_gain, wide);
-        const uintptr_t m = uintptr_t(table) + uint64_t(ahead * table_gain) +
-                            uint64_t(later < 0 ? later + x.limit : later) * uint64_t(x.depth);
-        for (int64_t j = 0; j < (VECTORS ? VECTORS * int64_t(sizeof(V)) : lines); j += 64)
-          __builtin_prefetch((const void*)(m + uint64_t(j)), 0, 1);  // anywhere: an index is not checked yet
-      }
-      if (i < -x.limit || i >= x.limit) {
-        c.trap = {TrapCode::GATHER_RANGE, 0, 0, i, x.limit};
-        return;
-      }
-      copy_row<KEPT, VECTORS>(out, table + (i < 0 ? i + x.limit : i) * x.depth, bytes, past_caches);
-    }
-  }
-}
-template <Kept KEPT> void run_gathered(Context& c, const SectionRun& run) {
-  const int64_t bytes = run.section.head->dims[0] * DTYPE_BYTES[c.operands[c.start->a].dtype], step = sizeof(V);
-  switch (bytes < step ? 0 : (bytes + step - 1) / step) {
-    case 1: return run_gathered<KEPT, 1>(c, run);
-    case 2: return run_gathered<KEPT, 2>(c, run);
-    case 4: return run_gathered<KEPT, 4>(c, run);
-    default: return run_gathered<KEPT, 0>(c, run);
-  }
-}
-void run_gathered(Context& c, const SectionRun& run) {
-  switch (kept(c.operands[c.start->a].dtype)) {
-    case Kept::BITS: return run_gathered<Kept::BITS>(c, run);
-    case Kept::BOOLS: return run_gathered<Kept::BOOLS>(c, run);
-    case Kept::HALVES: return run_gathered<Kept::HALVES>(c, run);
-    case Kept::BRAIN_FLOATS: return run_gathered<Kept::BRAIN_FLOATS>(c, run);
-    default: return run_gathered<Kept::ELEMENTS>(c, run);
-  }
-}
-
 // Runs the section if one of these ways is for it.
 bool run_many_rows(Context& c, const SectionRun& run) {
   const SectionView& s = run.section;
-  if (only_gathers(s)) run_gathered(c, run);
-  else if (are_beside(s)) run_beside(c, run);
+  if (are_beside(s)) run_beside(c, run);
   else if (go_together(s)) run_together(c, run);
   else return false;
   return true;

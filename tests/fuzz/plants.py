@@ -260,7 +260,7 @@ PLANTS: tuple[Plant, ...] = (
     Plant("machine-part-skips-a-row", "machine.cpp", "thread.scratch, part_begin(cut.split, part),", "thread.scratch, part_begin(cut.split, part) + (part > 0),"),
     Plant("copy-repeated", "copy.cpp", "if (d.from == 0) {", "if (d.from == 0 || d.count == 3) {"),
     Plant("copy-rest-of-tiles", "copy.cpp", "      i = std::min(i, r.count - L);", "      i = std::min(i, r.count - L + 1);"),
-    Plant("copy-halves-as-bytes", "copy.cpp", "case 2: return Copy<Kind<uint16_t, 0, 0>>", "case 2: return Copy<Kind<uint8_t, 0, 0>>"),
+    Plant("copy-halves-as-bytes", "copy.cpp", "case 2: return f(Kind<uint16_t, 0, 0>());", "case 2: return f(Kind<uint8_t, 0, 0>());"),
     Plant("machine-lanes", "vector.cpp", "for (int j = 0; j < N; j++) store(m + j * W, all(identity<O>));", "for (int j = 0; j < N - 1; j++) store(m + j * W, all(identity<O>));"),
     Plant("matmul-batch", "matmul.cpp", "(more ? 1 : 1 - head.dims[d])", "(more ? 1 : -head.dims[d])"),
     Plant("matmul-epilogue-column", "matmul.cpp", "+ column * p.operands[i].stride[0];", "+ column * 4;"),

@@ -100,8 +100,8 @@ def test_transposes_of_every_remainder(dtype: dtypes.DType) -> None:
                 section = builder.copy(rows, columns)
                 x = random_bits(rng, rows * (columns + gap), dtype)
                 section.operand(builder.add_arg(x.nbytes, READ, dtype), [(columns + gap) * size, size], dtype=dtype)
-                section.operand(builder.add_arg((columns * pitch + base) * size, WRITE, dtype), [size, pitch * size], dtype=dtype,
-                                base=base * size, mode=WRITE)  # fmt: skip
+                target = builder.add_arg((columns * pitch + base) * size, WRITE, dtype)
+                section.operand(target, [size, pitch * size], dtype=dtype, base=base * size, mode=WRITE)
                 wanted = np.zeros(columns * pitch + base, x.dtype)
                 picked = x.reshape(rows, columns + gap)[:, :columns].T
                 wanted[base:].reshape(columns, pitch)[:, :rows] = canonical(picked, dtype)
@@ -111,7 +111,7 @@ def test_transposes_of_every_remainder(dtype: dtypes.DType) -> None:
 @pytest.mark.parametrize("dtype", (dtypes.int8, dtypes.float16, dtypes.float32, dtypes.uint64), ids=lambda d: d.name)
 @pytest.mark.parametrize("large", (False, True))
 def test_rows_repeats_and_reversals(dtype: dtypes.DType, large: bool) -> None:
-    """Rows of all lengths about whole vectors, whole lines and past the caches, that begin anywhere; read forwards, backwards, and
+    """Rows of all lengths about whole vectors and lines, near and past the caches, that begin anywhere; read forwards, backwards, and
     with each element several times."""
     rng, size, line = np.random.default_rng(dtype.code), dtype.bytes, 64 // dtype.bytes
     lengths = (line, 4 * line, 9 * line + 1, 40 * line - 1) if large else (1, line - 1, line, line + 1, 3 * line + 2)
@@ -126,7 +126,8 @@ def test_rows_repeats_and_reversals(dtype: dtypes.DType, large: bool) -> None:
                 section = builder.copy(columns, rows)
                 section.operand(builder.add_arg(x.nbytes, READ, dtype), [step * size, columns * size], dtype=dtype,
                                 base=0 if step > 0 else (columns - 1) * size)  # fmt: skip
-                section.operand(builder.add_arg(wanted.nbytes, WRITE, dtype), [size, pitch * size], dtype=dtype, base=base * size, mode=WRITE)
+                target = builder.add_arg(wanted.nbytes, WRITE, dtype)
+                section.operand(target, [size, pitch * size], dtype=dtype, base=base * size, mode=WRITE)
                 everywhere(builder.build(), x, wanted)
         for times in (2, 3, 4, 8, 2 * line):
             given = x[: x.size // times] if large else x
