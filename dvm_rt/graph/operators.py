@@ -33,7 +33,7 @@ from typing import Protocol
 import numpy as np
 
 from dvm_rt import dtypes
-from dvm_rt.dtypes import DType, bool_, float32, float64
+from dvm_rt.dtypes import DType, bfloat16, bool_, float16, float32, float64
 from dvm_rt.errors import DTypeError, UnsupportedOperatorError
 from dvm_rt.graph import composites, control, movement, shapes, windows
 from dvm_rt.isa import functions, table
@@ -203,14 +203,6 @@ def _float32(where: str, given: tuple[DType, ...]) -> DType:
     return float32
 
 
-def _own_neighbours(where: str, given: tuple[DType, ...]) -> DType:
-    """Of dtypes that are computed as they are stored."""
-    for dtype in given:
-        if dtype not in (float32, float64):
-            raise DTypeError(f"graph: {where}: dtype, got {dtype}, allowed float32, float64; x.astype(...) converts")
-    return _same(where, given, "f", "floats")
-
-
 def _random(where: str, given: tuple[DType, ...]) -> DType:
     for dtype in given:
         if dtype is not dtypes.uint64:
@@ -321,6 +313,26 @@ def _log_of_two_powers(emit: Emit, x: int, y: int) -> int:
     """The larger one + log1p(e^-distance); infinities that are equal have none."""
     distance = emit("drop", emit("abs", emit("sub", x, y)), emit("eq", x, y))
     return emit("add", emit("max", x, y), emit("log1p", emit("exp", emit("neg", distance))))
+
+
+# Of a 16-bit float: 2^-(digits - 1), its smallest number, and what stands for infinity: a float32 from which a step down rounds to
+# the largest one.
+_STEPS = {
+    float16: (2.0**-10, 2.0**-24, 2.0**16),
+    bfloat16: (2.0**-7, 2.0**-133, (2 - 2.0**-23) * 2.0**127),
+}
+
+
+def _next_on_the_way(emit: Emit, x: int, y: int) -> int:
+    """A 16-bit float is computed in float32 and rounded afterwards: 0.6 to 1.2 steps away, the next one is the nearest, below a
+    power of two as well, where the steps are half as large and 0.6 are 1.2."""
+    if emit.dtype not in _STEPS:
+        return emit("nextafter", x, y)
+    relative, least, infinite = _STEPS[emit.dtype]
+    start = emit("max", emit("min", x, infinite), -infinite)
+    step = emit("max", emit("mul", emit("abs", start), 0.6 * relative), 0.6 * least)
+    moved = emit("add", start, emit("mul", step, emit("sign", emit("sub", y, x))))
+    return _where(emit, emit("eq", x, y), y, moved)
 
 
 def _one_or_the_other(integers: str, floats: str) -> Callable[..., int]:
@@ -602,7 +614,7 @@ TABLE: tuple[Operator, ...] = (
     _pair("fmod", "fmod", np.fmod, "x - n y with the sign of x; n is x / y towards 0", _floats, closed=True),
     _pair("copysign", _or_formula("copysign", _with_sign), lambda x, y: np.copysign(x, np.where(np.isnan(y), 1.0, y)),
           "|x| with the sign of y; NaN has none", _floats, closed=True),
-    _pair("nextafter", "nextafter", np.nextafter, "the number next to x on the way to y", _own_neighbours),
+    _pair("nextafter", _next_on_the_way, np.nextafter, "the number next to x on the way to y", _floats),
     _pair("floor_divide", _one_or_the_other("floordiv", "floor_divide"), _whole_quotient,
           "x / y rounded down; of integers and 0: 0"),
     _pair("remainder", _one_or_the_other("floormod", "remainder"), _rest,

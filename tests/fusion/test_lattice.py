@@ -83,6 +83,33 @@ def test_on_the_lattice(name: str, dtype: DType) -> None:
     assert error[worst] <= allowed, f"{x[worst]!r}, {y[worst]!r}: {got[worst]!r}, {error[worst]} ulp, allowed {allowed}"
 
 
+def next_bfloat16(x: Array, y: Array) -> Array:
+    """What np.nextafter is to NumPy's floats: bits count from -infinity up once their sign is a direction."""
+    a, b = (dtypes.from_storage(v, dtypes.bfloat16) for v in (x, y))
+    bits = x.astype(np.int32)
+    grows = (a < b) == (bits < 0x8000)
+    beside_zero = np.where(b < 0, 0x8001, 1)
+    moved = np.where(a == 0, beside_zero, bits + np.where(grows, 1, -1))
+    return np.where(np.isnan(a) | np.isnan(b), 0x7FC0, np.where(a == b, y, moved)).astype(np.uint16)
+
+
+@pytest.mark.parametrize("dtype", (dtypes.float16, dtypes.bfloat16), ids=str)
+def test_the_next_one_of_every_half(dtype: DType) -> None:
+    """All 65,536 numbers, on their way to each edge, bit by bit. Between zeros it is y, as the Array API standard has it."""
+    x = np.arange(65536, dtype=np.uint16).view(dtype.numpy)
+    made = graph("nextafter", dtype, x.shape)
+    assert made is not None
+    plan = fuse(made).plan
+    for edge in lattice(dtype):
+        y = np.full_like(x, edge)
+        with np.errstate(all="ignore"):
+            want = next_bfloat16(x, y) if dtype is dtypes.bfloat16 else np.where(x == y, y, np.nextafter(x, y))  # NumPy: x
+        got = run_plan(plan, [x, y])[0].view(np.uint16)
+        nan = np.isnan(dtypes.from_storage(want, dtype))
+        want = np.where(nan, 0x7FC0 if dtype is dtypes.bfloat16 else 0x7E00, want.view(np.uint16))
+        np.testing.assert_array_equal(got, want, err_msg=f"on the way to {edge}")
+
+
 def distances(name: str, dtype: DType, x: Array, y: Array, got: Array) -> tuple[Array, float]:
     """ULP from the exact results, and how many are allowed."""
     words = OPERATORS[name].instructions
@@ -91,7 +118,7 @@ def distances(name: str, dtype: DType, x: Array, y: Array, got: Array) -> tuple[
     with np.errstate(all="ignore"):
         a, b = (dtypes.from_storage(v, dtype) for v in (x, y))
         if name == "nextafter":  # a step of its own dtype
-            want = np.nextafter(x, y)
+            want = dtypes.from_storage(next_bfloat16(x, y), dtype) if dtype.name == "bfloat16" else np.nextafter(x, y)
         elif name in ("power", "copysign"):  # powl: see test_special_values; a wider NaN may have another sign
             want = BINARY[instruction.name](a, b)
         else:
