@@ -2,8 +2,9 @@
 //
 // Side by side: rows that lie across memory, next to one another (a reduction over an outer axis). A strip is one element of
 // as many rows as it holds; lanes and row scalars are strips of those rows too, so memory streams along its contiguous axis.
-// Together: rows of at most half a strip. The strip is cut into equal shares, one a row; row scalars are one vector with an
-// element for each row, and a reduction is folded at once, since the row has no other strip.
+// Together: rows of at most half a strip, in groups of as many as a vector has elements. The strip is cut into equal shares, one
+// a row, and a pass goes from strip to strip of its group; row scalars are one vector with an element for each row, so that row
+// words, folds among them, run once a group. A known pass (known_passes.h) over rows of whole vectors has a loop for that too.
 //
 // Why the bits are the same. Each element sees the same operations; element j of a row meets element j + 64, j + 32, .. of
 // its lanes in the same order. Lanes that no element reaches hold the identity, and every lane starts as f(identity,
@@ -185,18 +186,18 @@ void run_beside(Context& c, const SectionRun& run) {
 }
 
 // ---- together ---------------------------------------------------------------------------------------------------------
-// SHARE vectors a row, of which the last one holds c->many.rest elements; the others are full.
+// SHARE vectors a row, of which the last one holds c->many.rest elements; the others are full. `off` counts rows of the group.
 template <int SHARE> constexpr int MEMBERS = FULL / SHARE < W ? FULL / SHARE : W;  // rows
 template <int SHARE> FN bool is_there(int j) { return j < MEMBERS<SHARE> * SHARE; }
 template <int SHARE> FN bool is_last(int j) { return j % SHARE == SHARE - 1; }
-template <int SHARE> FN const uint8_t* member_place(const Context* c, int i, int j) {
-  return c->ptr[i] + j / SHARE * c->many.gain[i] + j % SHARE * sizeof(V);
+template <int SHARE> FN const uint8_t* member_place(const Context* c, int i, long off, int j) {
+  return c->ptr[i] + (off + j / SHARE) * c->many.gain[i] + j % SHARE * sizeof(V);
 }
 
 template <class O, int SHARE> void together_operand(ARGS) {
   const long rest = c->many.rest;
   each<FULL>(EACH {
-    const E* m = (const E*)member_place<SHARE>(c, p->a, j);
+    const E* m = (const E*)member_place<SHARE>(c, p->a, off, j);
     if (is_there<SHARE>(j)) a = O::of(a, is_last<SHARE>(j) ? loadPart(m, rest) : load(m));
   }, ACC);
   NEXT;
@@ -205,18 +206,18 @@ template <int SHARE> void together_mov(ARGS) {
   if (!is_product_added(p)) CONTINUE((together_operand<meaning::mov, SHARE>));
   const long rest = c->many.rest;
   auto input = [&](int i, int j) __attribute__((always_inline)) {
-    const E* m = (const E*)member_place<SHARE>(c, i, j);
+    const E* m = (const E*)member_place<SHARE>(c, i, off, j);
     return !is_there<SHARE>(j) ? V{} : is_last<SHARE>(j) ? loadPart(m, rest) : load(m);
   };
   auto factor = [&](int i, int j) __attribute__((always_inline)) {
-    return is_there<SHARE>(j) ? all(element(c->ptr[i] + j / SHARE * c->many.gain[i])) : V{};
+    return is_there<SHARE>(j) ? all(element(c->ptr[i] + (off + j / SHARE) * c->many.gain[i])) : V{};
   };
   p = add_products<FULL>(p, c, input, factor, ACC);
   NEXT;
 }
 template <int SHARE> void together_load(ARGS) {
   const int64_t stride = c->operands[p->a].stride[0], gain = c->many.gain[p->a];
-  const uint8_t* m = c->ptr[p->a];
+  const uint8_t* m = c->ptr[p->a] + off * gain;
   const long rest = c->many.rest;
   each<FULL>(EACH {
     if (is_there<SHARE>(j)) a = load_apart(m + j / SHARE * gain + j % SHARE * W * stride, stride, is_last<SHARE>(j) ? rest : W);
@@ -226,6 +227,7 @@ template <int SHARE> void together_load(ARGS) {
 template <class O, Form FORM, int SHARE> void together_scalar(ARGS) {  // one element a row
   const uint8_t* m = FORM == FORM_R ? c->many.scalar[p->k] : c->ptr[p->a];
   const int64_t gain = FORM == FORM_R ? int64_t(sizeof(E)) : c->many.gain[p->a];
+  m += off * gain;
   each<FULL>(EACH { if (is_there<SHARE>(j)) a = O::of(a, all(element(m + j / SHARE * gain))); }, ACC);
   NEXT;
 }
@@ -233,9 +235,11 @@ template <class O, Form FORM> void together_in_row(ARGS) {
   V x;
   if constexpr (FORM == FORM_R) {
     x = load(c->many.scalar[p->k]);
+  } else if (const int64_t gain = c->many.gain[p->a]; gain == sizeof(E)) {
+    x = loadPart((const E*)c->ptr[p->a], c->many.group);
   } else {
     alignas(64) E each_row[W] = {};
-    for (int64_t r = 0; r < c->many.rows; r++) each_row[r] = element(c->ptr[p->a] + r * c->many.gain[p->a]);
+    for (int64_t r = 0; r < c->many.group; r++) each_row[r] = element(c->ptr[p->a] + r * gain);
     x = load(each_row);
   }
   a0 = O::of(a0, x);
@@ -244,10 +248,10 @@ template <class O, Form FORM> void together_in_row(ARGS) {
 template <bool STREAM, int SHARE> void together_store(ARGS) {
   const long rest = c->many.rest;
   if (STREAM && c->many.whole && !(((uintptr_t)c->ptr[p->a] | (uintptr_t)c->many.gain[p->a]) & (sizeof(V) - 1)))
-    each<FULL>(EACH { stream((E*)member_place<SHARE>(c, p->a, j), canonicalNaN(a)); }, ACC);
+    each<FULL>(EACH { stream((E*)member_place<SHARE>(c, p->a, off, j), canonicalNaN(a)); }, ACC);
   else
     each<FULL>(EACH {
-      E* m = (E*)member_place<SHARE>(c, p->a, j);
+      E* m = (E*)member_place<SHARE>(c, p->a, off, j);
       if (!is_there<SHARE>(j)) return;
       if (is_last<SHARE>(j)) storePart(m, canonicalNaN(a), rest);
       else store(m, canonicalNaN(a));
@@ -259,9 +263,14 @@ void together_store_row(ARGS) {
   NEXT;
 }
 void together_store_per_row(ARGS) {
+  const int64_t gain = c->many.gain[p->a];
+  if (gain == sizeof(E)) {
+    storePart((E*)c->ptr[p->a], canonicalNaN(a0), c->many.group);
+    NEXT;
+  }
   alignas(64) E each_row[W];
   store(each_row, canonicalNaN(a0));
-  for (int64_t r = 0; r < c->many.rows; r++) memcpy(c->ptr[p->a] + r * c->many.gain[p->a], &each_row[r], sizeof(E));
+  for (int64_t r = 0; r < c->many.group; r++) memcpy(c->ptr[p->a] + r * gain, &each_row[r], sizeof(E));
   NEXT;
 }
 // Of each 2 H lanes of a and b the first H, or the last.
@@ -271,88 +280,74 @@ template <int H, bool LAST> FN V halves(V a, V b) {
   for (int l = 0; l < W; l++) from[l] = (l < W / 2 ? 0 : W) + l % (W / 2) / H * 2 * H + l % H + LAST * H;
   return __builtin_shuffle(a, b, from);
 }
-// v[r] holds row r: folded W / 2, W / 4, .. 1 apart, two rows in one vector as long as there are two. Row r's total in lane r.
-template <class F, int R> FN V total_of_rows(V* v) {
-  auto pair = [&]<int H, int COUNT>() __attribute__((always_inline)) {
-    if constexpr (H > 0) {
-      if constexpr (COUNT > 1)
-#pragma GCC unroll 4
-        for (int i = 0; i < COUNT / 2; i++)
-          v[i] = F::of(halves<H, false>(v[2 * i], v[2 * i + 1]), halves<H, true>(v[2 * i], v[2 * i + 1]));
-      else
-        v[0] = F::of(v[0], __builtin_shuffle(v[0], iota() ^ H));
-    }
+// v[r] holds row r: folded W / 2, W / 4, .. 1 apart, two rows in one vector each time. Row r's total in lane r.
+template <class F> FN V total_of_rows(V* v) {
+  auto pairs = [&]<int H>() __attribute__((always_inline)) {
+#pragma GCC unroll 8
+    for (int i = 0; i < H; i++) v[i] = F::of(halves<H, false>(v[2 * i], v[2 * i + 1]), halves<H, true>(v[2 * i], v[2 * i + 1]));
   };
-  pair.template operator()<W / 2, R>();
-  pair.template operator()<W / 4, (R > 2 ? R / 2 : 1)>();
-  pair.template operator()<W / 8, (R > 4 ? R / 4 : 1)>();
-  pair.template operator()<W / 16, 1>();
-  Vi from;
-#pragma GCC unroll 16
-  for (int l = 0; l < W; l++) from[l] = l % R * (W / R);
-  return __builtin_shuffle(v[0], from);
-}
-// The vectors of a row, folded as far apart as its lanes are.
-template <class F, int SHARE> FN V total_of_vectors(const V* v) {
-  if constexpr (SHARE == 1) return v[0];
-  else if constexpr (SHARE == 2) return F::of(v[0], v[1]);
-  else if constexpr (SHARE == 3) return F::of(F::of(v[0], v[2]), v[1]);
-  else return F::of(F::of(v[0], v[2]), F::of(v[1], v[3]));
+  if constexpr (W >= 16) pairs.template operator()<8>();
+  if constexpr (W >= 8) pairs.template operator()<4>();
+  if constexpr (W >= 4) pairs.template operator()<2>();
+  pairs.template operator()<1>();
+  return v[0];
 }
 template <class O, int SHARE> void together_accumulate(ARGS) {
   using F = FoldOf<O>;
   const long rest = c->many.rest;
   V v[FULL];
   each<FULL>(EACH { v[j] = F::in(is_last<SHARE>(j) ? keepPart(a, all(identity<O>), rest) : a); }, ACC);
+  V* row = (V*)c->many.folded[p->a] + off;
 #pragma GCC unroll 8
-  for (int r = 0; r < MEMBERS<SHARE>; r++) v[r] = total_of_vectors<F, SHARE>(v + r * SHARE);
-  store(c->many.total[p->a], F::out(total_of_rows<F, MEMBERS<SHARE>>(v)));
+  for (int r = 0; r < MEMBERS<SHARE>; r++) row[r] = total_of_vectors<F, SHARE>(v + r * SHARE);
   NEXT;
 }
-void together_fold(ARGS) {
-  a0 = load(c->many.total[p->a]);
+template <class O> void together_fold(ARGS) {  // rows beyond the group's: whatever there was
+  using F = FoldOf<O>;
+  V v[W];
+#pragma GCC unroll 16
+  for (int r = 0; r < W; r++) v[r] = load(c->many.folded[p->a] + r * sizeof(V));
+  a0 = F::out(total_of_rows<F>(v));
   NEXT;
 }
-void together_pass(ARGS) {
+void together_words(ARGS) {
   off = 0, t = (const Table*)c->full;
   NEXT;
 }
+void together_known(ARGS) {
+  p = ((const RowLoops*)c->many.loops)->of[p->a](c, p);
+  a0 = a1 = a2 = a3 = a4 = a5 = a6 = a7 = V{};
+  NEXT;
+}
+void together_pass(ARGS) {
+  if (((const RowLoops*)c->many.loops)->of[p->a]) CONTINUE(together_known);
+  CONTINUE(together_words);
+}
 void together_loop(ARGS) {
-  t = (const Table*)c->row;
+  if ((off += c->many.rows) < c->many.group) p -= p->k;
+  else t = (const Table*)c->row;
   NEXT;
 }
 void together_fetch(ARGS) {
-  const uint8_t* m = c->ptr[p->a] + c->many.rows * c->many.gain[p->a];
-  for (long j = 0; j < STRIP_BYTES; j += 64) __builtin_prefetch(m + j);
+  const int64_t gain = c->many.gain[p->a];
+  const uint8_t* m = c->ptr[p->a] + (off + c->many.group) * gain;
+  for (int64_t r = 0; r < c->many.rows; r++, m += gain)
+    for (long j = 0; j < c->row_bytes; j += 64) __builtin_prefetch(m + j);
   NEXT;
 }
 void together_end_row(ARGS) {
-  if ((c->left[0] -= c->many.rows) < c->many.rows) return;
+  if (!(c->left[0] -= c->many.group)) return;
+  for (int i = 0; i < MAX_OPERANDS; i++) c->ptr[i] += c->many.step[i];
+  c->many.group = c->left[0] < W ? c->left[0] : W;
+  p = c->start - 1;
+  NEXT;
+}
+void together_end(ARGS) {  // of an epilogue's words: one strip is all there is of a row
+  if (!(c->left[0] -= c->many.rows)) return;
   for (int i = 0; i < MAX_OPERANDS; i++) c->ptr[i] += c->many.step[i];
   p = c->start - 1;
   NEXT;
 }
-
-#if defined(__AVX512F__) && defined(DVM_IS_float32)
-// Of one element a row eight are enough, and roots and divisions of half a vector take two thirds of the time.
-static_assert(FULL <= W / 2);
-FN __m256 low_half(V v) { return _mm512_castps512_ps256(v); }
-FN V from_half(__m256 v) { return _mm512_zextps256_ps512(v); }
-template <Form FORM> FN __m256 half_operand(const Context* c, const Word* p) {
-  return FORM == FORM_R ? _mm256_load_ps((const float*)c->many.scalar[p->k]) : _mm256_set1_ps(number(c, p));
-}
-#define X(name, result) template <Form FORM> void together_##name(ARGS) { \
-  const __m256 a = low_half(a0), x = half_operand<FORM>(c, p); a0 = from_half(result); NEXT; }
-X(div, _mm256_div_ps(a, x))
-X(rdiv, _mm256_div_ps(x, a))
-#undef X
-#define X(name, result) void together_##name(ARGS) { \
-  const __m256 a = low_half(a0), one = _mm256_set1_ps(1); a0 = from_half(result); NEXT; }
-X(sqrt, _mm256_sqrt_ps(((void)one, a)))
-X(rsqrt, _mm256_div_ps(one, _mm256_sqrt_ps(a)))
-X(recip, _mm256_div_ps(one, a))
-#undef X
-#endif
 
 template <int SHARE> constexpr Table together_strip_table() {
   Table t = nothing();
@@ -368,7 +363,7 @@ template <int SHARE> constexpr Table together_strip_table() {
 #define X(n) h[OP_##n] = unary<meaning::n, FULL>;
   DVM_ROWS_OF(UNARY)(X)
 #undef X
-  h[OP_mov_i] = together_mov<SHARE>, h[OP_load] = together_load<SHARE>, h[OP_end] = together_end_row;
+  h[OP_mov_i] = together_mov<SHARE>, h[OP_load] = together_load<SHARE>, h[OP_end] = together_end;
   h[OP_fetch] = together_fetch, h[OP_store_slot] = store_slot<FULL>, h[OP_loop] = together_loop;
   h[OP_store] = together_store<false, SHARE>, h[OP_store_nt] = together_store<true, SHARE>;
   h[OP_acc_sum] = together_accumulate<meaning::add, SHARE>, h[OP_acc_max] = together_accumulate<meaning::max, SHARE>;
@@ -388,13 +383,9 @@ constexpr Table together_row_table() {
 #define X(n) h[OP_##n] = unary<meaning::n, 1>;
   DVM_ROWS_OF(UNARY)(X)
 #undef X
-#if defined(__AVX512F__) && defined(DVM_IS_float32)
-  h[OP_div_k] = together_div<FORM_K>, h[OP_div_r] = together_div<FORM_R>;
-  h[OP_rdiv_k] = together_rdiv<FORM_K>, h[OP_rdiv_r] = together_rdiv<FORM_R>;
-  h[OP_sqrt] = together_sqrt, h[OP_rsqrt] = together_rsqrt, h[OP_recip] = together_recip;
-#endif
-  h[OP_fetch] = together_fetch, h[OP_store_row] = together_store_row, h[OP_store_per_row] = together_store_per_row;
-  h[OP_fold_sum] = h[OP_fold_max] = h[OP_fold_min] = h[OP_fold_prod] = together_fold;
+  h[OP_fetch] = no_hint, h[OP_store_row] = together_store_row, h[OP_store_per_row] = together_store_per_row;
+  h[OP_fold_sum] = together_fold<meaning::add>, h[OP_fold_max] = together_fold<meaning::max>;
+  h[OP_fold_min] = together_fold<meaning::min>, h[OP_fold_prod] = together_fold<meaning::mul>;
   h[OP_pass] = together_pass, h[OP_end_row] = together_end_row;
   return t;
 }
@@ -420,6 +411,7 @@ int members_of_strip(int share) { return FULL / share < W ? FULL / share : W; }
 void set_members(ManyRows& many, long count) {
   const int share = share_of_row(count), rows = members_of_strip(share);
   many.rows = rows, many.rest = count - (share - 1) * W, many.whole = count == share * W && rows * share == FULL;
+  many.loops = &ROW_LOOPS[count == share * W ? share : 0];
   for (int64_t& step : many.step) step = 0;
 }
 
@@ -433,10 +425,11 @@ void run_together(Context& c, const SectionRun& run) {
     const int64_t most = here / rows * rows;
     if (most) {
       for (int i = 0; i < head.operand_count; i++) {
-        c.many.gain[i] = c.outer[0].gain[i], c.many.step[i] = rows * c.outer[0].gain[i];
+        c.many.gain[i] = c.outer[0].gain[i], c.many.step[i] = W * c.outer[0].gain[i];
         if (run.section.operands[i].arg != SCRATCH) continue;
-        c.ptr[i] = c.many.buffer[i], c.many.gain[i] = share * sizeof(V);
+        c.ptr[i] = c.many.buffer[i], c.many.gain[i] = share * sizeof(V), c.many.step[i] = 0;
       }
+      c.many.group = most < W ? most : W;
       c.full = TOGETHER[share - 1], c.row = &TOGETHER_ROW, c.left[0] = most;
       enter(c, c.row, c.start);
     }

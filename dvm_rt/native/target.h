@@ -17,13 +17,16 @@ constexpr int STRIP_BYTES_MAX = 4 * LANES;
 // it is read.
 struct alignas(64) ManyRows {
   int64_t rows;                        // at a time
+  int64_t group;                       // rows whose scalars go together
   int64_t rest;                        // elements of a row's last vector
   int64_t gain[MAX_OPERANDS];          // from row to row
   int64_t step[MAX_OPERANDS];          // from these rows to the next; those beyond the section's operands move nothing
+  const void* loops;                   // of known passes over rows of this length
   bool whole;                          // no element of the strip is unused
   alignas(64) uint8_t total[MAX_REDUCTIONS][64];
   alignas(64) uint8_t scalar[MAX_ROW_SCALARS][STRIP_BYTES_MAX];
-  alignas(64) uint8_t buffer[MAX_OPERANDS][STRIP_BYTES_MAX];
+  alignas(64) uint8_t folded[MAX_REDUCTIONS][16 * 64];  // a vector for each row of a group
+  alignas(64) uint8_t buffer[MAX_OPERANDS][8 * STRIP_BYTES_MAX];
   alignas(64) uint8_t lanes[MAX_REDUCTIONS][LANES][STRIP_BYTES_MAX];
   alignas(64) uint8_t running[MAX_RUNNING][STRIP_BYTES_MAX];  // totals so far; of one row the first element
 };

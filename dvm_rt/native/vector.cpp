@@ -441,6 +441,13 @@ struct FoldMax {
   FN static V out(V a) { return (V)((Vi)a ^ ((Vi)a >> (8 * int(sizeof(E)) - 1) & MAGNITUDE)); }
 };
 template <class O> using FoldOf = std::conditional_t<FLOATING && std::is_same_v<O, meaning::max>, FoldMax, Fold<O>>;
+// The vectors of a row, folded as far apart as its lanes are.
+template <class F, int SHARE> FN V total_of_vectors(const V* v) {
+  if constexpr (SHARE == 1) return v[0];
+  else if constexpr (SHARE == 2) return F::of(v[0], v[1]);
+  else if constexpr (SHARE == 3) return F::of(F::of(v[0], v[2]), v[1]);
+  else return F::of(F::of(v[0], v[2]), F::of(v[1], v[3]));
+}
 // Rows of one strip fold at once, in registers: no lane sees a second element.
 template <class O, int N, bool PART> void accumulate_short(ARGS) {
   using F = FoldOf<O>;

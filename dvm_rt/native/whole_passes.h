@@ -1,6 +1,9 @@
 // The loops of the passes in known_passes.h, over whole strips: a few vectors at a time go through all of a pass's
 // words, slots and lanes in registers. Part of vector.cpp.
 //
+// Rows that go together (many_rows.h) have loops of their own for passes with reductions or row scalars, where they are whole
+// vectors: a few rows at a time, a group of them in all, of whose reductions one vector a row is kept, which the fold then folds.
+//
 // Why the bits are the same. Every element sees the operations of the words, and every lane its elements in their
 // order. Only the largest element is found in another way: whether there is a NaN is asked once a pass, which is then
 // the total, as it is in the end. What is left of a row, less than a strip, is left to the words. Lanes have to be as
@@ -24,17 +27,27 @@ DVM_ROWS_OF(UNARY)(X)
 template <> struct Meant<OP_acc_sum> { using O = meaning::add; };
 template <> struct Meant<OP_acc_max> { using O = meaning::max; };
 
-template <int OP> constexpr bool in_registers() {  // may a word be a step of a loop?
+template <int OP, bool OF_ROWS> constexpr bool in_registers() {  // may a word be a step of a loop?
   if constexpr (OPS[OP].group == Group::BINARY)
     return requires { typename Meant<OP>::O; } && !binary_strip<typename Meant<OP>::O>;
   else if constexpr (OPS[OP].group == Group::UNARY)
     return requires { typename Meant<OP>::O; } && !unary_strip<typename Meant<OP>::O>;
-  else return OPS[OP].group != Group::REDUCE || LANE_COUNT == FULL * W;
+  else return OPS[OP].group != Group::REDUCE || OF_ROWS || LANE_COUNT == FULL * W;
 }
 
 constexpr int HINTS_MAX = 4;
 constexpr int AT_ONCE = sizeof(V) == 64 ? 4 : sizeof(V) == 32 ? 2 : 1;  // vectors
 #define EACH_AT_ONCE _Pragma("GCC unroll 4") for (int j = 0; j < AT_ONCE; j++)
+
+// Do the words of this pass store past the caches, where that can be done?
+FN bool streams_pass(const Context* c, const Word* p) {
+  while (p->op != OP_loop && p->op != OP_store_nt) p++;
+  return p->op == OP_store_nt && !((uintptr_t)c->ptr[p->a] & (sizeof(V) - 1));
+}
+FN bool streams_rows(const Context* c, const Word* p) {  // of whole vectors
+  while (p->op != OP_loop && p->op != OP_store_nt) p++;
+  return p->op == OP_store_nt && !(((uintptr_t)c->ptr[p->a] | (uintptr_t)c->many.gain[p->a]) & (sizeof(V) - 1));
+}
 
 template <class PASS> struct WholePass;
 template <uint32_t... STEP> struct WholePass<KnownPass<STEP...>> {
@@ -43,30 +56,67 @@ template <uint32_t... STEP> struct WholePass<KnownPass<STEP...>> {
   static constexpr Group group_of(int i) { return OPS[op_of(STEPS[i])].group; }
   static constexpr int reductions_before(int i) { return i ? reductions_before(i - 1) + (group_of(i - 1) == Group::REDUCE) : 0; }
   static constexpr int REDUCTIONS = reductions_before(COUNT);
+  template <int R, int I = 0> static constexpr int reduction() {
+    if constexpr (group_of(I) == Group::REDUCE && reductions_before(I) == R) return op_of(STEPS[I]);
+    else return reduction<R, I + 1>();
+  }
+  template <int R> using Reduced = Meant<reduction<R>()>;
   static constexpr bool STORES = ((op_of(STEP) == OP_store) || ...);
-  static constexpr bool is_loop() {  // in this dtype, for this instruction set
-    if constexpr (((OPS[op_of(STEP)].dtypes >> DTYPE & 1) && ...)) return (in_registers<op_of(STEP)>() && ...);
+  template <bool OF_ROWS> static constexpr bool is_loop() {  // in this dtype, for this instruction set
+    if constexpr (((OPS[op_of(STEP)].dtypes >> DTYPE & 1) && ...)) return (in_registers<op_of(STEP), OF_ROWS>() && ...);
     else return false;
   }
+  static constexpr bool HAS_ROWS = REDUCTIONS || ((OPS[op_of(STEP)].form == FORM_R) || ...);  // others are one long row, or compute
   static_assert(((slot_of(STEP) < SLOTS) && ...) && (REDUCTIONS <= 1 || ((op_of(STEP) != OP_acc_max) && ...)));
 
-  struct State {
+  template <bool STREAM> struct Strip {  // of a long row
     const uint8_t* m[COUNT];  // of each step: its operand in memory
     V k[COUNT];               // or its constant
     V slot[SLOTS][AT_ONCE];
     V total[REDUCTIONS + 1][FULL];
     NaNs nans;  // in what a maximum has seen
+    long at;    // bytes into the row
+    FN void put(E* m, V x) const { STREAM ? stream(m, x) : store(m, x); }
+    template <int I> FN const uint8_t* place(int j) const { return m[I] + at + j * long(sizeof(V)); }
+    template <int I> FN V one(int) const { return k[I]; }
+    template <class O, int R> FN void reduce(int first, V (&x)[AT_ONCE]) {
+      V(&sum)[FULL] = total[R];
+      if constexpr (FLOATING && std::is_same_v<O, meaning::max>) {
+        EACH_AT_ONCE {
+          sum[first + j] = maxNumber(sum[first + j], x[j]);
+          if (j % 2 == 0) nans |= unordered(x[j], x[j + (AT_ONCE > 1)]);
+        }
+      } else {
+        EACH_AT_ONCE sum[first + j] = O::of(sum[first + j], x[j]);
+      }
+    }
   };
-  // A step for AT_ONCE vectors, the first of them number FIRST of the strip that starts `at` bytes into the row.
-  template <int I, int FIRST, bool STREAM> FN static void take(State& s, long at, V (&x)[AT_ONCE]) {
+  template <int SHARE> struct Rows {  // of SHARE vectors each
+    static constexpr int VECTORS = SHARE > AT_ONCE ? SHARE : AT_ONCE, ROWS = VECTORS / SHARE;
+    const uint8_t* m[COUNT];
+    int64_t gain[COUNT];  // from row to row
+    V k[COUNT];
+    V slot[SLOTS][AT_ONCE];
+    V total[REDUCTIONS + 1][VECTORS];
+    bool streams;
+    FN void put(E* m, V x) const { streams ? stream(m, x) : store(m, x); }
+    template <int I> FN const uint8_t* place(int j) const { return m[I] + j / SHARE * gain[I] + j % SHARE * long(sizeof(V)); }
+    template <int I> FN V one(int j) const {
+      if constexpr (OPS[op_of(STEPS[I])].form == FORM_R) return all(element(m[I] + j / SHARE * sizeof(E)));
+      else return k[I];
+    }
+    template <class O, int R> FN void reduce(int first, V (&x)[AT_ONCE]) { EACH_AT_ONCE total[R][first + j] = FoldOf<O>::in(x[j]); }
+  };
+  // A step for AT_ONCE vectors, the first of them number FIRST of the strip, or of the rows.
+  template <int I, int FIRST, class S> FN static void take(S& s, V (&x)[AT_ONCE]) {
     constexpr int OP = op_of(STEPS[I]), SLOT = int(slot_of(STEPS[I]));
     constexpr Form FORM = OPS[OP].form;
     if constexpr (group_of(I) == Group::BINARY) {
       using O = typename Meant<OP>::O;
       EACH_AT_ONCE {
-        if constexpr (FORM == FORM_I) x[j] = O::of(x[j], load(s.m[I] + at + (FIRST + j) * long(sizeof(V))));
+        if constexpr (FORM == FORM_I) x[j] = O::of(x[j], load(s.template place<I>(FIRST + j)));
         else if constexpr (FORM == FORM_S) x[j] = O::of(x[j], s.slot[SLOT][j]);
-        else x[j] = O::of(x[j], s.k[I]);
+        else x[j] = O::of(x[j], s.template one<I>(FIRST + j));
       }
     } else if constexpr (group_of(I) == Group::UNARY) {
       using O = typename Meant<OP>::O;
@@ -75,21 +125,9 @@ template <uint32_t... STEP> struct WholePass<KnownPass<STEP...>> {
     } else if constexpr (OP == OP_store_slot) {
       EACH_AT_ONCE s.slot[SLOT][j] = x[j];
     } else if constexpr (OP == OP_store) {
-      EACH_AT_ONCE {
-        E* m = (E*)(s.m[I] + at + (FIRST + j) * long(sizeof(V)));
-        STREAM ? stream(m, canonicalNaN(x[j])) : store(m, canonicalNaN(x[j]));
-      }
+      EACH_AT_ONCE s.put((E*)s.template place<I>(FIRST + j), canonicalNaN(x[j]));
     } else {
-      using O = typename Meant<OP>::O;
-      V(&total)[FULL] = s.total[reductions_before(I)];
-      if constexpr (FLOATING && std::is_same_v<O, meaning::max>) {
-        EACH_AT_ONCE {
-          total[FIRST + j] = maxNumber(total[FIRST + j], x[j]);
-          if (j % 2 == 0) s.nans |= unordered(x[j], x[j + (AT_ONCE > 1)]);
-        }
-      } else {
-        EACH_AT_ONCE total[FIRST + j] = O::of(total[FIRST + j], x[j]);
-      }
+      s.template reduce<typename Meant<OP>::O, reductions_before(I)>(FIRST, x);
     }
   }
   template <class O> FN static void on_pack(V (&x)[AT_ONCE]) {
@@ -100,16 +138,16 @@ template <uint32_t... STEP> struct WholePass<KnownPass<STEP...>> {
     EACH_AT_ONCE x[j] = pack.v[j];
 #endif
   }
-  template <int FIRST, bool STREAM, int... I> FN static void take_all(State& s, long at, std::integer_sequence<int, I...> steps) {
+  template <int VECTORS, int FIRST = 0, class S, int... I> FN static void take_all(S& s, std::integer_sequence<int, I...> steps) {
     V x[AT_ONCE];
     EACH_AT_ONCE x[j] = V{};
-    (take<I, FIRST, STREAM>(s, at, x), ...);
-    if constexpr (FIRST + AT_ONCE < FULL) take_all<FIRST + AT_ONCE, STREAM>(s, at, steps);
+    (take<I, FIRST>(s, x), ...);
+    if constexpr (FIRST + AT_ONCE < VECTORS) take_all<VECTORS, FIRST + AT_ONCE>(s, steps);
   }
 
   // Over `bytes` of the row, whole strips. Returns the word `loop`.
   template <bool STREAM> [[gnu::noinline]] static const Word* run(Context* c, const Word* pass, long bytes) {
-    State s;
+    Strip<STREAM> s;
     const uint8_t* ahead[HINTS_MAX];
     const Word* reduce[REDUCTIONS + 1];
     int hints = 0;
@@ -132,16 +170,67 @@ template <uint32_t... STEP> struct WholePass<KnownPass<STEP...>> {
     }(STEP_NUMBERS);
     while (p->op == OP_fetch) p++;
     s.nans = NaNs{};
-    for (long at = 0; at < bytes; at += STRIP_BYTES) {
+    for (s.at = 0; s.at < bytes; s.at += STRIP_BYTES) {
       for (int i = 0; i < hints; i++)
-        for (long j = 0; j < STRIP_BYTES; j += 64) __builtin_prefetch(ahead[i] + at + j);
-      take_all<0, STREAM>(s, at, STEP_NUMBERS);
+        for (long j = 0; j < STRIP_BYTES; j += 64) __builtin_prefetch(ahead[i] + s.at + j);
+      take_all<FULL>(s, STEP_NUMBERS);
     }
     if (REDUCTIONS && any(s.nans)) s.total[0][0] = all(NaN);
 #pragma GCC unroll 2
     for (int r = 0; r < REDUCTIONS; r++)
 #pragma GCC unroll 8
       for (int j = 0; j < FULL; j++) store(c->lanes[reduce[r]->a] + j * sizeof(V), s.total[r][j]);
+    return p;
+  }
+
+  // Over the rows of a group. Returns the word `loop`.
+  template <int SHARE> [[gnu::noinline]] static const Word* run_rows(Context* c, const Word* pass) {
+    using State = Rows<SHARE>;
+    State s;
+    s.streams = STORES && streams_rows(c, pass);
+    V* folded[REDUCTIONS + 1];
+    const uint8_t* ahead[HINTS_MAX];
+    int64_t ahead_gain[HINTS_MAX];
+    int hints = 0;
+    const Word* p = pass + 1;
+    auto prepare = [&]<int I>() __attribute__((always_inline)) {
+      for (; p->op == OP_fetch; p++) {
+        if (hints == HINTS_MAX) continue;
+        const int64_t gain = ahead_gain[hints] = c->many.gain[p->a];
+        ahead[hints++] = c->ptr[p->a] + c->many.group * gain;
+      }
+      constexpr Form FORM = OPS[op_of(STEPS[I])].form;
+      if constexpr (FORM == FORM_I || op_of(STEPS[I]) == OP_store) s.m[I] = c->ptr[p->a], s.gain[I] = c->many.gain[p->a];
+      if constexpr (FORM == FORM_R) s.m[I] = c->many.scalar[p->k], s.gain[I] = sizeof(E);
+      if constexpr (FORM == FORM_K) s.k[I] = all(one_element<FORM>(c, p));
+      if constexpr (group_of(I) == Group::REDUCE) folded[reductions_before(I)] = (V*)c->many.folded[p->a];
+      p++;
+    };
+    auto next = [&]<int I>() __attribute__((always_inline)) {
+      constexpr Form FORM = OPS[op_of(STEPS[I])].form;
+      if constexpr (FORM == FORM_I || FORM == FORM_R || op_of(STEPS[I]) == OP_store) s.m[I] += State::ROWS * s.gain[I];
+    };
+    auto fold = [&]<int R>(int64_t row) __attribute__((always_inline)) {
+      using F = FoldOf<typename Reduced<R>::O>;
+#pragma GCC unroll 4
+      for (int r = 0; r < State::ROWS; r++) folded[R][row + r] = total_of_vectors<F, SHARE>(s.total[R] + r * SHARE);
+    };
+    [&]<int... I>(std::integer_sequence<int, I...>) __attribute__((always_inline)) {
+      (prepare.template operator()<I>(), ...);
+    }(STEP_NUMBERS);
+    while (p->op == OP_fetch) p++;
+    for (int64_t row = 0; row < c->many.group; row += State::ROWS) {
+      for (int i = 0; i < hints; i++)
+        for (int r = 0; r < State::ROWS; r++, ahead[i] += ahead_gain[i])
+          for (long j = 0; j < SHARE * long(sizeof(V)); j += 64) __builtin_prefetch(ahead[i] + j);
+      take_all<State::VECTORS>(s, STEP_NUMBERS);
+      [&]<int... R>(std::integer_sequence<int, R...>) __attribute__((always_inline)) {
+        (fold.template operator()<R>(row), ...);
+      }(std::make_integer_sequence<int, REDUCTIONS>{});
+      [&]<int... I>(std::integer_sequence<int, I...>) __attribute__((always_inline)) {
+        (next.template operator()<I>(), ...);
+      }(STEP_NUMBERS);
+    }
     return p;
   }
   static constexpr auto STEP_NUMBERS = std::make_integer_sequence<int, COUNT>{};
@@ -154,7 +243,7 @@ template <bool LONG, class... PASS> constexpr PassLoops loops_of(PassList<PASS..
   int number = 0;
   auto add = [&]<class P>() {
     number++;
-    if constexpr (P::is_loop() && !(LONG && P::REDUCTIONS)) {
+    if constexpr (P::template is_loop<false>() && !(LONG && P::REDUCTIONS)) {
       loops.of[number][0] = P::template run<false>;
       if constexpr (P::STORES) loops.of[number][1] = P::template run<true>;
     }
@@ -164,11 +253,6 @@ template <bool LONG, class... PASS> constexpr PassLoops loops_of(PassList<PASS..
 }
 template <bool LONG> constexpr PassLoops LOOPS = loops_of<LONG>(KnownPasses{});
 
-// Do the words of this pass store past the caches, where that can be done?
-FN bool streams_pass(const Context* c, const Word* p) {
-  while (p->op != OP_loop && p->op != OP_store_nt) p++;
-  return p->op == OP_store_nt && !((uintptr_t)c->ptr[p->a] & (sizeof(V) - 1));
-}
 template <bool LONG> void run_known_pass(ARGS) {
   const PassLoop(&loop)[2] = LOOPS<LONG>.of[p->a];
   const long whole = c->row_bytes / STRIP_BYTES * STRIP_BYTES;
@@ -184,5 +268,19 @@ template <bool LONG> void known_pass(ARGS) {
   if (!LOOPS<LONG>.of[p->a][0] || c->row_bytes < STRIP_BYTES) CONTINUE(pass);
   CONTINUE((run_known_pass<LONG>));
 }
+
+using RowsLoop = const Word* (*)(Context* c, const Word* pass);
+struct RowLoops { RowsLoop of[1 + KnownPasses::COUNT]; };  // [number of the pass]; null: the words are run
+template <int SHARE, class... PASS> constexpr RowLoops row_loops_of(PassList<PASS...>) {
+  RowLoops loops{};
+  int number = 0;
+  auto add = [&]<class P>() {
+    number++;
+    if constexpr (P::HAS_ROWS && P::template is_loop<true>()) loops.of[number] = P::template run_rows<SHARE>;
+  };
+  (add.template operator()<WholePass<PASS>>(), ...);
+  return loops;
+}
+constexpr RowLoops ROW_LOOPS[] = {{}, row_loops_of<1>(KnownPasses{}), row_loops_of<2>(KnownPasses{}), {}, row_loops_of<4>(KnownPasses{})};
 }  // namespace
 }  // namespace dvm::DVM_TARGET::DVM_DTYPE

@@ -329,12 +329,16 @@ SPECIAL = np.array([0, 0x80000000, 0x7FC00000, 0xFFC12345, 0x7F800000, 0xFF80000
 
 def whole_pass(rng: np.random.Generator, number: int) -> Made:
     """One of the passes that the machine has a loop for, over rows of any length and pitch, with hints anywhere and stores
-    past the caches or not; sometimes by the name of another slot, or with a word more: then its words are run."""
+    past the caches or not, or over short rows that go together; sometimes by the name of another slot, or with a word more: then
+    its words are run."""
     text = PASSES[number % len(PASSES)]
     n = int(rng.choice((rng.integers(1, 130), rng.integers(130, 300), 128 * rng.integers(1, 4), 32 * rng.integers(1, 8))))
     special, largest = number // len(PASSES) % 2, "acc_max" in text
     n += 128 * largest
-    rows, pitch, base = int(rng.integers(1, 4)), n + int(rng.choice((0, 0, 1, 4, 16))), int(rng.choice((0, 0, 1, 4)))
+    rows, short = int(rng.integers(1, 4)), number % 3 == 2
+    if short:
+        n, rows = (16, 32, 64, 8, 48, 20)[number // 3 % 6], 8 + number % 33
+    pitch, base = n + int(rng.choice((0, 0, 1, 4, 16))), int(rng.choice((0, 0, 1, 4)))
     stored, builder, places = "store o" in text, ProgramBuilder(), {}
     room, other = base + rows * pitch, int(rng.integers(4)) == 0
     section = builder.vector(n, rows)
@@ -376,7 +380,7 @@ def whole_pass(rng: np.random.Generator, number: int) -> Made:
         chosen = rng.random(room) < 0.03 * special
         x[chosen] = rng.choice(SPECIAL, int(chosen.sum()))
         if special and largest:  # in a whole strip of the first row
-            x[base + int(rng.integers(128))] = SPECIAL[2]
+            x[base + int(rng.integers(min(n, 128)))] = SPECIAL[2]
         content.append(x)
     return builder.build(), [*content, *([np.zeros(room, np.float32)] * stored), np.zeros(2 * rows, np.float32)]
 

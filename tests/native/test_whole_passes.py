@@ -107,6 +107,30 @@ def test_a_loop_has_the_bits_of_its_words(text: str, special: bool) -> None:
             assert len(seen) == 1, (dtype.name, n)
 
 
+@pytest.mark.parametrize("special", (False, True))
+@pytest.mark.parametrize("text", PASSES)
+def test_rows_that_go_together_have_the_bits_of_each_alone(text: str, special: bool) -> None:
+    """Short rows go together from 8 on, up to 16 as a group; fewer are walked one by one."""
+    rng, alone = np.random.default_rng(5), 4
+    for dtype in (dtypes.float32, dtypes.float64):
+        for n, rows in ((4, 36), (8, 24), (16, 40), (20, 16), (32, 8), (32, 60), (48, 20), (64, 44)):
+            options = {"past_caches": n % 32 == 0, "hints": rows % 3 == 0}
+            codes = [program(text, n, rows, dtype, known=known, **options) for known in (True, False)]
+            assert _native.Program(codes[0]).loops[0] > 0 and _native.Program(codes[1]).loops == [0]
+            arrays = [values(rng, n * rows, dtype, special) for _ in range(4)]
+            arrays += [np.zeros(n * rows, dtype.numpy)] * ("store o" in text) + [np.zeros(2 * rows, dtype.numpy)]
+            written = list(range(4, len(arrays)))
+            some = program(text, n, alone, dtype, known=False, **options)
+            cut = [np.split(a, rows // alone) for a in arrays]
+            with np.errstate(all="ignore"):
+                walked = [run(some, list(few), written, "baseline", 0) for few in zip(*cut, strict=True)]
+                want = tuple(b"".join(parts) for parts in zip(*walked, strict=True))
+                for code in codes:
+                    for target in _native.targets():
+                        for parts in (0, 3):
+                            assert run(code, arrays, written, target, parts) == want, (dtype.name, n, rows, target, parts)
+
+
 @pytest.mark.parametrize("text", [t for t in PASSES if not any(f in t for f in ("exp", "sigmoid", "erf", "tanh"))])
 def test_a_loop_has_the_bits_of_the_reference(text: str) -> None:
     rng = np.random.default_rng(4)
