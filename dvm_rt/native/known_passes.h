@@ -1,7 +1,7 @@
 // Passes that models are full of, by their words: reductions of what is read, softmax, norms, activations. The vector machine has
 // a loop for each of them (whole_passes.h), in which values stay in registers and nothing is dispatched.
 //
-// The words stay what they are: the strip at the end of a row, rows of one strip and other instruction sets run them, with the
+// The words stay what they are: the end of a row, a row of one strip alone and other instruction sets run them, with the
 // same bits. When a program is loaded `pass` gets the number of its loop, in the field `a` that is empty in its bytes. A pass
 // that deserves a loop: one line here, and nothing else.
 #pragma once

@@ -190,15 +190,19 @@ void run_beside(Context& c, const SectionRun& run) {
 template <int SHARE> constexpr int MEMBERS = FULL / SHARE < W ? FULL / SHARE : W;  // rows
 template <int SHARE> FN bool is_there(int j) { return j < MEMBERS<SHARE> * SHARE; }
 template <int SHARE> FN bool is_last(int j) { return j % SHARE == SHARE - 1; }
-template <int SHARE> FN const uint8_t* member_place(const Context* c, int i, long off, int j) {
-  return c->ptr[i] + (off + j / SHARE) * c->many.gain[i] + j % SHARE * sizeof(V);
-}
+// Where the strip's vectors stand in an operand; what does not change from vector to vector is taken once, before any is stored.
+template <int SHARE> struct Members {
+  const uint8_t* first;
+  int64_t gain;
+  FN Members(const Context* c, int i, long off) : first(c->ptr[i] + off * c->many.gain[i]), gain(c->many.gain[i]) {}
+  FN E* operator[](int j) const { return (E*)(first + j / SHARE * gain + j % SHARE * sizeof(V)); }
+};
 
 template <class O, int SHARE> void together_operand(ARGS) {
   const long rest = c->many.rest;
+  const Members<SHARE> m(c, p->a, off);
   each<FULL>(EACH {
-    const E* m = (const E*)member_place<SHARE>(c, p->a, off, j);
-    if (is_there<SHARE>(j)) a = O::of(a, is_last<SHARE>(j) ? loadPart(m, rest) : load(m));
+    if (is_there<SHARE>(j)) a = O::of(a, is_last<SHARE>(j) ? loadPart(m[j], rest) : load(m[j]));
   }, ACC);
   NEXT;
 }
@@ -206,7 +210,7 @@ template <int SHARE> void together_mov(ARGS) {
   if (!is_product_added(p)) CONTINUE((together_operand<meaning::mov, SHARE>));
   const long rest = c->many.rest;
   auto input = [&](int i, int j) __attribute__((always_inline)) {
-    const E* m = (const E*)member_place<SHARE>(c, i, off, j);
+    const E* m = Members<SHARE>(c, i, off)[j];
     return !is_there<SHARE>(j) ? V{} : is_last<SHARE>(j) ? loadPart(m, rest) : load(m);
   };
   auto factor = [&](int i, int j) __attribute__((always_inline)) {
@@ -247,14 +251,14 @@ template <class O, Form FORM> void together_in_row(ARGS) {
 }
 template <bool STREAM, int SHARE> void together_store(ARGS) {
   const long rest = c->many.rest;
+  const Members<SHARE> m(c, p->a, off);
   if (STREAM && c->many.whole && !(((uintptr_t)c->ptr[p->a] | (uintptr_t)c->many.gain[p->a]) & (sizeof(V) - 1)))
-    each<FULL>(EACH { stream((E*)member_place<SHARE>(c, p->a, off, j), canonicalNaN(a)); }, ACC);
+    each<FULL>(EACH { stream(m[j], canonicalNaN(a)); }, ACC);
   else
     each<FULL>(EACH {
-      E* m = (E*)member_place<SHARE>(c, p->a, off, j);
       if (!is_there<SHARE>(j)) return;
-      if (is_last<SHARE>(j)) storePart(m, canonicalNaN(a), rest);
-      else store(m, canonicalNaN(a));
+      if (is_last<SHARE>(j)) storePart(m[j], canonicalNaN(a), rest);
+      else store(m[j], canonicalNaN(a));
     }, ACC);
   NEXT;
 }
