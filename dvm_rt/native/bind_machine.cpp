@@ -249,6 +249,16 @@ void bind_machine(nb::module_& m) {
             return out;
           },
           "For each pass the number of the loop that the machine has for its words; 0: none, the words are run.")
+      .def_prop_ro(
+          "in_registers",
+          [](const PyProgram& p) {
+            std::vector<bool> out;
+            for (const SectionView& section : p.program->sections())
+              for (int i = 0; SectionKind(section.head->kind) == SectionKind::VECTOR && i < section.head->word_count; i++)
+                if (section.words[i].op == OP_pass) out.push_back(section.register_words && section.register_words[i].op);
+            return out;
+          },
+          "For each pass whether its words have register words, which run where the instruction set has registers for them.")
       .def_prop_ro("split", &PyProgram::split,
                    "(units, parts that threads share, modelled ns if they do) of each section.")
       .def_prop_ro("cleared", &PyProgram::cleared,

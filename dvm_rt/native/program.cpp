@@ -6,6 +6,7 @@
 #include <vector>
 #include "known_passes.h"
 #include "matmul.h"
+#include "register_passes.h"
 #include "together.h"
 #include "verify.h"
 
@@ -44,6 +45,8 @@ uint64_t checksum(const uint8_t* bytes, size_t n) {
   return h;
 }
 
+static size_t first_section_at(const ProgramHead& head) { return sizeof(ProgramHead) + head.arg_count * sizeof(ProgramArg); }
+
 // Steps of the odometer: when a dimension steps, those below it are at their last index and go back to 0.
 static int64_t resolve(SectionView& section, Outer* out) {
   int64_t walked[MAX_OPERANDS] = {}, outers = 0;
@@ -70,6 +73,22 @@ static void number_passes(const SectionView& section) {
     if (words[i].op == OP_pass) words[i].a = number_of_pass(words + i);
 }
 
+// Words that may need register words beside them.
+static size_t register_word_count(const SectionView& section) {
+  return SectionKind(section.head->kind) == SectionKind::VECTOR && DType(section.head->dtype) == DType::FLOAT32 ? section.head->word_count : 0;
+}
+// Writes those of each pass that has no loop of its own; the one beside `pass` tells whether there are. False: no pass has any.
+static bool write_register_words(const SectionView& section, Word* out) {
+  bool found = false;
+  for (int i = 0; i < section.head->word_count; i++) {
+    if (section.words[i].op != OP_pass) continue;
+    const bool held = !section.words[i].a && hold_in_registers(section, section.words + i, out + i);
+    out[i] = {uint16_t(held), 0, 0};
+    found |= held;
+  }
+  return found;
+}
+
 // Its rows are shared one by one, if at all: not each of them.
 static bool one_by_one(const SectionView& section) { return !section.split.wide() || section.split.parts == 1; }
 static uint32_t nanoseconds(const SectionView& section) { return uint32_t(std::min<int64_t>(work_of(section), 1 << 30)); }
@@ -91,7 +110,13 @@ std::unique_ptr<VerifiedProgram> VerifiedProgram::load(const uint8_t* bytes, siz
   const ProgramHead& head = *reinterpret_cast<const ProgramHead*>(copy);
   const size_t outers_at = sizeof(VerifiedProgram) + (n + 7) / 8 * 8, sections_at = outers_at + facts.outer_rows * sizeof(Outer);
   const size_t beside_at = sections_at + head.section_count * sizeof(SectionView);
-  const size_t block_bytes = beside_at + head.section_count * sizeof(Beside);
+  const size_t register_words_at = beside_at + head.section_count * sizeof(Beside);
+  size_t register_words_count = 0;
+  for (auto [i, at] = std::pair{0, first_section_at(head)}; i < head.section_count; i++) {
+    const SectionView section = section_at(reinterpret_cast<uint8_t*>(copy) + at);
+    register_words_count += register_word_count(section), at += section.head->bytes;
+  }
+  const size_t block_bytes = register_words_at + register_words_count * sizeof(Word);
   static_assert(alignof(Outer) == 8 && alignof(SectionView) == 8 && sizeof(VerifiedProgram) % 8 == 0);
   uint8_t* block = static_cast<uint8_t*>(memory->allocate(block_bytes, alignof(VerifiedProgram)));
   std::unique_ptr<VerifiedProgram> program(new (block) VerifiedProgram);
@@ -99,13 +124,18 @@ std::unique_ptr<VerifiedProgram> VerifiedProgram::load(const uint8_t* bytes, siz
   program->sections_ = reinterpret_cast<SectionView*>(block + sections_at);
   program->zero_workspace_ = facts.zero_workspace, program->streams_ = facts.streams;
   memcpy(block + sizeof(VerifiedProgram), copy, n);
-  const uint8_t* at = program->bytes() + sizeof(ProgramHead) + head.arg_count * sizeof(ProgramArg);
+  const uint8_t* at = program->bytes() + first_section_at(head);
+  Word* register_words = reinterpret_cast<Word*>(block + register_words_at);
   Outer* outer = reinterpret_cast<Outer*>(block + outers_at);
   for (int i = 0; i < head.section_count; i++) {
     SectionView section = section_at(at);
     if (SectionKind(section.head->kind) == SectionKind::VECTOR) {
       outer += resolve(section, outer);
       number_passes(section);
+    }
+    if (const size_t count = register_word_count(section)) {
+      if (write_register_words(section, register_words)) section.register_words = register_words;
+      register_words += count;
     }
     at += section.head->bytes;
     section.split = split_of(section);
@@ -182,6 +212,7 @@ void VerifiedProgram::choose(uint8_t choice) const {
       Word& word = const_cast<Word*>(section.words)[i];
       word = exchanged(word, change);
     }
+    if (section.register_words) write_register_words(section, const_cast<Word*>(section.register_words));
   }
   chosen_ = choice;
 }

@@ -34,6 +34,7 @@ struct SectionView {
   int64_t outers = 0;            // than 1, innermost first; outer[0] can always be read
   Split split = {};              // sections of a VerifiedProgram
   uint8_t choice = 0;            // the same: how a product is walked (tuning.h); vector sections have theirs in their words
+  const Word* register_words = nullptr;  // the same, one for each word (register_passes.h); null: no pass has any
 };
 inline SectionView section_at(const uint8_t* bytes) {
   auto* head = reinterpret_cast<const Section*>(bytes);

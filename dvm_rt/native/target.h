@@ -41,7 +41,7 @@ struct alignas(64) Context {
   int64_t outers, left[MAX_RANK];
   int64_t row_bytes;                         // row length in bytes of the compute dtype
   const Operand* operands;
-  const Word* start;
+  const Word *start, *register_words;        // of the section; the latter null, or one for each word
   const uint64_t* constants;                 // of the section, where elements have 8 bytes
   const void *full, *tail, *row;             // dispatch tables: whole strip, last strip, one-vector row section
   Trap trap;

@@ -543,7 +543,7 @@ template <bool LONG> void loop(ARGS) {
   CONTINUE(next_strip);
 }
 // Prefetch while computing: the same strip k bytes ahead, or of the next row.
-template <int N> void fetch(ARGS) {
+template <int N> FN void prefetch_strip(const Context* c, const Word* p, long off) {
   const uint8_t* m = c->ptr[p->a] + (p->k ? p->k : c->outer[0].gain[p->a]);
   if (const Operand& x = c->operands[p->a]; x.dtype == DTYPE) {
     for (int j = 0; j < int(N * sizeof(V)); j += 64) __builtin_prefetch(m + off + j);
@@ -552,6 +552,9 @@ template <int N> void fetch(ARGS) {
     m += off / long(sizeof(E)) * size;
     for (long j = 0; j < N * W * size; j += 64) __builtin_prefetch(m + j);
   }
+}
+template <int N> void fetch(ARGS) {
+  prefetch_strip<N>(c, p, off);
   NEXT;
 }
 void gather(ARGS) {
@@ -628,6 +631,10 @@ void store_per_row(ARGS) {
 }  // namespace
 }  // namespace dvm::DVM_TARGET::DVM_DTYPE
 
+#if defined(DVM_IS_float32) && defined(__AVX512F__)
+#define DVM_HOLDS_STRIPS
+#include "register_loop.h"
+#endif
 #include "whole_passes.h"
 
 namespace dvm::DVM_TARGET::DVM_DTYPE {
@@ -791,7 +798,7 @@ void run_pass_part(void* job, Context& c, int64_t part) {
   const int64_t n = (end < s.head->dims[0] ? end : s.head->dims[0]) - first;
   for (int i = 0; i < s.head->operand_count; i++) c.ptr[i] = j.ptr[i] + first * s.operands[i].stride[0];
   if (&c != &j.row) memcpy(c.row_scalar, j.row.row_scalar, sizeof c.row_scalar);
-  c.outer = s.outer, c.operands = s.operands, c.start = s.words;
+  c.outer = s.outer, c.operands = s.operands, c.start = s.words, c.register_words = s.register_words;
   c.constants = s.constants;
   if (c.lanes_dtype != DTYPE) take_lanes(c);
   c.row_bytes = long(sizeof(E)) * n, c.first = first, c.results = (uint8_t*)((E*)j.run.team->results + block * MAX_REDUCTIONS);
@@ -854,6 +861,7 @@ void run_vector(Context& c, const SectionRun& run) {
   const SectionView& s = run.section;
   const int operands = s.head->operand_count;
   c.outer = s.outer, c.operands = s.operands, c.start = s.words, c.constants = s.constants;
+  c.register_words = s.register_words;
   c.row_bytes = long(sizeof(E)) * s.head->dims[0];
   if (run.team) return run_wide(c, run);
   if (run_many_rows(c, run)) return leave();

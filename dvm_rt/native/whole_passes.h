@@ -265,8 +265,12 @@ template <bool LONG> void run_known_pass(ARGS) {
 }
 // `pass` of rows that are longer than a strip; LONG: than a block.
 template <bool LONG> void known_pass(ARGS) {
-  if (!LOOPS<LONG>.of[p->a][0] || c->row_bytes < STRIP_BYTES) CONTINUE(pass);
-  CONTINUE((run_known_pass<LONG>));
+  if (c->row_bytes < STRIP_BYTES) CONTINUE(pass);
+  if (LOOPS<LONG>.of[p->a][0]) CONTINUE((run_known_pass<LONG>));
+#ifdef DVM_HOLDS_STRIPS
+  if (has_registers(c, p)) CONTINUE(run_in_registers);
+#endif
+  CONTINUE(pass);
 }
 
 using RowsLoop = const Word* (*)(Context* c, const Word* pass);

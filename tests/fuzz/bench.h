@@ -10,6 +10,7 @@
 #define private public  // the machine's own scratch and registers get old bytes too
 #include "machine.h"
 #undef private
+#include "register_passes.h"
 #include "walk.h"
 
 namespace fuzz {
@@ -92,7 +93,10 @@ class Bench {
     if (turn / 16 % 2) return;
     for (const SectionView& s : program.sections())
       for (int i = 0; i < s.head->word_count && SectionKind(s.head->kind) == SectionKind::VECTOR; i++)
-        if (s.words[i].op == OP_pass) const_cast<Word&>(s.words[i]).a = 0;  // its words, one by one
+        if (s.words[i].op == OP_pass) {  // its words, one by one
+          const_cast<Word&>(s.words[i]).a = 0;
+          if (s.register_words) const_cast<Word&>(s.register_words[i]).op = NO_REGISTER_OP;
+        }
   }
   bool again(Machine& machine, const VerifiedProgram& program) {
     if (!check(machine_run(machine, program, 0x40), machine, program)) return false;

@@ -1,8 +1,8 @@
 """Writes seed programs for the fuzzer: python -m tests.fuzz.corpus FOLDER
 
 Every instruction and form in every compute dtype, loads and stores of every storage dtype, random vector programs,
-matmuls of every dtype (packed, transposed, of windows, with epilogues), passes that have a loop of their own, copies,
-attention, host functions, gathers, row buffers,
+matmuls of every dtype (packed, transposed, of windows, with epilogues), passes that have a loop of their own or hold
+values in registers, copies, attention, host functions, gathers, row buffers,
 branches and loops, columns side by side, and what the encoder makes of fused plans. Each file holds the program, what its
 arguments hold before the run, and what the reference interpreter leaves in them (nothing where some instruction is only
 promised to a few ulp, and for host functions, for which the fuzzer has a stand-in). Beside them lie programs that break one rule
@@ -10,6 +10,7 @@ each."""
 
 from __future__ import annotations
 
+import random
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -27,6 +28,7 @@ from dvm_rt.isa.table import Group
 from tests.isa.cases import cases, epilogue
 from tests.isa.random_programs import RandomProgram
 from tests.isa.test_fuzz import random_matmul
+from tests.native import test_register_passes as registers
 from tests.native.broken import broken
 from tests.native.test_control import FLAGS
 from tests.native.test_control import Random as RandomControl
@@ -56,6 +58,7 @@ def families(rng: np.random.Generator) -> Iterator[tuple[str, Iterable[Made]]]:
     yield "products", samples(rng)
     yield "windows", (windows(rng, number) for number in range(80))
     yield "passes", (whole_pass(rng, number) for number in range(5 * len(PASSES)))
+    yield "held", (held(rng, number) for number in range(60))
     yield "epilogue", ((c.program, c.args) for c in (epilogue("add", form, 40, rng) for form in ("i", "b", "k")))
     yield "columns", (columns(rng) for _ in range(20))
     yield "gap", (gap(rng, number) for number in range(20))
@@ -325,6 +328,13 @@ def windows(rng: np.random.Generator, number: int) -> Made:
 
 
 SPECIAL = np.array([0, 0x80000000, 0x7FC00000, 0xFFC12345, 0x7F800000, 0xFF800000, 1, 0x42B16666], np.uint32).view(np.float32)
+
+
+def held(rng: np.random.Generator, number: int) -> Made:
+    """A pass whose values stay in registers, with stores past the caches or not, and hints."""
+    n, rows = int(rng.choice((128, 129, 200, 256, 384, 400))), int(rng.integers(1, 3))
+    text = registers.random_pass(random.Random(number))
+    return registers.program(text, n, rows, past_caches=number % 2 == 0, hints=number % 3 == 0), registers.arrays(rng, n * rows)
 
 
 def whole_pass(rng: np.random.Generator, number: int) -> Made:
