@@ -63,9 +63,10 @@ COLD = "encoding and verifying a kernel take 1 to 2 us in a loop of their own (t
 PRODUCT = "; a product alone takes Inductor 0.16 s instead of about 1"
 FIRST = ("two thirds are Python, that traces 132 operators and plans them: of 18 segments three are fused and the others copied, and no function "
          "stands out in a profile; one third copies and packs 19 MB of weights, into pages that the system zeroes first")  # fmt: skip
-WORDS = ("of passes without a loop of their own (the chain) each word reads its operand from L1 and is dispatched once for 128 floats, where the loop by hand keeps values in registers; a maximum that keeps "
-         "NaN and signed zeros takes three instructions, a * b + c is rounded twice, and row sums are added in one order on every machine")  # fmt: skip
-STRIPS = "a chain of words takes 43 ns a strip in L2 and 55 to 65 in L3, where the triad takes 48 to 50"
+WORDS = ("where the loop by hand is straight code, each word of a pass without a loop of its own (the chain) is dispatched once for 128 floats, in "
+         "registers where two held strips are enough; a maximum that keeps NaN and signed zeros takes two to three instructions, a * b + c is "
+         "rounded twice, a NaN is made canonical, a launch costs 60 ns, and row sums are added in one order on every machine")  # fmt: skip
+STRIPS = "L3 and arithmetic overlap only as far as the processor looks ahead, two strips or so, and lines that are fetched early"
 FULL_SIZE = "most of a request are matrix products of full size, in which MKL is as fast"
 LEVELS = {"operators": "operator", "subgraphs": "subgraph", "models": "model"}
 FUSED = ("chain of 8", "gelu", "swiglu", "lstm cell")

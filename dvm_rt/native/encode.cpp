@@ -23,7 +23,7 @@ constexpr int64_t NEXT_ROW_BYTES_MAX = 16 << 10;  // rows up to this (all inputs
 constexpr uint32_t AHEAD_BYTES = 2048;            // prefetch distance in longer rows
 constexpr uint32_t NEAR_AHEAD_BYTES = 4096;       // in short ones that follow one another and are stored through the caches
 constexpr double L3_BYTES = 16 << 20;             // working sets up to this are taken to be in L3
-constexpr float COMPUTING_CYCLES = 30;            // a strip and operand in memory: more than L3 needs to bring it
+constexpr float COMPUTING_CYCLES = 45;            // a strip and operand in memory: more than L3 needs to bring it
 
 struct KernelEncoder : Generator {
   using Generator::Generator;
