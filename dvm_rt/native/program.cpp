@@ -75,7 +75,8 @@ static void number_passes(const SectionView& section) {
 
 // Words that may need register words beside them.
 static size_t register_word_count(const SectionView& section) {
-  return SectionKind(section.head->kind) == SectionKind::VECTOR && DType(section.head->dtype) == DType::FLOAT32 ? section.head->word_count : 0;
+  const Section& head = *section.head;
+  return SectionKind(head.kind) == SectionKind::VECTOR && DType(head.dtype) == DType::FLOAT32 ? head.word_count : 0;
 }
 // Writes those of each pass that has no loop of its own; the one beside `pass` tells whether there are. False: no pass has any.
 static bool write_register_words(const SectionView& section, Word* out) {

@@ -38,8 +38,8 @@ template <class O> FN void on_strip_alone(STRIP_ARGS) {
 }
 
 // Over `bytes` of the row, whole strips. What the optimiser would share between labels, jumps and loads, is what they are for.
-[[gnu::noinline, gnu::optimize("no-gcse", "no-crossjumping", "no-tree-tail-merge")]] void run_register_words(Context* c, const Word* start,
-                                                                                                             long bytes) {
+[[gnu::noinline, gnu::optimize("no-gcse", "no-crossjumping", "no-tree-tail-merge")]]
+void run_register_words(Context* c, const Word* start, long bytes) {
   static const void* const LABELS[] = {
       nullptr,
 #define ENTRY(n) &&n,
@@ -55,9 +55,11 @@ template <class O> FN void on_strip_alone(STRIP_ARGS) {
   const Word* p = start;
 #define HELD0 s0, s1, s2, s3, s4, s5, s6, s7
 #define HELD1 t0, t1, t2, t3, t4, t5, t6, t7
-#define OTHER(...) [&](int j) __attribute__((always_inline)) { __VA_ARGS__; }
-  const auto held0 = OTHER(return j == 0 ? s0 : j == 1 ? s1 : j == 2 ? s2 : j == 3 ? s3 : j == 4 ? s4 : j == 5 ? s5 : j == 6 ? s6 : s7);
-  const auto held1 = OTHER(return j == 0 ? t0 : j == 1 ? t1 : j == 2 ? t2 : j == 3 ? t3 : j == 4 ? t4 : j == 5 ? t5 : j == 6 ? t6 : t7);
+#define PICK(x) \
+  j == 0 ? x##0 : j == 1 ? x##1 : j == 2 ? x##2 : j == 3 ? x##3 : j == 4 ? x##4 : j == 5 ? x##5 : j == 6 ? x##6 : x##7
+  const auto held0 = [&](int j) __attribute__((always_inline)) { return PICK(s); };
+  const auto held1 = [&](int j) __attribute__((always_inline)) { return PICK(t); };
+#undef PICK
 #define GO goto *LABELS[p->op]
 #define NEXT_WORD p++; GO
 #define STRIP const E* m = (const E*)(c->ptr[p->a] + off)
@@ -82,7 +84,9 @@ to_bf16_clean: each<FULL>(EACH { a = number_rounded_to_brain_float(a); }, ACC); 
 store_slot: { SLOT; each<FULL>(EACH { store(m + j * W, a); }, ACC); } NEXT_WORD;
 store_slot0: s0 = a0, s1 = a1, s2 = a2, s3 = a3, s4 = a4, s5 = a5, s6 = a6, s7 = a7; NEXT_WORD;
 store_slot1: t0 = a0, t1 = a1, t2 = a2, t3 = a3, t4 = a4, t5 = a5, t6 = a6, t7 = a7; NEXT_WORD;
-#define LOAD(T) { const uint8_t* m = dense_place<T>(c, p, off); each<FULL>(EACH { a = from<T>(m + j * sizeof(StoredVector<T>)); }, ACC); } NEXT_WORD;
+#define LOAD(T) { \
+  const uint8_t* m = dense_place<T>(c, p, off); \
+  each<FULL>(EACH { a = from<T>(m + j * sizeof(StoredVector<T>)); }, ACC); } NEXT_WORD;
 load_float16: LOAD(Half)
 load_bfloat16: LOAD(BrainFloat)
 #undef LOAD
@@ -111,7 +115,6 @@ loop:
   }
 #undef HELD0
 #undef HELD1
-#undef OTHER
 #undef GO
 #undef NEXT_WORD
 #undef STRIP

@@ -2,8 +2,8 @@
 // has two strips of registers where the instruction set has room for them (register_loop.h): an input that is read again,
 // and a slot, are read from there, not from memory, which gives a strip more slowly than arithmetic takes it.
 //
-// When a program is loaded each word of such a pass gets a register word beside it: the same fields, and an opcode that also says
-// where its operand is. The words stay what they are: less than a strip, rows of one strip and other instruction sets run
+// When a program is loaded such a pass gets register words beside its words: the same fields, and an opcode that also says
+// where the operand is. The words stay what they are: less than a strip, rows of one strip and other instruction sets run
 // them, with the same bits. First come, first served: a value takes a free register from where it is made, or first read, to its
 // last use. An input is not kept over a store, which may change it.
 //
@@ -14,8 +14,8 @@
 namespace dvm {
 
 constexpr int HELD_STRIPS = 2;
-#define DVM_REGISTER_BINARY(X) X(mov) X(add) X(sub) X(rsub) X(mul) X(div) X(rdiv) X(max) X(min) X(eq) X(ne) X(lt) X(le) X(gt) X(ge) \
-  X(keep) X(drop) X(merge)
+#define DVM_REGISTER_BINARY(X) X(mov) X(add) X(sub) X(rsub) X(mul) X(div) X(rdiv) X(max) X(min) X(eq) X(ne) X(lt) X(le) \
+  X(gt) X(ge) X(keep) X(drop) X(merge)
 #define DVM_REGISTER_UNARY(X) X(neg) X(abs) X(square) X(relu) X(sqrt) X(rsqrt) X(recip) X(floor) X(ceil) X(trunc) X(round) \
   X(to_f16) X(to_bf16)
 // Forms of a binary one: s0, s1: the operand is held strip 0, 1; i0, i1: the input becomes held strip 0, 1 first.
@@ -68,6 +68,28 @@ inline bool all_nans_are_short(const Word* words, const Word* out, int count) {
     if (op.form != FORM_K || ((words[i].k & 0x7fffffff) > 0x7f800000 && words[i].k & 0xffff)) return false;
   }
   return true;
+}
+
+// Leaves out the roundings to bfloat16 of what is one already: a bfloat16 times a power of two that is not below 1 has no more
+// bits, and is infinite where float32 is.
+inline void drop_roundings(const Word* words, Word* out, int count) {
+  bool rounded = false, slot_rounded[MAX_SLOTS] = {};
+  int kept = 1;
+  for (int i = 1; i <= count; i++) {
+    const Word& w = words[i];
+    if (w.op == OP_to_bf16 && rounded) continue;
+    switch (w.op) {
+      case OP_load: rounded = out[i].op == REGISTER_load_bfloat16; break;
+      case OP_to_bf16: rounded = true; break;
+      case OP_store_slot: slot_rounded[w.k] = rounded; break;
+      case OP_mov_s: rounded = slot_rounded[w.k]; break;
+      case OP_max_s: case OP_min_s: rounded &= slot_rounded[w.k]; break;
+      case OP_mul_k: rounded &= !(w.k & 0x7fffff) && (w.k >> 23 & 255) >= 127 && (w.k >> 23 & 255) < 255; break;
+      case OP_neg: case OP_abs: case OP_relu: case OP_fetch: break;
+      default: rounded &= OPS[w.op].group == Group::STORE;
+    }
+    out[kept++] = out[i];
+  }
 }
 
 // Writes the register words of the pass at words[0], up to its `loop`. False: there is a word that has none.
@@ -127,6 +149,7 @@ inline bool hold_in_registers(const SectionView& section, const Word* words, Wor
   if (all_nans_are_short(words, out, count))
     for (int i = 1; i < count; i++)
       if (out[i].op == REGISTER_to_bf16) out[i].op = REGISTER_to_bf16_clean;
+  drop_roundings(words, out, count);
   return true;
 }
 

@@ -14,7 +14,8 @@ from dvm_rt.isa import reference
 from dvm_rt.isa.program import READ, WRITE, ProgramBuilder
 
 Array = np.ndarray
-SPECIAL = (0.0, -0.0, np.nan, -np.nan, np.inf, -np.inf, 1e-45, -1e-45, 3e-39, 65519.9, 65520.0, 5.9e-8, 2.0**-25, 3.4e38, 1 + 2.0**-8, 1 + 3 * 2.0**-9)
+SPECIAL = (0.0, -0.0, np.nan, -np.nan, np.inf, -np.inf, 1e-45, -1e-45, 3e-39, 65519.9, 65520.0, 5.9e-8, 2.0**-25, 3.4e38, 2e38,
+           1 + 2.0**-8, 1 + 3 * 2.0**-9)  # fmt: skip
 ROW_LENGTHS = (128, 129, 255, 256, 1000, 1024, 16500)
 BINARY = "mov add sub rsub mul div rdiv max min eq ne lt le gt ge keep drop merge".split()
 UNARY = "neg abs square relu sqrt rsqrt recip floor ceil trunc round to_f16 to_bf16".split()
@@ -24,12 +25,17 @@ NO_REGISTER_WORDS = "mov.k 0, sign, "  # `sign` has no register word: its pass i
 
 PASSES = (
     # what is read again stays; the third value does not; a register is free again after the last use
-    "mov.i a, mul.i b, add.i a, max.i b, mul.k .5, store_slot 0, sub.i b, abs, store_slot 1, mov.s 0, mul.k 2, sub.i a, add.s 1, store o",
+    "mov.i a, mul.i b, add.i a, max.i b, mul.k .5, store_slot 0, sub.i b, abs, store_slot 1, mov.s 0, mul.k 2, sub.i a, "
+    "add.s 1, store o",
     "mov.i a, store_slot 0, mul.s 0, store_slot 0, add.s 0, store_slot 3, sub.s 0, mul.s 3, store_slot 0, rsub.s 0, store o",
     "mov.k 1, add.i a, mul.i a, store_slot 0, mov.i b, sub.i b, add.s 0, add.i b, add.i c, add.i c, store o",
     # halves
-    "load h, store_slot 0, load g, store_slot 1, mul.s 0, to_f16, add.s 0, to_f16, max.s 1, mul.k 2, to_f16, store_slot 2, sub.s 1, "
-    "to_f16, abs, store_slot 1, mov.s 2, sub.s 0, to_f16, add.s 1, store_any u",
+    "load h, store_slot 0, load g, store_slot 1, mul.s 0, to_f16, add.s 0, to_f16, max.s 1, mul.k 2, to_f16, store_slot 2, "
+    "sub.s 1, to_f16, abs, store_slot 1, mov.s 2, sub.s 0, to_f16, add.s 1, store_any u",
+    # what is a bfloat16 times a power of two from 1 on is one
+    "load g, mul.k 2, to_bf16, store_slot 0, mul.k -4, to_bf16, abs, max.s 0, mul.k 1e38, to_bf16, add.s 0, to_bf16, mul.k 2, "
+    "to_bf16, mul.k 0.5, to_bf16, mul.s 0, to_bf16, mov.s 0, mul.k 128, to_bf16, store_any v",
+    "load g, store_slot 0, mul.k 8, to_bf16, mul.k 3, store o, to_bf16, mul.k inf, to_bf16, mul.k 0.25, to_bf16, store_any v",
     "load g, store_slot 0, add.i a, to_bf16, mul.s 0, to_bf16, min.i a, store_any v, add.i a, store o",
     # a store may change an input: x is a row buffer
     "mov.i a, store x, add.i x, mul.i x, store x, sub.i x, add.i x, add.i a, mul.i x, store o",
@@ -51,7 +57,7 @@ def random_pass(rng: random.Random) -> str:
             case 3:
                 words.append(rng.choice(("load h", "load g")))
             case 4:
-                words.append(f"{rng.choice(BINARY)}.k {rng.choice((0.0, -0.0, 1.5, -2.0, np.nan, np.inf, 1e-41))}")
+                words.append(f"{rng.choice(BINARY)}.k {rng.choice((0.0, -0.0, 1.5, -2.0, 2.0, 0.5, np.nan, np.inf, 1e-41))}")
             case 5:
                 words.append(f"{rng.choice(BINARY)}.{rng.choice(('r 0', 'r 1', 'b w'))}")
             case 6 | 7 if slots:
