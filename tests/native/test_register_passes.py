@@ -110,9 +110,9 @@ def arrays(rng: np.random.Generator, count: int) -> list[Array]:
     return found + [np.zeros(count, np.uint16 if d is dtypes.bfloat16 else d.numpy) for d in OUTPUTS.values()]
 
 
-def run(code: bytes, given: list[Array], target: str) -> tuple[bytes, ...]:
+def run(code: bytes, given: list[Array], target: str, parts: int = 0) -> tuple[bytes, ...]:
     got = [a.copy() for a in given]
-    _native.Program(code).run(got, target)
+    _native.Program(code).run(got, target, parts=parts, threads=2 if parts else 1)
     return tuple(a.tobytes() for a in got[len(INPUTS) :])
 
 
@@ -132,7 +132,7 @@ def test_held_values_change_no_bits(text: str) -> None:
         codes = [program(prefix + text, n, 2, **options) for prefix in ("", NO_REGISTER_WORDS)]
         assert [_native.Program(code).in_registers for code in codes] == [[True], [False]]
         given = arrays(rng, 2 * n)
-        seen = {run(code, given, target) for code in codes for target in _native.targets()}
+        seen = {run(code, given, target, parts) for code in codes for target in _native.targets() for parts in (0, 3)}
         assert len(seen) == 1, n
         if n <= 1000:
             want = [a.copy() for a in given]
