@@ -27,13 +27,14 @@ constexpr float COMPUTING_CYCLES = 45;            // a strip and operand in memo
 
 struct KernelEncoder : Generator {
   using Generator::Generator;
+  bool plain = true;  // its operands are the arguments in `used`, in order, and then row buffers
 
   void vector(const PreparedKernel& prepared) {
     if (!read_dims()) return;
     if (zero_product && is_grouped()) rank = 2;  // one C for all groups
     if (any_empty(1)) return;
     empty_row = dims[0] == 0;
-    if (empty_row || zero_product) find_live();
+    if (empty_row || zero_product) find_live(), plain = false;
     else take(prepared);
     if (!live || !begin_section()) return;
     if (empty_row) dims[0] = 1;
@@ -189,7 +190,7 @@ struct KernelEncoder : Generator {
     if (depth == 0) return fail("heads of width 0");
     if (columns < 0 || columns > DIMENSION_MAX) return fail("the width of the values of a head is negative or beyond 2^40");
     operands[0].limit = program.value(args[0].limit), operands[1].limit = depth, operands[2].limit = columns;
-    if (dims[0] == 0) without_keys();
+    if (dims[0] == 0) without_keys(), plain = false;
     unit_heads();
     merge_heads();
     if (failed()) return;
@@ -288,7 +289,17 @@ struct KernelEncoder : Generator {
 // A matmul over nothing without an epilogue: fill its product.
 constexpr PlanNode FILL[2] = {{NODE_CONST, uint16_t(NONE), uint16_t(NONE), 0, 0.0}, {NODE_OUTPUT, 0, 2, 0, 0.0}};
 
-void encode_kernel(Program& program, const PlanKernel& kernel, const PreparedKernel& prepared) {
+// The section of a kernel, for those that are like it.
+struct Made {
+  uint32_t at, bytes;  // 0 bytes: there is none
+  uint64_t fuel;
+  uint32_t used;  // arguments that are operands
+  bool plain;
+};
+
+Made encode_kernel(Program& program, const PlanKernel& kernel, const PreparedKernel& prepared) {
+  const uint32_t at = uint32_t(program.at);
+  const uint64_t fuel = program.fuel;
   const PlanNode* nodes = program.plan.nodes().data() + kernel.first_node;
   int count = kernel.nodes;
   const bool matmul = kernel.kind == uint8_t(SectionKind::MATMUL);
@@ -303,6 +314,22 @@ void encode_kernel(Program& program, const PlanKernel& kernel, const PreparedKer
   else if (kernel.kind == uint8_t(SectionKind::COPY)) encoder.copy();
   else if (is_control(SectionKind(kernel.kind))) encoder.control();
   else encoder.vector(prepared);
+  return {at, uint32_t(program.at) - at, program.fuel - fuel, uint32_t(encoder.used), encoder.plain};
+}
+
+// The same over other buffers. Where it reads ahead is what was decided for the first one.
+void encode_again(Program& program, const PlanKernel& kernel, const Made& made) {
+  if (!made.bytes) return;
+  if (made.bytes > program.capacity - program.at) return void(program.error = "the program is longer than the room for it");
+  uint8_t* to = program.bytes + program.at;
+  memcpy(to, program.bytes + made.at, made.bytes);
+  const Domain section(program, kernel);
+  Operand* operand = reinterpret_cast<Operand*>(to + sizeof(Section));
+  for (int arg : Mask{made.used})
+    if (!section.place(program.plan.args()[kernel.first_arg + arg], *operand++))
+      program.error = "a stride or an offset is beyond 64 bits";
+  program.at += made.bytes, program.sections++, program.fuel += made.fuel;
+  if (program.fuel > FUEL_MAX) program.error = "more work than 2^40 steps";
 }
 
 // Kernels that are empty for these dimensions have no section, so what a branch skips and a loop repeats are other numbers of
@@ -430,10 +457,17 @@ EncodeResult encode(const Plan& plan, const int64_t* values, uint8_t* out, size_
   if (workspace_bytes < 0) return {0, "the workspace is beyond 64 bits", 0};
 
   Control control;  // filled where there is any
+  Made made[REPEATED_MAX];
   Program program{plan, values, out, std::min<size_t>(capacity, MAX_PROGRAM_BYTES), sections_at, slot_offset};
   for (size_t i = 0; i < plan.kernels().size(); i++) {
     if (plan.has_control()) control.start(program, i);
-    encode_kernel(program, plan.kernels()[i], plan.prepared()[i]);
+    const LikeKernel like = plan.like()[i];
+    if (like.first != i && like.number != NONE && made[like.number].plain) {
+      encode_again(program, plan.kernels()[i], made[like.number]);
+    } else {
+      const Made section = encode_kernel(program, plan.kernels()[i], plan.prepared()[like.first]);
+      if (like.number != NONE) made[like.number] = section;
+    }
     if (plan.has_control() && !program.error) control.finish(program, i);
     if (program.error) return {0, program.error, uint16_t(i)};
   }

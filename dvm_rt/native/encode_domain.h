@@ -91,14 +91,8 @@ struct Domain {
     for (int arg : Mask{used}) add_operand(program.plan.args()[kernel.first_arg + arg], operands[operand_of[arg]]);
   }
   void add_operand(const PlanArg& arg, Operand& o) {
-    const bool counts = arg.buffer == NONE;  // an INDEX operand
-    const int64_t size = counts ? 1 : DTYPE_BYTES[arg.dtype];
-    bool overflow = __builtin_mul_overflow(program.value(arg.offset), size, &o.base);
-    o.arg = counts ? uint16_t(INDEX) : program.plan.argument_of_buffer()[arg.buffer];
-    if (o.arg == WORKSPACE) {
-      const PlanBuffer& buffer = program.plan.buffers()[arg.buffer];
-      overflow |= __builtin_add_overflow(o.base, program.slot_offset[buffer.index], &o.base);
-    }
+    const int64_t size = arg.buffer == NONE ? 1 : DTYPE_BYTES[arg.dtype];
+    bool overflow = !place(arg, o);
     o.dtype = arg.dtype, o.mode = arg.mode, o.reserved = 0;
     o.index = arg.mode & GATHER ? operand_of[arg.index] : arg.mode & WINDOWS ? arg.index : uint16_t(NONE);
     o.limit = arg.mode & (GATHER | WINDOWS) ? program.value(arg.limit) : 0;
@@ -110,6 +104,15 @@ struct Domain {
         overflow |= __builtin_mul_overflow(program.value(arg.strides[d]), size, &o.stride[d]);
     }
     if (overflow) fail("a stride or an offset is beyond 64 bits");
+  }
+
+  // In which argument, and where in it. False on overflow.
+  bool place(const PlanArg& arg, Operand& o) const {
+    const bool counts = arg.buffer == NONE;  // an INDEX operand
+    o.arg = counts ? uint16_t(INDEX) : program.plan.argument_of_buffer()[arg.buffer];
+    if (__builtin_mul_overflow(program.value(arg.offset), counts ? 1 : DTYPE_BYTES[arg.dtype], &o.base)) return false;
+    return o.arg != WORKSPACE ||
+           !__builtin_add_overflow(o.base, program.slot_offset[program.plan.buffers()[arg.buffer].index], &o.base);
   }
 
   // Can dimension d be walked as a continuation of dimension `inner`?

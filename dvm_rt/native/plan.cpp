@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <bit>
 #include <cstring>
+#include <unordered_map>
 #include "matmul.h"
 #include "program.h"
 
@@ -420,9 +421,40 @@ std::unique_ptr<Plan> Plan::load(const uint8_t* bytes, size_t n, std::string& er
   }
   size_t bytes_max = sizeof(ProgramHead) + plan->program_args_.size() * sizeof(ProgramArg);
   for (const PlanKernel& k : plan->kernels()) bytes_max += section_bytes_max(k, plan->nodes());
-  for (const PlanKernel& k : plan->kernels()) plan->prepared_.push_back(prepare(*plan, k));
+  plan->find_like();
+  for (size_t i = 0; i < plan->kernels().size(); i++)
+    plan->prepared_.push_back(plan->like_[i].first == i ? prepare(*plan, plan->kernels()[i]) : PreparedKernel());
   plan->program_bytes_max_ = std::min(bytes_max, size_t(MAX_PROGRAM_BYTES));
   return plan;
+}
+
+// Buffers count by the order in which a kernel names them, and by whether they are workspace. Expressions are one if their
+// numbers are: who writes plans writes each of them once.
+void Plan::find_like() {
+  std::unordered_map<std::string, uint16_t> firsts;
+  uint16_t repeated = 0;
+  for (size_t i = 0; i < kernels_.size(); i++) {
+    like_.push_back({uint16_t(i)});
+    PlanKernel k = kernels_[i];
+    const SectionKind kind = SectionKind(k.kind);
+    if (kind != SectionKind::VECTOR && kind != SectionKind::MATMUL && kind != SectionKind::ATTENTION) continue;
+    std::string content;
+    auto add = [&](const auto& record) { content.append(reinterpret_cast<const char*>(&record), sizeof record); };
+    auto args = args_.subspan(k.first_arg, k.args);
+    for (PlanArg a : args) {
+      const bool workspace = a.buffer != NONE && buffers_[a.buffer].role == uint8_t(BufferRole::TEMPORARY);
+      const auto named = std::find_if(args.begin(), args.end(), [&](const PlanArg& b) { return b.buffer == a.buffer; });
+      if (a.buffer != NONE) a.buffer = uint16_t((named - args.begin()) * 2 + workspace);
+      add(a);
+    }
+    for (const PlanNode& n : nodes_.subspan(k.first_node, k.nodes)) add(n);
+    k.first_arg = k.first_node = 0;
+    add(k);
+    LikeKernel& first = like_[firsts.try_emplace(std::move(content), uint16_t(i)).first->second];
+    if (first.first == i) continue;
+    if (first.number == NONE && repeated < REPEATED_MAX) first.number = repeated++;
+    like_[i] = first;
+  }
 }
 
 bool Plan::evaluate(const int64_t* symbols, int64_t* values) const {

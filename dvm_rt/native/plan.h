@@ -28,6 +28,13 @@ struct PreparedKernel {
   std::vector<Size> sizes;
 };
 
+// Which kernels are one kernel over other buffers: layers of a network. Their sections differ in places alone.
+struct LikeKernel {
+  uint16_t first = 0;      // the first one that is so
+  uint16_t number = NONE;  // of those that come again, below REPEATED_MAX; NONE: it does not
+};
+constexpr uint16_t REPEATED_MAX = 256;
+
 class Plan {
  public:
   // Checks every index of every record, so that encode() need not. nullptr and `error` if something is wrong.
@@ -52,7 +59,8 @@ class Plan {
   // Program arguments without their sizes, and the argument number of every buffer (WORKSPACE if TEMPORARY).
   std::span<const ProgramArg> program_args() const { return program_args_; }
   std::span<const uint16_t> argument_of_buffer() const { return argument_of_buffer_; }
-  std::span<const PreparedKernel> prepared() const { return prepared_; }
+  std::span<const LikeKernel> like() const { return like_; }                  // by kernel
+  std::span<const PreparedKernel> prepared() const { return prepared_; }  // of those that are the first of their like
 
  private:
   Plan() = default;
@@ -68,6 +76,8 @@ class Plan {
   std::span<const PlanNode> nodes_;
   std::vector<ProgramArg> program_args_;
   std::vector<uint16_t> argument_of_buffer_;
+  void find_like();
+  std::vector<LikeKernel> like_;
   std::vector<PreparedKernel> prepared_;
   int slots_ = 0;
   bool has_control_ = false;

@@ -66,6 +66,15 @@ static int64_t resolve(SectionView& section, Outer* out) {
   return outers ? outers : 1;
 }
 
+// The same for a section that differs from this one, which is resolved, in places alone: its words too are those.
+static int64_t again(SectionView& section, const SectionView& like, Outer* out) {
+  const int64_t rows = like.outers ? like.outers : 1;
+  memcpy(static_cast<void*>(out), like.outer, size_t(rows) * sizeof(Outer));
+  memcpy(const_cast<Word*>(section.words), like.words, section.head->word_count * sizeof(Word));
+  section.outer = out, section.outers = like.outers;
+  return rows;
+}
+
 // Tells each `pass` of a vector section the number of its loop, if there is one. The block is not anybody else's yet.
 static void number_passes(const SectionView& section) {
   Word* words = const_cast<Word*>(section.words);
@@ -130,16 +139,17 @@ std::unique_ptr<VerifiedProgram> VerifiedProgram::load(const uint8_t* bytes, siz
   Outer* outer = reinterpret_cast<Outer*>(block + outers_at);
   for (int i = 0; i < head.section_count; i++) {
     SectionView section = section_at(at);
+    const SectionView* like = facts.repeats && facts.like[i] < i ? program->sections_ + facts.like[i] : nullptr;
     if (SectionKind(section.head->kind) == SectionKind::VECTOR) {
-      outer += resolve(section, outer);
-      number_passes(section);
+      outer += like ? again(section, *like, outer) : resolve(section, outer);
+      if (!like) number_passes(section);
     }
     if (const size_t count = register_word_count(section)) {
       if (write_register_words(section, register_words)) section.register_words = register_words;
       register_words += count;
     }
     at += section.head->bytes;
-    section.split = split_of(section);
+    section.split = like ? like->split : split_of(section);
     program->split_ns_ += section.split.ns;
     if (const size_t room = size_t(section.split.blocks) * MAX_REDUCTIONS * sizeof(double); room > program->result_bytes_)
       program->result_bytes_ = room;

@@ -72,7 +72,10 @@ class Verifier {
       if (n_ - at < sizeof(Section)) return refuse(VerifyCode::TRUNCATED, Place::SECTION, 0, n_ - at, sizeof(Section));
       section_ = section_at(bytes_ + at);
       close_regions();
-      if (!section_head(n_ - at) || !section()) return false;
+      if (!again(n_ - at)) {
+        if (!section_head(n_ - at) || !section()) return false;
+        remember();
+      }
       gather();
       at += section_.head->bytes;
     }
@@ -216,6 +219,94 @@ class Verifier {
     if (matmul) read_ = grouped_ ? 11 : 3, stored_ = 4;
     if (!pack && !words()) return false;
     record();
+    return true;
+  }
+
+  // ---- sections that differ from an earlier one in places alone: layers of a network ----
+  // What was proved of that one holds for this one but for where its operands lie, which is looked at here: arguments and what
+  // they allow, ends, alignment. Whatever is otherwise is proved as if there had been no other: false then says nothing.
+  static constexpr int REPEATING_SECTIONS = 8;  // fewer are proved one by one
+  struct Proved {
+    SectionView section;
+    uint16_t number;
+    int64_t fuel;
+    size_t outers;
+    uint32_t read, stored;
+    uint32_t same[MAX_OPERANDS];
+    Footprint print[MAX_OPERANDS];
+  };
+  void remember() {
+    if (head().section_count < REPEATING_SECTIONS) return;
+    facts_.repeats = true, facts_.like[section_number_] = uint16_t(section_number_);
+    const bool may = kind_ == SectionKind::VECTOR || kind_ == SectionKind::MATMUL || kind_ == SectionKind::ATTENTION;
+    if (!may || proved_count_ == PROVED_MAX) return;
+    Proved& p = proved_[proved_count_++];
+    p.section = section_, p.number = uint16_t(section_number_), p.fuel = fuel_ - fuel_at_[section_number_];
+    p.outers = facts_.outer_rows - outers_before_, p.read = read_, p.stored = stored_;
+    const size_t n = section_.head->operand_count;
+    memcpy(p.same, same_, n * sizeof *same_), memcpy(static_cast<void*>(p.print), print_, n * sizeof *print_);
+  }
+  [[gnu::noinline]] bool again(size_t rest) {
+    outers_before_ = facts_.outer_rows;
+    for (int i = 0; i < proved_count_; i++) {
+      if (++next_proved_ >= proved_count_) next_proved_ = 0;
+      const Proved& p = proved_[next_proved_];
+      if (!differs_in_places(p.section, rest)) continue;
+      if (!lies_well(p)) return false;
+      kind_ = SectionKind(section_.head->kind), read_ = p.read, stored_ = p.stored;
+      fuel_at_[section_number_] = fuel_, fuel_ += p.fuel, facts_.outer_rows += p.outers;
+      facts_.like[section_number_] = p.number;
+      record();
+      return true;
+    }
+    return false;
+  }
+  // From it, at most. Operands without memory, and those of scratch, are the same.
+  bool differs_in_places(const SectionView& one, size_t rest) const {
+    const Section& s = *section_.head;
+    if (memcmp(one.head, &s, sizeof s) || s.bytes > rest) return false;
+    constexpr size_t ARG = sizeof(Operand::arg), BASE = offsetof(Operand, base), AFTER = BASE + sizeof(Operand::base);
+    for (int i = 0; i < s.operand_count; i++) {
+      const Operand &x = section_.operands[i], &y = one.operands[i];
+      const auto *a = reinterpret_cast<const uint8_t*>(&x), *b = reinterpret_cast<const uint8_t*>(&y);
+      if (memcmp(a + ARG, b + ARG, BASE - ARG) || memcmp(a + AFTER, b + AFTER, sizeof x - AFTER)) return false;
+      const bool stays = x.arg == SCRATCH || x.arg == INDEX, argument = x.arg < MAX_ARGS;
+      if (argument ? y.arg >= MAX_ARGS : x.arg != y.arg) return false;
+      if (stays && x.base != y.base) return false;
+    }
+    return !memcmp(section_.words, one.words, s.word_count * sizeof(Word)) &&
+           !memcmp(section_.constants, one.constants, s.constant_count * sizeof(uint64_t));
+  }
+  bool lies_well(const Proved& p) {
+    const int n = section_.head->operand_count;
+    int64_t moved[MAX_OPERANDS];
+    for (int i = 0; i < n; i++) {
+      const Operand& x = section_.operands[i];
+      print_[i] = p.print[i], moved[i] = 0;
+      if (x.arg == SCRATCH || x.arg == INDEX) continue;
+      const bool workspace = x.arg == WORKSPACE;
+      if (!workspace && x.arg >= head().arg_count) return false;
+      const int64_t element = DTYPE_BYTES[x.dtype], bytes = workspace ? head().workspace_bytes : args()[x.arg].bytes;
+      if (!workspace) {
+        const ProgramArg& a = args()[x.arg];
+        if (a.dtype != x.dtype || x.mode & (READ | WRITE) & ~a.mode || a.align < element) return false;
+      }
+      if (x.base & (element - 1) || __builtin_sub_overflow(x.base, p.section.operands[i].base, &moved[i]) ||
+          __builtin_add_overflow(print_[i].low, moved[i], &print_[i].low) ||
+          __builtin_add_overflow(print_[i].high, moved[i], &print_[i].high) || print_[i].low < 0 || print_[i].high > bytes)
+        return false;
+    }
+    // Operands that meet have moved together; those that met still do.
+    for (int w = 0; w < n; w++) {
+      if (!(section_.operands[w].mode & WRITE)) continue;
+      for (int i = 0; i < n; i++) {
+        if (i == w) continue;
+        const bool meet = section_.operands[i].arg == section_.operands[w].arg && print_[i].high > print_[w].low &&
+                          print_[w].high > print_[i].low;
+        const bool met = p.section.operands[i].arg == p.section.operands[w].arg;
+        if (meet ? !met || moved[i] != moved[w] : p.same[i] >> w & 1) return false;
+      }
+    }
     return true;
   }
 
@@ -808,6 +899,8 @@ class Verifier {
   uint32_t slots_ = 0, rows_set_ = 0, gathered_ = 0, accumulated_ = 0, pending_ = 0, running_ = 0;
   int region_count_ = 0, loop_count_ = 0;
   int touched_count_ = -1;           // -1: the next section runs after all before it
+  int proved_count_ = 0, next_proved_ = -1;
+  size_t outers_before_ = 0;           // of the section at hand, of facts_.outer_rows
   // From here on nothing is initialised, and the largest come last.
   uint32_t same_[MAX_OPERANDS];      // operands that write the same places, itself included
   Walk walk_[MAX_OPERANDS];          // where operands go
@@ -827,6 +920,8 @@ class Verifier {
   int64_t fuel_at_[MAX_SECTIONS];      // by section: fuel before it
   static constexpr int SNAPSHOTS_MAX = 8;
   Written snapshot_[SNAPSHOTS_MAX];    // of the outermost open regions: what is written where they are skipped
+  static constexpr int PROVED_MAX = 24;
+  Proved proved_[PROVED_MAX];          // sections that others may be like
 };
 
 }  // namespace

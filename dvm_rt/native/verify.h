@@ -22,6 +22,9 @@ struct VerifyFacts {  // what the machine wants to know about a program that pas
   // Sections that may run at the same time as the one before them, and all those that this may be said of in a row with it: none
   // of them touches what another one writes.
   std::bitset<MAX_SECTIONS> beside;
+  // By section: an earlier one that differs from it in places alone, or itself. Not set where `repeats` is false.
+  bool repeats = false;
+  uint16_t like[MAX_SECTIONS];
 };
 
 // `bytes` is private to the caller and 8-aligned. A program that passes may get ZERO_FILL into the modes of arguments

@@ -167,6 +167,37 @@ def test_prepared_words_are_what_the_generator_writes() -> None:
         assert encode(plan, made.symbols) == encode(other, made.symbols)
 
 
+def test_kernels_that_are_alike_are_encoded_as_if_they_were_not() -> None:
+    """The section of a kernel that comes again over other buffers is taken from the first one. Where the expressions of the
+    others have other numbers they are encoded one by one, and must give the same bytes."""
+    for seed in range(40):
+        made = random_case(seed, smooth=False)
+        plan = _again(_again(made.plan))
+        first, *others = plan.kernels
+        more = len(plan.expressions)
+        twice = (*plan.expressions, *(e._replace(a=e.a + more, b=e.b + more) if e.op not in ("CONST", "SYMBOL") else e
+                                      for e in plan.expressions))
+        others = tuple(replace(k, dims=tuple(d + more for d in k.dims)) for k in others)
+        unlike = replace(plan, expressions=twice, kernels=(first, *others))
+        rows = [symbol for symbol in range(len(plan.symbols)) if plan.symbols[symbol].parameter == 0]
+        for size in (None, 0, 1, 131):
+            symbols = [s if size is None or i not in rows else size for i, s in enumerate(made.symbols)]
+            assert encode(plan, symbols) == encode(unlike, symbols)
+
+
+def _again(plan: Plan) -> Plan:
+    """With the last kernel once more, into outputs of its own."""
+    first, count = len(plan.buffers), len(plan.outputs)
+    kernel = plan.kernels[-1]
+    written = [a.buffer for a in kernel.args if a.buffer != NONE and a.mode & WRITE]
+    new = {buffer: first + i for i, buffer in enumerate(dict.fromkeys(written))}
+    buffers = [plan.buffers[b]._replace(index=count + i) for i, b in enumerate(new)]
+    outputs = [next(o for o in plan.outputs if o.buffer == b)._replace(buffer=new[b]) for b in new]
+    args = tuple(a._replace(buffer=new.get(a.buffer, a.buffer)) for a in kernel.args)
+    return replace(plan, buffers=(*plan.buffers, *buffers), outputs=(*plan.outputs, *outputs),
+                   kernels=(*plan.kernels, replace(kernel, args=args)))
+
+
 def _constants(plan: Plan) -> list[Expression]:
     return [e for e in plan.expressions if e.op == "CONST"]
 

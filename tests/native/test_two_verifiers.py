@@ -4,21 +4,25 @@ kind, on each rule broken alone, and on mutants. Where they once disagreed, the 
 from __future__ import annotations
 
 import struct
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from dvm_rt import _native
+from dvm_rt import _native, dtypes
 from dvm_rt.errors import InvalidBytecodeError
 from dvm_rt.isa import reference
 from dvm_rt.isa.assembler import assemble, disassemble
+from dvm_rt.isa.program import parse
 from dvm_rt.isa.verifier import check
 
 from tests.isa.test_fuzz import random_matmul
+from tests.native.mixed_programs import merged
 from tests.native.test_matmul_dtypes import samples
 from tests.native.test_verify import EDITS, GATHER, LISTINGS, MATMUL, ROTARY, Edit, fields, mutate, seeds
 
 MUTANTS = 1500
+LAYERS = 9  # so many sections that the native verifier knows again what it has proved
 
 
 def native(program: bytes) -> str | None:
@@ -60,6 +64,60 @@ def test_mutants() -> None:
         number = int(rng.integers(len(programs)))
         accepted += agree(mutate(programs[number], where[number], rng))
     assert MUTANTS // 10 < accepted < MUTANTS
+
+
+def test_mutants_of_layers() -> None:
+    """Sections that differ from an earlier one in places alone: what was proved of that one is not proved again."""
+    rng = np.random.default_rng(20261123)
+    made = [case.program for case in (*seeds(rng), *(random_matmul(rng) for _ in range(20)))]
+    made += [code for code, _ in samples(rng)] + [assemble(listing) for listing in (*LISTINGS.values(), ROTARY)]
+    programs = [merged([parse(one)] * LAYERS).to_bytes() for one in made]
+    programs = [program for program in programs if agree(program)]  # not those that branch, and others of too many arguments
+    assert len(programs) > len(made) // 2
+    where = [fields(program) for program in programs]
+    accepted = 0
+    for _ in range(MUTANTS):
+        number = int(rng.integers(len(programs)))
+        accepted += agree(mutate(programs[number], where[number], rng))
+    assert MUTANTS // 10 < accepted < MUTANTS
+
+
+LAYER = """
+program workspace=0 scratch=0 fuel=6
+arg0 128 float32 read align=64
+arg1 128 float32 write align=64
+section0 vector float32 [16]
+  x0 arg0+0 float32 read [4]
+  x1 arg1+64 float32 write [4]
+  0 pass
+  1 mov.i x0
+  2 store x1
+  3 loop -3 {}
+  4 end_row
+"""
+
+
+def _layers(last: dict[str, object]) -> bytes:
+    """Layers of which the last one is another: where it is, and how its argument is declared."""
+    program = merged([parse(assemble(LAYER))] * LAYERS)
+    section = program.sections[-1]
+    operands = (section.operands[0], replace(section.operands[1], **{k: v for k, v in last.items() if k in ("arg", "base")}))
+    args = list(program.args)
+    args[-1] = replace(args[-1], **{k: v for k, v in last.items() if k in ("mode", "dtype", "align", "bytes")})
+    sections = (*program.sections[:-1], replace(section, operands=operands))
+    return replace(program, args=tuple(args), sections=sections).to_bytes()
+
+
+@pytest.mark.parametrize(
+    ("last", "code"),
+    [({}, None), ({"base": 0}, None), ({"base": 68}, "OUT_OF_BOUNDS"), ({"base": -4}, "OUT_OF_BOUNDS"),
+     ({"base": 62}, "ALIGNMENT"), ({"base": 2**63 - 4}, "OVERFLOW"), ({"arg": 2 * LAYERS}, "ARGUMENT"),
+     ({"mode": 1}, "PERMISSION"), ({"align": 2}, "ALIGNMENT"),
+     ({"dtype": dtypes.int32.code}, "DTYPE"), ({"bytes": 124}, "OUT_OF_BOUNDS"), ({"arg": 2 * LAYERS - 2}, "PERMISSION")],
+)  # fmt: skip
+def test_the_last_layer_is_looked_at(last: dict[str, object], code: str | None) -> None:
+    program = _layers(last)
+    assert native(program) == code and (check(program) is None) == (code is None)
 
 
 def test_bytes_that_are_no_program() -> None:
