@@ -26,6 +26,7 @@
 #include <string>
 #include <unordered_map>
 #include "ahead.h"
+#include "blocks.h"
 #include "control.h"
 #include "id_map.h"
 #include "machine.h"
@@ -229,6 +230,7 @@ class Stream {
   Instance* find(PlanState& plan, std::span<const int64_t> symbols, uint64_t hash);
   Instance& make_instance(PlanState& plan, std::span<const int64_t> symbols, uint64_t hash);
   void make_spares(const Plan* plan);
+  void fetch(const PlanState& state) const;
   void fetch_spares() const;
   void describe(Instance& instance);
   bool evaluate(const PlanState& plan, std::span<const int64_t> symbols);
@@ -287,7 +289,7 @@ class Stream {
   Failure stop_;  // set once, before stopped_
 
   std::vector<std::unique_ptr<PlanState>> plans_;
-  std::pmr::unsynchronized_pool_resource instance_pool_;  // of their programs too
+  Blocks programs_;
   std::deque<Instance> instance_store_;
   std::vector<Instance*> spare_instances_;
   IdMap<Instance*> instances_;

@@ -254,11 +254,24 @@ void Stream::forget(Instance* instance) {
 
 // ---- programs -----------------------------------------------------------------------------------------------------
 
+// Asks for what making a program reads and writes, all at once: kernels, their arguments and nodes lie one after the other.
+void Stream::fetch(const PlanState& state) const {
+  constexpr size_t PLAN_BYTES = 4096, PROGRAM_BYTES = 1024;  // of some kernels
+  if (state.plan) {
+    const char* from = reinterpret_cast<const char*>(state.plan->kernels().data());
+    const size_t bytes = size_t(reinterpret_cast<const char*>(state.plan->nodes().data() + state.plan->nodes().size()) - from);
+    for (size_t at = 0; at < std::min(bytes, PLAN_BYTES); at += 64) __builtin_prefetch(from + at);
+    for (size_t at = 0; at < std::min(scratch_.size(), PROGRAM_BYTES); at += 64) __builtin_prefetch(scratch_.data() + at, 1);
+  }
+  programs_.fetch(PROGRAM_BYTES);
+  fetch_verifier();
+}
+
 // Valid until the next encode. Empty: `failure` says why, or there is nothing to run.
 std::span<const uint8_t> Stream::encode(Instance& instance, Failure& failure, bool evaluated) {
   uint64_t begin = now_ns();
-  if (inline_mode_) fetch_verifier();
   PlanState& state = *instance.plan;
+  if (inline_mode_) fetch(state);
   size_t bytes = 0;
   if (!state.plan) {
     const int64_t* s = instance.symbols.data();
@@ -329,13 +342,14 @@ void Stream::check_encoded(Instance& instance) {
   }
   uint64_t begin = encoded_at_ns_;
   VerifyError error;
-  instance.program = VerifiedProgram::load(bytes.data(), bytes.size(), error, &instance_pool_);
+  instance.program = VerifiedProgram::load(bytes.data(), bytes.size(), error, &programs_);
   if (!instance.program) throw *invalid(instance, uint32_t(error.code), error.section, error.word);
   machine_.reserve(*instance.program);
   instance.state = ProgramState::READY;
   uint64_t end = now_ns();
   counters_.load_ns += end - begin;
   trace_.add(TraceKind::LOAD, begin, end, instance.id, instance.plan->number);
+  programs_.prepare();
 }
 
 bool Stream::push_record(uint32_t flags, uint64_t id, std::span<const uint8_t> program) {
