@@ -255,6 +255,12 @@ class Runtime:
         if self._waiters is not None:
             await self._waiters.let_others_go_first()
 
+    async def all_are_here(self) -> bool:
+        """Lets tasks of the running loop go first whose launches are done; whether none waits for a launch then."""
+        waiters = self._get_waiters()
+        await waiters.let_others_go_first()
+        return not waiters.others_wait()
+
     def _spin(self, seq: int) -> bool:
         end_ns = time.perf_counter_ns() + int(SPIN_ASYNC_US * 1e3)
         while time.perf_counter_ns() < end_ns:

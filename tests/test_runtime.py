@@ -154,6 +154,33 @@ def test_a_waiting_caller_survives_the_death_of_its_device():
 
 
 # ---- the six bugs that only kills found -------------------------------------------------------------------------------
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two CPUs")
+def test_a_caller_on_the_devices_cpu_leaves_it_and_may_come_back():
+    """A device that wakes up on the CPU of its caller keeps it from going on, and nothing moves either of them."""
+    import ctypes
+
+    cpu_now, allowed = ctypes.CDLL(None).sched_getcpu, os.sched_getaffinity(0)
+    with Runtime(encoders=1) as rt:
+        x, plan = rt.stream.asarray(random(4, 4)), rt.stream.register(axpy())
+        device = max(os.sched_getaffinity(rt.pids()["device"]))
+        left = 0
+        try:
+            for _ in range(20):
+                rt.stream.wait(rt.stream.call(plan, (x, x))[0].seq)
+                os.sched_setaffinity(0, {device})
+                os.sched_setaffinity(0, allowed)
+                time.sleep(0.002)
+                rt.stream.call(plan, (x, x))
+                left += cpu_now() != device
+                assert os.sched_getaffinity(0) == allowed
+            os.sched_setaffinity(0, {device})
+            rt.stream.wait(rt.stream.call(plan, (x, x))[0].seq)  # it has to share it
+            assert os.sched_getaffinity(0) == {device}
+        finally:
+            os.sched_setaffinity(0, allowed)
+    assert left > 10
+
+
 def test_lost_wake_up():
     """A device that dies between its commit and its wake-up: the supervisor rings all bells. The wait outlives many bells."""
     with Runtime(encoders=1) as rt:

@@ -772,17 +772,20 @@ LOOKS_MAX = 16  # at how much the device has to do: others may always give it mo
 
 async def aeval(*arrays: Array) -> None:
     """As eval, without blocking the event loop. Calls of stacked functions that wait go on waiting while the device has more than
-    one launch to do: meanwhile other tasks may add theirs."""
-    waiting = {a._session for a in arrays if isinstance(a, Array) and a._session is not None and a._session.calls_wait}
+    one launch to do: meanwhile other tasks may add theirs. Then, if no task is left that may, they are run, so that the device has
+    something to do while tasks look at the values before; inline nothing would be gained by it."""
+    waiting = {a._session: a._session.runs for a in arrays if isinstance(a, Array) and a._session is not None and a._session.calls_wait}
     if waiting:
         import asyncio  # not before there is a loop
 
         await asyncio.sleep(0)
-        for of in waiting:
+        for of, runs in waiting.items():
             looks = 0
-            while looks < LOOKS_MAX and of.calls_wait and of.stream.launched - of.stream.done > 1:
+            while looks < LOOKS_MAX and of.calls_wait and of.runs == runs and of.stream.launched - of.stream.done > 1:
                 await of.runtime.reached(of.stream.launched - 1)
                 looks += 1
+            if not of.runtime.inline and of.runs == runs and await of.runtime.all_are_here() and of.runs == runs:
+                of.run_calls()
     _launch(arrays)
     for of in {a._session for a in arrays}:
         await of.runtime.reached(max([a._tensor.seq for a in arrays if a._session is of]), turn=not waiting)

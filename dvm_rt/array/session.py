@@ -136,7 +136,7 @@ class Session:
     __slots__ = (
         "_runtime", "stream", "plans", "variants", "counters", "lock", "pending_max", "plans_max", "wait_s", "cache",
         "_cached", "quick", "swaps",
-        "structures", "_logs", "_waits", "_patience_us", "_calls", "__weakref__",
+        "structures", "runs", "_logs", "_waits", "_patience_us", "_calls", "__weakref__",
     )  # fmt: skip
 
     def __init__(self, of: runtime.Runtime) -> None:
@@ -153,6 +153,7 @@ class Session:
         self.lock = threading.RLock()
         self.pending_max, self.plans_max, self.wait_s = integer("pending_max"), integer("plans_max"), number("wait_s")
         self._calls: CallLog | None = None
+        self.runs = 0  # of calls that waited
         self._patience_us = number("plan_patience_us")
         self.quick = quick.QuickTier(self.stream, self.plans_max, self.counters)
         self.cache: PlanCache | None = None
@@ -380,6 +381,7 @@ class Session:
     def run_calls(self) -> None:
         """Runs all that wait."""
         with self.lock:
+            self.runs += 1
             launches, calls = self._calls.run()
             self.counters["stacked_launches"] += launches
             self.counters["stacked_calls"] += calls

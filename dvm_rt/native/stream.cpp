@@ -13,6 +13,7 @@ namespace dvm {
 constexpr uint64_t FUEL_SHORT = 4096;   // about 20 us: shorter programs run without giving up the GIL
 constexpr uint64_t LOG = LOG_CAPACITY;
 constexpr uint64_t GROWN_BYTES_LEAST = 4096;
+constexpr uint64_t STEP_ASIDE_NS = 1'000'000;  // at most once in so long: it takes some tens of microseconds
 constexpr size_t RING_BYTES_MIN = 256 << 10;  // two of the largest launch records, and some
 
 static uint64_t fork_generation = 0;
@@ -95,6 +96,18 @@ bool Stream::began(uint64_t now) const {
 void Stream::ended(uint64_t now) const {
   control_.add(CONTROL_CLIENT_NS, now - control_.get(CONTROL_CLIENT_CALL_BEGAN));
   control_.set(CONTROL_CLIENT_CALL_BEGAN, 0);
+}
+
+void Stream::step_aside() {
+  const uint64_t device = inline_mode_ ? NEVER : control_.get(CONTROL_DEVICE_CPU);
+  if (device >= CPU_SETSIZE || device != cpu_now()) return;
+  const uint64_t now = now_ns();
+  if (now - stepped_aside_ns_.exchange(now) < STEP_ASIDE_NS) return;
+  cpu_set_t allowed, others;
+  if (sched_getaffinity(0, sizeof allowed, &allowed)) return;
+  others = allowed;
+  CPU_CLR(device, &others);
+  if (CPU_COUNT(&others) && !sched_setaffinity(0, sizeof others, &others)) sched_setaffinity(0, sizeof allowed, &allowed);
 }
 
 void Stream::fail(Error error) {

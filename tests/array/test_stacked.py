@@ -232,6 +232,21 @@ async def test_concurrent_requests_share_launches() -> None:
         assert dvm.stats()["stacked_calls"] - before >= 30
 
 
+async def test_a_step_is_on_its_way_before_the_one_before_is_looked_at() -> None:
+    """Else the device has nothing to do while tasks look at values, every other step."""
+    f = dvm.stacked(lambda x, w: dvm.tanh(x @ w))
+    with dvm.Runtime(encoders=1, threads=1):
+        w = dvm.asarray(fresh(8, 8))
+        y = f(dvm.asarray(fresh(1, 8)), w)
+        await dvm.aeval(y)
+        for _ in range(4):
+            ahead = f(y, w)
+            assert ahead._tensor is None
+            await dvm.aeval(y)
+            assert ahead._tensor is not None
+            y = ahead
+
+
 async def test_calls_wait_for_company_while_the_device_has_enough_to_do() -> None:
     """A task that comes while launches are on their way still joins the call that was recorded before it came."""
     spin = dvm.function(lambda n, x: dvm.while_loop(lambda i, x: i < n, lambda i, x: (i + 1, x * 0.5), (0, x), limit=10**7)[1])
