@@ -50,6 +50,8 @@ class Waiters:
 
     async def let_others_go_first(self) -> None:
         """Wakes those of this loop whose launches are done; they run before the caller goes on."""
+        if not self._waiting:
+            return
         loop, done = asyncio.get_running_loop(), self._stream.done
         with self._lock:
             found = [future for future, seq in self._waiting.get(loop, {}).items() if seq <= done and not future.done()]

@@ -155,9 +155,14 @@ def test_a_waiting_caller_survives_the_death_of_its_device():
 
 # ---- the six bugs that only kills found -------------------------------------------------------------------------------
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two CPUs")
-def test_a_caller_on_the_devices_cpu_leaves_it_and_may_come_back():
+def test_a_caller_who_works_on_the_devices_cpu_leaves_it_and_may_come_back():
     """A device that wakes up on the CPU of its caller keeps it from going on, and nothing moves either of them."""
     import ctypes
+
+    def work_for(seconds: float) -> None:
+        end = time.thread_time() + seconds
+        while time.thread_time() < end:
+            pass
 
     cpu_now, allowed = ctypes.CDLL(None).sched_getcpu, os.sched_getaffinity(0)
     with Runtime(encoders=1) as rt:
@@ -169,7 +174,8 @@ def test_a_caller_on_the_devices_cpu_leaves_it_and_may_come_back():
                 rt.stream.wait(rt.stream.call(plan, (x, x))[0].seq)
                 os.sched_setaffinity(0, {device})
                 os.sched_setaffinity(0, allowed)
-                time.sleep(0.002)
+                rt.stream.wait(rt.stream.call(plan, (x, x))[0].seq)
+                work_for(0.001)
                 rt.stream.call(plan, (x, x))
                 left += cpu_now() != device
                 assert os.sched_getaffinity(0) == allowed

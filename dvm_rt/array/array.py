@@ -762,6 +762,7 @@ def eval(*arrays: Array) -> None:
     """Computes arrays, all in as few launches as their runtimes allow, and waits until they are there. Raises what
     went wrong with them: DeviceTrap, DeviceTimeoutError, DeviceOutOfMemoryError; GraphError for what is no array, or
     has no value."""
+    _check_eval(arrays)
     _launch(arrays)
     for array in arrays:
         array._session.stream.read(array._tensor, array._session.wait_s)
@@ -774,31 +775,36 @@ async def aeval(*arrays: Array) -> None:
     """As eval, without blocking the event loop. Calls of stacked functions that wait go on waiting while the device has more than
     one launch to do: meanwhile other tasks may add theirs. Then, if no task is left that may, they are run, so that the device has
     something to do while tasks look at the values before; inline nothing would be gained by it."""
-    waiting = {a._session: a._session.runs for a in arrays if isinstance(a, Array) and a._session is not None and a._session.calls_wait}
+    _check_eval(arrays)
+    sessions = {a._session for a in arrays}
+    waiting = [(of, of.runs) for of in sessions if of.calls_wait]
     if waiting:
         import asyncio  # not before there is a loop
 
         await asyncio.sleep(0)
-        for of, runs in waiting.items():
-            looks = 0
-            while looks < LOOKS_MAX and of.calls_wait and of.runs == runs and of.stream.launched - of.stream.done > 1:
-                await of.runtime.reached(of.stream.launched - 1)
-                looks += 1
-            if not of.runtime.inline and of.runs == runs and await of.runtime.all_are_here() and of.runs == runs:
-                of.run_calls()
+    for of, runs in waiting:
+        looks = 0
+        while looks < LOOKS_MAX and of.calls_wait and of.runs == runs and of.stream.launched - of.stream.done > 1:
+            await of.runtime.reached(of.stream.launched - 1)
+            looks += 1
+        if not of.runtime.inline and of.runs == runs and await of.runtime.all_are_here() and of.runs == runs:
+            of.run_calls()
     _launch(arrays)
-    for of in {a._session for a in arrays}:
+    for of in sessions:
         await of.runtime.reached(max([a._tensor.seq for a in arrays if a._session is of]), turn=not waiting)
     for array in arrays:
         array._session.stream.read(array._tensor, array._session.wait_s)
 
 
-def _launch(arrays: Sequence[Array]) -> None:
+def _check_eval(arrays: Sequence[Array]) -> None:
     for array in arrays:
         if not isinstance(array, Array):
             raise GraphError(f"array: eval: argument, got {type(array).__name__}, allowed arrays")
         if _is_traced(array):
             raise tracing.refuse_value("eval")
+
+
+def _launch(arrays: Sequence[Array]) -> None:
     pending = [a for a in arrays if a._tensor is None]
     for of in {a._session for a in pending}:
         of.flush([a._node for a in pending if a._session is of], "eval")

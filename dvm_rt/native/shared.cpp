@@ -18,14 +18,15 @@ uint64_t now_ns() {
   return uint64_t(t.tv_sec) * 1'000'000'000 + uint64_t(t.tv_nsec);
 }
 
+uint64_t cpu_time_ns() {
+  timespec t;
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+  return uint64_t(t.tv_sec) * 1'000'000'000 + uint64_t(t.tv_nsec);
+}
+
 void work_for(uint64_t cpu_ns) {
-  auto spent = [] {
-    timespec t;
-    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
-    return uint64_t(t.tv_sec) * 1'000'000'000 + uint64_t(t.tv_nsec);
-  };
   if (!cpu_ns) return;
-  for (const uint64_t end = spent() + cpu_ns; spent() < end;) pause_cpu();
+  for (const uint64_t end = cpu_time_ns() + cpu_ns; cpu_time_ns() < end;) pause_cpu();
 }
 
 static Error system_error(const char* what, size_t bytes) {

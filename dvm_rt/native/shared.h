@@ -7,6 +7,7 @@
 namespace dvm {
 
 uint64_t now_ns();  // CLOCK_MONOTONIC: the same clock in every process
+uint64_t cpu_time_ns();  // of this thread
 void work_for(uint64_t cpu_ns);  // of CPU time of this thread, for experiments: who is kept from running works on afterwards
 
 int make_memory(const char* name, size_t bytes);  // memfd of fixed size, sealed; throws Error

@@ -13,7 +13,7 @@ namespace dvm {
 constexpr uint64_t FUEL_SHORT = 4096;   // about 20 us: shorter programs run without giving up the GIL
 constexpr uint64_t LOG = LOG_CAPACITY;
 constexpr uint64_t GROWN_BYTES_LEAST = 4096;
-constexpr uint64_t STEP_ASIDE_NS = 1'000'000;  // at most once in so long: it takes some tens of microseconds
+constexpr uint64_t OWN_WORK_NS = 250'000;  // several times what it costs to leave a CPU
 constexpr size_t RING_BYTES_MIN = 256 << 10;  // two of the largest launch records, and some
 
 static uint64_t fork_generation = 0;
@@ -98,11 +98,11 @@ void Stream::ended(uint64_t now) const {
   control_.set(CONTROL_CLIENT_CALL_BEGAN, 0);
 }
 
-void Stream::step_aside() {
+void Stream::step_aside() const {
+  static thread_local uint64_t used_ns = 0;  // CPU time of this thread at its last launch, if that came from the device's CPU
   const uint64_t device = inline_mode_ ? NEVER : control_.get(CONTROL_DEVICE_CPU);
-  if (device >= CPU_SETSIZE || device != cpu_now()) return;
-  const uint64_t now = now_ns();
-  if (now - stepped_aside_ns_.exchange(now) < STEP_ASIDE_NS) return;
+  const uint64_t now = device < CPU_SETSIZE && device == cpu_now() ? cpu_time_ns() : 0, before = std::exchange(used_ns, now);
+  if (!now || !before || now - before < OWN_WORK_NS) return;
   cpu_set_t allowed, others;
   if (sched_getaffinity(0, sizeof allowed, &allowed)) return;
   others = allowed;
@@ -153,8 +153,8 @@ bool Stream::wait(uint64_t seq, uint64_t timeout_ns) {
   // and must not make the next one sleep too.
   const uint64_t start = now_ns(), spin_ns = uint64_t(options_.spin_us * 1e3),
                  end = timeout_ns > NEVER - start ? NEVER : start + timeout_ns;
-  const uint64_t expected = expected_wait_ns_, early = expected > spin_ns ? start + expected - spin_ns / 2 : start;
-  uint64_t spin = early + spin_ns, now = start;
+  const uint64_t expected = expected_wait_ns_, early = expected > spin_ns ? start + expected - 3 * spin_ns / 4 : start;
+  uint64_t spin = early + std::clamp(expected / 2, spin_ns, 2 * spin_ns), now = start;
   bool overslept = false;
   for (uint32_t round = 0; done() < seq; ++round) {
     enter();
@@ -173,7 +173,7 @@ bool Stream::wait(uint64_t seq, uint64_t timeout_ns) {
     now = now_ns();
   }
   const uint64_t waited = now - start, most = std::min(waited, expected);
-  if (overslept) expected_wait_ns_ = most > 4 * spin_ns ? most - spin_ns / 2 : most / 2;
+  if (overslept) expected_wait_ns_ = most > spin_ns ? most - spin_ns / 2 : most / 2;
   else expected_wait_ns_ = waited < expected ? waited : expected + (waited - expected) / 4;
   return true;
 }

@@ -140,9 +140,10 @@ class Stream {
   bool arm(uint64_t seq) const { return inline_mode_ || control_.arm(CONTROL_WANT_EVENTFD, seq); }
   bool began(uint64_t now) const;  // our code is entered; true: from outside, so ended() must follow
   void ended(uint64_t now) const;
-  // Before a launch: the calling thread leaves the device's CPU for another one where it may run, because a device that wakes up
-  // there would keep it from going on until its kernels are done, and nothing moves it away as long as both take turns.
-  void step_aside();
+  // Before a launch: a thread that works for long between its launches leaves the device's CPU for another one where it may run.
+  // A device that wakes up there keeps it from going on until its kernels are done, and nothing moves it away as long as both
+  // take turns. Who only waits for the device is well where it is: it is woken soonest there.
+  void step_aside() const;
   std::mutex& lock() { return lock_; }
 
   // ---- under the lock ----
@@ -286,7 +287,6 @@ class Stream {
 
   std::atomic<uint64_t> launched_{0}, done_{0}, retired_{0};
   std::atomic<uint64_t> pushed_{0};
-  std::atomic<uint64_t> stepped_aside_ns_{0};
   std::atomic<uint64_t> expected_wait_ns_{0};  // as long as the waits before, but a short one counts at once
   std::vector<Launched> log_;
   std::atomic<bool> stopped_{false}, closed_{false};
