@@ -6,7 +6,7 @@ kind against what the receiver allows, the arity, and each field's type and rang
 that fails gives ProtocolError and has no effect. The sender checks the same limits, because ZeroMQ drops an oversized
 message silently. HELLO is the first message of every worker; `check_peer` refuses another protocol or instruction table.
 
-    worker -> scheduler   HELLO  PROGRAMS  COUNTS  PLANNED  REFUSED  BYE
+    worker -> scheduler   HELLO  PROGRAMS  PLANNED  REFUSED  BYE
     scheduler -> worker   WELCOME  PLAN  FORGET  INSTANCES  GRAPH  REFUSED  BYE
 
 Programs of local workers go to the device through a ring and are no message. Knows no sockets and imports no NumPy:
@@ -125,16 +125,6 @@ class Programs(NamedTuple):
     body: bytes
 
 
-class Counts(NamedTuple):
-    """A remote worker's counters, which a local one keeps in the control page."""
-
-    KIND = 6
-    FIELDS = (_u64("received"), _u64("encoded"), _u64("encode_ns"))
-    received: int
-    encoded: int
-    encode_ns: int
-
-
 class Graph(NamedTuple):
     """Please plan this graph. Body: graph bytes."""
 
@@ -184,11 +174,11 @@ class ForgetPlan(NamedTuple):
     FIELDS = (_u32("plan"),)
 
 
-Message = Hello | Welcome | PlanMessage | Instances | Programs | Counts | Graph | Planned | Refused | Bye | ForgetPlan
+Message = Hello | Welcome | PlanMessage | Instances | Programs | Graph | Planned | Refused | Bye | ForgetPlan
 MESSAGES: tuple[type[Message], ...] = (
-    Hello, Welcome, PlanMessage, Instances, Programs, Counts, Graph, Planned, Refused, Bye, ForgetPlan,
+    Hello, Welcome, PlanMessage, Instances, Programs, Graph, Planned, Refused, Bye, ForgetPlan,
 )  # fmt: skip
-FROM_WORKER = frozenset(m.KIND for m in (Hello, Programs, Counts, Planned, Refused, Bye))
+FROM_WORKER = frozenset(m.KIND for m in (Hello, Programs, Planned, Refused, Bye))
 FROM_SCHEDULER = frozenset(m.KIND for m in (Welcome, PlanMessage, Instances, Graph, Refused, Bye, ForgetPlan))
 _BY_KIND = {m.KIND: m for m in MESSAGES}
 

@@ -257,7 +257,7 @@ class Peer:
     [
         (wire.Hello(wire.PROTOCOL_MAJOR + 1, 0, _native.TABLE_HASH, 0, 0, ""), "VersionMismatchError"),
         (wire.Hello(wire.PROTOCOL_MAJOR, 0, _native.TABLE_HASH ^ 1, 0, 0, ""), "VersionMismatchError"),
-        (wire.Counts(1, 2, 3), "ProtocolError"),
+        (wire.Planned(1, 2, b""), "ProtocolError"),
     ],
 )
 def test_strangers_are_told_why_they_are_refused(endpoint, hello, error):
