@@ -256,10 +256,8 @@ class Runtime:
             await self._waiters.let_others_go_first()
 
     async def all_are_here(self) -> bool:
-        """Lets tasks of the running loop go first whose launches are done; whether none waits for a launch then."""
-        waiters = self._get_waiters()
-        await waiters.let_others_go_first()
-        return not waiters.others_wait()
+        """Whether no task of the running loop waits for a launch, after those whose launches are done have had their turn."""
+        return await self._get_waiters().all_are_here()
 
     def _spin(self, seq: int) -> bool:
         end_ns = time.perf_counter_ns() + int(SPIN_ASYNC_US * 1e3)

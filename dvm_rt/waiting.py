@@ -48,6 +48,13 @@ class Waiters:
         """Whether a task of this loop waits."""
         return asyncio.get_running_loop() in self._waiting
 
+    async def all_are_here(self) -> bool:
+        """Lets those of this loop go first whose launches are done, woken or not; whether none is left that waits."""
+        await self.let_others_go_first()
+        if any(future.done() for future in self._waiting.get(asyncio.get_running_loop(), ())):
+            await asyncio.sleep(0)
+        return not self.others_wait()
+
     async def let_others_go_first(self) -> None:
         """Wakes those of this loop whose launches are done; they run before the caller goes on."""
         if not self._waiting:
