@@ -32,7 +32,7 @@ _LINE = 3  # the zygote's end of the line is this descriptor
 _REQUEST_BYTES_MAX = 16384
 _FDS_MAX = 64
 _ENDED_MAX = 1024
-_IDLE_MS = 500  # what the client begins with has the CPUs to itself, as far as we go
+_IDLE_MS = 20
 _PR_SET_PDEATHSIG = 1
 
 
