@@ -773,8 +773,8 @@ LOOKS_MAX = 16  # at how much the device has to do: others may always give it mo
 
 async def aeval(*arrays: Array) -> None:
     """As eval, without blocking the event loop. Calls of stacked functions that wait go on waiting while the device has more than
-    one launch to do: meanwhile other tasks may add theirs. Then, if no task is left that may, they are run, so that the device has
-    something to do while tasks look at the values before; inline nothing would be gained by it."""
+    one launch to do: meanwhile other tasks may add theirs. Then, if no task is left that may, they are run, so that the device
+    has something to do while tasks look at the values before; inline nothing would be gained by it."""
     _check_eval(arrays)
     sessions = {a._session for a in arrays}
     waiting = [(of, of.runs) for of in sessions if of.calls_wait]
