@@ -145,7 +145,10 @@ std::unique_ptr<VerifiedProgram> VerifiedProgram::load(const uint8_t* bytes, siz
       if (!like) number_passes(section);
     }
     if (const size_t count = register_word_count(section)) {
-      if (write_register_words(section, register_words)) section.register_words = register_words;
+      bool held = like && like->register_words;
+      if (held) memcpy(register_words, like->register_words, count * sizeof(Word));
+      else if (!like) held = write_register_words(section, register_words);
+      if (held) section.register_words = register_words;
       register_words += count;
     }
     at += section.head->bytes;
