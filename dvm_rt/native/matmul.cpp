@@ -117,7 +117,9 @@ void tile_kernel(const Tile& t) {
   constexpr int BASES = (ROWS + 2) / 3;
   const int64_t a_row = t.a_row, a_step = ROW_MAJOR ? 1 : t.a_step, b_step = t.b_step, panel = t.panel;
   const int64_t far = int64_t(uint64_t(t.ahead) * (4 / sizeof(B)) * uint64_t(b_step));  // may wrap where k is 1: not used there
-  const B* b = reinterpret_cast<const B*>(t.b);
+  // Wide tiles fetch beside each step: all lines of four steps at once, 32 of them, fill the buffers that loads wait for.
+  constexpr bool EACH_STEP = VECTORS > 3;
+  const B *b = reinterpret_cast<const B*>(t.b), *fetch = reinterpret_cast<const B*>(uintptr_t(b) + uint64_t(far) * sizeof(B));
   const float *next = t.next, *a[BASES];
   float* copy = t.copy;
 #pragma GCC unroll 5
@@ -125,7 +127,12 @@ void tile_kernel(const Tile& t) {
   auto in_panels = [&](int v) __attribute__((always_inline)) {
     return (BEGIN + v * W) / PANEL * panel + (BEGIN + v * W) % PANEL - BEGIN;
   };
-  auto step = [&]() __attribute__((always_inline)) {
+  auto step = [&](auto fetches) __attribute__((always_inline)) {
+    if constexpr (fetches.value) {
+#pragma GCC unroll 8
+      for (int v = 0; v < VECTORS; v += 64 / int(sizeof(B)) / W) __builtin_prefetch(fetch + in_panels(v));
+      fetch += b_step;
+    }
     V row[VECTORS];
 #pragma GCC unroll 8
     for (int v = 0; v < VECTORS; v++) row[v] = load_b(b + (COPY ? v * W : in_panels(v)));
@@ -145,8 +152,12 @@ void tile_kernel(const Tile& t) {
     b += b_step;
   };
   int64_t k = t.k;
+  if (EACH_STEP && far)
+    for (; k >= 4; k -= 4)
+#pragma GCC unroll 4
+      for (int u = 0; u < 4; u++) step(std::true_type());
   for (; k >= 4; k -= 4) {
-    if (far) {
+    if (!EACH_STEP && far) {
 #pragma GCC unroll 4
       for (int u = 0; u < 4; u++)
 #pragma GCC unroll 8
@@ -156,9 +167,9 @@ void tile_kernel(const Tile& t) {
     for (int line = 0; line < t.pull; line++) __builtin_prefetch(next + 16 * line, 0, 2);
     next += t.next_step;
 #pragma GCC unroll 4
-    for (int u = 0; u < 4; u++) step();
+    for (int u = 0; u < 4; u++) step(std::false_type());
   }
-  for (; k > 0; k--) step();
+  for (; k > 0; k--) step(std::false_type());
 #pragma GCC unroll 16
   for (int i = 0; i < ROWS; i++)
 #pragma GCC unroll 8
