@@ -3,7 +3,7 @@
 Every instruction and form in every compute dtype, loads and stores of every storage dtype, random vector programs,
 matmuls of every dtype (packed, transposed, of windows, with epilogues), passes that have a loop of their own or hold
 values in registers, copies, attention, host functions, gathers, row buffers,
-branches and loops, columns side by side, and what the encoder makes of fused plans. Each file holds the program, what its
+branches and loops, columns side by side, sections that differ in places alone, and what the encoder makes of fused plans. Each file holds the program, what its
 arguments hold before the run, and what the reference interpreter leaves in them (nothing where some instruction is only
 promised to a few ulp, and for host functions, for which the fuzzer has a stand-in). Beside them lie programs that break one rule
 each."""
@@ -71,6 +71,7 @@ def families(rng: np.random.Generator) -> Iterator[tuple[str, Iterable[Made]]]:
     yield "listings", of_listings(rng)
     yield "idle", (idle(rng) for _ in range(12))
     yield "many", (many(rng, number) for number in range(4))
+    yield "alike", (alike(rng, number) for number in range(48))
 
 
 def of_rows(rng: np.random.Generator) -> Iterator[Made]:
@@ -560,6 +561,47 @@ def many(rng: np.random.Generator, number: int) -> Made:
     return builder.build(), [rng.standard_normal(rows).astype(np.float32), np.zeros(2 * count * rows, np.float32)]
 
 
+def alike(rng: np.random.Generator, number: int) -> Made:
+    """More sections than the verifier proves one by one, which differ in places alone: from a shared argument, in place, out of
+    the workspace, of constants of 8 bytes, products, read where they were stored; each with an argument of its own or in a part
+    of one. Some have another constant."""
+    builder, count = ProgramBuilder(), int(rng.integers(8, 12))
+    kind, own, width = number % 6, bool(number // 6 % 2), int(rng.integers(1, 6))
+    compute = dtypes.float64 if kind == 3 else dtypes.float32
+    size, content = compute.bytes * width, []
+
+    def argument(bytes_: int, mode: int) -> int:
+        content.append(rng.standard_normal(bytes_ // compute.bytes).astype(compute.numpy))
+        return builder.add_arg(bytes_, mode, compute)
+
+    x = argument(2 * size, READ)
+    y = argument(count * size, READ | WRITE)
+    builder.workspace_bytes = count * size
+    for i in range(count):
+        target, base = (argument(size, READ | WRITE), 0) if own and i % 2 else (y, i * size)
+        if kind == 4:
+            section = builder.matmul(1, width, 1)
+            section.operand(x, (0, 4), depth=4, base=size * int(rng.integers(2)))
+            section.operand(x, (4, 0), depth=4, base=4 * int(rng.integers(2 * width)))
+            section.operand(target, (4, 4), mode=READ | WRITE, base=base)
+            continue
+        source, at = {1: (target, base), 2: (WORKSPACE, i * size)}.get(kind, (x, size * int(rng.integers(2))))
+        if kind == 2:
+            _mapped(builder, (width,), (x, (4,), size * (i % 2)), (source, (4,), at))
+        section = builder.vector(width, dtype=compute)
+        a = section.operand(source, (compute.bytes,), base=at, dtype=compute)
+        b = section.operand(target, (compute.bytes,), base=base, mode=WRITE, dtype=compute)
+        if kind == 5:
+            section.begin_pass()
+            section.word("mov.i", a)
+            section.word("store", b)
+            section.end_pass()
+            a = section.operand(target, (4,), base=base)
+            b = section.operand(WORKSPACE, (4,), base=i * size, mode=WRITE)
+        _words(section, a, b, 0.5 if i % 3 else 1.5)
+    return builder.build(), content
+
+
 Where = tuple[int, tuple[int, ...], int]  # argument, strides, base
 
 
@@ -570,10 +612,10 @@ def _mapped(builder: ProgramBuilder, dims: tuple[int, ...], source: Where, targe
     _words(section, a, b)
 
 
-def _words(section: SectionBuilder, source: int, target: int) -> None:
+def _words(section: SectionBuilder, source: int, target: int, added: float = 0.5) -> None:
     section.begin_pass()
     section.word("mov.i", source)
-    section.word("add.k", 0.5)
+    section.word("add.k", added)
     section.word("store", target)
     section.end_pass()
     section.word("end_row")

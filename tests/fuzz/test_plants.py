@@ -22,7 +22,7 @@ needs_compiler = pytest.mark.skipif(not shutil.which(CXX), reason=f"the choices 
 SAMPLE = ("argument-align", "section-unused-dim", "operand-permission", "bounds-count", "bounds-negative-stride", "bounds-gather",
           "overlap-base", "acc-unary", "slot-unset", "row-unset", "copy-mode", "host-elements",
           "windows-part-of-a-row", "windows-bounds-place-row", "windows-across", "choose-any-store", "choose-not-back",
-          "control-flag-stride", "loop-across-region",
+          "alike-high", "alike-met", "alike-fuel", "control-flag-stride", "loop-across-region",
           "read-before-write", "output-one-byte")  # fmt: skip
 EXECUTIONS = 40_000  # for each of them: a few tenths of a second
 
@@ -69,6 +69,7 @@ def fuzzer(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "columns": (corpus.columns(rng) for _ in range(8)),
         "gathered": (corpus.gathered(rng) for _ in range(8)), "buffers": (corpus.buffered(rng) for _ in range(4)),
         "listings": corpus.of_listings(rng), "windows": (corpus.windows(rng, number) for number in range(24)),
+        "alike": (corpus.alike(rng, number) for number in range(24)),
         "passes": (corpus.whole_pass(rng, number) for number in range(8)),
         "vector": ((c.program, c.args) for c in (corpus.RandomProgram(rng, exact=True).case() for _ in range(30))),
     }  # fmt: skip
