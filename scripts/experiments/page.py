@@ -103,8 +103,8 @@ with shapes that are known before their launches and asked for together: 400,000
 launched from Python, one kernel: 139,000 to 277,000 and 334,000.
 
 `python -m benchmarks.choices` says what other prefetch distances and stores would gain, by timing. The encoder chooses them by rule, and
-programs that run often try others on their own runs (`native/tuning.h`; `choices_tried`, `choices_kept`, `choices_gained_ns` in
-`dvm.stats()`). Most keep the rule: of 12 kernels of 2.4 to 50 MB that ran 130 times, in two runs, 3 and 2 kept another choice (exp of
+programs that run often try others, and other tiles and blocks of products, on their own runs (`native/tuning.h`; `choices_tried`,
+`choices_kept`, `choices_gained_ns` in `dvm.stats()`). Most keep the rule: of 12 kernels of 2.4 to 50 MB that ran 130 times, in two runs, 3 and 2 kept another choice (exp of
 800x768 with stores through the caches, by 7 %; x * 2 of 3e6 elements, by 4 and 10 %; swiglu of 512x768, by 3 %, once). A choice that loses
 in its first turn costs eight timed runs, of which four are on it. Programs that have no choice pay 8 ns of 510 where they are verified, and
 nothing that shows in a call (of 2.0 us; with and without differ by 3 %, for tuning in that run).
