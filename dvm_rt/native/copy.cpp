@@ -7,6 +7,7 @@
 // destination, and is checked. Vector sections that do nothing but gather rows are copies of rows too, and run here.
 #include <algorithm>
 #include <cstring>
+#include <type_traits>
 #include <utility>
 #include "target.h"
 #if defined(__SSE2__)
@@ -41,8 +42,8 @@ template <class Bits, Bits INFINITE, Bits CANONICAL> struct Kind {
   static T one(T x) { return FLOATS && T(x & T(T(~T(0)) >> 1)) > INFINITE ? CANONICAL : x; }
   template <class V> static V many(V x) {
     if constexpr (FLOATS) {
-      const V nan = V((x & (V{} + T(T(~T(0)) >> 1))) > (V{} + INFINITE));
-      return (x & ~nan) | ((V{} + CANONICAL) & nan);
+      using Signed = Vec<std::make_signed_t<T>, sizeof(V) / sizeof(T)>;  // no sign is left, and this compare is one instruction
+      return Signed(x & (V{} + T(T(~T(0)) >> 1))) > Signed(V{} + INFINITE) ? V{} + CANONICAL : x;
     }
     return x;
   }
@@ -497,10 +498,11 @@ int64_t place_row(const SectionRun& run, int64_t row, uint8_t** ptr) {
   return std::min(in_line, run.end - row);
 }
 
-// Where the rows begin that `count` indices name, from the first one's table on. False: one is out of range.
+// Where the rows begin that `count` indices name, from the table of the line's first row on; these are its rows from `first` on.
+// False: one is out of range.
 template <class I>
-[[gnu::noinline, gnu::optimize("O3")]] bool find_rows(int64_t* place, const uint8_t* index, int64_t count, int64_t index_step,
-                                                      int64_t table_step, const Operand& table) {
+[[gnu::noinline, gnu::optimize("O3")]] bool find_rows(int64_t* place, const uint8_t* index, int64_t first, int64_t count,
+                                                      int64_t index_step, int64_t table_step, const Operand& table) {
   const uint64_t limit = uint64_t(table.limit), depth = uint64_t(table.depth), step = uint64_t(table_step);
   uint64_t outside = 0;
   auto find = [&](int64_t r, const uint8_t* m) __attribute__((always_inline)) {
@@ -508,7 +510,7 @@ template <class I>
     memcpy(&number, m, sizeof number);
     const uint64_t i = uint64_t(int64_t(number));
     outside |= uint64_t(i + limit >= 2 * limit);
-    place[r] = int64_t((i + (number < 0 ? limit : 0)) * depth + uint64_t(r) * step);
+    place[r] = int64_t((i + (number < 0 ? limit : 0)) * depth + uint64_t(first + r) * step);
   };
   if (index_step == sizeof(I))
     for (int64_t r = 0; r < count; r++) find(r, index + r * int64_t(sizeof(I)));
@@ -523,48 +525,66 @@ template <class I> int64_t first_outside(const uint8_t* index, int64_t index_ste
   }
 }
 
-// Indices are checked some rows ahead, all of those together; while the rows before are copied, these are asked for, so that
-// memory works on many at once. A table that stays in L2 needs none of that.
-template <class K, int VECTORS, class I> void run_gather(Context& context, const Gather& g) {
-  constexpr int64_t ROWS = 128, ROWS_MIN = 12, AHEAD_BYTES = 64 << 10, ASKED_MAX = 1 << 10, NEAR_BYTES = 768 << 10;
+// Rows that go together: `count` elements each, `step` bytes apart in the destination. Beside each the one `ahead` of it is asked
+// for, its first `lines` lines.
+struct Rows {
+  int64_t count, step, ahead, lines;
+};
+template <int VECTORS> [[gnu::always_inline]] inline void ask(const uint8_t* row, int64_t lines) {
+  constexpr int64_t LINES = (VECTORS * VECTOR_BYTES + LINE_BYTES - 1) / LINE_BYTES;
+#pragma GCC unroll 8
+  for (int64_t k = 0; k < (LINES ? LINES : lines); k++) __builtin_prefetch(row + k * LINE_BYTES, 0, 2);
+}
+template <class K, int VECTORS, bool PAST, bool ASKS>
+[[gnu::noinline]] void copy_rows(uint8_t* to, const uint8_t* table, const int64_t* place, int64_t rows, const Rows& r) {
+  const auto [count, step, ahead, lines] = r;
+  for (int64_t k = 0; k < rows; k++, to += step) {
+    if constexpr (ASKS) ask<VECTORS>(table + place[k + ahead], lines);
+    Copy<K>::template row_of<VECTORS>(to, table + place[k], count, PAST);
+  }
+}
+
+// Indices are checked many at a time, `ahead` rows before those are copied, so that memory works on many rows at once. A table
+// that stays in L2 needs none of that.
+template <class K, int VECTORS> void run_gather(Context& context, const Gather& g) {
+  constexpr int64_t ROWS = 128, AHEAD_MIN = 12, AHEAD_MAX = 96, AHEAD_BYTES = 64 << 10, LINES_MAX = 16, NEAR_BYTES = 768 << 10;
   const SectionRun& run = g.run;
   const Operand& x = run.section.operands[g.table];
   const int64_t* step = run.section.outer[0].gain;
   const int64_t count = run.section.head->dims[0], bytes = count * int64_t(sizeof(typename K::T));
-  const int64_t block = std::clamp(AHEAD_BYTES / bytes, ROWS_MIN, ROWS);
-  const int64_t asked = x.limit * x.depth <= NEAR_BYTES ? 0 : std::min(bytes, ASKED_MAX);
-  int64_t places[2][ROWS];
+  const bool near = x.limit * x.depth <= NEAR_BYTES, wide = DType(run.section.operands[g.index].dtype) == DType::INT64;
+  const int64_t ahead = near ? 0 : std::clamp(AHEAD_BYTES / bytes, AHEAD_MIN, AHEAD_MAX);
+  const Rows rows{count, step[g.target], ahead, std::min((bytes + LINE_BYTES - 1) / LINE_BYTES, LINES_MAX)};
+  int64_t place[AHEAD_MAX + ROWS];
   uint8_t* ptr[MAX_OPERANDS];
   for (int64_t row = run.begin, here; row < run.end; row += here) {
     here = place_row(run, row, ptr);
-    const uint8_t *table = ptr[g.table], *next_table = table, *index = ptr[g.index];
+    const uint8_t *table = ptr[g.table], *index = ptr[g.index];
     uint8_t* to = ptr[g.target];
-    const uintptr_t alike = uintptr_t(to) | uintptr_t(step[g.target]) | uintptr_t(bytes);
+    const uintptr_t alike = uintptr_t(to) | uintptr_t(rows.step) | uintptr_t(bytes);
     const bool past = g.past && !(alike & (LINE_BYTES - 1));
-    int64_t *place = places[0], *next_place = places[1], found = 0;
-    for (int64_t r = 0; found || r < here; std::swap(place, next_place), table = next_table) {
-      const int64_t next = std::min(block, here - r);
-      if (r) next_table = table + found * step[g.table];
-      if (!find_rows<I>(next_place, index, next, step[g.index], step[g.table], x)) {
-        context.trap = {TrapCode::GATHER_RANGE, 0, 0, first_outside<I>(index, step[g.index], x.limit), x.limit};
+    const auto copy_asking = past ? copy_rows<K, VECTORS, true, true> : copy_rows<K, VECTORS, false, true>;
+    const auto copy_asked = past ? copy_rows<K, VECTORS, true, false> : copy_rows<K, VECTORS, false, false>;
+    for (int64_t found = 0, waiting = 0; found < here;) {  // of the rows found so far, some wait to be copied
+      const int64_t next = std::min(ahead + ROWS - waiting, here - found);
+      const auto find = wide ? find_rows<int64_t> : find_rows<int32_t>;
+      if (!find(place + waiting, index, found, next, step[g.index], step[g.table], x)) {
+        const auto outside = wide ? first_outside<int64_t> : first_outside<int32_t>;
+        context.trap = {TrapCode::GATHER_RANGE, 0, 0, outside(index, step[g.index], x.limit), x.limit};
         return;
       }
-      index += next * step[g.index], r += next;
-      auto ask = [&](int64_t k) __attribute__((always_inline)) {
-        for (int64_t j = 0; j < asked; j += LINE_BYTES) __builtin_prefetch(next_table + next_place[k] + j, 0, 2);
-      };
-      for (int64_t k = found; k < next; k++) ask(k);  // those of the first block
-      for (int64_t k = 0; k < found; k++, to += step[g.target]) {
-        if (k < next) ask(k);
-        Copy<K>::template row_of<VECTORS>(to, table + place[k], count, past);
-      }
-      found = next;
+      if (!found)
+        for (int64_t k = 0; k < std::min(ahead, next); k++) ask<VECTORS>(table + place[k], rows.lines);
+      found += next, index += next * step[g.index], waiting += next;
+      const int64_t asking = ahead ? std::max(waiting - ahead, int64_t(0)) : 0;
+      copy_asking(to, table, place, asking, rows);
+      to += asking * rows.step;
+      const int64_t done = found < here ? waiting - ahead : waiting;
+      copy_asked(to, table, place + asking, done - asking, rows);
+      to += (done - asking) * rows.step, waiting -= done;
+      std::copy_n(place + done, waiting, place);
     }
   }
-}
-template <class K, int VECTORS> void run_gather(Context& context, const Gather& g) {
-  const bool wide = DType(g.run.section.operands[g.index].dtype) == DType::INT64;
-  wide ? run_gather<K, VECTORS, int64_t>(context, g) : run_gather<K, VECTORS, int32_t>(context, g);
 }
 template <class K> void run_gather(Context& context, const Gather& g) {
   const int64_t bytes = g.run.section.head->dims[0] * int64_t(sizeof(typename K::T));

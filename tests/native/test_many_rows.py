@@ -253,7 +253,7 @@ def test_gathered_rows_of_every_dtype(compute: dtypes.DType) -> None:
                 same(take_program(width, count, 7, compute, dtypes.int64, store, stored, batch), [table, picks, out], (2,))
 
 
-@pytest.mark.parametrize("rows", (3, 130, 5000))
+@pytest.mark.parametrize("rows", (3, 96, 130, 224, 225, 5000))
 def test_gathered_rows_of_a_large_table(rows: int) -> None:
     """One that is asked for ahead, in memory that whole lines go past the caches of, and that does not begin at a line."""
     rng = np.random.default_rng(rows)
@@ -269,11 +269,37 @@ def test_gathered_rows_of_a_large_table(rows: int) -> None:
                 assert np.array_equal(out.reshape(rows, width), table.reshape(-1, width)[picks]), target
 
 
-def test_a_gathered_row_that_is_not_there() -> None:
-    program = _native.Program(take_program(16, 50, 10, dtypes.float32, dtypes.int64, "store"))
-    for wrong in (10, -11, 2**62, 2**63 - 1, -(2**63)):
-        picks = np.arange(50) % 10
-        picks[30], picks[40] = wrong, 11
+@pytest.mark.parametrize("table_rows", (5, 20_000))
+def test_gathered_rows_of_tables_that_overlap(table_rows: int) -> None:
+    """Each begins a row after the one before it, near and far."""
+    rng, width, count = np.random.default_rng(6), 16, 700
+    builder = ProgramBuilder()
+    section = builder.vector(width, count, dtype=dtypes.float32)
+    table = builder.add_arg((table_rows + count) * width * 4, READ, dtypes.float32)
+    section.operand(table, (4, width * 4), mode=READ | GATHER, index=1, limit=table_rows, depth=width * 4)
+    section.operand(builder.add_arg(count * 8, READ, dtypes.int64), (0, 8), dtype=dtypes.int64)
+    section.operand(builder.add_arg(count * width * 4, WRITE, dtypes.float32), (4, width * 4), mode=WRITE)
+    section.word("gather", 0)
+    section.begin_pass()
+    section.word("mov.i", 0)
+    section.word("store", 2)
+    section.end_pass()
+    section.word("end_row")
+    x = rng.standard_normal((table_rows + count, width), np.float32)
+    picks, out = rng.integers(-table_rows, table_rows, count), np.zeros((count, width), np.float32)
+    program = _native.Program(builder.build())
+    for target in _native.targets():
+        out[:] = 0
+        program.run([x, picks, out], target)
+        assert np.array_equal(out, x[np.arange(count) + picks % table_rows]), target
+
+
+@pytest.mark.parametrize("count, table_rows, first", ((50, 10, 30), (700, 10, 300), (700, 20_000, 95), (700, 20_000, 600)))
+def test_a_gathered_row_that_is_not_there(count: int, table_rows: int, first: int) -> None:
+    program = _native.Program(take_program(16, count, table_rows, dtypes.float32, dtypes.int64, "store"))
+    for wrong in (table_rows, -table_rows - 1, 2**62, 2**63 - 1, -(2**63)):
+        picks = np.arange(count) % table_rows
+        picks[first], picks[first + 10] = wrong, table_rows + 1
         for target in _native.targets():
             with pytest.raises(DeviceTrap, match=f"gathered row, got {wrong},"):
-                program.run([np.zeros(160, np.float32), picks, np.zeros(800, np.float32)], target)
+                program.run([np.zeros(table_rows * 16, np.float32), picks, np.zeros(count * 16, np.float32)], target)
