@@ -22,7 +22,7 @@ needs_compiler = pytest.mark.skipif(not shutil.which(CXX), reason=f"the choices 
 SAMPLE = ("argument-align", "section-unused-dim", "operand-permission", "bounds-count", "bounds-negative-stride", "bounds-gather",
           "overlap-base", "acc-unary", "slot-unset", "row-unset", "copy-mode", "host-elements",
           "windows-part-of-a-row", "windows-bounds-place-row", "windows-across", "choose-any-store", "choose-not-back",
-          "alike-high", "alike-met", "alike-fuel", "control-flag-stride", "loop-across-region",
+          "alike-high", "alike-fuel", "control-flag-stride", "loop-across-region",
           "read-before-write", "output-one-byte")  # fmt: skip
 EXECUTIONS = 40_000  # for each of them: a few tenths of a second
 
