@@ -124,7 +124,7 @@ def every_case() -> Iterator[str]:
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("text", every_case())
+@pytest.mark.parametrize("text", list(every_case()))
 def test_held_values_change_no_bits(text: str) -> None:
     rng = np.random.default_rng(3)
     for n in ROW_LENGTHS:
