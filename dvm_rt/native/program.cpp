@@ -171,6 +171,18 @@ std::unique_ptr<VerifiedProgram> VerifiedProgram::load(const uint8_t* bytes, siz
   return program;
 }
 
+// Code is named by a function of it and how many bytes lie before and after that in the object file: if that were something else,
+// it would cost some hundred nanoseconds, and change nothing.
+void fetch_verifier() {
+  constexpr ptrdiff_t CACHE_LINE = 64;
+  auto lines = [](const void* from, ptrdiff_t before, ptrdiff_t after) {
+    for (ptrdiff_t at = -before; at < after; at += CACHE_LINE) __builtin_prefetch(static_cast<const char*>(from) + at);
+  };
+  lines(reinterpret_cast<const void*>(&verify), 7800, 8700);
+  lines(reinterpret_cast<const void*>(&split_of), 1700, 64);
+  lines(OPS, 0, sizeof OPS);
+}
+
 // ---- choices that change no bits ----------------------------------------------------------------------------------------
 
 namespace {

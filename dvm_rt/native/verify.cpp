@@ -264,7 +264,7 @@ class Verifier {
   // From it, at most. Operands without memory, and those of scratch, are the same.
   bool differs_in_places(const SectionView& one, size_t rest) const {
     const Section& s = *section_.head;
-    if (memcmp(one.head, &s, sizeof s) || s.bytes > rest) return false;
+    if (rest < one.head->bytes || memcmp(one.head, &s, sizeof s)) return false;
     constexpr size_t ARG = sizeof(Operand::arg), BASE = offsetof(Operand, base), AFTER = BASE + sizeof(Operand::base);
     for (int i = 0; i < s.operand_count; i++) {
       const Operand &x = section_.operands[i], &y = one.operands[i];
@@ -291,10 +291,9 @@ class Verifier {
         const ProgramArg& a = args()[x.arg];
         if (a.dtype != x.dtype || x.mode & (READ | WRITE) & ~a.mode || a.align < element) return false;
       }
-      if (x.base & (element - 1) || __builtin_sub_overflow(x.base, p.section.operands[i].base, &moved[i]) ||
-          __builtin_add_overflow(print_[i].low, moved[i], &print_[i].low) ||
-          __builtin_add_overflow(print_[i].high, moved[i], &print_[i].high) || print_[i].low < 0 || print_[i].high > bytes)
-        return false;
+      if (x.base & (element - 1) || __builtin_sub_overflow(x.base, p.section.operands[i].base, &moved[i])) return false;
+      if (moved[i] < -print_[i].low || moved[i] > bytes - print_[i].high) return false;
+      print_[i].low += moved[i], print_[i].high += moved[i];
     }
     // Operands that meet have moved together; those that met still do.
     for (int w = 0; w < n; w++) {
@@ -927,16 +926,5 @@ class Verifier {
 }  // namespace
 
 VerifyError verify(uint8_t* bytes, size_t n, VerifyFacts& facts) { return Verifier(bytes, n, facts).run(); }
-
-// Code is named by a function of it and how many bytes lie before and after that in the object file: if that were something else,
-// it would cost some hundred nanoseconds, and change nothing.
-void fetch_verifier() {
-  auto lines = [](const void* from, ptrdiff_t before, ptrdiff_t after) {
-    for (ptrdiff_t at = -before; at < after; at += CACHE_LINE) __builtin_prefetch(static_cast<const char*>(from) + at);
-  };
-  lines(reinterpret_cast<const void*>(&verify), 7800, 8700);
-  lines(reinterpret_cast<const void*>(&split_of), 1700, 64);
-  lines(OPS, 0, sizeof OPS);
-}
 
 }  // namespace dvm

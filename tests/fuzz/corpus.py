@@ -71,7 +71,7 @@ def families(rng: np.random.Generator) -> Iterator[tuple[str, Iterable[Made]]]:
     yield "listings", of_listings(rng)
     yield "idle", (idle(rng) for _ in range(12))
     yield "many", (many(rng, number) for number in range(4))
-    yield "alike", (alike(rng, number) for number in range(48))
+    yield "alike", (alike(rng, number) for number in range(64))
 
 
 def of_rows(rng: np.random.Generator) -> Iterator[Made]:
@@ -563,15 +563,15 @@ def many(rng: np.random.Generator, number: int) -> Made:
 
 def alike(rng: np.random.Generator, number: int) -> Made:
     """More sections than the verifier proves one by one, which differ in places alone: from a shared argument, in place, out of
-    the workspace, of constants of 8 bytes, products, read where they were stored; each with an argument of its own or in a part
-    of one. Some have another constant."""
+    the workspace, of constants of 8 bytes, products, read where they were stored, through a row buffer, counting; each with an
+    argument of its own or in a part of one. Some have another constant, or count from elsewhere."""
     builder, count = ProgramBuilder(), int(rng.integers(8, 12))
-    kind, own, width = number % 6, bool(number // 6 % 2), int(rng.integers(1, 6))
-    compute = dtypes.float64 if kind == 3 else dtypes.float32
+    kind, own, width = number % 8, bool(number // 8 % 2), int(rng.integers(1, 6))
+    compute = {3: dtypes.float64, 7: dtypes.int64}.get(kind, dtypes.float32)
     size, content = compute.bytes * width, []
 
     def argument(bytes_: int, mode: int) -> int:
-        content.append(rng.standard_normal(bytes_ // compute.bytes).astype(compute.numpy))
+        content.append((9 * rng.standard_normal(bytes_ // compute.bytes)).astype(compute.numpy))
         return builder.add_arg(bytes_, mode, compute)
 
     x = argument(2 * size, READ)
@@ -589,16 +589,23 @@ def alike(rng: np.random.Generator, number: int) -> Made:
         if kind == 2:
             _mapped(builder, (width,), (x, (4,), size * (i % 2)), (source, (4,), at))
         section = builder.vector(width, dtype=compute)
-        a = section.operand(source, (compute.bytes,), base=at, dtype=compute)
+        counts = kind == 7
+        a = section.index((1,), base=i % 4) if counts else section.operand(source, (compute.bytes,), base=at, dtype=compute)
         b = section.operand(target, (compute.bytes,), base=base, mode=WRITE, dtype=compute)
-        if kind == 5:
+        if kind in (5, 6, 7):
+            between = section.row_buffer() if kind == 6 else b
             section.begin_pass()
-            section.word("mov.i", a)
-            section.word("store", b)
+            section.word("iota" if counts else "mov.i", a)
+            section.word("store", between)
             section.end_pass()
+            a = between
+        if kind == 5:
             a = section.operand(target, (4,), base=base)
             b = section.operand(WORKSPACE, (4,), base=i * size, mode=WRITE)
-        _words(section, a, b, 0.5 if i % 3 else 1.5)
+        if counts:
+            section.word("end_row")
+        else:
+            _words(section, a, b, 0.5 if i % 3 else 1.5)
     return builder.build(), content
 
 

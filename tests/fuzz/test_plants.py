@@ -69,7 +69,7 @@ def fuzzer(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "columns": (corpus.columns(rng) for _ in range(8)),
         "gathered": (corpus.gathered(rng) for _ in range(8)), "buffers": (corpus.buffered(rng) for _ in range(4)),
         "listings": corpus.of_listings(rng), "windows": (corpus.windows(rng, number) for number in range(24)),
-        "alike": (corpus.alike(rng, number) for number in range(24)),
+        "alike": (corpus.alike(rng, number) for number in range(32)),
         "passes": (corpus.whole_pass(rng, number) for number in range(8)),
         "vector": ((c.program, c.args) for c in (corpus.RandomProgram(rng, exact=True).case() for _ in range(30))),
     }  # fmt: skip
