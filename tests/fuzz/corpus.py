@@ -57,7 +57,7 @@ def families(rng: np.random.Generator) -> Iterator[tuple[str, Iterable[Made]]]:
     yield "slices", (sliced(rng) for _ in range(4))
     yield "products", samples(rng)
     yield "windows", (windows(rng, number) for number in range(80))
-    yield "passes", (whole_pass(rng, number) for number in range(5 * len(PASSES)))
+    yield "passes", (whole_pass(rng, number) for number in range(8 * len(PASSES)))
     yield "held", (held(rng, number) for number in range(60))
     yield "epilogue", ((c.program, c.args) for c in (epilogue("add", form, 40, rng) for form in ("i", "b", "k")))
     yield "columns", (columns(rng) for _ in range(20))
@@ -346,9 +346,9 @@ def whole_pass(rng: np.random.Generator, number: int) -> Made:
     n = int(rng.choice((rng.integers(1, 130), rng.integers(130, 300), 128 * rng.integers(1, 4), 32 * rng.integers(1, 8))))
     special, largest = number // len(PASSES) % 2, "acc_max" in text
     n += 128 * largest
-    rows, short = int(rng.integers(1, 4)), number % 3 == 2
+    rows, short = int(rng.integers(1, 4)), rng.integers(3) == 0
     if short:
-        n, rows = (16, 32, 64, 8, 48, 20)[number // 3 % 6], 8 + number % 33
+        n, rows = int(rng.choice((4, 8, 16, 20, 32, 48, 64))), 8 + number % 33
     pitch, base = n + int(rng.choice((0, 0, 1, 4, 16))), int(rng.choice((0, 0, 1, 4)))
     stored, builder, places = "store o" in text, ProgramBuilder(), {}
     room, other = base + rows * pitch, int(rng.integers(4)) == 0
@@ -563,7 +563,7 @@ def many(rng: np.random.Generator, number: int) -> Made:
 
 def alike(rng: np.random.Generator, number: int) -> Made:
     """More sections than the verifier proves one by one, which differ in places alone: from a shared argument, in place, out of
-    the workspace, of constants of 8 bytes, products, read where they were stored, through a row buffer, counting; each with an
+    the workspace, with constants of 8 bytes, products, read where they were stored, through a row buffer, counting; each with an
     argument of its own or in a part of one. Some have another constant, or count from elsewhere."""
     builder, count = ProgramBuilder(), int(rng.integers(8, 12))
     kind, own, width = number % 8, bool(number // 8 % 2), int(rng.integers(1, 6))
