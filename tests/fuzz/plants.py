@@ -236,8 +236,6 @@ PLANTS: tuple[Plant, ...] = (
     _verify("alike-strides", "memcmp(a + AFTER, b + AFTER, sizeof x - AFTER)) return false;", "false) return false;"),
     _verify("alike-head", "if (rest < one.head->bytes || memcmp(one.head, &s, sizeof s)) return false;", "if (rest < one.head->bytes) return false;"),
     _verify("alike-workspace-for-scratch", "if (argument ? y.arg >= MAX_ARGS : x.arg != y.arg) return false;", ""),
-    Plant("group-next-row", "whole_passes.h", "s.m[I] += State::ROWS * s.gain[I];", "s.m[I] += s.gain[I];"),
-    Plant("group-total", "whole_passes.h", "total_of_vectors<F, SHARE>(s.total[R] + r * SHARE);", "total_of_vectors<F, SHARE>(s.total[R]);"),
     Plant("group-folded", "whole_passes.h", "folded[reductions_before(I)] = (V*)c->many.folded[p->a];", "folded[reductions_before(I)] = (V*)c->many.folded[0];"),
     # choices of stores and distances
     Plant("choose-load", "program.cpp", "if (choice & OTHER_DISTANCE && w.op == OP_fetch)", "if (choice & OTHER_DISTANCE && (w.op == OP_fetch || w.op == OP_load))"),
