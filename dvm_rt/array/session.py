@@ -505,7 +505,8 @@ class Session:
         plans_swapped: graphs that went on to their own plan, the last of them in `swaps`: launches and microseconds of the
         caller's thread before, and in the first call after. choices_tried, choices_kept: of stores, prefetch distances, tiles and
         blocks of products, by programs that ran often; choices_gained_ns: a run, of all that were kept. stacked_launches: of
-        several calls of stacked functions each; walked_calls: of functions without a graph, in which Python goes from launch to launch."""
+        several calls of stacked functions each; walked_calls: of functions without a graph, in which Python goes from launch to
+        launch."""
         plans = sum(isinstance(p, Planned) for p in self.plans.values())
         counted = {**dict.fromkeys(COUNTED, 0), **self.counters}
         return {**counted, "lazy_plans": plans, "swaps": list(self.swaps), **self.runtime.stats()}
