@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from dvm_rt.graph.operators import Operator
 
 NAME, INPUTS, ATTRIBUTES, SHAPE, DTYPE = range(5)
+Known = dict[tuple, list[np.ndarray]]
+_SEVERAL = ("cond", "while_loop", "repeat")  # their meanings give all values, without the index
 
 
 def part_of(parameters: Sequence[Node], outputs: Sequence[Node]) -> Part:
@@ -94,7 +96,8 @@ def _cond_dtype(where: str, given: tuple[DType, ...], true: Part, false: Part, i
         _fits_dtypes(where, part, given[1:])
     first, second = (_output(where, part, index)[DTYPE] for part in (true, false))
     if first != second:
-        raise DTypeError(f"graph: {where}: result {index}: dtypes of the branches, got {first} and {second}, allowed one for both")
+        raise DTypeError(
+            f"graph: {where}: result {index}: dtypes of the branches, got {first} and {second}, allowed one for both")
     return dtypes.BY_NAME[first]
 
 
@@ -222,35 +225,48 @@ def _put_shape(facts: Facts, where: str, given: tuple[Shape, ...], index: int) -
 # ---- meaning ------------------------------------------------------------------------------------------------------
 
 
+def meaning(row: Operator, operands: Sequence[np.ndarray], inputs: tuple, attributes: tuple, known: Known) -> np.ndarray:
+    """What a node is for these operands. A branch or a loop runs once for all nodes that are its values, those with the same
+    inputs (by whatever names them) and attributes; `known` are the values of what has run."""
+    if row.name not in _SEVERAL:
+        return np.asarray(row.meaning(*operands, *attributes))
+    *shared, index = attributes
+    key = (row.name, inputs, tuple(shared))
+    if key not in known:
+        known[key] = row.meaning(*operands, *shared)
+    return known[key][index]
+
+
 def _run(part: Part, operands: Sequence[np.ndarray]) -> list[np.ndarray]:
     from dvm_rt.graph.operators import operator
 
     values: list[np.ndarray] = []
+    known: Known = {}
     for name, inputs, attributes, _, dtype in part.rows:
         if name == "parameter":
             values.append(np.asarray(operands[attributes[0]]))
             continue
-        result = np.asarray(operator(name).meaning(*[values[i] for i in inputs], *attributes))
+        result = meaning(operator(name), [values[i] for i in inputs], inputs, attributes, known)
         values.append(dtypes.rounded(result, dtypes.BY_NAME[dtype]))
     return [values[i] for i in part.outputs]
 
 
-def _cond_meaning(flag: np.ndarray, *rest: object) -> np.ndarray:
-    *operands, true, false, index = rest
-    return _run(true if flag else false, operands)[index]
+def _cond_meaning(flag: np.ndarray, *rest: object) -> list[np.ndarray]:
+    *operands, true, false = rest
+    return _run(true if flag else false, operands)
 
 
-def _while_meaning(flag: np.ndarray, *rest: object) -> np.ndarray:
-    *operands, step, limit, index = rest
+def _while_meaning(flag: np.ndarray, *rest: object) -> list[np.ndarray]:
+    *operands, step, limit = rest
     count = len(step.outputs) - 1
     state, constants = list(operands[:count]), operands[count:]
     for _ in range(limit):
         if not flag:
-            return state[index]
+            return state
         *state, flag = _run(step, [*state, *constants])
     if flag:
         raise DeviceTrap(f"graph: while_loop: a loop that would go on, got {limit}, allowed {limit} iterations")
-    return state[index]
+    return state
 
 
 def _append_shape(facts: Facts, where: str, given: tuple[Shape, ...], index: int) -> Shape:
@@ -265,12 +281,12 @@ def _append_meaning(x: np.ndarray, rows: np.ndarray, index: int) -> np.ndarray:
     return np.concatenate([x, rows])
 
 
-def _repeat_meaning(*rest: object) -> np.ndarray:
-    *operands, step, count, index = rest
+def _repeat_meaning(*rest: object) -> list[np.ndarray]:
+    *operands, step, count = rest
     state, constants = list(operands[: len(step.outputs)]), operands[len(step.outputs) :]
     for _ in range(count):
         state = _run(step, [*state, *constants])
-    return state[index]
+    return state
 
 
 def _put_meaning(x: np.ndarray, number: np.ndarray, row: np.ndarray, index: int) -> np.ndarray:

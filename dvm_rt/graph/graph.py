@@ -23,6 +23,7 @@ from dvm_rt.dtypes import DType
 from dvm_rt.errors import DvmError, GraphError, ShapeError
 from dvm_rt.graph import symbols
 from dvm_rt.graph.attributes import Part, concrete, from_plain, hashable, plain, resolved, resolved_leaf
+from dvm_rt.graph.control import Known, meaning
 from dvm_rt.graph.operators import Lowering, Operator, number_of, operator
 from dvm_rt.graph.symbols import Dim, Facts, Shape, Size
 
@@ -169,7 +170,8 @@ class Graph:
                     raise GraphError(f"{where}: shape, got {node.shape}, allowed {again.shape}")
             seen.add(id(node))
         if [n.attribute("index") for n in self.parameters] != list(range(len(self.parameters))):
-            raise GraphError(f"graph: parameters: numbers, got {[n.attribute('index') for n in self.parameters]}, allowed 0, 1, 2.. in order")
+            got = [n.attribute("index") for n in self.parameters]
+            raise GraphError(f"graph: parameters: numbers, got {got}, allowed 0, 1, 2.. in order")
         if any(id(n) not in seen for n in self.outputs + self.parameters):
             raise GraphError("graph: outputs: nodes, got one from outside, allowed those of the graph")
         open_symbols = set().union(*(symbols.symbols_of(n) for node in self.nodes for n in node.shape), set())
@@ -350,13 +352,15 @@ def evaluate(graph: Graph, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
     values = graph.symbol_values([a.shape for a in arrays])
     results: dict[int, np.ndarray] = {}
     parts: dict[Part, Part] = {}
+    known: Known = {}
     with np.errstate(all="ignore"):
         for node in graph.nodes:
             if node.operator.name == "parameter":
                 results[id(node)] = dtypes.from_storage(np.asarray(arrays[node.attribute("index")]), node.dtype)
             else:
                 attributes = [concrete(a, values, parts) for a in node.attributes]
-                result = np.asarray(node.operator.meaning(*(results[id(i)] for i in node.inputs), *attributes))
+                inputs = tuple([id(i) for i in node.inputs])
+                result = meaning(node.operator, [results[i] for i in inputs], inputs, tuple(attributes), known)
                 results[id(node)] = dtypes.rounded(result, node.dtype)
     return [results[id(n)] for n in graph.outputs]
 

@@ -130,7 +130,8 @@ def _updated(where: str, given: tuple[DType, ...], *_: object) -> DType:
 
 def _equal(where: str, given: tuple[DType, ...]) -> None:
     if given[0] is not given[1]:
-        raise DTypeError(f"graph: {where}: dtypes differ, got {given[0]} and {given[1]}, allowed one for both; x.astype(...) converts")
+        raise DTypeError(
+            f"graph: {where}: dtypes differ, got {given[0]} and {given[1]}, allowed one for both; x.astype(...) converts")
 
 
 def _named(where: str, given: tuple[DType, ...], *attributes: object) -> DType:

@@ -47,7 +47,8 @@ class Operator:
     """One row. `inputs` is the number of inputs, or the allowed numbers, or VARIADIC.
 
     `dtype(where, dtypes, *attributes)` and `shape(facts, where, shapes, *attributes)` give the result's, or raise;
-    `meaning(*arrays, *attributes)` is the NumPy definition, in float64 for floats and in their own dtypes for the others;
+    `meaning(*arrays, *attributes)` is the NumPy definition, in float64 for floats and in their own dtypes for the others (what
+    runs parts gives all values, without its attribute `index`: control.meaning);
     `instructions` (ELEMENTWISE) is the name of the instruction that does it, or a function of an emitter (`Emit`;
     HOST: the name of the host function); `compose(op, *nodes, *attributes)` (COMPOSITE) takes it apart."""
 

@@ -9,6 +9,7 @@ import pytest
 from dvm_rt import dtypes
 from dvm_rt.dtypes import bool_, float32
 from dvm_rt.errors import DTypeError, GraphError, ShapeError, UnsupportedOperatorError
+from dvm_rt.graph import control
 from dvm_rt.graph.attributes import Part, hashable
 from dvm_rt.graph.control import part_of
 from dvm_rt.graph.graph import Graph, Make, apply, decomposed, evaluate, parameter
@@ -235,6 +236,20 @@ def test_parts_that_compute_the_same_are_the_same_to_graphs() -> None:
 def test_a_shared_part_is_written_once() -> None:
     text = branch(scaled(2.0), scaled(3.0)).dump()
     assert text.count("part 0:") == text.count("part 1:") == 1 and "cond(%0, %1, true=part 0, false=part 1, index=1)" in text
+
+
+def test_a_branch_runs_once_for_all_its_values(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nested branches of which each gives two values, and the one around it needs both: run for each value, the innermost one
+    would run 2 ** depth times."""
+    runs, run, part, depth, op = [], control._run, scaled(0.5), 20, Make(Facts())
+    monkeypatch.setattr(control, "_run", lambda part, operands: runs.append(part) or run(part, operands))
+    for _ in range(depth):
+        x = parameter(0, (4,), float32)
+        flag = op.less(op.index(x, entries=(0,)), 1e9)
+        first, second = (op.cond(flag, x, true=part, false=part, index=i) for i in (0, 1))
+        part = part_of([x], [op.add(first, second), second])
+    once, other = evaluate(Graph.of([x], [first, second], op.facts), [np.ones(4, np.float32)])
+    assert once.tolist() == [depth - 0.5] * 4 and other.tolist() == [1.0] * 4 and len(runs) == depth
 
 
 @pytest.mark.parametrize("number", [1, -1, "x", None])
