@@ -55,7 +55,7 @@ def run(suites: list[str], peers: list[str], only: str, threads: int, all_unseen
         absent["fused C"] = yardstick.absent
     for name, why in absent.items():
         print(f"{name}: absent ({why})", file=sys.stderr)
-    machine = {"cpu": _cpu(), "cpus": os.cpu_count(), "python": platform.python_version(), "threads": threads,
+    machine = {"cpu": cpu_name(), "cpus": os.cpu_count(), "python": platform.python_version(), "threads": threads,
                "load": os.getloadavg()[0],
                "versions": dict(_versions(found)), "absent": absent, "limits": limits.as_dict() if limits else None}  # fmt: skip
     done, begin = {(r.suite, r.case) for r in rows}, time.perf_counter()
@@ -77,7 +77,8 @@ def run(suites: list[str], peers: list[str], only: str, threads: int, all_unseen
 
         tell(suite)
         parts = [(suite, lambda suite=suite, wanted=wanted: SUITES[suite](found, wanted))] if suite in SUITES else [
-            (f"{suite}, {c.name}", lambda c=c: timed.rows(c)) for c in cases.CASES if c.suite == suite and wanted(c.name)]  # fmt: skip
+            (f"{suite}, {c.name}", lambda c=c: timed.rows(c))
+            for c in cases.CASES if c.suite == suite and wanted(c.name)]  # fmt: skip
         for name, rows_of in parts:
             try:
                 add(rows_of())
@@ -88,7 +89,7 @@ def run(suites: list[str], peers: list[str], only: str, threads: int, all_unseen
     save(machine, rows)
 
 
-def _cpu() -> str:
+def cpu_name() -> str:
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 

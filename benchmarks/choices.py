@@ -3,12 +3,12 @@
     python -m benchmarks.choices [--rounds 9]
 
 These are the choices of the encoder that change no bits: it takes stores past the caches and prefetches beyond L2, a distance
-for long rows, the next row for short ones, by one rule for all kernels; native/tuning.h tries a few of the others where programs run
-often. Here the words of encoded programs are rewritten to every other choice, and all are run in turns on the same buffers, the
-encoder's own twice: the difference of these two is what a tuner would take for a gain where there is none. Buffers are aligned as
-the arena's are, or no store would go past the caches, and the first runs of a turn are not timed: they find in the caches what the
-choice before has left there. Printed: nanoseconds an element of the encoder's choice, and each other one's gain over
-the faster of the two (negative: it loses)."""
+for long rows, the next row for short ones, by one rule for all kernels; native/tuning.h tries a few of the others where
+programs run often. Here the words of encoded programs are rewritten to every other choice, and all are run in turns on the
+same buffers, the encoder's own twice: the difference of these two is what a tuner would take for a gain where there is none.
+Buffers are aligned as the arena's are, or no store would go past the caches, and the first runs of a turn are not timed: they
+find in the caches what the choice before has left there. Printed: nanoseconds an element of the encoder's choice, and each
+other one's gain over the faster of the two (negative: it loses)."""
 
 from __future__ import annotations
 

@@ -35,7 +35,8 @@ def race(calls: dict[str, Callable[[], object]]) -> dict[str, float]:
 
 def report(what: str, work: float, calls: dict[str, Callable[[], object]]) -> None:
     us = race(calls)
-    print(f"{what:48} {us['ours']:9.1f} us {work / us['ours'] / 1e3:7.1f} GF/s  x torch {us['torch'] / us['ours']:5.2f}", flush=True)
+    speed = f"{work / us['ours'] / 1e3:7.1f} GF/s  x torch {us['torch'] / us['ours']:5.2f}"
+    print(f"{what:48} {us['ours']:9.1f} us {speed}", flush=True)
 
 
 def main() -> None:

@@ -111,7 +111,8 @@ def measure(name: str, size: str, graph: Graph, arrays: list[np.ndarray], rounds
         if not lost:
             break
     kernels = f"{len(plans[0].kernels):3} {len(plans[1].kernels):4}"
-    line = f"{name:28} {size:14} {kernels} {fused:10.1f} {alone:10.1f} {ratio:6.2f} {moved[0] / moved[1]:6.2f} {modelled / 1e3:10.1f}"
+    times_us = f"{fused:10.1f} {alone:10.1f} {ratio:6.2f} {moved[0] / moved[1]:6.2f} {modelled / 1e3:10.1f}"
+    line = f"{name:28} {size:14} {kernels} {times_us}"
     return line + (" LOST" if lost else ""), lost
 
 
@@ -168,7 +169,8 @@ def stacked(kernels: list[tuple[str, int, int]]) -> tuple[Graph, list[np.ndarray
 
 def stacking(rounds: int) -> None:
     """The rows of STACKS."""
-    print(f"{'kernels':24} {'launches':>8} {'each us':>9} {'one us':>9} {'gain':>6}   in C++: {'1 thread':>9} {'2 threads':>9} {'gain':>6}")
+    print(f"{'kernels':24} {'launches':>8} {'each us':>9} {'one us':>9} {'gain':>6}   "
+          f"in C++: {'1 thread':>9} {'2 threads':>9} {'gain':>6}")
     for name, kernels in STACKS.items():
         programs = []
         for part in (kernels, *([one] for one in kernels)):
@@ -234,14 +236,16 @@ def main() -> int:
     if arguments.stacking:
         stacking(arguments.rounds)
         return 0
-    print(f"{'subgraph':28} {'size':14} {'kernels':>8} {'fused us':>10} {'unfused us':>10} {'ratio':>6} {'bytes':>6} {'model us':>10}")
+    print(f"{'subgraph':28} {'size':14} {'kernels':>8} {'fused us':>10} {'unfused us':>10} {'ratio':>6} {'bytes':>6} "
+          f"{'model us':>10}")
     rows, begin = [], time.monotonic()
     for row in subgraphs(arguments.rounds) if arguments.suite is None else suite(arguments.suite, arguments.rounds):
         rows.append(row)
         print(row[0], flush=True)
     lost = [line for line, lost in rows if lost]
     took_s = time.monotonic() - begin
-    print(f"{len(rows)} rows in {took_s:.0f} s, {len(lost)} lost (fused slower than unfused by more than {LOST - 1:.0%})", *lost, sep="\n")
+    said = f"{len(rows)} rows in {took_s:.0f} s, {len(lost)} lost (fused slower than unfused by more than {LOST - 1:.0%})"
+    print(said, *lost, sep="\n")
     return len(lost)
 
 

@@ -50,7 +50,8 @@ def main() -> None:
             each = {word: (after[word] - before[word]) / given.launches / 1e3 for word in WORDS}
             idle = each["exposed_ns"] + each["starved_client_ns"]
             text = "  ".join(f"{word[:-3]} {value:.2f}" for word, value in each.items())
-            print(f"total {whole / given.launches / 1e3:6.2f}  {text}  encoded {after['encoded'] - before['encoded']}  idle {idle / each['busy_ns']:.1%} of busy")
+            print(f"total {whole / given.launches / 1e3:6.2f}  {text}  encoded {after['encoded'] - before['encoded']}  "
+                  f"idle {idle / each['busy_ns']:.1%} of busy")
 
 
 if __name__ == "__main__":

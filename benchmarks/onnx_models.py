@@ -145,7 +145,8 @@ def main() -> None:
     rows = []
     for row in onnx_models(lambda name: arguments.only in name):
         rows.append(row)
-        print(f"{row.case:<14}{row.shape:<42}{row.metric:<15}{row.dvm:>10.2f} {row.unit:<6}onnxruntime {row.peers['onnxruntime']:>10.2f}{row.ratio:>8.2f}", flush=True)
+        print(f"{row.case:<14}{row.shape:<42}{row.metric:<15}{row.dvm:>10.2f} {row.unit:<6}"
+              f"onnxruntime {row.peers['onnxruntime']:>10.2f}{row.ratio:>8.2f}", flush=True)
     small = [r for r in rows if r.metric == "time" and r.peers["onnxruntime"] <= 1000]
     if small:
         print(f"runs of at most 1 ms in ONNX Runtime: {len(small)}, median ratio {statistics.median(r.ratio for r in small):.2f}")

@@ -21,7 +21,8 @@ Shape = tuple[int, ...]
 class NumPy:
     """Plain NumPy, in the dtype of what comes in."""
 
-    exp, tanh, sqrt, abs, maximum, minimum, where, log = np.exp, np.tanh, np.sqrt, np.abs, np.maximum, np.minimum, np.where, np.log
+    exp, tanh, sqrt, abs, log = np.exp, np.tanh, np.sqrt, np.abs, np.log
+    maximum, minimum, where = np.maximum, np.minimum, np.where
 
     @staticmethod
     def erf(x: np.ndarray) -> np.ndarray:

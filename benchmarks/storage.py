@@ -60,7 +60,8 @@ def main() -> None:
                 times = best_s(acts, asked.rounds)
                 for name, size, seconds in zip(DTYPES, sizes, times, strict=True):
                     share = 3 * size * n / seconds / limits.triad_streams[1 + (place == "memory")] if limits else float("nan")
-                    print(f"{place + ' ' + function.__name__ + ' ' + name:28}{seconds * 1e3:8.3f}{n / seconds / 1e9:8.2f}{share:10.2f}{times[0] / seconds:12.2f}")
+                    print(f"{place + ' ' + function.__name__ + ' ' + name:28}{seconds * 1e3:8.3f}{n / seconds / 1e9:8.2f}"
+                          f"{share:10.2f}{times[0] / seconds:12.2f}")
 
 
 if __name__ == "__main__":

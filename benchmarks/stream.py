@@ -51,7 +51,8 @@ def measure(what: str, long: float, once: Callable[[int], None], each: int, stre
         times.append((time.perf_counter_ns() - begin) / each / 1e3)
     kernel = (stream.stats()["busy_ns"] - busy) / len(times) / each / 1e3
     times.sort()
-    print(f"{what:76} least {times[0]:6.2f}  p50 {times[len(times) // 2]:6.2f}  p99 {times[len(times) * 99 // 100]:6.2f}  kernel {kernel:6.2f}")
+    print(f"{what:76} least {times[0]:6.2f}  p50 {times[len(times) // 2]:6.2f}  "
+          f"p99 {times[len(times) * 99 // 100]:6.2f}  kernel {kernel:6.2f}")
 
 
 def fetches(stream: _native.Stream, seconds: float, where: str, elements: int) -> None:

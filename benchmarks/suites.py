@@ -183,7 +183,8 @@ def startup() -> Iterator[Row]:
         1e3 * (ours - bare),
         {"torch": 1e3 * (_python("import torch") - bare)},
     )
-    code = "import dvm_rt, time; b = time.perf_counter(); r = dvm_rt.Runtime(encoders=1); print(time.perf_counter() - b); r.close()"
+    code = ("import dvm_rt, time; b = time.perf_counter(); "
+            "r = dvm_rt.Runtime(encoders=1); print(time.perf_counter() - b); r.close()")  # fmt: skip
     times = [
         float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout) for _ in range(7)
     ]

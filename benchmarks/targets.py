@@ -64,11 +64,13 @@ COLD = ("one kernel takes 1 us in a loop of its own and 8 to 13 after other work
         "those of later layers cost .5 to 1 each; maxima are the machine's: an empty loop of this virtual CPU is interrupted "
         "700 times a second, mostly for 20 to 60 us")  # fmt: skip
 PRODUCT = "; a product alone takes Inductor 0.16 s instead of about 1"
-FIRST = ("two thirds are Python, that traces 132 operators and plans them: of 18 segments three are fused and the others copied, and no function "
-         "stands out in a profile; one third copies and packs 19 MB of weights, into pages that the system zeroes first")  # fmt: skip
-WORDS = ("where the loop by hand is straight code, each word of a pass without a loop of its own (the chain) is dispatched once for 128 floats, in "
-         "registers where two held strips are enough; a maximum that keeps NaN and signed zeros takes two to three instructions, a * b + c is "
-         "rounded twice, a NaN is made canonical, a launch costs 60 ns, and row sums are added in one order on every machine")  # fmt: skip
+FIRST = ("two thirds are Python, that traces 132 operators and plans them: of 18 segments three are fused and the others copied, "
+         "and no function stands out in a profile; one third copies and packs 19 MB of weights, into pages that the system "
+         "zeroes first")  # fmt: skip
+WORDS = ("where the loop by hand is straight code, each word of a pass without a loop of its own (the chain) is dispatched once "
+         "for 128 floats, in registers where two held strips are enough; a maximum that keeps NaN and signed zeros takes two to "
+         "three instructions, a * b + c is rounded twice, a NaN is made canonical, a launch costs 60 ns, and row sums are added "
+         "in one order on every machine")  # fmt: skip
 STRIPS = "L3 and arithmetic overlap only as far as the processor looks ahead, two strips or so, and lines that are fetched early"
 FULL_SIZE = "most of a request are matrix products of full size, in which MKL is as fast"
 LEVELS = {"operators": "operator", "subgraphs": "subgraph", "models": "model"}

@@ -122,8 +122,8 @@ def main() -> None:
             continue
         program = _native.Program(code)
         found = compare(program, args, asked.threads)
-        print(f"{name:32s} {program.split[0][1]:4d} parts  {found.us[1]:9.1f} -> {found.us[asked.threads]:9.1f} us  x{found.ratio:.2f}  "
-              f"CPU time x{found.cpu:.2f}, {found.free} free rounds of {found.rounds}")  # fmt: skip
+        print(f"{name:32s} {program.split[0][1]:4d} parts  {found.us[1]:9.1f} -> {found.us[asked.threads]:9.1f} us  "
+              f"x{found.ratio:.2f}  CPU time x{found.cpu:.2f}, {found.free} free rounds of {found.rounds}")  # fmt: skip
 
 
 if __name__ == "__main__":

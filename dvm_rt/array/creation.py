@@ -179,7 +179,8 @@ def meshgrid(*arrays: Array, indexing: str = "xy") -> list[Array]:
     for matrices."""
     given = [asarray(a) for a in arrays]
     if indexing not in ("xy", "ij") or any(a.ndim > 1 for a in given):
-        raise ShapeError(f"array: meshgrid: got indexing {indexing!r}, ranks {[a.ndim for a in given]}, allowed xy, ij and vectors")
+        got = f"{indexing!r} and ranks {[a.ndim for a in given]}"
+        raise ShapeError(f"array: meshgrid: indexing and arrays, got {got}, allowed xy, ij and vectors")
     vectors = [a if a.ndim else expand_dims(a, axis=0) for a in given]
     order = list(range(len(vectors)))
     if indexing == "xy" and len(order) > 1:

@@ -84,7 +84,8 @@ def _parsed(equation: str, ranks: list[int]) -> tuple[list[str], str]:
         result = lead + "".join(sorted(c for c in set(letters) - set(lead) if letters.count(c) == 1))
     result = result.replace("...", lead, 1)
     if not all(c in ascii_letters for c in letters + result) or not set(result) <= set(letters) or len(set(result)) < len(result):
-        raise GraphError(f"array: einsum: equation, got {equation!r}, allowed letters; those of the result once, and from the arrays")
+        raise GraphError(
+            f"array: einsum: equation, got {equation!r}, allowed letters; those of the result once, and from the arrays")
     return terms, result
 
 

@@ -51,8 +51,8 @@ def _memory(planned: Planned, tensors: list[Tensor]) -> list[str]:
     for buffer in plan.buffers:
         if buffer.role == "TEMPORARY":
             slots.setdefault(buffer.index, []).append(values[buffer.bytes])
-    held = sum(map(len, slots.values()))
-    lines = [f"workspace: {sum(max(s) for s in slots.values())} bytes, {held} values in {len(slots)} slots"] if slots else ["workspace: none"]
+    held, most = sum(map(len, slots.values())), sum(max(s) for s in slots.values())
+    lines = [f"workspace: {most} bytes, {held} values in {len(slots)} slots" if slots else "workspace: none"]
     packed = [values[b.bytes] for b in plan.buffers if b.role == "PACKED"]
     return lines + ([f"packed once: {len(packed)} arrays, {sum(packed)} bytes"] if packed else [])
 

@@ -56,7 +56,8 @@ def _binary(name: str) -> Callable[[Array | float, Array | float], Array]:
         return binary(name, x, y)
 
     function.__name__ = function.__qualname__ = name
-    function.__doc__ = f"{OPERATORS[name].doc}, element by element; shapes broadcast, dtypes are promoted; one side may be a number."
+    function.__doc__ = (
+        f"{OPERATORS[name].doc}, element by element; shapes broadcast, dtypes are promoted; one side may be a number.")
     return function
 
 

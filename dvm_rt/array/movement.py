@@ -463,7 +463,8 @@ _COPIED = (float32, bool_)
 
 def _refuse_traced(name: str, x: Array) -> None:
     if x._tensor is None and x._node.data.__class__ is Trace:
-        raise NeedsValues(f"array: {name}: a size that depends on values where there are none, got a traced array, allowed size=...")
+        raise NeedsValues(
+            f"array: {name}: a size that depends on values where there are none, got a traced array, allowed size=...")
 
 
 def _value(x: Array, name: str) -> np.ndarray:
@@ -544,7 +545,8 @@ def _whole(index: object) -> Index:
     if isinstance(index, Index):
         return index if isinstance(index, Array) else np.asarray(index, np.int64 if np.asarray(index).size == 0 else None)
     if isinstance(index, (bool, float)) or not hasattr(index, "__index__"):
-        raise ShapeError(f"array: index: got {index!r}, allowed whole numbers, slices, arrays of whole numbers or bools, None and ...")
+        raise ShapeError(
+            f"array: index: kind, got {index!r}, allowed whole numbers, slices, arrays of whole numbers or bools, None and ...")
     return np.asarray(index.__index__(), np.int64)
 
 

@@ -76,7 +76,8 @@ def _bits(key: Key, shape: Shape, start: int = 0) -> Array:
 def _key(key: Key) -> Array:
     if isinstance(key, Array):
         if key.dtype is not uint64 or key.ndim:
-            raise DTypeError(f"array: random: key, got {key.dtype} of shape {key.shape}, allowed an int, or uint64 without dimensions")
+            raise DTypeError(
+                f"array: random: key, got {key.dtype} of shape {key.shape}, allowed an int, or uint64 without dimensions")
         return key
     if not isinstance(key, (int, np.integer)) or not 0 <= key < 2**64:
         raise DTypeError(f"array: random: key, got {key!r}, allowed 0 to 2^64 - 1, or a uint64 array without dimensions")

@@ -136,7 +136,8 @@ def differs(wanted: object, got: object, rtol: float, atol: float) -> str:
         return "" if wanted is got else f"got {got!r}, allowed {wanted!r}"
     if isinstance(wanted, list):
         if not isinstance(got, (list, tuple)) or len(got) != len(wanted):
-            return f"sequence, got {len(got) if isinstance(got, (list, tuple)) else type(got).__name__}, allowed {len(wanted)} values"
+            there = len(got) if isinstance(got, (list, tuple)) else type(got).__name__
+            return f"sequence, got {there}, allowed {len(wanted)} values"
         return next((d for w, g in zip(wanted, got, strict=True) if (d := differs(w, g, rtol, atol))), "")
     w, g = np.asarray(wanted), np.asarray(got)
     if w.dtype.kind in "UST":
@@ -167,7 +168,8 @@ def summary(outcomes: Sequence[Outcome]) -> str:
         rows = [o for o in outcomes if group in (o.group, "all")]
         counts = Counter(o.result for o in rows)
         free = sum(o.result == PASSED and o.without_host for o in rows)
-        lines.append(f"{group:<20}{len(rows):>7}{counts[PASSED]:>8}{free:>9}{counts[WRONG]:>7}{counts[FAILED]:>8}{counts[UNSUPPORTED]:>15}")
+        lines.append(f"{group:<20}{len(rows):>7}{counts[PASSED]:>8}{free:>9}{counts[WRONG]:>7}{counts[FAILED]:>8}"
+                     f"{counts[UNSUPPORTED]:>15}")
     plain = [o for o in outcomes if o.plain]
     lines.append(f"plain numeric types: {sum(o.result == PASSED for o in plain)} of {len(plain)} pass")
     return "\n".join(lines)

@@ -338,8 +338,8 @@ class _Reader:
         path = self._inside(location, where)
         there = path.stat().st_size
         if length != size or offset < 0 or offset + length > there:
-            raise self.fail(where,
-                            f"external data, got {length} bytes at {offset} of {there} in {location!r}, allowed {size} inside of the file")
+            raise self.fail(where, f"external data, got {length} bytes at {offset} of {there} in {location!r}, "
+                                   f"allowed {size} inside of the file")
         return np.fromfile(path, dtype.newbyteorder("<"), count=size // dtype.itemsize, offset=offset).astype(dtype,
             copy=False).reshape(tuple(proto.dims))
 

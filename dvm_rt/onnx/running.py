@@ -265,7 +265,8 @@ def _body(node: Node, inputs: list[Value], main_opset: int) -> Graph:
         schema = onnx.defs.get_schema(node.operator, node.opset, node.domain)
     except onnx.defs.SchemaError:
         raise UnsupportedOperatorError(
-            f"onnx: {node.where}: unknown operator, got {node.domain or 'ai.onnx'}.{node.operator}, allowed those of ONNX {onnx.__version__}"
+            f"onnx: {node.where}: unknown operator, got {node.domain or 'ai.onnx'}.{node.operator}, "
+            f"allowed those of ONNX {onnx.__version__}"
         ) from None
     call = _call_proto(node, inputs)
     data, version = b"", max((v for v in schema.function_opset_versions if v <= node.opset), default=None)
@@ -280,7 +281,8 @@ def _body(node: Node, inputs: list[Value], main_opset: int) -> Graph:
         raise ShapeError(f"onnx: {node.where}: its body depends on sizes, got symbolic ones, allowed numbers")
     if not data:
         raise UnsupportedOperatorError(
-            f"onnx: {node.where}: operator is not supported, got {node.domain or 'ai.onnx'}.{node.operator}, allowed those of docs/onnx.md")
+            f"onnx: {node.where}: operator is not supported, got {node.domain or 'ai.onnx'}.{node.operator}, "
+            "allowed those of docs/onnx.md")
     function = onnx.FunctionProto()
     function.ParseFromString(data)
     reader = _Reader(node.where, None)

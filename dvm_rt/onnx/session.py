@@ -20,14 +20,25 @@ from dvm_rt.array.session import session
 from dvm_rt.errors import DeviceTrap, DTypeError, EncodeError, GraphError, ShapeError
 from dvm_rt.onnx import model as files
 from dvm_rt.onnx.model import Value as Declared
-from dvm_rt.onnx.running import CONTROL, FOLDED, HOST_FUNCTION, HOST_PATH, INLINED, INSTRUCTIONS, Running, Segment, opened, unknown_operators
+from dvm_rt.onnx.running import (
+    CONTROL,
+    FOLDED,
+    HOST_FUNCTION,
+    HOST_PATH,
+    INLINED,
+    INSTRUCTIONS,
+    Running,
+    Segment,
+    opened,
+    unknown_operators,
+)
 from dvm_rt.onnx.values import BFLOAT16, Untraceable, ValueNeeded, fetch, lift, numpy_dtype
 
 Feed = object
 _FLOATS = {np.dtype(t) for t in (np.float16, np.float32, np.float64, BFLOAT16)}
 _WHOLE = {np.dtype(t) for t in ("bool", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8")}
 TOO_LONG = ("a loop that would go on", "more work than")  # loops that the device does not take: Python does then
-SIZES_MAX = 64  # most elements of a vector of sizes: whole numbers that may be one stay on the host until somebody computes with them
+SIZES_MAX = 64  # elements of a vector of sizes: whole numbers that may be one stay on the host until somebody computes with them
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +118,8 @@ class Session:
         env = {name: self._fed(name, value) for name, value in feeds.items()}
         missing = [p.name for p in self.inputs if p.name not in env and p.kind != "optional"]
         if missing:
-            raise GraphError(f"onnx: {self.model.file}: inputs are missing, got {sorted(feeds)}, allowed {[p.name for p in self.inputs]}")
+            names = [p.name for p in self.inputs]
+            raise GraphError(f"onnx: {self.model.file}: inputs are missing, got {sorted(feeds)}, allowed {names}")
         env |= {p.name: None for p in self.inputs if p.name not in env}
         values = self._running.run(env)
         found = self._running.main.alone()

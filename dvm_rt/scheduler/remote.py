@@ -76,7 +76,8 @@ class RemoteWorkers:
         for program, data in programs:
             self._seen += 1
             if self._seen % self._recheck_every == 0 and not self._is_ours(program, data):
-                raise ProtocolError(f"scheduler: worker {worker}: program {program}, got other bytes, allowed those of its instance")
+                raise ProtocolError(
+                    f"scheduler: worker {worker}: program {program}, got other bytes, allowed those of its instance")
         self._shell.programs_received(worker, message.lease, programs)
 
     def _is_ours(self, program: int, data: bytes) -> bool:

@@ -231,4 +231,5 @@ def run(seed: int, tell: Tell, width: int = 256, depth: int = 4, vocabulary: int
     return [Report("greedy decoding", what, "token", count[0], seconds[0], 0.0, agrees),
             Report("greedy decoding at once", f"d = {width}, {depth} layers, {len(same)} requests", "token",
                    sum(map(len, together)), seconds[2], 0.0, equal),
-            Report("beam search", f"{what}, beam 4 and shrinking", "token", count[1], seconds[1], error_of(last[:, 0], last[:, 1]), True)]  # fmt: skip
+            Report("beam search", f"{what}, beam 4 and shrinking", "token", count[1], seconds[1],
+                   error_of(last[:, 0], last[:, 1]), True)]  # fmt: skip

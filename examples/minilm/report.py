@@ -95,7 +95,8 @@ def runtime(console: Console, encoded: Encoded, took_s: float, inline: bool, kil
     console.print(table)
     _, last = encoded.stats[STEPS[3]]
     console.print(
-        f"in all: {last['plans']} plans in {last['plan_ns'] / 1e6:.1f} ms, {last['launched']} launches of {last['programs']} programs, "
+        f"in all: {last['plans']} plans in {last['plan_ns'] / 1e6:.1f} ms, "
+        f"{last['launched']} launches of {last['programs']} programs, "
         f"{_encode_ns(last) / 1e3 / max(1, last['programs']):.1f} us to encode one; "
         f"arena {last['memory']['arena'] / 1e6:.0f} MB, of it packed weights {last['memory']['packed'] / 1e6:.0f} MB",
         highlight=False,

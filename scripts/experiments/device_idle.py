@@ -4,10 +4,10 @@ runs, how large launches are, and whether programs are made ahead.
 
     python scripts/experiments/device_idle.py [--out results] [--launches 120] [--only work_us,ahead,rows,sentences,decode]
 
-Every launch has a shape never seen, so each needs an encode; `work` (CPU time) is injected into each of them. Idle is the device's time
-without work while work exists (exposed: the program is missing; starved: the launch is missing while our code runs), the
-user's own Python apart, and apart from the time in which it verifies programs (checking); inline it is the client's
-time outside of kernels. `ahead`: launches between two values that the client reads. `sentences` are a stream of
+Every launch has a shape never seen, so each needs an encode; `work` (CPU time) is injected into each of them. Idle is the
+device's time without work while work exists (exposed: the program is missing; starved: the launch is missing while our code
+runs), the user's own Python apart, and apart from the time in which it verifies programs (checking); inline it is the
+client's time outside of kernels. `ahead`: launches between two values that the client reads. `sentences` are a stream of
 sentences of all-different lengths through an encoder of MiniLM's size. `decode` is a GPT (d = 256, 4 layers) that
 decodes with a growing cache, work injected too: every token is a shape never seen, and its value is read before the
 next is launched; `guess 4` and `guess 0`: programs of up to so many calls ahead are made while the client waits;
@@ -272,14 +272,21 @@ def _us(before: dict, after: dict, whole_ns: int, launches: int) -> dict[str, fl
 def report(rows: Rows) -> None:
     tell("")
     for row in rows:
-        print(f"{row['varied']:8} work {row['work_us']:6} us  ahead {row['ahead']:4}  rows {row['rows']:5}  {row['mode']:18} whole {row['whole_us']:9.1f} +- {row['spread']:4.0%}"
-              f"  busy {row['busy_us']:8.1f}  checking {row['checking_us']:6.1f}  exposed {row['exposed_us']:9.1f}  starved {row['starved_us']:8.1f}  idle {row['idle']:8.1%}"
-              + (f"  guessed {row['guessed']}, right {row['guessed_right']}, wrong {row['guessed_wrong']}" if "guessed" in row else ""))  # fmt: skip
+        print(f"{row['varied']:8} work {row['work_us']:6} us  ahead {row['ahead']:4}  rows {row['rows']:5}  {row['mode']:18}"
+              f" whole {row['whole_us']:9.1f} +- {row['spread']:4.0%}  busy {row['busy_us']:8.1f}"
+              f"  checking {row['checking_us']:6.1f}  exposed {row['exposed_us']:9.1f}  starved {row['starved_us']:8.1f}"
+              f"  idle {row['idle']:8.1%}" + guessed_text(row))  # fmt: skip
     for row in [r for r in rows if "better" in r]:
         low, middle, high = row["against_better"]
         verdict = "  ABOVE 1.1" if low > 1.1 else "  cannot tell" if middle > 1.1 else ""
-        print(f"auto / better ({row['better']:9}): {middle:5.2f} ({low:.2f} to {high:.2f}, {row['turns']} turns)  {row['varied']}, "
-              f"{row['mode']}, work {row['work_us']} us, {row['ahead']} ahead, {row['rows']} rows{verdict}")
+        print(f"auto / better ({row['better']:9}): {middle:5.2f} ({low:.2f} to {high:.2f}, {row['turns']} turns)  "
+              f"{row['varied']}, {row['mode']}, work {row['work_us']} us, {row['ahead']} ahead, {row['rows']} rows{verdict}")
+
+
+def guessed_text(row: dict) -> str:
+    if "guessed" not in row:
+        return ""
+    return f"  guessed {row['guessed']}, right {row['guessed_right']}, wrong {row['guessed_wrong']}"
 
 
 def draw(axes: list, rows: Rows) -> None:

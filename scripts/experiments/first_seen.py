@@ -132,8 +132,10 @@ def main() -> None:
     rows = measure(given.shapes, [p for p in given.peers.split(",") if p])
     tell("")
     for r in rows:
-        print(f"{r['case']:22} {r['engine']:14} steady {r['steady_p50_us']:8.1f}  seen {r['seen_p50_us']:8.1f}  first p50 {r['first_p50_us']:9.1f} p99 {r['first_p99_us']:10.1f}"
-              f"  added p50 {r['added_p50_us']:9.1f} p99 {r['added_p99_us']:10.1f}  first / steady {r['ratio_steady']:6.2f}  / seen {r['ratio_seen']:6.2f}  ({r['shapes']} shapes)")  # fmt: skip
+        print(f"{r['case']:22} {r['engine']:14} steady {r['steady_p50_us']:8.1f}  seen {r['seen_p50_us']:8.1f}"
+              f"  first p50 {r['first_p50_us']:9.1f} p99 {r['first_p99_us']:10.1f}"
+              f"  added p50 {r['added_p50_us']:9.1f} p99 {r['added_p99_us']:10.1f}"
+              f"  first / steady {r['ratio_steady']:6.2f}  / seen {r['ratio_seen']:6.2f}  ({r['shapes']} shapes)")  # fmt: skip
     write(given.out, "first_seen", rows, draw, max(1, len({r["case"] for r in rows})))
 
 

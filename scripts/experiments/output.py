@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # the repository: dvm_rt built in place, and the benchmarks
+from benchmarks.bench import cpu_name  # noqa: E402
 Rows = list[dict[str, object]]
 
 
@@ -53,7 +54,7 @@ def write(out: Path, name: str, rows: Rows, draw: Callable[[object, Rows], None]
     """`draw(axes, rows)` fills a row of so many panels; without matplotlib there is no plot."""
     tell("")
     out.mkdir(parents=True, exist_ok=True)
-    machine = {"cpus": len(os.sched_getaffinity(0)), "share": cpu_share(), "load": os.getloadavg()[0],
+    machine = {"cpu": cpu_name(), "cpus": len(os.sched_getaffinity(0)), "share": cpu_share(), "load": os.getloadavg()[0],
                "python": platform.python_version()}
     (out / f"{name}.json").write_text(json.dumps({"machine": machine, "rows": rows}, indent=1))
     try:

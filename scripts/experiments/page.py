@@ -12,6 +12,7 @@ import argparse
 import json
 import subprocess
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,12 +20,17 @@ from pathlib import Path
 Row = dict[str, object]
 INTRODUCTION = """# Who waits for whom
 
-Written by `scripts/experiments/page.py` from what the experiments beside it have measured; each is one command that writes JSON
-and a plot. Times are microseconds, medians, of one run on the machine named with each table; ratios of one run carry over to other
-machines better than times do. *Busy*: the device runs kernels. *Idle*: it does not although there is work: *exposed* if a program is
-missing, *starved* if a launch is missing while our own code runs in the client; the user's own Python is apart. *Checking*: the device
-verifies programs, which is neither, but time in which it runs no kernel.
+Written by `scripts/experiments/page.py` from what the experiments beside it have measured; each is one command that writes
+JSON and a plot. Times are microseconds, medians, of one run on the machine named with each table; ratios of one run carry over
+to other machines better than times do. *Busy*: the device runs kernels. *Idle*: it does not although there is work: *exposed*
+if a program is missing, *starved* if a launch is missing while our own code runs in the client; the user's own Python is apart.
+*Checking*: the device verifies programs, which is neither, but time in which it runs no kernel.
 """
+
+
+def section(title: str, text: str, head: tuple[str, ...], rows: Iterator[tuple[str, ...]]) -> str:
+    said = textwrap.fill(text, 128, break_long_words=False, break_on_hyphens=False)
+    return f"## {title}\n\n{said}\n\n{table(head, rows)}"
 
 
 def table(head: tuple[str, ...], rows: Iterator[tuple[str, ...]]) -> str:
@@ -44,15 +50,17 @@ def unseen(rows: list[Row]) -> str:
             base = caller[str(r["mode"]).replace("auto", "caller")]
             yield (str(r["mode"]), us(r["first_p50_us"]), us(r["first_p99_us"]),
                    f"{r['first_p50_us'] / base['first_p50_us']:.2f}", us(r["five_p50_us"]),
-                   f"{r['five_p50_us'] / base['five_p50_us']:.2f}", f"{r['calls_p50']:.0f}", us(r["steady_p50_us"]), str(r["plans_made"]), str(r["quick_plans"]), "yes" if r["same_bytes"] else "NO")  # fmt: skip
+                   f"{r['five_p50_us'] / base['five_p50_us']:.2f}", f"{r['calls_p50']:.0f}", us(r["steady_p50_us"]),
+                   str(r["plans_made"]), str(r["quick_plans"]), "yes" if r["same_bytes"] else "NO")  # fmt: skip
 
     head = ("mode", "first result p50", "p99", "against `caller`", "five calls p50", "against `caller`",
             "own plan in call", "then p50", "plans", "plans of operators", "same bytes")
-    return (
-        "## A stream of graphs that were never seen\n\nEvery request is another random small model. `caller`: the caller plans before it runs. `auto`: the graph "
-        "runs operator by operator at once, and its plan is made meanwhile by a worker, or when it comes again. `five calls`: one right after the other, in all. "
-        "A worker that shares its CPU with the caller needs longer for a plan than that; `own plan in call`: which call was the first to run on it. (`unseen.py`)\n\n" + table(head, lines())
-    )
+    text = (
+        "Every request is another random small model. `caller`: the caller plans before it runs. `auto`: the graph runs operator "
+        "by operator at once, and its plan is made meanwhile by a worker, or when it comes again. `five calls`: one right after "
+        "the other, in all. A worker that shares its CPU with the caller needs longer for a plan than that; `own plan in call`: "
+        "which call was the first to run on it. (`unseen.py`)")  # fmt: skip
+    return section("A stream of graphs that were never seen", text, head, lines())
 
 
 def first_seen(rows: list[Row]) -> str:
@@ -61,10 +69,11 @@ def first_seen(rows: list[Row]) -> str:
     keys = ("steady_p50_us", "seen_p50_us", "first_p50_us", "first_p99_us", "first_max_us", "added_p50_us", "added_p99_us")
     lines = ((str(r["case"]), str(r["engine"]), str(r["shapes"]), *(us(r[k]) for k in keys),
               f"{r['ratio_steady']:.2f}", f"{r['ratio_seen']:.2f}") for r in rows)
-    return (
-        "## A shape that was never seen\n\nAll engines get the same stream of all-different shapes; each is called once on new inputs (first), five times more on them "
-        "(steady), and once on other new inputs (seen): first / seen is what the shape costs, added is first - steady. (`first_seen.py`)\n\n" + table(head, lines)
-    )
+    text = (
+        "All engines get the same stream of all-different shapes; each is called once on new inputs (first), five times more on "
+        "them (steady), and once on other new inputs (seen): first / seen is what the shape costs, added is first - steady. "
+        "(`first_seen.py`)")  # fmt: skip
+    return section("A shape that was never seen", text, head, lines)
 
 
 def device_idle(rows: list[Row]) -> str:
@@ -80,11 +89,12 @@ def device_idle(rows: list[Row]) -> str:
                    us(r["whole_us"]), f"{r['spread']:.0%}", us(r["busy_us"]),
                    us(r["checking_us"]), us(r["exposed_us"]), us(r["starved_us"]), f"{r['idle']:.1%}", better, guesses)  # fmt: skip
 
-    return (
-        "## How long the device waits\n\nEvery launch has a shape never seen. `decode`: a GPT with a growing cache, each token read before the next launch; `guess 4`: "
-        "programs of up to four calls ahead are made while the client waits. The modes of a row take turns; `spread`: between the quartiles of a launch's time "
-        "over the turns, against its median; `auto / better`: against the better of `caller` and `workers 1` in the same turn, median and quartiles. (`device_idle.py`)\n\n" + table(head, lines())
-    )
+    text = (
+        "Every launch has a shape never seen. `decode`: a GPT with a growing cache, each token read before the next launch; "
+        "`guess 4`: programs of up to four calls ahead are made while the client waits. The modes of a row take turns; `spread`: "
+        "between the quartiles of a launch's time over the turns, against its median; `auto / better`: against the better of "
+        "`caller` and `workers 1` in the same turn, median and quartiles. (`device_idle.py`)")  # fmt: skip
+    return section("How long the device waits", text, head, lines())
 
 
 def run_all(results: Path) -> None:
@@ -102,12 +112,10 @@ with shapes that are known before their launches and asked for together: 400,000
 972,000 in the best, where each is a program of its own; 500,000 to 1,183,000 and 1,844,000 with eight kernels a program. Each
 launched from Python, one kernel: 139,000 to 277,000 and 334,000.
 
-`python -m benchmarks.choices` says what other prefetch distances and stores would gain, by timing. The encoder chooses them by rule, and
-programs that run often try others, and other tiles and blocks of products, on their own runs (`native/tuning.h`; `choices_tried`,
-`choices_kept`, `choices_gained_ns` in `dvm.stats()`). Most keep the rule: of 12 kernels of 2.4 to 50 MB that ran 130 times, in two runs, 3 and 2 kept another choice (exp of
-800x768 with stores through the caches, by 7 %; x * 2 of 3e6 elements, by 4 and 10 %; swiglu of 512x768, by 3 %, once). A choice that loses
-in its first turn costs eight timed runs, of which four are on it. Programs that have no choice pay 8 ns of 510 where they are verified, and
-nothing that shows in a call (of 2.0 us; with and without differ by 3 %, for tuning in that run).
+`python -m benchmarks.choices` says what other prefetch distances and stores would gain, by timing. The encoder chooses them by
+rule, and programs that run often try others, and other tiles and blocks of products, on their own runs (`native/tuning.h`;
+`choices_tried`, `choices_kept`, `choices_gained_ns` in `dvm.stats()`). A choice that loses in its first turn costs eight timed
+runs, of which four are on it.
 """
 
 
@@ -123,15 +131,15 @@ def main() -> None:
     if given.run:
         run_all(given.results)
     parts = [INTRODUCTION]
-    for name, section in SECTIONS.items():
+    for name in SECTIONS:
         path = given.results / f"{name}.json"
         if not path.exists():
             print(f"{path}: absent, so its section is left out")
             continue
         data = json.loads(path.read_text())
         machine = data["machine"]
-        parts.append(section(data["rows"])
-                     + f"\n\nMachine: {machine['cpus']} CPUs, of which two busy processes got {machine['share']:.1f} after the run.\n")
+        parts.append(f"{SECTIONS[name](data['rows'])}\n\nMachine: {machine['cpu']}, {machine['cpus']} CPUs, of which two busy "
+                     f"processes got {machine['share']:.1f} after the run.\n")
     given.out.write_text("\n".join([*parts, NOTES]))
     print(f"{given.out} written")
 

@@ -131,12 +131,14 @@ def measure(requests: int) -> Rows:
 
 def report(rows: Rows) -> None:
     for r in rows:
-        print(f"{r['mode']:18} first p50 {r['first_p50_us']:8.0f} p99 {r['first_p99_us']:8.0f} max {r['first_max_us']:8.0f} us  five calls p50 {r['five_p50_us']:8.0f}"
-              f"  own plan in call {r['calls_p50']:4.0f}, then {r['steady_p50_us']:6.0f}  plans {r['plans_made']:4} ({r['plans_by_workers']} by workers), {r['quick_plans']} of operators"
+        print(f"{r['mode']:18} first p50 {r['first_p50_us']:8.0f} p99 {r['first_p99_us']:8.0f} max {r['first_max_us']:8.0f} us"
+              f"  five calls p50 {r['five_p50_us']:8.0f}  own plan in call {r['calls_p50']:4.0f}, then {r['steady_p50_us']:6.0f}"
+              f"  plans {r['plans_made']:4} ({r['plans_by_workers']} by workers), {r['quick_plans']} of operators"
               f"{'' if r['same_bytes'] else '  OTHER BYTES'}")  # fmt: skip
     for caller, auto in zip(rows[::2], rows[1::2], strict=True):
         ratio = auto["first_p50_us"] / caller["first_p50_us"]
-        print(f"{auto['mode']} / {caller['mode']}: time to first result {ratio:.2f} (aim: at most 0.5), five calls {auto['five_p50_us'] / caller['five_p50_us']:.2f},"
+        print(f"{auto['mode']} / {caller['mode']}: time to first result {ratio:.2f} (aim: at most 0.5),"
+              f" five calls {auto['five_p50_us'] / caller['five_p50_us']:.2f},"
               f" steady {auto['steady_p50_us'] / caller['steady_p50_us']:.2f} (aim: at most 1.1)")  # fmt: skip
 
 

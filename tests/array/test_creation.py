@@ -66,7 +66,8 @@ def test_sizes_may_be_symbolic() -> None:
         rows, columns = x.shape
         return (dvm.arange(rows), dvm.arange(1, columns, 2), dvm.arange(rows, 0, -1),
                 dvm.arange(rows, rows + columns, dtype="int32"),
-                dvm.eye(rows, columns, k=1), dvm.tril(x), dvm.triu(x, k=1), dvm.one_hot(dvm.asarray([0, 2, 9]), columns))  # fmt: skip
+                dvm.eye(rows, columns, k=1), dvm.tril(x), dvm.triu(x, k=1),
+                dvm.one_hot(dvm.asarray([0, 2, 9]), columns))  # fmt: skip
 
     function = dvm.function(made)
     for rows, columns in ((3, 4), (7, 2), (5, 5)):

@@ -268,7 +268,8 @@ def test_indices_of_every_whole_dtype(dtype: str) -> None:
     x, rows = dvm.asarray(a), dvm.asarray(i)
     for got, want in (
         (x[rows], a[i]), (x[1:, rows], a[1:, i]), (dvm.take(x, rows[0], axis=1), np.take(a, i[0], 1)), (x[rows, rows], a[i, i]),
-        (dvm.take_along_axis(x, rows, axis=0), np.take_along_axis(a, i, 0)), (dvm.updated(x, rows[0], 1.0), assigned(a, i[0], 1.0)),
+        (dvm.take_along_axis(x, rows, axis=0), np.take_along_axis(a, i, 0)),
+        (dvm.updated(x, rows[0], 1.0), assigned(a, i[0], 1.0)),
         (dvm.scatter(x, rows, rows.astype("float32")), put_along(a, i.astype(np.int64), i.astype(np.float32), 0)),
         (dvm.index_add(x, rows[1], x[:4]), added(a, i[1].astype(np.int64)[:, None], a[:4])),
     ):  # fmt: skip

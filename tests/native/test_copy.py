@@ -111,8 +111,8 @@ def test_transposes_of_every_remainder(dtype: dtypes.DType) -> None:
 @pytest.mark.parametrize("dtype", (dtypes.int8, dtypes.float16, dtypes.float32, dtypes.uint64), ids=lambda d: d.name)
 @pytest.mark.parametrize("large", (False, True))
 def test_rows_repeats_and_reversals(dtype: dtypes.DType, large: bool) -> None:
-    """Rows of all lengths about whole vectors and lines, near and past the caches, that begin anywhere; read forwards, backwards, and
-    with each element several times."""
+    """Rows of all lengths about whole vectors and lines, near and past the caches, that begin anywhere; read forwards,
+    backwards, and with each element several times."""
     rng, size, line = np.random.default_rng(dtype.code), dtype.bytes, 64 // dtype.bytes
     lengths = (line, 4 * line, 9 * line + 1, 40 * line - 1) if large else (1, line - 1, line, line + 1, 3 * line + 2)
     for columns in lengths:

@@ -32,7 +32,8 @@ DOUBTFUL: dict[str, str] = {  # beginnings of names of cases; where ONNX Runtime
     "test_averagepool_3d_dilations_large_count_include_pad_is_0_ceil_mode": "the evaluator counts beyond the end with dilations",
     "test_maxpool_with_argmax_2d_precomputed": "the evaluator gives places for the first shape's rows",
     "test_qlinearmatmul": "with scales of 16 bits, nothing says where products are rounded: units differ by one",
-    "test_attention_4d_with_past_and_present_qk_matmul": "masks of size 1: the function body pads them, the evaluator broadcasts them",
+    "test_attention_4d_with_past_and_present_qk_matmul":
+        "masks of size 1: the function body pads them, the evaluator broadcasts them",
     "test_attention_4d_attn_mask": "as above", "test_attention_3d_attn_mask": "as above",
     "test_attention_4d_diff_heads_with_past": "as above",
 }  # fmt: skip
