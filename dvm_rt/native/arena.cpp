@@ -96,15 +96,14 @@ Arena::Arena(uint64_t bytes_max, bool shared) : bytes_max_(round_up(bytes_max, P
       " bytes, allowed less"), {{"requested", int64_t(bytes_max_)}, {"free", 0}});
 }
 
-Arena::~Arena() {
-  munmap(data_, bytes_max_);
-  if (fd_ >= 0) ::close(fd_);
-}
+Arena::~Arena() { munmap(data_, bytes_max_); }
 
 void Arena::close() {
   ahead_.reset();
   drain();
   closed_ = true;
+  if (fd_ >= 0) ::close(fd_);  // what is mapped stays
+  fd_ = -1;
   left_ = live_;
   if (!live_) delete this;
 }

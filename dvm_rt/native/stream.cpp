@@ -69,13 +69,7 @@ Stream::Stream(const StreamOptions& options)
   ring_ = Ring(descriptors_.rings[0]);
 }
 
-Stream::~Stream() {
-  if (!closed_) close();
-  for (auto* fds : {&descriptors_.rings, &descriptors_.traces})
-    for (int fd : *fds) ::close(fd);
-  if (descriptors_.control >= 0) ::close(descriptors_.control);
-  if (descriptors_.eventfd >= 0) ::close(descriptors_.eventfd);
-}
+Stream::~Stream() { close(); }
 
 void Stream::enter() const {
   if (fork_generation_ != fork_generation)
@@ -137,6 +131,11 @@ void Stream::close() {
   made_.clear();
   outputs_.clear();
   arena_->close();
+  for (auto* fds : {&descriptors_.rings, &descriptors_.traces})
+    for (int fd : *fds) ::close(fd);
+  for (int fd : {descriptors_.control, descriptors_.eventfd})
+    if (fd >= 0) ::close(fd);
+  descriptors_ = {};  // the memory stays mapped: who waits without the lock still looks at it
 }
 
 // ---- waiting -----------------------------------------------------------------------------------------------------

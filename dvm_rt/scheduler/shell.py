@@ -444,6 +444,7 @@ class Shell:
             for pipe in self.pipes.values():
                 pipe.close()
             self.context.destroy(linger=0)
+            self.port = LoopPort()  # the loop, which ended before us, holds us
 
 
 def _wait_for(pidfd: int, timeout_s: float) -> bool:
