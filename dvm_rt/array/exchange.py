@@ -1,7 +1,10 @@
 """DLPack: arrays of other libraries come in, arrays of a runtime go out.
 
 Nothing that comes in shares memory with what it was made of: values live in the arena of a runtime. What goes out is
-read-only memory of the arena for whoever can be told so (DLPack 1.0), else a copy."""
+read-only memory of the arena for whoever can be told so (DLPack 1.0), else a copy. PyTorch can be told, and does not look:
+its tensors are always writable, those of NumPy's read-only arrays too. Arrays never change, so whoever writes into such
+a tensor breaks a promise that others rely on (a killed device runs launches again); `torch.from_dlpack(x, copy=True)` gives
+memory of one's own."""
 
 from __future__ import annotations
 

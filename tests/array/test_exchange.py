@@ -138,6 +138,8 @@ def test_torch_both_ways() -> None:
         came = dvm.asarray(tensor.T)
         assert came.dtype.name == name and came.shape == (3, 1)
         assert torch.equal(torch.from_dlpack(came), tensor.T) and torch.equal(torch.as_tensor(came), tensor.T)
+    torch.from_dlpack(array, copy=True).add_(1)
+    assert array.tolist() == [[1.5, -2.0, 3.25]]
     weight = torch.nn.Linear(3, 2).weight  # it requires gradients; here it counts as its value
     assert np.allclose(np.asarray(array @ dvm.asarray(weight).T), array.tolist() @ weight.detach().numpy().T, atol=1e-6)
     assert (array + torch.ones(3)).tolist() == (torch.ones(3) + array).tolist() == [[2.5, -1.0, 4.25]]
