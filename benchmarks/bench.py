@@ -1,6 +1,6 @@
 """`dvm-rt bench`: everything against everybody in one run, losing rows included.
 
-    python -m benchmarks.bench [suite ...] [--peers a,b] [--json out.json] [--html out.html] [--markdown out.md]"""
+    dvm-rt bench [suite ...] [--peers a,b] [--json out.json] [--html out.html] [--markdown out.md]"""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from pathlib import Path
 
 from benchmarks.measure import Row
 
-PEERS = "torch,torch-linear,inductor,inductor-dyn,onnxruntime,jax,numpy,numexpr,mindspore"
 CASE_SUITES = ("operators", "subgraphs", "models")
 ALL = (*CASE_SUITES, "requests", "dynamic", "onnx", "limits", "threads", "memory", "encode", "pipeline", "startup")
 # What is quick and what says most comes first: a run that is cut short has it, and the same command goes on.

@@ -10,18 +10,26 @@ if sys.argv[1:2] == ["pool"]:  # a drain that comes while a pool starts waits un
 
 import subprocess
 import time
+from collections.abc import Iterable, Iterator
 from enum import StrEnum
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from dvm_rt import config
 from dvm_rt.errors import DvmError, GraphError, UnsupportedOperatorError
 
-HELP = "Runs ONNX models, looks into what dvm_rt makes (programs, traces), prints the manual of its instruction set, and starts pools of workers."
+if TYPE_CHECKING:
+    from dvm_rt.onnx.conformance import Outcome
+
+HELP = ("Runs ONNX models, looks into what dvm_rt makes (programs, traces), prints the manual of its instruction set, and "
+        "starts pools of workers.")  # fmt: skip
+SUITES = ("operators, subgraphs, models, requests, dynamic, onnx, limits, threads, memory, encode, pipeline, "
+          "startup; none: all")  # fmt: skip
+PEERS = "torch,torch-linear,inductor,inductor-dyn,onnxruntime,jax,numpy,numexpr,mindspore"
 END_S = 10.0  # for a pool that was started or stopped to be there or gone
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=HELP)
 
@@ -161,7 +169,7 @@ def conformance(
         raise typer.BadParameter(f"got {suite}, allowed onnx")
     module = _onnx("conformance")
     with Runtime(inline=True):
-        outcomes = list(module.run(pattern=pattern))
+        outcomes = list(_told(module.run(pattern=pattern)))
     print(module.summary(outcomes))
     for outcome in outcomes:
         if outcome.result != module.PASSED:
@@ -170,6 +178,17 @@ def conformance(
         passing.write_text("".join(f"{o.name}\n" for o in outcomes if o.result == module.PASSED))
     if table is not None:
         table.write_text(module.table(outcomes))
+
+
+def _told(outcomes: Iterable[Outcome]) -> Iterator[Outcome]:
+    """The same, with progress on a terminal: all of them take a minute or two."""
+    shown = sys.stderr.isatty()
+    for number, outcome in enumerate(outcomes, 1):
+        if shown:
+            print(f"\r\033[K{number} cases, {outcome.name}", end="", file=sys.stderr, flush=True)
+        yield outcome
+    if shown:
+        print("\r\033[K", end="", file=sys.stderr, flush=True)
 
 
 def _onnx(module: str) -> ModuleType:
@@ -187,10 +206,8 @@ def _onnx(module: str) -> ModuleType:
 
 @app.command()
 def bench(
-    suites: Annotated[list[str] | None,
-                      typer.Argument(help="operators, subgraphs, models, requests, dynamic, onnx, limits, threads, memory, encode, pipeline, startup; none: all")] = None,
-    peers: Annotated[str,
-                     typer.Option(help="engines to compare with")] = "torch,torch-linear,inductor,inductor-dyn,onnxruntime,jax,numpy,numexpr,mindspore",
+    suites: Annotated[list[str] | None, typer.Argument(help=SUITES)] = None,
+    peers: Annotated[str, typer.Option(help="engines to compare with")] = PEERS,
     only: Annotated[str, typer.Option(help="only cases whose name contains this")] = "",
     threads: Annotated[int, typer.Option(min=1, max=64, help="threads of every engine; 1 pins to one CPU")] = 1,
     all_shapes: Annotated[bool, typer.Option(help="give slow compilers all 50 new shapes, not a few")] = False,
@@ -211,9 +228,11 @@ def main() -> None:
     """Runs a command; what the package finds wrong is one line on stderr and exit code 1."""
     try:
         app()
-    except (DvmError, OSError) as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        sys.exit(1)
+    except DvmError as error:
+        sys.exit(f"{type(error).__name__}: {error}")
+    except OSError as error:
+        where = f"{sys.argv[1]}: {error.filename}: file, got {error.strerror}, allowed one that can be opened"
+        sys.exit(f"{type(error).__name__}: {error if error.filename is None else where}")
 
 
 if __name__ == "__main__":

@@ -8,8 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import dvm_rt.__main__ as command
 from benchmarks import cases, fused, measure, targets
-from benchmarks.engines import Dvm, NumPy
+from benchmarks.bench import ALL
+from benchmarks.engines import ENGINES, Dvm, NumPy
 
 ROOT = Path(__file__).parent.parent
 YARDSTICK = fused.Fused()
@@ -41,6 +43,11 @@ def test_an_engine_that_is_not_there_is_said_so_and_an_unknown_suite_is_an_error
     done = bench("encode", "--only", "nothing", "--peers", "mindspore")
     assert done.returncode == 0 and "mindspore: absent (MINDSPORE_PYTHON names no Python)" in done.stderr
     assert "allowed operators" in bench("speed").stderr
+
+
+def test_help_names_all_suites_and_engines_that_are_there():
+    assert command.SUITES == f"{', '.join(ALL)}; none: all"
+    assert set(command.PEERS.split(",")) == ENGINES.keys() - {"dvm"}
 
 
 @pytest.mark.parametrize("case", cases.CASES, ids=lambda c: f"{c.suite} {c.name}")

@@ -43,3 +43,4 @@ def test_bad_input_is_one_line_and_exit_code_1(tmp_path):
                     ("pool", "--connect", "tcp://1.2.3.4:5")):
         out = dvm_rt(*command)
         assert out.returncode == 1 and len(out.stderr.strip().splitlines()) == 1, (command, out.stderr)
+        assert ", got " in out.stderr and ", allowed " in out.stderr and "Traceback" not in out.stderr
