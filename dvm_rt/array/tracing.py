@@ -148,5 +148,5 @@ def refuse_value(what: str) -> GraphError:
     """The error for a value that a traced array does not have."""
     return GraphError(
         f"array: {what}: a traced array has no value, got Python control flow or a conversion inside of a function, allowed "
-        "operators; use dvm.where for a choice, or take this step outside of the function (arrays outside have values)"
+        "operators; dvm.where and dvm.cond choose, dvm.while_loop repeats, or take this step outside of the function"
     )
