@@ -8,7 +8,7 @@ are not here: they lie in `isa/layout.py`. Does not know who uses a row."""
 from __future__ import annotations
 
 import os
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from dvm_rt.errors import DvmError
 
@@ -110,7 +110,7 @@ SETTINGS: tuple[Setting, ...] = (
 _BY_NAME: dict[str, Setting] = {s.name: s for s in SETTINGS}
 
 
-def default(name: str) -> Value:
+def default(name: str) -> Any:  # a Value
     """What the row says where the environment says nothing."""
     return _BY_NAME[name].default
 

@@ -12,7 +12,6 @@ Knows nothing of kernels and tensors."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -178,8 +177,8 @@ class Graph:
         if missing := open_symbols - self.symbol_places().keys():
             raise GraphError(f"graph: symbols: numbers, got {sorted(missing)}, allowed sizes of parameters")
 
-    def structure(self) -> tuple:
-        """Plain nested tuples that are equal for graphs that compute the same in the same way."""
+    def to_wire(self) -> tuple:
+        """Plain nested tuples of ints, floats, strings, None and bools, equal for graphs that compute the same in the same way."""
         number, parts = {id(node): i for i, node in enumerate(self.nodes)}, dict[object, int]()
         rows = tuple(
             (n.operator.name, tuple(number[id(i)] for i in n.inputs), plain(n.attributes, parts),
@@ -187,14 +186,6 @@ class Graph:
         )
         checks = tuple((plain(c.left, parts), c.relation, plain(c.right, parts), c.where) for c in self.facts.resolved_checks())
         return rows, tuple(number[id(n)] for n in self.outputs), len(self.parameters), checks
-
-    def structure_hash(self) -> str:
-        """16 bytes, in hexadecimal, of `structure`."""
-        return hashlib.blake2b(repr(self.structure()).encode(), digest_size=16).hexdigest()
-
-    def to_wire(self) -> tuple:
-        """Plain nested tuples of ints, floats, strings, None and bools."""
-        return self.structure()
 
     @staticmethod
     def from_wire(wire: object) -> Graph:

@@ -11,21 +11,21 @@ from dvm_rt import config
 class Limits:
     """The rows of `config.py` that the state machine uses, with the same names."""
 
-    batch_max: int = 1024
-    worker_credits: int = 16384
-    graph_credits: int = 64
-    lease_s: float = 0.25
-    remote_lease_s: float = 5.0
-    device_lease_s: float = 60.0
-    graph_lease_s: float = 30.0
-    starved_leases: int = 8
-    solo_deaths_max: int = 2
-    graph_deaths_max: int = 5
-    refusals_max: int = 3
-    deaths_max: int = 5
-    restarts_max: int = 1000
-    restart_window_s: float = 10.0
-    story_length: int = 4096
+    batch_max: int = config.default("batch_max")
+    worker_credits: int = config.default("worker_credits")
+    graph_credits: int = config.default("graph_credits")
+    lease_s: float = config.default("lease_s")
+    remote_lease_s: float = config.default("remote_lease_s")
+    device_lease_s: float = config.default("device_lease_s")
+    graph_lease_s: float = config.default("graph_lease_s")
+    starved_leases: int = config.default("starved_leases")
+    solo_deaths_max: int = config.default("solo_deaths_max")
+    graph_deaths_max: int = config.default("graph_deaths_max")
+    refusals_max: int = config.default("refusals_max")
+    deaths_max: int = config.default("deaths_max")
+    restarts_max: int = config.default("restarts_max")
+    restart_window_s: float = config.default("restart_window_s")
+    story_length: int = config.default("story_length")
 
     @classmethod
     def from_config(cls) -> Limits:

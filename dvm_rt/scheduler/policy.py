@@ -25,9 +25,9 @@ class Situation:
 
 @dataclass(frozen=True, slots=True)
 class Costs:
-    hop_us: float = 150.0
-    ship_us: float = 0.8
-    run_ahead_min: int = 128
+    hop_us: float = config.default("hop_us")
+    ship_us: float = config.default("ship_us")
+    run_ahead_min: int = config.default("run_ahead_min")
 
     @classmethod
     def from_config(cls) -> Costs:
