@@ -29,13 +29,15 @@ def run(
     kill_randomly: bool,
 ) -> bool:
     """The whole of it; True if the check against the reference held."""
+    sentences = tokens.read_sentences(file, limit)
+    if not trace.parent.is_dir() or trace.is_dir():
+        raise dvm.DvmError(f"minilm: --trace: got {trace}, allowed a file in a folder that is there")
     cache = fetch.cache_directory()
     directory = fetch.find(cache)
     if directory is None:
         console.print(f"Downloading the model once, 80 MB, into {cache} ...", highlight=False)
         directory = fetch.fetch(cache)
     config, tensors = weights.load(directory)
-    sentences = tokens.read_sentences(file, limit)
     ids = tokens.tokenize(tokens.load_tokenizer(directory), sentences)
     report.input_table(console, file, sentences, ids)
 

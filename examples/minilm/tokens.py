@@ -22,7 +22,7 @@ def read_sentences(path: Path, limit: int | None = None) -> list[str]:
         lines = path.read_text("utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise ModelFormatError(
-            f"minilm: {path}: cannot be read, got {error}, allowed a UTF-8 text file"
+            f"minilm: {path}: cannot be read, got {getattr(error, 'strerror', None) or error}, allowed a UTF-8 text file"
         ) from error
     sentences = [line.strip() for line in lines if line.strip()][:limit]
     if not sentences:

