@@ -93,39 +93,52 @@ def headlines(rows: list[Row]) -> list[str]:
                 min(timed, key=lambda r: r.ratio),
                 max(timed, key=lambda r: r.ratio),
             )
-            lines.append(f"{TITLES[suite]}: ahead of the best peer on {ahead} of {len(timed)} rows; the best peer takes {mean:.2f} times as long in the geometric "
-                         f"mean, {least.ratio:.2f} ({least.case} {least.shape}) to {most.ratio:.2f} ({most.case} {most.shape})")  # fmt: skip
+            lines.append(f"{TITLES[suite]}: ahead of the best peer on {ahead} of {len(timed)} rows; the best peer takes "
+                         f"{mean:.2f} times as long in the geometric mean, {least.ratio:.2f} ({least.case} {least.shape}) "
+                         f"to {most.ratio:.2f} ({most.case} {most.shape})")  # fmt: skip
     for suite in LEVELS:
         found = [r for r in rows if r.suite == suite and r.metric == "compile max" and r.over("inductor")]
         if found:
             worst = max(found, key=lambda r: r.dvm)
             theirs = [r.peers["inductor"] / 1e6 for r in found]
-            lines.append(f"{TITLES[suite]}, a shape never seen: ready in at most {number(worst.dvm)} us ({worst.case}); Inductor takes {min(theirs):.1f} to "
-                         f"{max(theirs):.1f} s, {min(r.over('inductor') for r in found):,.0f} to {max(r.over('inductor') for r in found):,.0f} times as long")  # fmt: skip
+            ratios = [r.over("inductor") for r in found]
+            lines.append(f"{TITLES[suite]}, a shape never seen: ready in at most {number(worst.dvm)} us ({worst.case}); "
+                         f"Inductor takes {min(theirs):.1f} to {max(theirs):.1f} s, {min(ratios):,.0f} to "
+                         f"{max(ratios):,.0f} times as long")  # fmt: skip
     return lines
 
 
 # Why a peer wins: what is known, by the beginning of a case's name.
 WHY = {
-    "add": "one operator: at the small size our call from Python costs more than NumPy's own, at the large ones everybody is at the memory's speed",
+    "add":
+        "one operator: at the small size our call from Python costs more than NumPy's own, at the large ones everybody is at "
+        "the memory's speed",
     "exp": "one operator: at the large sizes everybody is at the memory's speed",
     "gelu": "one operator: 28 instructions for the two 512-bit ports, 18 of them erf",
-    "softmax": "three passes over a row, exp in one of them; loads and stores of the row between passes are what a loop by hand has too",
+    "softmax":
+        "three passes over a row, exp in one of them; loads and stores of the row between passes are what a loop by hand has "
+        "too",
     "sum of rows": "one read of memory",
     "matmul, both per call": "both operands come anew with each call: packing one of them is in our time, MKL reads it in place",
     "matmul": "both sides are at the peak of the matrix kernel, or at the bandwidth of the weights",
     "attention": "one query: K and V are read once, by both; many queries: matrix products of full size, in which MKL is as fast",
     "mlp": "matrix products of full size, where MKL is as fast",
     "encoder layer": "matrix products of full size, where MKL is as fast",
-    "6-layer encoder, first result": "planning and packing the weights are in it; PyTorch has nothing to plan, ONNX Runtime starts from a file that was exported before",
+    "6-layer encoder, first result":
+        "planning and packing the weights are in it; PyTorch has nothing to plan, ONNX Runtime starts from a file that was "
+        "exported before",
     "6-layer encoder": "matrix products of full size, where MKL is as fast",
     "MiniLM": "matrix products of full size, where MKL is as fast",
-    "convolutions": "depthwise taps are three kernels, as one takes 12 arguments; at the small shapes kernels of 2 us each and the call",
+    "convolutions":
+        "depthwise taps are three kernels, as one takes 12 arguments; at the small shapes kernels of 2 us each and the call",
     "bert": "the first run encodes and verifies every kernel of the shape",
     "gpt": "the first run encodes and verifies every kernel of the shape",
-    "control": "the first run of a shape encodes and verifies its program, about 50 us beside 0.5 ms; its kernels and the rest of the call take up to 0.1 ms longer, perhaps in memory that was not used just before",
+    "control":
+        "the first run of a shape encodes and verifies its program, about 50 us beside 0.5 ms; its kernels and the rest of "
+        "the call take up to 0.1 ms longer, perhaps in memory that was not used just before",
     "recurrent": "the first run of a shape encodes and verifies its program, 0.14 ms beside 2 to 5 ms",
-    "gelu, 30 shapes": "one operator: input and output are all there is, and a workspace of 64 KiB that it does not need is counted",
+    "gelu, 30 shapes":
+        "one operator: input and output are all there is, and a workspace of 64 KiB that it does not need is counted",
     "chain of 8": "one pass over memory on both sides",
     "swiglu": "one pass over memory on both sides",
     "cross entropy": "one pass over memory on both sides",
@@ -158,8 +171,9 @@ def _behind(rows: list[Row]) -> list[Row]:
 def sections(machine: dict, rows: list[Row]) -> list[Section]:
     """Everything, in the order in which it is read."""
     held = [t for t in targets(rows) if t.met is not None]
-    out = [Section("In short", [f"{sum(t.met for t in held)} of {len(held)} targets are met.", *headlines(rows)])]
+    out = [Section("In short", headlines(rows))]
     if held:
+        out[0].lines.insert(0, f"{sum(t.met for t in held)} of {len(held)} targets are met.")
         body = [
             [
                 text(t.what),
@@ -187,7 +201,7 @@ def sections(machine: dict, rows: list[Row]) -> list[Section]:
             )
         )
     out += [Section(TITLES[suite], [], _tables(list(of))) for suite, of in groupby(rows, lambda r: r.suite)]
-    return [*out, _method(machine)]
+    return [*(o for o in out if o.lines or o.tables), _method(machine)]
 
 
 def _tables(rows: list[Row]) -> list[Table]:
@@ -326,16 +340,24 @@ def _method(machine: dict) -> Section:
     limits, threads = machine.get("limits"), machine["threads"]
     lines = [
         "Every result is held against NumPy in float64 before anything is timed.",
-        f"{threads} thread{'s' * (threads > 1)} for every engine{', pinned to one CPU' * (threads == 1)}; engines take turns sample by sample, and who begins rotates. "
+        f"{threads} thread{'s' * (threads > 1)} for every engine{', pinned to one CPU' * (threads == 1)}; engines take turns "
+        "sample by sample, and who begins rotates. "
         "Medians; +- is half the distance of our quartiles. Warm-up is outside, and there is some before each sample: 512-bit "
         "instructions run at a quarter of their rate for 0.1 to 0.4 ms where there were none for 0.7 ms.",
-        "Calls come from Python with inputs that an engine holds already, and end when the result is whole. Weights are constants, packed where an engine packs.",
-        "Peers in their best setting: a malloc that keeps its pages for all; PyTorch and NumPy with out= where that is faster; Inductor with freezing and without the disk "
-        "caches of earlier runs; ONNX Runtime with bound inputs and outputs and one session for all shapes; numexpr with float32 constants; MindSpore in graph mode O0.",
-        "A shape never seen: `dvm compiles` is encoding and verifying by our own counters; `by the clock`, and the others, is the first call less "
-        "a repetition, fresh memory included. The plan, the graph of a peer, is known. Before each an engine runs the shape before.",
-        "`fused C` (benchmarks/fused.cpp) is written by hand for each case, with the best of nine variants at each shape; no peer, but what could be reached.",
-        "`of the limit`: the time that bandwidth (the best of triads and reads at that size) or the peak of fused multiply-adds allow, of ours. Data that stays in "
+        "Calls come from Python with inputs that an engine holds already, and end when the result is whole. Weights are "
+        "constants, packed where an engine packs.",
+        "Peers in their best setting: a malloc that keeps its pages for all; PyTorch and NumPy with out= where that is "
+        "faster; Inductor with freezing and without the disk "
+        "caches of earlier runs; ONNX Runtime with bound inputs and outputs and one session for all shapes; numexpr with "
+        "float32 constants; MindSpore in graph mode O0.",
+        "A shape never seen: `dvm compiles` is encoding and verifying by our own counters; `by the clock`, and the "
+        "others, is the first call less "
+        "a repetition, fresh memory included. The plan, the graph of a peer, is known. Before each an engine runs the "
+        "shape before.",
+        "`fused C` (benchmarks/fused.cpp) is written by hand for each case, with the best of nine variants at each shape;"
+        " no peer, but what could be reached.",
+        "`of the limit`: the time that bandwidth (the best of triads and reads at that size) or the peak of fused "
+        "multiply-adds allow, of ours. Data that stays in "
         "a faster cache than the bytes moved tell can be above 100 %; products use the matrix unit's peak.",
     ]  # fmt: skip
     if limits:
@@ -343,7 +365,8 @@ def _method(machine: dict) -> Section:
             ("L2", "L3", "memory"), limits["triad_bytes_s"], limits["triad_nt_bytes_s"], limits["read_bytes_s"], strict=True
         )
         lines.append("Measured in the run, GB/s: "
-                     + "; ".join(f"{name}: triad {t / 1e9:.1f}, with non-temporal stores {nt / 1e9:.1f}, read {read / 1e9:.1f}" for name, t, nt, read in places)
+                     + "; ".join(f"{name}: triad {t / 1e9:.1f}, with non-temporal stores {nt / 1e9:.1f}, read {read / 1e9:.1f}"
+                                 for name, t, nt, read in places)
                      + f". Peak of float32: {limits['fma_flop_s'] / 1e9:.0f} GFLOP/s.")  # fmt: skip
     lines += [f"Absent: {name} ({why})" for name, why in machine["absent"].items()]
     return Section("How it was measured", lines)
@@ -351,7 +374,10 @@ def _method(machine: dict) -> Section:
 
 def _where(machine: dict) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
-    return f"{machine['cpu']}, {machine['cpus']} CPUs, {machine['threads']} thread{'s' * (machine['threads'] > 1)}; Python {machine['python']}, {versions}; load {machine['load']:.1f} when it began"
+    return (
+        f"{machine['cpu']}, {machine['cpus']} CPUs, {machine['threads']} thread{'s' * (machine['threads'] > 1)}; "
+        f"Python {machine['python']}, {versions}; load {machine['load']:.1f} when it began"
+    )
 
 
 # ---- drawn --------------------------------------------------------------------------------------------------------
@@ -366,7 +392,7 @@ def show(machine: dict, rows: list[Row]) -> None:
     console, styles = Console(width=None if Console().is_terminal else 220), {"good": "green", "bad": "red"}
     console.print(_where(machine), highlight=False)
     found = sections(machine, rows)
-    for section in (*found[1:], found[0]):  # the summary where the reader is
+    for section in sorted(found, key=lambda section: section.title == "In short"):  # last, where the reader is
         console.print(f"\n{section.title}", style="bold")
         for said in section.lines:
             console.print(f"- {said}", highlight=False)
@@ -401,21 +427,33 @@ def markdown(machine: dict, rows: list[Row]) -> str:
 
 
 STYLE = """
-:root{--ink:#1b1f24;--dim:#5d6670;--line:#e3e6ea;--paper:#fff;--band:#f6f7f9;--good:#0b7a3b;--bad:#b3261e;--goodbar:#cfeedb;--badbar:#f8d6d3;--bar:#dde6f2}
-@media(prefers-color-scheme:dark){:root{--ink:#e6e9ec;--dim:#9aa4af;--line:#2c333b;--paper:#14181c;--band:#1b2026;--good:#5ad08a;--bad:#ff8a80;
---goodbar:#17402a;--badbar:#4d1f1c;--bar:#243349}}
-*{box-sizing:border-box}body{font:14px/1.5 system-ui,-apple-system,"Segoe UI",sans-serif;margin:0;color:var(--ink);background:var(--paper)}
-main{max-width:1280px;margin:0 auto;padding:24px 20px 80px}h1{font-size:28px;margin:8px 0 0}h2{font-size:20px;margin:44px 0 8px;padding-top:8px;border-top:1px solid var(--line)}
-h3{font-size:15px;margin:22px 0 6px}p,li{max-width:100ch}.dim,.notes{color:var(--dim)}.notes{font-size:12.5px;margin:6px 0 0;padding-left:18px}
-nav{position:sticky;top:0;z-index:2;background:var(--paper);border-bottom:1px solid var(--line);padding:8px 0;font-size:13px;display:flex;flex-wrap:wrap;gap:4px 14px}
+:root{--ink:#1b1f24;--dim:#5d6670;--line:#e3e6ea;--paper:#fff;--band:#f6f7f9;--good:#0b7a3b;--bad:#b3261e;--goodbar:#cfeedb;
+--badbar:#f8d6d3;--bar:#dde6f2}
+@media(prefers-color-scheme:dark){:root{--ink:#e6e9ec;--dim:#9aa4af;--line:#2c333b;--paper:#14181c;--band:#1b2026;
+--good:#5ad08a;--bad:#ff8a80;--goodbar:#17402a;--badbar:#4d1f1c;--bar:#243349}}
+*{box-sizing:border-box}
+body{font:14px/1.5 system-ui,-apple-system,"Segoe UI",sans-serif;margin:0;color:var(--ink);background:var(--paper)}
+main{max-width:1280px;margin:0 auto;padding:24px 20px 80px}h1{font-size:28px;margin:8px 0 0}
+h2{font-size:20px;margin:44px 0 8px;padding-top:8px;border-top:1px solid var(--line)}
+h3{font-size:15px;margin:22px 0 6px}p,li{max-width:100ch}.dim,.notes{color:var(--dim)}
+.notes{font-size:12.5px;margin:6px 0 0;padding-left:18px}
+nav{position:sticky;top:0;z-index:2;background:var(--paper);border-bottom:1px solid var(--line);padding:8px 0;font-size:13px;
+display:flex;flex-wrap:wrap;gap:4px 14px}
 nav a{color:var(--dim);text-decoration:none}nav a:hover{color:var(--ink)}
-.cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(190px,1fr));gap:12px;margin:20px 0}.card{background:var(--band);border:1px solid var(--line);border-radius:10px;padding:12px 14px}
-.card b{display:block;font-size:26px;line-height:1.2;font-variant-numeric:tabular-nums}.card span{color:var(--dim);font-size:12.5px}
-.wide{overflow-x:auto;border:1px solid var(--line);border-radius:8px}table{border-collapse:collapse;width:100%;font-size:13px;font-variant-numeric:tabular-nums}
-th{background:var(--band);font-weight:600;text-align:right;white-space:nowrap;padding:6px 10px;border-bottom:1px solid var(--line)}
-td{padding:4px 10px;border-bottom:1px solid var(--line);text-align:right;white-space:nowrap}tr:last-child td{border-bottom:0}tbody tr:hover{background:var(--band)}
-.text{text-align:left}td.text{white-space:normal;min-width:14ch}td.text:nth-child(2){min-width:9ch}tr.first td{border-top:1px solid var(--dim)}
-td.good{color:var(--good);font-weight:600;--fill:var(--goodbar)}td.bad{color:var(--bad);font-weight:600;--fill:var(--badbar)}td.number{--fill:var(--bar)}
+.cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(190px,1fr));gap:12px;margin:20px 0}
+.card{background:var(--band);border:1px solid var(--line);border-radius:10px;padding:12px 14px}
+.card b{display:block;font-size:26px;line-height:1.2;font-variant-numeric:tabular-nums}
+.card span{color:var(--dim);font-size:12.5px}
+.wide{overflow-x:auto;border:1px solid var(--line);border-radius:8px}
+table{border-collapse:collapse;width:100%;font-size:13px;font-variant-numeric:tabular-nums}
+th{background:var(--band);font-weight:600;text-align:right;white-space:nowrap;padding:6px 10px;
+border-bottom:1px solid var(--line)}
+td{padding:4px 10px;border-bottom:1px solid var(--line);text-align:right;white-space:nowrap}tr:last-child td{border-bottom:0}
+tbody tr:hover{background:var(--band)}
+.text{text-align:left}td.text{white-space:normal;min-width:14ch}td.text:nth-child(2){min-width:9ch}
+tr.first td{border-top:1px solid var(--dim)}
+td.good{color:var(--good);font-weight:600;--fill:var(--goodbar)}td.bad{color:var(--bad);font-weight:600;--fill:var(--badbar)}
+td.number{--fill:var(--bar)}
 td.filled{background:linear-gradient(90deg,var(--fill) var(--to),transparent var(--to));min-width:76px}
 """
 
@@ -424,8 +462,9 @@ def html(machine: dict, rows: list[Row]) -> str:
     """The same as one page that needs nothing else."""
     found = sections(machine, rows)
     names = "".join(f'<a href="#{_anchor(s.title)}">{escape(s.title)}</a>' for s in found)
-    out = ['<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content="width=device-width,initial-scale=1"><title>dvm_rt: results</title>',
-           f"<style>{STYLE}</style><main><h1>dvm_rt: results</h1><p class=dim>{escape(_where(machine))}</p><nav>{names}</nav>", _cards(rows)]  # fmt: skip
+    out = ['<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content="width=device-width,initial-scale=1">',
+           f"<title>dvm_rt: results</title><style>{STYLE}</style><main><h1>dvm_rt: results</h1>",
+           f"<p class=dim>{escape(_where(machine))}</p><nav>{names}</nav>", _cards(rows)]  # fmt: skip
     for section in found:
         out.append(f'<h2 id="{_anchor(section.title)}">{escape(section.title)}</h2>')
         if section.lines:
@@ -453,7 +492,8 @@ def _cards(rows: list[Row]) -> str:
             cards.append(
                 (
                     f"{geometric_mean(ratios):.2f}x",
-                    f"{suite}: time of the best peer over ours, geometric mean of {len(ratios)} rows, {sum(r > 1 for r in ratios)} ahead",
+                    f"{suite}: time of the best peer over ours, geometric mean of {len(ratios)} rows, "
+                    f"{sum(r > 1 for r in ratios)} ahead",
                 )
             )
     if over := [r.over("inductor") for r in rows if r.metric == "compile p98" and r.over("inductor")]:
@@ -470,6 +510,8 @@ def _cards(rows: list[Row]) -> str:
         "<div class=cards>"
         + "".join(f"<div class=card><b>{escape(value)}</b><span>{escape(what)}</span></div>" for value, what in cards)
         + "</div>"
+        if cards
+        else ""
     )
 
 
