@@ -2,7 +2,7 @@
 """How long the device waits, against who encodes, how many encoders there are, how dear an encode is, how far ahead the client
 runs, how large launches are, and whether programs are made ahead.
 
-    python scripts/experiments/device_idle.py [--out results] [--launches 120] [--only work_us,ahead,rows,sentences,decode]
+    python scripts/experiments/device_idle.py [--out results] [--launches 120] [--only work_us,ahead,rows,decode,sentences]
 
 Every launch has a shape never seen, so each needs an encode; `work` (CPU time) is injected into each of them. Idle is the
 device's time without work while work exists (exposed: the program is missing; starved: the launch is missing while our code
@@ -30,6 +30,7 @@ from contextvars import copy_context
 from functools import partial
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from output import Rows, arguments, tell, write
@@ -50,6 +51,9 @@ LEAST_TURNS, MOST_TURNS = 5, 40
 WORK_US = (0, 100, 500, 2000, 10_000)
 AHEAD = (1, 8, 64, 512)
 ROWS = (4, 64, 1000)  # of 512 columns: about 2, 30 and 500 us of kernel
+LINES = {"work_us": "injected work an encode, us", "ahead": "launches between two values read",
+         "rows": "rows of 512 a launch"}  # fmt: skip
+VARIED = (*LINES, "decode", "sentences")
 BASE = {"work_us": 0, "ahead": 64, "rows": 64}
 
 
@@ -289,48 +293,65 @@ def guessed_text(row: dict) -> str:
     return f"  guessed {row['guessed']}, right {row['guessed_right']}, wrong {row['guessed_wrong']}"
 
 
+def drawn(rows: Rows) -> list[str]:
+    return [varied for varied in VARIED if any(r["varied"] == varied for r in rows)]
+
+
 def draw(axes: list, rows: Rows) -> None:
-    names = {"work_us": "injected work an encode, us", "ahead": "launches between two values read",
-             "rows": "rows of 512 a launch"}
-    for axis, (varied, text) in zip(axes, names.items(), strict=False):
-        for mode in MODES:
-            chosen = [r for r in rows if r["varied"] == varied and r["mode"] == mode]
-            axis.plot([str(r[varied]) for r in chosen], [max(100 * r["idle"], 0.01) for r in chosen], marker="o", label=mode)
-        axis.set(xlabel=text, ylabel="device idle, % of busy", yscale="log", title=f"idle against {varied}")
-        axis.grid(alpha=0.3)
-    axes[0].legend(fontsize="small")
-    for offset, ahead in zip((-0.2, 0.2), (1, SENTENCES), strict=True):
-        chosen = [r for r in rows if r["varied"] == "sentences" and r["ahead"] == ahead]
-        axes[4].bar(np.arange(len(chosen)) + offset, [max(100 * r["idle"], 0.01) for r in chosen], 0.38,
-                    label=f"{ahead} launches ahead")
-    axes[4].set(ylabel="device idle, % of busy", yscale="log", title="sentences of all lengths, MiniLM's size")
-    axes[4].set_xticks(range(len(MODES)), list(MODES), fontsize="x-small")
-    axes[4].legend(fontsize="small")
-    axes[4].grid(alpha=0.3, axis="y")
-    for offset, work_us in zip((-0.2, 0.2), DECODE_WORK_US, strict=True):
-        chosen = [r for r in rows if r["varied"] == "decode" and r["work_us"] == work_us]
-        axes[3].bar(np.arange(len(chosen)) + offset, [max(100 * r["idle"], 0.01) for r in chosen], 0.38,
-                    label=f"{work_us} us injected")
-    axes[3].set(ylabel="device idle, % of busy", yscale="log", title="GPT decode, programs made ahead or not")
-    axes[3].set_xticks(range(len(GUESSES)), [name.replace(", ", "\n") for name in GUESSES], fontsize="x-small")
-    axes[3].legend(fontsize="small")
-    axes[3].grid(alpha=0.3, axis="y")
+    """A panel for each thing that was varied."""
+    for axis, varied in zip(axes, drawn(rows), strict=True):
+        chosen = [r for r in rows if r["varied"] == varied]
+        if varied in LINES:
+            _draw_lines(axis, varied, chosen)
+        elif varied == "decode":
+            labels = {work_us: f"{work_us} us injected" for work_us in DECODE_WORK_US}
+            _draw_bars(axis, chosen, "work_us", labels, "GPT decode, programs made ahead or not")
+        else:
+            labels = {ahead: f"{ahead} launches ahead" for ahead in (1, SENTENCES)}
+            _draw_bars(axis, chosen, "ahead", labels, "sentences of all lengths, MiniLM's size")
+        axis.set(ylabel="device idle, % of busy", yscale="log")
+        axis.legend(fontsize="small")
+
+
+def _draw_lines(axis: Any, varied: str, rows: Rows) -> None:
+    for mode in MODES:
+        chosen = [r for r in rows if r["mode"] == mode]
+        axis.plot([str(r[varied]) for r in chosen], [_percent(r) for r in chosen], marker="o", label=mode)
+    axis.set(xlabel=LINES[varied], title=f"idle against {varied}")
+    axis.grid(alpha=0.3)
+
+
+def _draw_bars(axis: Any, rows: Rows, by: str, labels: dict[int, str], title: str) -> None:
+    """A group for each mode, a bar in each for each value of `by`."""
+    for offset, (value, label) in zip((-0.2, 0.2), labels.items(), strict=True):
+        chosen = [r for r in rows if r[by] == value]
+        axis.bar(np.arange(len(chosen)) + offset, [_percent(r) for r in chosen], 0.38, label=label)
+    modes = list(dict.fromkeys(str(r["mode"]) for r in rows))
+    axis.set_xticks(range(len(modes)), [mode.replace(", ", "\n") for mode in modes], fontsize="x-small")
+    axis.set(title=title)
+    axis.grid(alpha=0.3, axis="y")
+
+
+def _percent(row: dict) -> float:
+    return max(100 * row["idle"], 0.01)
 
 
 def main() -> None:
     parser = arguments(__doc__ or "")
-    parser.add_argument("--launches", type=int, default=120)
+    parser.add_argument("--launches", type=int, default=120, help="of a turn of one mode")
     parser.add_argument("--seconds", type=float, default=4.0, help="of each row")
-    parser.add_argument("--only", default="work_us,ahead,rows,sentences,decode", help="what is varied")
+    parser.add_argument("--only", default=",".join(VARIED), help="what is varied")
     given = parser.parse_args()
     only = given.only.split(",")
+    if unknown := set(only) - set(VARIED):
+        parser.error(f"--only: unknown, got {', '.join(sorted(unknown))}, allowed {', '.join(VARIED)}")
     rows = measure(given.launches, given.seconds, only)
     if "sentences" in only:
         rows += measure_sentences(given.seconds)
     if "decode" in only:
         rows += measure_decode(given.seconds)
     report(rows)
-    write(given.out, "device_idle", rows, draw, 5)
+    write(given.out, "device_idle", rows, draw, len(drawn(rows)))
 
 
 if __name__ == "__main__":

@@ -126,8 +126,8 @@ def draw(axes: list, rows: Rows) -> None:
 
 def main() -> None:
     parser = arguments(__doc__ or "")
-    parser.add_argument("--shapes", type=int, default=200)
-    parser.add_argument("--peers", default="torch,inductor,inductor-dyn,onnxruntime")
+    parser.add_argument("--shapes", type=int, default=200, help="of each case, as many as take some seconds")
+    parser.add_argument("--peers", default="torch,inductor,inductor-dyn,onnxruntime", help="engines to compare with")
     given = parser.parse_args()
     rows = measure(given.shapes, [p for p in given.peers.split(",") if p])
     tell("")

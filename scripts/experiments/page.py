@@ -124,8 +124,8 @@ SECTIONS: dict[str, Callable[[list[Row]], str]] = {"unseen": unseen, "first_seen
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--results", type=Path, default=Path("results"))
-    parser.add_argument("--out", type=Path, default=Path("docs/latency.md"))
+    parser.add_argument("--results", type=Path, default=Path("results"), help="folder of the JSON")
+    parser.add_argument("--out", type=Path, default=Path("docs/latency.md"), help="the page")
     parser.add_argument("--run", action="store_true", help="run the experiments first")
     given = parser.parse_args()
     if given.run:

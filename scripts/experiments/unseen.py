@@ -162,7 +162,7 @@ def draw(axes: list, rows: Rows) -> None:
 
 def main() -> None:
     parser = arguments(__doc__ or "")
-    parser.add_argument("--requests", type=int, default=150)
+    parser.add_argument("--requests", type=int, default=150, help="how many graphs")
     given = parser.parse_args()
     rows = measure(given.requests)
     tell("")
