@@ -355,7 +355,8 @@ def check_plans(seed: int, used: Counter[str] | None = None, draws: int = 4) -> 
         fitted += 1
         for number, (a, b) in enumerate(zip(*(run_plan(plan, arrays) for plan in plans), strict=True)):
             same = a.tobytes() == b.tobytes()
-            assert same, f"seed {seed}, output {number}, shapes {[x.shape for x in arrays]}\n{graph.dump()}\n{fuse(graph).report.text()}"
+            shapes = [x.shape for x in arrays]
+            assert same, f"seed {seed}, output {number}, shapes {shapes}\n{graph.dump()}\n{fuse(graph).report.text()}"
     return fitted
 
 
@@ -440,7 +441,8 @@ def main() -> int:
             wrong.append(seed)
             print(f"---- seed {seed}: {type(error).__name__}: {error}", flush=True)
     missing = sorted(row.name for row in ROWS if not used[row.name])
-    print(f"{arguments.count} graphs, {fitted} draws of sizes, {lazy} lazy ones; operators never used: {', '.join(missing) or 'none'}")
+    print(f"{arguments.count} graphs, {fitted} draws of sizes, {lazy} lazy ones; "
+          f"operators never used: {', '.join(missing) or 'none'}")
     print(f"{len(wrong)} wrong: {wrong}")
     return bool(wrong)
 
