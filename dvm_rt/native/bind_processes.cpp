@@ -41,13 +41,7 @@ void bind_arena(nb::module_& m) {
            [](PyArena& a) {
              auto r = a.arena->report();
              return nb::make_tuple(r.tensors, r.free, r.arena);
-           })
-      .def(
-          "time_allocate",
-          [](PyArena& a, uint64_t bytes, int64_t reps) {
-            return nanoseconds_each(reps, [&] { BufferRef made(a.arena->allocate(bytes, 0, Writer::LAUNCH)); });
-          },
-          nb::arg("bytes"), nb::arg("reps"));
+           });
 }
 
 void bind_processes(nb::module_& m) {

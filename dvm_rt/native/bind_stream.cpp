@@ -414,13 +414,6 @@ static void bind_stream_policy(nb::class_<Stream>& c) {
             s.set_encode_work_ns(ns);
           },
           nb::arg("ns"))
-      .def(
-          "set_spin_us",
-          [](Stream& s, double us) {
-            StreamLock l(s);
-            s.set_spin_us(us);
-          },
-          nb::arg("us"))
       .def_prop_ro("outbox_count", [](Stream& s) { return s.outbox_count(); })
       .def(
           "take_outbox",

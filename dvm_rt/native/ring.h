@@ -24,7 +24,6 @@ class Ring {
 
   bool empty() const { return position() == written(); }
   size_t message_bytes_max() const { return size_ / 2 - 16; }
-  bool corrupt() const { return corrupt_; }
   void reset() { word(0).store(0), word(64).store(0), seen_ = written_ = 0; }  // nobody else may be at the ring
 
   // Producer. What was appended can be seen. The store is sequentially consistent: it is ordered before the caller's

@@ -171,7 +171,6 @@ class Stream {
   void set_where(uint32_t plan, Where where) { plan_state(plan).where = where; }
   void set_default_where(Where where) { default_where_ = where; }
   void set_encode_work_ns(uint64_t ns) { encode_work_ns_ = ns; }
-  void set_spin_us(double us) { options_.spin_us = us; }
   size_t outbox_count() const { return outbox_.size(); }
   bool outbox_is_late() const;  // the device waits for what lies in it, and for longer than sending it takes
   std::vector<uint8_t> take_outbox(size_t limit);                  // InstanceHead + symbols, each once
