@@ -9,7 +9,7 @@
 #include <cstring>
 #include <type_traits>
 #include <utility>
-#include "target.h"
+#include "place_row.h"
 #if defined(__SSE2__)
 #include <immintrin.h>
 #endif
@@ -481,21 +481,6 @@ bool only_gathers(const SectionView& s, Gather& g) {
   const int64_t size = DTYPE_BYTES[from.dtype];
   const bool dense = from.stride[0] == size && to.stride[0] == size;
   return dense && from.dtype == to.dtype && keeps(DType(s.head->dtype), DType(from.dtype));
-}
-
-// Operands at a row of the section, and how many follow it along its innermost dimension.
-int64_t place_row(const SectionRun& run, int64_t row, uint8_t** ptr) {
-  const SectionView& s = run.section;
-  int64_t rest = row, in_line = 0;
-  std::copy_n(run.address, s.head->operand_count, ptr);
-  for (int d = 1; d < s.head->rank; d++) {
-    const int64_t count = s.head->dims[d], at = rest % count;
-    if (count == 1) continue;
-    rest /= count;
-    if (!in_line) in_line = count - at;
-    for (int i = 0; i < s.head->operand_count; i++) ptr[i] += at * s.operands[i].stride[d];
-  }
-  return std::min(in_line, run.end - row);
 }
 
 // Where the rows begin that `count` indices name, from the table of the line's first row on; these are its rows from `first` on.

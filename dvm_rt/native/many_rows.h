@@ -10,27 +10,11 @@
 // its lanes in the same order. Lanes that no element reaches hold the identity, and every lane starts as f(identity,
 // element), which is never -0 in a sum: folding such a lane with the identity changes nothing, so it can be left out.
 #pragma once
+#include "place_row.h"
 
 namespace dvm::DVM_TARGET::DVM_DTYPE {
 namespace {
 
-// Sets the operands to `row`. Returns how many rows of run, from there on, lie in the innermost outer dimension.
-int64_t place_row(Context& c, const SectionRun& run, int64_t row) {
-  const SectionView& s = run.section;
-  int64_t rest = row, in_line = 1;
-  bool innermost = true;
-  for (int i = 0; i < s.head->operand_count; i++) c.ptr[i] = run.address[i];
-  for (int d = 1; d < s.head->rank; d++) {
-    const int64_t count = s.head->dims[d];
-    if (count == 1) continue;
-    const int64_t at = rest % count;
-    rest /= count;
-    if (innermost) in_line = count - at;
-    innermost = false;
-    for (int i = 0; at && i < s.head->operand_count; i++) c.ptr[i] += at * s.operands[i].stride[d];
-  }
-  return in_line < run.end - row ? in_line : run.end - row;
-}
 // Has every word a handler in these tables?
 bool words_fit(const SectionView& s, const Table& strip, const Table& row) {
   bool in_pass = false;
@@ -176,7 +160,7 @@ bool are_beside(const SectionView& s) {
 void run_beside(Context& c, const SectionRun& run) {
   c.full = &BESIDE_STRIP, c.row = &BESIDE_ROW;
   for (int64_t row = run.begin, rows; row < run.end; row += rows) {
-    rows = place_row(c, run, row);
+    rows = place_row(run, row, c.ptr);
     for (int64_t at = 0; at < rows; at += BESIDE) {
       c.many.rows = rows - at < BESIDE ? rows - at : BESIDE;
       enter(c, c.row, c.start);
@@ -425,7 +409,7 @@ void run_together(Context& c, const SectionRun& run) {
   const int share = share_of_row(count), rows = members_of_strip(share);
   set_members(c.many, count);
   for (int64_t row = run.begin, here; row < run.end; row += here) {
-    here = place_row(c, run, row);
+    here = place_row(run, row, c.ptr);
     const int64_t most = here / rows * rows;
     if (most) {
       for (int i = 0; i < head.operand_count; i++) {
