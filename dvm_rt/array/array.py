@@ -479,7 +479,7 @@ def record(name: str, operands: Sequence[Array | Number | Node], attributes: tup
     row = OPERATORS[name]
     trace = tracing.current()
     nodes = tuple([_node_of(x) for x in operands])
-    if trace is not None and (any(n.data is trace for n in nodes) or _has_symbol(attributes) or _taken(nodes, trace)):
+    if trace is not None and (any([n.data is trace for n in nodes]) or _has_symbol(attributes) or _taken(nodes, trace)):
         return _record_traced(row, nodes, attributes, trace)
     of = _session_of(operands)
     node = apply(row, nodes, attributes, NO_FACTS)
@@ -560,6 +560,9 @@ def _check_size(node: Node, of: Session) -> None:
 def promoted(where: str, given: Sequence[object]) -> list[Array | Node]:
     """The operands of an operator in one dtype: arrays promoted, Python numbers and sizes in the dtype of the arrays beside
     them; without an array, the first becomes one. Raises DTypeError, NoOperandError."""
+    first = given[0]
+    if first.__class__ is Array and all([x.__class__ is Array and x.dtype is first.dtype for x in given]):
+        return list(given)
     operands = [asarray(x) if isinstance(x, (np.ndarray, list)) or x.__class__ is not Array and exchange.is_foreign(x) else x
                 for x in given]
     if not any(x.__class__ is Array for x in operands):

@@ -286,7 +286,8 @@ def reshape(x: Array, /, shape: Size | Sequence[Size]) -> Array:
 def permute_dims(x: Array, /, axes: Sequence[int]) -> Array:
     """Axis i of the result is axis axes[i] of x."""
     x = _array(x, "permute_dims")
-    return record("permute_dims", (x,), (tuple(axis_number("array: permute_dims", a, x.ndim) for a in axes),))
+    rank = x.ndim
+    return record("permute_dims", (x,), (tuple([axis_number("array: permute_dims", a, rank) for a in axes]),))
 
 
 def matrix_transpose(x: Array, /) -> Array:

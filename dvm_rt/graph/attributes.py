@@ -119,10 +119,13 @@ def from_plain(value: object, parts: list[Part]) -> object:
     return tuple([from_plain(v, parts) for v in value])
 
 
+_PLAIN = frozenset((int, str, bool, type(None)))  # hashable as they are
+
+
 def hashable(value: object) -> object:
     """As plain, and equal only for what is the same: -0.0 is not 0.0, 1 is not 1.0."""
     if value.__class__ is tuple:
-        return tuple([hashable(v) for v in value]) if value else value
+        return tuple([v if v.__class__ in _PLAIN else hashable(v) for v in value]) if value else value
     if value.__class__ is float:
         return repr(value)
     if value.__class__ is Part:

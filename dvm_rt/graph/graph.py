@@ -67,7 +67,7 @@ class Node:
 def apply(row: Operator, inputs: tuple[Node, ...], attributes: tuple, facts: Facts) -> Node:
     """A node of this operator. Raises ShapeError, DTypeError or UnsupportedOperatorError where it cannot be."""
     name = row.name
-    if not row.takes(len(inputs)):
+    if len(inputs) != row.inputs and not row.takes(len(inputs)):
         raise GraphError(f"graph: {name}: number of inputs, got {len(inputs)}, allowed {row.inputs}")
     dtype = row.dtype(name, tuple([n.dtype for n in inputs]), *attributes)
     shape = row.shape(facts, row.where, tuple([n.shape for n in inputs]), *attributes)
@@ -248,10 +248,11 @@ def rewrite(graph: Graph, change: Callable[[Make, Node], Node | None], again: bo
 
     `node` already has its new inputs, resolved shape and attributes. Equal nodes become one; `op` makes new ones, which are
     changed too with `again`."""
-    rewriter = _Rewriter(graph.facts, change, again)
-    parameters = tuple([rewriter.replaced(n, True) for n in graph.parameters])
-    outputs = tuple([rewriter.replaced(n, True) for n in graph.outputs])
-    return Graph(parameters, tuple(reachable((*parameters, *outputs))), outputs, graph.facts)
+    rewriter, changing = _Rewriter(graph.facts, change, again), change is not _keep
+    parameters = tuple([rewriter.replaced(n, changing) for n in graph.parameters])
+    outputs = tuple([rewriter.replaced(n, changing) for n in graph.outputs])
+    nodes = reachable((*parameters, *outputs)) if changing else rewriter.unique.values()  # nothing went: made in the same order
+    return Graph(parameters, tuple(nodes), outputs, graph.facts)
 
 
 class _Rewriter:
@@ -289,7 +290,7 @@ class _Rewriter:
         made = self.change(self.op, again) if changing else None
         if made is not None:
             return self.replaced(made, self.again)
-        key = (node.operator.name, inputs, hashable(attributes))
+        key = (node.operator.name, inputs, hashable(attributes) if attributes else ())
         found = self.unique.setdefault(key, again)
         self.new[found] = found
         return found

@@ -42,9 +42,9 @@ Lowering = Enum("Lowering", "LEAF ELEMENTWISE REDUCE VIEW PRODUCT GATHER JOIN CO
 VARIADIC = -1
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Operator:
-    """One row. `inputs` is the number of inputs, or the allowed numbers, or VARIADIC.
+    """One row, of which there is one object. `inputs` is the number of inputs, or the allowed numbers, or VARIADIC.
 
     `dtype(where, dtypes, *attributes)` and `shape(facts, where, shapes, *attributes)` give the result's, or raise;
     `meaning(*arrays, *attributes)` is the NumPy definition, in float64 for floats and in their own dtypes for the others (what

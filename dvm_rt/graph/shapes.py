@@ -216,6 +216,8 @@ def selected(facts: Facts, where: str, size: Size, entry: tuple[Bound, Bound, Bo
     Known sizes follow NumPy, which cuts bounds off at the ends. On a symbolic size, or with symbolic bounds, they have
     to lie inside (ShapeError at the call, else): only a plain `[:k]` is cut off, at min(k, size)."""
     start, stop, step = entry
+    if start is stop is step is None:
+        return 0, size, 1
     step = 1 if step is None else step
     if not isinstance(step, int) or step == 0:
         raise ShapeError(f"{where}: step of a slice, got {step}, allowed whole numbers but 0")

@@ -380,7 +380,7 @@ class Facts:
         a, b = self.resolve(a), self.resolve(b)
         if same(a, b):
             return a
-        if (plainly := _plainly(a, b)) is not None:
+        if (plainly := _plainly(a, b) or _plainly(*cancelled(a, b)) or self._divides(a, b)) is not None:
             self._substitute(*plainly)
             self._settle()
             return self.resolve(a)
@@ -395,6 +395,8 @@ class Facts:
     def demand_at_least(self, a: Size, b: Size, where: str) -> None:
         """Demands a >= b. Raises ShapeError where that can never hold."""
         a, b = self.resolve(a), self.resolve(b)
+        if b.__class__ is int and (a >= b if a.__class__ is int else b == 0 and _symbol_number(a.key) is not None):
+            return
         known = at_least(a, b)
         if known is False:
             raise ShapeError(f"{where}: out of range, got {a}, allowed at least {b}")
@@ -408,8 +410,10 @@ class Facts:
         if size.__class__ is not Dim:
             return int(size)
         key = size.key
-        if (number := _symbol_number(key)) is not None:
-            return self.substitutions.get(number, size)
+        if len(key) == 1:
+            monomial, coefficient = key[0]
+            if coefficient == 1 and len(monomial) == 1 and monomial[0].__class__ is int:
+                return self.substitutions.get(monomial[0], size)
         found = self._resolved.get(key)
         if found is None:
             found = self._resolved[key] = substitute(size, self.substitutions)
@@ -459,6 +463,18 @@ class Facts:
                 self._substitute(number, multiple)
                 return True
         return False
+
+    def _divides(self, a: Size, b: Size) -> tuple[int, Size] | None:
+        """What `_solve_divisible` would find where a is n * (symbol // n), and b that symbol, or the other way round."""
+        number, product = _symbol_number(_key(b)), a
+        if number is None:
+            number, product = _symbol_number(_key(a)), b
+        if number is None or product.__class__ is not Dim or len(product.key) != 1:
+            return None
+        monomial, coefficient = product.key[0]
+        if coefficient > 1 and monomial == (("floordiv", symbol(number).key, coefficient),):
+            return number, coefficient * symbol(DERIVED + len(self.substitutions))
+        return None
 
     def _substitute(self, number: int, value: Size) -> None:
         known = {number: value}

@@ -108,6 +108,25 @@ def test_facts_find_what_a_number_divides() -> None:
     assert not facts.checks and symbols.exact_quotient(facts.resolve(a), 12) is not None
 
 
+def test_short_ways_find_what_solving_finds() -> None:
+    a, b, c = S
+    for x, y in ((3 * (a // 3), a), (a, 3 * (a // 3)), (a * b, 8 * a * c), (a * b, a * c), (a * c, 3 * a), (a * b, 3 * a * a),
+                 (a, 2 * (a // 3)), (a * b, a), (2 * a * b, 4 * a * c), (a * a, a * b), (8 * (a // 8) * b, a * b)):  # fmt: skip
+        short, solved = Facts(), Facts()
+        short.equate(x, y, "test")
+        assert solved._solve(x - y) == (not short.checks)
+        assert str(short.substitutions) == str(solved.substitutions)
+
+
+def test_facts_demand_nothing_of_what_is_so() -> None:
+    facts = Facts()
+    for x, y in ((3, 3), (3, 2), (S[0], 0), (3 * S[0] + 2, 2)):
+        facts.demand_at_least(x, y, "index")
+    assert not facts.checks
+    with pytest.raises(ShapeError):
+        facts.demand_at_least(2, 3, "index")
+
+
 def test_facts_keep_what_they_cannot_solve_as_checks() -> None:
     a, b, _ = S
     facts = Facts()
