@@ -46,6 +46,8 @@ from dvm_rt.isa.layout import LIMITS
 
 NODES_MAX = LIMITS["MAX_NODES"]
 SAME_REDUCTIONS_MAX = LIMITS["REDUCTIONS_EACH"]
+ALONE = (Lowering.HOST, Lowering.RUNNING)  # share a kernel with nothing
+READ_FROM_MEMORY = (Lowering.PRODUCT, Lowering.GATHER, Lowering.ATTENTION, *ALONE)
 Computes = frozenset[DType] | None  # the dtypes that something can be computed in; None: any
 
 
@@ -182,7 +184,7 @@ class Refused(Exception):
     """Why two operators do not share a kernel."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Use:
     """A computed node read by another: over which views, as which input."""
 
@@ -209,6 +211,7 @@ class Grouping:
     counted: set[Node]  # members of kernels that got too many arguments when those that might join were not counted
     stretched: dict[Node, set[int]]  # see _stretched
     number: dict[Node, int]  # place in the order of the graph
+    words: dict[Node, int]  # how many nodes of a plan each becomes
     roots: dict[Node, list[Node]]  # of each computed node: where the views begin over which it reads its inputs
     results: set[Node]  # the graph's outputs
     part_of: dict[Node, Node]  # the join that a node is a part of, where a kernel may write several of its parts
@@ -250,7 +253,7 @@ def running_node(made: Group) -> Node | None:
 
 def stands_alone(node: Node) -> bool:
     """It shares a kernel with nothing: a host function, running totals."""
-    return node.operator.lowering in (Lowering.HOST, Lowering.RUNNING)
+    return node.operator.lowering in ALONE
 
 
 def group(legal: Legal, fused: bool = True, nodes_max: int = NODES_MAX, own_memory: Sequence[bool] = ()) -> Grouping:
@@ -279,8 +282,9 @@ def _grouped(
 ) -> Grouping:
     number = {n: i for i, n in enumerate(legal.graph.nodes)}
     roots = {n: [source(i)[0] for i in n.inputs] for n in uses}
-    grouping = Grouping(legal, uses, counted, _stretched(legal.graph.nodes), number, roots, set(legal.graph.outputs), part_of)
     computed = [n for n in legal.graph.nodes if n in uses and n.operator.lowering is not Lowering.JOIN]
+    words = {n: nodes_of(n) for n in computed}
+    grouping = Grouping(legal, uses, counted, _stretched(legal.graph.nodes), number, words, roots, set(legal.graph.outputs), part_of)
     for node in computed:
         if node.operator.lowering is Lowering.PRODUCT:
             _start_product(grouping, node, fused, nodes_max)
@@ -491,13 +495,14 @@ def kernel_size(grouping: Grouping, trial: Group, members: set[Node], stored: in
     leaves: set[Node] = set()
     nodes = 0
     for node in members:
-        nodes += nodes_of(node)
+        nodes += grouping.words[node]
+        from_memory = node.operator.lowering in READ_FROM_MEMORY
         for number, root in enumerate(grouping.roots[node]):
             if root in members:
                 continue
             if root.operator.name in NUMBERS:
                 leaves.add(root)
-            elif node.operator.lowering in (Lowering.PRODUCT, Lowering.GATHER, Lowering.ATTENTION) or stands_alone(node):
+            elif from_memory:
                 reads.add((node, number))
             elif not (hopeful and _may_join(grouping, root)):
                 reads.add(_read_key(grouping, trial, node, number))

@@ -186,6 +186,7 @@ class PlanBuilder:
 
     def __init__(self) -> None:
         self._expressions: dict[Expression, int] = {}
+        self._constants: dict[int, int] = {}
         self._symbols: dict[Symbol, int] = {}
         self._parameters: list[Parameter] = []
         self._outputs: list[Output] = []
@@ -205,7 +206,10 @@ class PlanBuilder:
         return self._intern("SYMBOL", k=number)
 
     def const(self, value: int) -> int:
-        return self._intern("CONST", k=int(value))
+        number = self._constants.get(value)
+        if number is None:
+            number = self._constants[value] = self._intern("CONST", k=int(value))
+        return number
 
     def expression(self, op: str, a: int = NONE, b: int = NONE, k: int = 0) -> int:
         """Any expression, as it is."""
@@ -288,7 +292,7 @@ class PlanBuilder:
     def beside(self, parts: Sequence[tuple[int, ...]]) -> int:
         """The buffer of the panels of several parameters of one dtype, in order."""
         first, *rest = (Pack(*part) for part in parts)
-        rows = (first._replace(more=len(rest)), *rest)
+        rows = (first._replace(more=len(rest)), *rest) if rest else (first,)
         if rows not in self._packed:
             size, dtype = self.const(0), self._parameters[first.parameter].dtype
             for row in rows:
@@ -308,7 +312,8 @@ class PlanBuilder:
     def copy_of(self, kernel: Kernel, buffers: Sequence[int]) -> None:
         """A kernel as it is, but for its buffers: `buffers[b]` for b. What nothing in this launch needs to find in a cache is
         written past them."""
-        args = tuple([Arg(NONE if a[0] == NONE else buffers[a[0]], *a[1:]) for a in kernel.args])
+        made = tuple.__new__  # what the class does, without a call of Python
+        args = tuple([made(Arg, (NONE if a[0] == NONE else buffers[a[0]], *a[1:])) for a in kernel.args])
         final = kernel.kind in ("VECTOR", "COPY") and all(self._buffers[a[0]].role == "OUTPUT" for a in args if a[1] & WRITE)
         self._kernels.append(Kernel(kernel.kind, kernel.dtype, kernel.dims, args, kernel.nodes, kernel.depth,
                                     STREAM if final else 0))
@@ -410,7 +415,9 @@ class PlanBuilder:
 
     def binary(self, op: str, a: int, b: int) -> int:
         """One of the operations on two expressions, folded where it can be."""
-        x, y = self._value(a), self._value(b)
+        first, second = self._list[a], self._list[b]
+        x = first.k if first.op == "CONST" else None
+        y = second.k if second.op == "CONST" else None
         if x is not None and y is not None:
             return self.const(_apply(op, x, y))
         if (op, x) in (("ADD", 0), ("MUL", 1)):
@@ -579,14 +586,18 @@ def _packer(record: str) -> struct.Struct:
 _PACKERS = {name: _packer(record) for name, record in _TABLES}
 
 
-def _padded(numbers: Sequence[int]) -> tuple[int, ...]:
+def _padded(numbers: tuple[int, ...]) -> tuple[int, ...]:
     if len(numbers) > MAX_RANK:
         raise GraphError(f"plan: dims: too many, got {len(numbers)}, allowed {MAX_RANK}")
-    return tuple(numbers) + (NONE,) * (MAX_RANK - len(numbers))
+    return numbers + _PADDING[len(numbers)]
+
+
+_PADDING = [(NONE,) * (MAX_RANK - rank) for rank in range(MAX_RANK + 1)]
 
 
 def _rows(plan: Plan) -> dict[str, list[tuple]]:
     kernels, args, nodes = [], [], []
+    written: dict[tuple[int, DType], list[tuple]] = {}  # copies of a kernel have its nodes
     for k in plan.kernels:
         kernels.append((
             enum_value("SectionKind", k.kind), k.dtype.code, len(k.dims), k.flags, len(args), len(k.args), len(nodes),
@@ -596,7 +607,11 @@ def _rows(plan: Plan) -> dict[str, list[tuple]]:
             (buffer, mode, dtype.code, index, limit, offset, depth, *_padded(strides))
             for buffer, mode, dtype, strides, offset, index, limit, depth in k.args
         ]
-        nodes += [(_NUMBERS[op], a, b, 0, _written(value, k.dtype)) for op, a, b, value in k.nodes]
+        rows = written.get((id(k.nodes), k.dtype))
+        if rows is None:
+            rows = [(_NUMBERS[op], a, b, 0, _written(value, k.dtype)) for op, a, b, value in k.nodes]
+            written[id(k.nodes), k.dtype] = rows
+        nodes += rows
     return {
         "symbols": [(s.parameter, s.dim) for s in plan.symbols],
         "exprs": [(_EXPRESSIONS[op], a, b, 0, k) for op, a, b, k in plan.expressions],

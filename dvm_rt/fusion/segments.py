@@ -88,11 +88,12 @@ class Segment:
     reads: dict[Node, None] = field(default_factory=dict)
     gives: list[tuple[Node, int | None]] = field(default_factory=list)
     section: str = ""  # the name of the section of a hand-written kernel that this is
+    jumps: bool = False  # it is a branch or a loop
     names: Names = field(default_factory=Names)  # complete once `key` was asked for
 
     def control(self) -> list[Node]:
         """The nodes of the branch or the loop that this segment is; none: it is an ordinary one."""
-        return [n for n in self.members if n not in self.reads and is_control(n)]
+        return [n for n in self.members if n not in self.reads and is_control(n)] if self.jumps else []
 
     def key(self) -> tuple:
         """Plain tuples: all that kernels depend on, in `names`."""
@@ -250,7 +251,7 @@ def _staged(graph: Graph) -> list[Segment]:
                 key = (node.operator.name, node.inputs, hashable(node.attributes[:-1]))
                 if key not in together:
                     together[key] = len(made)
-                    made.append(Segment(graph.facts))
+                    made.append(Segment(graph.facts, jumps=True))
                 owner[node] = together[key]
     given: set[Node] = set()
     for node in sorted(owner, key=owner.__getitem__):

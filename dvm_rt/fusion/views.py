@@ -22,6 +22,7 @@ from dvm_rt.graph.shapes import index_offset, selected
 from dvm_rt.graph.symbols import Facts, Shape, Size, exact_quotient, product, same
 
 VIEW = Lowering.VIEW
+WHOLE = (None, None, None)  # the entry of an index that takes all of an axis
 
 
 def is_one(size: Size) -> bool:
@@ -66,9 +67,9 @@ def source(node: Node) -> tuple[Node, tuple[Node, ...]]:
 # ---- where elements lie -------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Access:
-    """Where the elements of a value of this shape lie in the memory of `root`."""
+    """Where the elements of a value of this shape lie in the memory of `root`. Never changed: `frozen` would make it slow to make."""
 
     root: Node
     offset: Size
@@ -140,13 +141,15 @@ def _window_strides(view: Node, strides: tuple[Size, ...]) -> tuple[Size, ...]:
 
 def _entries(view: Node, rank: int) -> tuple:
     entries = view.attributes[0]
-    return entries + ((None, None, None),) * (rank - len(entries))
+    return entries + (WHOLE,) * (rank - len(entries))
 
 
 def _first_and_step(size: Size, entry: object) -> tuple[Size, int | None]:
     """(first element, step) of an index entry; no step where the axis goes away. The graph already holds its facts."""
     if not isinstance(entry, tuple):
-        return index_offset(Facts(), "view", size, entry), None
+        return (entry if entry.__class__ is int and entry >= 0 else index_offset(Facts(), "view", size, entry)), None
+    if entry == WHOLE:
+        return 0, 1
     first, _, step = selected(Facts(), "view", size, entry)
     return first, step
 
@@ -206,9 +209,9 @@ def inverse(path: tuple[Node, ...], strides: tuple[Size, ...]) -> tuple[Size, ..
 # ---- which element is needed --------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Index:
-    """offset + the sum of coefficient * axis over `terms` (axis number of a domain, coefficient)."""
+    """offset + the sum of coefficient * axis over `terms` (axis number of a domain, coefficient). Never changed, as Access."""
 
     offset: Size
     terms: tuple[tuple[int, Size], ...] = ()
