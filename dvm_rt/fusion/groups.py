@@ -284,7 +284,8 @@ def _grouped(
     roots = {n: [source(i)[0] for i in n.inputs] for n in uses}
     computed = [n for n in legal.graph.nodes if n in uses and n.operator.lowering is not Lowering.JOIN]
     words = {n: nodes_of(n) for n in computed}
-    grouping = Grouping(legal, uses, counted, _stretched(legal.graph.nodes), number, words, roots, set(legal.graph.outputs), part_of)
+    stretched, results = _stretched(legal.graph.nodes), set(legal.graph.outputs)
+    grouping = Grouping(legal, uses, counted, stretched, number, words, roots, results, part_of)
     for node in computed:
         if node.operator.lowering is Lowering.PRODUCT:
             _start_product(grouping, node, fused, nodes_max)
@@ -543,7 +544,8 @@ def argument_strides(access: Access, placement: Placement) -> tuple[Size, dict[i
     """(offset, stride along each axis of the domain), in elements, of a value read or written at this placement."""
     offset, strides = access.offset, {}
     for stride, index in zip(access.strides, placement, strict=True):
-        offset = offset + stride * index.offset
+        if index.offset.__class__ is not int or index.offset:
+            offset = offset + stride * index.offset
         for axis, coefficient in index.terms:
             strides[axis] = strides.get(axis, 0) + stride * coefficient
     return offset, strides

@@ -685,6 +685,8 @@ class Emitter:
 
 def _read_as(value: bool | int | float, path: tuple[Node, ...]) -> bool | int | float:
     """A constant after the conversions on the way from it."""
+    if len(path) == 1 and path[0].dtype is float32 and value.__class__ is float:
+        return float(np.float32(value))
     array = np.asarray(value)
     for node in path:
         if node.operator.name in ("constant", "astype"):

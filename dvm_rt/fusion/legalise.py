@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import inf
+from operator import is_
 
 from dvm_rt.dtypes import bfloat16, compute_dtype, float16, float32, limits
 from dvm_rt.fusion.collapse import collapsed
@@ -395,7 +396,7 @@ def _joinable(node: Node) -> bool:
 
 
 def _again(node: Node, inputs: list[Node]) -> Node:
-    if all(a is b for a, b in zip(inputs, node.inputs, strict=True)):
+    if all(map(is_, inputs, node.inputs)):
         return node
     return Node(node.operator, tuple(inputs), node.attributes, node.shape, node.dtype)
 

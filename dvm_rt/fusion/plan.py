@@ -18,6 +18,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import starmap
 from typing import NamedTuple
 
 import numpy as np
@@ -647,7 +648,7 @@ def _write(plan: Plan) -> bytes:
     for name, _ in _TABLES:
         pack = _PACKERS[name].pack
         try:
-            data = b"".join([pack(*row) for row in rows[name]])
+            data = b"".join(starmap(pack, rows[name]))
         except struct.error:
             raise GraphError(f"plan: {name}: a size or a constant, got more than its field holds, allowed numbers of 64 bits") from None
         body += data + bytes(-len(data) % 8)

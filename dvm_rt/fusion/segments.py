@@ -38,6 +38,7 @@ class Names:
 
     symbols: dict[int, Size] = field(default_factory=dict)  # symbol -> its name, in order
     _known: dict[object, Size] = field(default_factory=dict)
+    _keys: dict[object, tuple] = field(default_factory=dict)
 
     def size(self, size: Size) -> Size:
         """The size in these names."""
@@ -49,6 +50,7 @@ class Names:
                 if number not in self.symbols:
                     self.symbols[number] = symbol(len(self.symbols) + (0 if number < DERIVED else RENAMED_DERIVED))
             found = self._known[size.key] = substitute(size, self.symbols)
+            self._keys[size.key] = found.key
         return found
 
     def shape(self, shape: Shape) -> Shape:
@@ -63,8 +65,8 @@ class Names:
 
     def key(self, shape: Shape) -> tuple:
         """A shape in these names, hashable."""
-        known = self._known
-        return tuple([n if n.__class__ is int else (known[n.key] if n.key in known else self.size(n)).key for n in shape])
+        known = self._keys
+        return tuple([n if n.__class__ is int else known.get(n.key) or self.size(n).key for n in shape])
 
     def attribute_key(self, value: object) -> object:
         """An attribute in these names, hashable: as `graph.hashable` has it."""

@@ -69,7 +69,7 @@ def source(node: Node) -> tuple[Node, tuple[Node, ...]]:
 
 @dataclass(slots=True, eq=False)
 class Access:
-    """Where the elements of a value of this shape lie in the memory of `root`. Never changed: `frozen` would make it slow to make."""
+    """Where the elements of a value of this shape lie in the memory of `root`. Never changed; `frozen` would make it slow to make."""
 
     root: Node
     offset: Size
@@ -258,9 +258,10 @@ def axes_of(placement: Placement) -> set[int]:
 
 def broadcast(placement: Placement, shape: Shape) -> Placement:
     """The placement of an elementwise input of this shape, given that of the result."""
-    if len(shape) == len(placement) and not any(map(is_one, shape)):
+    lead = len(placement) - len(shape)
+    if not lead and not any([n.__class__ is int and n == 1 for n in shape]):
         return placement
-    return tuple([ZERO if is_one(n) else p for n, p in zip(shape, placement[len(placement) - len(shape) :], strict=True)])
+    return tuple([ZERO if n.__class__ is int and n == 1 else p for n, p in zip(shape, placement[lead:], strict=True)])
 
 
 Refine = Callable[[int, Size], tuple[int, int]]  # (axis, inner size) -> (outer axis, inner axis)

@@ -269,13 +269,15 @@ class _Rewriter:
         new, stack = self.new, [root]
         while stack:
             node = stack[-1]
-            waiting = [i for i in node.inputs if i not in new] if node not in new else []
+            if node in new:
+                stack.pop()
+                continue
+            waiting = [i for i in node.inputs if i not in new]
             if waiting:
                 stack += reversed(waiting)
                 continue
             stack.pop()
-            if node not in new:
-                new[node] = self._one(node, changing)
+            new[node] = self._one(node, changing)
         return new[root]
 
     def _one(self, node: Node, changing: bool) -> Node:
@@ -327,14 +329,16 @@ def reachable(roots: Sequence[Node], stop: set[int] = frozenset()) -> list[Node]
     stack = list(reversed(roots))
     while stack:
         node = stack[-1]
-        waiting = [i for i in node.inputs if i not in seen] if id(node) not in stop else []
+        if node in seen:
+            stack.pop()
+            continue
+        waiting = [i for i in node.inputs if i not in seen] if node.inputs and id(node) not in stop else []
         if waiting:
             stack += reversed(waiting)
             continue
         stack.pop()
-        if node not in seen:
-            seen.add(node)
-            order.append(node)
+        seen.add(node)
+        order.append(node)
     return order
 
 

@@ -42,9 +42,11 @@ class Dim:
         self.key = key
 
     def __add__(self, other: Size) -> Size:
+        if other.__class__ is Dim:
+            return _made(_add(self.key, other.key))
         if other.__class__ is int and other == 0:
             return self
-        return _made(_add(self.key, _key(other))) if _is_size(other) else NotImplemented
+        return _made(_add(self.key, int(other))) if isinstance(other, int) else NotImplemented
 
     def __sub__(self, other: Size) -> Size:
         return _made(_add(self.key, _scale(_key(other), -1))) if _is_size(other) else NotImplemented
@@ -53,9 +55,11 @@ class Dim:
         return _made(_add(_key(other), _scale(self.key, -1))) if _is_size(other) else NotImplemented
 
     def __mul__(self, other: Size) -> Size:
+        if other.__class__ is Dim:
+            return Dim(_multiply(self.key, other.key))
         if other.__class__ is int and 0 <= other <= 1:
             return self if other else 0
-        return _made(_multiply(self.key, _key(other))) if _is_size(other) else NotImplemented
+        return _made(_scale(self.key, int(other))) if isinstance(other, int) else NotImplemented
 
     def __floordiv__(self, other: Size) -> Size:
         return floordiv(self, other) if _is_size(other) else NotImplemented
