@@ -374,15 +374,12 @@ class PlanBuilder:
     def share_workspace(self) -> None:
         """Gives temporaries that are never alive together the same slot. What a loop uses and something outside of it too, it
         keeps for itself from its first kernel to its last."""
-        lives: dict[int, Lifetime] = {}
+        uses: dict[int, list[int]] = {}  # kernels that name a temporary
         for number, kernel in enumerate(self._kernels):
             for arg in kernel.args:
-                if arg.buffer == NONE:
-                    continue
-                buffer = self._buffers[arg.buffer]
-                if buffer.role == "TEMPORARY":
-                    first = lives[arg.buffer].first if arg.buffer in lives else number
-                    lives[arg.buffer] = Lifetime(arg.buffer, first, number, buffer.bytes)
+                if arg.buffer != NONE and self._buffers[arg.buffer].role == "TEMPORARY":
+                    uses.setdefault(arg.buffer, []).append(number)
+        lives = {name: Lifetime(name, of[0], of[-1], self._buffers[name].bytes) for name, of in uses.items()}
         for begin, number in self.loops(0):
             for name, life in lives.items():
                 inside = life.first <= number and life.last >= begin

@@ -110,9 +110,12 @@ class Segment:
 
     def may_pack(self, given: Callable[[Node], bool]) -> tuple[bool, ...]:
         """For each of `reads`, whether it could be packed once for the matrix unit: a matrix, several, or a bias,
-        that is given, and read as more than the rows of a product: a network's first layer is like the others."""
-        wanted = {operand for node in self.members if node not in self.reads for number, operand in enumerate(node.inputs)
-                  if not _is_read_by_rows(node, number)}
+        that is given, and read neither element by element nor as the rows of a product alone, where packed it would be of no
+        use: a network's first layer is like the others. Who casts a matrix for a product packs it as it was."""
+        wanted: set[Node] = set()
+        for node in self.members:
+            if node not in self.reads and (node.operator.lowering is not Lowering.ELEMENTWISE or node.operator.name == "astype"):
+                wanted.update(node.inputs[1:] if node.operator.name in ("linear", "matmul") else node.inputs)
         return tuple([node in wanted and 0 < len(node.shape) <= 3 and node.dtype in PACKED_DTYPES and given(node)
                       for node in self.reads])
 
@@ -265,14 +268,6 @@ def _staged(graph: Graph) -> list[Segment]:
             at.gives.remove((node, None))
         at.gives.append((node, i))
     return [one for one in made if one.gives]
-
-
-def _is_read_by_rows(node: Node, number: int) -> bool:
-    """Whether a node takes this input element by element, or as the rows of a product: packed it would be of no use. Who casts
-    a matrix for a product packs it as it was."""
-    if number == 0 and node.operator.name in ("linear", "matmul"):
-        return True
-    return node.operator.lowering is Lowering.ELEMENTWISE and node.operator.name != "astype"
 
 
 def _add(to: Segment, node: Node, made: list[Segment], owner: dict[Node, int], given: set[Node]) -> None:

@@ -18,11 +18,10 @@ from dataclasses import dataclass
 from dvm_rt.dtypes import DType, bool_, compute_dtype, holds
 from dvm_rt.graph.graph import Node
 from dvm_rt.graph.operators import Lowering
-from dvm_rt.graph.shapes import index_offset, selected
+from dvm_rt.graph.shapes import WHOLE, index_offset, selected
 from dvm_rt.graph.symbols import Facts, Shape, Size, exact_quotient, product, same
 
 VIEW = Lowering.VIEW
-WHOLE = (None, None, None)  # the entry of an index that takes all of an axis
 
 
 def is_one(size: Size) -> bool:
@@ -79,11 +78,10 @@ class Access:
 
 def contiguous_strides(shape: Shape) -> tuple[Size, ...]:
     """Row-major strides."""
-    strides, step = [], 1
-    for size in reversed(shape):
-        strides.append(step)
-        step = size * step
-    return tuple(reversed(strides))
+    strides = [1] * len(shape)
+    for i in range(len(shape) - 1, 0, -1):
+        strides[i - 1] = shape[i] * strides[i]
+    return tuple(strides)
 
 
 def is_row_major(access: Access) -> bool:

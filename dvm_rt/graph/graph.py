@@ -87,7 +87,7 @@ class Make:
             if len(inputs) == 1 and row.name in ("astype", "broadcast_to") and _does_nothing(row.name, inputs[0], attributes):
                 return inputs[0]
             nodes = tuple([n if isinstance(n, Node) else self._number(n, inputs) for n in inputs])
-            return apply(row, nodes, tuple(attributes[a] for a in row.attributes), self.facts)
+            return apply(row, nodes, tuple([attributes[a] for a in row.attributes]), self.facts)
 
         setattr(self, name, make)
         return make

@@ -25,6 +25,7 @@ from dvm_rt.isa.layout import LIMITS
 RANK_MAX = LIMITS["MAX_RANK"]
 Bound = int | Dim | None
 Entry = Size | tuple[Bound, Bound, Bound]  # an index (drops the axis), or (start, stop, step)
+WHOLE = (None, None, None)  # all of an axis
 
 
 def elementwise(facts: Facts, where: str, shapes: tuple[Shape, ...], *_: object) -> Shape:
@@ -216,7 +217,7 @@ def selected(facts: Facts, where: str, size: Size, entry: tuple[Bound, Bound, Bo
     Known sizes follow NumPy, which cuts bounds off at the ends. On a symbolic size, or with symbolic bounds, they have
     to lie inside (ShapeError at the call, else): only a plain `[:k]` is cut off, at min(k, size)."""
     start, stop, step = entry
-    if start is stop is step is None:
+    if entry == WHOLE:
         return 0, size, 1
     step = 1 if step is None else step
     if not isinstance(step, int) or step == 0:
