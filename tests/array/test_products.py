@@ -200,3 +200,17 @@ def test_what_follows_shares_the_kernel(name: str) -> None:
     args = [dvm.asarray(a) for a in (x, w, b)]
     np.testing.assert_array_equal(np.asarray(layer(*args)), np.maximum((x @ w + b) * 3, 0))
     assert "kernel 1" not in str(dvm.explain(layer, *args))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize(("k", "n"), [(513, 1290), (2100, 700)])
+def test_a_matrix_that_is_read_to_and_fro(dtype: str, k: int, n: int) -> None:
+    """One too large for the cache that few rows meet again and again: every time the bits are those of many rows."""
+    rng = np.random.default_rng(k)
+    w, bias = (dvm.asarray(rng.standard_normal(shape).astype(dtype)) for shape in ((k, n), (n,)))
+    x = rng.standard_normal((20, k), np.float32)
+    product = dvm.function(lambda x: dvm.tanh(x @ dvm.astype(w, dvm.float32) * 0.1 + dvm.astype(bias, dvm.float32)))
+    want = np.asarray(product(dvm.asarray(x)))
+    for rows in (1, 3, 6, 1, 1):
+        for first in (0, 7):
+            np.testing.assert_array_equal(np.asarray(product(dvm.asarray(x[first : first + rows]))), want[first : first + rows])
