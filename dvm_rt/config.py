@@ -58,6 +58,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("tick_s", 0.01, "s", "between two looks of the supervisor; late batches leave then", (0.001, 1.0)),
     Setting("close_s", 0.9, "s", "close() gives up on a process after this", (0.1, 60.0)),
     Setting("start_s", 10.0, "s", "for the zygote to get past its imports", (0.1, 60.0)),
+    Setting("scheduler_after_s", 0.5, "s", "after a start the scheduler is there, if nobody needs it before", (0.0, 60.0)),
     Setting("fork_s", 2.0, "s", "for the zygote to fork a child; then it counts as dead", (0.1, 60.0)),
     # ---- restarts ----
     Setting("solo_deaths_max", 2, "deaths", "of workers that held a request alone: it is poison", (1, 100)),

@@ -1,8 +1,8 @@
 """Runtimes: the client's end of everything. Starts, watches and stops the processes, or none (inline).
 
 `Runtime.stream` is the native stream: recording, encoding known plans, launching and waiting happen there, on the caller's
-thread. With processes, a zygote forks one device and N encoder workers; a loop's thread supervises. Rules. The zygote is
-started first, because everything else is imported while it starts. A runtime is entered by `with`, `async with`, or not
+thread. With processes, a zygote forks one device and N encoder workers; a loop's thread supervises. Rules. Nothing of a start
+is waited for that is not needed (starting.py). A runtime is entered by `with`, `async with`, or not
 at all (then it is used by name). `current()` is the innermost one entered in this context, else an inline runtime
 that is made when first asked for; inline runtimes have no children, sockets or threads. After a fork the child has its
 own inline runtime; a runtime with processes refuses it. close() ends every process and takes at most about a second.
@@ -28,10 +28,12 @@ from dvm_rt.errors import ClosedError, DeviceTimeoutError, DvmError, ForkedClien
 if TYPE_CHECKING:
     from concurrent.futures import Future
     from dvm_rt import _native
-    from dvm_rt.scheduler.loop import SchedulerLoop
     from dvm_rt.scheduler.shell import Shell
+    from dvm_rt.session import SessionDirectory
+    from dvm_rt.starting import Scheduler, Starting
     from dvm_rt.turns import Deadline, Turns
     from dvm_rt.waiting import Waiters
+    from dvm_rt.zygote import Child, Zygote
 
 Result = TypeVar("Result")
 SPIN_ASYNC_US = 20.0
@@ -81,8 +83,7 @@ class Runtime:
         if type(encoders) is not int or not 0 <= encoders <= ENCODERS_MAX:
             raise DvmError(f"runtime: encoders: out of range, got {encoders!r}, allowed 0 to {ENCODERS_MAX}")
         self.encoders = 0 if inline else encoders
-        self._shell: Shell | None = None
-        self._loop: SchedulerLoop | None = None
+        self._starting: Starting | None = None
         self._waiters: Waiters | None = None
         self._turns: Turns | None = None
         self._lock = threading.Lock()
@@ -109,30 +110,27 @@ class Runtime:
 
     # ---- starting ------------------------------------------------------------------------------------------------
     def _start(self, options: dict[str, Any], spin_us: float, lease_s: float, listen: str | None, encode_work_ns: int) -> None:
+        from dvm_rt.session import SessionDirectory
         from dvm_rt.zygote import Zygote
 
-        directory = _make_session()
-        zygote = Zygote(directory.path)  # it imports while we do
+        self._directory = SessionDirectory()
+        zygote = Zygote(self._directory.path)  # it imports while we do
         try:
-            self._make_parts(directory, zygote, options, spin_us, lease_s, listen, encode_work_ns)
+            self._start_parts(zygote, options, spin_us, lease_s, listen, encode_work_ns)
         except BaseException:
-            if self._shell is None:
+            if self._starting is None:
                 zygote.close(0.0)
             else:
                 self._stop_parts()
-            directory.close()
+            self._directory.close()
             raise
 
-    def _make_parts(
-        self, directory: Any, zygote: Any, options: dict[str, Any], spin_us: float, lease_s: float,
-        listen: str | None, work_ns: int
+    def _start_parts(
+        self, zygote: Zygote, options: dict[str, Any], spin_us: float, lease_s: float, listen: str | None, work_ns: int
     ) -> None:
-        from dataclasses import replace
-
         from dvm_rt import _native
-        from dvm_rt.scheduler.loop import SchedulerLoop
-        from dvm_rt.scheduler.shell import Placement, Shared, Shell
-        from dvm_rt.scheduler.limits import Limits
+        from dvm_rt.scheduler.placement import Placement, device_request
+        from dvm_rt.starting import Starting
 
         cpus = os.sched_getaffinity(0)
         alone = len(cpus) == 1
@@ -145,19 +143,19 @@ class Runtime:
             ahead_branches=config.integer("ahead_branches"), ahead_max=config.integer("ahead_max"), **options,
         )  # fmt: skip
         self.stream.set_encode_work_ns(work_ns)
-        limits = replace(Limits.from_config(), lease_s=lease_s)
-        device_spin_us = 0.0 if alone else float(config.integer("device_spin_us"))
-        shared = Shared(
-            self.stream, directory, Placement.of(cpus, self.threads), self.encoders, self.encode, limits, device_spin_us,
-            options["target"], work_ns, self.threads,
-        )
-        self._directory = directory
-        self._shell = Shell(shared, zygote)
-        self._loop = SchedulerLoop(self._shell, listen)
-        zygote.wait_ready()
-        self._shell.open()
-        self.stream.set_outbox_pump(_weak_pump(self._shell))
-        self._loop.start()
+        place, spin_us = Placement.of(cpus, self.threads), 0.0 if alone else float(config.integer("device_spin_us"))
+        shared = (place, self.encoders, self.encode, lease_s, spin_us, options["target"], work_ns, self.threads)
+        device = device_request(self.stream, place, spin_us, options["target"], self.threads)
+        self._starting = Starting(self.stream, zygote, device, _scheduler(self.stream, self._directory, zygote, listen, shared),
+                                  0.0 if self.encode == "workers" else config.number("scheduler_after_s"))
+        self.stream.set_outbox_pump(_weak_pump(self._starting))
+        if listen is not None:
+            self._starting.shell()
+
+    @property
+    def _shell(self) -> Shell | None:
+        """Waits for the scheduler, if it is not there yet."""
+        return None if self._starting is None else self._starting.shell()
 
     # ---- entering ------------------------------------------------------------------------------------------------
     def __enter__(self) -> Runtime:
@@ -240,11 +238,12 @@ class Runtime:
         if turn:
             await _Turn()
         if self.stream.done < seq:
-            if self._shell is None:
+            if self._starting is None:
                 self.stream.wait(seq)  # another thread is inside the launch
                 return
             self.stream.run_ahead(seq)
-            self._shell.pump(True)
+            if self._starting.scheduler is not None or self.stream.outbox_count:
+                self._shell.pump(True)
             waiters, limit_s = self._get_waiters(), config.number("wait_s") if timeout_s is None else timeout_s
             spins = not waiters.others_wait()  # else it would only keep those from running who come after it
             if not (spins and self._spin(seq)) and not await waiters.wait(seq, limit_s):
@@ -295,9 +294,14 @@ class Runtime:
         return future
 
     @property
+    def planners(self) -> int:
+        """Workers that plan graphs while the caller goes on: none before there is a scheduler that gives them any."""
+        return 0 if self._starting is None or self._starting.scheduler is None else self.encoders
+
+    @property
     def graphs_waiting(self) -> int:
         """Graphs that workers are planning, or are to plan."""
-        return len(self._shell.graphs) if self._shell else 0
+        return len(self._starting.scheduler.shell.graphs) if self.planners else 0
 
     def save(self) -> None:
         """Writes plans and programs into the folder `cache`, if there is one, as close() does."""
@@ -309,25 +313,27 @@ class Runtime:
     @property
     def endpoint(self) -> str | None:
         """Where remote workers connect, if this runtime listens."""
-        return self._loop.remote.endpoint if self._loop and self._loop.remote else None
+        scheduler = self._starting and self._starting.scheduler
+        return scheduler.loop.remote.endpoint if scheduler and scheduler.loop.remote else None
 
     def stats(self) -> dict[str, Any]:
         """Counters of the stream, then: who encoded how many, deaths and recoveries, all in one dict. Times in ns."""
         self._check_open()
         out = self.stream.stats()
         workers = out.get("workers", [])
-        remote = self._shell.remote_encodes if self._shell else 0
+        shell = self._shell
+        remote = shell.remote_encodes if shell else 0
         out["encodes"] = {"caller": out["encoded"], "workers": [w["encoded"] for w in workers], "remote": remote}
         out["encode"], out["inline"], out["encoders"] = self.encode, self.inline, self.encoders
         out["threads"] = self.threads
         out["launches"] = out["launched"]
         turns = self._turns
         out["requests"] = {"running": turns.running, "waiting": turns.waiting, "refused": turns.refused} if turns else {}
-        state = self._shell.state if self._shell else None
+        state = shell.state if shell else None
         out["deaths"] = state.deaths if state else 0
         out["recoveries"] = state.recoveries if state else 0
         out["remote_workers"] = sum(w.remote for w in list(state.book.workers.values())) if state else 0
-        out["protocol_errors"] = self._shell.protocol_errors if self._shell else 0
+        out["protocol_errors"] = shell.protocol_errors if shell else 0
         return out
 
     def trace(self, path: str | Path) -> int:
@@ -370,7 +376,7 @@ class Runtime:
         """Ends every process. Twice is once. Whatever is used after that raises ClosedError."""
         if self._closed:
             return
-        if self._pid != os.getpid() and self._shell is not None:
+        if self._pid != os.getpid() and not self.inline:
             raise ForkedClientError(
                 "runtime: close: made before a fork, got a call in the child, "
                 "allowed only in the process that made it"
@@ -380,15 +386,19 @@ class Runtime:
         self._closed = True
         _open_runtimes.discard(self)
         self._stop_parts()
-        if self._shell is not None:
+        if not self.inline:
             self._directory.close()
 
     def _stop_parts(self) -> None:
-        if self._loop is not None:
-            self._loop.stop()
-        if self._shell is not None:
+        if self._starting is not None:
+            scheduler = self._starting.stop()
+            if scheduler is not None:
+                scheduler.loop.stop()
             self.stream.set_outbox_pump(None)
-            self._shell.close(config.number("close_s"))
+            if scheduler is not None:
+                scheduler.shell.close(config.number("close_s"))
+            else:
+                self._starting.end(config.number("close_s"))
         self.stream.close()
         if self._waiters is not None:
             self._waiters.close()
@@ -439,20 +449,42 @@ def _folder(path: object) -> Path:
     return folder
 
 
-def _make_session() -> Any:
-    from dvm_rt.session import SessionDirectory
+def _scheduler(
+    stream: _native.Stream, directory: SessionDirectory, zygote: Zygote, listen: str | None, shared: tuple
+) -> Callable[[Child | None], Scheduler]:
+    """Makes the scheduler. It must not keep the runtime alive."""
 
-    return SessionDirectory()
+    def make(device: Child | None) -> Scheduler:
+        from dataclasses import replace
+
+        from dvm_rt.scheduler.limits import Limits
+        from dvm_rt.scheduler.loop import SchedulerLoop
+        from dvm_rt.scheduler.shell import Shared, Shell
+        from dvm_rt.starting import Scheduler
+
+        place, workers, policy, lease_s, *rest = shared
+        limits = replace(Limits.from_config(), lease_s=lease_s)
+        shell = Shell(Shared(stream, directory, place, workers, policy, limits, *rest), zygote, device)
+        try:
+            loop = SchedulerLoop(shell, listen)
+            shell.open()
+            loop.start()
+        except BaseException:
+            shell.close(0.0)
+            raise
+        return Scheduler(shell, loop)
+
+    return make
 
 
-def _weak_pump(shell: Shell) -> Callable[[bool], None]:
-    """The stream must not keep the shell alive, which keeps the stream."""
-    found = weakref.ref(shell)
+def _weak_pump(starting: Starting) -> Callable[[bool], None]:
+    """The stream must not keep the scheduler alive, which keeps the stream."""
+    found = weakref.ref(starting)
 
     def pump(waits: bool) -> None:
         alive = found()
         if alive is not None:
-            alive.pump(waits)
+            alive.shell().pump(waits)
 
     return pump
 

@@ -24,7 +24,7 @@ LAYERS = [  # from the bottom; packages on one line do not import each other
     {"encoder_workers", "npu_device"},
     {"zygote"},
     {"scheduler", "trace"},
-    {"waiting", "turns"},
+    {"waiting", "turns", "starting"},
     {"runtime"},
     {"array"},
     {"xp", "onnx", "torch"},

@@ -28,6 +28,7 @@ from dvm_rt.errors import (
 )
 from dvm_rt.runtime import Runtime
 from dvm_rt.scheduler.shell import Shell
+from dvm_rt.zygote import Zygote
 from tests.native.streams import axpy, pick_rows, random, two_steps
 
 ROOT = Path(__file__).parent.parent
@@ -250,6 +251,8 @@ def test_crash_loop(role, monkeypatch, capfd):
 
     monkeypatch.setattr(Shell, "_request", broken)
     with Runtime(encoders=1) as rt:
+        if role == "device":
+            rt.kill(role)  # the first one is there before the scheduler
         plan = rt.stream.register(axpy())
         with pytest.raises(PoolUnhealthyError, match="deaths in a row without progress, got 5, allowed 4"):
             wait_until(lambda: rt.stats()["deaths"] >= 5, "five deaths")
@@ -297,6 +300,69 @@ def test_control_page_offsets():
     places = [*layout.CONTROL_WORD.values(), *(layout.worker_word(w, n) for w in range(8) for n in layout.WORKER_LINE)]
     assert len(set(places)) == len(places) and max(places) * 8 < layout.CONTROL_BYTES
     assert all(layout.worker_word(w, "encoded") % 8 == 0 for w in range(8))  # a cache line each
+
+
+# ---- before there is a scheduler --------------------------------------------------------------------------------------
+@pytest.fixture
+def no_scheduler_by_itself(monkeypatch):
+    monkeypatch.setenv("DVM_RT_SCHEDULER_AFTER_S", "60")
+
+
+def test_launches_need_no_scheduler(expected, no_scheduler_by_itself):
+    with Runtime(encoders=1) as rt:
+        assert work(rt, 600) == expected
+        assert rt._starting.scheduler is None and rt.graphs_waiting == rt.planners == 0
+        assert asyncio.run(rt.run(lambda: "done")) == "done"
+        device = rt._starting._child.pid
+    assert alive([device]) == []
+    with Runtime(encoders=1) as rt:
+        assert len(rt.pids()) == 3 and rt._starting.scheduler is not None and rt.planners == 1
+        assert work(rt, 600) == expected
+
+
+def test_a_device_that_dies_before_there_is_a_scheduler(expected, no_scheduler_by_itself):
+    with Runtime(encoders=1) as rt:
+        wait_until(lambda: rt._starting._forked, "the device is there")
+        os.kill(rt._starting._child.pid, signal.SIGKILL)
+        threading.Timer(0.1, rt.stats).start()  # makes the scheduler, which finds the device dead
+        assert work(rt, 600) == expected
+        assert rt.stats()["deaths"] == 1
+
+
+def test_a_zygote_that_dies_before_there_is_a_scheduler(expected, no_scheduler_by_itself):
+    with Runtime(encoders=1) as rt:
+        wait_until(lambda: rt._starting._forked, "the device is there")
+        os.kill(rt._starting._zygote.pid, signal.SIGKILL)
+        threading.Timer(0.1, rt.stats).start()
+        assert work(rt, 600) == expected
+        wait_until(lambda: len(rt.pids()) == 3, "all are there")
+
+
+def test_a_start_that_fails_fails_what_comes_next(monkeypatch, no_scheduler_by_itself):
+    before = descriptors()
+    monkeypatch.setattr(Zygote, "take_ready", lambda zygote: False)
+    with Runtime(encoders=1) as rt:
+        with pytest.raises(PoolUnhealthyError, match="zygote: start: no answer"):
+            rt.stats()
+        with pytest.raises(PoolUnhealthyError, match="zygote: start: no answer"):
+            rt.stream.asarray(random(2))
+    del rt
+    assert descriptors() <= before
+
+
+def test_a_runtime_that_is_closed_at_once_leaves_nothing(tmp_path, monkeypatch):
+    monkeypatch.setenv("DVM_RT_SESSION_ROOT", str(tmp_path / "root"))
+    Runtime(encoders=1).close()
+    before = descriptors()
+    for pause in (0.0, 0.0, 0.002, 0.02, 0.05, 0.1):
+        rt = Runtime(encoders=1)
+        time.sleep(pause)
+        zygote = rt._starting._zygote.pid
+        rt.close()
+        assert alive([zygote]) == [] and os.listdir(tmp_path / "root") == []
+        del rt
+    assert descriptors() <= before
+    assert not [t for t in threading.enumerate() if t.name.startswith("dvm-rt")]
 
 
 # ---- poison and other errors --------------------------------------------------------------------------------------------

@@ -292,7 +292,7 @@ class Session:
 
     def _worker_is_idle(self) -> bool:
         """Graphs that come once only are not worth a queue: those that come again ask again."""
-        return 0 < self.runtime.encoders and self.runtime.graphs_waiting < self.runtime.encoders
+        return self.runtime.graphs_waiting < self.runtime.planners
 
     def _ask_worker(self, planned: Planned) -> None:
         with self.planning():
@@ -303,7 +303,7 @@ class Session:
         if not planned.quick_calls:
             return False
         if planned.waiting is None:
-            if self.runtime.encoders:
+            if self.runtime.planners:
                 self._ask_worker(planned)
                 return False
         elif not planned.waiting.done():

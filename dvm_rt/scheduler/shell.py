@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from dvm_rt import _native, config, errors, wire
 from dvm_rt.scheduler import events as e
 from dvm_rt.scheduler.limits import Limits
+from dvm_rt.scheduler.placement import Placement, device_request
 from dvm_rt.scheduler.policy import Costs, Situation, modelled_encode_us, who_encodes
 from dvm_rt.scheduler.runs import Runs
 from dvm_rt.scheduler.state import SchedulerState
@@ -29,22 +30,6 @@ from dvm_rt.zygote import Child, Zygote
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
-
-
-@dataclass(frozen=True, slots=True)
-class Placement:
-    """Which CPUs the children may use: the device has the last ones to itself, one for each thread that runs kernels, as
-    long as one is left for the others."""
-
-    device: tuple[int, ...]
-    encoders: tuple[int, ...]
-    free: int  # CPUs beside the device's and the caller's
-
-    @classmethod
-    def of(cls, cpus: set[int], threads: int = 1) -> Placement:
-        line = sorted(cpus)
-        rest = tuple(line[:-threads]) or tuple(line)
-        return cls(tuple(line[-threads:]), rest, max(0, len(line) - threads - 1))
 
 
 @dataclass(slots=True)
@@ -106,8 +91,10 @@ class Shared:
 class Shell:
     clock = staticmethod(time.monotonic)
 
-    def __init__(self, shared: Shared, zygote: Zygote) -> None:
+    def __init__(self, shared: Shared, zygote: Zygote, device: Child | None = None) -> None:
+        """`device`: the first one, if it runs already."""
         self.shared, self.stream, self.zygote = shared, shared.stream, zygote
+        self._first_device = device
         self.state = SchedulerState(shared.workers, shared.policy, shared.limits, shared.costs, shared.placement.free)
         self.lock = threading.RLock()
         self.context = make_context()
@@ -341,7 +328,7 @@ class Shell:
         if c.process == e.ZYGOTE:
             self._start_zygote(c.incarnation)
             return
-        child = self.zygote.fork(*self._request(c.process, c.incarnation))
+        child = self._take_first_device(c) or self.zygote.fork(*self._request(c.process, c.incarnation))
         if child is None:  # it was the zygote that died, and the child with it
             zygote = self.state.seats.seats[e.ZYGOTE]
             self._events += (e.ProcessDied(e.ZYGOTE, zygote.incarnation), e.ProcessDied(c.process, c.incarnation))
@@ -350,6 +337,12 @@ class Shell:
         if c.process.role == "encoder":
             self._connect(c.process.index, c.incarnation)
         self.port.watch(c.process, seat)
+
+    def _take_first_device(self, c: e.StartProcess) -> Child | None:
+        if c.process != e.DEVICE:
+            return None
+        device, self._first_device = self._first_device, None
+        return device
 
     def _start_zygote(self, incarnation: int) -> None:
         if incarnation == 0:
@@ -365,20 +358,16 @@ class Shell:
 
     def _request(self, process: e.Process, incarnation: int) -> tuple[dict[str, object], dict[str, int]]:
         """What the zygote needs to fork this child."""
-        fds, place = self.stream.fds, self.shared.placement
-        request: dict[str, object] = {"role": process.role, "index": process.index, "incarnation": incarnation}
+        shared, fds = self.shared, self.stream.fds
         if process == e.DEVICE:
-            rings = {f"ring{i}": fd for i, fd in enumerate(fds["rings"])}
-            more = {"rings": len(rings), "spin_us": self.shared.device_spin_us, "target": self.shared.target}
-            more["threads"] = self.shared.threads
-            more["beside_cpus"] = sorted(set(place.encoders) - set(place.device))
-            shared = {"control": fds["control"], "arena": fds["arena"], "eventfd": fds["eventfd"], "trace": fds["traces"][0]}
-            return {**request, "cpus": place.device, **more}, {**shared, **rings}
-        session = self.shared.session
-        more = {"inbox": session.worker(process.index, incarnation), "answers": session.answers()}
-        more |= {"encode_work_ns": self.shared.encode_work_ns, "plans": self.shared.policy != "caller"}
-        shared = {"control": fds["control"], "ring": fds["rings"][1 + process.index], "trace": fds["traces"][1 + process.index]}
-        return {**request, "cpus": place.encoders, **more}, shared
+            return device_request(self.stream, shared.placement, shared.device_spin_us, shared.target, shared.threads, incarnation)
+        index, session = process.index, shared.session
+        request: dict[str, object] = {
+            "role": process.role, "index": index, "incarnation": incarnation, "cpus": shared.placement.encoders,
+            "inbox": session.worker(index, incarnation), "answers": session.answers(),
+            "encode_work_ns": shared.encode_work_ns, "plans": shared.policy != "caller",
+        }  # fmt: skip
+        return request, {"control": fds["control"], "ring": fds["rings"][1 + index], "trace": fds["traces"][1 + index]}
 
     def _kill(self, c: e.KillProcess) -> None:
         self.signal(c.process, signal.SIGKILL)
@@ -441,6 +430,8 @@ class Shell:
                 os.close(seat.child.pidfd)
             self.seats.clear()
             self.zygote.close(timeout_s)
+            if self._first_device is not None:  # we were never open: it has died with the zygote
+                os.close(self._first_device.pidfd)
             for pipe in self.pipes.values():
                 pipe.close()
             self.context.destroy(linger=0)

@@ -13,7 +13,8 @@ import pytest
 from dvm_rt import _native, wire
 from dvm_rt.scheduler import events as e
 from dvm_rt.scheduler.limits import Limits
-from dvm_rt.scheduler.shell import Placement, Shared, Shell
+from dvm_rt.scheduler.placement import Placement
+from dvm_rt.scheduler.shell import Shared, Shell
 from dvm_rt.scheduler.state import SchedulerState
 from tests.native.streams import axpy, random, two_steps
 
