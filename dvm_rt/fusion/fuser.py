@@ -2,6 +2,7 @@
 
     patterns   attention found, composites apart
     projections  products of the same rows joined
+    margins    neighbours on both sides of an array: one copy of it
     segments   cuts that no kernel could span: what repeats is planned once
     control    branches and loops: their parts are planned in the same way, between the kernels that jump
     legalise   composites apart, views affine, copies where they must be
@@ -21,6 +22,7 @@ from dvm_rt.errors import GraphError
 from dvm_rt.fusion.groups import NODES_MAX, Group, Grouping, group, host_node, plain_copy
 from dvm_rt.fusion.kernels import KernelWriter, PlanWriter, SegmentKernels, WrittenKernels, run_order
 from dvm_rt.fusion.legalise import legalise
+from dvm_rt.fusion.margins import widened
 from dvm_rt.fusion.patterns import Found, rewritten
 from dvm_rt.fusion.plan import Plan
 from dvm_rt.fusion.projections import joined
@@ -123,6 +125,7 @@ def fuse(graph: Graph, fused: bool = True, nodes_max: int = NODES_MAX, reasons: 
     one plan)."""
     graph, patterns = rewritten(graph)
     graph, projections = joined(graph)
+    graph, margins = widened(graph) if fused else (graph, ())
     known = len(graph.facts.substitutions)
     plan, parts = PlanWriter(graph), []
     plan.add_parameters()
@@ -145,10 +148,11 @@ def fuse(graph: Graph, fused: bool = True, nodes_max: int = NODES_MAX, reasons: 
 
     def write_part(around: PlanWriter, graph: Graph, inputs: list[int], outputs: list[int]) -> None:
         graph, found = rewritten(graph)
-        write(around.part(graph, inputs, outputs), found)
+        graph, margins = widened(graph) if fused else (graph, ())
+        write(around.part(graph, inputs, outputs), found + margins)
 
     torn: list[tuple[Segment, PlanWriter]] = []
-    write(plan, patterns + projections)
+    write(plan, patterns + projections + margins)
     if len(graph.facts.substitutions) > known:
         return fuse(Graph.of(graph.parameters, graph.outputs, graph.facts), fused, nodes_max, reasons)
     for segment, around in torn:
