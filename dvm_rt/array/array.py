@@ -147,12 +147,14 @@ class Array:
 
     def item(self) -> Number:
         """The one element as a Python number; waits."""
-        tensor = computed(self, "item")
-        if self.size != 1:
-            raise ShapeError(f"array: item: shape, got {self.shape}, allowed one element")
-        if tensor.dtype == bfloat16.code:
-            return float(self.__array__().item())
-        return self._session.stream.item(tensor, self._session.wait_s)
+        tensor = computed(self, "item") if self._tensor is None else self._tensor
+        try:
+            value = self._session.stream.item(tensor, self._session.wait_s)
+        except ShapeError:
+            if self.size != 1:
+                raise ShapeError(f"array: item: shape, got {self.shape}, allowed one element") from None
+            raise
+        return value if tensor.dtype != bfloat16.code else float(dtypes.from_bits(np.uint16(value)))
 
     def __dvm_launch__(self) -> None:
         """What Runtime.run does with arrays that a function returns: they are on their way when it waits."""
@@ -779,7 +781,7 @@ async def aeval(*arrays: Array) -> None:
     one launch to do: meanwhile other tasks may add theirs. Then, if no task is left that may, they are run, so that the device
     has something to do while tasks look at the values before; inline nothing would be gained by it."""
     _check_eval(arrays)
-    sessions = {a._session for a in arrays}
+    sessions = {a._session for a in arrays} if len(arrays) > 1 else [a._session for a in arrays]
     waiting = [(of, of.runs) for of in sessions if of.calls_wait]
     if waiting:
         import asyncio  # not before there is a loop
@@ -794,7 +796,9 @@ async def aeval(*arrays: Array) -> None:
             of.run_calls()
     _launch(arrays)
     for of in sessions:
-        await of.runtime.reached(max([a._tensor.seq for a in arrays if a._session is of]), turn=not waiting)
+        seq = max([a._tensor.seq for a in arrays if a._session is of])
+        if not waiting or of.stream.done < seq or not of.runtime.inline:
+            await of.runtime.reached(seq, turn=not waiting)
     for array in arrays:
         array._session.stream.read(array._tensor, array._session.wait_s)
 
@@ -809,6 +813,8 @@ def _check_eval(arrays: Sequence[Array]) -> None:
 
 def _launch(arrays: Sequence[Array]) -> None:
     pending = [a for a in arrays if a._tensor is None]
+    if not pending:
+        return
     for of in {a._session for a in pending}:
         of.flush([a._node for a in pending if a._session is of], "eval")
     for array in pending:
