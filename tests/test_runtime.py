@@ -188,6 +188,36 @@ def test_a_caller_who_works_on_the_devices_cpu_leaves_it_and_may_come_back():
     assert left > 10
 
 
+def test_who_copies_a_tensor_in_wakes_the_device_that_will_want_it():
+    """It takes as long to wake up as to copy some megabytes. On the caller's own CPU it would only be in its way."""
+    import ctypes
+
+    from dvm_rt.isa import layout
+
+    asleep, allowed, cpu_now = layout.CONTROL_WORD["asleep"], os.sched_getaffinity(0), ctypes.CDLL(None).sched_getcpu
+    with Runtime(encoders=1) as rt:
+        pid, word = rt.pids()["device"], lambda: rt.stream.control(asleep)
+        device = max(os.sched_getaffinity(pid))
+
+        def sleeps_and_stays_there() -> bool:
+            os.kill(pid, signal.SIGSTOP)
+            wait_until(lambda: Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "T", "it does not stop")
+            if not word():
+                os.kill(pid, signal.SIGCONT)
+            return bool(word())
+
+        try:
+            for cpus in ({device}, allowed - {device} or allowed):
+                wait_until(sleeps_and_stays_there, "the device does not sleep")
+                os.sched_setaffinity(0, cpus)
+                rt.stream.asarray(random(4, 4))
+                assert word() == (device == cpu_now())
+                os.kill(pid, signal.SIGCONT)
+        finally:
+            os.sched_setaffinity(0, allowed)
+            os.kill(pid, signal.SIGCONT)
+
+
 def test_lost_wake_up():
     """A device that dies between its commit and its wake-up: the supervisor rings all bells. The wait outlives many bells."""
     with Runtime(encoders=1) as rt:

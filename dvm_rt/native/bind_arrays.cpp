@@ -40,6 +40,7 @@ struct ArrayView {  // a Python object's C-contiguous memory
 nb::object as_tensor(Stream& stream, nb::handle array, std::optional<int> dtype) {
   stream.enter();
   InsideClient inside(stream);
+  stream.rouse();
   ArrayView array_view(array);
   const Py_buffer& view = array_view.view;
   int code = dtype_code(view.format ? view.format : "B", view.itemsize);

@@ -24,6 +24,7 @@ nb::object launch(Stream& stream, uint32_t plan, const Arguments& args, Make mak
   InsideClient inside(stream);
   take_credit(stream);
   stream.step_aside();
+  stream.rouse();
   const size_t count = stream.output_count(plan);
   nb::object out = make(count);  // before the lock: it may start a collection
   {

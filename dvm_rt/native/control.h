@@ -17,6 +17,8 @@ constexpr size_t LOG_CAPACITY = 4096;    // launches that can be uncommitted
 constexpr size_t EVENT_CAPACITY = 8192;  // a trap for each of them, and as many refused programs
 constexpr size_t CONTROL_MAP_BYTES = CONTROL_BYTES + EVENT_CAPACITY * sizeof(Event);
 
+inline uint64_t cpu_now() { return uint64_t(sched_getcpu()); }
+
 class Control {
  public:
   Control() = default;
@@ -68,9 +70,21 @@ class Control {
     if (!arm(CONTROL_WANT_FUTEX, seq) && !events_waiting()) futex_wait(word(CONTROL_BELL), seen, timeout_ns);
   }
 
+  // A launch is on its way: a device that sleeps wakes up meanwhile, unless that would keep us from getting there.
+  void rouse_device() const {
+    if (!word(CONTROL_ASLEEP).load(std::memory_order_relaxed)) return;
+    const uint64_t here = cpu_now();
+    if (here == get(CONTROL_DEVICE_CPU)) return;
+    set(CONTROL_CLIENT_CPU, here);
+    wake_loop_of_device();
+  }
+
   // ---- anybody ----
-  void wake_device() const {  // after a push; the device takes `asleep` back by itself when it wakes
+  void wake_loop_of_device() const {  // it takes `asleep` back by itself when it wakes
     if (word(CONTROL_ASLEEP).load() && word(CONTROL_ASLEEP).exchange(0)) futex_wake(word(CONTROL_ASLEEP));
+  }
+  void wake_device() const {  // after a push
+    wake_loop_of_device();
     uint64_t asleep = word(CONTROL_BESIDE).load();
     if (asleep == BESIDE_WAKE && word(CONTROL_BESIDE).compare_exchange_strong(asleep, BESIDE_COME))
       futex_wake(word(CONTROL_BESIDE));
@@ -95,8 +109,6 @@ class Control {
   Event* events() const { return reinterpret_cast<Event*>(map_.data() + CONTROL_BYTES); }
   Mapping map_;
 };
-
-inline uint64_t cpu_now() { return uint64_t(sched_getcpu()); }
 
 // ---- records of the rings: this head, then what the comment says ----
 struct RingHead {

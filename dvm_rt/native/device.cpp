@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 #include "errors.h"
+#include "verify.h"
 
 namespace dvm {
 
@@ -14,6 +15,7 @@ static RingHead head_of(std::span<const uint8_t> message) {
 static bool is_program(const RingHead& head) { return RingKind(head.kind) == RingKind::PROGRAM; }
 
 constexpr uint64_t SPIN_MORE = 4;  // so many times as long where it has been idle for less than that lately
+constexpr uint64_t COMING_NS = 2'000'000;  // it stays awake for a client that is busy in our code, copying tensors for example
 constexpr size_t DROPPED_MAX = 1 << 16;  // beyond: forget; a program nobody drops again only wastes its bytes
 
 Device::Device(const DeviceOptions& options)
@@ -279,6 +281,7 @@ void Device::serve(uint64_t timeout_ns) {
   const uint64_t spin_least = uint64_t(options_.spin_us * 1e3), spin_most = SPIN_MORE * spin_least;
   control_.set(CONTROL_DEVICE_CPU, cpu);
   bool idle = false, ran = false;  // ran: launches are what came last; who only sends programs has use for the CPU
+  uint64_t awake = last, client = client_time(last);  // since when it is, or has had something to do; the client's time then
   for (uint64_t now = last; now < stop; now = now_ns()) {
     bool any = take_all();
     if (any) ran = false;
@@ -292,11 +295,15 @@ void Device::serve(uint64_t timeout_ns) {
       if (uint64_t here = cpu_now(); here != cpu) control_.set(CONTROL_DEVICE_CPU, cpu = here);
       if (const uint64_t waited = now - last; std::exchange(idle, false))  // a short time counts at once, a long one a little
         expected_idle_ns_ = waited < expected_idle_ns_ ? waited : expected_idle_ns_ + (waited - expected_idle_ns_) / 4;
-      last = std::max(now, rested_ns_);
+      last = awake = std::max(now, rested_ns_), client = client_at_;
       continue;
     }
     idle = true;
     const uint64_t spin = ran && expected_idle_ns_ < spin_most ? spin_most : spin_least;
+    if (now - last >= spin && now - awake < COMING_NS) {
+      const uint64_t at = client_time(now), before = std::exchange(client, at);
+      if (at - before > spin / 4) last = now;
+    }
     if (now - last < spin && control_.get(CONTROL_CLIENT_CPU) != cpu) {
       pause_cpu();
       continue;
@@ -307,6 +314,8 @@ void Device::serve(uint64_t timeout_ns) {
       control_.add(CONTROL_DEVICE_WAKES, 1);
       cpu = cpu_now();
       control_.set(CONTROL_DEVICE_CPU, cpu);
+      last = awake = now_ns(), client = client_time(last);  // what it was woken for may still be on its way
+      fetch_verifier();
     }
     control_.word(CONTROL_ASLEEP).store(0);
   }

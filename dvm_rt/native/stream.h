@@ -138,6 +138,9 @@ class Stream {
   bool settled(const Tensor& tensor) const { return tensor.seq() <= retired_.load(std::memory_order_acquire); }
   void check_value(const Tensor& tensor) const;  // settled; throws what poisoned it
   bool arm(uint64_t seq) const { return inline_mode_ || control_.arm(CONTROL_WANT_EVENTFD, seq); }
+  void rouse() const {  // who is about to launch something does not wait for the device to wake up
+    if (!inline_mode_) control_.rouse_device();
+  }
   bool began(uint64_t now) const;  // our code is entered; true: from outside, so ended() must follow
   void ended(uint64_t now) const;
   // Before a launch: a thread that works for long between its launches leaves the device's CPU for another one where it may run.
