@@ -299,6 +299,7 @@ void Device::serve(uint64_t timeout_ns) {
       continue;
     }
     idle = true;
+    memory_.prepare();
     const uint64_t spin = ran && expected_idle_ns_ < spin_most ? spin_most : spin_least;
     if (now - last >= spin && now - awake < COMING_NS) {
       const uint64_t at = client_time(now), before = std::exchange(client, at);

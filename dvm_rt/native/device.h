@@ -15,6 +15,7 @@
 #include <string>
 #include <unordered_set>
 #include <vector>
+#include "blocks.h"
 #include "control.h"
 #include "early_verifier.h"
 #include "id_map.h"
@@ -82,7 +83,7 @@ class Device {
   std::vector<Ring> rings_;
   Trace trace_;
   Machine machine_;
-  std::pmr::unsynchronized_pool_resource memory_;  // of programs: they come and go by the thousand
+  Blocks memory_;  // of programs: they come and go by the thousand
   IdMap<Entry> programs_;
   std::unordered_set<uint64_t> dropped_;  // given up by the client, but a worker may still send them
   std::vector<std::vector<uint8_t>> queue_;  // launch records, from first_ to last_
