@@ -51,6 +51,7 @@ class Scenario:
     poison: tuple[int, ...] = ()
     graphs: int = 0
     long_kernels: bool = False
+    forgets: int = 0  # plans that are given up, although their instances go on to come
 
 
 def scenario_of(seed: int) -> Scenario:
@@ -77,6 +78,7 @@ def scenario_of(seed: int) -> Scenario:
         poison=tuple(rng.sample(range(1, launches), 2)) if poisonous else (),
         graphs=rng.choice([0, 3]),
         long_kernels=rng.random() < 0.1,
+        forgets=rng.choice([0, 0, 8]),
     )
 
 
@@ -158,6 +160,8 @@ class World:
             self.at(self.rng.uniform(0.02, 0.4), fault)
         for graph in range(self.scenario.graphs):
             self.at(self.rng.uniform(0.0, 0.3), lambda g=graph + 1: self._want_graph(g))
+        for plan in range(self.scenario.forgets):
+            self.at(self.rng.uniform(0.0, 0.3), lambda p=plan % 3: self._tell(e.PlanForgotten(p)))
         while self.heap and not self._over():
             self.now, _, what = heapq.heappop(self.heap)
             if self.now > 60.0:
@@ -238,6 +242,9 @@ class World:
 
     def _do_SendPlan(self, c: e.SendPlan) -> None:
         self._send(c.worker, ("plan", c.plan))
+
+    def _do_SendForget(self, c: e.SendForget) -> None:
+        self._send(c.worker, ("forget", c.plan))
 
     def _do_SendInstances(self, c: e.SendInstances) -> None:
         if len(c.programs) > LIMITS.batch_max:
@@ -408,8 +415,8 @@ class World:
         if not (life.able and life.inbox) or life.busy_until > self.now:
             return
         kind, *rest = life.inbox[0]
-        if kind == "plan":
-            life.plans.add(rest[0])
+        if kind in ("plan", "forget"):
+            (life.plans.add if kind == "plan" else life.plans.discard)(rest[0])
             life.inbox.popleft()
             return self._work(life)
         life.busy_until = self.now + (self.rng.uniform(0.01, 0.5) if kind == "graph" else self.rng.uniform(1e-5, 5e-4))

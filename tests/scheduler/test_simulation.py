@@ -205,6 +205,19 @@ class ShipsNothingOnCounters(SchedulerState):
         return super().handle(event, now)
 
 
+class GivesUpPlansInUse(SchedulerState):
+    def _plan_forgotten(self, event, now):
+        holders = [w for w in self.book.workers.values() if event.plan in w.plans]
+        for worker in holders:
+            worker.plans.discard(event.plan)
+        return [e.SendForget(w.number, event.plan) for w in holders]
+
+
+class BelievesInPlansGivenUp(SchedulerState):
+    def _plan_forgotten(self, event, now):
+        return [e.SendForget(w.number, event.plan) for w in self.book.workers.values() if event.plan in w.plans]
+
+
 class TrustsRemoteOrder(SchedulerState):
     def _received(self, event, now):
         worker = self.book.workers.get(event.worker)
@@ -216,6 +229,7 @@ PLANTED = [
     KeepsPlansOverDeath, ForgetsTheCounters, BlamesWithoutEvidence, SuspectsInCompany, CondemnsAtTheFirstDeath, NeverPoison,
     MovesLeasesBeforeTheDeath, LeaksCredit, IgnoresCredit, LosesGraphs, LosesGraphsCleanly, AnswersGraphsTwice, DoneTooEarly,
     StartsBesideTheLiving, NoZygoteRestart, ForgetsThoseWhoWaitedForTheZygote, ShipsNothingOnCounters, TrustsRemoteOrder,
+    GivesUpPlansInUse, BelievesInPlansGivenUp,
 ]  # fmt: skip
 
 
