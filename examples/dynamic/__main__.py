@@ -1,6 +1,6 @@
 """Runs the models whose path depends on data, and holds each against NumPy float64.
 
-    PYTHONPATH=examples python -m dynamic [trees exit converged gpt mixture] [--inline] [--encoders N] [--encode auto] [--seed 0]
+    PYTHONPATH=examples python -m dynamic [trees exit converged gpt mixture] [--inline] [--encoders N] [--encode auto]
 
 Weights are random. One line a model: what it was, microseconds a unit (tracing and planning included), the error. The exit
 status is 1 if a result or a path is not the reference's."""
@@ -23,12 +23,14 @@ MODELS: dict[str, Callable[[int, Tell], list[Report]]] = {
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("models", nargs="*", choices=[[], *MODELS], help="default: all")
+    parser.add_argument("models", nargs="*", metavar="model", help=f"{', '.join(MODELS)}; none: all")
     parser.add_argument("--inline", action="store_true", help="no processes")
-    parser.add_argument("--encoders", type=int, default=1)
-    parser.add_argument("--encode", choices=["auto", "workers", "caller"])
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--encoders", type=int, default=1, help="encoder worker processes")
+    parser.add_argument("--encode", choices=["auto", "workers", "caller"], help="who encodes instances of known plans")
+    parser.add_argument("--seed", type=int, default=0, help="of the weights and inputs")
     given = parser.parse_args()
+    if unknown := [name for name in given.models if name not in MODELS]:
+        parser.error(f"models: unknown, got {', '.join(unknown)}, allowed {', '.join(MODELS)}")
     reports: list[Report] = []
     with dvm.Runtime(encoders=given.encoders, inline=given.inline, encode=given.encode) as runtime:
         for name in given.models or MODELS:
