@@ -10,8 +10,6 @@ namespace dvm::DVM_TARGET::DVM_DTYPE {
 namespace {
 #define STRIP_ARGS V &a0, V &a1, V &a2, V &a3, V &a4, V &a5, V &a6, V &a7
 // Of numbers min and max are one instruction: whether there is a NaN is asked once a strip.
-FN NaNs numbers(V a, V b) { return _mm512_cmp_ps_mask(a, b, _CMP_ORD_Q); }
-FN NaNs numbers(NaNs before, V a, V b) { return _mm512_mask_cmp_ps_mask(before, a, b, _CMP_ORD_Q); }
 FN bool are_all(NaNs numbers) { return __builtin_expect(_kortestc_mask16_u8(numbers, numbers), 1); }
 FN NaNs numbers_of(STRIP_ARGS) { return numbers(numbers(numbers(numbers(a0, a1), a2, a3), a4, a5), a6, a7); }
 

@@ -17,7 +17,8 @@ constexpr int STRIP_BYTES_MAX = 4 * LANES;
 // it is read.
 struct alignas(64) ManyRows {
   int64_t rows;                        // at a time
-  int64_t group;                       // rows whose scalars go together
+  int64_t group, group_most;           // rows whose scalars go together; of the next ones, at most
+  int64_t scalars;                     // row scalars that there may be
   int64_t rest;                        // elements of a row's last vector
   int64_t gain[MAX_OPERANDS];          // from row to row
   int64_t step[MAX_OPERANDS];          // from these rows to the next; those beyond the section's operands move nothing

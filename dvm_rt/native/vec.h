@@ -74,6 +74,8 @@ FN V scaleBetween(V a, V n, V x, float low, float) {  // above high it overflows
 // IEEE 754-2019 maximum and minimum: NaN if either is NaN, +0 above -0.
 typedef __mmask16 NaNs;
 FN NaNs unordered(V a, V b) { return _mm512_cmp_ps_mask(a, b, _CMP_UNORD_Q); }
+FN NaNs numbers(V a, V b) { return _mm512_cmp_ps_mask(a, b, _CMP_ORD_Q); }  // where neither is NaN
+FN NaNs numbers(NaNs before, V a, V b) { return _mm512_mask_cmp_ps_mask(before, a, b, _CMP_ORD_Q); }
 FN V maxNumber(V a, V b) { return _mm512_range_ps(a, b, 5); }  // neither is NaN
 FN V minNumber(V a, V b) { return _mm512_range_ps(a, b, 4); }
 FN bool no_nan(V a, V b, V c, V d) { return _kortestz_mask16_u8(unordered(a, b), unordered(c, d)); }

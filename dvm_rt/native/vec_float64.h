@@ -24,6 +24,8 @@ FN V sqrtv(V a) { return _mm512_sqrt_pd(a); }
 template <int MODE> FN V roundv(V a) { return _mm512_roundscale_pd(a, MODE | _MM_FROUND_NO_EXC); }
 typedef __mmask8 NaNs;
 FN NaNs unordered(V a, V b) { return _mm512_cmp_pd_mask(a, b, _CMP_UNORD_Q); }
+FN NaNs numbers(V a, V b) { return _mm512_cmp_pd_mask(a, b, _CMP_ORD_Q); }
+FN NaNs numbers(NaNs before, V a, V b) { return _mm512_mask_cmp_pd_mask(before, a, b, _CMP_ORD_Q); }
 FN bool any(NaNs x) { return x; }
 #else
 typedef Vi NaNs;

@@ -399,8 +399,8 @@ template <class O, int N, bool PART> void accumulate(ARGS) {
   each<N>(EACH { store(m + j * W, O::of(load(m + j * W), PART ? keepPart(a, all(identity<O>), rest(c, off, j)) : a)); }, ACC);
   NEXT;
 }
-// The lanes folded 64, 32, .. 1 apart, in every element; they go back to the identity.
-template <class O> FN V folded(void* lanes) {
+// The lanes folded 64, 32, .. W apart; they go back to the identity.
+template <class O> FN V folded_to_vector(void* lanes) {
   E* m = (E*)lanes;
   constexpr int N = LANE_COUNT / W;
   constexpr bool MAX = FLOATING && std::is_same_v<O, meaning::max>;  // NaN is looked for beside the tree, not in each step: half the latency
@@ -419,9 +419,18 @@ template <class O> FN V folded(void* lanes) {
   for (int h = N / 4; h; h /= 2)
 #pragma GCC unroll 16
     for (int j = 0; j < h; j++) v[j] = step(v[j], v[j + h]);
-#pragma GCC unroll 8
-  for (int h = W / 2; h; h /= 2) v[0] = step(v[0], __builtin_shuffle(v[0], iota() ^ h));
   return MAX && any(nans) ? all(NaN) : v[0];
+}
+// Folded 64, 32, .. 1 apart, in every element.
+template <class O> FN V folded(void* lanes) {
+  constexpr bool MAX = FLOATING && std::is_same_v<O, meaning::max>;  // a NaN is in all elements, or in none
+  V v = folded_to_vector<O>(lanes);
+#pragma GCC unroll 8
+  for (int h = W / 2; h; h /= 2) {
+    const V other = __builtin_shuffle(v, iota() ^ h);
+    v = MAX ? maxNumber(v, other) : O::of(v, other);
+  }
+  return v;
 }
 template <class O, bool LONG> void fold(ARGS) {
   a0 = a1 = a2 = a3 = a4 = a5 = a6 = a7 = folded<O>(LONG ? c->blocks[p->a] : c->lanes[p->a]);
@@ -503,6 +512,15 @@ FN V folded_block(Context* c, int r) {
     case 1: return folded<meaning::max>(c->lanes[r]);
     case 2: return folded<meaning::min>(c->lanes[r]);
     default: return folded<meaning::mul>(c->lanes[r]);
+  }
+}
+// As rows of a group keep what they have reduced.
+FN V folded_row(Context* c, int r) {
+  switch (r / REDUCTIONS_EACH) {
+    case 0: return folded_to_vector<meaning::add>(c->lanes[r]);
+    case 1: return FoldOf<meaning::max>::in(folded_to_vector<meaning::max>(c->lanes[r]));
+    case 2: return folded_to_vector<meaning::min>(c->lanes[r]);
+    default: return folded_to_vector<meaning::mul>(c->lanes[r]);
   }
 }
 // The reductions named in `mask` have seen the whole block: their lanes go to one lane of `blocks`, or wait for the blocks
@@ -711,6 +729,7 @@ constexpr Table row_table_with_stops() {  // row words of a long row, up to a pa
   t.handler[OP_pass] = t.handler[OP_end_row] = stop;
   return t;
 }
+constexpr Table STOP = stop_table(), ROW_WITH_STOPS = row_table_with_stops();
 template <Length LENGTH> struct Tables {
   static constexpr Table full = strip_table<FULL, false, LENGTH>(), half = strip_table<4, false, LENGTH>(),
                          part8 = strip_table<FULL, true, LENGTH>(), part4 = strip_table<4, true, LENGTH>(),
@@ -780,8 +799,6 @@ int64_t walk_from(Context& c, const SectionRun& run, int64_t row, int64_t end) {
 }  // namespace
 
 // ---- long rows on several threads ---------------------------------------------------------------------------------------
-constexpr Table STOP = stop_table(), ROW_WITH_STOPS = row_table_with_stops();
-
 struct PassJob {  // a pass over a row, on its way through the threads; the caller's Context is one of those it uses
   const SectionRun& run;
   const Context& row;  // row scalars

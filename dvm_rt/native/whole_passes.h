@@ -35,19 +35,47 @@ template <int OP, bool OF_ROWS> constexpr bool in_registers() {  // may a word b
   else return OPS[OP].group != Group::REDUCE || OF_ROWS || LANE_COUNT == FULL * W;
 }
 
+#if defined(__AVX512F__) && (defined(DVM_IS_float32) || defined(DVM_IS_float64))
+#define DVM_HOLDS_LANES  // floats, of which a strip has as many as there are lanes
+#endif
 constexpr int HINTS_MAX = 4;
 constexpr int AT_ONCE = sizeof(V) == 64 ? 4 : sizeof(V) == 32 ? 2 : 1;  // vectors
 #define EACH_AT_ONCE _Pragma("GCC unroll 4") for (int j = 0; j < AT_ONCE; j++)
 
-// Do the words of this pass store past the caches, where that can be done?
-FN bool streams_pass(const Context* c, const Word* p) {
-  while (p->op != OP_loop && p->op != OP_store_nt) p++;
-  return p->op == OP_store_nt && !((uintptr_t)c->ptr[p->a] & (sizeof(V) - 1));
-}
 FN bool streams_rows(const Context* c, const Word* p) {  // of whole vectors
   while (p->op != OP_loop && p->op != OP_store_nt) p++;
   return p->op == OP_store_nt && !(((uintptr_t)c->ptr[p->a] | (uintptr_t)c->many.gain[p->a]) & (sizeof(V) - 1));
 }
+
+// Whether there is a NaN among elements: of each two vectors of a strip, where all were numbers so far.
+#if defined(DVM_HOLDS_LANES)
+struct Seen {
+  NaNs pair[FULL / 2] = {NaNs(-1), NaNs(-1), NaNs(-1), NaNs(-1)};
+  FN void look(int at, V a, V b) { pair[at] = numbers(pair[at], a, b); }
+  FN bool nan() const { return NaNs(pair[0] & pair[1] & pair[2] & pair[3]) != NaNs(-1); }
+};
+#else
+struct Seen {
+  FN void look(int, V, V) {}
+  FN bool nan() const { return false; }
+};
+#endif
+// The lanes of a row, as rows of a group keep what they have reduced. `nan`: a maximum has seen one.
+template <class O> FN V total_of_strip(const V (&lanes)[FULL], bool nan) {
+  constexpr bool MAX = FLOATING && std::is_same_v<O, meaning::max>;
+  V v[FULL];
+#pragma GCC unroll 8
+  for (int j = 0; j < FULL; j++) v[j] = lanes[j];
+#pragma GCC unroll 4
+  for (int h = FULL / 2; h; h /= 2)
+#pragma GCC unroll 4
+    for (int j = 0; j < h; j++) v[j] = MAX ? maxNumber(v[j], v[j + h]) : O::of(v[j], v[j + h]);
+  if constexpr (MAX) return FoldOf<O>::in(nan ? all(NaN) : v[0]);
+  else return v[0];
+}
+
+// How a pass stores: past the caches, or in a row buffer, where a NaN may be any, as it may in a slot.
+enum Way { USUAL, PAST, BUFFERED, WAYS };
 
 template <class PASS> struct WholePass;
 template <uint32_t... STEP> struct WholePass<KnownPass<STEP...>> {
@@ -61,6 +89,7 @@ template <uint32_t... STEP> struct WholePass<KnownPass<STEP...>> {
     else return reduction<R, I + 1>();
   }
   template <int R> using Reduced = Meant<reduction<R>()>;
+  static constexpr bool MAXIMUM = FLOATING && ((op_of(STEP) == OP_acc_max) || ...);
   static constexpr bool STORES = ((op_of(STEP) == OP_store) || ...);
   template <bool OF_ROWS> static constexpr bool is_loop() {  // in this dtype, for this instruction set
     if constexpr (((OPS[op_of(STEP)].dtypes >> DTYPE & 1) && ...)) return (in_registers<op_of(STEP), OF_ROWS>() && ...);
@@ -69,14 +98,17 @@ template <uint32_t... STEP> struct WholePass<KnownPass<STEP...>> {
   static constexpr bool HAS_ROWS = REDUCTIONS || ((OPS[op_of(STEP)].form == FORM_R) || ...);  // others are one long row, or compute
   static_assert(((slot_of(STEP) < SLOTS) && ...) && (REDUCTIONS <= 1 || ((op_of(STEP) != OP_acc_max) && ...)));
 
-  template <bool STREAM> struct Strip {  // of a long row
+  template <Way WAY> struct Strip {  // of a long row
     const uint8_t* m[COUNT];  // of each step: its operand in memory
     V k[COUNT];               // or its constant
     V slot[SLOTS][AT_ONCE];
     V total[REDUCTIONS + 1][FULL];
-    NaNs nans;  // in what a maximum has seen
+    Seen seen;  // by a maximum
     long at;    // bytes into the row
-    FN void put(E* m, V x) const { STREAM ? stream(m, x) : store(m, x); }
+    FN void put(E* m, V x) const {
+      if (WAY == BUFFERED) store(m, x);
+      else WAY == PAST ? stream(m, canonicalNaN(x)) : store(m, canonicalNaN(x));
+    }
     template <int I> FN const uint8_t* place(int j) const { return m[I] + at + j * long(sizeof(V)); }
     template <int I> FN V one(int) const { return k[I]; }
     template <class O, int R> FN void reduce(int first, V (&x)[AT_ONCE]) {
@@ -84,7 +116,7 @@ template <uint32_t... STEP> struct WholePass<KnownPass<STEP...>> {
       if constexpr (FLOATING && std::is_same_v<O, meaning::max>) {
         EACH_AT_ONCE {
           sum[first + j] = maxNumber(sum[first + j], x[j]);
-          if (j % 2 == 0) nans |= unordered(x[j], x[j + (AT_ONCE > 1)]);
+          if (j % 2) seen.look((first + j) / 2, x[j - 1], x[j]);
         }
       } else {
         EACH_AT_ONCE sum[first + j] = O::of(sum[first + j], x[j]);
@@ -99,7 +131,7 @@ template <uint32_t... STEP> struct WholePass<KnownPass<STEP...>> {
     V slot[SLOTS][AT_ONCE];
     V total[REDUCTIONS + 1][VECTORS];
     bool streams;
-    FN void put(E* m, V x) const { streams ? stream(m, x) : store(m, x); }
+    FN void put(E* m, V x) const { streams ? stream(m, canonicalNaN(x)) : store(m, canonicalNaN(x)); }
     template <int I> FN const uint8_t* place(int j) const { return m[I] + j / SHARE * gain[I] + j % SHARE * long(sizeof(V)); }
     template <int I> FN V one(int j) const {
       if constexpr (OPS[op_of(STEPS[I])].form == FORM_R) return all(element(m[I] + j / SHARE * sizeof(E)));
@@ -125,7 +157,7 @@ template <uint32_t... STEP> struct WholePass<KnownPass<STEP...>> {
     } else if constexpr (OP == OP_store_slot) {
       EACH_AT_ONCE s.slot[SLOT][j] = x[j];
     } else if constexpr (OP == OP_store) {
-      EACH_AT_ONCE s.put((E*)s.template place<I>(FIRST + j), canonicalNaN(x[j]));
+      EACH_AT_ONCE s.put((E*)s.template place<I>(FIRST + j), x[j]);
     } else {
       s.template reduce<typename Meant<OP>::O, reductions_before(I)>(FIRST, x);
     }
@@ -145,37 +177,66 @@ template <uint32_t... STEP> struct WholePass<KnownPass<STEP...>> {
     if constexpr (FIRST + AT_ONCE < VECTORS) take_all<VECTORS, FIRST + AT_ONCE>(s, steps);
   }
 
-  // Over `bytes` of the row, whole strips. Returns the word `loop`.
-  template <bool STREAM> [[gnu::noinline]] static const Word* run(Context* c, const Word* pass, long bytes) {
-    Strip<STREAM> s;
+  // Over `bytes` of a row, whole strips: of this one, or of each row of the group. Returns the word `loop`.
+  template <Way WAY, bool GROUP> [[gnu::noinline]] static const Word* run(Context* c, const Word* pass, long bytes) {
+    Strip<WAY> s;
     const uint8_t* ahead[HINTS_MAX];
+    int64_t gain[COUNT];  // from row to row
     const Word* reduce[REDUCTIONS + 1];
     int hints = 0;
     const Word* p = pass + 1;
     auto prepare = [&]<int I>() __attribute__((always_inline)) {
-      for (; p->op == OP_fetch; p++)
+      for (; !GROUP && p->op == OP_fetch; p++)
         if (hints < HINTS_MAX) ahead[hints++] = c->ptr[p->a] + (p->k ? p->k : c->outer[0].gain[p->a]);
       constexpr Form FORM = OPS[op_of(STEPS[I])].form;
-      if constexpr (FORM == FORM_I || op_of(STEPS[I]) == OP_store) s.m[I] = c->ptr[p->a];
-      if constexpr (FORM == FORM_K || FORM == FORM_R) s.k[I] = all(one_element<FORM>(c, p));
-      if constexpr (group_of(I) == Group::REDUCE) {
-        reduce[reductions_before(I)] = p;
-#pragma GCC unroll 8
-        for (int j = 0; j < FULL; j++) s.total[reductions_before(I)][j] = load(c->lanes[p->a] + j * sizeof(V));
-      }
+      if constexpr (FORM == FORM_I || op_of(STEPS[I]) == OP_store) s.m[I] = c->ptr[p->a], gain[I] = GROUP ? c->many.gain[p->a] : 0;
+      if constexpr (GROUP && FORM == FORM_R) s.m[I] = c->many.scalar[p->k], gain[I] = sizeof(E);
+      else if constexpr (FORM == FORM_K || FORM == FORM_R) s.k[I] = all(one_element<FORM>(c, p));
+      if constexpr (group_of(I) == Group::REDUCE) reduce[reductions_before(I)] = p;
       p++;
     };
+    auto begin_row = [&]<int I>() __attribute__((always_inline)) {
+      if constexpr (GROUP && OPS[op_of(STEPS[I])].form == FORM_R) s.k[I] = all(element(s.m[I]));
+      if constexpr (group_of(I) == Group::REDUCE) {
+        constexpr int R = reductions_before(I);
+        s.seen = {};
+#pragma GCC unroll 8
+        for (int j = 0; j < FULL; j++)
+          s.total[R][j] = GROUP ? all(identity<typename Reduced<R>::O>) : load(c->lanes[reduce[R]->a] + j * sizeof(V));
+      }
+    };
+    auto next_row = [&]<int I>() __attribute__((always_inline)) {
+      constexpr Form FORM = OPS[op_of(STEPS[I])].form;
+      if constexpr (FORM == FORM_I || FORM == FORM_R || op_of(STEPS[I]) == OP_store) s.m[I] += gain[I];
+    };
+    auto fold = [&]<int R>(int64_t row) __attribute__((always_inline)) {
+      const bool nan = MAXIMUM && s.seen.nan();
+      store(c->many.folded[reduce[R]->a] + row * sizeof(V), total_of_strip<typename Reduced<R>::O>(s.total[R], nan));
+    };
+    constexpr auto REDUCTION_NUMBERS = std::make_integer_sequence<int, REDUCTIONS>{};
     [&]<int... I>(std::integer_sequence<int, I...>) __attribute__((always_inline)) {
       (prepare.template operator()<I>(), ...);
     }(STEP_NUMBERS);
-    while (p->op == OP_fetch) p++;
-    s.nans = NaNs{};
-    for (s.at = 0; s.at < bytes; s.at += STRIP_BYTES) {
-      for (int i = 0; i < hints; i++)
-        for (long j = 0; j < STRIP_BYTES; j += 64) __builtin_prefetch(ahead[i] + s.at + j);
-      take_all<FULL>(s, STEP_NUMBERS);
+    while (!GROUP && p->op == OP_fetch) p++;
+    for (int64_t row = 0;;) {
+      [&]<int... I>(std::integer_sequence<int, I...>) __attribute__((always_inline)) {
+        (begin_row.template operator()<I>(), ...);
+      }(STEP_NUMBERS);
+      for (s.at = 0; s.at < bytes; s.at += STRIP_BYTES) {
+        for (int i = 0; i < hints; i++)
+          for (long j = 0; j < STRIP_BYTES; j += 64) __builtin_prefetch(ahead[i] + s.at + j);
+        take_all<FULL>(s, STEP_NUMBERS);
+      }
+      if constexpr (!GROUP) break;
+      [&]<int... R>(std::integer_sequence<int, R...>) __attribute__((always_inline)) {
+        (fold.template operator()<R>(row), ...);
+      }(REDUCTION_NUMBERS);
+      if (++row == c->many.group) return p;
+      [&]<int... I>(std::integer_sequence<int, I...>) __attribute__((always_inline)) {
+        (next_row.template operator()<I>(), ...);
+      }(STEP_NUMBERS);
     }
-    if (REDUCTIONS && any(s.nans)) s.total[0][0] = all(NaN);
+    if (MAXIMUM && s.seen.nan()) s.total[0][0] = all(NaN);
 #pragma GCC unroll 2
     for (int r = 0; r < REDUCTIONS; r++)
 #pragma GCC unroll 8
@@ -237,26 +298,36 @@ template <uint32_t... STEP> struct WholePass<KnownPass<STEP...>> {
 };
 
 using PassLoop = const Word* (*)(Context* c, const Word* pass, long bytes);
-struct PassLoops { PassLoop of[1 + KnownPasses::COUNT][2]; };  // [number of the pass][past the caches]; null: the words are run
-template <bool LONG, class... PASS> constexpr PassLoops loops_of(PassList<PASS...>) {
+struct PassLoops { PassLoop of[1 + KnownPasses::COUNT][WAYS]; };  // [number of the pass]; null: the words are run
+enum class Over { ROW, LONG_ROW, GROUP };
+template <Over OVER, class... PASS> constexpr PassLoops loops_of(PassList<PASS...>) {
   PassLoops loops{};
   int number = 0;
   auto add = [&]<class P>() {
     number++;
-    if constexpr (P::template is_loop<false>() && !(LONG && P::REDUCTIONS)) {
-      loops.of[number][0] = P::template run<false>;
-      if constexpr (P::STORES) loops.of[number][1] = P::template run<true>;
+    constexpr bool HAS = OVER == Over::ROW || (OVER == Over::LONG_ROW ? !P::REDUCTIONS : P::HAS_ROWS);
+    if constexpr (P::template is_loop<false>() && HAS) {
+      auto& loop = loops.of[number];
+      loop[USUAL] = loop[PAST] = loop[BUFFERED] = P::template run<USUAL, OVER == Over::GROUP>;
+      if constexpr (P::STORES) loop[PAST] = P::template run<PAST, OVER == Over::GROUP>;
+      if constexpr (P::STORES && P::REDUCTIONS) loop[BUFFERED] = P::template run<BUFFERED, OVER == Over::GROUP>;
     }
   };
   (add.template operator()<WholePass<PASS>>(), ...);
   return loops;
 }
-template <bool LONG> constexpr PassLoops LOOPS = loops_of<LONG>(KnownPasses{});
+template <Over OVER> constexpr PassLoops LOOPS = loops_of<OVER>(KnownPasses{});
+// `gain`: of all operands, from row to row; null: of one row.
+FN Way way_of_pass(const Context* c, const Word* p, const int64_t* gain) {
+  while (p->op != OP_loop && p->op != OP_store && p->op != OP_store_nt) p++;
+  if (p->op == OP_store) return c->operands[p->a].arg == SCRATCH ? BUFFERED : USUAL;
+  const bool whole = !(((uintptr_t)c->ptr[p->a] | (gain ? (uintptr_t)gain[p->a] : 0)) & (sizeof(V) - 1));
+  return p->op == OP_store_nt && whole ? PAST : USUAL;
+}
 
 template <bool LONG> void run_known_pass(ARGS) {
-  const PassLoop(&loop)[2] = LOOPS<LONG>.of[p->a];
   const long whole = c->row_bytes / STRIP_BYTES * STRIP_BYTES;
-  const Word* end = (loop[1] && streams_pass(c, p) ? loop[1] : loop[0])(c, p, whole);
+  const Word* end = LOOPS<LONG ? Over::LONG_ROW : Over::ROW>.of[p->a][way_of_pass(c, p, nullptr)](c, p, whole);
   a0 = a1 = a2 = a3 = a4 = a5 = a6 = a7 = V{};
   off = whole;
   if (whole == c->row_bytes) p = end;  // the table is still that of the row section
@@ -266,7 +337,7 @@ template <bool LONG> void run_known_pass(ARGS) {
 // `pass` of rows that are longer than a strip; LONG: than a block.
 template <bool LONG> void known_pass(ARGS) {
   if (c->row_bytes < STRIP_BYTES) CONTINUE(pass);
-  if (LOOPS<LONG>.of[p->a][0]) CONTINUE((run_known_pass<LONG>));
+  if (LOOPS<LONG ? Over::LONG_ROW : Over::ROW>.of[p->a][USUAL]) CONTINUE((run_known_pass<LONG>));
 #ifdef DVM_HOLDS_STRIPS
   if (has_registers(c, p)) CONTINUE(run_in_registers);
 #endif

@@ -94,6 +94,93 @@ def test_short_rows_together(dtype: dtypes.DType, special: bool) -> None:
                 same(code, [*args, np.zeros(size, dtype.numpy), np.zeros(rows * outer, dtype.numpy)], (2, 3))
 
 
+LONGER_ROWS = (64, 65, 100, 127, 128, 129, 256, 300, 384, 640, 768, 1000, 2048, 2050)
+
+
+@pytest.mark.parametrize("special", (False, True))
+@pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: d.name)
+def test_longer_rows_in_groups(dtype: dtypes.DType, special: bool) -> None:
+    """By their words, whole strips and tails; groups that are not full, in lines of few rows."""
+    rng = np.random.default_rng(8)
+    for n in LONGER_ROWS:
+        pitch, rows, outer = n + n % 3, int(rng.integers(2, 20)), 1 + n % 2
+        size = pitch * rows * outer
+        code = norm_program(n, rows, outer, [1, pitch, pitch * rows], size, dtype, buffer=n % 4 == 0)
+        args = [values(rng, size, dtype, special), values(rng, rows * outer, dtype, special)]
+        with np.errstate(all="ignore"):
+            same(code, [*args, np.zeros(size, dtype.numpy), np.zeros(rows * outer, dtype.numpy)], (2, 3))
+
+
+def softmax_and_norm_program(n: int, rows: int, dtype: dtypes.DType, store: str) -> bytes:
+    """Passes that have loops of their own: softmax by a row buffer, and a norm of the same rows."""
+    builder = ProgramBuilder()
+    section = builder.vector(n, rows, dtype=dtype)
+    x = add_array(builder, section, n * rows, [1, n], READ, dtype)
+    scale = add_array(builder, section, n, [1, 0], READ, dtype)
+    softmax, norm = (add_array(builder, section, n * rows, [1, n], WRITE, dtype) for _ in range(2))
+    kept = section.row_buffer()
+    passes = (
+        ((("mov.i", x), ("acc_max", 4)), (("fold_max", 4), ("store_row", 0))),
+        ((("mov.i", x), ("sub.r", 0), ("exp",), ("store", kept), ("acc_sum", 0)), (("fold_sum", 0), ("recip",), ("store_row", 1))),
+        ((("mov.i", kept), ("mul.r", 1), (store, softmax)), ()),
+        ((("mov.i", x), ("acc_sum", 1)), (("fold_sum", 1), ("div.k", n), ("store_row", 2))),
+        ((("mov.i", x), ("sub.r", 2), ("square",), ("acc_sum", 2)), (("fold_sum", 2), ("rsqrt",), ("store_row", 3))),
+        ((("mov.i", x), ("sub.r", 2), ("mul.r", 3), ("mul.i", scale), ("add.i", scale), (store, norm)), ()),
+    )  # fmt: skip
+    for words, row_words in passes:
+        section.begin_pass()
+        for word in words:
+            section.word(*word)
+        section.end_pass(*(word[1] for word in words if word[0].startswith("acc")))
+        for word in row_words:
+            section.word(*word)
+    section.word("end_row")
+    return builder.build()
+
+
+@pytest.mark.parametrize("store", ("store", "store_nt"))
+@pytest.mark.parametrize("special", (False, True))
+@pytest.mark.parametrize("dtype", (dtypes.float32, dtypes.float64), ids=lambda d: d.name)
+def test_known_passes_in_groups(dtype: dtypes.DType, special: bool, store: str) -> None:
+    """Each row has the bytes that it has alone, on every instruction set."""
+    rng = np.random.default_rng(9)
+    for n in LONGER_ROWS:
+        alone = _native.Program(softmax_and_norm_program(n, 1, dtype, store))
+        for rows in (2, 3, 7, 17):
+            x, scale = values(rng, n * rows, dtype, special).reshape(rows, n), values(rng, n, dtype, special)
+            want = np.zeros((2, rows, n), dtype.numpy)
+            for row in range(rows):
+                one = [x[row].copy(), scale, *np.zeros((2, n), dtype.numpy)]
+                alone.run(one, "baseline")
+                want[:, row] = one[2:]
+            program = _native.Program(softmax_and_norm_program(n, rows, dtype, store))
+            for target in _native.targets():
+                for parts in (0, 3):
+                    got = np.zeros((2, rows * n), dtype.numpy)
+                    program.run([x.reshape(-1).copy(), scale, *got], target, parts=parts)
+                    assert got.tobytes() == want.tobytes(), (n, rows, target, parts)
+
+
+@pytest.mark.parametrize("stored", (dtypes.bfloat16, dtypes.int8), ids=lambda d: d.name)
+def test_groups_of_rows_stored_in_another_dtype(stored: dtypes.DType) -> None:
+    """Rows longer than a block are none, however few bytes they have."""
+    rng = np.random.default_rng(10)
+    for n, rows in ((130, 5), (512, 9), (4000, 3), (16384, 2), (17000, 2)):
+        builder = ProgramBuilder()
+        section = builder.vector(n, rows)
+        x = add_array(builder, section, n * rows, [1, n], READ, stored)
+        out = add_array(builder, section, rows, [0, 1], WRITE, dtypes.float32)
+        section.begin_pass()
+        section.word("load", x)
+        section.word("acc_sum", 0)
+        section.end_pass(0)
+        section.word("fold_sum", 0)
+        section.word("store_per_row", out)
+        section.word("end_row")
+        given = rng.integers(-100, 100, n * rows).astype(stored.numpy)
+        same(builder.build(), [given, np.zeros(rows, np.float32)], (1,))
+
+
 @pytest.mark.parametrize("special", (False, True))
 @pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: d.name)
 def test_sums_of_products(dtype: dtypes.DType, special: bool) -> None:
