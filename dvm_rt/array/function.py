@@ -11,8 +11,9 @@ A function whose sizes depend on values (`nonzero` without size=...), or change 
 graph: its Python code runs with values on every call, which gives the same results in more launches (`walked_calls`).
 
 The fast path: all arguments are computed arrays or floats, and an array or a plain tuple of arrays comes back; the
-call itself is native (`_native.Dispatched`), finds the plan, launches it and makes the arrays. Everything else goes
-the slow way, `_call`, with the same result."""
+call itself is native (`_native.Dispatched`), finds the plan, launches it and makes the arrays. Where the way through the code, or
+the plan, depends on the sizes, that is so from the second call with the same sizes on. Everything else goes the slow way,
+`_call`, with the same result."""
 
 from __future__ import annotations
 
@@ -127,9 +128,10 @@ class Function(_native.Dispatched):
                 return self._walked(of, tree, arrays)
             number = entry.planned.number
             tensors = of.call(entry.planned, [a._tensor for a in arrays])
-        if not (entry.exact or entry.decided) and (entry.planned.number != number
-                                or not entry.short):  # planned now, cut smaller, or called otherwise before
-            self._shorten(of, entry, tuple([_row(a._tensor) for a in arrays]), args, kwargs)
+        if number not in (UNPLANNED, entry.planned.number):  # cut smaller: no call may find the plan that it was
+            self._forget_short(of)
+        if entry.exact or entry.decided or not entry.short:
+            self._shorten(of, entry, arrays, args, kwargs)
         return _unflatten(entry.tree, iter([wrap(t, of) for t in tensors]))
 
     def _walked(self, of: Session, tree: object, arrays: list[Array]) -> object:
@@ -220,15 +222,25 @@ class Function(_native.Dispatched):
             return Entry(None, out_tree, shapes is not None)
         return Entry(of.plan(trace.graph(nodes), trace.captured), out_tree, shapes is not None, decisions is not None)
 
-    def _shorten(self, of: Session, entry: Entry, rows: tuple, args: tuple, kwargs: dict[str, object]) -> None:
-        """Lets later calls of this signature take the fast path, if they may."""
+    def _shorten(self, of: Session, entry: Entry, arrays: list[Array], args: tuple, kwargs: dict[str, object]) -> None:
+        """Lets later calls of this signature take the fast path, if they may: for all sizes, or for these."""
         plain = not kwargs and args and all(a.__class__ in (Array, float) for a in args) and any(a.__class__ is Array
             for a in args)
         single = entry.tree is ARRAY
         if not plain or entry.planned is None or entry.planned.number == UNPLANNED or not (single or _is_flat(entry.tree)):
             return
-        self._dispatcher(of, of.stream, Array).add(rows, entry.planned.number, single)
+        rows, sizes = [_row(a._tensor) for a in arrays], None
+        if entry.exact or entry.decided:
+            sizes = [size for a in arrays for size in a._tensor.shape]
+        self._dispatcher(of, of.stream, Array).add(rows, entry.planned.number, single, sizes)
         entry.short = True
+
+    def _forget_short(self, of: Session) -> None:
+        """All calls go the slow way again, once."""
+        self._forget_dispatcher(of)
+        for found in self._entries[of].values():
+            for entry in [found] if found.__class__ is Entry else [entry for _, entry in found.ways]:
+                entry.short = False
 
 
 def function(python: Callable[..., object]) -> Function:

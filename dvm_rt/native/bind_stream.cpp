@@ -205,16 +205,20 @@ class Dispatcher {
   Dispatcher(nb::object stream, nb::handle array_type)
       : owner_(stream), stream_(nb::cast<Stream*>(stream)), arrays_(array_type) {}
 
-  void add(nb::sequence signature, uint32_t plan, bool single) {
+  // `sizes`: of all arguments, one after another, if the plan is for these alone.
+  void add(nb::sequence signature, uint32_t plan, bool single, std::optional<std::vector<int64_t>> sizes) {
     std::vector<uint32_t> key;
     for (nb::handle row : signature) {
       auto [dtype, rank, ones] = nb::cast<std::tuple<uint32_t, uint32_t, uint32_t>>(row);
       key.push_back(packed(dtype, rank, ones));
     }
-    auto& found = plans_[hash(key)];
+    if (sizes && sized_count_ >= SIZED_MAX) sized_.clear(), sized_count_ = 0;
+    auto& found = sizes ? sized_[hash(key) ^ hash_of(*sizes)] : plans_[hash(key)];
+    Entry added{std::move(key), sizes ? std::move(*sizes) : std::vector<int64_t>(), plan, single};
     for (auto& entry : found)
-      if (entry.key == key) return void(entry.plan = plan);
-    found.push_back({std::move(key), plan, single});
+      if (entry.key == added.key && entry.sizes == added.sizes) return void(entry.plan = plan);
+    sized_count_ += bool(sizes);
+    found.push_back(std::move(added));
   }
 
   const ArrayType& array_type() const { return arrays_; }
@@ -241,20 +245,33 @@ class Dispatcher {
     }
     if (!session) return nb::none();
     std::span<const uint32_t> wanted(key, arguments.count);
-    auto found = plans_.find(hash(wanted));
-    if (found == plans_.end()) return nb::none();
-    for (auto& entry : found->second)
-      if (std::equal(entry.key.begin(), entry.key.end(), wanted.begin(), wanted.end()))
-        return arrays(entry, arguments, nb::borrow(session));
-    return nb::none();
+    std::vector<int64_t> sizes;
+    const Entry* found = nullptr;
+    if (sized_count_) {  // first: what is traced for all sizes may not hold for these
+      for (const Tensor* t : arguments.span()) sizes.insert(sizes.end(), t->dims.begin(), t->dims.begin() + t->rank);
+      found = find(sized_, hash(wanted) ^ hash_of(sizes), wanted, sizes);
+    }
+    if (!found) found = find(plans_, hash(wanted), wanted, {});
+    return found ? arrays(*found, arguments, nb::borrow(session)) : nb::none();
   }
 
  private:
   struct Entry {
     std::vector<uint32_t> key;
+    std::vector<int64_t> sizes;  // none: for all
     uint32_t plan;
     bool single;
   };
+  using Entries = std::unordered_map<uint64_t, std::vector<Entry>>;
+
+  static const Entry* find(const Entries& entries, uint64_t hash, std::span<const uint32_t> key,
+                           const std::vector<int64_t>& sizes) {
+    auto found = entries.find(hash);
+    if (found == entries.end()) return nullptr;
+    for (const Entry& entry : found->second)
+      if (std::equal(entry.key.begin(), entry.key.end(), key.begin(), key.end()) && entry.sizes == sizes) return &entry;
+    return nullptr;
+  }
 
   nb::object arrays(const Entry& entry, const Arguments& arguments, nb::object session) {
     const bool single = entry.single;  // the call may run Python code that adds entries
@@ -292,7 +309,9 @@ class Dispatcher {
   nb::object owner_;
   Stream* stream_;
   ArrayType arrays_;
-  std::unordered_map<uint64_t, std::vector<Entry>> plans_;
+  Entries plans_, sized_;
+  size_t sized_count_ = 0;
+  static constexpr size_t SIZED_MAX = 1 << 14;
   static constexpr size_t NUMBERS_MAX = 256;
   std::unordered_map<uint32_t, nb::object> numbers_;  // by their bits
 };
@@ -757,9 +776,9 @@ void bind_stream(nb::module_& m) {
   nb::class_<Dispatcher>(
       m, "Dispatcher", "From the types of a call's arguments to a plan, and through it to arrays, in one native call.")
       .def(nb::init<nb::object, nb::handle>(), nb::arg("stream"), nb::arg("array_type"))
-      .def("add", &Dispatcher::add, nb::arg("signature"), nb::arg("plan"), nb::arg("single"),
+      .def("add", &Dispatcher::add, nb::arg("signature"), nb::arg("plan"), nb::arg("single"), nb::arg("sizes") = nb::none(),
            "signature: (dtype code, rank, bit mask of dims that are 1) per argument. single: one array comes back, "
-           "else a tuple.")
+           "else a tuple. sizes: those of all arguments, where the plan is for no others.")
       .def("__call__", &Dispatcher::call_tuple, nb::arg("args"),
            "An array or a tuple of them. None: no plan, another type, or not computed yet.");
   nb::class_<Dispatched>(

@@ -487,6 +487,71 @@ def test_each_way_through_the_branches_on_sizes_is_traced_once() -> None:
         assert stats["traces"] == 3 and stats["walked_calls"] == stats.get("plans_for_one_shape", 0) == 0
 
 
+def slow_calls(call: dvm.Function) -> list[tuple]:
+    """Those that are not native, as they come."""
+    found, slow = [], call._call
+    call._call = lambda args, kwargs: found.append(args) or slow(args, kwargs)
+    return found
+
+
+def test_calls_that_branch_on_sizes_are_native_once_their_sizes_are_known() -> None:
+    with dvm.Runtime(inline=True):
+        call = dvm.function(lambda x, y: x * 2 + y if x.shape[0] > y.shape[0] else x - y)
+        slow = slow_calls(call)
+        sizes = ((2, 1, 3), (1, 2, 3), (3, 3, 3), (3, 3, 4), (4, 1, 4))
+        arrays = [(dvm.asarray(fresh(n, m)), dvm.asarray(fresh(1, m) if k == 1 else fresh(k, 1))) for n, k, m in sizes]
+        for rounds in range(4):
+            for x, y in arrays:
+                a, b = np.asarray(x), np.asarray(y)
+                np.testing.assert_array_equal(np.asarray(call(x, y)), a * 2 + b if len(a) > len(b) else a - b)
+            assert rounds or slow
+        del slow[:]
+        for x, y in arrays:
+            call(x, y)
+        assert slow == []
+
+
+def test_calls_whose_sizes_have_a_plan_of_their_own_are_native_too() -> None:
+    with dvm.Runtime(inline=True):
+        call = dvm.function(lambda x: dvm.reshape(x, (2, 6)) * 2)
+        arrays = [dvm.asarray(fresh(*shape)) for shape in ((12,), (3, 4), (4, 3), (6, 2))]
+        for _ in range(4):
+            slow = slow_calls(call)
+            for x in arrays:
+                np.testing.assert_array_equal(np.asarray(call(x)), np.asarray(x).reshape(2, 6) * 2)
+        assert slow == []
+
+
+def test_a_plan_that_is_cut_smaller_is_found_by_no_call_of_other_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Native calls know plans by their numbers; that of a plan that was cut smaller is no more."""
+    with dvm.Runtime(inline=True):
+        call = dvm.function(lambda x: x * 2 if x.shape[0] > 3 else x - 1)
+        arrays = {n: dvm.asarray(fresh(n, 2)) for n in (5, 6, 2)}
+        for _ in range(3):
+            for x in arrays.values():
+                call(x)
+        slow = slow_calls(call)
+        for x in arrays.values():
+            call(x)
+        assert slow == []
+        of = arrays[5]._session
+        (branches,) = call._entries[of].values()
+        planned = branches.ways[0][1].planned  # of more than 3 rows
+        original = of.call
+
+        def cut(one, tensors):
+            if one is planned and not one.kernels_small:
+                of._cut_smaller(one)
+            return original(one, tensors)
+
+        monkeypatch.setattr(type(of), "call", lambda self, one, tensors: cut(one, tensors))
+        arrays[7] = dvm.asarray(fresh(7, 2))  # sizes that no native call knows
+        for n in (7, 5, 6, 2, 7):
+            x = np.asarray(arrays[n])
+            np.testing.assert_array_equal(np.asarray(call(arrays[n])), x * 2 if n > 3 else x - 1)
+        assert planned.kernels_small == 1
+
+
 def test_a_function_in_a_function_decides_by_its_own_sizes() -> None:
     inner = dvm.function(lambda w: w * 2 if w.shape[0] > 3 else w)
     weights = {n: fresh(n) for n in (2, 5)}
