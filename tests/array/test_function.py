@@ -513,13 +513,15 @@ def test_calls_that_branch_on_sizes_are_native_once_their_sizes_are_known() -> N
 
 def test_calls_whose_sizes_have_a_plan_of_their_own_are_native_too() -> None:
     with dvm.Runtime(inline=True):
-        call = dvm.function(lambda x: dvm.reshape(x, (2, 6)) * 2)
-        arrays = [dvm.asarray(fresh(*shape)) for shape in ((12,), (3, 4), (4, 3), (6, 2))]
+        short = dvm.function(lambda x: x[5:1:-1] * 2)  # as long as the end lets it
+        ends = dvm.function(lambda x: x[-3:] + 1)  # one plan for all sizes but the small ones
+        arrays = [dvm.asarray(fresh(n, 2)) for n in (9, 5, 4, 2, 7)]
         for _ in range(4):
-            slow = slow_calls(call)
+            slow = [slow_calls(short), slow_calls(ends)]
             for x in arrays:
-                np.testing.assert_array_equal(np.asarray(call(x)), np.asarray(x).reshape(2, 6) * 2)
-        assert slow == []
+                np.testing.assert_array_equal(np.asarray(short(x)), np.asarray(x)[5:1:-1] * 2)
+                np.testing.assert_array_equal(np.asarray(ends(x)), np.asarray(x)[-3:] + 1)
+        assert slow == [[], []] and dvm.stats()["plans_for_one_shape"] > 1
 
 
 def test_a_plan_that_is_cut_smaller_is_found_by_no_call_of_other_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
