@@ -153,7 +153,7 @@ bool Stream::wait(uint64_t seq, uint64_t timeout_ns) {
   const uint64_t start = now_ns(), spin_ns = uint64_t(options_.spin_us * 1e3),
                  end = timeout_ns > NEVER - start ? NEVER : start + timeout_ns;
   const uint64_t expected = expected_wait_ns_, early = expected > spin_ns ? start + expected - 3 * spin_ns / 4 : start;
-  uint64_t spin = early + std::clamp(2 * expected, spin_ns, 2 * spin_ns), now = start;
+  uint64_t spin = early + 2 * spin_ns, now = start;
   bool overslept = false;
   for (uint32_t round = 0; done() < seq; ++round) {
     enter();
