@@ -218,6 +218,19 @@ def test_who_copies_a_tensor_in_wakes_the_device_that_will_want_it():
             os.kill(pid, signal.SIGCONT)
 
 
+@pytest.mark.skipif(tuple(map(int, os.uname().release.split(".")[:2])) < (6, 12), reason="needs slices that can be asked for")
+def test_children_take_short_turns():
+    """Else who is woken on their CPU, the caller for example, waits while they import."""
+    import ctypes
+    import struct
+
+    with Runtime(encoders=1) as rt:
+        for pid in rt.pids().values():
+            attributes = ctypes.create_string_buffer(48)
+            assert ctypes.CDLL(None).syscall(315, pid, attributes, 48, 0) == 0  # sched_getattr
+            assert struct.unpack("IIQiIQQQ", attributes.raw)[5] == 100_000  # ns
+
+
 def test_lost_wake_up():
     """A device that dies between its commit and its wake-up: the supervisor rings all bells. The wait outlives many bells."""
     with Runtime(encoders=1) as rt:
