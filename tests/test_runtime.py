@@ -188,6 +188,31 @@ def test_a_caller_who_works_on_the_devices_cpu_leaves_it_and_may_come_back():
     assert left > 10
 
 
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two CPUs")
+def test_a_caller_who_waits_for_little_leaves_the_devices_cpu():
+    """There both would sleep and wake up in turns, for every launch."""
+    import ctypes
+
+    cpu_now, allowed = ctypes.CDLL(None).sched_getcpu, os.sched_getaffinity(0)
+    with Runtime(encoders=1) as rt:
+        x, plan = rt.stream.asarray(random(4, 4)), rt.stream.register(axpy())
+        device = max(os.sched_getaffinity(rt.pids()["device"]))
+
+        def leaves() -> bool:
+            for _ in range(200):
+                rt.stream.wait(rt.stream.call(plan, (x, x))[0].seq)
+            return cpu_now() != device
+
+        try:
+            os.sched_setaffinity(0, {device})
+            assert not leaves()
+            os.sched_setaffinity(0, allowed)
+            wait_until(leaves, "it stays")
+            assert os.sched_getaffinity(0) == allowed
+        finally:
+            os.sched_setaffinity(0, allowed)
+
+
 def test_who_copies_a_tensor_in_wakes_the_device_that_will_want_it():
     """It takes as long to wake up as to copy some megabytes. On the caller's own CPU it would only be in its way."""
     import ctypes
