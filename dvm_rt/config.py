@@ -78,6 +78,8 @@ SETTINGS: tuple[Setting, ...] = (
             "that run kernels; 0: one inline, with processes the CPUs that caller and encoders leave", (0, 64)),
     Setting("tune", 1, "",
             "1: programs that run often try other stores and prefetch distances, and keep what is faster; 0: never", (0, 1)),
+    Setting("target", "", "", "instruction set of the kernels; the best that is here if nothing is said",
+            ("", "baseline", "avx2", "avx512")),
     # ---- spinning ----
     Setting("spin_us", 200, "us", "that a caller spins before it sleeps; 0 on one CPU", (0, 1_000_000)),
     Setting("device_spin_us", 200, "us", "that the device spins before it sleeps; 0 on one CPU", (0, 1_000_000)),
@@ -157,5 +159,5 @@ def check(name: str, value: Value, who: str = "config") -> Value:
 
 def _range(row: Setting) -> str:
     if isinstance(row.default, str):
-        return ", ".join(map(str, row.allowed)) or "any text"
+        return ", ".join([str(word) or "nothing" for word in row.allowed]) or "any text"
     return f"{row.allowed[0]} to {row.allowed[1]} {row.unit}".rstrip()

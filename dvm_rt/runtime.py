@@ -64,7 +64,7 @@ class Runtime:
         listen: str | None = None,
         spin_us: int | None = None,
         lease_s: float | None = None,
-        target: str = "",
+        target: str | None = None,
         encode_work_ns: int = 0,
         threads: int | None = None,
         cache: str | os.PathLike[str] | None = None,
@@ -74,8 +74,6 @@ class Runtime:
         self.cache = None if cache is None else _folder(cache)
         if inline and listen is not None:
             raise DvmError(f"runtime: listen: an inline runtime, got {listen!r}, allowed runtimes with processes")
-        if not isinstance(target, str):
-            raise DvmError(f"runtime: target: no text, got {target!r}, allowed baseline, avx2, avx512 or nothing")
         if type(encode_work_ns) is not int or not 0 <= encode_work_ns < 1 << 50:
             raise DvmError(f"runtime: encode_work_ns: out of range, got {encode_work_ns!r}, allowed 0 to 2^50 ns")
         self.before_close: list[Callable[[], None]] = []  # what the layers above want to be written down
@@ -87,7 +85,7 @@ class Runtime:
         self._waiters: Waiters | None = None
         self._turns: Turns | None = None
         self._lock = threading.Lock()
-        options = {"arena_bytes_max": _row("arena_bytes_max", arena_bytes_max), "target": target}
+        options = {"arena_bytes_max": _row("arena_bytes_max", arena_bytes_max), "target": _row("target", target)}
         self.threads = self._count_threads(_row("threads", threads))
         if inline:
             from dvm_rt import _native

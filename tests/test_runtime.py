@@ -448,12 +448,19 @@ def test_a_request_that_no_encoder_survives_is_poison_and_the_next_one_works():
 
 def test_arguments_out_of_range_are_refused():
     for bad in ({"encoders": 9}, {"encoders": -1}, {"encoders": "2"}, {"encoders": 1.5}, {"encode": "nobody"},
-                {"lease_s": 0.0}, {"spin_us": -1}, {"target": None}, {"target": "neon"}, {"encode_work_ns": -1},
+                {"lease_s": 0.0}, {"spin_us": -1}, {"target": 3}, {"target": "neon"}, {"encode_work_ns": -1},
                 {"encode_work_ns": 0.5}, {"cache": 3}, {"cache": b"plans"}, {"cache": ""}, {"listen": 3}, {"listen": "here"},
                 {"listen": "tcp://127.0.0.1"}, {"listen": "tcp://127.0.0.1:99999"}, {"listen": "ipc://relative"},
                 {"listen": "ipc:///no/such/folder/socket"}, {"listen": "tcp://127.0.0.1:0", "inline": True}):
         with pytest.raises(DvmError, match="got .* allowed"):
             Runtime(**bad).close()
+
+
+def test_an_instruction_set_that_nobody_has_is_refused(monkeypatch):
+    monkeypatch.setenv("DVM_RT_TARGET", "neon")
+    with pytest.raises(DvmError, match="DVM_RT_TARGET: out of range, got 'neon', allowed nothing, baseline"):
+        Runtime(inline=True)
+    Runtime(inline=True, target="baseline").close()
 
 
 def test_a_folder_for_sessions_that_cannot_be_made_is_refused(monkeypatch):
