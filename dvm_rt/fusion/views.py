@@ -68,7 +68,7 @@ def source(node: Node) -> tuple[Node, tuple[Node, ...]]:
 
 @dataclass(slots=True, eq=False)
 class Access:
-    """Where the elements of a value of this shape lie in the memory of `root`. Never changed; `frozen` would make it slow to make."""
+    """Where the elements of a value of this shape lie in the memory of `root`. Never changed (`frozen` costs twice the time)."""
 
     root: Node
     offset: Size

@@ -41,8 +41,8 @@ VARIADIC = -1
 
 
 class Lowering:
-    """How an operator lowers: one object of each. Planning asks thousands of times, and a look-up in an `Enum` of Python 3.11 takes
-    eight times as long."""
+    """How an operator lowers: one object of each. Planning asks thousands of times, and an `Enum` of Python 3.11 takes eight
+    times as long to answer."""
 
     def __init__(self, name: str) -> None:
         self.name = name

@@ -178,6 +178,15 @@ def test_a_packed_form_may_lie_at_any_element(target: str) -> None:
 
 
 @pytest.mark.parametrize("target", TARGETS)
+def test_a_packed_form_beyond_the_caches_is_the_same(target: str) -> None:
+    """Past 16 MiB it is stored in another way."""
+    for n, k in ((4096, 1024), (4097, 1024)):
+        b = random(k, n)
+        for layout in LAYOUTS.values():
+            np.testing.assert_array_equal(bits(pack(layout(b), target, 0)), bits(matmul.pack(b)))
+
+
+@pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("shape", LONG)
 def test_slices_are_added_in_order(target: str, shape: tuple[int, int, int]) -> None:
     check_all_forms(*shape, target)
