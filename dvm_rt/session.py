@@ -25,10 +25,13 @@ class SessionDirectory:
     def __init__(self) -> None:
         root = session_root()
         sweep(root)
-        self.path = os.path.join(root, "s-" + os.urandom(6).hex())
-        os.mkdir(self.path, 0o700)
-        self._lock = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        while True:
+            self.path = os.path.join(root, "s-" + os.urandom(6).hex())
+            os.mkdir(self.path, 0o700)
+            lock = _held(self.path)
+            if lock is not None:
+                self._lock = lock
+                return
 
     def worker(self, worker: int, incarnation: int) -> str:
         return check_path(f"ipc://{self.path}/e{worker}.{incarnation}")
@@ -39,6 +42,22 @@ class SessionDirectory:
     def close(self) -> None:
         remove_session(self.path)
         os.close(self._lock)
+
+
+def _held(path: str) -> int | None:
+    """The lock on a new folder; None: another start has swept it, as nobody held it yet."""
+    try:
+        lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.path.exists(path):
+            return lock
+    except BlockingIOError:
+        pass  # it is being swept
+    os.close(lock)
+    return None
 
 
 def remove_session(path: str) -> None:
