@@ -117,6 +117,7 @@ class Graph:
     nodes: tuple[Node, ...]
     outputs: tuple[Node, ...]
     facts: Facts = field(default_factory=Facts)
+    _places: dict[int, tuple[int, int, int]] | None = None
 
     @staticmethod
     def of(parameters: Sequence[Node], outputs: Sequence[Node], facts: Facts = NO_FACTS) -> Graph:
@@ -125,6 +126,11 @@ class Graph:
 
     def symbol_places(self) -> dict[int, tuple[int, int, int]]:
         """symbol number -> (parameter, dimension, divisor): it is this dimension of this parameter over the divisor."""
+        if self._places is None:
+            self._places = self._find_places()
+        return self._places
+
+    def _find_places(self) -> dict[int, tuple[int, int, int]]:
         places: dict[int, tuple[int, int, int]] = {}
         for node in self.parameters:
             for i, size in enumerate(node.shape):
@@ -142,7 +148,7 @@ class Graph:
         values = {number: shapes[p][i] // divisor for number, (p, i, divisor) in self.symbol_places().items()}
         for node in self.parameters:
             got = tuple(shapes[node.attribute("index")])
-            if len(got) != len(node.shape) or any(symbols.evaluate(n, values) != g for n, g in zip(node.shape, got)):
+            if got != tuple([n if n.__class__ is int else symbols.evaluate(n, values) for n in node.shape]):
                 raise ShapeError(f"graph: parameter {node.attribute('index')}: shape, got {got}, allowed {node.shape}")
         for check in self.facts.resolved_checks():
             if not check.holds(values):

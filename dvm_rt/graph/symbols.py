@@ -576,6 +576,9 @@ def symbols_in_order(size: Dim) -> Iterator[int]:
                     yield from symbols_in_order(Dim(part)) if not isinstance(part, int) else ()
 
 
+_OPERATIONS = {"floordiv": floordiv, "mod": mod, "min": minimum, "max": maximum}
+
+
 def substitute(size: Size, values: dict[int, Size]) -> Size:
     """The size with symbols replaced; an int where nothing is left open."""
     key = _key(size)
@@ -597,17 +600,32 @@ def _substitute_atom(atom: Atom, values: dict[int, Size]) -> Size:
         return values.get(atom, symbol(atom))
     operation, a, b = atom
     a, b = substitute(_made(a), values), substitute(_made(b), values)
-    return {"floordiv": floordiv, "mod": mod, "min": minimum, "max": maximum}[operation](a, b)
+    return _OPERATIONS[operation](a, b)
 
 
 def evaluate(size: Size, values: Sequence[int]) -> int:
     """The number that a size is for these values of the symbols."""
     if size.__class__ is int:
         return size
-    result = substitute(size, {number: values[number] for number in symbols_of(size)})
+    result = _evaluated(_key(size), values)
     if not isinstance(result, int):
         raise GraphError(f"symbols: {size}: not determined, got {result}, allowed a number")
     return result
+
+
+def _evaluated(key: Key, values: Sequence[int]) -> Size:
+    if key.__class__ is int:
+        return key
+    total: Size = 0
+    for monomial, term in key:
+        for atom in monomial:
+            if atom.__class__ is int:
+                term *= values[atom]
+            else:
+                operation, a, b = atom
+                term *= _OPERATIONS[operation](_evaluated(a, values), _evaluated(b, values))
+        total += term
+    return total
 
 
 # ---- wire form ----------------------------------------------------------------------------------------------------
