@@ -14,6 +14,7 @@ constexpr uint64_t FUEL_SHORT = 4096;   // about 20 us: shorter programs run wit
 constexpr uint64_t LOG = LOG_CAPACITY;
 constexpr uint64_t GROWN_BYTES_LEAST = 4096;
 constexpr uint64_t OWN_WORK_NS = 250'000;  // several times what it costs to leave a CPU
+constexpr uint64_t SHORT_WAIT_NS = 25'000;  // a tenth of it goes into sleeping and waking up on the device's CPU
 constexpr int SHORT_WAITS = 64;
 constexpr size_t RING_BYTES_MIN = 256 << 10;  // two of the largest launch records, and some
 
@@ -95,11 +96,11 @@ void Stream::ended(uint64_t now) const {
 
 void Stream::step_aside() const {
   static thread_local uint64_t used_ns = 0;  // CPU time of this thread at its last launch, if that came from the device's CPU
-  static thread_local int short_waits = 0;   // launches in a row from there, whose values it might have spun for elsewhere
+  static thread_local int short_waits = 0;   // launches from there since then, while waits were so short
   const uint64_t device = inline_mode_ ? NEVER : control_.get(CONTROL_DEVICE_CPU);
   const uint64_t now = device < CPU_SETSIZE && device == cpu_now() ? cpu_time_ns() : 0, before = std::exchange(used_ns, now);
   if (!now || !before) return void(short_waits = 0);
-  if (const uint64_t wait = expected_wait_ns_; wait && wait < uint64_t(options_.spin_us * 1e3)) ++short_waits;
+  if (const uint64_t wait = expected_wait_ns_; wait && wait < SHORT_WAIT_NS) ++short_waits;
   if (now - before < OWN_WORK_NS && short_waits < SHORT_WAITS) return;
   short_waits = 0;
   cpu_set_t allowed, others;

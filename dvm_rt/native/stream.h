@@ -145,8 +145,8 @@ class Stream {
   void ended(uint64_t now) const;
   // Before a launch: a thread that works for long between its launches leaves the device's CPU for another one where it may run.
   // A device that wakes up there keeps it from going on until its kernels are done, and nothing moves it away as long as both
-  // take turns. Who only waits for the device is well where it is, as it is woken soonest there, unless it waits for so little
-  // that it need not sleep at all: from another CPU that takes half as long.
+  // take turns. Who only waits for the device is well where it is, as it is woken soonest there, unless it waits for some
+  // microseconds: from another CPU, where it need not sleep for that, these are half as many.
   void step_aside() const;
   std::mutex& lock() { return lock_; }
 
