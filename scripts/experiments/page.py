@@ -107,10 +107,10 @@ def run_all(results: Path) -> None:
 NOTES = """## What is not measured here
 
 `python -m benchmarks.instances` says how many operator instances a second go through one encoder process, and what one costs
-each process. On 2 CPUs, which client, encoder and device share, in six runs of a changing machine, 10,000 programs a round,
-with shapes that are known before their launches and asked for together: 400,000 to 776,000 a second in the median round and
-972,000 in the best, where each is a program of its own; 500,000 to 1,183,000 and 1,844,000 with eight kernels a program. Each
-launched from Python, one kernel: 139,000 to 277,000 and 334,000.
+each process. On 2 CPUs, which client, encoder and device share, in two runs of a quiet machine, 10,000 programs a round, with
+shapes that are known before their launches and asked for together: 925,000 and 1,206,000 a second in the median round and
+1,279,000 in the best, where each is a program of its own (beside another busy process 275,000 to 423,000); 2,593,000 and
+2,741,000, and 3,012,000, with eight kernels a program. Each launched from Python, one kernel: 360,000 and 369,000, and 386,000.
 
 `python -m benchmarks.choices` says what other prefetch distances and stores would gain, by timing. The encoder chooses them by
 rule, and programs that run often try others, and other tiles and blocks of products, on their own runs (`native/tuning.h`;
