@@ -10,6 +10,7 @@
 #include <cmath>
 #include "encode_words.h"
 #include "attention.h"
+#include "near_code.h"
 
 namespace dvm {
 namespace encoding {
@@ -31,7 +32,7 @@ struct KernelEncoder : Generator {
   using Generator::Generator;
   bool plain = true;  // its operands are the arguments in `used`, in order, and then row buffers
 
-  void vector(const PreparedKernel& prepared) {
+  DVM_ENCODES [[gnu::noinline]] void vector(const PreparedKernel& prepared) {
     if (!read_dims()) return;
     if (zero_product && is_grouped()) rank = 2;  // one C for all groups
     if (any_empty(1)) return;
@@ -58,7 +59,7 @@ struct KernelEncoder : Generator {
   void take(const PreparedKernel& prepared) {
     live = prepared.live, used = prepared.used, reduces = prepared.reduces, gathers = prepared.gathers;
   }
-  void copy_words(const PreparedKernel& prepared) {
+  DVM_ENCODES void copy_words(const PreparedKernel& prepared) {
     word_count = int(prepared.words.size());
     if (word_count > word_limit) return fail("more than 512 words in one section");
     words = reinterpret_cast<Word*>(operands + operand_count);
@@ -76,7 +77,7 @@ struct KernelEncoder : Generator {
   // in front of its first word: a processor that waits for a dozen lines computes nothing beside. Single passes that compute more
   // than L3 has to bring leave that to the hardware (4 to 14 % faster). Short rows of not much more than L2 are stored through
   // the caches: the processor computes on while L3 takes them.
-  void add_hints(double bytes) {
+  [[gnu::noinline]] void add_hints(double bytes) {
     const bool next_row = rank > 1 && pass_at[1] != NO_PASS && std::popcount(strips) * dims[0] * element() <= NEXT_ROW_BYTES_MAX;
     const bool near = next_row && bytes <= NEAR_BYTES, alone = bytes <= L3_BYTES && computes();
     if (kernel.flags & STREAM && !near) {
@@ -115,7 +116,7 @@ struct KernelEncoder : Generator {
     return pass_at[1] == NO_PASS && cycles > (inputs > 1 ? COMPUTING_CYCLES_SEVERAL : COMPUTING_CYCLES) * float(inputs + 1);
   }
 
-  void matmul(const PreparedKernel& prepared) {
+  DVM_PRODUCTS [[gnu::noinline]] void matmul(const PreparedKernel& prepared) {
     const int64_t depth = program.values[kernel.depth];
     if (!read_dims()) return;
     const bool no_groups = is_grouped() && dims[2] == 0 && dims[0] && dims[1];
@@ -144,7 +145,7 @@ struct KernelEncoder : Generator {
 
   bool is_grouped() const { return program.plan.args()[kernel.first_arg].index != NONE; }
 
-  void pack() {
+  [[gnu::noinline]] void pack() {
     const int64_t depth = program.values[kernel.depth];
     if (!read_dims() || depth == 0 || dims[0] == 0) return;
     if (depth < 0 || depth > DIMENSION_MAX) return fail("the depth of a pack is negative or beyond 2^40");
@@ -161,7 +162,7 @@ struct KernelEncoder : Generator {
     finish(SectionKind::PACK, depth);
   }
 
-  void copy() {
+  [[gnu::noinline]] void copy() {
     if (!read_dims() || any_empty(0) || !begin_section()) return;
     used = (uint64_t{1} << kernel.args) - 1;
     add_operands();
@@ -171,7 +172,7 @@ struct KernelEncoder : Generator {
   }
 
   // A branch, a jump or a loop: how far in sections is known when they are encoded (`Control`).
-  void control() {
+  [[gnu::noinline]] void control() {
     if (!read_dims() || !begin_section()) return;
     dims[0] = std::max<int64_t>(dims[0], 1);
     used = (uint64_t{1} << kernel.args) - 1;
@@ -180,7 +181,7 @@ struct KernelEncoder : Generator {
     finish(SectionKind(kernel.kind), 0);
   }
 
-  void attention() {
+  [[gnu::noinline]] void attention() {
     const int64_t depth = program.values[kernel.depth];
     if (!read_dims() || any_empty(1)) return;
     if (depth < 0 || depth > DIMENSION_MAX) return fail("the width of a head is negative or beyond 2^40");
@@ -212,7 +213,7 @@ struct KernelEncoder : Generator {
   }
 
   // A host function: whole arrays, and attributes as words.
-  void host() {
+  [[gnu::noinline]] void host() {
     if (!begin_section()) return;
     if (word_limit < kernel.rank) return fail("the program is longer than the room for it");
     int64_t elements = 0;
@@ -241,7 +242,7 @@ struct KernelEncoder : Generator {
     finish(SectionKind::HOST, program.values[kernel.depth]);
   }
 
-  void finish(SectionKind section_kind, int64_t depth) {
+  DVM_ENCODES void finish(SectionKind section_kind, int64_t depth) {
     if (failed()) return;
     head->kind = uint16_t(section_kind), head->dtype = kernel.dtype, head->rank = uint8_t(rank);
     head->operand_count = uint16_t(operand_count), head->word_count = uint16_t(word_count);
@@ -300,7 +301,7 @@ struct Made {
   bool plain;
 };
 
-Made encode_kernel(Program& program, const PlanKernel& kernel, const PreparedKernel& prepared) {
+DVM_ENCODES Made encode_kernel(Program& program, const PlanKernel& kernel, const PreparedKernel& prepared) {
   const uint32_t at = uint32_t(program.at);
   const uint64_t fuel = program.fuel;
   const PlanNode* nodes = program.plan.nodes().data() + kernel.first_node;
@@ -442,7 +443,7 @@ PreparedKernel prepare(const Plan& plan, const PlanKernel& kernel) {
   return prepared;
 }
 
-EncodeResult encode(const Plan& plan, const int64_t* values, uint8_t* out, size_t capacity) {
+DVM_ENCODES EncodeResult encode(const Plan& plan, const int64_t* values, uint8_t* out, size_t capacity) {
   using namespace encoding;
   const auto args = plan.program_args();
   const size_t sections_at = sizeof(ProgramHead) + args.size() * sizeof(ProgramArg);

@@ -5,11 +5,13 @@
 #include <algorithm>
 #include <bit>
 #include "matmul.h"
+#include "near_code.h"
 #include "plan.h"
 #include "program.h"
 #include "verify.h"
 
 namespace dvm::encoding {
+namespace {
 
 constexpr double FAR_BYTES = 2 << 20;   // working sets beyond this are taken to be outside L2
 constexpr double NEAR_BYTES = 4 << 20;  // of rows in several passes: up to here L3 takes what is stored sooner than memory does
@@ -90,7 +92,7 @@ struct Domain {
     for (int arg : Mask{used}) operand_of[arg] = uint8_t(operand_count++);
     for (int arg : Mask{used}) add_operand(program.plan.args()[kernel.first_arg + arg], operands[operand_of[arg]]);
   }
-  void add_operand(const PlanArg& arg, Operand& o) {
+  DVM_ENCODES void add_operand(const PlanArg& arg, Operand& o) {
     const int64_t size = arg.buffer == NONE ? 1 : DTYPE_BYTES[arg.dtype];
     bool overflow = !place(arg, o);
     o.dtype = arg.dtype, o.mode = arg.mode, o.reserved = 0;
@@ -136,7 +138,7 @@ struct Domain {
   }
 
   // Fewer and longer dimensions. The row stays what it is where it means something: reductions, gathers.
-  void collapse(bool keep_row, bool empty_row) {
+  DVM_ENCODES void collapse(bool keep_row, bool empty_row) {
     int m = 0;
     for (int d = 0; d < rank; d++) {
       if (dims[d] == 1 && !(d == 0 && keep_row)) continue;
@@ -212,7 +214,7 @@ struct Domain {
 
   // Batches join the rows where B is the same for all of them. dims[1] is one that B does not step along. Rows are what A
   // is contiguous along, if it is not along k: else a batch stays one, with a single row.
-  void merge_matrix_dims(int64_t depth) {
+  DVM_PRODUCTS void merge_matrix_dims(int64_t depth) {
     const Operand &left = operands[0], &right = operands[1];
     const int64_t size = DTYPE_BYTES[left.dtype];
     auto may_be_rows = [&](int d) {
@@ -234,7 +236,7 @@ struct Domain {
     for (int i = 0; i < operand_count; i++) operands[i].stride[1] = 0;
   }
   // Strides along dimensions of one element say nothing: make them what the matmul wants.
-  void unit_matrices(int64_t depth) {
+  DVM_PRODUCTS void unit_matrices(int64_t depth) {
     Operand &left = operands[0], &right = operands[1], &product = operands[2];
     const bool packed = right.mode & PACKED, lies_free = right.mode & (PACKED | WINDOWS);
     const int64_t left_size = DTYPE_BYTES[left.dtype], right_size = DTYPE_BYTES[right.dtype], size = DTYPE_BYTES[product.dtype];
@@ -304,4 +306,5 @@ struct Domain {
   }
 };
 
+}  // namespace
 }  // namespace dvm::encoding

@@ -10,6 +10,7 @@
 #include "encode_domain.h"
 
 namespace dvm::encoding {
+namespace {
 
 constexpr int LEVELS_MAX = 12;                     // reductions that depend on one another
 constexpr int64_t ROW_BUFFER_BYTES_MAX = 1 << 19;  // longer rows are computed again rather than kept
@@ -457,4 +458,5 @@ struct Generator : Domain {
   }
 };
 
+}  // namespace
 }  // namespace dvm::encoding

@@ -9,6 +9,7 @@
 #include <cstring>
 #include <numeric>
 #include "layout.h"
+#include "near_code.h"
 
 namespace dvm {
 
@@ -52,7 +53,7 @@ inline bool find_ends(const Walk& walk, int64_t base, Footprint& out) {
 // Takes the strides in rising order (and sorts the walk): those that continue what lies below make the block, the others
 // the pitch. False if two places share a byte, as far as can be told: each stride must reach beyond all below it. The
 // ends must be found, and inside an argument, before.
-inline bool find_blocks(Walk& walk, Footprint& out) {
+DVM_PROVES static bool find_blocks(Walk& walk, Footprint& out) {
   uint64_t below = uint64_t(walk.element), first = 0;
   bool separate = true;
   out.width = 0, out.pitch = 0, out.blocks = 1, out.over = 0, out.times = 1;

@@ -401,7 +401,10 @@ std::unique_ptr<Plan> Plan::load(const uint8_t* bytes, size_t n, std::string& er
         every("kernel", plan->kernels(), [&](auto& r) { return checker.kernel(r, check.number); }))) {
     return nullptr;
   }
-  for (const PlanKernel& k : plan->kernels()) plan->has_control_ |= is_control(SectionKind(k.kind));
+  for (const PlanKernel& k : plan->kernels()) {
+    plan->has_control_ |= is_control(SectionKind(k.kind));
+    plan->has_products_ |= SectionKind(k.kind) == SectionKind::MATMUL;
+  }
 
   for (const PlanBuffer& b : plan->buffers()) {
     const bool temporary = b.role == uint8_t(BufferRole::TEMPORARY);

@@ -51,6 +51,7 @@ class Plan {
   std::span<const PlanNode> nodes() const { return nodes_; }
   int slots() const { return slots_; }
   bool has_control() const { return has_control_; }  // some kernel is a branch, a jump or a loop
+  bool has_products() const { return has_products_; }
 
   // values[i] = expression i for these symbols; values has room for exprs().size(). False on a negative symbol, on
   // division by zero and on 64-bit overflow.
@@ -80,7 +81,7 @@ class Plan {
   std::vector<LikeKernel> like_;
   std::vector<PreparedKernel> prepared_;
   int slots_ = 0;
-  bool has_control_ = false;
+  bool has_control_ = false, has_products_ = false;
   size_t program_bytes_max_ = 0;
 };
 

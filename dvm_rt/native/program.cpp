@@ -6,6 +6,7 @@
 #include <vector>
 #include "known_passes.h"
 #include "matmul.h"
+#include "near_code.h"
 #include "register_passes.h"
 #include "together.h"
 #include "verify.h"
@@ -15,7 +16,7 @@ namespace dvm {
 constexpr size_t SMALL_BYTES = 2048;  // of most programs of one kernel
 
 // dvm_rt/isa/checksum.py defines it.
-uint64_t checksum(const uint8_t* bytes, size_t n) {
+DVM_PROVES uint64_t checksum(const uint8_t* bytes, size_t n) {
   static_assert(std::endian::native == std::endian::little);
   constexpr uint64_t MULTIPLIER = 0x9E3779B97F4A7C15;
   auto mix = [](uint64_t lane, uint64_t word) {
@@ -103,7 +104,7 @@ static bool write_register_words(const SectionView& section, Word* out) {
 static bool one_by_one(const SectionView& section) { return !section.split.wide() || section.split.parts == 1; }
 static uint32_t nanoseconds(const SectionView& section) { return uint32_t(std::min<int64_t>(work_of(section), 1 << 30)); }
 
-std::unique_ptr<VerifiedProgram> VerifiedProgram::load(const uint8_t* bytes, size_t n, VerifyError& error,
+DVM_PROVES std::unique_ptr<VerifiedProgram> VerifiedProgram::load(const uint8_t* bytes, size_t n, VerifyError& error,
                                                        std::pmr::memory_resource* memory) {
   // Nobody else can change the copy between the proof and its use. The stack is where the caches have it.
   uint64_t small[SMALL_BYTES / sizeof(uint64_t)];
@@ -169,18 +170,6 @@ std::unique_ptr<VerifiedProgram> VerifiedProgram::load(const uint8_t* bytes, siz
     }
   }
   return program;
-}
-
-// Code is named by a function of it and how many bytes lie before and after that in the object file: if that were something else,
-// it would cost some hundred nanoseconds, and change nothing.
-void fetch_verifier() {
-  constexpr ptrdiff_t CACHE_LINE = 64;
-  auto lines = [](const void* from, ptrdiff_t before, ptrdiff_t after) {
-    for (ptrdiff_t at = -before; at < after; at += CACHE_LINE) __builtin_prefetch(static_cast<const char*>(from) + at);
-  };
-  lines(reinterpret_cast<const void*>(&verify), 7800, 8700);
-  lines(reinterpret_cast<const void*>(&split_of), 1700, 64);
-  lines(OPS, 0, sizeof OPS);
 }
 
 // ---- choices that change no bits ----------------------------------------------------------------------------------------

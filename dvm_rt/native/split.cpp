@@ -2,6 +2,7 @@
 #include "split.h"
 #include <algorithm>
 #include "attention.h"
+#include "near_code.h"
 #include "program.h"
 #include "together.h"
 
@@ -33,7 +34,7 @@ Modelled cut(int64_t units, double ns) {
   return {{units, std::min({units, int64_t(ns / PART_NS), PARTS_MAX}), int64_t(ns)}, ns};
 }
 
-double strip_cycles(const SectionView& section) {  // of all words that run once a strip; an epilogue has no `pass`
+DVM_PROVES double strip_cycles(const SectionView& section) {  // of all words that run once a strip; an epilogue has no `pass`
   double cycles = 0;
   bool in_pass = SectionKind(section.head->kind) != SectionKind::VECTOR;
   for (int i = 0; i < section.head->word_count; i++) {
@@ -103,7 +104,7 @@ Modelled split_attention(const SectionView& section) {
   return cut(heads * attention_pieces(head), double(heads) * ns);
 }
 
-Modelled modelled(const SectionView& section) {
+DVM_PROVES Modelled modelled(const SectionView& section) {
   switch (SectionKind(section.head->kind)) {
     case SectionKind::VECTOR: return split_vector(section);
     case SectionKind::MATMUL: return split_matmul(section);
@@ -115,7 +116,7 @@ Modelled modelled(const SectionView& section) {
 
 }  // namespace
 
-Split split_of(const SectionView& section) { return modelled(section).split; }
+DVM_PROVES Split split_of(const SectionView& section) { return modelled(section).split; }
 int64_t work_of(const SectionView& section) { return int64_t(modelled(section).ns); }
 
 }  // namespace dvm

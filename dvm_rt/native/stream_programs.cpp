@@ -1,5 +1,6 @@
 // The stream's plans, operator instances and programs: found or made, encoded here or asked for, given up.
 #include <algorithm>
+#include "near_code.h"
 #include "pack.h"
 #include "stream.h"
 #include "verify.h"
@@ -90,6 +91,7 @@ void Stream::make_spares(const Plan* plan) {
     if (plan) {
       spare.symbols.reserve(plan->symbols().size());
       spare.outputs.reserve(plan->outputs().size());
+      spare.packs.reserve(plan->packs().size());
       spare.buffer_bytes.reserve(plan->buffers().size());
       size_t dims = 0;
       for (auto& parameter : plan->parameters()) dims += parameter.rank;
@@ -105,12 +107,11 @@ void Stream::fetch_spares() const {
   if (count >= 1) {
     const Instance& next = *spare_instances_[count - 1];
     for (const void* data : {static_cast<const void*>(next.symbols.data()), static_cast<const void*>(next.dims.data()),
-                             static_cast<const void*>(next.outputs.data()), static_cast<const void*>(next.buffer_bytes.data())})
+                             static_cast<const void*>(next.outputs.data()), static_cast<const void*>(next.buffer_bytes.data()),
+                             static_cast<const void*>(next.packs.data())})
       __builtin_prefetch(data, 1);
   }
-  if (count < 2) return;
-  const char* second = reinterpret_cast<const char*>(spare_instances_[count - 2]);
-  for (size_t at = 0; at < sizeof(Instance); at += 64) __builtin_prefetch(second + at, 1);
+  if (count >= 2) fetch_lines(spare_instances_[count - 2], spare_instances_[count - 2] + 1);
 }
 
 // values_ hold the plan's expressions for these symbols.
@@ -254,17 +255,21 @@ void Stream::forget(Instance* instance) {
 
 // ---- programs -----------------------------------------------------------------------------------------------------
 
-// Asks for what making a program reads and writes, all at once: kernels, their arguments and nodes lie one after the other.
+// Asks for what making a program needs, code, tables, plan and room, all at once: after other work it is in no cache. Kernels,
+// their arguments and nodes lie one after the other.
 void Stream::fetch(const PlanState& state) const {
   constexpr size_t PLAN_BYTES = 4096, PROGRAM_BYTES = 1024;  // of some kernels
+  fetch_lines(__start_dvm_encodes, __stop_dvm_encodes);
   if (state.plan) {
-    const char* from = reinterpret_cast<const char*>(state.plan->kernels().data());
-    const size_t bytes = size_t(reinterpret_cast<const char*>(state.plan->nodes().data() + state.plan->nodes().size()) - from);
-    for (size_t at = 0; at < std::min(bytes, PLAN_BYTES); at += 64) __builtin_prefetch(from + at);
+    const auto* from = reinterpret_cast<const char*>(state.plan->kernels().data());
+    const auto* to = reinterpret_cast<const char*>(state.plan->nodes().data() + state.plan->nodes().size());
+    fetch_lines(from, std::min(to, from + PLAN_BYTES));
+    if (state.plan->has_products()) fetch_lines(__start_dvm_products, __stop_dvm_products);
     for (size_t at = 0; at < std::min(scratch_.size(), PROGRAM_BYTES); at += 64) __builtin_prefetch(scratch_.data() + at, 1);
   }
+  fetch_lines(__start_dvm_proves, __stop_dvm_proves);
   programs_.fetch(PROGRAM_BYTES);
-  fetch_verifier();
+  fetch_lines(OPS, std::end(OPS));
 }
 
 // Valid until the next encode. Empty: `failure` says why, or there is nothing to run.

@@ -72,7 +72,8 @@ class Verifier {
       if (n_ - at < sizeof(Section)) return refuse(VerifyCode::TRUNCATED, Place::SECTION, 0, n_ - at, sizeof(Section));
       section_ = section_at(bytes_ + at);
       close_regions();
-      if (!again(n_ - at)) {
+      outers_before_ = facts_.outer_rows;
+      if (!proved_count_ || !again(n_ - at)) {
         if (!section_head(n_ - at) || !section()) return false;
         remember();
       }
@@ -247,7 +248,6 @@ class Verifier {
     memcpy(p.same, same_, n * sizeof *same_), memcpy(static_cast<void*>(p.print), print_, n * sizeof *print_);
   }
   [[gnu::noinline]] bool again(size_t rest) {
-    outers_before_ = facts_.outer_rows;
     for (int i = 0; i < proved_count_; i++) {
       if (++next_proved_ >= proved_count_) next_proved_ = 0;
       const Proved& p = proved_[next_proved_];
@@ -457,7 +457,7 @@ class Verifier {
   }
 
   // ---- operands ----
-  bool operand(int i) {
+  DVM_PROVES bool operand(int i) {
     const Operand& x = section_.operands[i];
     if (x.arg == INDEX) return index_operand(i);
     const bool scratch = x.arg == SCRATCH, workspace = x.arg == WORKSPACE;
@@ -620,7 +620,7 @@ class Verifier {
   }
 
   // A, B not packed, C of a matmul; source of a pack.
-  [[gnu::noinline]] bool product_shape(int i) {
+  DVM_PRODUCTS [[gnu::noinline]] bool product_shape(int i) {
     const Operand& x = section_.operands[i];
     const bool matmul = kind_ == SectionKind::MATMUL;
     const uint8_t dtype = section_.head->dtype;
@@ -655,7 +655,7 @@ class Verifier {
   }
 
   // What one operand writes, another may touch only at the very same places, element by element.
-  bool overlaps() {
+  DVM_PROVES bool overlaps() {
     const int n = section_.head->operand_count;
     for (int i = 0; i < n; i++) same_[i] = 1u << i;
     for (int w = 0; w < n; w++) {
@@ -742,7 +742,8 @@ class Verifier {
       default: return inner_stride(w.a, 0) && reads(w.a);  // FORM_B: a binary word has a form
     }
   }
-  [[gnu::hot]] bool inner_stride(int i, int64_t stride) {  // operand forms that take elements as they lie: compute dtype, one stride
+  // Operand forms that take elements as they lie: compute dtype, one stride.
+  DVM_PROVES bool inner_stride(int i, int64_t stride) {
     const Operand& x = section_.operands[i];
     if (x.dtype != section_.head->dtype) return refuse_word(VerifyCode::OPERAND_FORM, x.dtype, section_.head->dtype);
     return need_word(x.stride[0] == stride, VerifyCode::OPERAND_FORM, x.stride[0], stride);
@@ -750,7 +751,7 @@ class Verifier {
   bool is_index(int i) {
     return need_word(section_.operands[i].arg == INDEX, VerifyCode::OPERAND_FORM, section_.operands[i].arg, INDEX);
   }
-  bool reads(int i) {
+  DVM_PROVES bool reads(int i) {
     const Operand& x = section_.operands[i];
     if (x.arg == INDEX) return refuse_word(VerifyCode::OPERAND_FORM, x.arg, SCRATCH);
     if (!(x.mode & READ)) return refuse_word(VerifyCode::PERMISSION, x.mode, READ);
@@ -863,7 +864,7 @@ class Verifier {
   }
 
   // ---- what is written, in section order ----
-  void record() {
+  DVM_PROVES void record() {
     const int n = section_.head->operand_count;
     for (int i = 0; i < n; i++) {
       const Operand& x = section_.operands[i];
@@ -924,6 +925,6 @@ class Verifier {
 
 }  // namespace
 
-VerifyError verify(uint8_t* bytes, size_t n, VerifyFacts& facts) { return Verifier(bytes, n, facts).run(); }
+DVM_PROVES VerifyError verify(uint8_t* bytes, size_t n, VerifyFacts& facts) { return Verifier(bytes, n, facts).run(); }
 
 }  // namespace dvm

@@ -31,8 +31,4 @@ struct VerifyFacts {  // what the machine wants to know about a program that pas
 // that it does not provably write as a whole.
 VerifyError verify(uint8_t* bytes, size_t n, VerifyFacts& facts);
 
-// Asks for the verifier's own instructions and tables, for who is about to make a program: after other work they are in no
-// cache, and one after the other they come in 10 us, while that program is made in 2.
-void fetch_verifier();
-
 }  // namespace dvm
