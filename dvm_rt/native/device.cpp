@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cstring>
 #include "errors.h"
-#include "verify.h"
+#include "near_code.h"
 
 namespace dvm {
 
@@ -316,7 +316,7 @@ void Device::serve(uint64_t timeout_ns) {
       cpu = cpu_now();
       control_.set(CONTROL_DEVICE_CPU, cpu);
       last = awake = now_ns(), client = client_time(last);  // what it was woken for may still be on its way
-      fetch_verifier();
+      fetch_lines(__start_dvm_proves, __stop_dvm_proves);
     }
     control_.word(CONTROL_ASLEEP).store(0);
   }
