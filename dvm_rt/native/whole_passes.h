@@ -320,9 +320,9 @@ template <Over OVER> constexpr PassLoops LOOPS = loops_of<OVER>(KnownPasses{});
 // `gain`: of all operands, from row to row; null: of one row.
 FN Way way_of_pass(const Context* c, const Word* p, const int64_t* gain) {
   while (p->op != OP_loop && p->op != OP_store && p->op != OP_store_nt) p++;
+  if (p->op == OP_loop) return USUAL;
   if (p->op == OP_store) return c->operands[p->a].arg == SCRATCH ? BUFFERED : USUAL;
-  const bool whole = !(((uintptr_t)c->ptr[p->a] | (gain ? (uintptr_t)gain[p->a] : 0)) & (sizeof(V) - 1));
-  return p->op == OP_store_nt && whole ? PAST : USUAL;
+  return ((uintptr_t)c->ptr[p->a] | (gain ? (uintptr_t)gain[p->a] : 0)) & (sizeof(V) - 1) ? USUAL : PAST;
 }
 
 template <bool LONG> void run_known_pass(ARGS) {
