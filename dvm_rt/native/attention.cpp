@@ -221,7 +221,7 @@ void pack(const Keys& from, int64_t count, int64_t depth, float* out) {
   for (int64_t j = 0; j < count; j += PANEL, out += depth * PANEL) {
     for (int64_t part = 0; part < PANEL; part += W) {
       const int64_t keys = count - j - part;
-      const float* p = from.at + (j + part) * from.key;
+      const float* p = from.at + (keys > 0 ? (j + part) * from.key : 0);
       for (int64_t d = 0; d < depth; d += W) {
         V r[W];
         if (keys >= W && depth - d >= W && from.step == 1) {
