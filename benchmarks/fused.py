@@ -1,24 +1,23 @@
 """The yardstick: kernels fused by hand in C++ (fused.cpp), against ours without Python: no peer, because nobody writes these for
 each model, but what a compiler could reach at best.
 
-Both sides run natively on the same inputs: the machine as often as asked in one call, and the variant of the hand-written kernel
-that is fastest at that shape. Both are held against float64 first."""
+Both sides run natively in the same memory, inputs and result: the machine as often as asked in one call, and the variant of the
+hand-written kernel that is fastest at that shape. Both are held against float64 first."""
 
 from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
 from functools import partial
-from math import prod
 
 import numpy as np
 
 from benchmarks import compiled
 from benchmarks.cases import Arrays, Case
+from benchmarks.limits import LINE
 
 NAMES = ("chain of 8", "gelu", "swiglu", "lstm cell", "softmax", "layer norm", "rms norm", "cross entropy")
 VARIANTS, FIRST_STREAMED = 9, 6
-ALIGNMENT = 64
 Timer = Callable[[int], float]  # so many runs -> seconds
 
 
@@ -37,16 +36,16 @@ class Fused:
         return not self.absent and case.name in NAMES
 
     def variants(self, case: Case, arrays: Arrays, result: np.ndarray) -> list[Timer]:
-        """A timer for each variant that rows of this length allow: non-temporal stores want whole cache lines. They
-        write `result`, which is aligned."""
-        held, (rows, columns) = [aligned(a) for a in arrays], arrays[-1 if case.name == "lstm cell" else 0].shape
-        pointers = (ctypes.c_void_p * (len(held) + 1))(*(a.ctypes.data for a in (*held, result)))
+        """A timer for each variant that rows of this length allow: non-temporal stores want whole cache lines. They read
+        `arrays` and write `result`, all from cache lines on."""
+        held, (rows, columns) = (*arrays, result), arrays[-1 if case.name == "lstm cell" else 0].shape
+        pointers = (ctypes.c_void_p * len(held))(*(a.ctypes.data for a in held))
         name = case.name.encode()
 
-        def timer(variant: int, runs: int, _held: object = (held, result)) -> float:
+        def timer(variant: int, runs: int, _held: object = held) -> float:
             return self.time(name, variant, pointers, rows, columns, runs)
 
-        return [partial(timer, v) for v in range(VARIANTS if columns % (ALIGNMENT // 4) == 0 else FIRST_STREAMED)]
+        return [partial(timer, v) for v in range(VARIANTS if columns % (LINE // 4) == 0 else FIRST_STREAMED)]
 
     def bind(self, case: Case, arrays: Arrays, result: np.ndarray) -> Timer:
         """The fastest variant."""
@@ -56,7 +55,7 @@ class Fused:
 
 
 def ours(function: Callable[..., object], arrays: Arrays, result: np.ndarray) -> Timer:
-    """The program that a call of our function runs, on arguments of its own."""
+    """The program that a call of our function runs, on these."""
     import dvm_rt as dvm
     from dvm_rt import _native
     from dvm_rt.array.function import planned_for
@@ -66,20 +65,7 @@ def ours(function: Callable[..., object], arrays: Arrays, result: np.ndarray) ->
     arguments = []
     for buffer in planned.fused.plan.buffers:
         if buffer.role == "PARAMETER":
-            arguments.append(aligned(arrays[buffer.index]))
+            arguments.append(arrays[buffer.index])
         elif buffer.role == "OUTPUT":
             arguments.append(result)
     return lambda runs: 1e-9 * runs * program.time_run(arguments, runs)
-
-
-def aligned(like: np.ndarray) -> np.ndarray:
-    """A copy that begins at a cache line."""
-    out = empty(like.shape)
-    out[...] = like
-    return out
-
-
-def empty(shape: tuple[int, ...]) -> np.ndarray:
-    """Memory that begins at a cache line, float32."""
-    memory = np.zeros(prod(shape) + ALIGNMENT // 4, np.float32)
-    return memory[(-memory.ctypes.data // 4) % (ALIGNMENT // 4) :][: prod(shape)].reshape(shape)

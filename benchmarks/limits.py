@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import mmap
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +15,7 @@ import numpy as np
 from benchmarks import compiled
 
 WORKING_SETS = (768 << 10, 24 << 20, 384 << 20)  # bytes: L2, L3, memory
+LINE = 64  # bytes of a cache line
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,16 +57,17 @@ class Limits:
         }  # fmt: skip
 
 
-def triad_timer(count: int) -> Callable[[int], float] | None:
-    """Seconds of so many triads over `count` floats each, with non-temporal stores; None where there is no C compiler."""
-    library, (a, b, c) = _library(), (_aligned(count) for _ in range(3))
-    return library and (lambda runs: sum(library.time_triad(a.ctypes, b.ctypes, c.ctypes, count, 1, 1) for _ in range(runs)))
+def triad_timer(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> Callable[[int], float] | None:
+    """Seconds of so many triads a = b + 3 * c of float32 from a cache line on, with non-temporal stores; None where there is
+    no C compiler."""
+    library, at = _library(), [x.ctypes for x in (a, b, c)]
+    return library and (lambda runs: sum(library.time_triad(*at, a.size, 1, 1) for _ in range(runs)))
 
 
-def read_timer(size: int) -> Callable[[int], float] | None:
-    """Seconds of so many reads of `size` bytes; None where there is no C compiler."""
-    library, whole = _library(), _aligned(size // 4 // 64 * 64)
-    return library and (lambda runs: sum(library.time_read(whole.ctypes, len(whole), 1) for _ in range(runs)))
+def read_timer(whole: np.ndarray) -> Callable[[int], float] | None:
+    """Seconds of so many reads of an array; None where there is no C compiler."""
+    library, at, count = _library(), whole.ctypes, whole.nbytes // 4
+    return library and (lambda runs: sum(library.time_read(at, count, 1) for _ in range(runs)))
 
 
 def copy_timers(size: int) -> list[Callable[[int], float]]:
@@ -85,6 +87,17 @@ def large_pages(size: int) -> np.ndarray:
     whole = np.frombuffer(memory, np.uint8)
     whole[:] = 1
     return whole[-whole.ctypes.data % large :][:size]
+
+
+def placed(arrays: Iterable[np.ndarray]) -> list[np.ndarray]:
+    """Copies that lie side by side in large pages, each from a cache line on: as tensors do in the arena of an inline runtime."""
+    arrays, begin, out = list(arrays), 0, []
+    room = large_pages(sum(-(-a.nbytes // LINE) * LINE for a in arrays))
+    for a in arrays:
+        out.append(room[begin : begin + a.nbytes].view(a.dtype).reshape(a.shape))
+        out[-1][...] = a
+        begin += -(-a.nbytes // LINE) * LINE
+    return out
 
 
 def _aligned(count: int) -> np.ndarray:

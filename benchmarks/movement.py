@@ -20,17 +20,10 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 import dvm_rt as dvm
-from benchmarks.limits import copy_timers, large_pages
+from benchmarks.limits import copy_timers, placed
 
 ROUNDS, ROUND_NS = 9, 2e6
 Case = tuple[str, Callable, Callable, list[np.ndarray]]  # name, ours, NumPy's, arrays
-
-
-def placed(like: np.ndarray) -> np.ndarray:
-    """A copy in memory as tensors have it."""
-    out = large_pages(like.nbytes).view(like.dtype).reshape(like.shape)
-    out[...] = like
-    return out
 
 
 def cases(n: int) -> Iterator[Case]:
@@ -74,11 +67,11 @@ def measure(case: Case) -> str:
 
     name, ours, theirs, arrays = case
     function, tensors, wanted = dvm.function(ours), [dvm.asarray(a) for a in arrays], theirs(*arrays)
-    result = placed(np.zeros_like(wanted, order="C"))
+    *held, result = placed([*arrays, np.zeros_like(wanted, order="C")])
     np.testing.assert_array_equal(np.asarray(function(*tensors)), wanted)
     session, planned, given = planned_for(function, tensors, {})
     program = _native.Program(session.program_bytes(planned, given))
-    buffers = [placed(arrays[b.index]) if b.role == "PARAMETER" else result
+    buffers = [held[b.index] if b.role == "PARAMETER" else result
                for b in planned.fused.plan.buffers if b.role in ("PARAMETER", "OUTPUT")]  # fmt: skip
     program.run(buffers)
     np.testing.assert_array_equal(result, wanted)
