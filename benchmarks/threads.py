@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from benchmarks.limits import placed
 from dvm_rt import _native
 from dvm_rt.isa import matmul
 from dvm_rt.isa.program import PACKED, READ, WRITE, ProgramBuilder
@@ -44,7 +45,7 @@ def rows_program(rows: int, columns: int, passes: list[tuple]) -> Case:
         for word in row_words:
             section.word(*word)
     section.word("end_row")
-    return builder.build(), [random(rows, columns), np.empty((rows, columns), np.float32)]
+    return builder.build(), placed([random(rows, columns), np.empty((rows, columns), np.float32)])
 
 
 def chain(rows: int, columns: int) -> Case:
@@ -68,7 +69,7 @@ def product(m: int, k: int, n: int, packed: bool) -> Case:
     else:
         section.operand(builder.add_arg(b.nbytes), [4, 0], depth=4 * n)
     section.operand(builder.add_arg(4 * m * n, READ | WRITE), [4, 4 * n], mode=READ | WRITE)
-    return builder.build(), [random(m, k), b, np.empty((m, n), np.float32)]
+    return builder.build(), placed([random(m, k), b, np.empty((m, n), np.float32)])
 
 
 def cases() -> dict[str, Case]:

@@ -143,29 +143,22 @@ bool ThreadPool::wait_for_job(uint32_t& seen) {
 void ThreadPool::take_parts(int thread) {
   uint32_t count = 0;
   int64_t part;
-  for (; take_first(ranges_[thread], part); count++) work_(job_, thread, part);
+  for (; take(ranges_[thread], true, part); count++) work_(job_, thread, part);
   for (int i = 1; i < threads_; i++)
-    for (Range& other = ranges_[(thread + i) % threads_]; take_last(other, part); count++) work_(job_, thread, part);
+    for (Range& other = ranges_[(thread + i) % threads_]; take(other, false, part); count++) work_(job_, thread, part);
   if (!count) return;
   done_.fetch_add(count);  // from here on the caller may begin another job
   if (caller_sleeps_.load()) wake_from(done_);
 }
 
-bool ThreadPool::take_first(Range& range, int64_t& part) {
-  uint64_t seen = range.parts.load(std::memory_order_acquire);
+bool ThreadPool::take(Range& range, bool own, int64_t& part) {
+  uint64_t seen = range.parts.load(std::memory_order_acquire), left;
   do {
-    part = next_of(seen);
-    if (part == end_of(seen)) return false;
-  } while (!range.parts.compare_exchange_weak(seen, seen + (1 << 16), std::memory_order_acq_rel, std::memory_order_acquire));
-  return true;
-}
-
-bool ThreadPool::take_last(Range& range, int64_t& part) {
-  uint64_t seen = range.parts.load(std::memory_order_acquire);
-  do {
-    part = end_of(seen) - 1;
-    if (part < next_of(seen)) return false;
-  } while (!range.parts.compare_exchange_weak(seen, seen - 1, std::memory_order_acq_rel, std::memory_order_acquire));
+    const int64_t next = next_of(seen), end = end_of(seen);
+    if (next == end) return false;
+    const bool first = own == (seen >> 32 & 1);
+    part = first ? next : end - 1, left = first ? seen + (1 << 16) : seen - 1;
+  } while (!range.parts.compare_exchange_weak(seen, left, std::memory_order_acq_rel, std::memory_order_acquire));
   return true;
 }
 

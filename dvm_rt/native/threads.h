@@ -1,7 +1,8 @@
 // A few threads that run the parts of one job: the calling thread and those that wait for it.
 //
 // A job is `parts` calls of one function. Every thread has a range of them, so that the same thread meets the same data in
-// the next section; who is done early takes from the end of somebody else's. The caller works from the first moment and
+// the next section, and takes them to and fro: every other job from the last one on, because what it met last is still in its
+// caches. Who is done early takes from the other end of somebody else's. The caller works from the first moment and
 // waits only for parts that somebody has begun: threads that sleep, or that the system does not let run, hold up
 // nothing that they have not begun. After a job they spin for a while, then sleep on a futex; waking them costs a
 // system call, so the caller says when a job is long enough for it.
@@ -47,8 +48,7 @@ class ThreadPool {
   bool wait_for_job(uint32_t& seen);
   void take_parts(int thread);
   void run_by_lot(int64_t parts, Work work, void* job);
-  bool take_first(Range& range, int64_t& part);
-  bool take_last(Range& range, int64_t& part);
+  bool take(Range& range, bool own, int64_t& part);
   void wait_for_parts(int64_t parts);
 
   const int threads_;
