@@ -44,6 +44,7 @@ class FloatMode {
 #endif
 };
 
+constexpr int64_t FAR_BYTES = 2 << 20, PART_BYTES = 256 << 10;  // of sections, and of their parts, that one thread runs
 constexpr int64_t TOGETHER_NS = 10'000;  // as for one section (split.cpp), of two halves
 constexpr int64_t WAKE_NS = 100'000;  // modelled work from which on threads that sleep are woken: a wake-up takes 30 to 50 us
 
@@ -106,7 +107,7 @@ Machine::Machine(const Target& target, int threads) : target_(&target), threads_
 }
 
 void Machine::reserve(const VerifiedProgram& program) {
-  if (const size_t bytes = program.result_bytes(); pool_ && bytes > result_bytes_) {
+  if (const size_t bytes = program.result_bytes(); bytes > result_bytes_) {
     results_.reset();
     result_bytes_ = 0;
     results_.reset(allocate(bytes));
@@ -122,7 +123,15 @@ void Machine::reserve(const VerifiedProgram& program) {
   scratch_bytes_ = room;
 }
 
-// ---- one section on several threads ---------------------------------------------------------------------------------
+// ---- one section in parts -------------------------------------------------------------------------------------------
+
+// On all threads; or one after the other, to and fro as threads do: what a section met last is still in L2, and the next one, or
+// the next run, begins with it. (With 2 MiB of L2 a chain of 8 of 512x768 takes 120 us instead of 160, rms norm 67 instead of 93.)
+void Machine::each_part(int64_t count, ThreadPool::Work work, void* job, bool wake) {
+  if (pool_) return pool_->run(count, work, job, wake);
+  back_ = !back_;
+  for (int64_t i = 0; i < count; i++) work(job, 0, back_ ? count - 1 - i : i);
+}
 
 struct Machine::Cut {
   Machine& machine;
@@ -153,12 +162,10 @@ void Machine::run_part(void* job, int number, int64_t part) {
   }
 }
 
-void Machine::run_cut(Run run, const SectionRun& whole, bool streams) {
-  const Split split = split_of_run(whole.section.split);
-  Cut cut{*this, run, whole, split, streams, {split.parts}};
+void Machine::run_cut(const SectionRun& whole, const Split& split, bool streams) {
+  Cut cut{*this, run_of(*whole.section.head), whole, split, streams, {split.parts}};
   for (Thread& thread : threads_) thread.trapped_part = split.parts;
-  pool_->run(split.parts, run_part, &cut, split.ns >= WAKE_NS);
-  sections_split_++;
+  each_part(split.parts, run_part, &cut, split.ns >= WAKE_NS);
   Trap& trap = threads_[0].context->trap;
   trap = {};
   for (Thread& thread : threads_)
@@ -223,7 +230,7 @@ size_t Machine::run_together(const VerifiedProgram& program, size_t first, const
   int64_t parts = 0;
   for (size_t i = 0; i < sections.size(); i++) {
     bound.find(sections[i], all.address[i]);
-    all.split[i] = sections[i].split.wide() ? Split{sections[i].split.units} : split_of_run(sections[i].split);
+    all.split[i] = sections[i].split.wide() ? Split{sections[i].split.units} : split_of_run(sections[i]);
     all.first[i] = parts, parts += all.split[i].parts;
   }
   all.first[sections.size()] = parts, all.trapped = parts;
@@ -247,7 +254,7 @@ class Machine::Crew : public Team {
   }
   void each(int64_t count, Work work, void* job) override {
     work_ = work, job_ = job;
-    machine_.pool_->run(count, run_one, this, wake_);
+    machine_.each_part(count, run_one, this, wake_);
   }
 
  private:
@@ -265,17 +272,29 @@ class Machine::Crew : public Team {
   void* job_ = nullptr;
 };
 
-void Machine::run_wide(const SectionRun& whole, bool streams) {
-  Crew crew(*this, split_of_run(whole.section.split), streams);
+void Machine::run_wide(const SectionRun& whole, const Split& split, bool streams) {
+  Crew crew(*this, split, streams);
   SectionRun run = whole;
   run.team = &crew;
   run_of(*whole.section.head)(*threads_[0].context, run);
-  sections_split_++;
 }
 
-Split Machine::split_of_run(const Split& split) const {
-  if (!parts_always_) return split;
-  return {split.units, std::min(split.pieces(), parts_always_), split.ns, split.blocks};
+// The parts in which a section runs: as modelled where there are several threads; of 256 KiB each where there is one, if all
+// that a vector section reads and writes does not fit into L2.
+Split Machine::split_of_run(const SectionView& section) const {
+  Split split = section.split;
+  if (parts_always_) {
+    split.parts = std::min(split.pieces(), parts_always_);
+  } else if (!pool_ && split.parts > 1) {
+    int64_t bytes = 0;  // of all units
+    for (int i = 0; i < section.head->operand_count; i++) {
+      const Operand& x = section.operands[i];
+      if (x.arg != SCRATCH && x.arg != INDEX && x.stride[0]) bytes += DTYPE_BYTES[x.dtype] * section.head->dims[0] * split.units;
+    }
+    const bool far = SectionKind(section.head->kind) == SectionKind::VECTOR && bytes > FAR_BYTES && split.beside == 1;
+    split.parts = far ? std::min(split.pieces(), bytes / PART_BYTES) : 1;
+  }
+  return split;
 }
 
 Machine::Run Machine::run_of(const Section& section) const {
@@ -387,9 +406,11 @@ Trap Machine::run_as_it_is(const VerifiedProgram& program, std::span<const Bindi
       }
     }
     const SectionRun run{section, address, scratch_.get(), 0, section.split.units};
-    if (pool_ && split_of_run(section.split).parts > 1) {
-      if (section.split.wide()) run_wide(run, program.streams());
-      else run_cut(run_of(*section.head), run, program.streams());
+    if (const Split split = split_of_run(section); split.parts > 1) {
+      sections_split_ += pool_ != nullptr;
+      const bool others_read = pool_ && program.streams();
+      if (split.wide()) run_wide(run, split, others_read);
+      else run_cut(run, split, others_read);
     } else if (SectionKind(section.head->kind) == SectionKind::HOST) {
       context.trap = run_host(run);
     } else {

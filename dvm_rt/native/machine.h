@@ -68,9 +68,10 @@ class Machine {
   class Crew;  // they themselves, for a wide section
   using Run = void (*)(Context&, const SectionRun&);
   Run run_of(const Section& section) const;
-  Split split_of_run(const Split& split) const;
-  void run_wide(const SectionRun& whole, bool streams);
-  void run_cut(Run run, const SectionRun& whole, bool streams);
+  Split split_of_run(const SectionView& section) const;
+  void run_wide(const SectionRun& whole, const Split& split, bool streams);
+  void each_part(int64_t count, ThreadPool::Work work, void* job, bool wake);
+  void run_cut(const SectionRun& whole, const Split& split, bool streams);
   static void run_part(void* cut, int thread, int64_t part);
   struct Bound;     // where the operands of a run lie
   struct Together;  // sections that run at the same time
@@ -80,6 +81,7 @@ class Machine {
   const Target* target_;
   std::vector<Thread> threads_;  // the caller's first
   std::unique_ptr<ThreadPool> pool_;  // none: one thread
+  bool back_ = true;                  // without a pool: the last section in parts ran from its last part on
   std::unique_ptr<uint8_t[], void (*)(uint8_t*)> scratch_;
   size_t scratch_bytes_ = 0;  // of each thread
   std::unique_ptr<uint8_t[], void (*)(uint8_t*)> results_;  // of blocks of long rows

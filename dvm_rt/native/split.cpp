@@ -16,6 +16,8 @@ constexpr int64_t PART_ROWS = 27, PART_PANELS = 3;  // least of a matmul that a 
 constexpr double ATTENTION_MACS_PER_NS = 45;
 constexpr double ROW_CYCLES_LEAST = 30;
 constexpr int64_t WIDE_ROWS = 16;  // so many rows or more are parts enough
+constexpr int64_t LINE = 64;     // bytes
+constexpr int64_t BESIDE = 256;  // rows
 constexpr double CYCLES_MAX = 256;  // more than any word takes for a strip
 
 int64_t rows_of(const Section& head) {
@@ -29,9 +31,21 @@ struct Modelled {
   double ns = 0;  // also where that is too little to share
 };
 
-Modelled cut(int64_t units, double ns) {
-  if (ns < SPLIT_NS || units < 2) return {{units}, ns};
-  return {{units, std::min({units, int64_t(ns / PART_NS), PARTS_MAX}), int64_t(ns)}, ns};
+Modelled cut(int64_t units, double ns, int64_t beside = 1) {
+  if (ns < SPLIT_NS || units < 2 * beside) return {{units}, ns};
+  return {{units, std::min({units / beside, int64_t(ns / PART_NS), PARTS_MAX}), int64_t(ns), 0, beside}, ns};
+}
+
+// Rows that lie beside each other in memory, element by element, are best read together: columns a cache line wide take 4 times
+// as long as all.
+int64_t rows_beside(const SectionView& section) {
+  if (section.head->dims[0] > BLOCK) return 1;  // they are not
+  for (int i = 0; i < section.head->operand_count; i++) {
+    const Operand& x = section.operands[i];
+    if (x.arg != SCRATCH && x.stride[1] && std::abs(x.stride[1]) < LINE && std::abs(x.stride[0]) > std::abs(x.stride[1]))
+      return BESIDE;
+  }
+  return 1;
 }
 
 DVM_PROVES double strip_cycles(const SectionView& section) {  // of all words that run once a strip; an epilogue has no `pass`
@@ -69,7 +83,7 @@ Modelled split_vector(const SectionView& section) {
     split.units = rows, split.blocks = blocks, split.ns *= rows;
     return {split, double(rows) * row_ns};
   }
-  return cut(rows, double(rows) * row_ns);
+  return cut(rows, double(rows) * row_ns, rows_beside(section));
 }
 
 Modelled split_matmul(const SectionView& section) {

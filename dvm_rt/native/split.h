@@ -21,16 +21,19 @@ struct Split {
   int64_t parts = 1;   // that the machine cuts the units into; 1: too little work to share
   int64_t ns = 0;      // modelled time on one thread; 0 where parts is 1
   int64_t blocks = 0;  // wide sections: BLOCKs of a row; `parts` cuts each row, by blocks, in each of its passes
+  int64_t beside = 1;  // the least units of a part
   bool wide() const { return blocks > 0; }
   int64_t pieces() const { return wide() ? blocks : units; }  // the most parts that there can be
 };
 constexpr int64_t PARTS_MAX = 256;
+constexpr int64_t GROUP = 16;  // short rows run in groups (many_rows.h): long parts have whole ones
 
 Split split_of(const SectionView& section);
 
 // First unit of a part; part number `parts` begins where the section ends.
 inline int64_t part_begin(const Split& split, int64_t part) {
-  return part * (split.units / split.parts) + part * (split.units % split.parts) / split.parts;
+  const int64_t begin = part * (split.units / split.parts) + part * (split.units % split.parts) / split.parts;
+  return part < split.parts && split.units >= split.parts * 4 * GROUP ? begin / GROUP * GROUP : begin;
 }
 
 }  // namespace dvm

@@ -24,7 +24,7 @@ from tests.native.mixed_programs import mixed
 
 BLOCK = layout.LIMITS["BLOCK"]
 TARGETS = _native.targets()
-CUTS = ((2, 2), (3, 7), (5, 3), (8, 64))  # threads, parts
+CUTS = ((1, 5), (2, 2), (3, 7), (5, 3), (8, 64))  # threads, parts
 Array = np.ndarray
 
 
@@ -193,6 +193,55 @@ def test_the_first_trap_in_row_order_wins() -> None:
                 loaded.run([index, table, out], threads=threads, parts=parts)
             messages.add(str(caught.value))
         assert messages == {f"machine: section 0, word 0: gathered row, got {1000 + bad[0]}, allowed -9 .. 9 - 1"}
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(40_000, 40), (3, 400_000)])
+def test_one_thread_goes_to_and_fro_over_what_does_not_fit_into_l2(rows: int, columns: int) -> None:
+    """The second section, from its last part on, reads what the first has written."""
+    builder, x = ProgramBuilder(), products.random(rows, columns)
+    places = [builder.add_arg(x.nbytes, mode) for mode in (READ, READ | WRITE, WRITE)]
+    for source, target in zip(places, places[1:], strict=False):
+        section = builder.vector(columns, rows)
+        read = section.operand(source, (4, 4 * columns))
+        write = section.operand(target, (4, 4 * columns), mode=WRITE)
+        section.begin_pass()
+        for word in (("mov.i", read), ("mul.k", 0.5), ("add.k", 1), ("store", write)):
+            section.word(*word)
+        section.end_pass()
+        section.word("end_row")
+    loaded = _native.Program(builder.build())
+    assert all(parts > 1 for _, parts, _ in loaded.split)
+    half, quarter = np.full_like(x, np.nan), np.full_like(x, np.nan)
+    loaded.run([x, half, quarter])
+    np.testing.assert_array_equal(half, x / 2 + 1)
+    np.testing.assert_array_equal(quarter, half / 2 + 1)
+
+
+def test_the_first_trap_wins_from_the_last_part_on() -> None:
+    index, table = np.zeros(20_000, np.int64), np.ones((9, 40), np.float32)
+    index[[700, 19_000]] = 99, 98
+    loaded, out = _native.Program(gather_rows(index, table)), np.empty((20_000, 40), np.float32)
+    assert loaded.split[0][1] > 1
+    for runs in (0, 1, 2):
+        with pytest.raises(DeviceTrap, match="got 99"):
+            loaded.time_run([index, table, out], runs)
+
+
+def test_columns_stay_together() -> None:
+    """A sum over rows is not cut into columns narrower than 1 KiB: cache lines would be read by several parts."""
+    for columns, parts in ((64, 1), (511, 1), (1024, 4)):
+        builder = ProgramBuilder()
+        section = builder.vector(4000, columns)
+        x = section.operand(builder.add_arg(16_000 * columns), (4 * columns, 4))
+        out = section.operand(builder.add_arg(4 * columns, WRITE), (0, 4), mode=WRITE)
+        section.begin_pass()
+        section.word("load", x)
+        section.word("acc_sum", 0)
+        section.end_pass(0)
+        section.word("fold_sum", 0)
+        section.word("store_per_row", out)
+        section.word("end_row")
+        assert _native.Program(builder.build()).split[0][:2] == (columns, parts)
 
 
 def test_sections_stay_in_order() -> None:
