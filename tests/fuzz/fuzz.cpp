@@ -26,7 +26,10 @@
 extern "C" void __gcov_dump();
 #endif
 #if defined(FUZZ_PLANTS)
-int planted_bug = -1;  // which of the bugs that tests/fuzz/plants.py has put into the sources is there; -1: none
+#include "planted.h"
+int planted_bug = -1;
+static bool before_a_job[PLANTS_MAX];
+bool* planted_reached = before_a_job;
 #endif
 
 namespace fuzz {
@@ -67,6 +70,9 @@ struct Count {  // of one job, in shared memory: the job writes, its parent read
   uint64_t at;  // number of the execution at hand
   double seconds, cpu_seconds;
   char why[256], name[64];  // of a violation
+#if defined(FUZZ_PLANTS)
+  bool reached[PLANTS_MAX];
+#endif
   void add(const Count& x) {
     executions += x.executions, accepted += x.accepted, ran += x.ran, golden += x.golden, cpu_seconds += x.cpu_seconds;
     for (int c = 0; c < 64; c++) codes[c] += x.codes[c];
@@ -215,6 +221,9 @@ class Job {
 
 // Runs in a process of its own; what it leaves is in `count`. Also a death and a hang is a violation.
 void in_process(const Options& options, const std::vector<Seed>& seeds, const std::vector<Tree>& trees, uint64_t number, Count& count) {
+#if defined(FUZZ_PLANTS)
+  planted_reached = count.reached;
+#endif
   {
     Job job(options, seeds, trees, number, count);
     job.run();
@@ -255,6 +264,12 @@ class Run {
               (unsigned long long)(options_.seed + j), (unsigned long long)c.at);
     }
     fprintf(out, "%s\n", line(time).c_str());
+#if defined(FUZZ_PLANTS)
+    fprintf(out, "reached:");
+    for (int plant = 0; plant < PLANTS_MAX; plant++)
+      if (std::any_of(counts_, counts_ + pids_.size(), [&](const Count& c) { return c.reached[plant]; })) fprintf(out, " %d", plant);
+    fprintf(out, "\n");
+#endif
     if (options_.json) json(time, violations);
     return violations > 0;
   }
@@ -266,15 +281,20 @@ class Run {
       const int plant = int(strtol(at, &end, 10));
       if (end == at) break;
       at = end;
+      memset(&counts_[0], 0, sizeof counts_[0]);
+      Count& c = counts_[0];
 #if defined(FUZZ_PLANTS)
+      if (plant >= PLANTS_MAX) return fprintf(stderr, "fuzz: plants: number, got %d, allowed below %d\n", plant, PLANTS_MAX), 2;
       planted_bug = plant;
 #endif
-      memset(&counts_[0], 0, sizeof counts_[0]);
       start(0, options_);
       while (watch()) usleep(500);
-      const Count& c = counts_[0];
-      missed += !*c.why;
-      printf("%d %d %llu %.3f %.3f %s\n", plant, *c.why != 0, (unsigned long long)c.executions, since(began_), c.cpu_seconds, c.why);
+      const bool found = *c.why;
+      missed += !found;
+#if defined(FUZZ_PLANTS)
+      if (!found) snprintf(c.why, sizeof c.why, c.reached[plant] ? "reached, and not seen" : "never reached");
+#endif
+      printf("%d %d %llu %.3f %.3f %s\n", plant, found, (unsigned long long)c.executions, since(began_), c.cpu_seconds, c.why);
       fflush(stdout);
     }
     return missed > 0;

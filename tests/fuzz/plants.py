@@ -3,8 +3,8 @@ as they are.
 
     scripts/fuzz --plants [--seconds S] [NAME ...]
 
-One executable holds all of them: in a copy of the sources each statement that has plants becomes a choice by the number
-`planted_bug` (`--write FOLDER` makes that copy). The fuzzer then hunts for one after the other, each in a process of its own, for
+One executable holds all of them: in a copy of the sources each statement that has plants becomes a choice that asks
+`planted(number)` (planted.h; `--write FOLDER` makes that copy). The fuzzer then hunts for one after the other, each in a process of its own, for
 at most so many seconds of CPU time. What is printed: file, bug, executions and seconds until it was seen, and how."""
 
 from __future__ import annotations
@@ -281,7 +281,7 @@ PLANTS: tuple[Plant, ...] = (
     Plant("machine-base", "machine.cpp", "address[i] = start + x.base;", "address[i] = start + (x.arg == WORKSPACE ? 0 : x.base);"),
     Plant("machine-part-skips-a-row", "machine.cpp", "thread.scratch, part_begin(cut.split, part),", "thread.scratch, part_begin(cut.split, part) + (part > 0),"),
     Plant("copy-repeated", "copy.cpp", "if (d.from == 0) {", "if (d.from == 0 || d.count == 3) {"),
-    Plant("copy-rest-of-tiles", "copy.cpp", "      i = std::min(i, r.count - L);", "      i = std::min(i, r.count - L + 1);"),
+    Plant("copy-rest-of-tiles", "copy.cpp", "i = std::min(i, r.count - N);", "i = std::min(i, r.count - N + 1);"),
     Plant("copy-halves-as-bytes", "copy.cpp", "case 2: return f(Kind<uint16_t, 0, 0>());", "case 2: return f(Kind<uint8_t, 0, 0>());"),
     Plant("machine-lanes", "vector.cpp", "for (int j = 0; j < N; j++) store(m + j * W, all(identity<O>));", "for (int j = 0; j < N - 1; j++) store(m + j * W, all(identity<O>));"),
     Plant("matmul-batch", "matmul.cpp", "(more ? 1 : 1 - head.dims[d])", "(more ? 1 : -head.dims[d])"),
@@ -304,7 +304,7 @@ Change = tuple[int, int, int, str]  # number of the plant, begin, end, what stan
 
 
 def switched(source: str, plants: Iterable[tuple[int, Plant]]) -> str:
-    """The source with a choice by `planted_bug` for each statement that has plants."""
+    """The source with a choice by `planted` for each statement that has plants."""
     source = re.sub(r"^#pragma GCC unroll.*$", "", source, flags=re.MULTILINE)  # a choice is no loop
     code, groups = _Code(source), []
     for number, plant in plants:
@@ -319,7 +319,7 @@ def switched(source: str, plants: Iterable[tuple[int, Plant]]) -> str:
             merged.append(((begin, end), changes))
     for (begin, end), changes in reversed(merged):
         source = source[:begin] + _choice(source, begin, end, changes) + source[end:]
-    return "extern int planted_bug;\n" + source
+    return '#include "planted.h"\n' + source
 
 
 def _choice(source: str, begin: int, end: int, changes: list[Change]) -> str:
@@ -336,12 +336,12 @@ def _choice(source: str, begin: int, end: int, changes: list[Change]) -> str:
             name = re.match(r"( \w+ = )", piece) if x else None
             lead = name[1] if name else ""
             mine = [(n, source[at + len(lead) : a] + new + source[b : begin + first + y]) for n, a, b, new in changes if at <= a and b <= begin + first + y]
-            out += ("," if x else "") + lead + "".join(f"planted_bug == {n} ? ({text}) : " for n, text in mine) + f"({piece[len(lead) :]})"
+            out += ("," if x else "") + lead + "".join(f"planted({n}) ? ({text}) : " for n, text in mine) + f"({piece[len(lead) :]})"
         return out + ";"
     if plain.startswith("if (") and plain.endswith("{"):
         close = plain.rindex(")")
-        return "if (" + "".join(f"planted_bug == {n} ? bool({text[4 : text.rindex(')')]}) : " for n, text in variants) + f"bool({plain[4:close]})) {{"
-    return "".join(f"if (planted_bug == {n}) {{ {text}; }} else " for n, text in variants) + "{ " + plain + " }"
+        return "if (" + "".join(f"planted({n}) ? bool({text[4 : text.rindex(')')]}) : " for n, text in variants) + f"bool({plain[4:close]})) {{"
+    return "".join(f"if (planted({n})) {{ {text}; }} else " for n, text in variants) + "{ " + plain + " }"
 
 
 def _pieces(text: str) -> list[tuple[int, int]]:
@@ -440,6 +440,13 @@ def hunt(
             yield Found(PLANTS[int(number)], found == "1", int(executed), float(wall), float(cpu), why[0] if why else "")
 
 
+def reached(fuzzer: Path, corpus: Path, *options: str) -> set[str]:
+    """Whose places programs come by, where nothing is planted: a bug elsewhere cannot be found, and is none."""
+    command = [fuzzer, corpus, *options, "--progress", "0"]
+    said = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
+    return {PLANTS[int(number)].name for number in said.partition("reached:")[2].split()}
+
+
 def main(options: list[str]) -> int:
     if options[:1] == ["--write"]:
         write(Path(options[1]))
@@ -453,7 +460,7 @@ def main(options: list[str]) -> int:
         cpu += one.cpu_seconds
         if not one.found:
             missed.append(one.plant.name)
-        seen = one.why if one.found else "NOT FOUND"
+        seen = one.why if one.found else f"NOT FOUND: {one.why}"
         print(f"{one.plant.file:12} {one.plant.name:26} {one.executions:>8} executions {one.cpu_seconds:>6.2f} s  {seen}", flush=True)
     print(f"{len(wanted) - len(missed)} of {len(wanted)} found in {time.monotonic() - began:.0f} s, {cpu:.0f} s of CPU time; not found: {missed}")
     return len(missed) > 0
