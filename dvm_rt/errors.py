@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 
+MESSAGE_MAX = 1000  # characters: what was got may be an array, or a program
+
+
 class DvmError(Exception):
-    """Root of everything that this package raises on purpose."""
+    """Root of everything that this package raises on purpose. A message that is too long lacks its middle."""
+
+    def __init__(self, message: str = "") -> None:
+        half = MESSAGE_MAX // 2
+        super().__init__(message if len(message) <= MESSAGE_MAX else f"{message[:half]} ... {message[-half:]}")
 
 
 class GraphError(DvmError):

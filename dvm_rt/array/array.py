@@ -453,8 +453,24 @@ def whole(value: object, what: str, least: int | None = None) -> int:
         number = None
     if number is None or (least is not None and number < least) or abs(number) >= 1 << 63:
         allowed = "whole numbers of 64 bits" if least is None else f"whole numbers from {least}"
-        raise ShapeError(f"array: {what}, got {value!r}, allowed {allowed}")
+        raise ShapeError(f"array: {what}, got {reprlib.repr(value)}, allowed {allowed}")
     return number
+
+
+def real(value: object, what: str) -> float:
+    """A number that the user gave. Raises DTypeError for everything else."""
+    try:
+        return value.__float__()
+    except (AttributeError, OverflowError, TypeError, ValueError):
+        raise DTypeError(f"array: {what}, got {reprlib.repr(value)}, allowed numbers") from None
+
+
+def flag(value: object, what: str) -> bool:
+    """A yes or no that the user gave. Raises DTypeError for what is neither."""
+    try:
+        return bool(value)
+    except (TypeError, ValueError):
+        raise DTypeError(f"array: {what}, got {reprlib.repr(value)}, allowed True and False") from None
 
 
 def dtype_of(dtype: DTypeLike) -> DType:
@@ -470,7 +486,7 @@ def dtype_of(dtype: DTypeLike) -> DType:
             return dtypes.from_numpy(dtype, "array")
     except (TypeError, ValueError):
         pass
-    raise DTypeError(f"array: dtype, got {dtype!r}, allowed {', '.join(dtypes.BY_NAME)}")
+    raise DTypeError(f"array: dtype, got {reprlib.repr(dtype)}, allowed {', '.join(dtypes.BY_NAME)}")
 
 
 # ---- recording ----------------------------------------------------------------------------------------------------
@@ -724,7 +740,7 @@ def _whole_power(x: Array, exponent: Array) -> Array:
 
 
 def _reduce(name: str, x: Array, axis: Axes, keepdims: bool) -> Array:
-    return record(name, (x,), (axis_numbers(f"array: {name}", axis, x.ndim), bool(keepdims)))
+    return record(name, (x,), (axis_numbers(f"array: {name}", axis, x.ndim), flag(keepdims, f"{name}: keepdims")))
 
 
 def chosen(name: str, x: Array, axis: Axes, keepdims: bool) -> Array:
@@ -732,7 +748,7 @@ def chosen(name: str, x: Array, axis: Axes, keepdims: bool) -> Array:
     axes = axis_numbers(f"array: {name}", axis, x.ndim)
     for i in axes:
         demand_at_least(x.shape[i], 1, f"array: {name}: sizes that are reduced")
-    return record(name, (x,), (axes, bool(keepdims)))
+    return record(name, (x,), (axes, flag(keepdims, f"{name}: keepdims")))
 
 
 def demand_at_least(size: Size, least: int, where: str) -> None:
@@ -836,7 +852,7 @@ def _indexed(x: Array, key: tuple) -> Array:
         return movement.indexed(x, key)
     given = sum(k is not None and k is not Ellipsis for k in key)
     if sum(k is Ellipsis for k in key) > 1 or given > x.ndim:
-        raise ShapeError(f"array: index: got {given} indices, allowed {x.ndim} for shape {x.shape} and one ...")
+        raise ShapeError(f"array: index: entries, got {given}, allowed {x.ndim} for shape {x.shape} and one ...")
     full: list[object] = []
     for k in key:
         full += [slice(None)] * (x.ndim - given) if k is Ellipsis else [k]
@@ -855,7 +871,7 @@ def _entry(k: object) -> Entry:
         return tuple([_bound(b) for b in (k.start, k.stop, k.step)])
     bound = _bound(k)
     if bound is None or isinstance(k, (bool, np.bool_)):
-        raise ShapeError(f"array: index: got {k!r}, allowed whole numbers, slices, None and ...")
+        raise ShapeError(f"array: index: entry, got {reprlib.repr(k)}, allowed whole numbers, slices, None and ...")
     return bound
 
 
@@ -863,7 +879,7 @@ def _bound(b: object) -> int | Dim | None:
     if b is None or isinstance(b, Dim):
         return b
     if isinstance(b, float) or not hasattr(b, "__index__"):
-        raise ShapeError(f"array: index: got {b!r}, allowed whole numbers, slices, None and ...")
+        raise ShapeError(f"array: index: entry, got {reprlib.repr(b)}, allowed whole numbers, slices, None and ...")
     return b.__index__()
 
 

@@ -11,6 +11,7 @@ go on after `limit` iterations is an error (DeviceTrap when the device finds out
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -59,8 +60,8 @@ def cond(pred: Array | bool, true: Callable[..., object], false: Callable[..., o
 
 def switch(index: Array | int, branches: Sequence[Callable[..., object]], *operands: object) -> object:
     """branches[index](*operands); an index beyond the ends counts as the first or the last branch."""
-    if not branches:
-        raise GraphError("switch: branches, got none, allowed 1 and more")
+    if not isinstance(branches, Sequence) or not branches:
+        raise GraphError(f"switch: branches, got {reprlib.repr(branches)}, allowed a sequence of 1 and more")
     _check_functions("switch", *branches)
     if isinstance(index, Dim):
         index = asarray(index)

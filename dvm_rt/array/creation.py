@@ -178,7 +178,7 @@ def meshgrid(*arrays: Array, indexing: str = "xy") -> list[Array]:
     """Each vector stretched over the grid of all of them. Raises ShapeError for other indexing than xy and ij, and
     for matrices."""
     given = [asarray(a) for a in arrays]
-    if indexing not in ("xy", "ij") or any(a.ndim > 1 for a in given):
+    if not isinstance(indexing, str) or indexing not in ("xy", "ij") or any(a.ndim > 1 for a in given):
         got = f"{indexing!r} and ranks {[a.ndim for a in given]}"
         raise ShapeError(f"array: meshgrid: indexing and arrays, got {got}, allowed xy, ij and vectors")
     vectors = [a if a.ndim else expand_dims(a, axis=0) for a in given]

@@ -30,6 +30,7 @@ def einsum(equation: str, /, *arrays: Array) -> Array:
 
 def tensordot(x: Array, y: Array, /, *, axes: int | tuple[Sequence[int], Sequence[int]] = 2) -> Array:
     """Sum of products over the last axes of x and the first of y (a number of them), or over pairs of axes."""
+    x, y = asarray(x), asarray(y)
     if (count := whole_number(axes)) is not None:
         ours, theirs = range(x.ndim - count, x.ndim), range(count)
     elif not isinstance(axes, (tuple, list)) or len(axes) != 2 or not all(map(is_several, axes)):
@@ -48,6 +49,7 @@ def tensordot(x: Array, y: Array, /, *, axes: int | tuple[Sequence[int], Sequenc
 
 def outer(x: Array, y: Array, /) -> Array:
     """x[i] * y[j] for vectors x and y."""
+    x, y = asarray(x), asarray(y)
     for a in (x, y):
         if a.ndim != 1:
             raise ShapeError(f"array: outer: rank, got {a.ndim}, allowed 1")

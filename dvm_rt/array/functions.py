@@ -13,10 +13,12 @@ from dvm_rt.array.array import (
     binary,
     chosen,
     common_dtype,
+    flag,
     floating,
     is_several,
     power,
     promoted,
+    real,
     record,
     shape_of,
 )
@@ -115,7 +117,7 @@ def clip(x: Array, min: Array | float | None = None, max: Array | float | None =
 
 def gelu(x: Array, /, approximate: str = "none") -> Array:
     """x times the normal distribution function of x; approximate: "none" (erf) or "tanh"."""
-    if approximate not in ("none", "tanh"):
+    if not isinstance(approximate, str) or approximate not in ("none", "tanh"):
         raise GraphError(f"array: gelu: approximate, got {approximate!r}, allowed none, tanh")
     return record("gelu", (_array(x, "gelu"),), (approximate,))
 
@@ -149,7 +151,7 @@ def prod(x: Array, /, *, axis: Axes = None, dtype: DTypeLike | None = None, keep
 def var(x: Array, /, *, axis: Axes = None, correction: float = 0.0, keepdims: bool = False) -> Array:
     """Variance over axes, divided by the count - correction, or by 0 where that is less."""
     x = floating(_array(x, "var"))
-    return record("var", (x,), (axis_numbers("array: var", axis, x.ndim), float(correction), bool(keepdims)))
+    return record("var", (x,), (axis_numbers("array: var", axis, x.ndim), real(correction, "var: correction"), flag(keepdims, "var: keepdims")))
 
 
 def std(x: Array, /, *, axis: Axes = None, correction: float = 0.0, keepdims: bool = False) -> Array:
@@ -194,13 +196,13 @@ def layer_norm(x: Array, weight: Array | None = None, bias: Array | None = None,
     x = _with_axes(x, "layer_norm")
     if weight is None and bias is not None:
         raise GraphError("array: layer_norm: weight, got a bias without one, allowed weight, or both, or neither")
-    return record("layer_norm", promoted("layer_norm", [p for p in (x, weight, bias) if p is not None]), (float(eps),))
+    return record("layer_norm", promoted("layer_norm", [p for p in (x, weight, bias) if p is not None]), (real(eps, "layer_norm: eps"),))
 
 
 def rms_norm(x: Array, weight: Array | None = None, eps: float = 1e-6) -> Array:
     """The last axis over its root mean square, times weight. Raises ShapeError for an array without axes."""
     x = _with_axes(x, "rms_norm")
-    return record("rms_norm", promoted("rms_norm", [p for p in (x, weight) if p is not None]), (float(eps),))
+    return record("rms_norm", promoted("rms_norm", [p for p in (x, weight) if p is not None]), (real(eps, "rms_norm: eps"),))
 
 
 def _with_axes(x: object, where: str) -> Array:
@@ -254,7 +256,8 @@ def attention(
     groups = q.shape[-3] if q.ndim > 2 and k.ndim > 2 and v.ndim > 2 and _grouped(q.shape[-3], k.shape[-3]) else None
     if groups is not None:
         q, k, v, mask = _group_heads(q, k, v, mask)
-    attributes = (None if scale is None else float(scale), bool(causal), float("-inf"), 0.0)
+    scale = None if scale is None else real(scale, "attention: scale")
+    attributes = (scale, flag(causal, "attention: causal"), float("-inf"), 0.0)
     result = record("attention", (q, k, v) if mask is None else (q, k, v, mask), attributes)
     return result if groups is None else reshape(result, (*result.shape[:-4], groups, *result.shape[-2:]))
 
@@ -287,6 +290,8 @@ def permute_dims(x: Array, /, axes: Sequence[int]) -> Array:
     """Axis i of the result is axis axes[i] of x."""
     x = _array(x, "permute_dims")
     rank = x.ndim
+    if not is_several(axes):
+        raise ShapeError(f"array: permute_dims: axes, got {axes!r}, allowed a sequence of them")
     return record("permute_dims", (x,), (tuple([axis_number("array: permute_dims", a, rank) for a in axes]),))
 
 

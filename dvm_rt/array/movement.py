@@ -20,6 +20,7 @@ from dvm_rt.array.array import (
     binary,
     computed,
     demand_at_least,
+    flag,
     is_several,
     record,
     shape_of,
@@ -30,7 +31,7 @@ from dvm_rt.array.creation import full
 from dvm_rt.array.functions import broadcast_to, concat, count_nonzero, expand_dims, permute_dims, reshape, stack, where
 from dvm_rt.array.tracing import NeedsValues, Trace
 from dvm_rt.dtypes import bool_, float32, int32, int64, sum_dtype, uint64
-from dvm_rt.errors import GraphError, ShapeError
+from dvm_rt.errors import DeviceOutOfMemoryError, GraphError, ShapeError
 from dvm_rt.graph.shapes import axis_number, axis_numbers, whole_number
 from dvm_rt.graph.symbols import Dim, Size, same
 from dvm_rt.isa.host import ADD, MAX, MIN, MUL, SET
@@ -102,7 +103,7 @@ def roll(x: Array, /, shift: int | tuple[int, ...], *, axis: int | tuple[int, ..
     x = _array(x)
     if axis is None:
         return reshape(roll(reshape(x, (-1,)) if x.ndim != 1 else x, shift, axis=0), x.shape)
-    shifts = tuple(shift) if is_several(shift) else (shift,)
+    shifts = [by if isinstance(by, Dim) else whole(by, "roll: shift") for by in (shift if is_several(shift) else (shift,))]
     axes = tuple(axis) if is_several(axis) else (axis,)
     if len(shifts) == 1:
         shifts = shifts * len(axes)
@@ -133,6 +134,7 @@ def moveaxis(x: Array, source: int | tuple[int, ...], destination: int | tuple[i
 
 def unstack(x: Array, /, *, axis: int = 0) -> tuple[Array, ...]:
     """The parts along an axis of known size, without it."""
+    x = _array(x)
     axis = axis_number("array: unstack", axis, x.ndim)
     return tuple(_along(x, axis, i) for i in range(x.shape[axis].__index__()))
 
@@ -164,7 +166,8 @@ def diff(x: Array, /, *, axis: int = -1, n: int = 1) -> Array:
     """Differences between neighbours along an axis, n times; of bools whether they differ. Raises ShapeError."""
     x = _array(x)
     axis = axis_number("array: diff", axis, x.ndim)
-    for _ in range(whole(n, "diff: n", least=0)):
+    times, size = whole(n, "diff: n", least=0), x.shape[axis]
+    for _ in range(min(times, size) if isinstance(size, int) else times):  # of nothing there is nothing
         x = binary("not_equal" if x.dtype is bool_ else "subtract", _along(x, axis, slice(1, None)),
                    _along(x, axis, slice(None, -1)))
     return x
@@ -184,7 +187,13 @@ def repeat(x: Array, repeats: int | Array, /, *, axis: int | None = None) -> Arr
     counts = np.broadcast_to(_value(given, "repeat"), (x.shape[axis],))
     if (counts < 0).any():
         raise ShapeError(f"array: repeat: repeats, got {int(counts.min())}, allowed 0 and more")
-    return take(x, asarray(np.repeat(np.arange(counts.size), counts)), axis=axis)
+    total = counts.sum(dtype=np.float64)
+    try:
+        if total >= 2.0**62:  # where NumPy's own total wraps around, and it writes beyond what it has
+            raise MemoryError
+        return take(x, asarray(np.repeat(np.arange(counts.size), counts.astype(np.int64))), axis=axis)
+    except MemoryError:
+        raise DeviceOutOfMemoryError(f"array: repeat: elements, got {total:g}, allowed what this process can have") from None
 
 
 def _repeated(x: Array, axis: int, count: int, before: bool) -> Array:
@@ -287,7 +296,7 @@ def take_along_axis(x: Array, indices: Array, /, *, axis: int = -1) -> Array:
 
 def gather_nd(x: Array, indices: Array, /, *, batch_dims: int = 0) -> Array:
     """Elements or slices of x by coordinates, which the last axis of the indices holds."""
-    return record("gather_nd", (_array(x), _indices(indices)), (int(batch_dims),))
+    return record("gather_nd", (_array(x), _indices(indices)), (whole(batch_dims, "gather_nd: batch_dims"),))
 
 
 def scatter(x: Array, indices: Array, updates: Array, /, *, axis: int = 0, how: str = "set") -> Array:
@@ -332,26 +341,26 @@ def _like(value: object, x: Array, name: str) -> Array:
 def sort(x: Array, /, *, axis: int = -1, descending: bool = False, stable: bool = True) -> Array:
     """Elements in order along an axis; always stable; NaN counts as the largest."""
     x = _array(x)
-    return record("sort", (x,), (axis_number("array: sort", axis, x.ndim), int(bool(descending))))
+    return record("sort", (x,), (axis_number("array: sort", axis, x.ndim), int(flag(descending, "sort: descending"))))
 
 
 def argsort(x: Array, /, *, axis: int = -1, descending: bool = False, stable: bool = True) -> Array:
     """int64 indices that sort along an axis; always stable; NaN counts as the largest."""
     x = _array(x)
-    return record("argsort", (x,), (axis_number("array: argsort", axis, x.ndim), int(bool(descending))))
+    return record("argsort", (x,), (axis_number("array: argsort", axis, x.ndim), int(flag(descending, "argsort: descending"))))
 
 
 def topk(x: Array, k: Size, /, *, axis: int = -1, largest: bool = True) -> TopK:
     """The k largest (or smallest) elements along an axis, in order, and their indices; of equal ones the first."""
     x = _array(x)
     axis = axis_number("array: topk", axis, x.ndim)
-    indices = record("topk", (x,), (axis, *shape_of((k,), "topk"), int(bool(largest))))
+    indices = record("topk", (x,), (axis, *shape_of((k,), "topk"), int(flag(largest, "topk: largest"))))
     return TopK(take_along_axis(x, indices, axis=axis), indices)
 
 
 def searchsorted(ordered: Array, values: Array, /, *, side: str = "left") -> Array:
     """int64 places where the values would go in an ordered vector, before (left) or behind (right) equal elements."""
-    if side not in ("left", "right"):
+    if not isinstance(side, str) or side not in ("left", "right"):
         raise GraphError(f"array: searchsorted: side, got {side!r}, allowed left, right")
     ordered = _array(ordered)
     return record("searchsorted", (ordered, _like(values, ordered, "searchsorted")), (int(side == "right"),))
@@ -380,15 +389,15 @@ def cumulative_prod(
 
 def _running(name: str, x: Array, axis: int | None, dtype: DTypeLike | None, how: tuple[bool, bool, bool]) -> Array:
     x = _array(x)
-    include_initial, reverse, exclusive = how
+    include_initial, reverse, exclusive = (flag(value, f"{name}: include_initial, reverse and exclusive") for value in how)
     if axis is None and x.ndim != 1:
         raise ShapeError(f"array: {name}: axis, got None for {x.ndim} axes, allowed None for one axis only")
     if include_initial and exclusive:
         raise GraphError(f"array: {name}: include_initial with exclusive, got both, allowed one of them")
     number = axis_number(f"array: {name}", 0 if axis is None else axis, x.ndim)
-    lead = 2 if include_initial else int(bool(exclusive))
+    lead = 2 if include_initial else int(exclusive)
     x = x.astype(sum_dtype(x.dtype) if dtype is None else dtype)
-    return record("cumulative", (x,), (number, int(name == "cumulative_prod"), int(bool(reverse)), lead))
+    return record("cumulative", (x,), (number, int(name == "cumulative_prod"), int(reverse), lead))
 
 
 # ---- sizes that depend on values ----------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from dvm_rt.array.array import Array, is_several, record
+from dvm_rt.array.array import Array, asarray, flag, is_several, record, whole
 from dvm_rt.errors import DTypeError, GraphError, ShapeError
 from dvm_rt.graph.shapes import whole_number
 
@@ -22,9 +22,9 @@ def conv(
     """Convolution over all axes of space: x (B, C, *S), weight (M, C / groups, *K), bias (M,) -> (B, M, *O)."""
     rank = _rank(x, "conv")
     stride, dilation = _numbers(stride, rank, 1, "conv", "stride"), _numbers(dilation, rank, 1, "conv", "dilation")
-    pads = _padding(padding, tuple(weight.shape[2:]), stride, dilation, "conv")
-    inputs = (x, weight) if bias is None else (x, weight, bias)
-    return record("conv", inputs, (stride, pads, dilation, int(groups)))
+    inputs = (x, *(asarray(a) for a in (weight, bias) if a is not None))
+    pads = _padding(padding, tuple(inputs[1].shape[2:]), stride, dilation, "conv")
+    return record("conv", inputs, (stride, pads, dilation, whole(groups, "conv: groups")))
 
 
 def conv_transpose(
@@ -35,9 +35,9 @@ def conv_transpose(
     rank, name = _rank(x, "conv_transpose"), "conv_transpose"
     stride, dilation = _numbers(stride, rank, 1, name, "stride"), _numbers(dilation, rank, 1, name, "dilation")
     extra = _numbers(output_padding, rank, 0, name, "output_padding")
-    pads = _padding(padding, tuple(weight.shape[2:]), (), dilation, name)
-    inputs = (x, weight) if bias is None else (x, weight, bias)
-    return record(name, inputs, (stride, pads, extra, dilation, int(groups)))
+    inputs = (x, *(asarray(a) for a in (weight, bias) if a is not None))
+    pads = _padding(padding, tuple(inputs[1].shape[2:]), (), dilation, name)
+    return record(name, inputs, (stride, pads, extra, dilation, whole(groups, "conv_transpose: groups")))
 
 
 def max_pool(
@@ -54,7 +54,7 @@ def avg_pool(
 ) -> Array:  # fmt: skip
     """The mean of each window; count_include_pad: of the padding too. stride None: windows side by side."""
     geometry = _pooling(x, kernel, stride, padding, dilation, ceil_mode, "avg_pool")
-    return record("avg_pool", (x,), (*geometry, bool(count_include_pad)))
+    return record("avg_pool", (x,), (*geometry, flag(count_include_pad, "avg_pool: count_include_pad")))
 
 
 def _pooling(x: Array, kernel: Numbers, stride: Numbers | None, padding: Padding, dilation: Numbers, ceil_mode: bool,
@@ -63,7 +63,7 @@ def _pooling(x: Array, kernel: Numbers, stride: Numbers | None, padding: Padding
     window = _numbers(kernel, rank, 1, name, "kernel")
     steps = window if stride is None else _numbers(stride, rank, 1, name, "stride")
     taps = _numbers(dilation, rank, 1, name, "dilation")
-    return window, steps, _padding(padding, window, steps, taps, name), taps, bool(ceil_mode)
+    return window, steps, _padding(padding, window, steps, taps, name), taps, flag(ceil_mode, f"{name}: ceil_mode")
 
 
 def _rank(x: object, name: str) -> int:

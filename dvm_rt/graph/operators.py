@@ -24,6 +24,7 @@ and rounded once, at their end."""
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import inf, isfinite, pi, sqrt
@@ -251,14 +252,17 @@ def number_of(value: float, dtype: DType, where: str = "graph: constant") -> boo
     """A Python number as a constant of this dtype holds it. Raises DTypeError where it cannot."""
     if not hasattr(value, "__float__"):
         raise DTypeError(f"{where}: a number, got {value!r}, allowed numbers and bools")
-    if dtype is bool_:
-        return bool(value)
-    if dtype.kind == "f":
-        try:
+    try:
+        if dtype is bool_:
+            return bool(value)
+        if dtype.kind == "f":
             return float(value)
-        except OverflowError:
-            raise DTypeError(f"{where}: a number, got a whole one beyond float, allowed those below 2^1024") from None
-    if not isfinite(value) or value != int(value) or not _fits(int(value), dtype):
+        finite = isfinite(value)
+    except OverflowError:
+        raise DTypeError(f"{where}: a number, got a whole one beyond float, allowed those below 2^1024") from None
+    except (TypeError, ValueError):  # NumPy's: an array that holds several, or what is none
+        raise DTypeError(f"{where}: a number, got {reprlib.repr(value)}, allowed numbers and bools") from None
+    if not finite or value != int(value) or not _fits(int(value), dtype):
         raise DTypeError(f"{where}: a number, got {value!r}, allowed those of {dtype}")
     return int(value)
 

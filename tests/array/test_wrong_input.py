@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import dvm_rt as dvm
-from dvm_rt.errors import ClosedError, DeviceTrap, DTypeError, DvmError, GraphError, ShapeError
+from dvm_rt.errors import MESSAGE_MAX, ClosedError, DeviceOutOfMemoryError, DeviceTrap, DTypeError, DvmError, GraphError, ShapeError
 
 X = np.arange(6, dtype=np.float32).reshape(2, 3)
 HUGE, BEYOND = 2**62, 10**30
@@ -24,6 +24,32 @@ def x() -> dvm.Array:
 
 REFUSED: dict[str, tuple[type[DvmError], Callable[[], object]]] = {
     "asarray of nested lists of unequal length": (ShapeError, lambda: dvm.asarray([[1], [1, 2]])),
+    "a shift that is an array of floats": (ShapeError, lambda: dvm.roll(x(), np.ones((1, 1)))),
+    "tensordot of numbers": (ShapeError, lambda: dvm.tensordot(3, (0,))),
+    "the outer product of a list of lists": (ShapeError, lambda: dvm.outer([[1.0]], x())),
+    "rms_norm by a number that is none": (DTypeError, lambda: dvm.rms_norm(x(), eps=None)),
+    "layer_norm by several numbers": (DTypeError, lambda: dvm.layer_norm(x(), eps=X)),
+    "a correction that is text": (DTypeError, lambda: dvm.var(x(), correction="1")),
+    "attention of a scale that is an array": (DTypeError, lambda: dvm.attention(x(), x(), x(), scale=X)),
+    "conv by no array": (DTypeError, lambda: dvm.conv(dvm.zeros((1, 1, 3)), 3, 2**63 - 1)),
+    "conv in groups that are no number": (ShapeError, lambda: dvm.conv(dvm.zeros((1, 1, 3)), np.ones((1, 1, 1), "f4"), groups={})),
+    "conv_transpose by a list of unequal length": (ShapeError, lambda: dvm.conv_transpose(dvm.zeros((1, 1, 3)), [[1], []])),
+    "switch among what is no sequence": (GraphError, lambda: dvm.switch(0, np.dtype("int16"), x())),
+    "switch among a number": (GraphError, lambda: dvm.switch(0, x().sum(), x())),
+    "an order of axes that is a number": (ShapeError, lambda: dvm.permute_dims(x(), 1.0)),
+    "an order of axes that is a scalar": (ShapeError, lambda: dvm.permute_dims(x(), x().sum())),
+    "a value that is an array": (DTypeError, lambda: dvm.full((2,), X)),
+    "a value that is a date": (DTypeError, lambda: dvm.full((2,), np.array("2020-01-01", "datetime64[D]"))),
+    "a number of batch dimensions that is a set": (ShapeError, lambda: dvm.gather_nd(x(), dvm.arange(1), batch_dims=set())),
+    "the parts of a number": (ShapeError, lambda: dvm.unstack(1.5)),
+    "a way that is an array": (GraphError, lambda: dvm.gelu(x(), X)),
+    "a side that is an array": (GraphError, lambda: dvm.searchsorted(x()[0], x(), side=X)),
+    "an indexing that is an array": (ShapeError, lambda: dvm.meshgrid(x()[0], indexing=X)),
+    "a flag that is an array": (DTypeError, lambda: dvm.sum(x(), keepdims=X)),
+    "another flag that is an array": (DTypeError, lambda: dvm.cumulative_sum(x(), axis=0, reverse=X)),
+    "an order that is an array": (DTypeError, lambda: dvm.sort(x(), descending=X)),
+    "repeats that together are beyond 64 bits": (DeviceOutOfMemoryError, lambda: dvm.repeat(x(), (2**62,))),
+    "repeats that together are beyond memory": (DeviceOutOfMemoryError, lambda: dvm.repeat(x(), (2**42,))),
     "asarray of text": (DTypeError, lambda: dvm.asarray("abc")),
     "a dtype that is an array": (DTypeError, lambda: dvm.zeros(3, dtype=x())),
     "a dtype that is None": (DTypeError, lambda: x().astype(None)),
@@ -307,6 +333,17 @@ def test_arrays_of_odd_kinds_come_back_as_they_are(what: str) -> None:
     back = np.asarray(dvm.asarray(given))
     assert back.dtype == given.dtype.newbyteorder("=") and np.array_equal(back, given)
     assert np.array_equal(np.asarray(dvm.asarray(given, "float64")), given.astype(np.float64))
+
+
+def test_a_message_is_not_as_long_as_what_was_got() -> None:
+    with pytest.raises(ShapeError, match="allowed -2 to 1$") as raised:
+        dvm.softmax(x(), axis=np.arange(900.0))
+    assert str(raised.value).startswith("array: softmax: axis, got array([") and len(str(raised.value)) < MESSAGE_MAX + 10
+
+
+def test_counts_may_be_unsigned_and_differences_be_taken_of_nothing() -> None:
+    assert np.array_equal(np.asarray(dvm.repeat(x(), np.array([2, 0], np.uint64), axis=0)), np.repeat(X, [2, 0], axis=0))
+    assert dvm.diff(x(), n=2**62).shape == np.diff(X, n=4).shape == (2, 0)
 
 
 def test_what_is_no_operand_is_left_to_the_other_side() -> None:
