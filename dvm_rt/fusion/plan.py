@@ -776,6 +776,7 @@ def _dump(plan: Plan) -> str:
     for i, p in enumerate(plan.packs):
         out.append(
             f"  pack {i}: parameter {p.parameter}, K {text(p.k)} by {text(p.stride_k)}, N {text(p.n)} by {text(p.stride_n)}"
+            + (f" from {text(p.offset)}" if p.offset != NONE else "")
             + (f", and {p.more} beside it" if p.more else "")
         )
     for i, kernel in enumerate(plan.kernels):

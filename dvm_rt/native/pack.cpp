@@ -1,12 +1,14 @@
 #include "pack.h"
+#include <algorithm>
 #include <cstring>
 #include "matmul.h"
 #include "program.h"
 
 namespace dvm {
 
-uint64_t pack_source_bytes(const PackKey& key) {
-  return uint64_t(key.offset + (key.k - 1) * key.stride_k + (key.n - 1) * key.stride_n + 1) * DTYPE_BYTES[key.dtype];
+uint64_t pack_source_bytes(const PackKey& key) {  // a dimension that goes backwards has its last element first
+  const int64_t last = std::max<int64_t>((key.k - 1) * key.stride_k, 0) + std::max<int64_t>((key.n - 1) * key.stride_n, 0);
+  return uint64_t(key.offset + last + 1) * DTYPE_BYTES[key.dtype];
 }
 uint64_t packed_bytes(const PackKey& key) { return uint64_t(packed_bytes(key.n, key.k, DTYPE_BYTES[key.dtype])); }
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 
@@ -214,3 +216,25 @@ def test_a_matrix_that_is_read_to_and_fro(dtype: str, k: int, n: int) -> None:
     for rows in (1, 3, 6, 1, 1):
         for first in (0, 7):
             np.testing.assert_array_equal(np.asarray(product(dvm.asarray(x[first : first + rows]))), want[first : first + rows])
+
+
+VIEWS: dict[str, Callable[[dvm.Array], dvm.Array]] = {
+    "rows backwards": lambda w: w[::-1], "columns backwards": lambda w: w[:, ::-1], "both": lambda w: w[::-1, ::-1],
+    "turned, backwards": lambda w: w[::-1].T, "some backwards": lambda w: w[-2:0:-1], "every second row": lambda w: w[1::2],
+    "every second column": lambda w: w[:, ::2], "not the outermost": lambda w: w[1:, 1:-1],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("view", VIEWS)
+@pytest.mark.parametrize("shape", [(16, 31), (3, 40), (33, 5)])
+def test_views_of_weights_are_packed(view: str, shape: tuple[int, int]) -> None:
+    """What goes backwards begins at its last element, and reads no further than that."""
+    rng, seen = np.random.default_rng(7), VIEWS[view]
+    w = rng.normal(size=shape).astype(np.float32)
+    want = seen(w)
+    x = rng.normal(size=(5, want.shape[0])).astype(np.float32)
+    product = dvm.function(lambda x, w: x @ seen(w))
+    given = dvm.asarray(x), dvm.asarray(w)
+    for _ in range(3):  # first as what it is in memory, then packed
+        np.testing.assert_allclose(np.asarray(product(*given)), x @ want, rtol=1e-4, atol=1e-5)
+        np.testing.assert_array_equal(np.asarray(product(*given)), np.asarray(given[0] @ dvm.asarray(want)))
