@@ -26,7 +26,7 @@ from dvm_rt.dtypes import DEFAULT_INT, bool_
 from dvm_rt.errors import GraphError, ShapeError
 from dvm_rt.graph.operators import OPERATORS
 from dvm_rt.graph.shapes import WHOLE, axis_number, axis_numbers, whole_number
-from dvm_rt.graph.symbols import Dim, Shape, Size
+from dvm_rt.graph.symbols import Dim, Shape, Size, floordiv
 
 UNARY = (
     "negative", "abs", "square", "sign", "sqrt", "rsqrt", "reciprocal", "exp", "log", "tanh", "erf", "sigmoid", "relu", "floor",
@@ -342,7 +342,7 @@ def split(x: Array, /, sections: int | Sequence[int], *, axis: int = 0) -> list[
         if isinstance(size, int) and size % sections:
             raise ShapeError(f"array: split: parts, got {size} in {sections}, allowed equal ones")
         if isinstance(size, Dim):  # a view that says that the parts are equal
-            apart = reshape(x, (*x.shape[:axis], sections, -1, *x.shape[axis + 1 :]))
+            apart = reshape(x, (*x.shape[:axis], sections, floordiv(size, sections), *x.shape[axis + 1 :]))
             return [record("index", (apart,), ((*(WHOLE,) * axis, i),)) for i in range(sections)]
         cuts: list[Size] = [size // sections * i for i in range(1, sections)]
     else:

@@ -428,7 +428,7 @@ class KernelWriter:
         if members != [product_node]:
             for member in members:
                 self.nodes[member] = self._node(member)
-            for node, argument in homes.items():
+            for argument, node in {argument: node for node, argument in homes.items()}.items():  # several in one place are empty
                 self.kernel.output(self.nodes[node], argument)
             self.kernel.nodes = without_idle_narrowing(self.kernel.nodes, [a.dtype for a in self.kernel.args])
         self.plan.kernels.append(self.kernel.build())

@@ -353,8 +353,11 @@ class Check:
     where: str
 
     def holds(self, values: Sequence[int]) -> bool:
-        """Whether it holds for these values of the symbols."""
-        left, right = evaluate(self.left, values), evaluate(self.right, values)
+        """Whether it holds for these values of the symbols: not where it divides by a size that is 0."""
+        try:
+            left, right = evaluate(self.left, values), evaluate(self.right, values)
+        except ZeroDivisionError:
+            return False
         return left == right if self.relation == "==" else left >= right
 
 

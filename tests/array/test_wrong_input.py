@@ -346,6 +346,16 @@ def test_counts_may_be_unsigned_and_differences_be_taken_of_nothing() -> None:
     assert dvm.diff(x(), n=2**62).shape == np.diff(X, n=4).shape == (2, 0)
 
 
+def test_nothing_is_joined_and_split() -> None:
+    """Empty parts of a join lie in one place; sizes of parts are found where another size is 0."""
+    flat, empty = dvm.asarray(X[0]), dvm.zeros((4, 0, 0))
+    joined = dvm.function(lambda x: (lambda y: (dvm.concat([y, dvm.square(y), y, x]), y))(dvm.abs(x[1:-1:-1])))
+    apart = dvm.function(lambda x: dvm.split(dvm.pad(x, ((1, 1), (0, 0), (0, 0))), 3, axis=0)[1])
+    for _ in range(2):
+        assert [np.asarray(y).shape for y in joined(flat)] == [(3,), (0,)]
+        assert apart(empty).shape == (2, 0, 0)
+
+
 def test_what_is_no_operand_is_left_to_the_other_side() -> None:
     class Other:
         def __radd__(self, _: object) -> str:
