@@ -451,7 +451,8 @@ class Facts:
         return self._solve_divisible(zero)
 
     def _settle(self) -> None:
-        """After a substitution: checks that now can be solved become substitutions too."""
+        """After a substitution: checks that now can be solved become substitutions too, and who asked for what can no longer
+        hold hears of it (ShapeError)."""
         if not self.checks:
             return
         checks, self.checks = self.checks, []
@@ -459,7 +460,7 @@ class Facts:
             if check.relation == "==":
                 self.equate(check.left, check.right, check.where)
             else:
-                self._demand(check)
+                self.demand_at_least(check.left, check.right, check.where)
 
     def _solve_divisible(self, zero: Dim) -> bool:
         """Where `zero == 0` says that a number divides a symbol: the symbol becomes that number times a new one."""

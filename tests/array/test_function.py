@@ -578,3 +578,14 @@ def test_a_loop_over_a_size_is_not_unrolled_without_end() -> None:
     np.testing.assert_array_equal(np.asarray(call(np.zeros(9, np.float32))), np.full(9, 9, np.float32))
     with pytest.raises(GraphError, match="dvm.scan and dvm.while_loop count with sizes"):
         call(np.zeros(5000, np.float32))
+
+
+def test_a_size_of_one_that_is_only_seen_at_a_call_is_stretched() -> None:
+    @dvm.function
+    def product(x: dvm.Array) -> dvm.Array:
+        parts = x[1:]
+        return dvm.concat([parts, parts[:-1], parts]) * parts[:-1]
+
+    x = np.arange(3, dtype=np.float32)
+    with dvm.Runtime(encoders=1, encode="workers"):  # whose planner looks at the graph again
+        assert np.asarray(product(x)).tolist() == [1, 2, 1, 1, 2]

@@ -162,3 +162,11 @@ def test_what_can_never_be_equal_is_refused() -> None:
 def test_wire_that_is_no_size(wire: object) -> None:
     with pytest.raises(GraphError):
         from_wire(wire)
+
+
+def test_what_can_no_longer_hold_is_said_by_who_asked_for_it() -> None:
+    """The second of two demands decides a size, with which the first one cannot hold: no graph is made of that."""
+    facts, n = Facts(), symbol(0)
+    facts.demand_at_least(n - 2, 0, "a slice")
+    with pytest.raises(ShapeError, match="^a slice: .*got -1, allowed at least 0"):
+        facts.equate(3 * n - 4, n - 2, "a product")
