@@ -15,7 +15,7 @@ from dvm_rt.errors import AuthError
 from dvm_rt.runtime import Runtime
 from dvm_rt.transport import DealerSocket, make_context
 from tests.native.streams import axpy, random
-from tests.test_runtime import ROOT, expected, wait_until, work  # noqa: F401
+from tests.test_runtime import HUNG_S, ROOT, expected, wait_until, work  # noqa: F401
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
 
@@ -50,7 +50,7 @@ def test_a_pool_encodes_everything(expected, endpoint, where):  # noqa: F811
         pids = workers_of(pool)
     assert stats["encodes"]["caller"] == 0 and stats["deaths"] == 0 and stats["protocol_errors"] == 0
     assert stats["encodes"]["workers"] == [] and stats["encodes"]["remote"] == stats["programs"] > 10
-    assert pool.wait(10) == 0  # the scheduler has closed
+    assert pool.wait(HUNG_S) == 0  # the scheduler has closed
     assert "closed" in pool.stdout.read()
     assert not [p for p in pids if Path(f"/proc/{p}").exists()]
 
@@ -76,7 +76,7 @@ def test_workers_of_a_pool_may_die(expected, endpoint):  # noqa: F811
         killer.join()
         joined(rt, 2)  # one that has not joined would wait for the next scheduler
         assert set(digests) == {expected}
-    assert pool.wait(10) == 0
+    assert pool.wait(HUNG_S) == 0
 
 
 def test_a_pool_waits_for_its_scheduler_and_ends_on_sigterm(endpoint):
@@ -86,7 +86,7 @@ def test_a_pool_waits_for_its_scheduler_and_ends_on_sigterm(endpoint):
         joined(rt, 1)
         pids = workers_of(pool)
         pool.send_signal(signal.SIGTERM)
-        assert pool.wait(10) == 0
+        assert pool.wait(HUNG_S) == 0
         joined(rt, 0)
     assert not [p for p in pids if Path(f"/proc/{p}").exists()]
 
@@ -101,19 +101,19 @@ def test_a_pool_that_is_told_to_drain_while_it_starts_drains(endpoint):
 
     wait_until(is_ready_for_it, "the first lines of the command")
     pool.send_signal(signal.SIGUSR1)
-    assert pool.wait(20) == 0
+    assert pool.wait(HUNG_S) == 0
     assert "pool: drains" in pool.stdout.read()
 
 
 def test_a_pool_gives_up_without_a_scheduler(endpoint):
     pool = start_pool(endpoint, DVM_RT_CONNECT_S="0.2")
-    assert pool.wait(20) == 1
+    assert pool.wait(HUNG_S) == 1
     assert "no scheduler" in pool.stdout.read()
 
 
 def test_a_pool_whose_workers_die_at_once_gives_up(endpoint):
     pool = start_pool(endpoint, DVM_RT_MESSAGE_BYTES_MAX="1")  # out of range: no worker gets past its first socket
-    assert pool.wait(30) == 1
+    assert pool.wait(HUNG_S) == 1
     assert "PoolUnhealthyError" in pool.stdout.read()
 
 
@@ -140,7 +140,7 @@ def test_a_second_runtime_may_not_bind_the_same_endpoint(endpoint):
 def command(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-P", "-m", "dvm_rt", "pool", *arguments], env=ENVIRONMENT, cwd="/", capture_output=True,
-        text=True, timeout=60
+        text=True, timeout=HUNG_S
     )
 
 
@@ -201,7 +201,7 @@ def test_pools_drain_under_load_and_lose_nothing(expected, endpoint, alone):  # 
                 joined(rt, 2)
                 over.wait(0.2)
                 pool.send_signal(signal.SIGUSR1)
-                output = pool.communicate(timeout=30)[0]
+                output = pool.communicate(timeout=HUNG_S)[0]
                 assert pool.returncode == 0 and "pool: drained" in output, output
             over.set()
 
@@ -222,7 +222,7 @@ def test_a_pool_that_cannot_drain_is_stopped(endpoint, alone):
         worker = workers_of(pool)[0]
         os.kill(worker, signal.SIGSTOP)
         pool.send_signal(signal.SIGUSR1)
-        output = pool.communicate(timeout=30)[0]
+        output = pool.communicate(timeout=HUNG_S)[0]
         assert pool.returncode == 0 and "have not drained in 0.3 s" in output
 
 

@@ -61,7 +61,10 @@ def expected() -> str:
         return work(rt, 600)
 
 
-def wait_until(true, what: str, limit_s: float = 20.0) -> None:
+HUNG_S = 120.0  # what takes so long does not come, however busy the machine is
+
+
+def wait_until(true, what: str, limit_s: float = HUNG_S) -> None:
     end = time.monotonic() + limit_s
     while not true():
         assert time.monotonic() < end, f"not within {limit_s} s: {what}"

@@ -36,7 +36,8 @@ def main() -> int:
         for name in given.models or MODELS:
             reports += MODELS[name](given.seed, _progress(name))
         stats = runtime.stats()
-    print("\r\033[K", end="", file=sys.stderr)
+    if sys.stderr.isatty():
+        print("\r\033[K", end="", file=sys.stderr)
     for r in reports:
         mark = "ok" if r.good else "WRONG"
         print(f"{r.name:22} {1e6 * r.seconds / r.count:8.1f} us a {r.unit:6} error {r.error:.0e}  {mark:5}  {r.what}")
@@ -49,7 +50,7 @@ def _progress(name: str) -> Tell:
 
     def tell(done: int, whole: int) -> None:
         nonlocal told
-        if time.perf_counter() - told < 0.1:
+        if not sys.stderr.isatty() or time.perf_counter() - told < 0.1:
             return
         told = time.perf_counter()
         print(f"\r\033[K{name}: {done} of {whole}", end="", file=sys.stderr, flush=True)

@@ -23,8 +23,9 @@ def arguments(doc: str) -> argparse.ArgumentParser:
 
 
 def tell(what: str) -> None:
-    """Progress, on stderr."""
-    print(f"\r\033[K{what}", end="", file=sys.stderr, flush=True)
+    """Progress, on stderr where somebody looks on."""
+    if sys.stderr.isatty():
+        print(f"\r\033[K{what}", end="", file=sys.stderr, flush=True)
 
 
 def cpu_share(seconds: float = 0.2) -> float:
