@@ -547,7 +547,8 @@ def argument_strides(access: Access, placement: Placement) -> tuple[Size, dict[i
         if index.offset.__class__ is not int or index.offset:
             offset = offset + stride * index.offset
         for axis, coefficient in index.terms:
-            strides[axis] = strides.get(axis, 0) + stride * coefficient
+            step = stride if is_one(coefficient) else stride * coefficient
+            strides[axis] = strides[axis] + step if axis in strides else step
     return offset, strides
 
 

@@ -44,7 +44,7 @@ class _Projection:
 def joined(graph: Graph) -> tuple[Graph, tuple[Found, ...]]:
     """The graph with such projections joined, and what was found. Its parameters are given with each call."""
     products = [n for n in graph.nodes if n.operator.name in ("linear", "matmul") and n.dtype is float32
-                and len(n.inputs[0].shape) > 1]
+                and len(n.inputs[0].shape) > 1 and _given(_stored(n.inputs[1]), 2)]
     if len(products) < 2:
         return graph, ()
     readers, together = readers_of(graph), {}
@@ -67,11 +67,11 @@ def joined(graph: Graph) -> tuple[Graph, tuple[Found, ...]]:
 
 
 def _projection(node: Node, readers: Readers) -> _Projection | None:
-    x, weight, *bias = node.inputs
-    axis = 0 if node.operator.name == "linear" else 1
-    if weight.operator.name == "permute_dims" and len(weight.shape) == 2 and weight.attributes[0] == (1, 0):
-        weight, axis = weight.inputs[0], 1 - axis
-    if not _given(weight, 2) or any(not _given(b, 1) for b in bias):
+    x, operand, *bias = node.inputs
+    weight, axis = _stored(operand), 0 if node.operator.name == "linear" else 1
+    if weight is not operand:
+        axis = 1 - axis
+    if any(not _given(b, 1) for b in bias):
         return None
     after = readers.get(node, [])
     if not bias and len(after) == 1 and after[0].operator.name == "add":
@@ -81,9 +81,16 @@ def _projection(node: Node, readers: Readers) -> _Projection | None:
     return _Projection(node, x, weight, axis, bias[0] if bias else None)
 
 
+def _stored(node: Node) -> Node:
+    """The matrix that a node is, or is the transpose of."""
+    turned = node.operator.name == "permute_dims" and len(node.shape) == 2 and node.attributes[0] == (1, 0)
+    return node.inputs[0] if turned else node
+
+
 def _given(node: Node, rank: int) -> bool:
-    numbers = all(n.__class__ is int and n > 0 for n in node.shape)
-    return node.operator.name == "parameter" and node.dtype is float32 and len(node.shape) == rank and numbers
+    if node.operator.name != "parameter" or node.dtype is not float32 or len(node.shape) != rank:
+        return False
+    return all([n.__class__ is int and n > 0 for n in node.shape])
 
 
 def _read_by_views(graph: Graph, group: list[_Projection], readers: Readers) -> bool:

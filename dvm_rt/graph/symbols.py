@@ -421,6 +421,8 @@ class Facts:
             monomial, coefficient = key[0]
             if coefficient == 1 and len(monomial) == 1 and monomial[0].__class__ is int:
                 return self.substitutions.get(monomial[0], size)
+        if self.substitutions.keys().isdisjoint(_symbols_of(key)):
+            return size
         found = self._resolved.get(key)
         if found is None:
             found = self._resolved[key] = substitute(size, self.substitutions)
@@ -558,15 +560,17 @@ def _plainly(a: Size, b: Size) -> tuple[int, Size] | None:
     return (number, b) if plain else None
 
 
-def symbols_of(size: Size) -> set[int]:
+def symbols_of(size: Size) -> frozenset[int]:
     """The numbers of all symbols in a size."""
-    key = _key(size)
+    return _symbols_of(_key(size))
+
+
+@lru_cache(4096)
+def _symbols_of(key: Key) -> frozenset[int]:
     if key.__class__ is int:
-        return set()
-    if len(key) == 1 and len(key[0][0]) == 1 and key[0][0][0].__class__ is int:
-        return {key[0][0][0]}
+        return frozenset()
     atoms = chain.from_iterable(monomial for monomial, _ in key)
-    return set().union(*({a} if isinstance(a, int) else symbols_of(_made(a[1])) | symbols_of(_made(a[2])) for a in atoms))
+    return frozenset().union(*((a,) if isinstance(a, int) else _symbols_of(a[1]) | _symbols_of(a[2]) for a in atoms))
 
 
 def symbols_in_order(size: Dim) -> Iterator[int]:
