@@ -454,12 +454,14 @@ class Facts:
 
     def _settle(self) -> None:
         """After a substitution: checks that now can be solved become substitutions too, and who asked for what can no longer
-        hold hears of it (ShapeError)."""
+        hold hears of it (ShapeError). Of those that it says nothing of neither can be."""
         if not self.checks:
             return
-        checks, self.checks = self.checks, []
+        checks, self.checks, known = self.checks, [], self.substitutions.keys()
         for check in checks:
-            if check.relation == "==":
+            if known.isdisjoint(symbols_of(check.left) | symbols_of(check.right)):
+                self._demand(check)
+            elif check.relation == "==":
                 self.equate(check.left, check.right, check.where)
             else:
                 self.demand_at_least(check.left, check.right, check.where)
