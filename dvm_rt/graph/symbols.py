@@ -571,6 +571,8 @@ def symbols_of(size: Size) -> frozenset[int]:
 def _symbols_of(key: Key) -> frozenset[int]:
     if key.__class__ is int:
         return frozenset()
+    if (number := _symbol_number(key)) is not None:
+        return frozenset((number,))
     atoms = chain.from_iterable(monomial for monomial, _ in key)
     return frozenset().union(*((a,) if isinstance(a, int) else _symbols_of(a[1]) | _symbols_of(a[2]) for a in atoms))
 
@@ -732,6 +734,9 @@ def _multiply(a: Key, b: Key) -> Key:
         return _scale(a, b)
     if isinstance(a, int):
         return _scale(b, a)
+    if len(a) == len(b) == 1:
+        ((left, x),), ((right, y),) = a, b
+        return ((tuple(sorted(left + right, key=repr)), x * y),)
     terms: dict[tuple[Atom, ...], int] = {}
     for left, x in a:
         for right, y in b:
