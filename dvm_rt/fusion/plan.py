@@ -128,8 +128,7 @@ class Node(NamedTuple):
     k: float | int = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class Kernel:
+class Kernel(NamedTuple):
     """A section of the program: VECTOR over dims[0] (the row) and outer dims; MATMUL over N, M, batch... with K =
     depth, args A, B, C and an epilogue in nodes; PACK over N with K = depth, args source and destination; HOST: dims are
     the attributes of the host function whose number (from 1) depth is, strides of args their sizes, depth their rank;

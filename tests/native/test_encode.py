@@ -163,7 +163,7 @@ def test_prepared_words_are_what_the_generator_writes() -> None:
 
         kernel = plan.kernels[0]
         args = tuple(a._replace(strides=tuple(hide(s) for s in a.strides)) for a in kernel.args)
-        other = replace(plan, expressions=tuple(hidden), kernels=(replace(kernel, args=args),))
+        other = replace(plan, expressions=tuple(hidden), kernels=(kernel._replace(args=args),))
         assert encode(plan, made.symbols) == encode(other, made.symbols)
 
 
@@ -177,7 +177,7 @@ def test_kernels_that_are_alike_are_encoded_as_if_they_were_not() -> None:
         more = len(plan.expressions)
         twice = (*plan.expressions, *(e._replace(a=e.a + more, b=e.b + more) if e.op not in ("CONST", "SYMBOL") else e
                                       for e in plan.expressions))
-        others = tuple(replace(k, dims=tuple(d + more for d in k.dims)) for k in others)
+        others = tuple(k._replace(dims=tuple(d + more for d in k.dims)) for k in others)
         unlike = replace(plan, expressions=twice, kernels=(first, *others))
         rows = [symbol for symbol in range(len(plan.symbols)) if plan.symbols[symbol].parameter == 0]
         for size in (None, 0, 1, 131):
@@ -195,7 +195,7 @@ def _again(plan: Plan) -> Plan:
     outputs = [next(o for o in plan.outputs if o.buffer == b)._replace(buffer=new[b]) for b in new]
     args = tuple(a._replace(buffer=new.get(a.buffer, a.buffer)) for a in kernel.args)
     return replace(plan, buffers=(*plan.buffers, *buffers), outputs=(*plan.outputs, *outputs),
-                   kernels=(*plan.kernels, replace(kernel, args=args)))
+                   kernels=(*plan.kernels, kernel._replace(args=args)))
 
 
 def _constants(plan: Plan) -> list[Expression]:
@@ -536,7 +536,7 @@ def test_matrices_without_a_contiguous_dimension_are_refused() -> None:
         args = list(kernel.args)
         args[number] = args[number]._replace(depth=two, strides=(two if number else args[0].strides[0],
             args[number].strides[1] if number else two))
-        refused(replace(plan, kernels=(replace(kernel, args=tuple(args)),)), (3, 5, 4), text)
+        refused(replace(plan, kernels=(kernel._replace(args=tuple(args)),)), (3, 5, 4), text)
 
 
 # ---- plan bytes -----------------------------------------------------------------------------------------------------
