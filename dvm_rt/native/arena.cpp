@@ -110,10 +110,10 @@ void Arena::close() {
 
 Buffer* Arena::allocate(uint64_t bytes, uint64_t committed, Writer writer, Use use) {
   committed_ = committed;
-  drain();
   if (fail_after != NEVER_FAIL && fail_after-- == 0) return fail_after = NEVER_FAIL, nullptr;
-  if (bytes > bytes_max_) return nullptr;
-  uint64_t size = rounded(bytes);
+  if (bytes > bytes_max_) return drain(), nullptr;
+  const uint64_t size = rounded(bytes);
+  if (Buffer* same = drain(size, writer, use)) return renewed(same, bytes);
   Block* block = find(size, writer);
   if (!block && grow(size, writer)) block = find(size, writer);
   if (!block && writer == Writer::LAUNCH) merge_all(), block = find(size, writer);
@@ -153,15 +153,21 @@ Buffer* Arena::new_buffer(uint64_t bytes, Use use) {
   Buffer* buffer = spare_buffers_;
   if (buffer) spare_buffers_ = buffer->next;
   else buffer = &buffers_.emplace_back();
-  buffer->references.store(1, std::memory_order_relaxed);
   buffer->use = use;
-  buffer->dead = buffer->viewed = false;
+  buffer->dead = false;
   buffer->gone.store(false, std::memory_order_relaxed);
   buffer->arena = this;
+  ++live_;
+  return renewed(buffer, bytes);
+}
+
+// A record for another tensor.
+Buffer* Arena::renewed(Buffer* buffer, uint64_t bytes) {
+  buffer->references.store(1, std::memory_order_relaxed);
+  buffer->viewed = false;
   buffer->bytes = bytes;
   buffer->seq = buffer->extent = 0;
   buffer->serial = ++serials_;
-  ++live_;
   return buffer;
 }
 
@@ -194,7 +200,10 @@ void Arena::take(Buffer* buffer, Buffer* from) {
   spare(from);
 }
 
-void Arena::drain() {
+// Takes back what was released, but for the first that is of this size and use: a block that is asked for again at once goes from
+// hand to hand, with its record, and is never free.
+Buffer* Arena::drain(uint64_t size, Writer writer, Use use) {
+  Buffer* same = nullptr;
   while (released_.load(std::memory_order_relaxed)) {
     Buffer* buffer = nullptr;  // the first released first
     for (Buffer* last = released_.exchange(nullptr, std::memory_order_acquire); last;) {
@@ -205,19 +214,26 @@ void Arena::drain() {
     }
     while (buffer) {
       Buffer* next = buffer->next;
+      buffer->packed.clear();
+      buffer->root = {};
+      if (!same && buffer->block && buffer->block->bytes == size && buffer->use == use && !buffer->launches &&
+          (writer == Writer::LAUNCH || buffer->touched <= committed_)) {
+        buffer->failure.reset();
+        same = std::exchange(buffer, next);
+        continue;
+      }
       --live_;
       if (buffer->block) {
         used_[int(buffer->use)] -= buffer->block->bytes;
         give_back(buffer->block, buffer->touched);
       }
-      buffer->packed.clear();
-      buffer->root = {};
       buffer->dead = true;
       if (!buffer->launches) spare(buffer);
       buffer = next;
     }
   }
   settle();
+  return same;
 }
 
 // Blocks whose launches are committed become clean, and one with their clean neighbours.

@@ -177,11 +177,13 @@ class Arena {
   void taint(Block* block, uint64_t touched);
   void clean(Block* block);
   void give_back(Block* block, uint64_t touched);
-  void drain();
+  Buffer* drain(uint64_t size, Writer writer, Use use);
+  void drain() { drain(0, Writer::HOST, Use::TENSOR); }
   void settle();
   void spare(Buffer* buffer);
   Block* new_block();
   Buffer* new_buffer(uint64_t bytes, Use use);
+  Buffer* renewed(Buffer* buffer, uint64_t bytes);
 
   int fd_ = -1;
   uint8_t* data_ = nullptr;

@@ -32,15 +32,11 @@ nb::object launch(Stream& stream, uint32_t plan, const Arguments& args, Make mak
     stream.set_deadline(deadline_ns);
     stream.prepare(plan, args.span());
     for (size_t i = 0; i < count; ++i) place(out.ptr(), i, wrap(std::move(stream.outputs()[i])));
-    if (stream.long_running()) {
-      nb::gil_scoped_release released;
-      stream.execute();
-      inside.is(TraceKind::CALL, stream.launched(), plan);
-      lock.unlock();
-    } else {
-      stream.execute();
-      inside.is(TraceKind::CALL, stream.launched(), plan);
-    }
+    std::optional<nb::gil_scoped_release> released;
+    if (stream.long_running()) released.emplace();
+    inside.end_ns = stream.execute();
+    inside.is(TraceKind::CALL, stream.launched(), plan);
+    lock.unlock();  // never with the GIL waited for
   }
   pump(stream, false);
   return out;
@@ -226,8 +222,13 @@ class Dispatcher {
   nb::object call_tuple(nb::tuple args) {
     Arguments arguments;
     uint32_t key[ARGUMENTS_MAX];
-    nb::object held[16];  // another thread may compute or change an array meanwhile
-    std::vector<nb::object> more;
+    struct Held {  // another thread may compute or change an array meanwhile
+      PyObject* of[ARGUMENTS_MAX];
+      size_t count = 0;
+      ~Held() {
+        while (count) Py_DECREF(of[--count]);
+      }
+    } held;
     PyObject* session = nullptr;
     for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(args.ptr()); ++i) {
       PyObject* array = PyTuple_GET_ITEM(args.ptr(), i);
@@ -240,8 +241,7 @@ class Dispatcher {
       uint32_t ones = 0;
       for (int d = 0; d < t.rank; ++d) ones |= uint32_t(t.dims[d] == 1) << d;
       key[i] = packed(t.dtype, t.rank, ones);
-      if (i < 16) held[i] = nb::borrow(tensor);
-      else more.push_back(nb::borrow(tensor));
+      held.of[held.count++] = Py_NewRef(tensor);
     }
     if (!session) return nb::none();
     std::span<const uint32_t> wanted(key, arguments.count);

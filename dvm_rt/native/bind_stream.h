@@ -38,11 +38,11 @@ struct InsideClient {
   const uint64_t begin_ns = now_ns();
   const bool outermost;
   TraceKind kind = TraceKind::NONE;
-  uint64_t id = 0, extra = 0;
+  uint64_t id = 0, extra = 0, end_ns = 0;  // end_ns: where somebody has just looked at the clock
   explicit InsideClient(Stream& stream) : stream(stream), outermost(stream.began(begin_ns)) {}
   void is(TraceKind what, uint64_t of, uint64_t more) { kind = what, id = of, extra = more; }
   ~InsideClient() {
-    const uint64_t end_ns = now_ns();
+    if (!end_ns) end_ns = now_ns();
     if (outermost) stream.ended(end_ns);
     if (kind != TraceKind::NONE) stream.add_trace(kind, begin_ns, end_ns, id, extra);
   }
@@ -116,7 +116,7 @@ inline const Tensor& tensor_of(PyObject* object) {
   return *nb::inst_ptr<Tensor>(object);
 }
 inline nb::object wrap(Tensor&& tensor) {
-  nb::object made = nb::inst_alloc(nb::type<Tensor>());
+  nb::object made = nb::inst_alloc(reinterpret_cast<PyObject*>(tensor_type()));
   new (nb::inst_ptr<Tensor>(made)) Tensor(std::move(tensor));
   nb::inst_mark_ready(made);
   return made;

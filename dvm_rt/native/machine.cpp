@@ -365,16 +365,19 @@ Trap Machine::run_as_it_is(const VerifiedProgram& program, std::span<const Bindi
                            uint64_t deadline_ns) {
   const ProgramHead& head = program.head();
   const ProgramArg* wanted = program.args();
-  for (size_t i = 0; i < head.arg_count; i++)
+  bool clears = false;
+  for (size_t i = 0; i < head.arg_count; clears |= wanted[i++].mode & ZERO_FILL)
     if (i >= args.size() || !fits(wanted[i], args[i]))
       return {TrapCode::BINDING, 0, uint32_t(i), i < args.size() ? int64_t(args[i].bytes) : 0, int64_t(wanted[i].bytes)};
   reserve(program);
-  for (size_t i = 0; i < head.arg_count; i++)
-    for (size_t j = 0; wanted[i].mode & ZERO_FILL && j < head.arg_count; j++)
-      if (i != j && args[i].address == args[j].address && wanted[i].bytes && wanted[j].bytes)
-        return {TrapCode::BINDING, 0, uint32_t(i), int64_t(j), 0};  // what is cleared would be another one's
-  for (size_t i = 0; i < head.arg_count; i++)
-    if (wanted[i].mode & ZERO_FILL) memset(args[i].address, 0, wanted[i].bytes);
+  if (clears) {
+    for (size_t i = 0; i < head.arg_count; i++)
+      for (size_t j = 0; wanted[i].mode & ZERO_FILL && j < head.arg_count; j++)
+        if (i != j && args[i].address == args[j].address && wanted[i].bytes && wanted[j].bytes)
+          return {TrapCode::BINDING, 0, uint32_t(i), int64_t(j), 0};  // what is cleared would be another one's
+    for (size_t i = 0; i < head.arg_count; i++)
+      if (wanted[i].mode & ZERO_FILL) memset(args[i].address, 0, wanted[i].bytes);
+  }
   if (program.zero_workspace()) memset(workspace, 0, head.workspace_bytes);
 
   host_calls_.clear();
@@ -382,7 +385,7 @@ Trap Machine::run_as_it_is(const VerifiedProgram& program, std::span<const Bindi
   if (pool_ && program.split_ns() >= WAKE_NS) pool_->wake();
   const FloatMode float_mode;
   Context& context = *threads_[0].context;
-  context.trap = {};
+  context.trap.code = TrapCode::NONE;
   uint8_t* address[MAX_OPERANDS];
   const Bound bound{args, workspace, scratch_.get()};
   const std::span<const SectionView> sections = program.sections();
@@ -426,6 +429,7 @@ Trap Machine::run_as_it_is(const VerifiedProgram& program, std::span<const Bindi
 #if defined(DVM_X86)
   if (program.streams()) _mm_sfence();  // whoever reads the outputs must not overtake non-temporal stores
 #endif
+  if (context.trap.code == TrapCode::NONE) return {};
   return context.trap;
 }
 

@@ -95,9 +95,10 @@ void Stream::ended(uint64_t now) const {
 }
 
 void Stream::step_aside() const {
+  if (inline_mode_) return;
   static thread_local uint64_t used_ns = 0;  // CPU time of this thread at its last launch, if that came from the device's CPU
   static thread_local int short_waits = 0;   // launches from there since then, while waits were so short
-  const uint64_t device = inline_mode_ ? NEVER : control_.get(CONTROL_DEVICE_CPU);
+  const uint64_t device = control_.get(CONTROL_DEVICE_CPU);
   const uint64_t now = device < CPU_SETSIZE && device == cpu_now() ? cpu_time_ns() : 0, before = std::exchange(used_ns, now);
   if (!now || !before) return void(short_waits = 0);
   if (const uint64_t wait = expected_wait_ns_; wait && wait < SHORT_WAIT_NS) ++short_waits;
@@ -416,10 +417,11 @@ void Stream::prepare_parts(PlanState& state, std::span<const Tensor* const> args
 
 bool Stream::long_running() const { return inline_mode_ && prepared_->program && prepared_->program->head().fuel > FUEL_SHORT; }
 
-void Stream::execute() {
+uint64_t Stream::execute() {
   Instance& instance = *std::exchange(prepared_, nullptr);
   if (!instance.empty) submit(instance, arguments_);
   made_.clear();
+  return std::exchange(ended_at_ns_, 0);
 }
 
 void Stream::submit(Instance& instance, std::span<const Argument> arguments) {

@@ -160,7 +160,7 @@ class Stream {
   void prepare(uint32_t plan, std::span<const Tensor* const> args);
   void set_deadline(uint64_t at_ns) { deadline_ns_ = at_ns; }  // of the launches that come; 0: none
   bool long_running() const;
-  void execute();
+  uint64_t execute();  // when it ended (now_ns); 0: it did not run here
   std::vector<Tensor>& outputs() { return outputs_; }
   void retire();  // takes events and commits into account
   void flush();   // pushes what found no room before
@@ -322,7 +322,7 @@ class Stream {
   bool poison_pushed_ = false;  // the device knows POISON
   std::vector<int64_t> values_;
   std::vector<uint64_t> slots_;
-  uint64_t encoded_at_ns_ = 0;
+  uint64_t encoded_at_ns_ = 0, ended_at_ns_ = 0;
   std::vector<Binding> bindings_;
   std::vector<Argument> arguments_;
   std::vector<BufferRef> made_;

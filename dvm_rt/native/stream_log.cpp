@@ -48,7 +48,7 @@ void Stream::run(Instance& instance, std::span<const Argument> arguments, uint64
   if (failure)
     for (auto& a : arguments)
       if (a.writable) a.buffer->failure = failure;
-  uint64_t end = now_ns();
+  const uint64_t end = ended_at_ns_ = now_ns();
   counters_.busy_ns += end - begin;
   for (const HostSpan& call : machine_.host_calls()) {
     ++counters_.host_calls;
