@@ -209,6 +209,7 @@ class Dispatcher {
       key.push_back(packed(dtype, rank, ones));
     }
     if (sizes && sized_count_ >= SIZED_MAX) sized_.clear(), sized_count_ = 0;
+    last_ = nullptr;
     auto& found = sizes ? sized_[hash(key) ^ hash_of(*sizes)] : plans_[hash(key)];
     Entry added{std::move(key), sizes ? std::move(*sizes) : std::vector<int64_t>(), plan, single};
     for (auto& entry : found)
@@ -251,7 +252,8 @@ class Dispatcher {
       for (const Tensor* t : arguments.span()) sizes.insert(sizes.end(), t->dims.begin(), t->dims.begin() + t->rank);
       found = find(sized_, hash(wanted) ^ hash_of(sizes), wanted, sizes);
     }
-    if (!found) found = find(plans_, hash(wanted), wanted, {});
+    if (!found && last_ && std::equal(last_->key.begin(), last_->key.end(), wanted.begin(), wanted.end())) found = last_;
+    if (!found) found = last_ = find(plans_, hash(wanted), wanted, {});
     return found ? arrays(*found, arguments, nb::borrow(session)) : nb::none();
   }
 
@@ -310,6 +312,7 @@ class Dispatcher {
   Stream* stream_;
   ArrayType arrays_;
   Entries plans_, sized_;
+  const Entry* last_ = nullptr;  // of plans_, that was called
   size_t sized_count_ = 0;
   static constexpr size_t SIZED_MAX = 1 << 14;
   static constexpr size_t NUMBERS_MAX = 256;

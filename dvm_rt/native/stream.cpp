@@ -357,7 +357,6 @@ void Stream::restore(Buffer& buffer) {
 void Stream::prepare(uint32_t number, std::span<const Tensor* const> args) {
   ++counters_.calls;
   outputs_.clear();
-  arguments_.clear();
   made_.clear();
   extents_.clear();
   try {
@@ -383,12 +382,15 @@ void Stream::prepare_parts(PlanState& state, std::span<const Tensor* const> args
   reserve_workspace(instance.workspace_bytes);
   auto buffers = state.plan->buffers();
   made_.resize(buffers.size());
+  arguments_.resize(state.arguments.size());
+  Argument* argument = arguments_.data();
   for (uint16_t b : state.arguments) {
     uint64_t bytes = instance.buffer_bytes[b];
+    Argument& a = *argument++;  // filled where it is: a copy of what was just written waits for it to leave the store buffer
     if (BufferRole(buffers[b].role) == BufferRole::PARAMETER) {
       const Tensor& t = *parameters_[buffers[b].index];
       if (t.buffer->gone) restore(*t.buffer.get());
-      arguments_.push_back({t.buffer.get(), t.arena_offset(), t.bytes, false});
+      a.buffer = t.buffer.get(), a.offset = t.arena_offset(), a.bytes = t.bytes, a.writable = false;
     } else if (BufferRole(buffers[b].role) == BufferRole::PACKED) {
       const size_t pack = buffers[b].pack, count = 1 + state.plan->packs()[pack].reserved;
       const std::span keys(&instance.packs[pack], count);
@@ -398,19 +400,23 @@ void Stream::prepare_parts(PlanState& state, std::span<const Tensor* const> args
                          : nullptr;
       if (release_sources_ && may_give_up(*source.buffer.get()) && !wanted_as_it_is(state, source.buffer.get()))
         arena_->give_up(source.buffer.get());
-      arguments_.push_back({form, form ? form->offset : 0, form ? form->bytes : 0, false});
+      a.buffer = form, a.offset = form ? form->offset : 0, a.bytes = form ? form->bytes : 0, a.writable = false;
     } else {
       const uint16_t continues = buffers[b].pack;
       made_[b] = BufferRef(continues == NONE ? output_buffer(bytes, Use::TENSOR) : grown(*parameters_[continues], bytes));
-      arguments_.push_back({made_[b].get(), made_[b]->offset, bytes, true});
+      a.buffer = made_[b].get(), a.offset = a.buffer->offset, a.bytes = bytes, a.writable = true;
     }
   }
+  outputs_.resize(instance.outputs.size());
+  Tensor* output = outputs_.data();
   for (auto& o : instance.outputs) {
+    Tensor& made = *output++;
+    made.bytes = o.bytes, made.dtype = o.dtype, made.rank = o.rank, made.dims = o.dims;
     if (BufferRole(buffers[o.buffer].role) == BufferRole::PARAMETER) {
       const Tensor& t = *parameters_[buffers[o.buffer].index];
-      outputs_.push_back({t.buffer, t.offset, o.bytes, o.dtype, o.rank, o.dims});
+      made.buffer = t.buffer, made.offset = t.offset;
     } else {
-      outputs_.push_back({o.last ? std::move(made_[o.buffer]) : made_[o.buffer], 0, o.bytes, o.dtype, o.rank, o.dims});
+      made.buffer = o.last ? std::move(made_[o.buffer]) : made_[o.buffer];
     }
   }
 }

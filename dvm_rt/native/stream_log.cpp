@@ -34,10 +34,11 @@ static Failure trapped(uint64_t seq, const Instance& instance, const Trap& trap)
 
 void Stream::run(Instance& instance, std::span<const Argument> arguments, uint64_t seq) {
   uint64_t begin = now_ns();
-  bindings_.clear();
+  bindings_.resize(arguments.size());
+  Binding* binding = bindings_.data();
   Failure failure;
   for (auto& a : arguments) {
-    bindings_.push_back({arena_->data() + a.offset, a.bytes, a.writable});
+    *binding++ = {arena_->data() + a.offset, a.bytes, a.writable};
     if (!a.writable && a.buffer && a.buffer->failure && !failure) failure = a.buffer->failure;
   }
   Trap trap = machine_.run(*instance.program, bindings_, workspace_ ? workspace_->data() : nullptr, deadline_ns_);
