@@ -51,6 +51,8 @@ void run_register_words(Context* c, const Word* start, long bytes) {
   V t0{}, t1{}, t2{}, t3{}, t4{}, t5{}, t6{}, t7{};                  // held strip 1
   long off = 0;
   const Word* p = start;
+  const void* const* labels = LABELS;
+  asm("" : "+r"(labels));  // in a register: else each word computes where the table is
 #define HELD0 s0, s1, s2, s3, s4, s5, s6, s7
 #define HELD1 t0, t1, t2, t3, t4, t5, t6, t7
 #define PICK(x) \
@@ -58,7 +60,7 @@ void run_register_words(Context* c, const Word* start, long bytes) {
   const auto held0 = [&](int j) __attribute__((always_inline)) { return PICK(s); };
   const auto held1 = [&](int j) __attribute__((always_inline)) { return PICK(t); };
 #undef PICK
-#define GO goto *LABELS[p->op]
+#define GO goto *labels[p->op]
 #define NEXT_WORD p++; GO
 #define STRIP const E* m = (const E*)(c->ptr[p->a] + off)
 #define SLOT E* m = (E*)c->slot[p->k]
@@ -88,7 +90,12 @@ store_slot1: t0 = a0, t1 = a1, t2 = a2, t3 = a3, t4 = a4, t5 = a5, t6 = a6, t7 =
 load_float16: LOAD(Half)
 load_bfloat16: LOAD(BrainFloat)
 #undef LOAD
-store: { E* m = (E*)(c->ptr[p->a] + off); each<FULL>(EACH { store(m + j * W, canonicalNaN(a)); }, ACC); } NEXT_WORD;
+store: {
+  E* m = (E*)(c->ptr[p->a] + off);
+  if (!are_all(numbers_of(ACC))) goto store_clean;
+  each<FULL>(EACH { store(m + j * W, a); }, ACC);
+} NEXT_WORD;
+store_clean: { E* m = (E*)(c->ptr[p->a] + off); each<FULL>(EACH { store(m + j * W, canonicalNaN(a)); }, ACC); } NEXT_WORD;
 store_nt: {
   E* m = (E*)(c->ptr[p->a] + off);
   if ((uintptr_t)m & (sizeof(V) - 1)) goto store;

@@ -127,12 +127,14 @@ inline bool hold_in_registers(const SectionView& section, const Word* words, Wor
       if (held[r].value == value && held[r].until >= i) return r;
     return -1;
   };
-  auto hold = [&](uint32_t value, int i) {  // in a free strip
-    for (int r = 0; r < HELD_STRIPS; r++)
-      if (until[i] && held[r].until < i) {
-        held[r] = {value, until[i]}, out[i].op = uint16_t(out[i].op + 1 + r);
-        return;
-      }
+  // In a free strip, a slot also in one that holds an input, which is read from memory again as it is.
+  auto hold = [&](uint32_t value, int i) {
+    for (const bool taken : {false, true})
+      for (int r = 0; r < HELD_STRIPS; r++)
+        if (until[i] && (taken ? value < INPUT && held[r].value >= INPUT : held[r].until < i)) {
+          held[r] = {value, until[i]}, out[i].op = uint16_t(out[i].op + 1 + r);
+          return;
+        }
   };
   for (int i = 1; i < count; i++) {
     const Word& w = words[i];
