@@ -252,7 +252,7 @@ class Dispatcher {
       for (const Tensor* t : arguments.span()) sizes.insert(sizes.end(), t->dims.begin(), t->dims.begin() + t->rank);
       found = find(sized_, hash(wanted) ^ hash_of(sizes), wanted, sizes);
     }
-    if (!found && last_ && std::equal(last_->key.begin(), last_->key.end(), wanted.begin(), wanted.end())) found = last_;
+    if (!found && last_ && is_of(*last_, wanted)) found = last_;
     if (!found) found = last_ = find(plans_, hash(wanted), wanted, {});
     return found ? arrays(*found, arguments, nb::borrow(session)) : nb::none();
   }
@@ -271,8 +271,11 @@ class Dispatcher {
     auto found = entries.find(hash);
     if (found == entries.end()) return nullptr;
     for (const Entry& entry : found->second)
-      if (std::equal(entry.key.begin(), entry.key.end(), key.begin(), key.end()) && entry.sizes == sizes) return &entry;
+      if (is_of(entry, key) && entry.sizes == sizes) return &entry;
     return nullptr;
+  }
+  static bool is_of(const Entry& entry, std::span<const uint32_t> key) {
+    return entry.key.size() == key.size() && are_equal(entry.key.data(), key.data(), key.size());
   }
 
   nb::object arrays(const Entry& entry, const Arguments& arguments, nb::object session) {

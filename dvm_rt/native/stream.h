@@ -119,6 +119,13 @@ inline uint64_t hash_of(std::span<const int64_t> values) {
   return h;
 }
 
+// Of a few elements, without the call that std::equal is.
+template <class T> bool are_equal(const T* a, const T* b, size_t count) {
+  for (size_t i = 0; i < count; ++i)
+    if (a[i] != b[i]) return false;
+  return true;
+}
+
 class Stream {
  public:
   explicit Stream(const StreamOptions& options);

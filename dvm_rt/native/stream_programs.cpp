@@ -69,7 +69,7 @@ std::vector<std::pair<uint64_t, std::vector<int64_t>>> Stream::programs(uint32_t
 
 Instance* Stream::find(PlanState& plan, std::span<const int64_t> symbols, uint64_t hash) {
   for (Instance* i = plan.buckets[hash & (plan.buckets.size() - 1)]; i; i = i->next)
-    if (i->hash == hash && std::equal(symbols.begin(), symbols.end(), i->symbols.begin())) return i;
+    if (i->hash == hash && are_equal(symbols.data(), i->symbols.data(), symbols.size())) return i;
   return nullptr;
 }
 
