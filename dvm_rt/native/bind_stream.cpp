@@ -21,7 +21,7 @@ template <class Make, class Place>
 nb::object launch(Stream& stream, uint32_t plan, const Arguments& args, Make make, Place place) {
   stream.enter();
   check_deadline("launch");
-  InsideClient inside(stream);
+  InsideClient inside(stream, InsideClient::LATER);
   take_credit(stream);
   stream.step_aside();
   stream.rouse();
@@ -34,7 +34,9 @@ nb::object launch(Stream& stream, uint32_t plan, const Arguments& args, Make mak
     for (size_t i = 0; i < count; ++i) place(out.ptr(), i, wrap(std::move(stream.outputs()[i])));
     std::optional<nb::gil_scoped_release> released;
     if (stream.long_running()) released.emplace();
-    inside.end_ns = stream.execute();
+    const Stream::Looks looks = stream.execute();
+    if (!inside.begin_ns) inside.begin_ns = looks.first;
+    inside.end_ns = looks.last;
     inside.is(TraceKind::CALL, stream.launched(), plan);
     lock.unlock();  // never with the GIL waited for
   }

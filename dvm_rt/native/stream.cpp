@@ -266,7 +266,7 @@ Buffer* Stream::packed(std::span<const PlanPack> packs, std::span<const PackKey>
           ", allowed at least ", pack_source_bytes(keys[i])));
     bytes += packed_bytes(keys[i]);
   }
-  const uint64_t begin_ns = now_ns();
+  const uint64_t begin_ns = look();
   BufferRef form(output_buffer(bytes, Use::PACKED));
   ++counters_.packs;
   if (packs.size() == 1) {
@@ -356,6 +356,7 @@ void Stream::restore(Buffer& buffer) {
 
 void Stream::prepare(uint32_t number, std::span<const Tensor* const> args) {
   ++counters_.calls;
+  looks_ = {};
   outputs_.clear();
   made_.clear();
   extents_.clear();
@@ -423,11 +424,11 @@ void Stream::prepare_parts(PlanState& state, std::span<const Tensor* const> args
 
 bool Stream::long_running() const { return inline_mode_ && prepared_->program && prepared_->program->head().fuel > FUEL_SHORT; }
 
-uint64_t Stream::execute() {
+Stream::Looks Stream::execute() {
   Instance& instance = *std::exchange(prepared_, nullptr);
   if (!instance.empty) submit(instance, arguments_);
   made_.clear();
-  return std::exchange(ended_at_ns_, 0);
+  return inline_mode_ ? looks_ : Looks{};
 }
 
 void Stream::submit(Instance& instance, std::span<const Argument> arguments) {

@@ -167,7 +167,9 @@ class Stream {
   void prepare(uint32_t plan, std::span<const Tensor* const> args);
   void set_deadline(uint64_t at_ns) { deadline_ns_ = at_ns; }  // of the launches that come; 0: none
   bool long_running() const;
-  uint64_t execute();  // when it ended (now_ns); 0: it did not run here
+  // Its first and last look at the clock (now_ns), as it encoded, packed or ran; 0: it did none of that here.
+  struct Looks { uint64_t first = 0, last = 0; };
+  Looks execute();
   std::vector<Tensor>& outputs() { return outputs_; }
   void retire();  // takes events and commits into account
   void flush();   // pushes what found no room before
@@ -329,7 +331,13 @@ class Stream {
   bool poison_pushed_ = false;  // the device knows POISON
   std::vector<int64_t> values_;
   std::vector<uint64_t> slots_;
-  uint64_t encoded_at_ns_ = 0, ended_at_ns_ = 0;
+  uint64_t encoded_at_ns_ = 0;
+  Looks looks_;  // of this call
+  uint64_t look() {
+    looks_.last = now_ns();
+    if (!looks_.first) looks_.first = looks_.last;
+    return looks_.last;
+  }
   std::vector<Binding> bindings_;
   std::vector<Argument> arguments_;
   std::vector<BufferRef> made_;

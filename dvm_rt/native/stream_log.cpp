@@ -33,7 +33,7 @@ static Failure trapped(uint64_t seq, const Instance& instance, const Trap& trap)
 }
 
 void Stream::run(Instance& instance, std::span<const Argument> arguments, uint64_t seq) {
-  uint64_t begin = now_ns();
+  const uint64_t begin = look();
   bindings_.resize(arguments.size());
   Binding* binding = bindings_.data();
   Failure failure;
@@ -49,7 +49,7 @@ void Stream::run(Instance& instance, std::span<const Argument> arguments, uint64
   if (failure)
     for (auto& a : arguments)
       if (a.writable) a.buffer->failure = failure;
-  const uint64_t end = ended_at_ns_ = now_ns();
+  const uint64_t end = look();
   counters_.busy_ns += end - begin;
   for (const HostSpan& call : machine_.host_calls()) {
     ++counters_.host_calls;

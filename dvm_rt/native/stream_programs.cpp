@@ -274,7 +274,7 @@ void Stream::fetch(const PlanState& state) const {
 
 // Valid until the next encode. Empty: `failure` says why, or there is nothing to run.
 std::span<const uint8_t> Stream::encode(Instance& instance, Failure& failure, bool evaluated) {
-  uint64_t begin = now_ns();
+  const uint64_t begin = look();
   PlanState& state = *instance.plan;
   if (inline_mode_) fetch(state);
   size_t bytes = 0;
