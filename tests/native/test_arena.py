@@ -57,6 +57,19 @@ def test_a_freed_block_is_used_again_at_once_by_launches() -> None:
     assert arena.allocate(4096).offset == offset
 
 
+def test_a_block_that_is_asked_for_again_at_once_goes_from_hand_to_hand() -> None:
+    arena = _native.Arena(MIB)
+    blocks = [arena.allocate(4096) for _ in range(4)]
+    offsets, arena.launched = [b.offset for b in blocks], 7
+    del blocks[2], blocks[0]
+    assert arena.allocate(4033, 6, host=True).offset not in offsets, "a launch that is not committed may use these"
+    del blocks[0]
+    assert arena.allocate(65536).offset not in offsets  # of another size
+    assert arena.allocate(4033).offset in offsets and arena.check()
+    blocks.clear()
+    assert arena.report()[0] == 0 and arena.check()
+
+
 def test_the_host_waits_for_the_launches_that_may_use_a_block() -> None:
     arena = _native.Arena(64 * 4096)
     blocks = [arena.allocate(4096) for _ in range(64)]

@@ -325,4 +325,7 @@ def test_every_launch_is_in_the_trace(stream: _native.Stream) -> None:
     launches = records[records["kind"] == enum_value("TraceKind", "LAUNCH")]
     assert launches["id"].tolist() == [1, 2, 3, 4, 5]
     assert (launches["begin_ns"] <= launches["end_ns"]).all()
+    calls, encoded = (records[records["kind"] == enum_value("TraceKind", kind)] for kind in ("CALL", "ENCODE"))
+    assert calls["id"].tolist() == [1, 2, 3, 4, 5] and calls["begin_ns"][0] <= encoded["begin_ns"][0]
+    assert (calls["begin_ns"] <= launches["begin_ns"]).all() and (launches["end_ns"] <= calls["end_ns"]).all()
     assert (records["kind"] == enum_value("TraceKind", "ENCODE")).sum() == 1
