@@ -5,7 +5,7 @@ A `windows` view lays the elements of each window along axes of its own: strides
     conv            the windows of all channels are the columns of a matrix, multiplied by the weights from the left, for each
                     image and group. The matrix unit reads windows of one or two axes where they are (window_product); of more
                     axes they are laid out in memory. Kernels of one element and stride 1 are a plain product
-    conv, depthwise elementwise: each tap times its weight, added up in row-major order of the taps
+    conv, depthwise of three axes or large kernels: elementwise, each tap times its weight, added up in row-major order
     conv_transpose  zeros between the elements, then a convolution with flipped weights
     max_pool, avg_pool   elementwise over the taps of a window: all at once if they are few, else axis by axis, last axis first
 
@@ -183,10 +183,12 @@ def conv(op: Make, x: Node, weight: Node, *rest: object) -> Node:
     outputs, channels, *kernel = weight.shape
     x = padded(op, x, padding, 0.0)
     few = len(kernel) <= 2 and all(k <= KERNEL_SIDE_MAX for k in kernel)
-    if channels == 1 and groups > 1:
+    if few:
+        result = _by_windows(op, x, weight, stride, dilation, groups)
+    elif channels == 1 and groups > 1:
         result = _depthwise(op, x, weight, stride, dilation)
     else:
-        result = (_by_windows if few else _by_columns)(op, x, weight, stride, dilation, groups)
+        result = _by_columns(op, x, weight, stride, dilation, groups)
     return op.add(result, op.reshape(bias[0], shape=(outputs, *(1 for _ in kernel)))) if bias else result
 
 

@@ -668,6 +668,8 @@ void multiply(Context& context, const Product& p) {
       columns(k0, column, GROUP_PANELS * PANEL);
 }
 
+#include "windows.h"
+
 void run_groups(Context& context, const SectionRun& run) {
   Product p = product(run);
   context.operands = run.section.operands, context.constants = run.section.constants;
@@ -689,8 +691,12 @@ void run_matmul(Context& context, const SectionRun& run) {
   context.operands = run.section.operands, context.constants = run.section.constants;
   int64_t index[MAX_RANK] = {}, piece = 0, left = INT64_MAX;
   MatmulCut cut{MatmulCut::BATCH, 1, 1};
-  if (run.end - run.begin < run.section.split.units) {
-    cut = matmul_cut(head, p.operands);
+  const bool whole = run.end - run.begin >= run.section.split.units, places = reads_places(p);
+  if (!whole) cut = matmul_cut(head, p.operands);
+  if (places && p.m == 1 && head.rank > 2 && cut.along == MatmulCut::BATCH)
+    return run_own_windows(context, run, p, whole ? 0 : run.begin, whole ? matmul_cut(head, p.operands).steps : run.end);
+  PlacesProduct of_places(p, 0);
+  if (!whole) {
     piece = run.begin % cut.pieces, left = run.end - run.begin;
     int64_t rest = run.begin / cut.pieces;
     for (int d = 2; d < head.rank; rest /= head.dims[d++]) {
@@ -702,7 +708,7 @@ void run_matmul(Context& context, const SectionRun& run) {
     const int64_t pieces = smaller(cut.pieces - piece, left);
     if (cut.along == MatmulCut::ROWS) set_rows(p, piece, piece + pieces);
     if (cut.along == MatmulCut::PANELS) p.column_begin = piece * PANEL, p.column_end = smaller(p.n, (piece + pieces) * PANEL);
-    multiply(context, p);
+    places ? of_places.multiply(context) : multiply(context, p);
     if (!(left -= pieces)) return;
     int d = 2;  // the batch dimensions count like an odometer
     for (; d < head.rank; d++) {

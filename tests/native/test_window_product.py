@@ -15,7 +15,9 @@ CASES = [  # batch, rows of A, channels, kernel, places, step, dilation
     (1, 1, 1, (1, 1), (1, 1), (1, 1), (1, 1)), (2, 3, 2, (3, 3), (5, 40), (1, 1), (1, 1)), (1, 20, 3, (2, 3), (7, 20), (1, 1), (2, 1)),
     (1, 15, 2, (3, 3), (9, 14), (2, 2), (1, 1)), (2, 5, 1, (7, 7), (3, 33), (2, 2), (1, 1)), (1, 16, 4, (3, 2), (11, 7), (1, 1), (1, 2)),
     (1, 2, 3, (1, 4), (1, 100), (1, 3), (1, 1)), (1, 4, 130, (3, 3), (2, 17), (1, 1), (1, 1)), (1, 33, 40, (1, 1), (8, 16), (2, 2), (1, 1)),
-    (3, 1, 5, (3, 3), (64, 1), (1, 1), (1, 1)), (1, 70, 9, (3, 3), (33, 34), (1, 1), (1, 1)), (1, 6, 2, (2, 2), (4, 31), (3, -1), (1, 1)),
+    (3, 1, 5, (3, 3), (64, 1), (1, 1), (1, 1)), (21, 1, 1, (3, 3), (4, 6), (1, 1), (1, 1)), (18, 1, 1, (5, 5), (7, 14), (2, 2), (1, 2)),
+    (2, 1, 1, (3, 3), (61, 56), (1, 1), (1, 1)), (17, 1, 1, (1, 3), (1, 19), (1, 1), (1, 4)), (1, 64, 3, (3, 3), (7, 7), (1, 1), (2, 2)),
+    (2, 10, 120, (3, 3), (5, 9), (2, 2), (1, 1)), (1, 65, 3, (3, 3), (7, 7), (1, 1), (1, 1)), (1, 70, 9, (3, 3), (33, 34), (1, 1), (1, 1)), (1, 6, 2, (2, 2), (4, 31), (3, -1), (1, 1)),
 ]  # fmt: skip
 
 
@@ -48,9 +50,10 @@ def test_windows(case: tuple, compute: dtypes.DType) -> None:
     assert verifier.check(code) is None
     found = []
     for target in TARGETS:
-        again = [*args[:2], np.zeros_like(args[2])]
-        _native.Program(code).run(again, target)
-        found.append(again[2].tobytes())
+        for parts in (0, 3):
+            again = [*args[:2], np.zeros_like(args[2])]
+            _native.Program(code).run(again, target, threads=2, parts=parts)
+            found.append(again[2].tobytes())
         want = args[0].astype(np.float64) @ laid if compute.kind == "f" else args[0] @ laid
         np.testing.assert_allclose(again[2], want, rtol=1e-5, atol=1e-3)
     if compute is dtypes.float32 or args[2].size < 500:  # the reference's float64 is made of exact fractions
@@ -62,12 +65,14 @@ def test_windows(case: tuple, compute: dtypes.DType) -> None:
 
 def test_nothing_outside_of_the_windows_is_read() -> None:
     """What lies between the windows, and behind the last of them, is NaN and does not matter."""
-    case = (1, 4, 2, (2, 2), (6, 21), (2, 4), (1, 1))
-    code, (a, x, c), _ = program(case, dtypes.float32, np.random.default_rng(2))
-    untouched = np.ones(x.shape[-1], bool)
-    untouched[(np.arange(21)[:, None] * 4 + np.arange(2)).ravel()] = False
-    x[..., untouched] = np.nan
-    for target in TARGETS:
-        c[:] = 0
-        _native.Program(code).run([a, x, c], target)
-        assert np.isfinite(c).all()
+    for step, wide in ((4, 2), (2, 1)):
+        case = (3, 1, 2, (2, wide), (6, 21), (3, step), (1, 1))
+        code, (a, x, c), _ = program(case, dtypes.float32, np.random.default_rng(2))
+        untouched = np.ones(x.shape[-2:], bool)
+        for row, column in np.ndindex(2, wide):
+            untouched[row::3, column::step] = False
+        x[..., untouched] = np.nan
+        for target in TARGETS:
+            c[:] = 0
+            _native.Program(code).run([a, x, c], target)
+            assert np.isfinite(c).all()

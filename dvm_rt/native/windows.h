@@ -1,0 +1,244 @@
+// Products whose B is windows that lie one or two elements apart: read where they are, nothing is packed. Part of matmul.cpp.
+//
+// Places are taken W at a time; for every k the same lanes stand at one distance more, which is the same for all of them. Lanes
+// that belong to no window (the end of a row of places, the gap before the next) are never read, and a store leaves them out.
+// Where the rows of places lie close together, vectors run on from one row into the next; else each row has its own.
+//
+// One row of A for each step of the batch, a depthwise convolution: steps of the innermost batch dimension are rows here, each
+// with windows of its own, so that the epilogue too takes many of them at a time.
+#pragma once
+
+constexpr int PLACES_ROWS = W == 16 ? 9 : 4;      // most rows of a tile
+constexpr int PLACES_VECTORS = W == 16 ? 6 : 4;   // most of a tile
+constexpr int vectors_beside(int64_t rows, int64_t step) {  // masks too take registers
+  if (step == 2) return W == 16 ? (rows <= 7 ? 3 : 2) : rows == 1 ? 2 : 1;
+  return W == 16 ? (rows <= 4 ? 6 : 3) : rows == 1 ? 4 : rows == 2 ? 3 : 2;
+}
+constexpr int64_t PLACES_ROWS_MAX = 64;           // of A: more of them pay for packed windows, which they read aligned
+constexpr int64_t PLACES_AT_ONCE = 128;           // vectors of places
+constexpr int64_t FINISHED_FLOATS = 8 << 10;      // of rows that wait for their epilogue
+
+struct Places {  // W of them, or less
+  int64_t from;    // lane 0, in floats from the first place of all
+  int64_t to;      // column of C that the first lane is
+  uint32_t lanes;  // those that are places
+};
+
+FN Where where_of(uint32_t lanes) {
+#if defined(__AVX512F__)
+  return Where(lanes);
+#else
+  return ((int32_t(lanes) - Vi{}) >> iota() & 1) != 0;
+#endif
+}
+// Lanes of two vectors of which every second element is one: those of `lanes` from lane `first` on.
+FN uint32_t spread_lanes(uint32_t lanes, int first) {
+  uint32_t out = 0;
+  for (int i = 0; i < W / 2; i++) out |= (lanes >> (first + i) & 1) << 2 * i;
+  return out;
+}
+
+// Stores the lanes of a vector that are places behind each other.
+FN void store_places(float* p, V v, uint32_t lanes, bool first) {
+#if defined(__AVX512F__)
+  const int count = __builtin_popcount(lanes);
+  v = _mm512_maskz_compress_ps(__mmask16(lanes), v);
+  storePart(p, canonical(first ? v : loadPart(p, count) + v), count);
+#else
+  if (lanes == (1u << W) - 1) return store(p, canonical(first ? v : load(p) + v));
+  for (int i = 0; i < W; i++)
+    if (lanes >> i & 1) {
+      const float sum = first ? v[i] : *p + v[i];
+      *p++ = sum == sum ? sum : NaN;
+    }
+#endif
+}
+
+struct PlacesTile {
+  int64_t k, a_row, c_row;
+  const float *a, *b;
+  const int64_t* taps;    // floats from the first place's first element, for each k
+  const Places* places;
+  float* c;
+  bool first;             // the first slice of K overwrites C, later ones add to it
+};
+
+template <int ROWS, int VECTORS, int STEP>
+void places_tile(const PlacesTile& t) {
+  V c[ROWS][VECTORS];
+  Where where[VECTORS][STEP];
+  const float* b[VECTORS];
+#pragma GCC unroll 8
+  for (int v = 0; v < VECTORS; v++) {
+    b[v] = opaque(t.b + t.places[v].from);
+#pragma GCC unroll 2
+    for (int half = 0; half < STEP; half++)
+      where[v][half] = where_of(STEP == 1 ? t.places[v].lanes : spread_lanes(t.places[v].lanes, half * W / 2));
+#pragma GCC unroll 9
+    for (int i = 0; i < ROWS; i++) c[i][v] = V{};
+  }
+  constexpr int BASES = (ROWS + 2) / 3;
+  const float* a[BASES];
+#pragma GCC unroll 3
+  for (int i = 0; i < BASES; i++) a[i] = opaque(t.a + 3 * i * t.a_row);
+  const int64_t a_row = t.a_row;
+  for (int64_t k = 0; k < t.k; k++) {
+    const int64_t at = t.taps[k];
+    V row[VECTORS];
+#pragma GCC unroll 8
+    for (int v = 0; v < VECTORS; v++) {
+      if constexpr (STEP == 1) row[v] = load_where(b[v] + at, where[v][0]);
+      else row[v] = Lanes2<2>::every_other(load_where(b[v] + at, where[v][0]), load_where(b[v] + at + W, where[v][1]));
+    }
+#pragma GCC unroll 9
+    for (int i = 0; i < ROWS; i++) {
+      const V x = all(a[i / 3][i % 3 * a_row]);
+#pragma GCC unroll 8
+      for (int v = 0; v < VECTORS; v++) c[i][v] = accumulated(c[i][v], x, row[v]);
+    }
+#pragma GCC unroll 3
+    for (int i = 0; i < BASES; i++) a[i]++;
+  }
+#pragma GCC unroll 8
+  for (int v = 0; v < VECTORS; v++)
+#pragma GCC unroll 9
+    for (int i = 0; i < ROWS; i++) store_places(t.c + i * t.c_row + t.places[v].to, c[i][v], t.places[v].lanes, t.first);
+}
+
+using PlacesKernel = void (*)(const PlacesTile&);
+struct PlacesKernels { PlacesKernel of_vectors[PLACES_VECTORS + 1]; };
+template <int ROWS, int VECTORS, int STEP> constexpr PlacesKernel places_kernel() {
+  if constexpr (VECTORS > 0 && VECTORS <= vectors_beside(ROWS, STEP)) return places_tile<ROWS, VECTORS, STEP>;
+  else return nullptr;
+}
+template <int ROWS, int STEP, int... VECTORS> constexpr PlacesKernels places_kernels_of(std::integer_sequence<int, VECTORS...>) {
+  return {places_kernel<ROWS, VECTORS, STEP>()...};
+}
+struct PlacesTable { PlacesKernels of_rows[PLACES_ROWS]; };
+template <int STEP, int... ROWS> constexpr PlacesTable places_table(std::integer_sequence<int, ROWS...>) {
+  return {places_kernels_of<ROWS + 1, STEP>(std::make_integer_sequence<int, PLACES_VECTORS + 1>())...};
+}
+constexpr PlacesTable PLACES_KERNELS[2] = {places_table<1>(std::make_integer_sequence<int, PLACES_ROWS>()),
+                                           places_table<2>(std::make_integer_sequence<int, PLACES_ROWS>())};
+
+// Walks the columns of C and names the places of the next vector.
+struct PlacesWalk {
+  const Windows& w;
+  const bool runs_on;
+  int64_t row, place;
+
+  PlacesWalk(const Windows& w, int64_t n, int64_t column)
+      : w(w), runs_on(w.place == 1 && w.place_row > w.places && n > w.places &&
+                      ceil_div((n / w.places - 1) * w.place_row + w.places, W) < n / w.places * ceil_div(w.places, W)),
+        row(column / w.places), place(column % w.places) {}
+
+  Places next(int64_t column, int64_t end) {
+    Places out{row * w.place_row + place * w.place, column, 0};
+    for (int64_t lane = 0; lane < W && column < end;) {
+      const int64_t here = smaller(smaller(W - lane, w.places - place), end - column);
+      out.lanes |= ((1u << here) - 1) << lane;
+      lane += here, column += here, place += here;
+      if (place < w.places) break;
+      place = 0, row++, lane += w.place_row - w.places;
+      if (!runs_on) break;
+    }
+    return out;
+  }
+};
+
+struct PlacesList {
+  Places list[PLACES_AT_ONCE];
+  int64_t count = 0, begin = 0, end = 0;  // columns that they are
+
+  void make(const Windows& w, int64_t n, int64_t column, int64_t column_end) {
+    if (count && begin == column && end <= column_end && (end == column_end || count == PLACES_AT_ONCE)) return;
+    PlacesWalk walk(w, n, column);
+    begin = end = column;
+    for (count = 0; count < PLACES_AT_ONCE && end < column_end; count++) {
+      list[count] = walk.next(end, column_end);
+      end += __builtin_popcount(list[count].lanes);
+    }
+  }
+};
+
+bool reads_places(const Product& p) {
+  return p.has_windows && p.a_step == 1 && (p.windows.place == 1 || p.windows.place == 2) && p.m <= PLACES_ROWS_MAX;
+}
+
+// Rows of C, `own` apart in B: 0, or each has windows of its own.
+struct PlacesProduct {
+  const Product& p;
+  const int64_t own;
+  int64_t* const taps;
+  int64_t slice_of_taps = -1;
+  PlacesList places;
+
+  PlacesProduct(const Product& p, int64_t own) : p(p), own(own), taps(reinterpret_cast<int64_t*>(p.scratch)) {}
+
+  void set_taps(int64_t k0, int64_t k) {
+    if (slice_of_taps == k0) return;
+    slice_of_taps = k0;
+    Tap tap(p.windows, k0);
+    for (int64_t i = 0; i < k; i++, tap.next()) taps[i] = tap.at;
+  }
+  // Rows of A by all places; those of B stay in L1 from one block of rows to the next.
+  void blocks(PlacesTile& t, int64_t rows) {
+    const int64_t blocks = ceil_div(rows, PLACES_ROWS), height = rows / blocks, taller = rows % blocks;
+    const int64_t step = p.windows.place, most = vectors_beside(height + (taller != 0), step);
+    const float* const a = t.a;
+    float* const c = t.c;
+    for (int64_t at = 0; at < places.count; at += most) {
+      t.a = a, t.c = c, t.places = places.list + at;
+      for (int64_t i = 0; i < blocks; i++) {
+        const int64_t here = height + (i < taller);
+        PLACES_KERNELS[step - 1].of_rows[here - 1].of_vectors[smaller(places.count - at, most)](t);
+        t.a += here * p.a_row, t.c += here * p.c_row;
+      }
+    }
+  }
+  void rows_of_slices(int64_t row, int64_t row_end) {
+    PlacesTile t{};
+    t.a_row = p.a_row, t.c_row = p.c_row, t.taps = taps;
+    for (int64_t k0 = 0; k0 < p.k; k0 += p.slice) {
+      t.k = smaller(p.slice, p.k - k0), t.first = k0 == 0;
+      set_taps(k0, t.k);
+      for (int64_t at = row, rows = own ? 1 : row_end - row; at < row_end; at += rows) {
+        t.a = reinterpret_cast<const float*>(p.base[0]) + at * p.a_row + k0;
+        t.b = reinterpret_cast<const float*>(p.base[1]) + at * own;
+        t.c = reinterpret_cast<float*>(p.base[2]) + at * p.c_row;
+        blocks(t, rows);
+      }
+    }
+  }
+  void multiply(Context& context) {
+    for (int64_t column = p.column_begin; column < p.column_end; column = places.end) {
+      places.make(p.windows, p.n, column, p.column_end);
+      const int64_t columns = places.end - column, rows = std::max<int64_t>(PLACES_ROWS, FINISHED_FLOATS / columns);
+      for (int64_t row = p.row_begin; row < p.row_end; row += rows) {
+        const int64_t end = smaller(p.row_end, row + rows);
+        rows_of_slices(row, end);
+        for (int64_t at = column; p.words && at < places.end; at += STRIP)
+          finish(context, p, row, end - row, at, smaller(STRIP, places.end - at));
+      }
+    }
+  }
+};
+
+// Steps of the innermost batch dimension as rows, each with windows of its own: a product of one row.
+void run_own_windows(Context& context, const SectionRun& run, Product p, int64_t step, int64_t end) {
+  const Section& head = *run.section.head;
+  Operand operands[MAX_OPERANDS];
+  for (int i = 0; i < p.operand_count; i++) operands[i] = p.operands[i], operands[i].stride[1] = operands[i].stride[2];
+  p.operands = context.operands = operands;
+  p.a_row = operands[0].stride[1] / 4, p.c_row = operands[2].stride[1] / 4;
+  PlacesProduct product(p, operands[1].stride[1] / 4);
+  for (int64_t rows; step < end; step += rows) {
+    int64_t rest = step / head.dims[2];
+    for (int i = 0; i < p.operand_count; i++) p.base[i] = run.address[i];
+    for (int d = 3; d < head.rank; rest /= head.dims[d++])
+      for (int i = 0; i < p.operand_count; i++) p.base[i] += rest % head.dims[d] * operands[i].stride[d];
+    p.row_begin = step % head.dims[2], rows = smaller(head.dims[2] - p.row_begin, end - step);
+    p.row_end = p.row_begin + rows;
+    product.multiply(context);
+  }
+}
