@@ -43,7 +43,7 @@ FN void store_places(float* p, V v, uint32_t lanes, bool first) {
 #if defined(__AVX512F__)
   const int count = __builtin_popcount(lanes);
   v = _mm512_maskz_compress_ps(__mmask16(lanes), v);
-  storePart(p, canonical(first ? v : loadPart(p, count) + v), count);
+  storePart(p, canonicalNaN(first ? v : loadPart(p, count) + v), count);
 #else
   if (lanes == (1u << W) - 1) return store(p, canonical(first ? v : load(p) + v));
   for (int i = 0; i < W; i++)
@@ -129,7 +129,7 @@ struct PlacesWalk {
 
   PlacesWalk(const Windows& w, int64_t n, int64_t column)
       : w(w), runs_on(w.place == 1 && w.place_row > w.places && n > w.places &&
-                      ceil_div((n / w.places - 1) * w.place_row + w.places, W) < n / w.places * ceil_div(w.places, W)),
+                      8 * ceil_div((n / w.places - 1) * w.place_row + w.places, W) < 7 * (n / w.places * ceil_div(w.places, W))),
         row(column / w.places), place(column % w.places) {}
 
   Places next(int64_t column, int64_t end) {
@@ -165,12 +165,95 @@ bool reads_places(const Product& p) {
   return p.has_windows && p.a_step == 1 && (p.windows.place == 1 || p.windows.place == 2) && p.m <= PLACES_ROWS_MAX;
 }
 
+// ---- one row of A, kernels of a few rows, rows of places as far apart as those of the kernel ------------------------------
+// What the first row of a kernel reads for one row of places, the next one reads for the row before: rows of places that lie
+// below one another share what is read. So a tile walks down the rows of the array, each of which serves all its rows of places.
+struct ColumnTile {
+  const float *a, *b;
+  float* c;
+  int64_t width, column, row, places;  // of the kernel; floats from column to column, row to row; a row of places
+  int64_t left;                        // places from here to the end of the row
+};
+constexpr int COLUMN_ROWS = 4, COLUMN_VECTORS = W == 16 ? 4 : 2;
+
+// WIDTH: of the kernel; 0: t.width.
+template <int HEIGHT, int WIDTH, int ROWS, int VECTORS>
+void column_tile(const ColumnTile& t) {
+  V c[ROWS][VECTORS] = {};
+  const Where last = where_of(uint32_t((uint64_t(1) << smaller(t.left - (VECTORS - 1) * W, W)) - 1));
+  const int64_t width = WIDTH ? WIDTH : t.width;
+  const float* b = t.b;
+  auto one_row = [&](auto at) __attribute__((always_inline)) {
+    constexpr int I = at.value, FIRST = I < HEIGHT ? 0 : I - HEIGHT + 1, LAST = I < ROWS ? I : ROWS - 1;
+    const float* x = b;
+    auto one_column = [&](int64_t k) __attribute__((always_inline)) {
+      V row[VECTORS];
+#pragma GCC unroll 4
+      for (int v = 0; v < VECTORS; v++) row[v] = v + 1 < VECTORS ? load(x + v * W) : load_where(x + v * W, last);
+#pragma GCC unroll 4
+      for (int r = FIRST; r <= LAST; r++) {
+        const V factor = all(t.a[(I - r) * width + k]);
+#pragma GCC unroll 4
+        for (int v = 0; v < VECTORS; v++) c[r][v] = accumulated(c[r][v], factor, row[v]);
+      }
+      x += t.column;
+    };
+    if constexpr (WIDTH) {
+#pragma GCC unroll 3
+      for (int64_t k = 0; k < WIDTH; k++) one_column(k);
+    } else {
+      for (int64_t k = 0; k < width; k++) one_column(k);
+    }
+    b += t.row;
+  };
+  [&]<int... I>(std::integer_sequence<int, I...>) __attribute__((always_inline)) {
+    (one_row(std::integral_constant<int, I>()), ...);
+  }(std::make_integer_sequence<int, ROWS + HEIGHT - 1>());
+#pragma GCC unroll 4
+  for (int r = 0; r < ROWS; r++)
+#pragma GCC unroll 4
+    for (int v = 0; v < VECTORS; v++) {
+      float* p = t.c + r * t.places + v * W;
+      if (v + 1 < VECTORS) store(p, canonicalNaN(c[r][v]));
+      else storePart(p, canonicalNaN(c[r][v]), t.left - v * W);
+    }
+}
+
+using ColumnKernel = void (*)(const ColumnTile&);
+struct ColumnKernels { ColumnKernel of[COLUMN_ROWS][COLUMN_VECTORS]; };
+template <int HEIGHT, int WIDTH, int... I> constexpr ColumnKernels column_kernels(std::integer_sequence<int, I...>) {
+  return {{column_tile<HEIGHT, WIDTH, I / COLUMN_VECTORS + 1, I % COLUMN_VECTORS + 1>...}};
+}
+using ColumnTiles = std::make_integer_sequence<int, COLUMN_ROWS * COLUMN_VECTORS>;
+constexpr ColumnKernels COLUMN_3X3 = column_kernels<3, 3>(ColumnTiles()), COLUMN_3 = column_kernels<3, 0>(ColumnTiles()),
+                        COLUMN_5 = column_kernels<5, 0>(ColumnTiles()), COLUMN_7 = column_kernels<7, 0>(ColumnTiles());
+const ColumnKernels* column_kernels_for(const Product& p) {
+  const Windows& w = p.windows;
+  if (w.place != 1 || w.row != w.place_row || w.width * w.height != p.k) return nullptr;
+  if (w.height == 3) return w.width == 3 ? &COLUMN_3X3 : &COLUMN_3;
+  return w.height == 5 ? &COLUMN_5 : w.height == 7 ? &COLUMN_7 : nullptr;
+}
+// All places of one row of A.
+void run_columns(const ColumnKernels& kernels, const Windows& w, int64_t n, const float* a, const float* b, float* c) {
+  ColumnTile t{a, b, c, w.width, w.column, w.row, w.places, 0};
+  const int64_t rows = n / w.places;
+  for (int64_t row = 0, height; row < rows; row += height) {
+    height = smaller(COLUMN_ROWS, rows - row);
+    for (int64_t place = 0; place < w.places; place += COLUMN_VECTORS * W) {
+      t.b = b + row * w.place_row + place, t.c = c + row * w.places + place, t.left = w.places - place;
+      kernels.of[height - 1][smaller(COLUMN_VECTORS, ceil_div(t.left, W)) - 1](t);
+    }
+  }
+}
+
+// ---- one product ----------------------------------------------------------------------------------------------------
 // Rows of C, `own` apart in B: 0, or each has windows of its own.
 struct PlacesProduct {
   const Product& p;
   const int64_t own;
   int64_t* const taps;
   int64_t slice_of_taps = -1;
+  const ColumnKernels* columns = nullptr;  // those of a row of A that has all its places
   PlacesList places;
 
   PlacesProduct(const Product& p, int64_t own) : p(p), own(own), taps(reinterpret_cast<int64_t*>(p.scratch)) {}
@@ -210,7 +293,18 @@ struct PlacesProduct {
       }
     }
   }
+  void multiply_rows(Context& context) {
+    const int64_t rows = std::max<int64_t>(PLACES_ROWS, FINISHED_FLOATS / p.n);
+    for (int64_t row = p.row_begin; row < p.row_end; row += rows) {
+      const int64_t end = smaller(p.row_end, row + rows);
+      for (int64_t at = row; at < end; at++)
+        run_columns(*columns, p.windows, p.n, reinterpret_cast<const float*>(p.base[0]) + at * p.a_row,
+                    reinterpret_cast<const float*>(p.base[1]) + at * own, reinterpret_cast<float*>(p.base[2]) + at * p.c_row);
+      for (int64_t at = 0; p.words && at < p.n; at += STRIP) finish(context, p, row, end - row, at, smaller(STRIP, p.n - at));
+    }
+  }
   void multiply(Context& context) {
+    if (columns) return multiply_rows(context);
     for (int64_t column = p.column_begin; column < p.column_end; column = places.end) {
       places.make(p.windows, p.n, column, p.column_end);
       const int64_t columns = places.end - column, rows = std::max<int64_t>(PLACES_ROWS, FINISHED_FLOATS / columns);
@@ -232,6 +326,7 @@ void run_own_windows(Context& context, const SectionRun& run, Product p, int64_t
   p.operands = context.operands = operands;
   p.a_row = operands[0].stride[1] / 4, p.c_row = operands[2].stride[1] / 4;
   PlacesProduct product(p, operands[1].stride[1] / 4);
+  product.columns = column_kernels_for(p);
   for (int64_t rows; step < end; step += rows) {
     int64_t rest = step / head.dims[2];
     for (int i = 0; i < p.operand_count; i++) p.base[i] = run.address[i];
