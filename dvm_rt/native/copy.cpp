@@ -4,7 +4,8 @@
 // too, rows are copied; where it is along another one, square tiles of those two are transposed in registers, each line of
 // either side touched once; else elements go one by one. What is beyond the caches is stored past them, in whole lines, where
 // the instruction set can. Bytes are what the reference copies: NaN becomes canonical. A third operand names the row of the
-// destination, and is checked. Vector sections that do nothing but gather rows are copies of rows too, and run here.
+// destination, and is checked. Vector sections that do nothing but gather rows are copies of rows too, and run here; so do those
+// that fill short rows with a number (the edges of a convolution).
 #include <algorithm>
 #include <cstring>
 #include <type_traits>
@@ -48,6 +49,8 @@ template <class Bits, Bits INFINITE, Bits CANONICAL> struct Kind {
     return x;
   }
 };
+
+using Floats = Kind<uint32_t, 0x7F800000, 0x7FC00000>;
 
 struct Bools {
   using T = uint8_t;
@@ -587,7 +590,7 @@ template <class F> void with_kind(uint8_t dtype, F f) {
   switch (DType(dtype)) {
     case DType::FLOAT16: return f(Kind<uint16_t, 0x7C00, 0x7E00>());
     case DType::BFLOAT16: return f(Kind<uint16_t, 0x7F80, 0x7FC0>());
-    case DType::FLOAT32: return f(Kind<uint32_t, 0x7F800000, 0x7FC00000>());
+    case DType::FLOAT32: return f(Floats());
     case DType::FLOAT64: return f(Kind<uint64_t, 0x7FF0000000000000, 0x7FF8000000000000>());
     default: break;
   }
@@ -607,6 +610,42 @@ bool gather(Context& context, const SectionRun& run) {
   const uint8_t dtype = run.section.operands[g.table].dtype;
   if (DType(dtype) == DType::BOOL) run_gather<Bools>(context, g);
   else with_kind(dtype, [&](auto kind) { run_gather<decltype(kind)>(context, g); });
+  return true;
+}
+
+namespace {
+constexpr int64_t FILL_BYTES_MAX = 1024;  // of a row: longer ones have stores of their own
+
+// `pass; mov.k number; store; loop; end_row` of 4-byte floats.
+bool only_fills(const SectionView& s) {
+  if (s.head->word_count != 5 || s.head->operand_count != 1 || s.words[1].op != OP_mov_k) return false;
+  const uint16_t op = s.words[2].op;
+  return (op == OP_store || op == OP_store_any) && DType(s.head->dtype) == DType::FLOAT32 &&
+         DType(s.operands[0].dtype) == DType::FLOAT32 && s.head->dims[0] * 4 <= FILL_BYTES_MAX;
+}
+void fill_row(uint8_t* to, int64_t stride, int64_t count, uint32_t x) {
+  using C = Copy<Floats>;
+  int64_t i = 0;
+  if (stride == 4)
+    for (const C::V many = C::V{} + x; i + C::N <= count; i += C::N) memcpy(to + 4 * i, &many, sizeof many);
+  for (; i < count; i++) C::store(to + i * stride, x);
+}
+}  // namespace
+
+// False: the section is not one that only fills short rows.
+bool fill(Context&, const SectionRun& run) {
+  const SectionView& s = run.section;
+  if (run.team || !only_fills(s)) return false;
+  const uint32_t x = Floats::one(s.words[1].k);
+  const int64_t count = s.head->dims[0], stride = s.operands[0].stride[0], step = s.outers ? s.outer[0].gain[0] : 0;
+  for (int64_t row = run.begin, rows; row < run.end; row += rows) {
+    uint8_t* to;
+    rows = place_row(run, row, &to);
+    if (count == 1)
+      for (int64_t i = 0; i < rows; i++) memcpy(to + i * step, &x, sizeof x);
+    else
+      for (int64_t i = 0; i < rows; i++) fill_row(to + i * step, stride, count, x);
+  }
   return true;
 }
 

@@ -254,3 +254,33 @@ def test_what_is_cleared_is_nobody_elses() -> None:
     with pytest.raises(DeviceTrap, match="argument 1: bound"):
         _native.Program(builder.build()).run([memory, memory])
     assert list(memory) == list(range(12))
+
+
+@pytest.mark.parametrize("value", [0.0, -0.0, 1.5, np.inf, -np.nan])
+def test_rows_that_are_filled(value: float) -> None:
+    """Sections that only store a number: short rows, rows of one element and rows whose elements lie apart."""
+    rng = np.random.default_rng(3)
+    for _ in range(40):
+        rank = int(rng.integers(1, 5))
+        shape = tuple(int(n) for n in rng.integers(1, (300, 40, 12, 6)[rank - 1], rank))
+        strides, size = [0] * rank, 1
+        for d in rng.permutation(rank):
+            strides[d] = size
+            size *= shape[d] + int(rng.integers(0, 2))
+        builder = ProgramBuilder()
+        section = builder.vector(*shape)
+        out = section.operand(builder.add_arg(size * 4, WRITE), [s * 4 for s in strides], mode=WRITE)
+        section.begin_pass()
+        section.word("mov.k", value)
+        section.word("store" if strides[0] == 1 else "store_any", out)
+        section.end_pass()
+        section.word("end_row")
+        code = builder.build()
+        assert check(code) is None
+        want = np.zeros(size, np.float32)
+        reference.run(code, [want])
+        for name in _native.targets():
+            for parts in (0, 3):
+                got = np.zeros(size, np.float32)
+                _native.Program(code).run([got], name, threads=2, parts=parts)
+                assert got.tobytes() == want.tobytes(), name
