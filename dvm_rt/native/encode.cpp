@@ -44,6 +44,7 @@ struct KernelEncoder : Generator {
     head->scratch_bytes = 0;
     add_operands();
     collapse(reduces || gathers, empty_row);
+    many_rows_first();
     if (failed()) return;
     const double bytes = touched_bytes();
     const bool ready = !empty_row && !zero_product && forms(0) == prepared.forms;

@@ -149,6 +149,17 @@ struct Domain {
     set_rank(m);
     if (dims[0] == 1 && !empty_row) unit_row();
   }
+  // Short rows go many at a time where the first of the outer dimensions has as many.
+  void many_rows_first() {
+    constexpr int64_t SHORT = 64, MANY = 8;
+    if (rank < 3 || dims[0] > SHORT || dims[1] >= MANY) return;
+    for (int d = 2; d < rank; d++) {
+      if (dims[d] < MANY) continue;
+      std::swap(dims[1], dims[d]);
+      for (int i = 0; i < operand_count; i++) std::swap(operands[i].stride[1], operands[i].stride[d]);
+      return;
+    }
+  }
   // In a row of one element the inner stride says nothing: let every operand be contiguous (but a gather's index).
   void unit_row() {
     uint32_t indices = 0;

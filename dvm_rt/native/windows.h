@@ -15,6 +15,7 @@ constexpr int vectors_beside(int64_t rows, int64_t step) {  // masks too take re
   return W == 16 ? (rows <= 4 ? 6 : 3) : rows == 1 ? 4 : rows == 2 ? 3 : 2;
 }
 constexpr int64_t PLACES_ROWS_MAX = 64;           // of A: more of them pay for packed windows, which they read aligned
+constexpr int64_t EVERY_OTHER_ROWS_MAX = 16;      // the same where places lie two apart: two loads and an exchange each
 constexpr int64_t PLACES_AT_ONCE = 128;           // vectors of places
 constexpr int64_t FINISHED_FLOATS = 8 << 10;      // of rows that wait for their epilogue
 
@@ -162,7 +163,8 @@ struct PlacesList {
 };
 
 bool reads_places(const Product& p) {
-  return p.has_windows && p.a_step == 1 && (p.windows.place == 1 || p.windows.place == 2) && p.m <= PLACES_ROWS_MAX;
+  const int64_t step = p.windows.place, most = step == 1 ? PLACES_ROWS_MAX : step == 2 ? EVERY_OTHER_ROWS_MAX : 0;
+  return p.has_windows && p.a_step == 1 && p.m <= most;
 }
 
 // ---- one row of A, kernels of a few rows, rows of places as far apart as those of the kernel ------------------------------

@@ -219,3 +219,44 @@ def test_other_floats(name: str, dtype: str) -> None:
         got = run(*arrays)
         assert got.dtype.name == dtype
         np.testing.assert_allclose(np.asarray(got.astype("float64")), want, rtol=2 * eps, atol=2 * eps)
+
+
+def test_few_short_rows_of_many_images_go_many_at_a_time() -> None:
+    """Seven rows of six pixels in each of 24 images, which are written into the middle of what a convolution reads."""
+    @dvm.function
+    def pooled(x: dvm.Array, w: dvm.Array) -> dvm.Array:
+        return dvm.conv(dvm.max_pool(x, 2), w, padding=1, groups=8)
+
+    random = np.random.default_rng(6)
+    x, w = draw(random, 3, 8, 14, 12), draw(random, 8, 1, 3, 3)
+    arrays = dvm.asarray(x), dvm.asarray(w)
+    assert "vector float32 [6,24,7]" in dvm.das(pooled, *arrays)
+    small = meaning("max_pool", x, (2, 2), (2, 2), ((0, 0), (0, 0)), (1, 1), False)
+    agree(pooled(*arrays), meaning("conv", small, w, (1, 1), ((1, 1), (1, 1)), (1, 1), 8))
+
+
+@pytest.mark.parametrize("multiple", [1, 2])
+@pytest.mark.parametrize(
+    ("kernel", "stride", "dilation"),
+    [((3, 3), 1, 1), ((3, 3), 2, 1), ((3, 3), 1, 2), ((5, 5), 1, 1), ((7, 7), 1, 1), ((1, 15), 1, 1), ((3, 3), 3, 1)],
+)
+def test_depthwise(kernel: tuple[int, int], stride: int, dilation: int, multiple: int) -> None:
+    """Every channel by itself: against float64, one plan for all sizes, and NaN and infinities where they have to be."""
+    @dvm.function
+    def depthwise(x: dvm.Array, w: dvm.Array, b: dvm.Array) -> dvm.Array:
+        return dvm.conv(x, w, b, stride=stride, padding=tuple(d * (k // 2) for k, d in zip(kernel, (dilation,) * 2, strict=True)),
+                        dilation=dilation, groups=5)
+
+    random = np.random.default_rng(kernel[1])
+    pads = tuple((dilation * (k // 2),) * 2 for k in kernel)
+    w, b = draw(random, 5 * multiple, 1, *kernel), draw(random, 5 * multiple)
+    for shape in ((1, 5, 7, 7), (2, 5, 14, 20), (1, 5, 9, 130), (3, 5, 4, 6)):
+        x = draw(random, *shape)
+        want = meaning("conv", x, w, b, (stride,) * 2, pads, (dilation,) * 2, 5)
+        agree(depthwise(x, w, b), want, np.sqrt(w[0].size) * 4)
+        x[0, 1, 2, 3], x[0, 2, 3, 1] = np.nan, np.inf
+        with np.errstate(invalid="ignore"):
+            want = meaning("conv", x, w, b, (stride,) * 2, pads, (dilation,) * 2, 5)
+        got = np.asarray(depthwise(x, w, b))
+        np.testing.assert_array_equal(np.isnan(got), np.isnan(want))
+        np.testing.assert_array_equal(np.isinf(got), np.isinf(want))
