@@ -71,6 +71,12 @@ FN const float* opaque(const float* p) {  // not to be rederived from another po
   return p;
 }
 FN V canonical(V x) { return x == x ? x : all(NaN); }
+template <int ROWS, int VECTORS> FN bool no_nan(const V (&c)[ROWS][VECTORS]) {
+  NaNs found{};
+#pragma GCC unroll 64
+  for (int i = 0; i < ROWS * VECTORS; i += 2) found |= unordered(c[i / VECTORS][i % VECTORS], c[(i + 1) % (ROWS * VECTORS) / VECTORS][(i + 1) % (ROWS * VECTORS) % VECTORS]);
+  return !any(found);
+}
 FN int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
 // Elements of packed B that are stored in 16 bits: widened, exactly, where they are read.
@@ -170,6 +176,13 @@ void tile_kernel(const Tile& t) {
     for (int u = 0; u < 4; u++) step(std::false_type());
   }
   for (; k > 0; k--) step(std::false_type());
+  if (t.first && t.columns >= VECTORS * W && no_nan(c)) {
+#pragma GCC unroll 16
+    for (int i = 0; i < ROWS; i++)
+#pragma GCC unroll 8
+      for (int v = 0; v < VECTORS; v++) store(t.c + i * t.c_row + v * W, c[i][v]);
+    return;
+  }
 #pragma GCC unroll 16
   for (int i = 0; i < ROWS; i++)
 #pragma GCC unroll 8
