@@ -11,7 +11,7 @@
 //
 // Order: batch, K slice, group of panels, rows that keep A in L2, strip (columns that all of these rows finish before the
 // next ones are begun), tile where two of them fill the strip, block of rows, tile. In the last slice the epilogue's words run
-// row by row over every 128 columns that are finished, while these are in L2.
+// row by row over every 128 columns that are finished, while these are in L2. An epilogue that only adds is not run: tiles do it.
 #include "matmul.h"
 #include <type_traits>
 #include <utility>
@@ -39,6 +39,8 @@ constexpr double FAR_BYTES = 1 << 18;       // an operand of the epilogue larger
 constexpr int64_t AHEAD_K = 16;             // steps of k between the fetch of B and its use
 constexpr int64_t AHEAD_K_ONE_SET = 8;      // where rows of B are 4 KiB apart: they share a set of L1, of 12 lines
 
+constexpr int ADDED_MAX = 2;                // operands that an epilogue adds in the tiles: a bias and a residual
+
 // ---- tile -----------------------------------------------------------------------------------------------------------
 struct Tile {
   int64_t k;
@@ -49,6 +51,8 @@ struct Tile {
   int64_t c_row;
   int64_t columns;        // valid ones
   bool first;             // the first slice of K overwrites C, later ones add to it
+  const float* add[ADDED_MAX];  // added to finished sums, one after the other: their elements beside c; nullptr: no more
+  int64_t add_row[ADDED_MAX];
   int64_t ahead;          // fetch B to L1 so many steps of k in front of its use; 0: do not
   float* copy;            // the panel of scratch that B is copied to while it is multiplied, or nullptr
   int pull;               // fetch so many cache lines from `next` to L2 every 4 k, and go on by `next_step`: B of the next strip
@@ -71,10 +75,14 @@ FN const float* opaque(const float* p) {  // not to be rederived from another po
   return p;
 }
 FN V canonical(V x) { return x == x ? x : all(NaN); }
-template <int ROWS, int VECTORS> FN bool no_nan(const V (&c)[ROWS][VECTORS]) {
+template <int ROWS, int VECTORS> FN bool no_nan(const V (&c)[ROWS][VECTORS]) {  // two vectors at a time
+  constexpr int COUNT = ROWS * VECTORS;
   NaNs found{};
 #pragma GCC unroll 64
-  for (int i = 0; i < ROWS * VECTORS; i += 2) found |= unordered(c[i / VECTORS][i % VECTORS], c[(i + 1) % (ROWS * VECTORS) / VECTORS][(i + 1) % (ROWS * VECTORS) % VECTORS]);
+  for (int i = 0; i < COUNT; i += 2) {
+    const int other = i + 1 < COUNT ? i + 1 : i;
+    found |= unordered(c[i / VECTORS][i % VECTORS], c[other / VECTORS][other % VECTORS]);
+  }
   return !any(found);
 }
 FN int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
@@ -105,6 +113,19 @@ FN V load_b(const Float16* p) {
   const Vu special = (Vu)(magnitude >= 0x0f800000u) & 0x7f800000u;
   return (V)((Vu)value | special | (h & 0x8000) << 16);
 #endif
+}
+
+// The end of a tile whose last columns do not exist.
+[[gnu::noinline]] void store_part_of_tile(const Tile& t, const V* sums, int rows, int vectors) {
+  for (int i = 0; i < rows; i++)
+    for (int v = 0; v < vectors; v++) {
+      float* const p = t.c + i * t.c_row + v * W;
+      const int64_t rest = t.columns - v * W;
+      V sum = sums[i * vectors + v];
+      if (!t.first) sum += loadPart(p, rest);
+      for (int n = 0; n < ADDED_MAX && t.add[n]; n++) sum += loadPart(t.add[n] + i * t.add_row[n] + v * W, rest);
+      storePart(p, canonical(sum), rest);
+    }
 }
 
 // ROW_MAJOR: a_step is 1, worth 10 %. COPY: B goes to t.copy too. B: how an element of it is stored. BEGIN: columns of the first
@@ -176,22 +197,24 @@ void tile_kernel(const Tile& t) {
     for (int u = 0; u < 4; u++) step(std::false_type());
   }
   for (; k > 0; k--) step(std::false_type());
-  if (t.first && t.columns >= VECTORS * W && no_nan(c)) {
+  if (t.columns < VECTORS * W) {
+    V sums[ROWS * VECTORS];  // not c: a sum whose address is taken leaves its register
+#pragma GCC unroll 64
+    for (int i = 0; i < ROWS * VECTORS; i++) sums[i] = c[i / VECTORS][i % VECTORS];
+    return store_part_of_tile(t, sums, ROWS, VECTORS);
+  }
+  auto each = [&](auto f) __attribute__((always_inline)) {
 #pragma GCC unroll 16
     for (int i = 0; i < ROWS; i++)
 #pragma GCC unroll 8
-      for (int v = 0; v < VECTORS; v++) store(t.c + i * t.c_row + v * W, c[i][v]);
-    return;
-  }
-#pragma GCC unroll 16
-  for (int i = 0; i < ROWS; i++)
-#pragma GCC unroll 8
-    for (int v = 0; v < VECTORS; v++) {
-      float* p = t.c + i * t.c_row + v * W;
-      const int64_t rest = t.columns - v * W;
-      if (t.columns >= VECTORS * W) store(p, canonical(t.first ? c[i][v] : load(p) + c[i][v]));
-      else storePart(p, canonical(t.first ? c[i][v] : loadPart(p, rest) + c[i][v]), rest);
-    }
+      for (int v = 0; v < VECTORS; v++) f(i, v);
+  };
+#define EACH_SUM [&](int i, int v) __attribute__((always_inline))
+  if (!t.first) each(EACH_SUM { c[i][v] += load(t.c + i * t.c_row + v * W); });
+  for (int n = 0; n < ADDED_MAX && t.add[n]; n++) each(EACH_SUM { c[i][v] += load(t.add[n] + i * t.add_row[n] + v * W); });
+  if (no_nan(c)) each(EACH_SUM { store(t.c + i * t.c_row + v * W, c[i][v]); });
+  else each(EACH_SUM { store(t.c + i * t.c_row + v * W, canonical(c[i][v])); });
+#undef EACH_SUM
 }
 
 using Kernel = void (*)(const Tile&);
@@ -433,6 +456,8 @@ struct Product {  // what all steps of the batch share; distances in floats
   const Operand* operands;
   int operand_count;
   const Word* words;      // epilogue, or nullptr
+  int added[ADDED_MAX];   // operands whose sum with the product is all of the epilogue; 0: none, or it is something else
+  bool in_tiles;          // and they are added in the tiles
   bool has_windows;       // B is COPIED from
   Windows windows;
   uint8_t choice;         // tuning.h
@@ -447,7 +472,7 @@ void set_rows(Product& p, int64_t begin, int64_t end) {
   const int64_t m = end - begin;
   p.row_begin = begin, p.row_end = end;
   const int64_t fit = std::max(L2_FLOATS / p.slice - 2 * THREE_PANELS, L2_ROWS);
-  const int64_t most = smaller(fit, p.words ? EPILOGUE_ROWS : m), block = ROWS_MAX[p.shape];
+  const int64_t most = smaller(fit, p.words && !p.added[0] ? EPILOGUE_ROWS : m), block = ROWS_MAX[p.shape];
   p.rows_max = m <= most ? m : smaller(m, ceil_div(ceil_div(m, ceil_div(m, most)), block) * block);
   if (p.choice & OTHER_BLOCKS && p.rows_max < m) p.rows_max = std::max<int64_t>(block, p.rows_max / 2 / block * block);
   p.ring = p.rows_max < m ? GROUP_PANELS : p.shape == TALL ? 1 : p.shape == THREE ? 3 : STRIP / PANEL;
@@ -457,6 +482,34 @@ void set_shape(Product& p, int64_t m) {
   const bool three = m <= ROWS_MAX[THREE] || (m > ROWS_MAX[TALL] && ROWS_MAX[THREE] && !(p.choice & OTHER_TILES));
   p.shape = m <= ROWS_MAX[WIDEST] ? WIDEST : m <= ROWS_MAX[WIDE] ? WIDE : three ? THREE : TALL;
   p.fetch_in_place = p.form == MatmulB::IN_PLACE && p.shape <= THREE;
+}
+
+// Is the epilogue `mov.i C`, `add.i` of one or two matrices or rows, `store C`? In the tiles the same numbers are added in the
+// same order, where they are in registers: read again from L2, they cost 3 to 5 % of a product with K = 256.
+void find_added(Product& p) {
+  const Word* word = p.words;
+  if (!word || word->op != OP_mov_i || (word++)->a != 2) return;
+  int found[ADDED_MAX] = {}, count = 0;
+  for (; word->op == OP_add_i && count < ADDED_MAX; word++) {
+    const Operand& x = p.operands[word->a];
+    const bool plain = x.dtype == uint8_t(DType::FLOAT32) && !(x.mode & GATHER) && x.arg != INDEX && x.arg != SCRATCH;
+    if (word->a <= 2 || !plain || x.stride[0] != 4) return;
+    found[count++] = word->a;
+  }
+  if (word[0].op == OP_store && word[0].a == 2 && word[1].op == OP_end) std::copy(found, found + count, p.added);
+}
+
+// Whether the tiles of this step of the batch may add: not if what they add is what they write.
+bool adds_in_tiles(const Product& p) {
+  struct Range { const uint8_t *begin, *end; };
+  auto range = [&](int i) {
+    const int64_t rows = (p.m - 1) * p.operands[i].stride[1];
+    return Range{p.base[i] + smaller(rows, 0), p.base[i] + std::max<int64_t>(rows, 0) + 4 * p.n};
+  };
+  const Range c = range(2);
+  for (int i : p.added)
+    if (const Range x = range(i); i && x.begin < c.end && c.begin < x.end) return false;
+  return p.added[0];
 }
 
 Product product(const SectionRun& run) {
@@ -480,9 +533,10 @@ Product product(const SectionRun& run) {
   const bool copies = p.form == MatmulB::COPIED && b->stride[0] == 4 && !p.has_windows;
   p.copying = !copies ? nullptr : p.a_step == 1 ? COPYING<true> : COPYING<false>;
   p.words = head.word_count ? run.section.words : nullptr;
+  p.scratch = reinterpret_cast<float*>(run.scratch), p.operands = a, p.operand_count = head.operand_count;
+  find_added(p);
   set_shape(p, p.m);
   set_rows(p, 0, p.m);
-  p.scratch = reinterpret_cast<float*>(run.scratch), p.operands = a, p.operand_count = head.operand_count;
   for (int i = 0; i < p.operand_count; i++) {
     p.base[i] = run.address[i];
     const bool rows = i > 2 && a[i].mode & READ && a[i].stride[0] == DTYPE_BYTES[a[i].dtype];
@@ -582,7 +636,7 @@ struct NextRows {
 
 // A block of rows (t.a, `rows`; C from `c`) by the columns [column, end), which are one part of a strip.
 void block_of_strip(const Product& p, const Columns& from, Tile& t, Shape shape, float* c, int64_t rows, int64_t column,
-                    int64_t end, const float* source, NextRows* next) {
+                    int64_t end, const float* const (&added)[ADDED_MAX], const float* source, NextRows* next) {
   for (; column < end; column += VECTORS_OF[shape] * W) {
     while (shape > TALL && ((VECTORS_OF[shape] - 1) * W >= end - column || !ROWS_MAX[shape])) shape = Shape(shape - 1);  // its last vector would hold nothing
     const bool edge = column >= from.edge_begin;
@@ -590,6 +644,7 @@ void block_of_strip(const Product& p, const Columns& from, Tile& t, Shape shape,
     t.b = edge ? from.edge + at : p.b_at(from.b, at / PANEL * from.panel + begin);
     t.b_step = edge ? PANEL : from.step;
     t.c = c + column;
+    for (int n = 0; n < ADDED_MAX; n++) t.add[n] = added[n] ? added[n] + column : nullptr;
     if (source) {  // full panels: what the next blocks read is written here
       t.copy = const_cast<float*>(t.b);
       t.b = source + column, t.b_step = p.b_step;
@@ -606,6 +661,7 @@ void run_strip(const Product& p, Columns from, const Strip& strip, Tile t, int64
   const float* const a = reinterpret_cast<const float*>(p.base[0]) + k0 * p.a_step;
   float* const c = reinterpret_cast<float*>(p.base[2]);
   const int64_t blocks = ceil_div(m, ROWS_MAX[strip.shape]), height = m / blocks, taller = m % blocks, end = column + strip.columns;
+  const bool last = k0 + t.k == p.k;
   const float* source = nullptr;  // what the first block of rows reads while it copies
   if (p.form == MatmulB::COPIED) {
     from.b += (column - from.begin) / PANEL % p.ring * from.panel, from.begin = column;
@@ -624,12 +680,15 @@ void run_strip(const Product& p, Columns from, const Strip& strip, Tile t, int64
   for (; column < end; column += strip.part) {
     for (int64_t block = 0, at = row; block < blocks; block++) {  // heights differ by at most one
       const int64_t rows = height + (block < taller);
-      if (p.far && k0 + t.k == p.k) fetch_operands(p, at, rows, column, smaller(column + strip.part, end) - column);
+      if (p.far && last) fetch_operands(p, at, rows, column, smaller(column + strip.part, end) - column);
       t.a = a + at * p.a_row;
       const bool first = block == 0 && (p.fetch_in_place || source);
       t.ahead = p.fetch ? (blocks == 1 && (p.shape <= THREE || p.fetch_few) ? AHEAD_K : 0) : first ? p.ahead_in_place : 0;
       if (t.next >= pull_end || next.b) t.pull = 0, t.next_step = 0;
-      block_of_strip(p, from, t, strip.shape, c + at * p.c_row, rows, column, smaller(column + strip.part, end),
+      const float* added[ADDED_MAX] = {};
+      for (int n = 0; p.in_tiles && last && n < ADDED_MAX && p.added[n]; n++)
+        added[n] = reinterpret_cast<const float*>(p.base[p.added[n]]) + at * t.add_row[n];
+      block_of_strip(p, from, t, strip.shape, c + at * p.c_row, rows, column, smaller(column + strip.part, end), added,
                      block == 0 ? source : nullptr, block && next.b ? &next : nullptr);
       at += rows;
     }
@@ -639,7 +698,7 @@ void run_strip(const Product& p, Columns from, const Strip& strip, Tile t, int64
 // Rows [row, row + m) by the columns of one group of panels, for the slice that `t` describes.
 void group_of_panels(Context& context, const Product& p, const Columns& from, const Tile& t, int64_t k0, int64_t row,
                      int64_t m) {
-  const bool last = p.words && k0 + t.k == p.k;
+  const bool last = p.words && !p.in_tiles && k0 + t.k == p.k;
   int64_t finished = from.begin;
   for (int64_t column = from.begin; column < from.end;) {
     const Strip strip = next_strip(p, (column < from.edge_begin ? from.edge_begin : from.end) - column);
@@ -658,9 +717,11 @@ void group_of_panels(Context& context, const Product& p, const Columns& from, co
 // of 59, by 1024 x 1024 93 instead of 140.) Then columns are finished one strip after the other, all slices of each.
 thread_local bool to_and_fro = false;
 
-void multiply(Context& context, const Product& p) {
+void multiply(Context& context, Product& p) {
+  p.in_tiles = adds_in_tiles(p);
   Tile t{};
   t.a_row = p.a_row, t.a_step = p.a_step, t.c_row = p.c_row;
+  for (int n = 0; n < ADDED_MAX; n++) t.add_row[n] = p.operands[p.added[n]].stride[1] / 4;
   auto columns = [&](int64_t k0, int64_t begin, int64_t most) {
     t.k = smaller(p.slice, p.k - k0), t.first = k0 == 0;
     const Columns from = columns_of(p, k0, t.k, begin, most);

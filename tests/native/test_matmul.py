@@ -369,6 +369,70 @@ def test_gelu_epilogue_has_the_bits_of_a_vector_section(target: str) -> None:
     np.testing.assert_array_equal(bits(fused), bits(after))
 
 
+def sum_epilogue(*others: tuple[Array, Sequence[int]]) -> Epilogue:
+    """product + an array + the next one, and nothing else: one and two of them are added in the tiles."""
+
+    def build(builder: ProgramBuilder, section: SectionBuilder) -> list[Array]:
+        section.word("mov.i", 2)
+        for x, sizes in others:
+            section.word("add.i", add_operand(builder, section, x, sizes))
+        section.word("store", 2)
+        return [x for x, _ in others]
+
+    return build
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize(("m", "k", "n"), [(1, 5, 1), (1, 7, 130), (3, 4, 128), (5, 20, 33), (6, 9, 64), (9, 8, 96),
+                                           (20, 33, 300), (31, 1030, 129), (200, 2050, 31), (64, 16, 256), (90, 3, 1)])
+def test_what_tiles_add_has_the_bits_of_operators_afterwards(m: int, k: int, n: int, target: str) -> None:
+    a, b, bias, residual = random(m, k), random(k, n), random(n), random(m, n, seed=2)
+    rows, columns, wide = (residual, residual.strides[::-1]), (bias, [4]), random(m, n + 9, seed=2)
+    c = matmul.matmul(a, b)
+    for others, want in (((columns,), c + bias), ((rows,), c + residual), ((columns, rows), c + bias + residual),
+                         ((rows, columns), c + residual + bias), ((columns, columns), c + bias + bias),
+                         (((wide, wide.strides[::-1]),), c + wide[:, :n]),
+                         ((columns, rows, columns), c + bias + residual + bias)):
+        epilogue = sum_epilogue(*others)
+        for form in (product(a, b, target, pack(b), epilogue), product(a, b, target, epilogue=epilogue),
+                     product(transposed(a), transposed(b), target, epilogue=epilogue)):
+            np.testing.assert_array_equal(bits(form), bits(want))
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_what_tiles_add_may_differ_from_step_to_step_of_a_batch(target: str) -> None:
+    a, b, bias = random(3, 9, 30), random(30, 70), random(3, 70)
+    c = product(a, b, target, pack(b), sum_epilogue((bias, [4, 0, 4 * 70])))
+    for i in range(3):
+        np.testing.assert_array_equal(bits(c[i]), bits(matmul.matmul(a[i], b) + bias[i]))
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_product_that_is_added_to_itself(target: str) -> None:
+    """What the epilogue adds lies where the product is stored: it is the product, not what was there before."""
+    for m, k, n in ((5, 20, 33), (64, 30, 96)):
+        a, b = random(m, k), random(k, n)
+
+        def epilogue(builder: ProgramBuilder, section: SectionBuilder) -> list[Array]:
+            section.word("mov.i", 2)
+            section.word("add.i", section.operand(0, [4, 4 * (n + 5)], base=8))
+            section.word("store", 2)
+            return []
+
+        want = matmul.matmul(a, b)
+        np.testing.assert_array_equal(bits(product(a, b, target, pack(b), epilogue)), bits(want + want))
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_nan_that_tiles_add_is_canonical(target: str) -> None:
+    a, b, bias = random(20, 8), random(8, 96), random(96)
+    bias[5:7] = np.array([0xFFC12345, 0x7F812345], np.uint32).view(np.float32)
+    a[3, 2] = np.nan
+    c = product(a, b, target, pack(b), sum_epilogue((bias, [4])))
+    assert np.all(bits(c)[:, 5:7] == 0x7FC00000) and np.all(bits(c)[3] == 0x7FC00000)
+    np.testing.assert_array_equal(np.isnan(c).sum(), 20 * 2 + 94)
+
+
 def test_epilogue_stores_elsewhere_and_per_batch() -> None:
     """An output that is not C, int32 and strided, with a batch of biases."""
     a, b, bias, out = random(2, 9, 30) * 8, random(30, 70), random(2, 70), np.zeros((2, 9, 140), np.int32)

@@ -28,7 +28,7 @@ def values(*shape: int) -> Array:
 
 def program(x: Array, w: Array, rows: Array, form: str, *others: Array,
             compute: dtypes.DType = dtypes.float32) -> tuple[bytes, list[Array]]:
-    """`others`: what the epilogue adds, (m, n), and multiplies with, (m, 1); then it is larger than 0 or 0."""
+    """`others`: what the epilogue adds, (m, n), and, if there is more, multiplies with, (m, 1); then it is larger than 0 or 0."""
     (m, k), (groups, _, n), size = x.shape, w.shape, w.itemsize
     c, builder = np.full((m, n), 7, compute.numpy), ProgramBuilder()
     section = builder.matmul(n, m, k, groups, dtype=compute)
@@ -46,7 +46,12 @@ def program(x: Array, w: Array, rows: Array, form: str, *others: Array,
     section.operand(builder.add_arg(rows.nbytes, READ, whole), [0, 0, rows.itemsize], dtype=whole)
     for a, step in zip(others, (c.itemsize, 0), strict=False):
         section.operand(builder.add_arg(a.nbytes, READ, compute), [step, a.strides[0], 0])
-    if others:
+    if len(others) == 1:
+        section.word("mov.i", 2)
+        section.word("add.i", 4)
+        section.word("store", 2)
+        section.word("end")
+    elif others:
         section.word("load", 2)
         section.word("add.i", 4)
         section.word("mul.b", 5)
@@ -62,6 +67,8 @@ def expected(x: Array, w: Array, rows: Array, *others: Array, compute: dtypes.DT
         if count:
             out[begin : begin + count] = matmul.product(x[begin : begin + count], one, compute)
         begin += count
+    if len(others) == 1:
+        return out + others[0]
     return np.maximum((out + others[0]) * others[1], 0) if others else out
 
 
@@ -95,7 +102,8 @@ def test_the_epilogue_meets_every_row(form: str, m: int, k: int, n: int, case: l
     """Those beyond all groups too; its operands know nothing of groups."""
     x, w, rows = values(m, k), values(4, k, n), np.array(case, np.int64)
     others = (values(m, n), values(m, 1))
-    check(*program(x, w, rows, form, *others), expected(x, w, rows, *others))
+    for count in (1, 2):
+        check(*program(x, w, rows, form, *others[:count]), expected(x, w, rows, *others[:count]))
 
 
 @pytest.mark.parametrize("form", FORMS[:2])
