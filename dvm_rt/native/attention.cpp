@@ -7,7 +7,7 @@
 #include <algorithm>
 #include <utility>
 #include "strip.h"
-#include "vec.h"
+#include "sums.h"
 
 namespace dvm::DVM_TARGET {
 namespace {
@@ -25,19 +25,6 @@ constexpr float LOG2E = 0x1.715476p+0f;
 static_assert(PANEL % UNIT == 0 && KEY_BLOCK % PANEL == 0 && GROUPS * W % PANEL == 0 && BLOCK_ROWS <= ATTENTION_BLOCK_ROWS);
 static_assert(GROUP_BLOCKS * BLOCK_ROWS <= ATTENTION_ROWS && GROUP_BLOCKS * BLOCK_ROWS >= ATTENTION_FEW_ROWS);
 
-FN V canonical(V x) { return x == x ? x : all(NaN); }
-FN V accumulated(V c, V x, V b) {  // as in matmul.cpp
-#if defined(__FMA__)
-  asm("vfmadd231ps %2, %1, %0" : "+v"(c) : "v"(x), "v"(b));
-  return c;
-#else
-  return fma(x, b, c);
-#endif
-}
-FN const float* opaque(const float* p) {  // not to be rederived from another pointer
-  asm("" : "+r"(p));
-  return p;
-}
 // 2^x, x <= 0 or NaN; 0 below 2^-126. Polynomial of degree 6 on [-1/2, 1/2], 2e-9 from 2^r.
 FN V exp2v(V x) {
   const V magic = all(0x1.8p23f), n = (x + magic) - magic, r = x - n;
