@@ -54,11 +54,13 @@ struct Seen {
   FN void look(int at, V a, V b) { pair[at] = numbers(pair[at], a, b); }
   FN bool nan() const { return NaNs(pair[0] & pair[1] & pair[2] & pair[3]) != NaNs(-1); }
 };
+FN bool are_numbers(const V (&x)[AT_ONCE]) { return __builtin_expect(numbers(numbers(x[0], x[1]), x[2], x[3]) == NaNs(-1), 1); }
 #else
 struct Seen {
   FN void look(int, V, V) {}
   FN bool nan() const { return false; }
 };
+FN bool are_numbers(const V (&)[AT_ONCE]) { return false; }  // nobody has asked
 #endif
 // The lanes of a row, as rows of a group keep what they have reduced. `nan`: a maximum has seen one.
 template <class O> FN V total_of_strip(const V (&lanes)[FULL], bool nan) {
@@ -105,10 +107,8 @@ template <uint32_t... STEP> struct WholePass<KnownPass<STEP...>> {
     V total[REDUCTIONS + 1][FULL];
     Seen seen;  // by a maximum
     long at;    // bytes into the row
-    FN void put(E* m, V x) const {
-      if (WAY == BUFFERED) store(m, x);
-      else WAY == PAST ? stream(m, canonicalNaN(x)) : store(m, canonicalNaN(x));
-    }
+    FN static bool stays(const V (&x)[AT_ONCE]) { return WAY == BUFFERED || are_numbers(x); }  // no NaN is made canonical
+    FN void put(E* m, V x) const { WAY == PAST ? stream(m, x) : store(m, x); }
     template <int I> FN const uint8_t* place(int j) const { return m[I] + at + j * long(sizeof(V)); }
     template <int I> FN V one(int) const { return k[I]; }
     template <class O, int R> FN void reduce(int first, V (&x)[AT_ONCE]) {
@@ -131,7 +131,8 @@ template <uint32_t... STEP> struct WholePass<KnownPass<STEP...>> {
     V slot[SLOTS][AT_ONCE];
     V total[REDUCTIONS + 1][VECTORS];
     bool streams;
-    FN void put(E* m, V x) const { streams ? stream(m, canonicalNaN(x)) : store(m, canonicalNaN(x)); }
+    FN static bool stays(const V (&)[AT_ONCE]) { return false; }  // to ask costs as much here
+    FN void put(E* m, V x) const { streams ? stream(m, x) : store(m, x); }
     template <int I> FN const uint8_t* place(int j) const { return m[I] + j / SHARE * gain[I] + j % SHARE * long(sizeof(V)); }
     template <int I> FN V one(int j) const {
       if constexpr (OPS[op_of(STEPS[I])].form == FORM_R) return all(element(m[I] + j / SHARE * sizeof(E)));
@@ -157,7 +158,8 @@ template <uint32_t... STEP> struct WholePass<KnownPass<STEP...>> {
     } else if constexpr (OP == OP_store_slot) {
       EACH_AT_ONCE s.slot[SLOT][j] = x[j];
     } else if constexpr (OP == OP_store) {
-      EACH_AT_ONCE s.put((E*)s.template place<I>(FIRST + j), x[j]);
+      if (S::stays(x)) EACH_AT_ONCE s.put((E*)s.template place<I>(FIRST + j), x[j]);
+      else EACH_AT_ONCE s.put((E*)s.template place<I>(FIRST + j), canonicalNaN(x[j]));
     } else {
       s.template reduce<typename Meant<OP>::O, reductions_before(I)>(FIRST, x);
     }
