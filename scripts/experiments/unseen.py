@@ -147,7 +147,9 @@ def draw(axes: list, rows: Rows) -> None:
         axes[0].plot(np.array(row["all_first_us"]) / 1e3, marker=".", linewidth=0.6, label=row["mode"])
     axes[0].set(xlabel="request, each of another graph", ylabel="ms to the first result", yscale="log",
                 title="a stream of unseen graphs")
-    axes[0].legend(fontsize="small", loc="upper right")
+    axes[0].xaxis.get_major_locator().set_params(integer=True)
+    axes[0].margins(y=0.25)  # for the legend
+    axes[0].legend(fontsize="small", ncols=2, loc="upper center")
     places = np.arange(len(rows))
     for offset, kind in zip((-0.25, 0, 0.25), KINDS, strict=True):
         axes[1].bar(places + offset, [r[f"{kind}_p50_us"] / 1e3 for r in rows], 0.24, label={"first": "first call",
