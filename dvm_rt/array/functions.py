@@ -151,7 +151,8 @@ def prod(x: Array, /, *, axis: Axes = None, dtype: DTypeLike | None = None, keep
 def var(x: Array, /, *, axis: Axes = None, correction: float = 0.0, keepdims: bool = False) -> Array:
     """Variance over axes, divided by the count - correction, or by 0 where that is less."""
     x = floating(_array(x, "var"))
-    return record("var", (x,), (axis_numbers("array: var", axis, x.ndim), real(correction, "var: correction"), flag(keepdims, "var: keepdims")))
+    correction, keepdims = real(correction, "var: correction"), flag(keepdims, "var: keepdims")
+    return record("var", (x,), (axis_numbers("array: var", axis, x.ndim), correction, keepdims))
 
 
 def std(x: Array, /, *, axis: Axes = None, correction: float = 0.0, keepdims: bool = False) -> Array:
@@ -196,7 +197,8 @@ def layer_norm(x: Array, weight: Array | None = None, bias: Array | None = None,
     x = _with_axes(x, "layer_norm")
     if weight is None and bias is not None:
         raise GraphError("array: layer_norm: weight, got a bias without one, allowed weight, or both, or neither")
-    return record("layer_norm", promoted("layer_norm", [p for p in (x, weight, bias) if p is not None]), (real(eps, "layer_norm: eps"),))
+    given = promoted("layer_norm", [p for p in (x, weight, bias) if p is not None])
+    return record("layer_norm", given, (real(eps, "layer_norm: eps"),))
 
 
 def rms_norm(x: Array, weight: Array | None = None, eps: float = 1e-6) -> Array:

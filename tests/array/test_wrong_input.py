@@ -12,7 +12,16 @@ import numpy as np
 import pytest
 
 import dvm_rt as dvm
-from dvm_rt.errors import MESSAGE_MAX, ClosedError, DeviceOutOfMemoryError, DeviceTrap, DTypeError, DvmError, GraphError, ShapeError
+from dvm_rt.errors import (
+    MESSAGE_MAX,
+    ClosedError,
+    DeviceOutOfMemoryError,
+    DeviceTrap,
+    DTypeError,
+    DvmError,
+    GraphError,
+    ShapeError,
+)
 
 X = np.arange(6, dtype=np.float32).reshape(2, 3)
 HUGE, BEYOND = 2**62, 10**30
@@ -32,7 +41,7 @@ REFUSED: dict[str, tuple[type[DvmError], Callable[[], object]]] = {
     "a correction that is text": (DTypeError, lambda: dvm.var(x(), correction="1")),
     "attention of a scale that is an array": (DTypeError, lambda: dvm.attention(x(), x(), x(), scale=X)),
     "conv by no array": (DTypeError, lambda: dvm.conv(dvm.zeros((1, 1, 3)), 3, 2**63 - 1)),
-    "conv in groups that are no number": (ShapeError, lambda: dvm.conv(dvm.zeros((1, 1, 3)), np.ones((1, 1, 1), "f4"), groups={})),
+    "conv in groups that are no number": (ShapeError, lambda: dvm.conv(dvm.zeros((1, 1, 3)), dvm.ones((1, 1, 1)), groups={})),
     "conv_transpose by a list of unequal length": (ShapeError, lambda: dvm.conv_transpose(dvm.zeros((1, 1, 3)), [[1], []])),
     "switch among what is no sequence": (GraphError, lambda: dvm.switch(0, np.dtype("int16"), x())),
     "switch among a number": (GraphError, lambda: dvm.switch(0, x().sum(), x())),

@@ -53,7 +53,7 @@ def test_the_choices_compile(file: str, tmp_path: Path) -> None:
 
 
 def built(folder: Path, kind: list[str], kernels: dict[str, list[str]], stand_in: str = "") -> Path:
-    """A fuzzer with all planted bugs in the verifier and what loads programs, and in these kernels, each with flags of its own."""
+    """A fuzzer with all planted bugs in the verifier and what loads programs, and in these kernels."""
     (folder / "layout.h").write_text(header.header())
     (folder / "stand_in.cpp").write_text(stand_in)
     write(folder)
@@ -126,7 +126,7 @@ def in_float32(made: Iterable[corpus.Made]) -> Iterator[corpus.Made]:
 
 @needs_compiler
 def test_seeds_come_by_the_place_of_each_plant(tmp_path: Path) -> None:
-    """Nobody sees a bug in what never runs: a place that is gone from all programs wants a new seed, or is no place for a plant."""
+    """Nobody sees a bug in what never runs: a place that no program comes by wants a new seed, or is no place for a plant."""
     fuzz = built(tmp_path, ["-O0"], KERNELS, OTHER_DTYPES)
     families = corpus.families(np.random.default_rng(20261122))
     count = corpus.write(tmp_path / "corpus", ((family, in_float32(made)) for family, made in families))

@@ -13,9 +13,10 @@ import pytest
 
 onnx = pytest.importorskip("onnx", reason="the extra `onnx` is not installed")
 
+import dvm_rt as dvm
 from dvm_rt.errors import DvmError, ModelFormatError, UnsupportedOperatorError
 from dvm_rt.onnx import load
-from tests.onnx.models import FLOAT, model, node, value
+from tests.onnx.models import FLOAT, INT64, model, node, value
 
 helper, numpy_helper = onnx.helper, onnx.numpy_helper
 
@@ -229,3 +230,17 @@ def test_unknown_operator_is_named() -> None:
     made = model([node("Nonsense", "x", "y")], [value("x", [2])], [value("y", [2], FLOAT)])
     with pytest.raises(UnsupportedOperatorError, match="Nonsense"):
         load(made).run({"x": np.ones(2, np.float32)})
+
+
+@pytest.mark.parametrize(("operator", "attributes"), [
+    ("Constant", {"value": [1.0]}), ("ImageDecoder", {"pixel_format": "RGB"}), ("RegexFullMatch", {"pattern": "[a"}),
+])  # fmt: skip
+def test_what_a_node_cannot_make_anything_of_is_named(operator: str, attributes: dict[str, object]) -> None:
+    """A constant of no type, an image that is none, a pattern that is none: the node says so."""
+    text = operator == "RegexFullMatch"
+    nodes = [node(operator, "" if operator == "Constant" else "x", "a", **attributes), node("Shape", "a", "y")]
+    given = value("x", [3], onnx.TensorProto.STRING if text else onnx.TensorProto.UINT8)
+    made = model(nodes, [given], [value("y", None, INT64)], opset=20)
+    x = np.array(["a", "b", "c"], object) if text else np.zeros(3, np.uint8)
+    with dvm.Runtime(inline=True), pytest.raises(UnsupportedOperatorError, match=rf"node 0 \({operator}.* got .*allowed"):
+        load(made).run({"x": x})

@@ -374,10 +374,13 @@ def image_decoder(c: Call, data: Value) -> Value:
     try:
         import io
 
-        from PIL import Image
+        from PIL import Image, UnidentifiedImageError
     except ImportError:
         raise c.refuse("images are decoded by Pillow, got none, allowed an environment with it") from None
     kind = c.get("pixel_format", "RGB")
-    pixels = np.asarray(Image.open(io.BytesIO(data.tobytes())).convert({"Grayscale": "L"}.get(kind, "RGB")))
+    try:
+        pixels = np.asarray(Image.open(io.BytesIO(data.tobytes())).convert({"Grayscale": "L"}.get(kind, "RGB")))
+    except (UnidentifiedImageError, OSError, ValueError) as error:
+        raise c.refuse(f"an image, got {data.nbytes} bytes ({error}), allowed what Pillow reads") from None
     pixels = pixels[..., None] if kind == "Grayscale" else pixels
     return pixels[..., ::-1] if kind == "BGR" else pixels

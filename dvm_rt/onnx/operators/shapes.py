@@ -40,7 +40,7 @@ def identity(c: Call, x: Value) -> Value:
 @row("Constant", kind=RAW)
 def constant(c: Call) -> Value:
     for name, value in c.node.attributes.items():
-        if name in ("value", "sparse_value"):
+        if name in ("value", "sparse_value") and isinstance(value, np.ndarray):
             return value
         if name.startswith("value_float"):
             return np.asarray(value, np.float32)
@@ -48,7 +48,7 @@ def constant(c: Call) -> Value:
             return np.asarray(value, np.int64)
         if name.startswith("value_string"):
             return np.asarray(value, object)
-    raise c.refuse("no value, allowed one of the value attributes")
+    raise c.refuse("value, got none, allowed one of the value attributes, of its type")
 
 
 @row("ConstantOfShape", on_host=(0,))

@@ -40,7 +40,10 @@ def string_split(c: Call, x: Value) -> Value:
 @row("RegexFullMatch", kind=HOST)
 def regex_full_match(c: Call, x: Value) -> Value:
     """The pattern is the model's; time is bounded by that of Python's re on its own inputs."""
-    pattern = re.compile(c.get("pattern"))
+    try:
+        pattern = re.compile(c.get("pattern"))
+    except (re.error, TypeError) as error:
+        raise c.refuse(f"pattern, got {c.get('pattern')!r} ({error}), allowed what Python's re takes") from None
     return np.array([pattern.fullmatch(s) is not None for s in x.ravel()], bool).reshape(x.shape)
 
 
