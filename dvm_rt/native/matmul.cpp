@@ -355,6 +355,12 @@ FN Where lanes_between(int64_t low, int64_t high, int step) {  // every step-th 
 #endif
 }
 
+template <int ODD> FN V every_second(V low, V high) {
+  Vi at;
+  for (int i = 0; i < W; i++) at[i] = 2 * i + ODD;
+  return __builtin_shuffle(low, high, at);
+}
+
 // W columns of a panel: places of at most two rows of places, PLACE elements apart.
 template <int PLACE>
 struct Lanes2 {
@@ -375,12 +381,7 @@ struct Lanes2 {
   }
   FN V load(const float* b, int part) const {
     if constexpr (PLACE == 1) return load_where(b + from[part], where[part][0]);
-    else return every_other(load_where(b + from[part], where[part][0]), load_where(b + from[part] + W, where[part][1]));
-  }
-  FN static V every_other(V low, V high) {
-    Vi at;
-    for (int i = 0; i < W; i++) at[i] = 2 * i;
-    return __builtin_shuffle(low, high, at);
+    else return every_second<0>(load_where(b + from[part], where[part][0]), load_where(b + from[part] + W, where[part][1]));
   }
 };
 

@@ -28,7 +28,8 @@ MATMUL_FACT int64_t packed_bytes(int64_t n, int64_t k, int64_t element = 4) { re
 enum class MatmulB : uint8_t {
   PACKED,    // packed by a pack section
   IN_PLACE,  // columns contiguous; a last panel that is not full is copied to scratch
-  COPIED,    // packed into scratch, GROUP_PANELS at a time: k contiguous, windows; or more than one block of rows reads it
+  COPIED,    // packed into scratch, GROUP_PANELS at a time: k contiguous, windows (windows.h reads some where they are, and keeps
+             // distances in scratch); or more than one block of rows reads it
 };
 
 constexpr int64_t GROUP_PANELS = 32;  // panels of one slice that scratch holds when B is copied: at most 4 MiB

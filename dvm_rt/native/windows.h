@@ -89,7 +89,7 @@ void places_tile(const PlacesTile& t) {
 #pragma GCC unroll 8
     for (int v = 0; v < VECTORS; v++) {
       if constexpr (STEP == 1) row[v] = load_where(b[v] + at, where[v][0]);
-      else row[v] = Lanes2<2>::every_other(load_where(b[v] + at, where[v][0]), load_where(b[v] + at + W, where[v][1]));
+      else row[v] = every_second<0>(load_where(b[v] + at, where[v][0]), load_where(b[v] + at + W, where[v][1]));
     }
 #pragma GCC unroll 9
     for (int i = 0; i < ROWS; i++) {
@@ -167,85 +167,111 @@ bool reads_places(const Product& p) {
   return p.has_windows && p.a_step == 1 && p.m <= most;
 }
 
-// ---- one row of A, kernels of a few rows, rows of places as far apart as those of the kernel ------------------------------
-// What the first row of a kernel reads for one row of places, the next one reads for the row before: rows of places that lie
-// below one another share what is read. So a tile walks down the rows of the array, each of which serves all its rows of places.
+// ---- one row of A, kernels of a few rows ------------------------------------------------------------------------------
+// What the first row of a kernel reads for one row of places, the next one reads for a row above: rows of places share what is
+// read. So a tile walks down the rows of the array that the kernel meets, each of which serves all its rows of places. STEP: from
+// row to row of places and from place to place; where it is 2, two columns of the kernel are the two halves of what was loaded.
 struct ColumnTile {
   const float *a, *b;
   float* c;
-  int64_t width, column, row, places;  // of the kernel; floats from column to column, row to row; a row of places
-  int64_t left;                        // places from here to the end of the row
+  int64_t width, column, row, c_row;  // of the kernel; floats from column to column, row to row of the array, row to row of C
+  int64_t left;                       // places from here to the end of the row
 };
 constexpr int COLUMN_ROWS = 4, COLUMN_VECTORS = W == 16 ? 4 : 2;
 
 // WIDTH: of the kernel; 0: t.width.
-template <int HEIGHT, int WIDTH, int ROWS, int VECTORS>
+template <int STEP, int HEIGHT, int WIDTH, int ROWS, int VECTORS>
 void column_tile(const ColumnTile& t) {
   V c[ROWS][VECTORS] = {};
-  const Where last = where_of(uint32_t((uint64_t(1) << smaller(t.left - (VECTORS - 1) * W, W)) - 1));
-  const int64_t width = WIDTH ? WIDTH : t.width;
+  const int64_t width = WIDTH ? WIDTH : t.width, last = t.left - (VECTORS - 1) * W;
   const float* b = t.b;
   auto one_row = [&](auto at) __attribute__((always_inline)) {
-    constexpr int I = at.value, FIRST = I < HEIGHT ? 0 : I - HEIGHT + 1, LAST = I < ROWS ? I : ROWS - 1;
+    constexpr int I = at.value, FIRST = I < HEIGHT ? 0 : (I - HEIGHT + STEP) / STEP, LAST = I / STEP < ROWS ? I / STEP : ROWS - 1;
     const float* x = b;
-    auto one_column = [&](int64_t k) __attribute__((always_inline)) {
-      V row[VECTORS];
-#pragma GCC unroll 4
-      for (int v = 0; v < VECTORS; v++) row[v] = v + 1 < VECTORS ? load(x + v * W) : load_where(x + v * W, last);
+    auto add = [&](const V (&row)[VECTORS], int64_t k) __attribute__((always_inline)) {
 #pragma GCC unroll 4
       for (int r = FIRST; r <= LAST; r++) {
-        const V factor = all(t.a[(I - r) * width + k]);
+        const V factor = all(t.a[(I - STEP * r) * width + k]);
 #pragma GCC unroll 4
         for (int v = 0; v < VECTORS; v++) c[r][v] = accumulated(c[r][v], factor, row[v]);
       }
       x += t.column;
     };
-    if constexpr (WIDTH) {
-#pragma GCC unroll 3
-      for (int64_t k = 0; k < WIDTH; k++) one_column(k);
-    } else {
-      for (int64_t k = 0; k < width; k++) one_column(k);
+    auto one_column = [&](int64_t k) __attribute__((always_inline)) {
+      V row[VECTORS];
+#pragma GCC unroll 4
+      for (int v = 0; v < VECTORS; v++) {
+        const float* p = x + STEP * v * W;
+        const bool whole = v + 1 < VECTORS;
+        if constexpr (STEP == 1) row[v] = whole ? load(p) : loadPart(p, last);
+        else row[v] = every_second<0>(whole ? load(p) : loadPart(p, 2 * last - 1),
+                                      whole ? load(p + W) : loadPart(p + W, 2 * last - 1 - W));
+      }
+      add(row, k);
+    };
+    auto two_columns = [&](int64_t k) __attribute__((always_inline)) {
+      V even[VECTORS], odd[VECTORS];
+#pragma GCC unroll 4
+      for (int v = 0; v < VECTORS; v++) {
+        const float* p = x + 2 * v * W;
+        const bool whole = v + 1 < VECTORS;
+        const V low = whole ? load(p) : loadPart(p, 2 * last), high = whole ? load(p + W) : loadPart(p + W, 2 * last - W);
+        even[v] = every_second<0>(low, high), odd[v] = every_second<1>(low, high);
+      }
+      add(even, k), add(odd, k + 1);
+    };
+    int64_t k = 0;
+    if constexpr (STEP == 2) {
+#pragma GCC unroll 2
+      for (; k + 1 < width; k += 2) two_columns(k);
     }
+#pragma GCC unroll 3
+    for (; k < width; k++) one_column(k);
     b += t.row;
   };
   [&]<int... I>(std::integer_sequence<int, I...>) __attribute__((always_inline)) {
     (one_row(std::integral_constant<int, I>()), ...);
-  }(std::make_integer_sequence<int, ROWS + HEIGHT - 1>());
+  }(std::make_integer_sequence<int, STEP * (ROWS - 1) + HEIGHT>());
 #pragma GCC unroll 4
   for (int r = 0; r < ROWS; r++)
 #pragma GCC unroll 4
     for (int v = 0; v < VECTORS; v++) {
-      float* p = t.c + r * t.places + v * W;
+      float* p = t.c + r * t.c_row + v * W;
       if (v + 1 < VECTORS) store(p, canonicalNaN(c[r][v]));
-      else storePart(p, canonicalNaN(c[r][v]), t.left - v * W);
+      else storePart(p, canonicalNaN(c[r][v]), last);
     }
 }
 
 using ColumnKernel = void (*)(const ColumnTile&);
 struct ColumnKernels { ColumnKernel of[COLUMN_ROWS][COLUMN_VECTORS]; };
-template <int HEIGHT, int WIDTH, int... I> constexpr ColumnKernels column_kernels(std::integer_sequence<int, I...>) {
-  return {{column_tile<HEIGHT, WIDTH, I / COLUMN_VECTORS + 1, I % COLUMN_VECTORS + 1>...}};
+template <int STEP, int HEIGHT, int WIDTH, int... I> constexpr ColumnKernels column_kernels(std::integer_sequence<int, I...>) {
+  return {{column_tile<STEP, HEIGHT, WIDTH, I / COLUMN_VECTORS + 1, I % COLUMN_VECTORS + 1>...}};
 }
 using ColumnTiles = std::make_integer_sequence<int, COLUMN_ROWS * COLUMN_VECTORS>;
-constexpr ColumnKernels COLUMN_3X3 = column_kernels<3, 3>(ColumnTiles()), COLUMN_3 = column_kernels<3, 0>(ColumnTiles()),
-                        COLUMN_5 = column_kernels<5, 0>(ColumnTiles()), COLUMN_7 = column_kernels<7, 0>(ColumnTiles());
+template <int STEP, int HEIGHT, int WIDTH> constexpr ColumnKernels COLUMNS = column_kernels<STEP, HEIGHT, WIDTH>(ColumnTiles());
+template <int STEP> const ColumnKernels* column_kernels_of(int64_t height, int64_t width) {
+  if (height == 3) return width == 3 ? &COLUMNS<STEP, 3, 3> : &COLUMNS<STEP, 3, 0>;
+  return height == 5 ? &COLUMNS<STEP, 5, 0> : height == 7 ? &COLUMNS<STEP, 7, 0> : nullptr;
+}
 const ColumnKernels* column_kernels_for(const Product& p) {
   const Windows& w = p.windows;
-  if (w.place != 1 || w.row != w.place_row || w.width * w.height != p.k) return nullptr;
-  if (w.height == 3) return w.width == 3 ? &COLUMN_3X3 : &COLUMN_3;
-  return w.height == 5 ? &COLUMN_5 : w.height == 7 ? &COLUMN_7 : nullptr;
+  if (w.width * w.height != p.k || w.place_row <= 0 || w.row <= 0) return nullptr;
+  if (w.place == 1 && w.row % w.place_row == 0) return column_kernels_of<1>(w.height, w.width);
+  if (w.place == 2 && w.column == 1 && w.place_row == 2 * w.row) return column_kernels_of<2>(w.height, w.width);
+  return nullptr;
 }
-// All places of one row of A.
+// All places of one row of A. Rows of places share what they read with those as far below as rows of the kernel are.
 void run_columns(const ColumnKernels& kernels, const Windows& w, int64_t n, const float* a, const float* b, float* c) {
-  ColumnTile t{a, b, c, w.width, w.column, w.row, w.places, 0};
-  const int64_t rows = n / w.places;
-  for (int64_t row = 0, height; row < rows; row += height) {
-    height = smaller(COLUMN_ROWS, rows - row);
-    for (int64_t place = 0; place < w.places; place += COLUMN_VECTORS * W) {
-      t.b = b + row * w.place_row + place, t.c = c + row * w.places + place, t.left = w.places - place;
-      kernels.of[height - 1][smaller(COLUMN_VECTORS, ceil_div(t.left, W)) - 1](t);
+  const int64_t rows = n / w.places, apart = w.place == 1 ? w.row / w.place_row : 1;
+  ColumnTile t{a, b, c, w.width, w.column, w.row, apart * w.places, 0};
+  for (int64_t first = 0; first < smaller(apart, rows); first++)
+    for (int64_t row = first, height; row < rows; row += height * apart) {
+      height = smaller(COLUMN_ROWS, ceil_div(rows - row, apart));
+      for (int64_t place = 0; place < w.places; place += COLUMN_VECTORS * W) {
+        t.b = b + row * w.place_row + place * w.place, t.c = c + row * w.places + place, t.left = w.places - place;
+        kernels.of[height - 1][smaller(COLUMN_VECTORS, ceil_div(t.left, W)) - 1](t);
+      }
     }
-  }
 }
 
 // ---- one product ----------------------------------------------------------------------------------------------------
