@@ -42,7 +42,8 @@ struct InsideClient {
   // Inline a launch looks at the clock itself, first as it encodes, packs or runs: what a call does before that takes .1 us.
   enum Looks { NOW, LATER };
   explicit InsideClient(Stream& stream, Looks looks = NOW)
-      : stream(stream), begin_ns(looks == NOW || !stream.options().inline_mode ? now_ns() : 0), outermost(stream.began(begin_ns)) {}
+      : stream(stream), begin_ns(looks == NOW || !stream.options().inline_mode ? now_ns() : 0),
+        outermost(stream.began(begin_ns)) {}
   void is(TraceKind what, uint64_t of, uint64_t more) { kind = what, id = of, extra = more; }
   ~InsideClient() {
     if (!end_ns) end_ns = now_ns();
