@@ -14,7 +14,9 @@ namespace dvm::encoding {
 namespace {
 
 constexpr double FAR_BYTES = 2 << 20;   // working sets beyond this are taken to be outside L2
-constexpr double NEAR_BYTES = 4 << 20;  // of rows in several passes: up to here L3 takes what is stored sooner than memory does
+// Of rows in several passes: up to here L3 takes what is stored sooner than memory does. A norm of 512x768 by hand, alone, is a fifth
+// faster with stores past the caches, and whoever reads its result pays for it: two of them in a row take 260 us instead of 199.
+constexpr double NEAR_BYTES = 4 << 20;
 
 constexpr uint64_t bit(int i) { return uint64_t{1} << i; }
 inline int lowest(uint64_t mask) { return std::countr_zero(mask); }

@@ -5,7 +5,7 @@
 // When a program is loaded such a pass gets register words beside its words: the same fields, and an opcode that also says
 // where the operand is. The words stay what they are: less than a strip, rows of one strip and other instruction sets run
 // them, with the same bits. First come, first served: a value takes a free register from where it is made, or first read, to its
-// last use. An input is not kept over a store, which may change it.
+// last use; a slot also takes one from an input, which memory still has. An input is not kept over a store, which may change it.
 //
 // Another operator: its name in one of the two lists here, if its function is so short that it needs no registers beyond a few.
 #pragma once
