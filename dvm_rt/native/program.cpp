@@ -89,7 +89,7 @@ static size_t register_word_count(const SectionView& section) {
   return SectionKind(head.kind) == SectionKind::VECTOR && DType(head.dtype) == DType::FLOAT32 ? head.word_count : 0;
 }
 // Writes those of each pass that has no loop of its own; the one beside `pass` tells whether there are. False: no pass has any.
-static bool write_register_words(const SectionView& section, Word* out) {
+DVM_PROVES [[gnu::flatten, gnu::noinline]] static bool write_register_words(const SectionView& section, Word* out) {
   bool found = false;
   for (int i = 0; i < section.head->word_count; i++) {
     if (section.words[i].op != OP_pass) continue;
