@@ -30,8 +30,6 @@ constexpr float COMPUTING_CYCLES = 30, COMPUTING_CYCLES_SEVERAL = 45;
 
 struct KernelEncoder : Generator {
   using Generator::Generator;
-  bool plain = true;  // its operands are the arguments in `used`, in order, and then row buffers
-
   DVM_ENCODES [[gnu::noinline]] void vector(const PreparedKernel& prepared) {
     if (!read_dims()) return;
     if (zero_product && is_grouped()) rank = 2;  // one C for all groups
@@ -373,6 +371,39 @@ struct Control {
   Section& section_of(Program& program, size_t kernel) const { return *reinterpret_cast<Section*>(program.bytes + at[kernel]); }
 };
 
+// All kernels, or up to the one of this number, which has an error. Most plans have nothing to remember from one to the next:
+// they touch no more of the stack than they need.
+DVM_ENCODES size_t encode_each(Program& program) {
+  const size_t count = program.plan.kernels().size();
+  for (size_t i = 0; i < count; i++) {
+    encode_kernel(program, program.plan.kernels()[i], program.plan.prepared()[i]);
+    if (program.error) return i;
+  }
+  return count;
+}
+[[gnu::noinline]] size_t encode_repeated(Program& program, Control* control) {
+  const Plan& plan = program.plan;
+  Made made[REPEATED_MAX];
+  for (size_t i = 0; i < plan.kernels().size(); i++) {
+    if (control) control->start(program, i);
+    const LikeKernel like = plan.like()[i];
+    if (like.first != i && like.number != NONE && made[like.number].plain) {
+      encode_again(program, plan.kernels()[i], made[like.number]);
+    } else {
+      const Made section = encode_kernel(program, plan.kernels()[i], plan.prepared()[like.first]);
+      if (like.number != NONE) made[like.number] = section;
+    }
+    if (control && !program.error) control->finish(program, i);
+    if (program.error) return i;
+  }
+  if (control) control->resolve(program);
+  return plan.kernels().size();
+}
+[[gnu::noinline]] size_t encode_with_control(Program& program) {
+  Control control;
+  return encode_repeated(program, &control);
+}
+
 // Where each workspace slot starts; returns the bytes of all, -1 if that overflows.
 int64_t lay_out_workspace(const Plan& plan, const int64_t* values, int64_t* offset) {
   const int slots = plan.slots();
@@ -396,7 +427,7 @@ int64_t lay_out_workspace(const Plan& plan, const int64_t* values, int64_t* offs
 }  // namespace encoding
 
 // Runs the generator on a kernel of made-up dimensions whose inner strides are what the plan says where it says it.
-PreparedKernel prepare(const Plan& plan, const PlanKernel& kernel) {
+PreparedKernel prepare(const Plan& plan, const PlanKernel& kernel, std::pmr::memory_resource& memory) {
   using namespace encoding;
   PreparedKernel prepared;
   const SectionKind kind = SectionKind(kernel.kind);
@@ -415,7 +446,8 @@ PreparedKernel prepare(const Plan& plan, const PlanKernel& kernel) {
     Operand operands[MAX_OPERANDS];
     Word words[MAX_WORDS];
   } section;
-  generator.sizes = &prepared.sizes;
+  std::vector<PreparedKernel::Size> sizes;
+  generator.sizes = &sizes;
   generator.head = &section.head, generator.operands = section.operands, generator.word_limit = MAX_WORDS;
   section.head.scratch_bytes = 0;
   generator.rank = 2, generator.dims[0] = generator.dims[1] = LANES;
@@ -439,8 +471,14 @@ PreparedKernel prepare(const Plan& plan, const PlanKernel& kernel) {
   prepared.row_buffers = uint8_t(generator.operand_count - operand_count);
   prepared.strips = generator.strips;
   std::copy(generator.pass_at, generator.pass_at + 2, prepared.pass_at);
-  prepared.words.assign(generator.words, generator.words + generator.word_count);
-  prepared.constants.assign(generator.constants, generator.constants + generator.constant_count);
+  auto keep = [&]<class Record>(const Record* from, size_t count) -> std::span<const Record> {
+    auto* to = static_cast<Record*>(memory.allocate(count * sizeof(Record), alignof(Record)));
+    std::copy(from, from + count, to);
+    return {to, count};
+  };
+  prepared.words = keep(generator.words, size_t(generator.word_count));
+  prepared.constants = keep(generator.constants, size_t(generator.constant_count));
+  prepared.sizes = keep(sizes.data(), sizes.size());
   return prepared;
 }
 
@@ -461,22 +499,12 @@ DVM_ENCODES EncodeResult encode(const Plan& plan, const int64_t* values, uint8_t
   const int64_t workspace_bytes = lay_out_workspace(plan, values, slot_offset);
   if (workspace_bytes < 0) return {0, "the workspace is beyond 64 bits", 0};
 
-  Control control;  // filled where there is any
-  Made made[REPEATED_MAX];
   Program program{plan, values, out, std::min<size_t>(capacity, MAX_PROGRAM_BYTES), sections_at, slot_offset};
-  for (size_t i = 0; i < plan.kernels().size(); i++) {
-    if (plan.has_control()) control.start(program, i);
-    const LikeKernel like = plan.like()[i];
-    if (like.first != i && like.number != NONE && made[like.number].plain) {
-      encode_again(program, plan.kernels()[i], made[like.number]);
-    } else {
-      const Made section = encode_kernel(program, plan.kernels()[i], plan.prepared()[like.first]);
-      if (like.number != NONE) made[like.number] = section;
-    }
-    if (plan.has_control() && !program.error) control.finish(program, i);
-    if (program.error) return {0, program.error, uint16_t(i)};
-  }
-  if (plan.has_control()) control.resolve(program);
+  const size_t kernels = plan.kernels().size();
+  const size_t done = plan.has_control() ? encode_with_control(program)
+                      : plan.repeats()   ? encode_repeated(program, nullptr)
+                                         : encode_each(program);
+  if (done < kernels) return {0, program.error, uint16_t(done)};
   if (program.sections == 0) return {0, nullptr, 0};
 
   auto& head = *reinterpret_cast<ProgramHead*>(out);

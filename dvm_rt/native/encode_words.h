@@ -44,10 +44,10 @@ struct Generator : Domain {
   bool zero_product = false;  // a matmul over nothing: its product is the constant 0
   bool empty_row = false;     // a vector kernel over rows of no elements: sums are 0, only values per row are left
   bool reduces = false, gathers = false;
+  bool plain = true;          // its operands are the arguments in `used`, in order, and then row buffers
 
   Word* words = nullptr;
   int word_count = 0;
-  uint64_t constants[MAX_CONSTANTS];  // behind the words, if elements have 8 bytes
   int constant_count = 0;
   int acc = -1, level = 0, last_level = 0;
   int unsaved = -1;           // a total that only the accumulator holds; parked when the accumulator is needed first
@@ -66,6 +66,7 @@ struct Generator : Domain {
   uint16_t cycles[MAX_NODES];
   int8_t slot[MAX_NODES], row[MAX_NODES], buffer[MAX_NODES];
   int running_count = 0;
+  uint64_t constants[MAX_CONSTANTS];  // behind the words, if elements have 8 bytes; last, as few kernels have any
 
   Generator(Program& p, const PlanKernel& k, const PlanNode* n, int count) : Domain(p, k), nodes(n), node_count(count) {}
 

@@ -345,7 +345,7 @@ size_t section_bytes_max(const PlanKernel& k, std::span<const PlanNode> nodes) {
 }
 
 template <class Record>
-bool take(const std::vector<uint8_t>& bytes, size_t& at, size_t count, std::span<const Record>& table) {
+bool take(std::span<const uint8_t> bytes, size_t& at, size_t count, std::span<const Record>& table) {
   if (count > (bytes.size() - at) / sizeof(Record)) return false;
   table = {reinterpret_cast<const Record*>(bytes.data() + at), count};
   at = std::min((at + count * sizeof(Record) + 7) & ~size_t{7}, bytes.size());
@@ -358,7 +358,8 @@ std::unique_ptr<Plan> Plan::load(const uint8_t* bytes, size_t n, std::string& er
   error.clear();
   Check check{error};
   if (n < sizeof(PlanHead)) return check.fail("truncated", int64_t(n), "bytes of a whole head"), nullptr;
-  std::unique_ptr<Plan> plan(new Plan);
+  const size_t room = 2 * n + 1024;  // what is worked out is less than the plan itself
+  std::unique_ptr<Plan> plan(new Plan(room));
   plan->bytes_.assign(bytes, bytes + n);
   const PlanHead& head = *reinterpret_cast<const PlanHead*>(plan->bytes_.data());
   if (!(check.is(head.magic == PLAN_MAGIC, "magic", head.magic, "that of a plan") &&
@@ -406,6 +407,8 @@ std::unique_ptr<Plan> Plan::load(const uint8_t* bytes, size_t n, std::string& er
     plan->has_products_ |= SectionKind(k.kind) == SectionKind::MATMUL;
   }
 
+  plan->argument_of_buffer_.reserve(plan->buffers().size()), plan->program_args_.reserve(plan->buffers().size());
+  plan->like_.reserve(plan->kernels().size()), plan->prepared_.reserve(plan->kernels().size());
   for (const PlanBuffer& b : plan->buffers()) {
     const bool temporary = b.role == uint8_t(BufferRole::TEMPORARY);
     plan->argument_of_buffer_.push_back(temporary ? uint16_t(WORKSPACE) : uint16_t(plan->program_args_.size()));
@@ -426,7 +429,11 @@ std::unique_ptr<Plan> Plan::load(const uint8_t* bytes, size_t n, std::string& er
   for (const PlanKernel& k : plan->kernels()) bytes_max += section_bytes_max(k, plan->nodes());
   plan->find_like();
   for (size_t i = 0; i < plan->kernels().size(); i++)
-    plan->prepared_.push_back(plan->like_[i].first == i ? prepare(*plan, plan->kernels()[i]) : PreparedKernel());
+    plan->prepared_.push_back(plan->like_[i].first == i ? prepare(*plan, plan->kernels()[i], plan->memory_)
+                                                        : PreparedKernel());
+  const auto* const begin = reinterpret_cast<const std::byte*>(plan->bytes_.data());
+  const auto* end = static_cast<const std::byte*>(plan->memory_.allocate(1, 1));
+  plan->memory_used_ = {begin, end >= begin && end <= begin + room ? end : begin + room};
   plan->program_bytes_max_ = std::min(bytes_max, size_t(MAX_PROGRAM_BYTES));
   return plan;
 }
@@ -455,6 +462,7 @@ void Plan::find_like() {
     add(k);
     LikeKernel& first = like_[firsts.try_emplace(std::move(content), uint16_t(i)).first->second];
     if (first.first == i) continue;
+    repeats_ = true;
     if (first.number == NONE && repeated < REPEATED_MAX) first.number = repeated++;
     like_[i] = first;
   }

@@ -4,6 +4,7 @@
 // same bytes. It neither allocates nor hashes nor looks at the machine it runs on.
 #pragma once
 #include <memory>
+#include <memory_resource>
 #include <span>
 #include <string>
 #include <vector>
@@ -11,7 +12,8 @@
 
 namespace dvm {
 
-// What encode() knows of a kernel before any dimension: liveness, and its words for the expected inner strides.
+// What encode() knows of a kernel before any dimension: liveness, and its words for the expected inner strides. What it points
+// at lies in its plan's memory.
 struct PreparedKernel {
   uint64_t live = 0;    // nodes that an output needs
   uint16_t used = 0;    // arguments that become operands
@@ -20,12 +22,12 @@ struct PreparedKernel {
   uint8_t row_buffers = 0;
   uint16_t strips = 0;            // operands that are read as strips
   uint16_t pass_at[2] = {0, 0};   // the first passes of the first two levels, if `words` begin with them there
-  std::vector<Word> words;
-  std::vector<uint64_t> constants;
   struct Size {  // a word (8-byte compute dtypes: an entry of `constants`) that is a dimension
     uint16_t at, expr;
   };
-  std::vector<Size> sizes;
+  std::span<const Word> words;
+  std::span<const uint64_t> constants;
+  std::span<const Size> sizes;
 };
 
 // Which kernels are one kernel over other buffers: layers of a network. Their sections differ in places alone.
@@ -52,6 +54,7 @@ class Plan {
   int slots() const { return slots_; }
   bool has_control() const { return has_control_; }  // some kernel is a branch, a jump or a loop
   bool has_products() const { return has_products_; }
+  bool repeats() const { return repeats_; }  // some kernel is like another one
 
   // values[i] = expression i for these symbols; values has room for exprs().size(). False on a negative symbol, on
   // division by zero and on 64-bit overflow.
@@ -62,10 +65,14 @@ class Plan {
   std::span<const uint16_t> argument_of_buffer() const { return argument_of_buffer_; }
   std::span<const LikeKernel> like() const { return like_; }                  // by kernel
   std::span<const PreparedKernel> prepared() const { return prepared_; }  // of those that are the first of their like
+  // All of the above: it is in no cache when it is wanted, after other work, and can be asked for at once.
+  std::span<const std::byte> memory() const { return memory_used_; }
 
  private:
-  Plan() = default;
-  std::vector<uint8_t> bytes_;
+  explicit Plan(size_t room) : memory_(room) {}
+  std::pmr::monotonic_buffer_resource memory_;  // one stretch, unless words take more than is usual
+  std::span<const std::byte> memory_used_;
+  std::pmr::vector<uint8_t> bytes_{&memory_};
   std::span<const PlanSymbol> symbols_;
   std::span<const PlanExpr> exprs_;
   std::span<const PlanParameter> parameters_;
@@ -75,18 +82,18 @@ class Plan {
   std::span<const PlanKernel> kernels_;
   std::span<const PlanArg> args_;
   std::span<const PlanNode> nodes_;
-  std::vector<ProgramArg> program_args_;
-  std::vector<uint16_t> argument_of_buffer_;
+  std::pmr::vector<ProgramArg> program_args_{&memory_};
+  std::pmr::vector<uint16_t> argument_of_buffer_{&memory_};
   void find_like();
-  std::vector<LikeKernel> like_;
-  std::vector<PreparedKernel> prepared_;
+  std::pmr::vector<LikeKernel> like_{&memory_};
+  std::pmr::vector<PreparedKernel> prepared_{&memory_};
   int slots_ = 0;
-  bool has_control_ = false, has_products_ = false;
+  bool has_control_ = false, has_products_ = false, repeats_ = false;
   size_t program_bytes_max_ = 0;
 };
 
 // What load() keeps for encode(); in encode.cpp.
-PreparedKernel prepare(const Plan& plan, const PlanKernel& kernel);
+PreparedKernel prepare(const Plan& plan, const PlanKernel& kernel, std::pmr::memory_resource& memory);
 
 struct EncodeResult {
   int64_t bytes = 0;            // 0: nothing to run (every output is empty), or `error` is set

@@ -255,15 +255,13 @@ void Stream::forget(Instance* instance) {
 
 // ---- programs -----------------------------------------------------------------------------------------------------
 
-// Asks for what making a program needs, code, tables, plan and room, all at once: after other work it is in no cache. Kernels,
-// their arguments and nodes lie one after the other.
+// Asks for what making a program needs, code, tables, plan and room, all at once: after other work it is in no cache.
 void Stream::fetch(const PlanState& state) const {
-  constexpr size_t PLAN_BYTES = 4096, PROGRAM_BYTES = 1024;  // of some kernels
+  constexpr size_t PLAN_BYTES = 8192, PROGRAM_BYTES = 1024;  // of some kernels
   fetch_lines(__start_dvm_encodes, __stop_dvm_encodes);
   if (state.plan) {
-    const auto* from = reinterpret_cast<const char*>(state.plan->kernels().data());
-    const auto* to = reinterpret_cast<const char*>(state.plan->nodes().data() + state.plan->nodes().size());
-    fetch_lines(from, std::min(to, from + PLAN_BYTES));
+    const std::span<const std::byte> plan = state.plan->memory();
+    fetch_lines(plan.data(), plan.data() + std::min(plan.size(), PLAN_BYTES));
     if (state.plan->has_products()) fetch_lines(__start_dvm_products, __stop_dvm_products);
     for (size_t at = 0; at < std::min(scratch_.size(), PROGRAM_BYTES); at += 64) __builtin_prefetch(scratch_.data() + at, 1);
   }
