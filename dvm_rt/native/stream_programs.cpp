@@ -267,7 +267,6 @@ void Stream::fetch(const PlanState& state) const {
   }
   fetch_lines(__start_dvm_proves, __stop_dvm_proves);
   programs_.fetch(PROGRAM_BYTES);
-  fetch_lines(OPS, std::end(OPS));
 }
 
 // Valid until the next encode. Empty: `failure` says why, or there is nothing to run.
