@@ -10,7 +10,6 @@ namespace dvm {
 namespace {
 
 constexpr int64_t ARG_BYTES_MAX = 1ll << 48;
-constexpr size_t CACHE_LINE = 64;
 constexpr uint8_t FLOAT32 = uint8_t(DType::FLOAT32);
 constexpr uint32_t bit_of(DType d) { return 1u << uint32_t(d); }
 constexpr uint32_t PACKABLE = bit_of(DType::FLOAT32) | bit_of(DType::FLOAT16) | bit_of(DType::BFLOAT16);
@@ -50,13 +49,11 @@ class Verifier {
     return good;
   }
 
-  // What a program of one section reads and writes of this object lies in nine pages: they are asked for together.
+  // What a program of one section reads and writes of this object lies in four pages: they are asked for together.
   void fetch() const {
-    auto lines = [](const void* from, size_t bytes) {
-      for (size_t at = 0; at < bytes; at += CACHE_LINE) __builtin_prefetch(static_cast<const char*>(from) + at, 1);
-    };
-    lines(walk_, 4 * sizeof(Walk)), lines(print_, 4 * sizeof(Footprint)), lines(&written_, 2 * CACHE_LINE);
-    lines(touched_, 4 * sizeof(Touched)), lines(region_at_, 1), lines(fuel_at_, 1);
+    auto first = [](const auto* from, size_t count) { fetch_lines(from, from + count); };
+    first(walk_, 4), first(print_, 4), first(touched_, 4), first(before_, 1);
+    first(reinterpret_cast<const char*>(&written_), 128);
   }
 
   // ---- program ----
@@ -167,7 +164,7 @@ class Verifier {
   bool burn() {
     const Section& s = *section_.head;
     int64_t steps = 0;
-    fuel_at_[section_number_] = fuel_;
+    before_[section_number_].fuel = fuel_;
     if (is_control(kind_)) return fuel_++, true;  // a loop: see there
     if (kind_ == SectionKind::HOST || kind_ == SectionKind::COPY) {  // a host function's words are attributes
       return burn(ceil_div(elements_, int64_t(16)) + 1);
@@ -228,7 +225,7 @@ class Verifier {
   // they allow, ends, alignment. Whatever is otherwise is proved as if there had been no other: false then says nothing.
   static constexpr int REPEATING_SECTIONS = 8;  // fewer are proved one by one
   struct Proved {
-    SectionView section;
+    const uint8_t* at;  // of the section: no SectionView, which would be initialised, and all these with it
     uint16_t number;
     int64_t fuel;
     size_t outers;
@@ -242,7 +239,8 @@ class Verifier {
     const bool may = kind_ == SectionKind::VECTOR || kind_ == SectionKind::MATMUL || kind_ == SectionKind::ATTENTION;
     if (!may || proved_count_ == PROVED_MAX) return;
     Proved& p = proved_[proved_count_++];
-    p.section = section_, p.number = uint16_t(section_number_), p.fuel = fuel_ - fuel_at_[section_number_];
+    p.at = reinterpret_cast<const uint8_t*>(section_.head), p.number = uint16_t(section_number_);
+    p.fuel = fuel_ - before_[section_number_].fuel;
     p.outers = facts_.outer_rows - outers_before_, p.read = read_, p.stored = stored_;
     const size_t n = section_.head->operand_count;
     memcpy(p.same, same_, n * sizeof *same_), memcpy(static_cast<void*>(p.print), print_, n * sizeof *print_);
@@ -251,10 +249,10 @@ class Verifier {
     for (int i = 0; i < proved_count_; i++) {
       if (++next_proved_ >= proved_count_) next_proved_ = 0;
       const Proved& p = proved_[next_proved_];
-      if (!differs_in_places(p.section, rest)) continue;
+      if (!differs_in_places(section_at(p.at), rest)) continue;
       if (!lies_well(p)) return false;
       kind_ = SectionKind(section_.head->kind), read_ = p.read, stored_ = p.stored;
-      fuel_at_[section_number_] = fuel_, fuel_ += p.fuel, facts_.outer_rows += p.outers;
+      before_[section_number_].fuel = fuel_, fuel_ += p.fuel, facts_.outer_rows += p.outers;
       facts_.like[section_number_] = p.number;
       record();
       return true;
@@ -277,6 +275,7 @@ class Verifier {
     return !memcmp(section_.words, one.words, s.word_count * sizeof(Word));  // of constants only the number is asked
   }
   bool lies_well(const Proved& p) {
+    const Operand* const proved = section_at(p.at).operands;
     const int n = section_.head->operand_count;
     int64_t moved[MAX_OPERANDS];
     for (int i = 0; i < n; i++) {
@@ -290,7 +289,7 @@ class Verifier {
         const ProgramArg& a = args()[x.arg];
         if (a.dtype != x.dtype || x.mode & (READ | WRITE) & ~a.mode || a.align < element) return false;
       }
-      if (x.base & (element - 1) || __builtin_sub_overflow(x.base, p.section.operands[i].base, &moved[i])) return false;
+      if (x.base & (element - 1) || __builtin_sub_overflow(x.base, proved[i].base, &moved[i])) return false;
       if (moved[i] < -print_[i].low || moved[i] > bytes - print_[i].high) return false;
       print_[i].low += moved[i], print_[i].high += moved[i];
     }
@@ -301,7 +300,7 @@ class Verifier {
         if (i == w) continue;
         const bool meet = section_.operands[i].arg == section_.operands[w].arg && print_[i].high > print_[w].low &&
                           print_[w].high > print_[i].low;
-        const bool met = p.section.operands[i].arg == p.section.operands[w].arg;
+        const bool met = proved[i].arg == proved[w].arg;
         if (meet ? !met || moved[i] != moved[w] : p.same[i] >> w & 1) return false;
       }
     }
@@ -374,18 +373,18 @@ class Verifier {
       if (--region_count_ < SNAPSHOTS_MAX) written_.meet(snapshot_[region_count_]);
       else written_.clear();
     }
-    region_at_[section_number_] = region_count_ ? region_number_[region_count_ - 1] : 0;
+    before_[section_number_].region = region_count_ ? region_number_[region_count_ - 1] : 0;
   }
   [[gnu::cold, gnu::noinline]] bool end_loop() {
     const int64_t back = section_.head->depth, times = section_.head->dims[0], first = section_number_ - back;
     if (first < 0) return refuse(VerifyCode::JUMP, Place::SECTION, 0, back, section_number_);
-    if (region_at_[first] != region_at_[section_number_])
-      return refuse(VerifyCode::NESTING, Place::SECTION, 0, region_at_[first], region_at_[section_number_]);
+    if (before_[first].region != before_[section_number_].region)
+      return refuse(VerifyCode::NESTING, Place::SECTION, 0, before_[first].region, before_[section_number_].region);
     while (loop_count_ && loop_begin_[loop_count_ - 1] >= first) loop_count_--;
     if (loop_count_ && loop_end_[loop_count_ - 1] >= first) return refuse(VerifyCode::NESTING, Place::SECTION, 0, first, loop_end_[loop_count_ - 1]);
     loop_begin_[loop_count_] = uint16_t(first), loop_end_[loop_count_++] = uint16_t(section_number_);
     int64_t all;
-    if (__builtin_mul_overflow(fuel_ - fuel_at_[first], times, &all) || __builtin_add_overflow(fuel_at_[first], all, &fuel_) ||
+    if (__builtin_mul_overflow(fuel_ - before_[first].fuel, times, &all) || __builtin_add_overflow(before_[first].fuel, all, &fuel_) ||
         fuel_ > int64_t(FUEL_MAX))
       return refuse(VerifyCode::OVERFLOW, Place::SECTION, 0, times, FUEL_MAX);
     return true;
@@ -912,15 +911,19 @@ class Verifier {
   };
   static constexpr int TOUCHED_MAX = 64;
   Touched touched_[TOUCHED_MAX];     // by sections that may run at the same time
+  struct Before {
+    int64_t fuel;
+    uint16_t region;  // number of the innermost region that holds the section; 0: none
+  };
+  Before before_[MAX_SECTIONS + 1];  // by section
   // of branches and loops; what is read here was written before
   uint16_t region_end_[MAX_SECTIONS], region_number_[MAX_SECTIONS];  // last and first section of open regions
-  uint16_t region_at_[MAX_SECTIONS + 1];  // by section: number of the innermost region that holds it; 0: none
   uint16_t loop_begin_[MAX_SECTIONS], loop_end_[MAX_SECTIONS];
-  int64_t fuel_at_[MAX_SECTIONS];      // by section: fuel before it
   static constexpr int SNAPSHOTS_MAX = 8;
   Written snapshot_[SNAPSHOTS_MAX];    // of the outermost open regions: what is written where they are skipped
   static constexpr int PROVED_MAX = 24;
   Proved proved_[PROVED_MAX];          // sections that others may be like
+  static_assert(std::is_trivially_default_constructible_v<Proved> && std::is_trivially_default_constructible_v<Touched>);
 };
 
 }  // namespace
