@@ -45,6 +45,7 @@ class Engine:
 
     name = ""
     for_each_shape = False  # whether it builds something anew for each shape
+    out: Callable | None = None  # the form of the case that writes into a result that is there
     exported_s = 0.0  # seconds of loading so far that went into another format, which its users have in a file
 
     def can(self, case: Case) -> bool:
@@ -260,12 +261,12 @@ class NumPy(Engine):
     name = "numpy"
 
     def load(self, case: Case, weights: Arrays) -> None:
-        self.case, self.weights = case, weights
+        self.case, self.out, self.weights = case, None if case.torch_only else case.out, weights
 
     def bind(self, inputs: Arrays) -> Run:
-        function, into, given = self.case.function, self.case.out, [*inputs, *self.weights]
+        function, into, given = self.case.function, self.out, [*inputs, *self.weights]
         runs = [lambda: function(spaces.NumPy, *given)]
-        if into and not self.case.torch_only:
+        if into:
             result, spare = (np.empty_like(runs[0]()) for _ in range(2))
 
             def run_into() -> np.ndarray:

@@ -239,10 +239,11 @@ class Cases:
         return Row(case.suite, case.name, label, "kernel", "us", medians.pop("dvm"), medians, limit, spread)
 
     def _unseen(self, case: Case, engines: list[Engine], rng: np.random.Generator, firsts: dict[str, First]) -> list[Row]:
-        """All engines get the same shapes, each as many as its time allows."""
+        """All engines get the same shapes, each as many as its time allows, in their usual form: to choose between two forms,
+        they would be called before."""
         shapes = list(dict.fromkeys(case.unseen(rng) for _ in range(UNSEEN)))
         for engine in engines:
-            first = firsts[engine.name]
+            first, engine.out = firsts[engine.name], None
             for dims in shapes:
                 if not self.all_unseen and first.spent > UNSEEN_S and len(first.added) >= UNSEEN_MIN:
                     break

@@ -64,9 +64,9 @@ COLD = ("one kernel takes .7 us in a loop of its own and 2 to 4 after other work
         "memory it is 11 to 17 us: those are the slow ones; beyond that, maxima are the machine's: an empty loop of this virtual "
         "CPU is interrupted some 350 times a second, mostly for 20 to 60 us")  # fmt: skip
 PRODUCT = "; a product alone takes Inductor 0.1 s instead of about 1"
-FIRST = ("of 22 ms half are Python, that traces 132 operators and plans them: of 18 segments three are fused and the others "
-         "copied, and no function stands out in a profile; the other half copies 19 MB of weights, packs them, and encodes and "
-         "runs, into pages that the system zeroes first")  # fmt: skip
+FIRST = ("of 19 ms 4.6 copy 19 MB of weights and 4 pack them, half of each for pages that the system zeroes first; the user's "
+         "function makes 132 operators in 2, the graph takes 1, fusing and writing the plan 6: 55,000 calls of Python of which no "
+         "function has 3 %; encoding, loading and the run itself 1. With planning for nothing 9.7 would be left")  # fmt: skip
 WORDS = ("where the loop by hand is straight code, each word of a pass without a loop of its own (the chain) is dispatched once "
          "for 128 floats, in registers where two held strips are enough; a maximum that keeps NaN and signed zeros takes two to "
          "three instructions, a * b + c is rounded twice, a NaN is made canonical, a launch costs 60 ns, and row sums are added "

@@ -136,6 +136,58 @@ class Convolutions(nn.Module):
         return self.head(nn.functional.adaptive_avg_pool2d(x, 1).flatten(1))
 
 
+def convolved(inputs: int, outputs: int, side: int, stride: int = 1, groups: int = 1) -> nn.Sequential:
+    """A convolution without a bias, and a batch norm that has seen data."""
+    norm = nn.BatchNorm2d(outputs)
+    nn.init.normal_(norm.running_mean), nn.init.uniform_(norm.running_var, 0.5, 2)
+    return nn.Sequential(nn.Conv2d(inputs, outputs, side, stride, side // 2, groups=groups, bias=False), norm)
+
+
+class Inverted(nn.Module):
+    """The block of mobile nets: to six times the channels, depthwise, and back; added where nothing shrinks."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        wide = 6 * inputs
+        self.adds = stride == 1 and inputs == outputs
+        self.block = nn.Sequential(convolved(inputs, wide, 1), nn.ReLU6(), convolved(wide, wide, 3, stride, wide), nn.ReLU6(),
+                                   convolved(wide, outputs, 1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.block(x) if self.adds else self.block(x)
+
+
+class Residual(nn.Module):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.block = nn.Sequential(convolved(channels, channels, 3), nn.ReLU(), convolved(channels, channels, 3))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.relu(x + self.block(x))
+
+
+class Classified(nn.Module):
+    """Blocks behind a convolution of stride 2, and classes of what they find."""
+
+    def __init__(self, channels: int, outputs: int, *blocks: nn.Module) -> None:
+        super().__init__()
+        self.blocks = nn.Sequential(convolved(3, channels, 3, 2), nn.ReLU(), *blocks)
+        self.head = nn.Linear(outputs, 10)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.head(self.blocks(images).mean((2, 3)))
+
+
+class Mobile(Classified):
+    def __init__(self) -> None:
+        super().__init__(16, 24, Inverted(16, 16, 1), Inverted(16, 24, 2), Inverted(24, 24, 1))
+
+
+class ResNet(Classified):
+    def __init__(self) -> None:
+        super().__init__(32, 32, Residual(32), Residual(32))
+
+
 class Recurrent(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -202,6 +254,8 @@ MODELS: dict[str, Exported] = {
     "vit": Exported(Vit, lambda r: images(r, 2, 4), ("classes",), {"images": {0: "batch", 2: "height", 3: "width"}}),
     "convolutions": Exported(Convolutions, lambda r: images(r, 6, 2), ("classes",),
                              {"images": {0: "batch", 2: "height", 3: "width"}}),
+    "mobile net": Exported(Mobile, lambda r: images(r, 6, 4), ("classes",), {"images": {0: "batch", 2: "height", 3: "width"}}),
+    "residual net": Exported(ResNet, lambda r: images(r, 6, 4), ("classes",), {"images": {0: "batch", 2: "height", 3: "width"}}),
     "recurrent": Exported(Recurrent, lambda r: {"tokens": tokens(r, r.integers(1, 4), r.integers(1, 20))}, ("classes", "hidden"),
                           {"tokens": {0: "batch", 1: "length"}}),
     "control": Exported(Control, control_inputs, ("y",), {"x": {0: "batch"}, "count": {}}),

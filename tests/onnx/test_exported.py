@@ -39,7 +39,7 @@ def test_as_onnxruntime(name: str, files: dict[str, bytes]) -> None:
             if {HOST_PATH, HOST_FUNCTION} & set(r.where)]
 
 
-@pytest.mark.parametrize("name", ["bert", "gpt", "vit", "convolutions"])
+@pytest.mark.parametrize("name", ["bert", "gpt", "vit", "convolutions", "mobile net", "residual net"])
 def test_one_plan_serves_all_shapes(name: str, files: dict[str, bytes]) -> None:
     """Sizes of 1 are part of a signature, other sizes are not: the number of traces stays behind that of shapes."""
     random = np.random.default_rng(5)
