@@ -38,6 +38,7 @@ from tests.native.test_whole_passes import PASSES, SPARE_SLOT
 
 HOST = enum_value("SectionKind", "HOST")
 WORK_MAX, FEW, BYTES_MAX, ELEMENTS_MAX = 600, 40, 1 << 14, 1 << 15  # small programs run fast, and reach every rule all the same
+WINDOWS_PACKED, DEPTHWISE = range(80, 104), range(104, 140)  # numbers of products of windows
 
 
 Made = tuple[bytes, list[np.ndarray]]  # a program, and what its arguments hold
@@ -56,7 +57,7 @@ def families(rng: np.random.Generator) -> Iterator[tuple[str, Iterable[Made]]]:
     yield "matmul", ((c.program, c.args) for c in (random_matmul(rng) for _ in range(120)))
     yield "slices", (sliced(rng) for _ in range(4))
     yield "products", samples(rng)
-    yield "windows", (windows(rng, number) for number in range(80))
+    yield "windows", (windows(rng, number) for number in range(DEPTHWISE.stop))
     yield "passes", (whole_pass(rng, number) for number in range(8 * len(PASSES)))
     yield "held", (held(rng, number) for number in range(60))
     yield "epilogue", ((c.program, c.args) for c in (epilogue("add", form, 40, rng) for form in ("i", "b", "k")))
@@ -282,7 +283,8 @@ def sliced(rng: np.random.Generator) -> Made:
 
 def windows(rng: np.random.Generator, number: int) -> Made:
     """A product with windows that slide over an array, which is no longer than they reach: from an argument or from the
-    workspace, over one row of places or many, forwards or backwards, in one slice of K or two."""
+    workspace, over one row of places or many, forwards or backwards, in one slice of K or two; with so many rows that
+    windows are packed, and one row a channel, as of depthwise convolutions."""
     compute = (dtypes.float32, dtypes.float32, dtypes.float32, dtypes.float64, dtypes.int32, dtypes.uint64)[number % 6]
     sliced_k = number % 20 == 7
     channels, height, width, rows, m, batch = (int(n) for n in rng.integers(1, (4, 4, 4, 6, 5, 3)))
@@ -293,13 +295,20 @@ def windows(rng: np.random.Generator, number: int) -> Made:
         rows, places = int(rng.integers(2, 4)), matmul.PANEL + int(rng.integers(-1, 2))  # a panel ends beside a row
     if sliced_k:
         channels, height, width, rows, places, m, batch = 1030 // 4 + 3, 2, 2, 2, 2, 1, 1
-    if 4 * rows * places * channels * height * width * m * batch > ELEMENTS_MAX:
+    if number in WINDOWS_PACKED:
+        m, batch, channels, height, width = 66, 1, 1, min(height, 2), min(width, 2)
+    elif number in DEPTHWISE:
+        m, batch, channels, height = 1, 2, 1, (3, 5, 7)[number // 6 % 3]
+    elif 4 * rows * places * channels * height * width * m * batch > ELEMENTS_MAX:
         m, batch, channels = 1, 1, 1
     across, down = int(rng.choice((1, 1, 2, 2, 3))), int(rng.integers(1, 3))
     far, wide = (1, 1) if sliced_k else (int(n) for n in rng.integers(1, 3, 2))
+    if number in DEPTHWISE:
+        across = down = 1 + number % 2
+        far, wide = (int(rng.integers(1, 3)), wide) if across == 1 else (1, 1)
     high, long = (rows - 1) * down + (height - 1) * far + 1, (places - 1) * across + (width - 1) * wide + 1
     size, k, n, image = compute.bytes, channels * height * width, rows * places, channels * high * long
-    backwards, inside = number % 5 == 2, number % 3 == 1
+    backwards, inside = number % 5 == 2 and number not in DEPTHWISE, number % 3 == 1
     builder = ProgramBuilder()
     a, x = builder.add_arg(m * k * size, dtype=compute), builder.add_arg(batch * image * size, dtype=compute)
     c = builder.add_arg(batch * m * n * size, READ | WRITE, compute)

@@ -20,7 +20,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 NATIVE, MADE, CORPUS = ROOT / "dvm_rt/native", ROOT / "build/fuzz/plants", ROOT / "build/fuzz/corpus"
 SOURCES = ("verify", "program", "split", "threads", "machine", "shared", "matmul", "copy", "vector")
-HEADERS = ("footprint.h", "known_passes.h", "whole_passes.h")
+HEADERS = ("footprint.h", "known_passes.h", "whole_passes.h", "windows.h")
 GOLDEN_EVERY = 4  # executions: bugs that change results are seen by seeds
 
 
@@ -203,6 +203,11 @@ PLANTS: tuple[Plant, ...] = (
     Plant("windows-tail-columns", "matmul.cpp", "lanes_between(first * PLACE - half * W, count * PLACE - half * W, PLACE);", "lanes_between(first * PLACE - half * W, W, PLACE);"),
     Plant("windows-third-row", "matmul.cpp", "return count - first <= w.places && place < w.places;", "return true;"),
     Plant("windows-one-row", "matmul.cpp", "const bool one_row = place + smaller(columns, PANEL) <= w.places;", "const bool one_row = place + smaller(columns, PANEL) <= w.places + 1;"),
+    Plant("places-one-lane-more", "windows.h", "out.lanes |= ((1u << here) - 1) << lane;", "out.lanes |= ((1u << here << (here < W)) - 1) << lane;"),
+    Plant("places-next-row", "windows.h", "place = 0, row++, lane += w.place_row - w.places;", "place = 0, row++, lane += w.place_row - w.places + 1;"),
+    Plant("columns-rows-beside", "windows.h", "t.left = w.places - place;", "t.left = w.places;"),
+    Plant("added-where-it-is-written", "matmul.cpp", "i && x.begin < c.end && c.begin < x.end) return false;", "i && x.begin == c.end) return false;"),
+    Plant("added-row", "matmul.cpp", "for (int n = 0; n < ADDED_MAX && t.add[n]; n++) sum += loadPart(t.add[n] + i * t.add_row[n] + v * W, rest);", "for (int n = 0; n < ADDED_MAX && t.add[n]; n++) sum += loadPart(t.add[n] + v * W, rest);"),
     Plant("windows-next-row-of-kernel", "matmul.cpp", "at += w.row - w.width * w.column;", "at += w.row - (w.width - 1) * w.column;"),
     Plant("windows-next-channel", "matmul.cpp", "at += w.channel - w.height * w.row;", "at += w.channel;"),
     Plant("windows-second-slice", "matmul.cpp", "copy(p, k0, t.k, column, end, const_cast<float*>(from.b));", "copy(p, p.has_windows ? 0 : k0, t.k, column, end, const_cast<float*>(from.b));"),
