@@ -38,7 +38,7 @@ from tests.native.test_whole_passes import PASSES, SPARE_SLOT
 
 HOST = enum_value("SectionKind", "HOST")
 WORK_MAX, FEW, BYTES_MAX, ELEMENTS_MAX = 600, 40, 1 << 14, 1 << 15  # small programs run fast, and reach every rule all the same
-WINDOWS_PACKED, DEPTHWISE = range(80, 104), range(104, 140)  # numbers of products of windows
+WINDOWS_PACKED, DEPTHWISE = range(80, 128), range(128, 164)  # numbers of products of windows
 
 
 Made = tuple[bytes, list[np.ndarray]]  # a program, and what its arguments hold
@@ -302,6 +302,8 @@ def windows(rng: np.random.Generator, number: int) -> Made:
     elif 4 * rows * places * channels * height * width * m * batch > ELEMENTS_MAX:
         m, batch, channels = 1, 1, 1
     across, down = int(rng.choice((1, 1, 2, 2, 3))), int(rng.integers(1, 3))
+    if number % 8 == 1:  # a vector of places runs on into the next rows
+        compute, across, down, places = dtypes.float32, 1, 1, min(places, 2)
     far, wide = (1, 1) if sliced_k else (int(n) for n in rng.integers(1, 3, 2))
     if number in DEPTHWISE:
         across = down = 1 + number % 2
