@@ -59,25 +59,25 @@ def _number(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.2f}"
 
 
-COLD = ("one kernel takes .7 us in a loop of its own and 2 to 4 after other work has been through the caches, as here: 9,000 "
-        "instructions on 410 cache lines of code and 240 of data, asked for ahead, come from L3 then, and where they come from "
-        "memory it is 11 to 17 us: those are the slow ones; beyond that, maxima are the machine's: an empty loop of this virtual "
-        "CPU is interrupted some 350 times a second, mostly for 20 to 60 us")  # fmt: skip
+COLD = ("one kernel takes .9 us in a loop of its own, 2 to 3 after other work has been through the caches, and 7 to 10 the first "
+        "time after seconds of other engines' work, when 480 cache lines of code and 280 of data come from memory, which takes a "
+        "third of that although all are asked for at once; and an empty loop of this virtual CPU is interrupted some 350 times a "
+        "second, mostly for 20 to 60 us")  # fmt: skip
 PRODUCT = "; a product alone takes Inductor 0.1 s instead of about 1"
 FIRST = ("of 19 ms 4.6 copy 19 MB of weights and 4 pack them, half of each for pages that the system zeroes first; the user's "
          "function makes 132 operators in 2, the graph takes 1, fusing and writing the plan 6: 55,000 calls of Python of which no "
          "function has 3 %; encoding, loading and the run itself 1. With planning for nothing 9.7 would be left")  # fmt: skip
 WORDS = ("where the loop by hand is straight code, each word of a pass without a loop of its own (the chain) is dispatched once "
          "for 128 floats, in registers where two held strips are enough; a maximum that keeps NaN and signed zeros takes two to "
-         "three instructions, a * b + c is rounded twice, a NaN is made canonical, a launch costs 60 ns, and row sums are added "
+         "three instructions, a * b + c is rounded twice, a NaN is made canonical, a launch costs 40 ns, and row sums are added "
          "in one order on every machine")  # fmt: skip
 SAME_BYTES = "whoever fuses moves the same bytes, and beyond L2 those take the time: we are at the triad's bandwidth, or near it"
-ONE_READ = "one row or two read all weights once, as everybody does, at the bandwidth of L3 or memory"
+ONE_READ = "one row or two read all weights once, as everybody does: ours from memory at 90 to 97 % of a read of the same bytes"
 SHARED = "L3 and memory are shared with other guests of the machine: the same loop differs by 15 % from run to run"
 TOGETHER = "both threads read the same L3 and memory, which one of them nearly fills"
 PER_ROW = "the reason stands beside the row below"
-BY_SIZE = ("64 rows by weights of 256 columns are full tiles at 80 % of the processor's peak, and one query by 2,048 keys is "
-           "one read of K and V: where a peer does the same, there is no 1.3x to be had")  # fmt: skip
+BY_SIZE = ("64 rows by weights of 256 columns are full tiles at 90 % of what multiply-adds in registers sustain, and one query by "
+           "2,048 keys is one read of K and V: where a peer does the same, there is no 1.3x to be had")  # fmt: skip
 FULL_SIZE = "most of a request are matrix products of full size, in which MKL is as fast"
 LEVELS = {"operators": "operator", "subgraphs": "subgraph", "models": "model"}
 FUSED = ("chain of 8", "gelu", "swiglu", "lstm cell")
