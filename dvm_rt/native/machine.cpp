@@ -45,7 +45,8 @@ class FloatMode {
 };
 
 constexpr int64_t FAR_BYTES = 2 << 20, PART_BYTES = 256 << 10;  // of sections, and of their parts, that one thread runs
-constexpr int64_t PARTS_ALONE = 16;  // memory takes a microsecond to be at its speed again: swiglu of 4096x4096 in 768 took 12 % longer
+// Few parts: memory takes a microsecond to be at its speed again. In 768 of them swiglu of 4096x4096 took 12 % longer.
+constexpr int64_t PARTS_ALONE = 16;
 constexpr int64_t TOGETHER_NS = 10'000;  // as for one section (split.cpp), of two halves
 constexpr int64_t WAKE_NS = 100'000;  // modelled work from which on threads that sleep are woken: a wake-up takes 30 to 50 us
 
@@ -280,8 +281,8 @@ void Machine::run_wide(const SectionRun& whole, const Split& split, bool streams
   run_of(*whole.section.head)(*threads_[0].context, run);
 }
 
-// The parts in which a section runs: as modelled where there are several threads; a few of 256 KiB or more where there is one, if all that a
-// vector section reads and writes does not fit into L2, and a part does.
+// The parts in which a section runs: as modelled where there are several threads; a few of 256 KiB or more where there is one,
+// if all that a vector section reads and writes does not fit into L2, and a part does.
 Split Machine::split_of_run(const SectionView& section) const {
   Split split = section.split;
   if (parts_always_) {
@@ -292,8 +293,9 @@ Split Machine::split_of_run(const SectionView& section) const {
       const Operand& x = section.operands[i];
       if (x.arg != SCRATCH && x.arg != INDEX && x.stride[0]) bytes += DTYPE_BYTES[x.dtype] * section.head->dims[0] * split.units;
     }
-    const bool far = SectionKind(section.head->kind) == SectionKind::VECTOR && bytes > FAR_BYTES && bytes <= PARTS_ALONE * FAR_BYTES && split.beside == 1;
-    split.parts = far ? std::min({split.pieces(), bytes / PART_BYTES, PARTS_ALONE}) : 1;
+    const bool rows = SectionKind(section.head->kind) == SectionKind::VECTOR && split.beside == 1;
+    const bool far = bytes > FAR_BYTES && bytes <= PARTS_ALONE * FAR_BYTES;
+    split.parts = rows && far ? std::min({split.pieces(), bytes / PART_BYTES, PARTS_ALONE}) : 1;
   }
   return split;
 }
