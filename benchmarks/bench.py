@@ -57,7 +57,7 @@ def run(suites: list[str], peers: list[str], only: str, threads: int, all_unseen
     machine = {"cpu": cpu_name(), "cpus": os.cpu_count(), "python": platform.python_version(), "threads": threads,
                "load": os.getloadavg()[0],
                "versions": dict(_versions(found)), "absent": absent, "limits": limits.as_dict() if limits else None}  # fmt: skip
-    done, begin = {(r.suite, r.case) for r in rows}, time.perf_counter()
+    done, begin, before = {(r.suite, r.case) for r in rows}, time.perf_counter(), (len(rows), len(absent))
 
     def tell(what: str) -> None:
         print(f"\r\033[K{time.perf_counter() - begin:5.0f} s  {what}", end="", file=sys.stderr, flush=True)
@@ -85,7 +85,8 @@ def run(suites: list[str], peers: list[str], only: str, threads: int, all_unseen
                 print(f"\r\033[K{name}: {type(error).__name__}: {error}", file=sys.stderr)
                 machine["absent"][name] = f"{type(error).__name__}: {error}"
     print(f"\r\033[K{time.perf_counter() - begin:.0f} s in all", file=sys.stderr)
-    save(machine, rows)
+    if not rows or (len(rows), len(absent)) != before:  # else nothing was measured, and the file tells of the machine that did
+        save(machine, rows)
 
 
 def cpu_name() -> str:

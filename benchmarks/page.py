@@ -358,7 +358,9 @@ def _method(machine: dict) -> Section:
         "a repetition, fresh memory included. The plan, the graph of a peer, is known. Before each an engine runs the "
         "shape before.",
         "`fused C` (benchmarks/fused.cpp) is written by hand for each case, with the best of nine variants at each shape;"
-        " no peer, but what could be reached.",
+        " no peer, but what could be reached. It, and what `Against the limits of the machine` holds us against, run in the very "
+        "memory that ours runs in.",
+        "A run goes on from the rows of its JSON file: cases of one page may have been measured some minutes apart.",
         "`of the limit`: the time that bandwidth (the best of triads and reads at that size) or the peak of fused "
         "multiply-adds allow, of ours. Data that stays in "
         "a faster cache than the bytes moved tell can be above 100 %; products use the matrix unit's peak.",
